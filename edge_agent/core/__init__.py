@@ -1,0 +1,1 @@
+"""What the edge agent decides. Pure: no I/O, no threads, no clock."""

@@ -1,0 +1,106 @@
+"""What can go wrong, grouped by who must act. Transports map these once; none is known here.
+
+Every error carries a stable code, a sentence that says what is wrong and a hint that says what
+to do. Neither sentence may hold patient data.
+"""
+
+from __future__ import annotations
+
+from hilum.codes import ErrorCode
+
+
+class HilumError(Exception):
+    """Base of all errors that Hilum raises on purpose."""
+
+    default_code = ErrorCode.INTERNAL
+    default_hint = ""
+
+    def __init__(
+        self, message: str, *, code: ErrorCode | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = self.default_code if code is None else code
+        self.hint = self.default_hint if hint is None else hint
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Errors cross process borders; the default would drop the keyword arguments.
+        return (_rebuild, (type(self), self.message, self.code, self.hint))
+
+
+def _rebuild(kind: type[HilumError], message: str, code: ErrorCode, hint: str) -> HilumError:
+    return kind(message, code=code, hint=hint)
+
+
+class CallerError(HilumError):
+    """The caller must act."""
+
+
+class StudyImageRefused(CallerError):
+    """This study image cannot be looked at; another one can."""
+
+    default_code = ErrorCode.NOT_AN_IMAGE
+    default_hint = "Send a frontal chest radiograph as DICOM, JPEG, PNG or TIFF."
+
+
+class InvalidRequest(CallerError):
+    """The request is not of the contract's form."""
+
+    default_code = ErrorCode.INVALID_REQUEST
+
+
+class TryLater(HilumError):
+    """Nobody must act; the same request may succeed later."""
+
+    default_code = ErrorCode.OVERLOADED
+    default_hint = "Try again in a moment."
+
+
+class Overloaded(TryLater):
+    """The queue is full."""
+
+
+class NotReady(TryLater):
+    """The agent is starting or stopping."""
+
+    default_code = ErrorCode.NOT_READY
+
+
+class DeadlineExceeded(TryLater):
+    """The caller's deadline passed before the work was started."""
+
+    default_code = ErrorCode.DEADLINE_EXCEEDED
+    default_hint = "Allow more time, or send fewer images at once."
+
+
+class OperatorError(HilumError):
+    """The operator of this box must act."""
+
+
+class BundleInvalid(OperatorError):
+    """The bundle is damaged, incomplete or made for another agent."""
+
+    default_code = ErrorCode.BUNDLE_INVALID
+    default_hint = "Fetch the bundle again; a bundle that fails its own digests is never run."
+
+
+class ConfigInvalid(OperatorError):
+    """The agent's settings cannot be used."""
+
+    default_code = ErrorCode.CONFIG_INVALID
+
+
+class DecoderFailed(OperatorError):
+    """The decoder itself failed (crash, time-out, memory), not the image's form."""
+
+    default_code = ErrorCode.DECODER_FAILED
+    default_hint = (
+        "The agent is still up. If the same file fails again, keep it for the maintainers."
+    )
+
+
+class EngineFailed(OperatorError):
+    """The engine did not compute an answer."""
+
+    default_code = ErrorCode.ENGINE_FAILED
+    default_hint = "See the agent's log. If it happens again, restart the agent."

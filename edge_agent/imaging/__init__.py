@@ -1,0 +1,1 @@
+"""Study image bytes to pixels."""

@@ -1,0 +1,46 @@
+"""Stable codes that callers may rely on: why an image was refused, and what to be wary of."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class ErrorCode(StrEnum):
+    """Why there is no answer. Never reused for another meaning; new ones may be added."""
+
+    # The study image is at fault: send another one.
+    EMPTY_FILE = "empty_file"
+    NOT_AN_IMAGE = "not_an_image"
+    TRUNCATED = "truncated"
+    CORRUPT = "corrupt"
+    UNSUPPORTED_SYNTAX = "unsupported_syntax"
+    UNSUPPORTED_PIXELS = "unsupported_pixels"
+    MULTI_FRAME = "multi_frame"
+    WRONG_MODALITY = "wrong_modality"
+    BODY_PART_NOT_CHEST = "body_part_not_chest"
+    FOR_PROCESSING = "for_processing"
+    TOO_LARGE = "too_large"
+    TOO_SMALL = "too_small"
+    # The request is at fault: correct it.
+    INVALID_REQUEST = "invalid_request"
+    # Nobody is at fault: try again later.
+    OVERLOADED = "overloaded"
+    DEADLINE_EXCEEDED = "deadline_exceeded"
+    NOT_READY = "not_ready"
+    # The box is at fault: its operator must act.
+    DECODER_FAILED = "decoder_failed"
+    ENGINE_FAILED = "engine_failed"
+    BUNDLE_INVALID = "bundle_invalid"
+    CONFIG_INVALID = "config_invalid"
+    INTERNAL = "internal"
+
+
+class WarningCode(StrEnum):
+    """The image was answered, but lies outside what the model was made for."""
+
+    AP_VIEW = "ap_view"
+    UNKNOWN_VIEW = "unknown_view"
+    LATERAL_VIEW = "lateral_view"
+    MISSING_WINDOW = "missing_window"
+    BURNED_IN_POSSIBLE = "burned_in_possible"
+    LOOKS_INVERTED = "looks_inverted"

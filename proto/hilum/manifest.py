@@ -1,0 +1,138 @@
+"""What a bundle declares: one model version as one archive.
+
+A bundle is a zip whose `manifest.json` names every other member with its SHA-256 and size. The
+bundle's digest is the SHA-256 of the manifest's own bytes, so it pins every byte that matters and
+does not depend on how the archive was packed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from hilum.catalog import BY_SLUG, CATALOG
+
+MANIFEST_NAME: Final = "manifest.json"
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+MemberPath = Annotated[
+    str, Field(pattern=r"^[a-z0-9][a-zA-Z0-9_.-]*(/[a-zA-Z0-9_][a-zA-Z0-9_.-]*)*$")
+]
+Score = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Member(_Frozen):
+    """One file of the archive beside the manifest."""
+
+    sha256: Sha256
+    size_bytes: Annotated[int, Field(ge=0)]
+
+
+class InputSpec(_Frozen):
+    """The tensor a bundle's engines take: u8, NCHW, one grey channel, letterboxed.
+
+    The image is shrunk or grown to fit `height` x `width` with its aspect kept, centred, and the
+    rest filled with `pad_value`.
+    """
+
+    height: Annotated[int, Field(ge=32, le=4096, multiple_of=32)]
+    width: Annotated[int, Field(ge=32, le=4096, multiple_of=32)]
+    channels: Literal[1] = 1
+    pad_value: Annotated[int, Field(ge=0, le=255)] = 114
+
+
+class HeadSpec(_Frozen):
+    """How raw outputs become findings (see `edge_agent.core.findings`).
+
+    Output is f32 of shape (N, 4 + classes, anchors): box centre x, centre y, width and height in
+    input pixels, then one score per class. `score_floor` is the lowest score that ever leaves the
+    model; `multi_label` lets one anchor carry several classes.
+    """
+
+    kind: Literal["yolo_decoded"] = "yolo_decoded"
+    iou_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    score_floor: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    max_findings: Annotated[int, Field(ge=1, le=1000)] = 100
+    multi_label: bool = True
+
+
+class EngineVariant(_Frozen):
+    """One way to run the model: a runtime, a precision and its files.
+
+    `operating_points` gives the score threshold per finding slug; they belong to this variant of
+    this bundle and to nothing else.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
+    runtime: Literal["openvino", "onnxruntime", "tensorrt"]
+    precision: Literal["fp32", "bf16", "fp16", "int8"]
+    model: MemberPath
+    weights: MemberPath | None = None
+    operating_points: dict[str, Score]
+
+    @model_validator(mode="after")
+    def _points_name_findings(self) -> Self:
+        unknown = sorted(set(self.operating_points) - set(BY_SLUG))
+        if unknown:
+            raise ValueError(f"operating points of {self.name} name unknown findings: {unknown}")
+        return self
+
+
+class Provenance(_Frozen):
+    """Where the model came from and how to make it again."""
+
+    trained_on: str
+    command: str
+    seed: int
+    base_weights: str
+    metrics: dict[str, float] = {}
+
+
+class Manifest(_Frozen):
+    """`manifest.json` of a bundle. Unknown fields and unknown schema versions are refused."""
+
+    schema_version: Literal[1] = 1
+    name: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
+    version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
+    intended_use: str
+    findings: tuple[str, ...]
+    input: InputSpec
+    head: HeadSpec
+    engines: Annotated[tuple[EngineVariant, ...], Field(min_length=1)]
+    golden_cases: MemberPath
+    model_card: MemberPath
+    provenance: Provenance
+    files: dict[MemberPath, Member]
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if self.findings != tuple(finding.slug for finding in CATALOG):
+            raise ValueError("findings must be the catalogue's slugs in the catalogue's order")
+        names = [engine.name for engine in self.engines]
+        if len(set(names)) != len(names):
+            raise ValueError(f"engine variants share a name: {names}")
+        wanted = {self.golden_cases, self.model_card}
+        for engine in self.engines:
+            missing = sorted(set(self.findings) - set(engine.operating_points))
+            if missing:
+                raise ValueError(f"{engine.name} has no operating point for {missing}")
+            wanted |= {path for path in (engine.model, engine.weights) if path}
+        absent = sorted(wanted - set(self.files))
+        if absent:
+            raise ValueError(f"files does not list {absent}")
+        return self
+
+    def to_bytes(self) -> bytes:
+        """The one serialisation: UTF-8 JSON, two-space indent, a final newline."""
+        return (self.model_dump_json(indent=2) + "\n").encode()
+
+
+def bundle_digest(manifest_bytes: bytes) -> str:
+    """Lower-case hexadecimal SHA-256 of the manifest's bytes as they stand in the archive."""
+    return hashlib.sha256(manifest_bytes).hexdigest()

@@ -1,0 +1,52 @@
+"""What all tests share: where real input lies, and what a missing service means."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+IN_CI = os.environ.get("CI") == "true"
+
+
+def absent(what: str) -> None:
+    """Skip on a laptop, fail in CI: there everything a test needs is installed."""
+    if IN_CI:
+        pytest.fail(f"{what}; in CI this is a failure, not a skip")
+    pytest.skip(what)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker in item.iter_markers("service"):
+        for command in marker.args:
+            if shutil.which(command) is None:
+                absent(f"needs the program {command!r}")
+    if item.get_closest_marker("training") and find_spec("torch") is None:
+        absent("needs the training extra (torch)")
+
+
+@pytest.fixture(scope="session")
+def radiographs() -> list[Path]:
+    """Real frontal chest radiographs (JPEG and PNG), sorted by name."""
+    folder = os.environ.get("HILUM_TEST_DATA", "")
+    files = sorted(p for p in Path(folder).glob("radiographs/*") if p.suffix in {".jpg", ".png"})
+    if not folder or not files:
+        absent("HILUM_TEST_DATA does not name the folder that holds radiographs/")
+    return files
+
+
+def pydicom_file(name: str) -> Path:
+    """A file of the package pydicom-data, such as `RG1_UNCI.dcm`."""
+    import data_store
+
+    return next(Path(data_store.__file__).parent.rglob(name))
+
+
+@pytest.fixture(scope="session")
+def rg1() -> bytes:
+    """A real PA chest CR, uncompressed, with several round masses."""
+    return pydicom_file("RG1_UNCI.dcm").read_bytes()

@@ -1,0 +1,1 @@
+"""Training: from annotated studies to an INT8 bundle that carries its own proof."""
