@@ -1,0 +1,1 @@
+"""Annotated radiographs, real and synthetic."""

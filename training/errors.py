@@ -1,0 +1,9 @@
+"""What can go wrong while a model is made."""
+
+from __future__ import annotations
+
+from edge_agent.errors import OperatorError
+
+
+class TrainingError(OperatorError):
+    """A command of `hilum-train` cannot go on; the message names the file or setting to mend."""
