@@ -49,6 +49,20 @@ class InvalidRequest(CallerError):
     default_code = ErrorCode.INVALID_REQUEST
 
 
+class Unauthenticated(CallerError):
+    """Nobody is known by the credential that was shown, or none was."""
+
+    default_code = ErrorCode.UNAUTHENTICATED
+    default_hint = "Send an API key (`Authorization: Bearer ...`) or use a client certificate."
+
+
+class Forbidden(CallerError):
+    """The caller is known, or the page is not ours, and this may not be done."""
+
+    default_code = ErrorCode.FORBIDDEN
+    default_hint = "Ask the operator of this box for a credential with the role that this needs."
+
+
 class TryLater(HilumError):
     """Nobody must act; the same request may succeed later."""
 
@@ -88,6 +102,13 @@ class ConfigInvalid(OperatorError):
     """The agent's settings cannot be used."""
 
     default_code = ErrorCode.CONFIG_INVALID
+
+
+class AuditUnavailable(OperatorError):
+    """Accesses cannot be logged, so none is granted."""
+
+    default_code = ErrorCode.AUDIT_UNAVAILABLE
+    default_hint = "See the agent's log; most often the disk of the audit log is full."
 
 
 class DecoderFailed(OperatorError):

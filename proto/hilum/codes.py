@@ -23,6 +23,9 @@ class ErrorCode(StrEnum):
     TOO_SMALL = "too_small"
     # The request is at fault: correct it.
     INVALID_REQUEST = "invalid_request"
+    # The caller is not known, or may not do this: use another credential.
+    UNAUTHENTICATED = "unauthenticated"
+    FORBIDDEN = "forbidden"
     # Nobody is at fault: try again later.
     OVERLOADED = "overloaded"
     DEADLINE_EXCEEDED = "deadline_exceeded"
@@ -32,6 +35,7 @@ class ErrorCode(StrEnum):
     ENGINE_FAILED = "engine_failed"
     BUNDLE_INVALID = "bundle_invalid"
     CONFIG_INVALID = "config_invalid"
+    AUDIT_UNAVAILABLE = "audit_unavailable"
     INTERNAL = "internal"
 
 
