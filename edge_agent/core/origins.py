@@ -1,0 +1,146 @@
+"""Whether a request to the page comes from the page: Host and Origin, by header values alone.
+
+A browser lends any site that its user visits the user's place in the network and, with client
+certificates or on loopback, the user's standing. Two ways of using it are closed here:
+
+1. DNS rebinding: a site points its own name at this box. The browser then takes both for one
+   site, but the Host header (RFC 9110 section 7.2) still holds the site's name.
+2. Cross-site requests: a site sends a form here. The browser says so in Origin (RFC 6454) or in
+   Sec-Fetch-Site (Fetch Metadata).
+
+Callers that are no browser send neither Origin nor Sec-Fetch-Site and pass.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from edge_agent.core.access import Denied, Reason
+from edge_agent.errors import ConfigInvalid
+
+Scheme = Literal["http", "https"]
+_DEFAULT_PORT: Final = {"http": 80, "https": 443}
+_MAX_PORT: Final = 65535
+_LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+_AUTHORITY: Final = re.compile(
+    r"(?:(?P<name>[a-z0-9](?:[a-z0-9._-]{0,252}))|\[(?P<v6>[0-9a-f:.]{2,45})\])(?::(?P<port>[0-9]{1,5}))?",
+    re.IGNORECASE | re.ASCII,
+)
+_ORIGIN: Final = re.compile(r"(?P<scheme>https?)://(?P<authority>[^/?#@\s]+)", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """Host and port of a URL; the host in lower case, without brackets or a final dot."""
+
+    host: str
+    port: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PageNames:
+    """What the page is called. Loopback names always belong to it.
+
+    `origins` are other pages, such as a site's own viewer, that may send requests here.
+    """
+
+    scheme: Scheme
+    hosts: frozenset[str]
+    origins: frozenset[tuple[str, str, int]] = frozenset()
+
+
+def page_names(scheme: Scheme, hosts: Iterable[str] = (), origins: Iterable[str] = ()) -> PageNames:
+    """Read the configured names.
+
+    Args:
+        scheme: `https` where the port speaks TLS.
+        hosts: names and addresses of this box, without a port.
+        origins: other pages' origins, such as `https://viewer.example:8443`.
+
+    Raises:
+        ConfigInvalid: a name or origin is not of that form.
+    """
+    known = set(_LOOPBACK_NAMES)
+    for host in hosts:
+        authority = parse_authority(f"[{host}]" if host.count(":") > 1 and host[0] != "[" else host)
+        if authority is None or authority.port is not None:
+            raise ConfigInvalid(
+                f"{host!r} is not a host's name.",
+                hint="Give a name or address without scheme or port, such as xray.example.",
+            )
+        known.add(authority.host)
+    foreign = set()
+    for origin in origins:
+        parsed = parse_origin(origin)
+        if parsed is None:
+            raise ConfigInvalid(
+                f"{origin!r} is not an origin.",
+                hint="Give scheme, host and port only, such as https://viewer.example:8443.",
+            )
+        foreign.add(parsed)
+    return PageNames(scheme, frozenset(known), frozenset(foreign))
+
+
+def check_request(
+    names: PageNames,
+    *,
+    method: str,
+    host: Sequence[str],
+    origin: Sequence[str] = (),
+    fetch_site: str | None = None,
+    fetch_mode: str | None = None,
+) -> Denied | None:
+    """Whether a request may go on; None means yes.
+
+    Args:
+        names: what the page is called.
+        method: the HTTP method.
+        host: every value of the Host header.
+        origin: every value of the Origin header.
+        fetch_site: Sec-Fetch-Site, if sent.
+        fetch_mode: Sec-Fetch-Mode, if sent.
+    """
+    asked = parse_authority(host[0]) if len(host) == 1 else None
+    if asked is None or asked.host not in names.hosts:
+        return Denied(Reason.WRONG_HOST)
+    if origin:
+        sender = parse_origin(origin[0]) if len(origin) == 1 else None
+        own = (names.scheme, asked.host, asked.port or _DEFAULT_PORT[names.scheme])
+        # `null` (sandboxed frames, some redirects) parses to None.
+        allowed = sender is not None and (sender == own or sender in names.origins)
+        return None if allowed else Denied(Reason.WRONG_ORIGIN)
+    if fetch_site in (None, "same-origin", "none"):
+        return None
+    # A link on another site may lead to the page; its answer stays out of that site's reach.
+    followed_link = fetch_mode == "navigate" and method in {"GET", "HEAD"}
+    return None if followed_link else Denied(Reason.WRONG_ORIGIN)
+
+
+def parse_authority(text: str) -> Authority | None:
+    """Read `host[:port]` (RFC 3986 section 3.2 without userinfo); None if it is not that."""
+    match = _AUTHORITY.fullmatch(text)
+    if match is None:
+        return None
+    port = int(match["port"]) if match["port"] else None
+    if port is not None and not 0 < port <= _MAX_PORT:
+        return None
+    if match["v6"] is None:
+        return Authority(match["name"].lower().removesuffix("."), port)
+    try:
+        return Authority(ipaddress.IPv6Address(match["v6"]).compressed, port)
+    except ValueError:
+        return None
+
+
+def parse_origin(text: str) -> tuple[str, str, int] | None:
+    """Read an origin as scheme, host and port; None for `null` and anything else."""
+    match = _ORIGIN.fullmatch(text)
+    authority = parse_authority(match["authority"]) if match else None
+    if match is None or authority is None:
+        return None
+    scheme = match["scheme"]
+    return scheme, authority.host, authority.port or _DEFAULT_PORT[scheme]

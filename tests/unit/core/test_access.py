@@ -1,0 +1,181 @@
+import pytest
+
+from edge_agent.core.access import (
+    GRANTED,
+    LOOPBACK,
+    Action,
+    Denied,
+    Listener,
+    Principal,
+    Reason,
+    Role,
+    check_listeners,
+    decide,
+    identify,
+    is_loopback,
+    may,
+)
+from edge_agent.errors import ConfigInvalid, Forbidden, Unauthenticated
+from hilum.codes import ErrorCode
+
+CLINIC = Principal("key:0123456789", Role.CLINIC)
+GATEWAY = Principal("cert:gateway", Role.VIEWER)
+WRONG_KEY = Denied(Reason.UNKNOWN_CREDENTIAL)
+
+
+def test_each_role_may_all_that_the_ones_before_it_may() -> None:
+    assert set(GRANTED) == set(Role)
+    assert GRANTED[Role.VIEWER] < GRANTED[Role.CLINIC] < GRANTED[Role.ADMIN]
+
+
+def test_the_table_of_rights() -> None:
+    viewer = {"health", "model", "metrics", "page"}
+    assert {role: {a.value for a in Action if may(role, a)} for role in Role} == {
+        Role.VIEWER: viewer,
+        Role.CLINIC: viewer | {"detect"},
+        Role.ADMIN: viewer | {"detect", "administer"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.9.1", True),
+        ("localhost", True),
+        ("LOCALHOST", True),
+        ("::1", True),
+        ("[::1]", True),
+        ("::ffff:127.0.0.1", True),
+        ("0.0.0.0", False),  # noqa: S104  # the very address to be refused
+        ("::", False),
+        ("", False),
+        ("*", False),
+        ("10.0.0.7", False),
+        ("::ffff:10.0.0.7", False),
+        ("localhost.example", False),
+        ("127.0.0.1.example", False),
+        ("127.1", False),
+        ("xray", False),
+    ],
+)
+def test_what_counts_as_loopback(host: str, expected: bool) -> None:
+    assert is_loopback(host) is expected
+
+
+def test_loopback_without_credentials_is_open_to_the_box_itself() -> None:
+    who = identify(Listener("gRPC", "127.0.0.1"), key=None, certificate=None, peer_host="127.0.0.1")
+    assert who == LOOPBACK
+    assert decide(Action.DETECT, who) == LOOPBACK
+    assert decide(Action.ADMINISTER, who) == Denied(
+        Reason.ROLE_TOO_LOW, "loopback", "clinic may not: administer"
+    )
+
+
+@pytest.mark.parametrize(
+    ("listener", "peer", "forwarded", "reason"),
+    [
+        (Listener("x", "127.0.0.1", roles=True), "127.0.0.1", False, Reason.NO_CREDENTIAL),
+        (Listener("x", "10.1.1.1", tls=True, roles=True), "127.0.0.1", False, Reason.NO_CREDENTIAL),
+        # It could not have started like this; it is closed all the same.
+        (Listener("x", "10.1.1.1"), "127.0.0.1", False, Reason.NO_CREDENTIAL),
+        (Listener("x", "127.0.0.1"), "10.1.1.2", False, Reason.NO_CREDENTIAL),
+        (Listener("x", "127.0.0.1"), "127.0.0.1", True, Reason.FORWARDED),
+    ],
+)
+def test_without_a_credential_all_else_is_closed(
+    listener: Listener, peer: str, forwarded: bool, reason: Reason
+) -> None:
+    who = identify(listener, key=None, certificate=None, peer_host=peer, forwarded=forwarded)
+    assert isinstance(who, Denied)
+    assert who.reason is reason
+
+
+def test_a_unix_socket_is_on_the_box() -> None:
+    who = identify(Listener("x", "localhost"), key=None, certificate=None, peer_host="")
+    assert who == LOOPBACK
+
+
+@pytest.mark.parametrize(
+    ("key", "certificate", "expected"),
+    [
+        (CLINIC, None, CLINIC),
+        (None, GATEWAY, GATEWAY),
+        (CLINIC, GATEWAY, CLINIC),
+        (CLINIC, WRONG_KEY, CLINIC),
+        (WRONG_KEY, GATEWAY, WRONG_KEY),
+        (None, WRONG_KEY, WRONG_KEY),
+    ],
+)
+@pytest.mark.parametrize("host", ["127.0.0.1", "10.1.1.1"])
+def test_a_key_that_is_shown_must_hold_good(
+    host: str,
+    key: Principal | Denied | None,
+    certificate: Principal | Denied | None,
+    expected: Principal | Denied,
+) -> None:
+    listener = Listener("gRPC", host, tls=True, roles=True)
+    assert identify(listener, key=key, certificate=certificate, peer_host=host) == expected
+
+
+def test_a_wrong_key_is_no_free_pass_on_an_open_port() -> None:
+    who = identify(Listener("x", "127.0.0.1"), key=WRONG_KEY, certificate=None, peer_host="")
+    assert who == WRONG_KEY
+
+
+@pytest.mark.parametrize("action", Action)
+def test_nobody_gets_nothing(action: Action) -> None:
+    assert decide(action, WRONG_KEY) == WRONG_KEY
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_every_denial_is_a_coded_error(reason: Reason) -> None:
+    error = Denied(reason, "key:0123456789").error()
+    assert isinstance(error, Forbidden | Unauthenticated)
+    assert error.code in {ErrorCode.FORBIDDEN, ErrorCode.UNAUTHENTICATED}
+    assert error.hint
+    assert "0123456789" not in error.message  # which keys exist is nobody's business
+
+
+def test_a_role_too_low_is_another_code_than_an_unknown_caller() -> None:
+    too_low = decide(Action.DETECT, GATEWAY)
+    assert isinstance(too_low, Denied)
+    assert too_low.actor == "cert:gateway"
+    assert too_low.error().code is ErrorCode.FORBIDDEN
+    assert WRONG_KEY.error().code is ErrorCode.UNAUTHENTICATED
+
+
+def test_listeners_that_may_start() -> None:
+    check_listeners(
+        [
+            Listener("gRPC", "127.0.0.1"),
+            Listener("HTTP", "::1"),
+            Listener("HTTP", "10.0.0.7", tls=True, roles=True),
+        ]
+    )
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "", "::", "10.0.0.7", "xray.example"])  # noqa: S104
+@pytest.mark.parametrize(
+    ("tls", "roles", "said", "unsaid"),
+    [
+        (False, True, "plain text", "no roles"),
+        (True, False, "no roles", "plain text"),
+        (False, False, "plain text (radiographs and keys could be read on the way) and", "[]"),
+    ],
+)
+def test_listeners_that_are_refused_with_the_reason(
+    host: str, tls: bool, roles: bool, said: str, unsaid: str
+) -> None:
+    with pytest.raises(ConfigInvalid) as caught:
+        check_listeners([Listener("HTTP", host, tls=tls, roles=roles)])
+    assert caught.value.code is ErrorCode.CONFIG_INVALID
+    assert said in caught.value.message
+    assert unsaid not in caught.value.message
+    assert host in caught.value.message
+    assert caught.value.hint
+
+
+def test_both_ports_problems_are_told_at_once() -> None:
+    with pytest.raises(ConfigInvalid, match=r"gRPC would .* HTTP would"):
+        check_listeners([Listener("gRPC", "10.0.0.7"), Listener("HTTP", "10.0.0.7", tls=True)])
