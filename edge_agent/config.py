@@ -1,0 +1,192 @@
+"""The agent's settings: defaults, then a TOML file, then the environment, then the command line.
+
+Built once in the command line and passed down. The environment names nested settings with two
+underscores: `HILUM_EDGE__GRPC__PORT=50052`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from edge_agent.errors import ConfigInvalid
+
+ENV_PREFIX: Final = "HILUM_EDGE__"
+
+
+def _default_cache_dir() -> Path:
+    # XDG Base Directory Specification 0.8: relative paths in the variable are to be ignored.
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".cache") / "hilum"
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class GrpcSettings(_Frozen):
+    """Where the agent listens. Port 0 lets the system choose a free one."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 50051
+    max_message_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 30)] = 128 << 20
+    stream_concurrency: Annotated[int, Field(ge=1, le=1024)] = 8
+
+    @field_validator("host")
+    @classmethod
+    def _stays_on_this_machine(cls, host: str) -> str:
+        if not _is_loopback(host):
+            raise ValueError(
+                f"{host!r} is reachable from other machines, and this agent has neither TLS nor "
+                "roles to guard it there; use 127.0.0.1"
+            )
+        return host
+
+    @property
+    def address(self) -> str:
+        """`host:port`, with brackets around an IPv6 host."""
+        return format_address(self.host, self.port)
+
+
+class EngineSettings(_Frozen):
+    """Which of the bundle's engine variants runs, and on how many threads (0: as many as cores)."""
+
+    variant: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")] = "auto"
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+
+
+class LimitSettings(_Frozen):
+    """What the agent takes on. `queue_size` counts requests that wait or are worked on."""
+
+    max_pixels: Annotated[int, Field(ge=1 << 16, le=1 << 30)] = 64_000_000
+    queue_size: Annotated[int, Field(ge=1, le=100_000)] = 64
+    decode_threads: Annotated[int, Field(ge=1, le=256)] = 2
+
+
+class Settings(BaseSettings):
+    """All settings of `hilum-edge`. Unknown names are refused."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix=ENV_PREFIX, env_nested_delimiter="__"
+    )
+
+    bundle: Path | None = None  # None: the starter that comes with the package.
+    cache_dir: Path = Field(default_factory=_default_cache_dir)
+    drain_timeout_s: Annotated[float, Field(ge=0, le=3600)] = 20.0
+    grpc: GrpcSettings = GrpcSettings()
+    engine: EngineSettings = EngineSettings()
+    limits: LimitSettings = LimitSettings()
+
+
+def format_address(host: str, port: int) -> str:
+    """`host:port` as gRPC and URLs write it."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def load_settings(
+    file: Path | None = None, overrides: Mapping[str, object] | None = None
+) -> Settings:
+    """Read the settings from all sources.
+
+    Args:
+        file: a TOML file.
+        overrides: nested values from the command line; they win.
+
+    Raises:
+        ConfigInvalid: a source cannot be read, or names or values are wrong.
+    """
+    from_file = _read_toml(file) if file else {}
+
+    class Sourced(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # passed by name
+            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # passed by name
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, env_settings, InitSettingsSource(settings_cls, from_file)
+
+    _refuse_unknown_environment()
+    try:
+        return Sourced(**dict(overrides or {}))  # type: ignore[arg-type]  # names checked by pydantic
+    except ValidationError as error:
+        raise ConfigInvalid(
+            "The settings cannot be used: " + "; ".join(map(_one_problem, error.errors())),
+            hint=_where_settings_come_from(file),
+        ) from None
+    except SettingsError as error:
+        raise ConfigInvalid(
+            f"The environment's settings cannot be read: {error}.",
+            hint=_where_settings_come_from(file),
+        ) from None
+
+
+def _read_toml(file: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigInvalid(
+            f"The settings file {file} cannot be read: {error.strerror}.",
+            hint="Give a TOML file that this user may read.",
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigInvalid(
+            f"The settings file {file} is not TOML: {error}.",
+            hint="Write sections such as [grpc] with lines such as port = 50051.",
+        ) from None
+
+
+def _refuse_unknown_environment() -> None:
+    # pydantic-settings overlooks misspelt top-level variables; a setting must not be ignored.
+    unknown = sorted(
+        name
+        for name in os.environ
+        if name.upper().startswith(ENV_PREFIX)
+        and name[len(ENV_PREFIX) :].split("__")[0].lower() not in Settings.model_fields
+    )
+    if unknown:
+        raise ConfigInvalid(
+            f"The environment names settings that do not exist: {', '.join(unknown)}.",
+            hint=f"Known after {ENV_PREFIX}: "
+            + ", ".join(name.upper() for name in Settings.model_fields)
+            + ".",
+        )
+
+
+def _one_problem(problem: Mapping[str, object]) -> str:
+    location = problem["loc"]
+    where = ".".join(map(str, location)) if isinstance(location, tuple) else str(location)
+    if problem["type"] == "extra_forbidden":
+        return f"{where}: there is no such setting"
+    what = str(problem["msg"]).removeprefix("Value error, ")
+    return f"{where}: {what}"
+
+
+def _where_settings_come_from(file: Path | None) -> str:
+    source = str(file) if file else "the file given by --config"
+    return f"Correct {source}, the environment ({ENV_PREFIX}...) or the command line."

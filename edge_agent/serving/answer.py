@@ -1,0 +1,93 @@
+"""What is asked of the agent and what it answers; known to every face, bound to none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Self
+
+from edge_agent.core.findings import Finding
+from edge_agent.core.radiograph import ImageFormat, ImageWarning, Radiograph, Spacing
+
+
+class Priority(Enum):
+    """How urgent a request is."""
+
+    ROUTINE = "routine"
+    STAT = "stat"
+
+
+@dataclass(frozen=True, slots=True)
+class StudyRequest:
+    """One study image to look at.
+
+    `image` is the file as it is. `score_threshold` replaces every operating point. `deadline` is a
+    time of the event loop's clock in seconds; None means that the caller waits.
+    """
+
+    request_id: str
+    image: bytes = field(repr=False)
+    score_threshold: float | None = None
+    priority: Priority = Priority.ROUTINE
+    deadline: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What the file says about the image; a `Radiograph` without its pixels."""
+
+    rows: int
+    columns: int
+    format: ImageFormat
+    bits_stored: int
+    view: str
+    laterality: str
+    body_part: str
+    manufacturer: str
+    photometric: str
+    transfer_syntax: str
+    spacing: Spacing | None
+
+    @classmethod
+    def of(cls, radiograph: Radiograph) -> Self:
+        """Take the facts and leave the pixels."""
+        return cls(
+            rows=radiograph.rows,
+            columns=radiograph.columns,
+            format=radiograph.format,
+            bits_stored=radiograph.bits_stored,
+            view=radiograph.view,
+            laterality=radiograph.laterality,
+            body_part=radiograph.body_part,
+            manufacturer=radiograph.manufacturer,
+            photometric=radiograph.photometric,
+            transfer_syntax=radiograph.transfer_syntax,
+            spacing=radiograph.spacing,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Milliseconds per stage. `queue_ms` is all waiting for a free decoder or engine."""
+
+    decode_ms: float
+    queue_ms: float
+    infer_ms: float
+    postprocess_ms: float
+    total_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was found on one study image, by which model.
+
+    `findings` fall in score; empty means: looked, and nothing reached its threshold.
+    """
+
+    request_id: str
+    findings: tuple[Finding, ...]
+    image: ImageFacts
+    warnings: tuple[ImageWarning, ...]
+    bundle_digest: str
+    engine: str
+    timings: Timings

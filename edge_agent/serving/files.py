@@ -1,0 +1,130 @@
+"""Files that matter: secrets read with care, and writing that a power cut cannot tear."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from edge_agent.errors import ConfigInvalid
+
+_MAX_BYTES: Final = 4 << 20
+_OTHERS: Final = stat.S_IRWXO
+_WRITABLE: Final = stat.S_IWGRP | stat.S_IWOTH
+
+
+def read_small(path: Path, what: str, *, private: bool) -> bytes:
+    """Read a settings-like file.
+
+    A private file must belong to this user or to root, be writable by its owner alone and be out
+    of everybody else's reach; a group may read it, which is how distributions hand keys to one
+    service (Debian's `ssl-cert`).
+
+    Args:
+        path: where it lies; symbolic links are followed, as certificate tools set them.
+        what: what it is, for messages: `the API key file`.
+        private: whether it holds secrets.
+
+    Raises:
+        ConfigInvalid: it is missing, unreadable, no regular file, too large or not private enough.
+    """
+    try:
+        # Not blocking: a named pipe would otherwise hold up the start for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise ConfigInvalid(
+            f"There is no {what} at {path}.", hint="Correct the path in the settings."
+        ) from None
+    except OSError as error:
+        raise ConfigInvalid(
+            f"The {what} {path} cannot be read: {error.strerror}.",
+            hint=f"Let the agent's user (id {os.geteuid()}) read it.",
+        ) from None
+    with open(descriptor, "rb") as file:
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            raise ConfigInvalid(f"The {what} {path} is not a regular file.")
+        if private:
+            _require_private(facts, path, what)
+        data = file.read(_MAX_BYTES + 1)
+    if len(data) > _MAX_BYTES:
+        raise ConfigInvalid(f"The {what} {path} is larger than {_MAX_BYTES} bytes.")
+    return data
+
+
+def _require_private(facts: os.stat_result, path: Path, what: str) -> None:
+    if facts.st_mode & (_OTHERS | _WRITABLE):
+        raise ConfigInvalid(
+            f"The {what} {path} can be read or changed by others "
+            f"(mode {stat.S_IMODE(facts.st_mode):04o}).",
+            hint=f"chmod 600 {path}",
+        )
+    if facts.st_uid not in (0, os.geteuid()):
+        raise ConfigInvalid(
+            f"The {what} {path} belongs to another user (id {facts.st_uid}).",
+            hint=f"chown it to the agent's user (id {os.geteuid()}) or to root.",
+        )
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write beside, fsync, rename, fsync the folder: readers see all of the old or of the new.
+
+    A new file has mode 0600; a file that was there keeps its mode and, where this user may set
+    them, its owner and group.
+
+    Raises:
+        OSError: the disk is full, or the folder is not writable; the old file stands.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.new")
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                _take_after(descriptor, path.stat())
+            write_all(descriptor, data)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def _take_after(descriptor: int, old: os.stat_result) -> None:
+    # Root adding a key must not take the file away from the agent's user.
+    with contextlib.suppress(PermissionError):
+        os.fchown(descriptor, old.st_uid, old.st_gid)
+    os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write every byte; `os.write` may take fewer, and does before it says that a disk is full."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def sync_folder(folder: Path) -> None:
+    """Make new names in a folder outlast a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a file (made if absent); wait for others to let go."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,68 @@
+"""The standard health service (grpc.health.v1), for load balancers, systemd units and people.
+
+Written out rather than taken from grpcio-health-checking: there, `""` starts as SERVING, one
+watcher that leaves makes the service forget the others, and streams that watch keep a stopping
+server alive until its grace period ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import grpc
+from grpc_health.v1 import health_pb2
+
+from edge_agent.serving.grpc_context import Context
+
+NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
+SERVING: Final = health_pb2.HealthCheckResponse.SERVING
+SERVICE_UNKNOWN: Final = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+
+class Health:
+    """Says whether requests will be answered. All services start as NOT_SERVING."""
+
+    def __init__(self, *services: str) -> None:
+        self._status = dict.fromkeys(services, NOT_SERVING)
+        self._ended = False
+        self._changed = asyncio.Condition()
+
+    async def set_serving(self, serving: bool) -> None:
+        """Tell all who ask from now on, and all who watch."""
+        async with self._changed:
+            self._status = dict.fromkeys(
+                self._status, SERVING if serving and not self._ended else NOT_SERVING
+            )
+            self._changed.notify_all()
+
+    async def end(self) -> None:
+        """NOT_SERVING for good; whoever watches is told so, and the watching ends."""
+        self._ended = True
+        await self.set_serving(False)
+
+    async def Check(  # noqa: N802  # the contract's name
+        self, request: health_pb2.HealthCheckRequest, context: Context
+    ) -> health_pb2.HealthCheckResponse:
+        """The state now; NOT_FOUND for a service that is not here."""
+        if request.service not in self._status:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "No such service.")
+        return health_pb2.HealthCheckResponse(status=self._status[request.service])
+
+    async def Watch(  # noqa: N802  # the contract's name
+        self, request: health_pb2.HealthCheckRequest, context: Context
+    ) -> None:
+        """The state now and whenever it changes; SERVICE_UNKNOWN for one that is not here."""
+        told: int | None = None
+        while True:
+            async with self._changed:
+                now = self._status.get(request.service, SERVICE_UNKNOWN)
+                while now == told and not self._ended:
+                    await self._changed.wait()
+                    now = self._status.get(request.service, SERVICE_UNKNOWN)
+                ended = self._ended
+            if now != told:
+                await context.write(health_pb2.HealthCheckResponse(status=now))
+                told = now
+            if ended:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "The agent is stopping.")

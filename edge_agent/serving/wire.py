@@ -1,0 +1,128 @@
+"""Answers, errors and model facts in the contract's messages."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+
+from edge_agent.core.findings import Finding
+from edge_agent.errors import HilumError
+from edge_agent.serving.answer import Answer, ImageFacts, Priority, StudyRequest
+from edge_agent.serving.pipeline import Model
+from hilum.catalog import BY_SLUG, CATALOG, Concept
+from hilum.v1 import detection_pb2 as pb
+
+_PRIORITIES: Final = {
+    pb.PRIORITY_UNSPECIFIED: Priority.ROUTINE,
+    pb.PRIORITY_ROUTINE: Priority.ROUTINE,
+    pb.PRIORITY_STAT: Priority.STAT,
+}
+
+
+def study_request(
+    message: pb.DetectRequest, *, request_id: str, deadline: float | None
+) -> StudyRequest:
+    """A request as the pipeline takes it. A priority of a newer contract counts as routine."""
+    options = message.options
+    return StudyRequest(
+        request_id=request_id,
+        image=message.image,
+        score_threshold=options.score_threshold if options.HasField("score_threshold") else None,
+        priority=_PRIORITIES.get(options.priority, Priority.ROUTINE),
+        deadline=deadline,
+    )
+
+
+def detect_response(answer: Answer) -> pb.DetectResponse:
+    """An answer on the wire."""
+    timings = answer.timings
+    return pb.DetectResponse(
+        request_id=answer.request_id,
+        findings=[_finding(finding) for finding in answer.findings],
+        image=_image_facts(answer.image),
+        warnings=[pb.Warning(code=w.code, message=w.message) for w in answer.warnings],
+        bundle_digest=answer.bundle_digest,
+        engine=answer.engine,
+        timings=pb.Timings(
+            decode_ms=timings.decode_ms,
+            queue_ms=timings.queue_ms,
+            infer_ms=timings.infer_ms,
+            postprocess_ms=timings.postprocess_ms,
+            total_ms=timings.total_ms,
+        ),
+    )
+
+
+def error_message(error: HilumError) -> pb.Error:
+    """An error on the wire; carries what the error's own sentences say and nothing else."""
+    return pb.Error(code=error.code, message=error.message, hint=error.hint)
+
+
+def model_response(model: Model) -> pb.GetModelResponse:
+    """Which model answers, on which engine, from which scores on."""
+    manifest = model.manifest
+    findings = [BY_SLUG[slug] for slug in manifest.findings]
+    return pb.GetModelResponse(
+        name=manifest.name,
+        version=manifest.version,
+        bundle_digest=model.digest,
+        engine=model.engine.name,
+        engine_reason=model.reason,
+        device=model.engine.device,
+        input_height=manifest.input.height,
+        input_width=manifest.input.width,
+        findings=[
+            pb.ModelFinding(
+                index=finding.index,
+                slug=finding.slug,
+                name=finding.name,
+                concept=_concept(finding.concept),
+                operating_point=model.variant.operating_points[finding.slug],
+            )
+            for finding in findings
+        ],
+        intended_use=manifest.intended_use,
+    )
+
+
+def as_json(message: Message) -> dict[str, Any]:
+    """A message in the contract's own JSON: snake_case names, empty lists and zeros included."""
+    return MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+
+
+def _finding(finding: Finding) -> pb.Finding:
+    kind = CATALOG[finding.index]
+    box = finding.box
+    return pb.Finding(
+        index=kind.index,
+        slug=kind.slug,
+        name=kind.name,
+        concept=_concept(kind.concept),
+        score=finding.score,
+        box=pb.Box(x_min=box.x_min, y_min=box.y_min, x_max=box.x_max, y_max=box.y_max),
+    )
+
+
+def _concept(concept: Concept) -> pb.Concept:
+    return pb.Concept(value=concept.value, scheme=concept.scheme, meaning=concept.meaning)
+
+
+def _image_facts(facts: ImageFacts) -> pb.ImageFacts:
+    spacing = facts.spacing
+    return pb.ImageFacts(
+        rows=facts.rows,
+        columns=facts.columns,
+        format=facts.format,
+        transfer_syntax=facts.transfer_syntax,
+        photometric=facts.photometric,
+        bits_stored=facts.bits_stored,
+        view=facts.view,
+        laterality=facts.laterality,
+        body_part=facts.body_part,
+        manufacturer=facts.manufacturer,
+        spacing=pb.Spacing(row_mm=spacing.row_mm, column_mm=spacing.column_mm) if spacing else None,
+    )
