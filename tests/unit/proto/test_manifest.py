@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from hilum.catalog import CATALOG
+from hilum.manifest import Manifest, bundle_digest
+
+SLUGS = [finding.slug for finding in CATALOG]
+
+
+def fields() -> dict[str, Any]:
+    """The least that a manifest may say."""
+    member = {"sha256": "0" * 64, "size_bytes": 1}
+    return {
+        "schema_version": 1,
+        "name": "starter",
+        "version": "0.1.0",
+        "intended_use": "Research use only.",
+        "findings": SLUGS,
+        "input": {"height": 640, "width": 640},
+        "head": {},
+        "engines": [
+            {
+                "name": "openvino-int8",
+                "runtime": "openvino",
+                "precision": "int8",
+                "model": "openvino/model.xml",
+                "weights": "openvino/model.bin",
+                "operating_points": dict.fromkeys(SLUGS, 0.25),
+            }
+        ],
+        "golden_cases": "golden/cases.npz",
+        "model_card": "model_card.md",
+        "provenance": {
+            "trained_on": "synthetic findings",
+            "command": "hilum-train",
+            "seed": 1,
+            "base_weights": "none",
+        },
+        "files": {
+            path: dict(member)
+            for path in [
+                "openvino/model.xml",
+                "openvino/model.bin",
+                "golden/cases.npz",
+                "model_card.md",
+            ]
+        },
+    }
+
+
+def test_a_whole_manifest_is_taken() -> None:
+    manifest = Manifest.model_validate(fields())
+    assert manifest.engines[0].operating_points["nodule_mass"] == 0.25
+
+
+WRONG: dict[str, Any] = {
+    "unknown field": lambda f: f.update(colour="blue"),
+    "unknown schema": lambda f: f.update(schema_version=2),
+    "findings in another order": lambda f: f.update(findings=SLUGS[::-1]),
+    "a finding missing": lambda f: f.update(findings=SLUGS[:-1]),
+    "no engine": lambda f: f.update(engines=[]),
+    "two engines of one name": lambda f: f.update(engines=f["engines"] * 2),
+    "unlisted model": lambda f: f["files"].pop("openvino/model.xml"),
+    "unlisted weights": lambda f: f["files"].pop("openvino/model.bin"),
+    "unlisted golden cases": lambda f: f["files"].pop("golden/cases.npz"),
+    "unlisted model card": lambda f: f["files"].pop("model_card.md"),
+    "an operating point missing": lambda f: f["engines"][0]["operating_points"].pop("ild"),
+    "an unknown operating point": lambda f: f["engines"][0]["operating_points"].update(flu=0.5),
+    "an operating point above 1": lambda f: f["engines"][0]["operating_points"].update(ild=1.5),
+    "not a version": lambda f: f.update(version="latest"),
+    "a digest in capitals": lambda f: f["files"]["model_card.md"].update(sha256="A" * 64),
+    "a negative size": lambda f: f["files"]["model_card.md"].update(size_bytes=-1),
+    "an input off the stride": lambda f: f["input"].update(height=650),
+    "three channels": lambda f: f["input"].update(channels=3),
+}
+
+
+@pytest.mark.parametrize("damage", WRONG.values(), ids=WRONG.keys())
+def test_a_wrong_manifest_is_refused(damage: Any) -> None:
+    wrong = fields()
+    damage(wrong)
+    with pytest.raises(ValidationError):
+        Manifest.model_validate(wrong)
+
+
+@pytest.mark.parametrize(
+    "path", ["../up", "/etc/passwd", "a/../b", "a//b", ".hidden", "a\\b", "a/", "", "./a", "a/./b"]
+)
+def test_members_cannot_leave_the_bundle(path: str) -> None:
+    wrong = fields()
+    wrong["files"][path] = {"sha256": "0" * 64, "size_bytes": 1}
+    with pytest.raises(ValidationError):
+        Manifest.model_validate(wrong)
+
+
+@given(st.text(max_size=40))
+def test_an_accepted_member_path_stays_inside(path: str) -> None:
+    some = fields()
+    some["files"][path] = {"sha256": "0" * 64, "size_bytes": 1}
+    try:
+        Manifest.model_validate(some)
+    except ValidationError:
+        return
+    parts = path.split("/")
+    assert not path.startswith("/")
+    assert not {"", ".", ".."} & set(parts)
+    assert "\\" not in path
+    assert "\0" not in path
+
+
+manifests = st.builds(
+    lambda version, side, scores, card, seed: Manifest.model_validate(
+        fields()
+        | {
+            "version": ".".join(map(str, version)),
+            "input": {"height": side * 32, "width": side * 32},
+            "engines": [
+                fields()["engines"][0]
+                | {"operating_points": dict(zip(SLUGS, scores, strict=True))}
+            ],
+            "intended_use": card,
+            "provenance": fields()["provenance"] | {"seed": seed},
+        }
+    ),
+    st.tuples(*[st.integers(0, 10**6)] * 3),
+    st.integers(1, 128),
+    st.lists(st.floats(0, 1), min_size=14, max_size=14),
+    st.text(),
+    st.integers(),
+)
+
+
+@given(manifests)
+def test_bytes_and_back_is_the_same_manifest_and_digest(manifest: Manifest) -> None:
+    data = manifest.to_bytes()
+    again = Manifest.model_validate_json(data)
+    assert again == manifest
+    assert bundle_digest(again.to_bytes()) == bundle_digest(data)
+
+
+@given(manifests, st.integers(0, 10**9))
+def test_any_changed_byte_changes_the_digest(manifest: Manifest, where: int) -> None:
+    data = bytearray(manifest.to_bytes())
+    data[where % len(data)] ^= 1
+    assert bundle_digest(bytes(data)) != bundle_digest(manifest.to_bytes())
+
+
+def test_the_digest_does_not_depend_on_key_order_in_memory() -> None:
+    turned = dict(reversed(list(fields().items())))
+    one, other = Manifest.model_validate(fields()), Manifest.model_validate(turned)
+    assert one.to_bytes() == other.to_bytes()
+    assert json.loads(one.to_bytes())["name"] == "starter"
