@@ -51,7 +51,6 @@ class GrpcSettings(_Frozen):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 50051
-    max_message_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 30)] = 128 << 20
     stream_concurrency: Annotated[int, Field(ge=1, le=1024)] = 8
 
     @field_validator("host")
@@ -80,6 +79,7 @@ class EngineSettings(_Frozen):
 class LimitSettings(_Frozen):
     """What the agent takes on. `queue_size` counts requests that wait or are worked on."""
 
+    max_image_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 30)] = 128 << 20
     max_pixels: Annotated[int, Field(ge=1 << 16, le=1 << 30)] = 64_000_000
     queue_size: Annotated[int, Field(ge=1, le=100_000)] = 64
     decode_threads: Annotated[int, Field(ge=1, le=256)] = 2

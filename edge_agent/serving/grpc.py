@@ -9,8 +9,9 @@ from typing import Final
 
 from edge_agent.errors import NotReady
 from edge_agent.serving import wire
+from edge_agent.serving.failures import coded
 from edge_agent.serving.grpc_context import Context
-from edge_agent.serving.grpc_errors import abort, coded
+from edge_agent.serving.grpc_errors import abort
 from edge_agent.serving.grpc_stream import DetectionStream
 from edge_agent.serving.pipeline import Pipeline
 from hilum.v1 import detection_pb2 as pb

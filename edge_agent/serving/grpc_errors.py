@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Final, NoReturn
 
 import grpc
@@ -17,7 +16,6 @@ from edge_agent.errors import (
     TryLater,
     Unauthenticated,
 )
-from edge_agent.log import where_raised
 from edge_agent.serving.grpc_context import Context
 from edge_agent.serving.wire import error_message
 
@@ -35,32 +33,10 @@ _STATUS: Final[tuple[tuple[type[HilumError], grpc.StatusCode], ...]] = (
     (HilumError, grpc.StatusCode.INTERNAL),
 )
 
-log = logging.getLogger(__name__)
-
 
 def status_of(error: HilumError) -> grpc.StatusCode:
     """The status code that says who must act."""
     return next(status for kind, status in _STATUS if isinstance(error, kind))
-
-
-def coded(error: Exception) -> HilumError:
-    """The error itself; for one that nobody foresaw, a coded one that gives nothing away.
-
-    What the operator must act on is logged.
-    """
-    if isinstance(error, HilumError):
-        if status_of(error) is grpc.StatusCode.INTERNAL:
-            log.error("request failed", extra={"code": error.code, "what": error.message})
-        return error
-    # An unforeseen error's own words may quote the file: only its kind and place are logged.
-    log.error(
-        "request failed unexpectedly",
-        extra={"error": type(error).__name__, "at": where_raised(error)},
-    )
-    return HilumError(
-        "The agent failed in a way it did not foresee.",
-        hint="See the agent's log. If the same file fails again, keep it for the maintainers.",
-    )
 
 
 async def abort(context: Context, error: HilumError) -> NoReturn:

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 from edge_agent.errors import InvalidRequest
+from edge_agent.serving.failures import coded
 from edge_agent.serving.grpc_context import Context
-from edge_agent.serving.grpc_errors import coded
 from edge_agent.serving.wire import error_message
 from hilum.v1 import detection_pb2 as pb
 

@@ -1,8 +1,7 @@
 """The standard health service (grpc.health.v1), for load balancers, systemd units and people.
 
-Written out rather than taken from grpcio-health-checking: there, `""` starts as SERVING, one
-watcher that leaves makes the service forget the others, and streams that watch keep a stopping
-server alive until its grace period ends.
+Written out rather than taken from grpcio-health-checking: there `""` starts as SERVING, and one
+watcher that leaves makes the service forget all others.
 """
 
 from __future__ import annotations
@@ -25,21 +24,13 @@ class Health:
 
     def __init__(self, *services: str) -> None:
         self._status = dict.fromkeys(services, NOT_SERVING)
-        self._ended = False
         self._changed = asyncio.Condition()
 
     async def set_serving(self, serving: bool) -> None:
         """Tell all who ask from now on, and all who watch."""
         async with self._changed:
-            self._status = dict.fromkeys(
-                self._status, SERVING if serving and not self._ended else NOT_SERVING
-            )
+            self._status = dict.fromkeys(self._status, SERVING if serving else NOT_SERVING)
             self._changed.notify_all()
-
-    async def end(self) -> None:
-        """NOT_SERVING for good; whoever watches is told so, and the watching ends."""
-        self._ended = True
-        await self.set_serving(False)
 
     async def Check(  # noqa: N802  # the contract's name
         self, request: health_pb2.HealthCheckRequest, context: Context
@@ -56,13 +47,7 @@ class Health:
         told: int | None = None
         while True:
             async with self._changed:
-                now = self._status.get(request.service, SERVICE_UNKNOWN)
-                while now == told and not self._ended:
+                while (now := self._status.get(request.service, SERVICE_UNKNOWN)) == told:
                     await self._changed.wait()
-                    now = self._status.get(request.service, SERVICE_UNKNOWN)
-                ended = self._ended
-            if now != told:
-                await context.write(health_pb2.HealthCheckResponse(status=now))
-                told = now
-            if ended:
-                await context.abort(grpc.StatusCode.UNAVAILABLE, "The agent is stopping.")
+            await context.write(health_pb2.HealthCheckResponse(status=now))
+            told = now

@@ -1,0 +1,93 @@
+"""Detection on files of this machine, without a server."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_agent.errors import HilumError, InvalidRequest, StudyImageRefused
+from edge_agent.serving.answer import Answer, StudyRequest
+from edge_agent.serving.failures import coded
+from edge_agent.serving.pipeline import Pipeline
+from hilum.codes import ErrorCode
+
+
+@dataclass(frozen=True, slots=True)
+class FileOutcome:
+    """One file and what came of it: an answer, or why there is none."""
+
+    path: Path
+    answer: Answer | None = None
+    error: HilumError | None = None
+
+
+async def detect_files(
+    pipeline: Pipeline,
+    paths: Iterable[Path],
+    *,
+    score_threshold: float | None = None,
+    max_bytes: int,
+    ahead: int = 3,
+) -> AsyncIterator[FileOutcome]:
+    """Look at files, in their order, a few ahead of the one that is awaited.
+
+    A file that fails fails alone.
+
+    Args:
+        pipeline: what looks at them; must have at least `ahead` places.
+        paths: the files.
+        score_threshold: replaces every operating point.
+        max_bytes: larger files are refused unread.
+        ahead: how many files are worked on at a time.
+    """
+
+    async def outcome(path: Path) -> FileOutcome:
+        try:
+            image = await asyncio.to_thread(read_limited, path, max_bytes)
+            request = StudyRequest(request_id="", image=image, score_threshold=score_threshold)
+            return FileOutcome(path, answer=await pipeline.detect(request))
+        except Exception as error:  # noqa: BLE001  # the boundary: every failure gets a code
+            return FileOutcome(path, error=coded(error))
+
+    waiting: deque[asyncio.Task[FileOutcome]] = deque()
+    try:
+        for path in paths:
+            waiting.append(asyncio.create_task(outcome(path)))
+            if len(waiting) >= ahead:
+                yield await waiting.popleft()
+        while waiting:
+            yield await waiting.popleft()
+    finally:
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+
+def read_limited(path: Path, max_bytes: int) -> bytes:
+    """A file's bytes, if it is a plain file of at most `max_bytes`.
+
+    Raises:
+        InvalidRequest: the file is not there or cannot be read.
+        StudyImageRefused: the file is too large.
+    """
+    try:
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):
+            raise InvalidRequest("This is not a plain file.", hint="Name files or folders.")
+        if facts.st_size > max_bytes:
+            raise StudyImageRefused(
+                f"The file has {facts.st_size} bytes; at most {max_bytes} are taken.",
+                code=ErrorCode.TOO_LARGE,
+                hint="Raise limits.max_image_bytes in the settings if it is one radiograph.",
+            )
+        return path.read_bytes()
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else "unknown reason"
+        raise InvalidRequest(
+            f"The file cannot be read: {reason}.", hint="Check its name and permissions."
+        ) from None
