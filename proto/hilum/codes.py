@@ -39,6 +39,17 @@ class ErrorCode(StrEnum):
     INTERNAL = "internal"
 
 
+class ClientErrorCode(StrEnum):
+    """Why a call brought no answer: made by the client (`hilum.client`), never sent by an agent."""
+
+    UNREACHABLE = "unreachable"
+    TLS_FAILED = "tls_failed"
+    NOT_AN_AGENT = "not_an_agent"
+    WRONG_ANSWER = "wrong_answer"
+    CANCELLED = "cancelled"
+    FILE_UNREADABLE = "file_unreadable"
+
+
 class WarningCode(StrEnum):
     """The image was answered, but lies outside what the model was made for."""
 

@@ -1,0 +1,205 @@
+"""The client for asyncio programs: `Client` with async and await."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from typing import Any, Self, TypeVar, overload
+
+import grpc
+
+from hilum.client import convert, errors, health
+from hilum.client.aio_stream import Stream, StreamMethod, detect_stream, keyed_async
+from hilum.client.batch import Batch, Key
+from hilum.client.connection import Connection, Tls
+from hilum.client.errors import DetectError
+from hilum.client.request import (
+    ImageSource,
+    Options,
+    Priority,
+    check_timeout,
+    read,
+)
+from hilum.client.results import Model, Result
+from hilum.client.retry import Clock, Retry
+from hilum.v1 import detection_pb2 as pb
+from hilum.v1.detection_pb2_grpc import DetectorStub
+
+PathKey = TypeVar("PathKey", bound=str | os.PathLike[str])
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
+
+
+class AsyncClient:
+    """Talks to one edge agent, from one event loop. Arguments and errors as for `Client`.
+
+    A cancelled call is cancelled at the agent too, which frees its place there.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        tls: Tls | None = None,
+        api_key: str | None = None,
+        api_key_file: str | os.PathLike[str] | None = None,
+        retry: Retry | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._connection = Connection.prepare(address, tls, api_key, api_key_file)
+        self._retry = retry or Retry()
+        self._clock = clock or Clock()
+        self._methods: _Methods | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End the connection; calls under way fail as `cancelled`."""
+        if self._methods is not None:
+            await self._methods.channel.close(None)
+
+    async def detect(
+        self,
+        image: ImageSource,
+        *,
+        threshold: float | None = None,
+        priority: Priority = "routine",
+        timeout_s: float = 30.0,
+    ) -> Result:
+        """Findings on one radiograph; see `Client.detect`."""
+        options = Options(threshold, priority, timeout_s)
+        request = options.request(await asyncio.to_thread(read, image))
+        response = await self._call(self._rpc.detect, request, timeout_s)
+        return convert.result(response, request.request_id)
+
+    @overload
+    def detect_many(
+        self,
+        images: Iterable[tuple[Key, ImageSource]] | AsyncIterable[tuple[Key, ImageSource]],
+        *,
+        concurrency: int = 4,
+        threshold: float | None = None,
+        priority: Priority = "routine",
+        timeout_s: float = 30.0,
+    ) -> AsyncIterator[tuple[Key, Result | DetectError]]: ...
+
+    @overload
+    def detect_many(
+        self,
+        images: Iterable[PathKey] | AsyncIterable[PathKey],
+        *,
+        concurrency: int = 4,
+        threshold: float | None = None,
+        priority: Priority = "routine",
+        timeout_s: float = 30.0,
+    ) -> AsyncIterator[tuple[PathKey, Result | DetectError]]: ...
+
+    def detect_many(
+        self,
+        images: Iterable[Any] | AsyncIterable[Any],
+        *,
+        concurrency: int = 4,
+        threshold: float | None = None,
+        priority: Priority = "routine",
+        timeout_s: float = 30.0,
+    ) -> AsyncIterator[tuple[Any, Result | DetectError]]:
+        """Findings on many radiographs, over one stream, as they finish.
+
+        See `Client.detect_many`. `images` may be an async iterable too, and one that waits for its
+        next image does not hold back answers. Where iteration may end early, wrap it in
+        `contextlib.aclosing`, so that the stream ends then and not when Python gets to it.
+        """
+        options = Options(threshold, priority, timeout_s)
+        batch: Batch[Any] = Batch(concurrency, timeout_s, self._retry)
+        return detect_stream(
+            keyed_async(images),
+            options,
+            batch,
+            lambda: Stream(self._rpc.detect_stream, self._connection.metadata),
+            self._clock,
+        )
+
+    async def model(self, *, timeout_s: float = 10.0) -> Model:
+        """Which model answers, on which engine; see `Client.model`."""
+        check_timeout(timeout_s)
+        request = pb.GetModelRequest()
+        return convert.model(await self._call(self._rpc.get_model, request, timeout_s))
+
+    async def ready(self, timeout_s: float = 10.0) -> bool:  # as Client's
+        """Wait until the agent answers requests; see `Client.ready`."""
+        check_timeout(timeout_s)
+        deadline = self._clock.now() + timeout_s
+        attempt = 0
+        while (remaining_s := deadline - self._clock.now()) > 0:
+            try:
+                if await self._serves(remaining_s):
+                    return True
+            except grpc.aio.AioRpcError as failure:
+                error = errors.from_rpc(failure)
+                if not error.retryable:
+                    raise error from failure
+            attempt += 1
+            await self._clock.sleep_async(min(self._retry.pause_s(attempt), remaining_s))
+        return False
+
+    @property
+    def _rpc(self) -> _Methods:
+        # Made on first use: a channel belongs to the event loop that runs then.
+        if self._methods is None:
+            self._methods = _Methods(self._connection.channel_async())
+        return self._methods
+
+    async def _serves(self, within_s: float) -> bool:
+        watching = self._rpc.watch(health.WHOLE_AGENT, within_s, self._connection.metadata)
+        try:
+            async for state in watching:
+                if state.value == health.SERVING:
+                    return True
+            return False
+        finally:
+            watching.cancel()
+
+    async def _call(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Response],
+        request: _Request,
+        within_s: float,
+    ) -> _Response:
+        deadline = self._clock.now() + within_s
+        remaining_s = within_s
+        attempt = 1
+        while True:
+            call = method(request, timeout=remaining_s, metadata=self._connection.metadata)
+            try:
+                return await call
+            except grpc.aio.AioRpcError as failure:
+                error = errors.from_rpc(failure)
+                remaining_s = deadline - self._clock.now()
+                wait_s = self._retry.wait_s(error, attempt, remaining_s)
+                if wait_s is None:
+                    raise error from failure
+            await self._clock.sleep_async(wait_s)
+            remaining_s -= wait_s
+            attempt += 1
+
+
+class _Methods:
+    """The agent's calls on one channel, typed."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.channel = channel
+        stub = DetectorStub(channel)
+        self.detect: grpc.aio.UnaryUnaryMultiCallable[pb.DetectRequest, pb.DetectResponse]
+        self.detect = stub.Detect
+        self.detect_stream: StreamMethod = stub.DetectStream
+        self.get_model: grpc.aio.UnaryUnaryMultiCallable[pb.GetModelRequest, pb.GetModelResponse]
+        self.get_model = stub.GetModel
+        self.watch: grpc.aio.UnaryStreamMultiCallable[health.StringValue, health.Int32Value]
+        self.watch = channel.unary_stream(
+            health.WATCH, health.StringValue.SerializeToString, health.Int32Value.FromString
+        )

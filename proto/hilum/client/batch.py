@@ -1,0 +1,156 @@
+"""Which images are under way on a stream: decides only; the clients do the talking.
+
+Every image taken in leaves exactly once, as a `Result` or a `DetectError`. At most `concurrency`
+images are held, and with them their bytes, whatever the agent does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from hilum.client import convert, errors
+from hilum.client.errors import DetectError
+from hilum.client.results import Result
+from hilum.client.retry import Retry
+from hilum.codes import ErrorCode
+from hilum.v1 import detection_pb2 as pb
+
+Key = TypeVar("Key")
+
+
+@dataclass(slots=True)
+class _Image(Generic[Key]):
+    key: Key
+    request: pb.DetectRequest
+    expires_at: float
+    # When to (re)send it; None while the agent has it.
+    send_at: float | None
+    attempts: int = 0
+    last_error: DetectError | None = None
+
+
+class Batch(Generic[Key]):
+    """The images under way. `now` is monotonic seconds, passed in."""
+
+    def __init__(self, concurrency: int, timeout_s: float, retry: Retry) -> None:
+        if concurrency < 1:
+            raise ValueError(f"concurrency must be at least 1, not {concurrency}")
+        self._concurrency = concurrency
+        self._timeout_s = timeout_s
+        self._retry = retry
+        self._images: dict[str, _Image[Key]] = {}
+        self._losses = 0
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another image may be taken in."""
+        return len(self._images) < self._concurrency
+
+    def take(self, key: Key, request: pb.DetectRequest, now: float) -> None:
+        """An image to send; its time starts now."""
+        self._images[request.request_id] = _Image(key, request, now + self._timeout_s, now)
+
+    def due(self, now: float) -> list[pb.DetectRequest]:
+        """The requests to send now; they count as sent."""
+        due = [i for i in self._images.values() if i.send_at is not None and i.send_at <= now]
+        for image in due:
+            image.send_at = None
+            image.attempts += 1
+        return [image.request for image in due]
+
+    def wait_s(self, now: float) -> float:
+        """How long nothing but an answer can happen; there must be an image under way."""
+        at = min(
+            image.expires_at if image.send_at is None else min(image.send_at, image.expires_at)
+            for image in self._images.values()
+        )
+        return max(0.0, at - now)
+
+    def answer(
+        self, message: pb.DetectStreamResponse, now: float
+    ) -> tuple[Key, Result | DetectError] | None:
+        """What an image came to; None where it will be sent again.
+
+        Raises:
+            DetectError: the answer belongs to no image under way, or is not of the contract's form;
+                nothing else on this stream can be trusted.
+        """
+        image = self._images.get(message.request_id)
+        if image is None or image.send_at is not None:
+            raise convert.wrong_answer("The agent answered a request that is not under way.")
+        self._losses = 0
+        match message.WhichOneof("outcome"):
+            case "response":
+                result = convert.result(message.response, message.request_id)
+                return self._leave(image), result
+            case "error" if message.error.code:
+                error = errors.from_message(message.error)
+            case _:
+                raise convert.wrong_answer("The agent's answer is neither a result nor an error.")
+        wait = self._retry.wait_s(error, image.attempts, image.expires_at - now)
+        if wait is None:
+            return self._leave(image), error
+        image.send_at = now + wait
+        image.last_error = error
+        return None
+
+    def expire(self, now: float) -> tuple[list[tuple[Key, DetectError]], bool]:
+        """The images whose time is up, and whether the stream must go with them.
+
+        It must where the agent still has one of them: then no late answer can arrive, and the
+        agent stops working on it. The others are due again.
+        """
+        late = [image for image in self._images.values() if image.expires_at <= now]
+        drop = any(image.send_at is None for image in late)
+        outcomes = [(self._leave(image), image.last_error or _too_late()) for image in late]
+        if drop:
+            self._send_again(now)
+        return outcomes, drop
+
+    def lost(self, error: DetectError, now: float) -> float:
+        """The stream broke. How long to wait before the next one, in seconds.
+
+        Raises:
+            DetectError: `error` itself, where another try would not help.
+        """
+        self._losses += 1
+        remaining = max((i.expires_at for i in self._images.values()), default=now) - now
+        wait = self._retry.wait_s(error, self._losses, remaining)
+        if wait is None:
+            raise error
+        for image in self._images.values():
+            image.last_error = error
+        self._send_again(now)
+        return wait
+
+    def _send_again(self, now: float) -> None:
+        for image in self._images.values():
+            if image.send_at is None:
+                image.send_at = now
+
+    def _leave(self, image: _Image[Key]) -> Key:
+        del self._images[image.request.request_id]
+        return image.key
+
+
+def ended_early() -> DetectError:
+    """The agent closed the stream in good order, but owes answers."""
+    return DetectError(
+        ErrorCode.NOT_READY,
+        "The agent ended the stream before it had answered.",
+        "It may be restarting: try again in a moment.",
+        retryable=True,
+    )
+
+
+def _too_late() -> DetectError:
+    return DetectError(
+        ErrorCode.DEADLINE_EXCEEDED,
+        "There was no answer in the time allowed.",
+        "Allow more time (timeout_s) or send fewer images at once (concurrency).",
+        retryable=True,
+    )

@@ -1,0 +1,147 @@
+"""How a client reaches the agent: address, protection, credentials, gRPC's own settings."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import grpc
+
+# Answers are lists of findings; what is sent has no limit here, the agent has its own.
+_LARGEST_ANSWER_BYTES: Final = 64 * 2**20
+
+_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
+    # A 64-megapixel DICOM is over 128 MiB.
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", _LARGEST_ANSWER_BYTES),
+    # Retries are hilum.client.retry's.
+    ("grpc.enable_retries", 0),
+    # Radiographs go to the box and nowhere else, whatever http_proxy says.
+    ("grpc.enable_http_proxy", 0),
+    # One client's connection and its back-off are its own.
+    ("grpc.use_local_subchannel_pool", 1),
+    # An agent that restarts is back within seconds.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Protect the connection, and show who we are.
+
+    Attributes:
+        ca: PEM file of the authority that signed the agent's certificate; None trusts the public
+            ones that come with gRPC.
+        certificate: PEM file with our own certificate (chain), for agents that ask for one.
+        key: PEM file with its private key.
+        server_name: the name in the agent's certificate, where that is not the address.
+    """
+
+    ca: str | os.PathLike[str] | None = None
+    certificate: str | os.PathLike[str] | None = None
+    key: str | os.PathLike[str] | None = None
+    server_name: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key belong together: give both or neither")
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """All that a channel needs, checked before anything is sent."""
+
+    address: str
+    options: tuple[tuple[str, str | int], ...]
+    credentials: grpc.ChannelCredentials | None
+    metadata: tuple[tuple[str, str], ...] = field(repr=False)
+
+    @classmethod
+    def prepare(
+        cls,
+        address: str,
+        tls: Tls | None,
+        api_key: str | None,
+        api_key_file: str | os.PathLike[str] | None,
+    ) -> Connection:
+        """Read the files and check that nothing goes out in the clear.
+
+        Raises:
+            ValueError: plain text beyond this machine, or settings that contradict each other.
+            OSError: a file cannot be read.
+        """
+        if not address:
+            raise ValueError("the agent's address is missing, such as '127.0.0.1:50051'")
+        if tls is None and not is_local(address):
+            raise ValueError(
+                f"{address} is beyond this machine: radiographs and API keys go there over TLS "
+                "only. Give tls=Tls(ca=...)."
+            )
+        options: tuple[tuple[str, str | int], ...] = _OPTIONS
+        if tls is not None and tls.server_name is not None:
+            options = (*options, ("grpc.ssl_target_name_override", tls.server_name))
+        key = _api_key(api_key, api_key_file)
+        return cls(
+            address=address,
+            options=options,
+            credentials=None if tls is None else _credentials(tls),
+            metadata=() if key is None else (("authorization", f"Bearer {key}"),),
+        )
+
+    def channel(self) -> grpc.Channel:
+        """A channel for threads; connects when first used."""
+        if self.credentials is None:
+            return grpc.insecure_channel(self.address, self.options)
+        return grpc.secure_channel(self.address, self.credentials, self.options)
+
+    def channel_async(self) -> grpc.aio.Channel:
+        """A channel for the event loop that runs now; connects when first used."""
+        if self.credentials is None:
+            return grpc.aio.insecure_channel(self.address, self.options)
+        return grpc.aio.secure_channel(self.address, self.credentials, self.options)
+
+
+def is_local(address: str) -> bool:
+    """Whether what is sent to a gRPC address stays on this machine."""
+    if address.startswith(("unix:", "unix-abstract:")):
+        return True
+    # gRPC's own forms: 'host:port', 'dns:host:port', 'ipv4:...', 'ipv6:[...]:port'.
+    rest = address.removeprefix("dns:///")
+    for scheme in ("dns:", "ipv4:", "ipv6:"):
+        rest = rest.removeprefix(scheme)
+    host = rest[1:].partition("]")[0] if rest.startswith("[") else rest.partition(":")[0]
+    if "," in rest or "/" in rest:
+        return False
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _credentials(tls: Tls) -> grpc.ChannelCredentials:
+    return grpc.ssl_channel_credentials(
+        root_certificates=_content(tls.ca),
+        private_key=_content(tls.key),
+        certificate_chain=_content(tls.certificate),
+    )
+
+
+def _content(path: str | os.PathLike[str] | None) -> bytes | None:
+    return None if path is None else Path(path).read_bytes()
+
+
+def _api_key(key: str | None, file: str | os.PathLike[str] | None) -> str | None:
+    if key is not None and file is not None:
+        raise ValueError("give api_key or api_key_file, not both")
+    if file is not None:
+        key = Path(file).read_text(encoding="utf-8").strip()
+    if key is None:
+        return None
+    # Anything else cannot travel as metadata; the key itself is never quoted.
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        raise ValueError("the API key is empty or holds characters that no key has")
+    return key

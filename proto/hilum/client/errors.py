@@ -1,0 +1,172 @@
+"""Why there is no answer: the agent's own words where it sent some, ours for the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from hilum.codes import ClientErrorCode, ErrorCode
+from hilum.v1 import detection_pb2 as pb
+
+ERROR_METADATA: Final = "hilum-error-bin"
+RETRY_AFTER_METADATA: Final = "hilum-retry-after-ms"
+
+# The same request may succeed later, and nobody must act first.
+RETRYABLE: Final = frozenset(
+    {
+        ErrorCode.OVERLOADED,
+        ErrorCode.DEADLINE_EXCEEDED,
+        ErrorCode.NOT_READY,
+        ClientErrorCode.UNREACHABLE,
+    }
+)
+
+
+class DetectError(Exception):
+    """There is no answer, and why.
+
+    Attributes:
+        code: one of `ErrorCode` or `ClientErrorCode`, or a newer agent's; stable, for programs.
+        message: what is wrong, for people.
+        hint: what to do about it; may be empty.
+        retryable: whether the same request may succeed later without anybody acting first.
+        retry_after_s: how long the agent asks to wait before that; None where it does not say.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        hint: str = "",
+        retryable: bool = False,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(code, message, hint, retryable, retry_after_s)
+        self.code = str(code)
+        self.message = message
+        self.hint = hint
+        self.retryable = retryable
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".strip() + f" [{self.code}]"
+
+
+def from_message(error: pb.Error, retry_after_s: float | None = None) -> DetectError:
+    """An error that the agent put into words itself."""
+    return DetectError(
+        error.code, error.message, error.hint, error.code in RETRYABLE, retry_after_s
+    )
+
+
+def from_rpc(error: grpc.RpcError) -> DetectError:
+    """A failed call: the trailing metadata's `Error`, else what the status lets us say."""
+    # AioRpcError's metadata is a sequence of pairs too, though grpc-stubs types them otherwise.
+    trailing = _pairs(error.trailing_metadata() or ())
+    retry_after_s = _retry_after_s(trailing.get(RETRY_AFTER_METADATA))
+    coded = _coded(trailing.get(ERROR_METADATA))
+    if coded is not None:
+        return from_message(coded, retry_after_s)
+    return _from_status(error.code(), error.details() or "", retry_after_s)
+
+
+def _pairs(metadata: Iterable[object]) -> dict[str, str | bytes]:
+    return {pair[0]: pair[1] for pair in metadata if isinstance(pair, tuple)}
+
+
+def _coded(data: str | bytes | None) -> pb.Error | None:
+    if not isinstance(data, bytes):
+        return None
+    try:
+        error = pb.Error.FromString(data)
+    except DecodeError:
+        return None
+    return error if error.code else None
+
+
+def _retry_after_s(text: str | bytes | None) -> float | None:
+    if not isinstance(text, str) or not text.isascii() or not text.isdigit():
+        return None
+    return int(text) / 1000
+
+
+def _from_status(status: grpc.StatusCode, details: str, retry_after_s: float | None) -> DetectError:
+    if status is grpc.StatusCode.UNAVAILABLE:
+        return _tls_failed(details) if _speaks_of_tls(details) else _unreachable(details)
+    if status is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
+        return DetectError(
+            ErrorCode.TOO_LARGE,
+            "The file is larger than the agent takes.",
+            "Send a smaller file, or have the agent's limit raised.",
+        )
+    code, message, hint = _BY_STATUS.get(status, _UNFORESEEN)
+    return DetectError(code, message, hint, code in RETRYABLE, retry_after_s)
+
+
+def _speaks_of_tls(details: str) -> bool:
+    return any(word in details.lower() for word in ("handshake", "ssl", "certificate"))
+
+
+def _unreachable(details: str) -> DetectError:
+    return DetectError(
+        ClientErrorCode.UNREACHABLE,
+        f"The agent cannot be reached ({details}).",
+        "Check that it runs, its address and port, and whether it expects TLS (tls=).",
+        retryable=True,
+    )
+
+
+def _tls_failed(details: str) -> DetectError:
+    return DetectError(
+        ClientErrorCode.TLS_FAILED,
+        f"No protected connection could be made ({details}).",
+        "Check that the agent speaks TLS, that ca= is the authority that signed its certificate, "
+        "that the certificate names this address, and that nothing has expired.",
+    )
+
+
+_UNFORESEEN: Final = (
+    ErrorCode.INTERNAL,
+    "The agent failed without saying why.",
+    "See the agent's log.",
+)
+_BY_STATUS: Final[dict[grpc.StatusCode, tuple[str, str, str]]] = {
+    grpc.StatusCode.DEADLINE_EXCEEDED: (
+        ErrorCode.DEADLINE_EXCEEDED,
+        "There was no answer in the time allowed.",
+        "Allow more time (timeout_s), send fewer images at once, or check the address.",
+    ),
+    grpc.StatusCode.RESOURCE_EXHAUSTED: (
+        ErrorCode.OVERLOADED,
+        "The agent has more to do than it takes on.",
+        "Try again in a moment.",
+    ),
+    grpc.StatusCode.UNAUTHENTICATED: (
+        ErrorCode.UNAUTHENTICATED,
+        "The agent does not know this caller.",
+        "Give a valid api_key= or a client certificate (tls=).",
+    ),
+    grpc.StatusCode.PERMISSION_DENIED: (
+        ErrorCode.FORBIDDEN,
+        "The agent does not let this caller do this.",
+        "Ask for a role that may.",
+    ),
+    grpc.StatusCode.INVALID_ARGUMENT: (
+        ErrorCode.INVALID_REQUEST,
+        "The agent did not accept the request.",
+        "Check that the agent's and the client's versions fit each other.",
+    ),
+    grpc.StatusCode.UNIMPLEMENTED: (
+        ClientErrorCode.NOT_AN_AGENT,
+        "What answers at this address does not offer this call.",
+        "Check the address and port, and the agent's version.",
+    ),
+    grpc.StatusCode.CANCELLED: (
+        ClientErrorCode.CANCELLED,
+        "The call was cancelled before there was an answer.",
+        "",
+    ),
+}

@@ -1,0 +1,113 @@
+"""What a caller hands over, as the contract's request."""
+
+from __future__ import annotations
+
+import math
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final, Literal, TypeAlias
+
+from hilum.client.errors import DetectError
+from hilum.codes import ClientErrorCode, ErrorCode
+from hilum.v1 import detection_pb2 as pb
+
+Priority: TypeAlias = Literal["routine", "stat"]
+# A path (text or Path), the file's bytes, or an open binary file.
+ImageSource: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
+
+_PRIORITIES: Final = {"routine": pb.PRIORITY_ROUTINE, "stat": pb.PRIORITY_STAT}
+# A protobuf message holds less than 2 GiB; some is kept for what travels beside the image.
+_LARGEST_BYTES: Final = 2**31 - 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How images are to be looked at. Raises ValueError for what can never be asked for."""
+
+    threshold: float | None
+    priority: Priority
+    timeout_s: float
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and not 0 < self.threshold <= 1:
+            raise ValueError(f"threshold must be above 0 and at most 1, not {self.threshold}")
+        if self.priority not in _PRIORITIES:
+            raise ValueError(f"priority must be 'routine' or 'stat', not {self.priority!r}")
+        check_timeout(self.timeout_s)
+
+    def request(self, image: bytes) -> pb.DetectRequest:
+        """The image under a new id.
+
+        Raises:
+            DetectError: the image cannot be put into one message (`too_large`).
+        """
+        if len(image) > _LARGEST_BYTES:
+            raise DetectError(
+                ErrorCode.TOO_LARGE,
+                "The file is larger than 2 GiB.",
+                "Send the radiograph by itself.",
+            )
+        return pb.DetectRequest(
+            request_id=uuid.uuid4().hex,
+            image=image,
+            options=pb.DetectOptions(
+                score_threshold=self.threshold, priority=_PRIORITIES[self.priority]
+            ),
+        )
+
+
+def check_timeout(timeout_s: float) -> None:
+    """Every call has a deadline: raises ValueError for what is none."""
+    if not (math.isfinite(timeout_s) and timeout_s > 0):
+        raise ValueError(f"timeout_s must be a positive number of seconds, not {timeout_s}")
+
+
+def read(source: ImageSource) -> bytes:
+    """The file's bytes.
+
+    Raises:
+        DetectError: it cannot be read (`file_unreadable`).
+        TypeError: this is no source of bytes.
+    """
+    try:
+        match source:
+            case bytes():
+                return source
+            case bytearray() | memoryview():
+                return bytes(source)
+            case str() | os.PathLike():
+                return Path(source).read_bytes()
+        data = source.read()
+    except OSError as error:
+        raise DetectError(
+            ClientErrorCode.FILE_UNREADABLE,
+            f"The file cannot be read ({error.strerror or error}).",
+            "Check the path and the permissions.",
+        ) from error
+    if not isinstance(data, bytes):
+        raise TypeError("an open file must be in binary mode ('rb')")
+    return data
+
+
+def keyed(images: Iterable[Any]) -> Iterator[tuple[Any, ImageSource]]:
+    """Pairs (key, image): a path by itself is its own key.
+
+    Raises:
+        TypeError: one image in the place of several.
+    """
+    refuse_single(images)
+    return (pair(image) for image in images)
+
+
+def pair(image: Any) -> tuple[Any, ImageSource]:  # noqa: ANN401  # the overloads say what it may be
+    """(key, image) as given, or a path as its own key."""
+    return (image, image) if isinstance(image, str | os.PathLike) else image
+
+
+def refuse_single(images: object) -> None:
+    """A text is a sequence of texts too: say so rather than opening files named by letters."""
+    if isinstance(images, str | bytes | bytearray | memoryview | os.PathLike):
+        raise TypeError("detect_many takes several images; use detect for one")

@@ -1,0 +1,219 @@
+"""The client for ordinary programs; safe to share between threads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any, Self, TypeVar, overload
+
+import grpc
+
+from hilum.client import convert, errors, health
+from hilum.client.batch import Batch, Key
+from hilum.client.connection import Connection, Tls
+from hilum.client.errors import DetectError
+from hilum.client.request import ImageSource, Options, Priority, check_timeout, keyed, read
+from hilum.client.results import Model, Result
+from hilum.client.retry import Clock, Retry
+from hilum.client.sync_stream import Stream, StreamMethod, detect_stream
+from hilum.v1 import detection_pb2 as pb
+from hilum.v1.detection_pb2_grpc import DetectorStub
+
+PathKey = TypeVar("PathKey", bound=str | os.PathLike[str])
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
+
+
+class Client:
+    """Talks to one edge agent.
+
+    Args:
+        address: `host:port`, or `unix:/path`. Beyond this machine `tls` is required.
+        tls: protects the connection; see `Tls`.
+        api_key, api_key_file: who we are, as text or as a file that holds it (give at most one).
+        retry: how often and how patiently to ask again; see `hilum.client.retry`.
+        clock: monotonic time and waiting; for tests.
+
+    Raises:
+        ValueError: plain text beyond this machine, or settings that contradict each other.
+        OSError: a certificate or key file cannot be read.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        tls: Tls | None = None,
+        api_key: str | None = None,
+        api_key_file: str | os.PathLike[str] | None = None,
+        retry: Retry | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        connection = Connection.prepare(address, tls, api_key, api_key_file)
+        self._metadata = connection.metadata
+        self._retry = retry or Retry()
+        self._clock = clock or Clock()
+        self._channel = connection.channel()
+        stub = DetectorStub(self._channel)
+        self._detect: grpc.UnaryUnaryMultiCallable[pb.DetectRequest, pb.DetectResponse]
+        self._detect = stub.Detect
+        self._detect_stream: StreamMethod = stub.DetectStream
+        self._get_model: grpc.UnaryUnaryMultiCallable[pb.GetModelRequest, pb.GetModelResponse]
+        self._get_model = stub.GetModel
+        self._watch: StreamMethod = self._channel.unary_stream(
+            health.WATCH, health.StringValue.SerializeToString, health.Int32Value.FromString
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection; calls under way fail as `cancelled`."""
+        self._channel.close()
+
+    def detect(
+        self,
+        image: ImageSource,
+        *,
+        threshold: float | None = None,
+        priority: Priority = "routine",
+        timeout_s: float = 30.0,
+    ) -> Result:
+        """Findings on one radiograph.
+
+        Args:
+            image: a path, the file's bytes, or an open binary file: DICOM, JPEG, PNG or TIFF.
+            threshold: score from which on findings are reported, above 0 and at most 1; None takes
+                the model's own operating points.
+            priority: `stat` goes before `routine`.
+            timeout_s: for the whole call, retries and all.
+
+        Raises:
+            DetectError: there is no answer, and why.
+            ValueError: a threshold, priority or timeout that can never be asked for.
+        """
+        request = Options(threshold, priority, timeout_s).request(read(image))
+        return convert.result(self._call(self._detect, request, timeout_s), request.request_id)
+
+    @overload
+    def detect_many(
+        self,
+        images: Iterable[tuple[Key, ImageSource]],
+        *,
+        concurrency: int = 4,
+        threshold: float | None = None,
+        priority: Priority = "routine",
+        timeout_s: float = 30.0,
+    ) -> Iterator[tuple[Key, Result | DetectError]]: ...
+
+    @overload
+    def detect_many(
+        self,
+        images: Iterable[PathKey],
+        *,
+        concurrency: int = 4,
+        threshold: float | None = None,
+        priority: Priority = "routine",
+        timeout_s: float = 30.0,
+    ) -> Iterator[tuple[PathKey, Result | DetectError]]: ...
+
+    def detect_many(
+        self,
+        images: Iterable[Any],
+        *,
+        concurrency: int = 4,
+        threshold: float | None = None,
+        priority: Priority = "routine",
+        timeout_s: float = 30.0,
+    ) -> Iterator[tuple[Any, Result | DetectError]]:
+        """Findings on many radiographs, over one stream, as they finish.
+
+        Images are taken, and files read, as places become free: at most `concurrency` are held.
+
+        Args:
+            images: paths, which are their own keys, or pairs (key, image); taken from in the
+                caller's thread, so one that waits for its next image holds back answers too.
+            concurrency: images under way at once.
+            threshold, priority: as for `detect`.
+            timeout_s: for each image, from when it is taken.
+
+        Yields:
+            The key with the `Result`, or with the `DetectError` that says why this image has none.
+            Each image that was taken is yielded once.
+
+        Raises:
+            DetectError: the agent cannot be spoken with any more; images not yet yielded have no
+                answer.
+            ValueError: an argument that can never be asked for.
+        """
+        options = Options(threshold, priority, timeout_s)
+        batch: Batch[Any] = Batch(concurrency, timeout_s, self._retry)
+        return detect_stream(
+            keyed(images),
+            options,
+            batch,
+            lambda: Stream(self._detect_stream, self._metadata),
+            self._clock,
+        )
+
+    def model(self, *, timeout_s: float = 10.0) -> Model:
+        """Which model answers, on which engine.
+
+        Raises:
+            DetectError: there is no answer, and why.
+        """
+        check_timeout(timeout_s)
+        return convert.model(self._call(self._get_model, pb.GetModelRequest(), timeout_s))
+
+    def ready(self, timeout_s: float = 10.0) -> bool:
+        """Wait until the agent answers requests; False if it does not within `timeout_s`.
+
+        Raises:
+            DetectError: waiting will not help (TLS, credentials, not an agent).
+        """
+        check_timeout(timeout_s)
+        deadline = self._clock.now() + timeout_s
+        attempt = 0
+        while (remaining_s := deadline - self._clock.now()) > 0:
+            try:
+                if self._serves(remaining_s):
+                    return True
+            except grpc.RpcError as failure:
+                error = errors.from_rpc(failure)
+                if not error.retryable:
+                    raise error from failure
+            attempt += 1
+            self._clock.sleep(min(self._retry.pause_s(attempt), remaining_s))
+        return False
+
+    def _serves(self, timeout_s: float) -> bool:
+        watching = self._watch(health.WHOLE_AGENT, timeout_s, self._metadata)
+        try:
+            return any(state.value == health.SERVING for state in watching)
+        finally:
+            watching.cancel()
+
+    def _call(
+        self,
+        method: grpc.UnaryUnaryMultiCallable[_Request, _Response],
+        request: _Request,
+        timeout_s: float,
+    ) -> _Response:
+        deadline = self._clock.now() + timeout_s
+        remaining_s = timeout_s
+        attempt = 1
+        while True:
+            try:
+                return method(request, remaining_s, self._metadata)
+            except grpc.RpcError as failure:
+                error = errors.from_rpc(failure)
+                remaining_s = deadline - self._clock.now()
+                wait_s = self._retry.wait_s(error, attempt, remaining_s)
+                if wait_s is None:
+                    raise error from failure
+            self._clock.sleep(wait_s)
+            remaining_s -= wait_s
+            attempt += 1

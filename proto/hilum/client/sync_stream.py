@@ -1,0 +1,116 @@
+"""Many images over one DetectStream call, for threads. What to do is decided in `batch`."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Final, TypeAlias
+
+import grpc
+
+from hilum.client import errors
+from hilum.client.batch import Batch, Key, ended_early
+from hilum.client.errors import DetectError
+from hilum.client.request import ImageSource, Options, read
+from hilum.client.results import Result
+from hilum.client.retry import Clock
+from hilum.v1 import detection_pb2 as pb
+
+# grpc's multi-callable; its own stubs do not say that calling one gives messages.
+StreamMethod: TypeAlias = Callable[..., Any]
+
+# How long a finished stream may take to close in good order before it is cut.
+_GOODBYE_S: Final = 1.0
+
+
+def detect_stream(
+    images: Iterator[tuple[Key, ImageSource]],
+    options: Options,
+    batch: Batch[Key],
+    open_stream: Callable[[], Stream],
+    clock: Clock,
+) -> Iterator[tuple[Key, Result | DetectError]]:
+    """See `Client.detect_many`."""
+    stream: Stream | None = None
+    more = True
+    try:
+        while True:
+            while more and batch.has_room:
+                taken = next(images, None)
+                if taken is None:
+                    more = False
+                    break
+                yield from _take(*taken, options, batch, clock)
+            if not len(batch):
+                return
+            stream = stream or open_stream()
+            for request in batch.due(clock.now()):
+                stream.send(request)
+            match stream.receive(batch.wait_s(clock.now())):
+                case None:
+                    late, drop = batch.expire(clock.now())
+                    if drop:
+                        stream.close()
+                        stream = None
+                    yield from late
+                case DetectError() as broken:
+                    stream.close()
+                    stream = None
+                    clock.sleep(batch.lost(broken, clock.now()))
+                case message:
+                    outcome = batch.answer(message, clock.now())
+                    if outcome is not None:
+                        yield outcome
+    finally:
+        if stream is not None:
+            stream.close(goodbye=not len(batch))
+
+
+def _take(
+    key: Key, image: ImageSource, options: Options, batch: Batch[Key], clock: Clock
+) -> Iterator[tuple[Key, DetectError]]:
+    try:
+        batch.take(key, options.request(read(image)), clock.now())
+    except DetectError as error:
+        yield key, error
+
+
+class Stream:
+    """One DetectStream call. A thread gathers the answers, so that waiting for one can end."""
+
+    def __init__(self, method: StreamMethod, metadata: tuple[tuple[str, str], ...]) -> None:
+        self._requests: queue.SimpleQueue[pb.DetectRequest | None] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[pb.DetectStreamResponse | DetectError]
+        self._events = queue.SimpleQueue()
+        self._call = method(iter(self._requests.get, None), metadata=metadata)
+        self._reader = threading.Thread(target=self._read, name="hilum-stream", daemon=True)
+        self._reader.start()
+
+    def send(self, request: pb.DetectRequest) -> None:
+        """Never blocks: what waits here is bounded by the batch."""
+        self._requests.put(request)
+
+    def receive(self, timeout_s: float) -> pb.DetectStreamResponse | DetectError | None:
+        """The next answer, the stream's end, or None when there is none in time."""
+        try:
+            return self._events.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+
+    def close(self, *, goodbye: bool = False) -> None:
+        """End the call; with `goodbye` let the agent end it in good order first."""
+        self._requests.put(None)
+        if goodbye:
+            self._reader.join(_GOODBYE_S)
+        self._call.cancel()
+        self._reader.join()
+
+    def _read(self) -> None:
+        try:
+            for message in self._call:
+                self._events.put(message)
+        except grpc.RpcError as failure:
+            self._events.put(errors.from_rpc(failure))
+        else:
+            self._events.put(ended_early())
