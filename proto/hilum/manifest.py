@@ -133,6 +133,68 @@ class Manifest(_Frozen):
         return (self.model_dump_json(indent=2) + "\n").encode()
 
 
+class GoldenTolerance(_Frozen):
+    """How far a variant may be from its recorded findings on another processor.
+
+    Scores may differ by `score`, boxes must overlap by `min_iou`. A finding whose score is within
+    `score` of its operating point may come or go.
+    """
+
+    score: Annotated[float, Field(gt=0, lt=0.5)]
+    min_iou: Annotated[float, Field(gt=0, lt=1)]
+
+
+class GoldenFinding(_Frozen):
+    """A recorded finding; `box` is x_min, y_min, x_max, y_max in pixels of the case's image."""
+
+    finding: str
+    score: Score
+    box: tuple[float, float, float, float]
+
+    @model_validator(mode="after")
+    def _is_known(self) -> Self:
+        if self.finding not in BY_SLUG:
+            raise ValueError(f"{self.finding!r} is no finding of the catalogue")
+        return self
+
+
+class GoldenCase(_Frozen):
+    """One synthetic image (8-bit grey PNG of the input's very size) and what each variant said."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
+    image: MemberPath
+    expected: dict[str, tuple[GoldenFinding, ...]]
+
+
+class GoldenCases(_Frozen):
+    """`golden/cases.json` of a bundle: what its engines must still say on the box that runs them.
+
+    Expectations and tolerances are per engine variant, at that variant's operating points.
+    """
+
+    schema_version: Literal[1] = 1
+    tolerances: dict[str, GoldenTolerance]
+    cases: Annotated[tuple[GoldenCase, ...], Field(min_length=1)]
+
+    def check(self, manifest: Manifest) -> None:
+        """Raise ValueError unless every variant has cases, and findings that could be missed."""
+        variants = {engine.name for engine in manifest.engines}
+        if set(self.tolerances) != variants:
+            raise ValueError(f"golden tolerances are for {sorted(self.tolerances)}, not {variants}")
+        for case in self.cases:
+            if set(case.expected) != variants:
+                raise ValueError(f"golden case {case.name} is for {sorted(case.expected)}")
+            if case.image not in manifest.files:
+                raise ValueError(f"golden case {case.name}: files does not list {case.image}")
+        for variant in sorted(variants):
+            if not any(case.expected[variant] for case in self.cases):
+                raise ValueError(f"no golden case expects any finding of {variant}")
+
+    def to_bytes(self) -> bytes:
+        """UTF-8 JSON, two-space indent, a final newline."""
+        return (self.model_dump_json(indent=2) + "\n").encode()
+
+
 def bundle_digest(manifest_bytes: bytes) -> str:
     """Lower-case hexadecimal SHA-256 of the manifest's bytes as they stand in the archive."""
     return hashlib.sha256(manifest_bytes).hexdigest()

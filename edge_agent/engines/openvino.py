@@ -1,0 +1,198 @@
+"""The OpenVINO engine: a bundle's IR or ONNX on this box's processor.
+
+Scaling, layout and the one grey channel are inside the model's graph, so a picture goes in as the
+bytes it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from queue import LifoQueue
+from typing import Any, Literal, Self
+
+import numpy as np
+import openvino as ov
+
+from edge_agent.core.findings import BOX_ROWS
+from edge_agent.engines.base import Pixels, RawOutputs
+from edge_agent.engines.bundle import Bundle
+from edge_agent.engines.compiled_cache import CompiledCache
+from edge_agent.errors import BundleInvalid, EngineFailed
+from hilum.manifest import EngineVariant, InputSpec, Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class OpenVinoOptions:
+    """How to run; none of it changes what is computed beyond rounding.
+
+    `threads` and `requests` of 0 leave the number to the runtime. `inference_precision` is that of
+    the parts which are not INT8; `auto` means BF16 where the processor computes it natively.
+    `cache_dir` keeps compiled models between starts; it is made with mode 0700.
+    """
+
+    device: str = "CPU"
+    threads: int = 0
+    requests: int = 0
+    performance_hint: Literal["latency", "throughput"] = "latency"
+    inference_precision: Literal["auto", "f32", "bf16", "f16"] = "auto"
+    cache_dir: Path | None = None
+
+
+class OpenVinoEngine:
+    """One compiled model and a pool of infer requests; implements `engines.base.Engine`."""
+
+    def __init__(
+        self, name: str, device: str, compiled: ov.CompiledModel, manifest: Manifest, requests: int
+    ) -> None:
+        """Made by `load`."""
+        self._name = name
+        self._device = device
+        self._input = manifest.input
+        self._output_shape = tuple(compiled.output(0).shape)[1:]
+        self._requests = requests
+        self._closing = threading.Lock()
+        # None in the pool means: closed.
+        self._pool: LifoQueue[ov.InferRequest | None] = LifoQueue()
+        for _ in range(requests):
+            self._pool.put(compiled.create_infer_request())
+
+    @classmethod
+    def load(
+        cls, bundle: Bundle, variant: str, options: OpenVinoOptions = OpenVinoOptions()
+    ) -> Self:
+        """Compile one variant of a bundle, or take it from the cache, and run it once.
+
+        Raises:
+            BundleInvalid: no such variant, it is for another runtime, or the model's input or
+                output is not what the manifest says.
+            ConfigInvalid: the cache folder is not private.
+            EngineFailed: the runtime does not know the device, or cannot compile or run the model.
+        """
+        engine = bundle.variant(variant)
+        if engine.runtime != "openvino":
+            raise BundleInvalid(f"the variant {variant!r} is for {engine.runtime}, not OpenVINO")
+        with _ours("load the model"):
+            core = ov.Core()
+            device = f"{options.device}: {core.get_property(options.device, 'FULL_DEVICE_NAME')}"
+            compiled = _compile(core, bundle, engine, options)
+            requests = options.requests or compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+            _check_form(compiled, bundle.manifest)
+            made = cls(variant, device, compiled, bundle.manifest, requests)
+        made.infer(_blank(bundle.manifest.input))
+        return made
+
+    @property
+    def name(self) -> str:
+        """The bundle's engine variant."""
+        return self._name
+
+    @property
+    def device(self) -> str:
+        """The runtime's device and the processor's own name."""
+        return self._device
+
+    def infer(self, batch: Pixels) -> RawOutputs:
+        """Run the model on each image of the batch; see `engines.base.Engine.infer`."""
+        self._check(batch)
+        outputs = np.empty((len(batch), *self._output_shape), np.float32)
+        with self._request() as request, _ours("infer"):
+            for image, answer in zip(batch, outputs, strict=True):
+                pixels = np.ascontiguousarray(image[None])
+                # The shared output is the request's own memory: copied before its next use.
+                answer[:] = request.infer({0: pixels}, share_inputs=True, share_outputs=True)[0][0]
+        if not np.isfinite(outputs).all():
+            raise EngineFailed(f"{self._name} gave outputs that are not finite")
+        return outputs
+
+    def close(self) -> None:
+        """Wait for what is in flight, then free the model. A second call does nothing."""
+        with self._closing:
+            for _ in range(self._requests):
+                if self._pool.get() is None:
+                    break
+            self._pool.put(None)
+
+    @contextlib.contextmanager
+    def _request(self) -> Iterator[ov.InferRequest]:
+        request = self._pool.get()
+        try:
+            if request is None:
+                raise EngineFailed(f"{self._name} is closed")
+            yield request
+        finally:
+            self._pool.put(request)
+
+    def _check(self, batch: Pixels) -> None:
+        wanted = (self._input.channels, self._input.height, self._input.width)
+        if batch.dtype != np.uint8 or batch.shape[1:] != wanted or not batch.size:
+            raise EngineFailed(
+                f"a batch of {batch.dtype} {batch.shape}; {self._name} takes u8 (N, *{wanted})"
+            )
+
+
+@contextlib.contextmanager
+def _ours(act: str) -> Iterator[None]:
+    """Turn whatever the runtime raises into EngineFailed; our own errors pass."""
+    try:
+        yield
+    except (BundleInvalid, EngineFailed):
+        raise
+    except Exception as error:
+        raise EngineFailed(f"OpenVINO could not {act}: {error}") from error
+
+
+def _compile(
+    core: ov.Core, bundle: Bundle, engine: EngineVariant, options: OpenVinoOptions
+) -> ov.CompiledModel:
+    settings = _settings(options)
+    cache = CompiledCache.open(options.cache_dir) if options.cache_dir else None
+    key = _cache_key(core, bundle.manifest, engine, options)
+    if cache and (blob := cache.load(*key)) is not None:
+        # A blob of sound bytes can still be refused, say after the runtime's libraries changed.
+        with contextlib.suppress(RuntimeError):
+            return core.import_model(blob, options.device, settings)
+    weights = bundle.read(engine.weights) if engine.weights else b""
+    model = core.read_model(bundle.read(engine.model), weights)
+    compiled = core.compile_model(model, options.device, settings)
+    if cache:
+        cache.store(compiled.export_model().getvalue(), *key)
+    return compiled
+
+
+def _settings(options: OpenVinoOptions) -> dict[str, Any]:
+    settings: dict[str, Any] = {"PERFORMANCE_HINT": options.performance_hint.upper()}
+    if options.threads:
+        settings["INFERENCE_NUM_THREADS"] = options.threads
+    if options.inference_precision != "auto":
+        settings["INFERENCE_PRECISION_HINT"] = options.inference_precision
+    return settings
+
+
+def _cache_key(
+    core: ov.Core, manifest: Manifest, engine: EngineVariant, options: OpenVinoOptions
+) -> tuple[str, ...]:
+    """All that a compiled blob depends on."""
+    processor = core.get_property(options.device, "FULL_DEVICE_NAME")
+    abilities = core.get_property(options.device, "OPTIMIZATION_CAPABILITIES")
+    digests = [manifest.files[path].sha256 for path in (engine.model, engine.weights) if path]
+    settings = sorted(asdict(options).items())
+    return (*digests, ov.get_version(), processor, repr(abilities), repr(settings))
+
+
+def _check_form(compiled: ov.CompiledModel, manifest: Manifest) -> None:
+    spec = manifest.input
+    inputs = [(port.element_type.to_string(), tuple(port.shape)) for port in compiled.inputs]
+    if inputs != [("u8", (1, spec.channels, spec.height, spec.width))]:
+        raise BundleInvalid(f"the model's inputs are {inputs}, not what the manifest says")
+    rows = BOX_ROWS + len(manifest.findings)
+    outputs = [(port.element_type.to_string(), tuple(port.shape)[:2]) for port in compiled.outputs]
+    if outputs != [("f32", (1, rows))]:
+        raise BundleInvalid(f"the model's outputs are {outputs}, not f32 (1, {rows}, anchors)")
+
+
+def _blank(spec: InputSpec) -> Pixels:
+    return np.full((1, spec.channels, spec.height, spec.width), spec.pad_value, np.uint8)
