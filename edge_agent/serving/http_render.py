@@ -1,0 +1,74 @@
+"""The radiograph as a picture that a browser can show."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_agent.errors import HilumError, Overloaded
+
+if TYPE_CHECKING:
+    from edge_agent.serving.decoding import Decoder
+
+MAX_SIDE: Final = 4096
+"""Pixels along the longer side of the picture; larger radiographs are shrunk."""
+
+
+class Renderer:
+    """Draws study images, one at a time: it must never crowd out the detector.
+
+    Args:
+        decoder: for this renderer alone.
+        max_waiting: how many may wait; one more is refused at once.
+    """
+
+    def __init__(
+        self, decoder: Decoder, *, max_side: int = MAX_SIDE, max_waiting: int = 16
+    ) -> None:
+        self._decoder = decoder
+        self._max_side = max_side
+        self._max_waiting = max_waiting
+        self._waiting = 0
+        self._turn = asyncio.Lock()
+
+    async def render(self, image: bytes) -> bytes:
+        """Draw one study image.
+
+        Args:
+            image: the file as it is.
+
+        Returns:
+            an 8-bit greyscale PNG with the radiograph's own aspect, at most `max_side` a side.
+
+        Raises:
+            StudyImageRefused: the image cannot be looked at.
+            Overloaded: too many are waiting.
+            DecoderFailed: the decoder itself failed.
+        """
+        if self._waiting >= self._max_waiting:
+            raise Overloaded("The agent already has as many pictures to draw as it may.")
+        self._waiting += 1
+        try:
+            async with self._turn:
+                side = self._max_side
+                radiograph = await self._decoder.decode(image, (side, side))
+                return await asyncio.to_thread(_png, radiograph.pixels, side)
+        finally:
+            self._waiting -= 1
+
+
+def _png(pixels: NDArray[np.uint8], max_side: int) -> bytes:
+    rows, columns = pixels.shape
+    shrink = max_side / max(rows, columns)
+    if shrink < 1:
+        size = (max(1, round(columns * shrink)), max(1, round(rows * shrink)))
+        pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+    # Level 1: a fifth of the time of the default for a tenth more bytes, over loopback.
+    done, encoded = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    if not done:
+        raise HilumError("The picture could not be encoded.")
+    return bytes(encoded)

@@ -1,0 +1,93 @@
+"""The HTTP port: uvicorn inside the agent's own event loop, with bounds and without a voice."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from edge_agent.errors import ConfigInvalid
+
+_MAX_HEADER_BYTES: Final = 32 << 10
+_MAX_CONNECTIONS: Final = 512
+_KEEP_ALIVE_S: Final = 30
+
+
+class _Embedded(uvicorn.Server):
+    """uvicorn without its signal handlers: the agent decides when to stop."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class HttpServer:
+    """Serves an application on one port. Port 0 lets the system choose a free one."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        host: str,
+        port: int,
+        certificate: Path | None = None,
+        key: Path | None = None,
+        drain_timeout_s: float = 20.0,
+    ) -> None:
+        self._server = _Embedded(
+            uvicorn.Config(
+                app,
+                host=host,
+                port=port,
+                http="h11",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                ssl_certfile=certificate,
+                ssl_keyfile=key,
+                limit_concurrency=_MAX_CONNECTIONS,
+                h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
+                timeout_keep_alive=_KEEP_ALIVE_S,
+                timeout_graceful_shutdown=max(1, round(drain_timeout_s)),
+            )
+        )
+        self._address = (host, port)
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> int:
+        """Listen, and return the port.
+
+        Raises:
+            ConfigInvalid: the port cannot be listened on.
+        """
+        self._task = asyncio.create_task(self._serve(), name="http")
+        while not self._server.started:
+            if self._task.done():
+                await self._task
+            await asyncio.sleep(0.005)
+        return int(self._server.servers[0].sockets[0].getsockname()[1])
+
+    async def _serve(self) -> None:
+        host, port = self._address
+        try:
+            await self._server.serve()
+        except SystemExit:
+            # uvicorn logs why and exits; an agent with other faces must not end with it.
+            raise ConfigInvalid(
+                f"The HTTP port {port} of {host} cannot be listened on.",
+                hint="Another program may use it; choose another port.",
+            ) from None
+
+    async def stop(self) -> None:
+        """Take no more requests, finish those in flight within the drain time, and end."""
+        self._server.should_exit = True
+        if self._task is not None:
+            await self._task
