@@ -9,17 +9,15 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import grpc
-import numpy as np
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from edge_agent.config import Settings, format_address
-from edge_agent.engines.bundle import Bundle
-from edge_agent.engines.openvino import OpenVinoEngine
+from edge_agent.engines.bundle import Bundle, starter_bundle_path
+from edge_agent.engines.openvino import OpenVinoEngine, OpenVinoOptions
 from edge_agent.errors import BundleInvalid, ConfigInvalid, NotReady
 from edge_agent.imaging import Limits
 from edge_agent.serving.decoding import ThreadDecoder
@@ -32,25 +30,17 @@ from hilum.v1 import detection_pb2_grpc
 
 ENVELOPE_BYTES: Final = 1 << 16
 """Room in a message for what stands beside the image."""
-STARTER: Final = Path(__file__).parent / "starter"
 
 log = logging.getLogger(__name__)
 
 
-def bundle_path(settings: Settings) -> Path:
+def open_bundle(settings: Settings) -> Bundle:
     """The bundle that the settings name, else the starter that comes with the package.
 
     Raises:
-        BundleInvalid: there is neither.
+        BundleInvalid: it is not there, or fails its own digests.
     """
-    if settings.bundle:
-        return settings.bundle
-    bundles = sorted(STARTER.glob("*.bundle"))
-    if not bundles:
-        raise BundleInvalid(
-            "This installation carries no starter bundle.", hint="Name one with --bundle."
-        )
-    return bundles[-1]
+    return Bundle.open(settings.bundle or starter_bundle_path())
 
 
 def choose_variant(manifest: Manifest, wanted: str) -> tuple[EngineVariant, str]:
@@ -79,29 +69,59 @@ def choose_variant(manifest: Manifest, wanted: str) -> tuple[EngineVariant, str]
     return runnable[0], "the bundle's first that runs here"
 
 
+def bundle_facts(settings: Settings) -> dict[str, Any]:
+    """What a bundle says about itself and which of its engines would run; compiles nothing.
+
+    Raises:
+        BundleInvalid, ConfigInvalid: the operator must act.
+    """
+    bundle = open_bundle(settings)
+    manifest = bundle.manifest
+    variant, reason = choose_variant(manifest, settings.engine.variant)
+    return {
+        "file": str(bundle.path),
+        "name": manifest.name,
+        "version": manifest.version,
+        "digest": bundle.digest,
+        "intended_use": manifest.intended_use,
+        "engines": [engine.name for engine in manifest.engines],
+        "engine": variant.name,
+        "engine_reason": reason,
+        "input_height": manifest.input.height,
+        "input_width": manifest.input.width,
+        "operating_points": {slug: variant.operating_points[slug] for slug in manifest.findings},
+        "provenance": manifest.provenance.model_dump(mode="json"),
+    }
+
+
 def load_model(settings: Settings) -> Model:
     """Open the bundle, compile its engine and run it once. Blocks for up to seconds.
 
     Raises:
         BundleInvalid, ConfigInvalid, EngineFailed: the operator must act.
     """
-    bundle = Bundle.open(bundle_path(settings))
+    bundle = open_bundle(settings)
     manifest = bundle.manifest
     variant, reason = choose_variant(manifest, settings.engine.variant)
-    engine = OpenVinoEngine(
-        bundle, variant, threads=settings.engine.threads, cache_dir=settings.cache_dir
+    engine = OpenVinoEngine.load(
+        bundle,
+        variant.name,
+        OpenVinoOptions(threads=settings.engine.threads, cache_dir=settings.cache_dir / "compiled"),
     )
-    engine.infer(np.zeros((1, 1, manifest.input.height, manifest.input.width), np.uint8))
     return Model(manifest, bundle.digest, variant, engine, reason)
+
+
+def image_limits(settings: Settings) -> Limits:
+    """What the decoders refuse by size."""
+    return Limits(max_pixels=settings.limits.max_pixels)
 
 
 def build_pipeline(settings: Settings, model: Model) -> Pipeline:
     """A pipeline over a loaded model."""
-    limits = settings.limits
     return Pipeline(
         model,
-        ThreadDecoder(limits.decode_threads, Limits(max_pixels=limits.max_pixels)),
-        queue_size=limits.queue_size,
+        ThreadDecoder(settings.limits.decode_threads, image_limits(settings)),
+        queue_size=settings.limits.queue_size,
     )
 
 

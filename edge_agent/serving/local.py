@@ -6,13 +6,16 @@ import asyncio
 import os
 import stat
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge_agent.core.findings import Finding
 from edge_agent.errors import HilumError, InvalidRequest, StudyImageRefused
+from edge_agent.imaging import Limits, read_study
 from edge_agent.serving.answer import Answer, StudyRequest
 from edge_agent.serving.failures import coded
+from edge_agent.serving.overlay import draw_overlay, encode_png
 from edge_agent.serving.pipeline import Pipeline
 from hilum.codes import ErrorCode
 
@@ -91,3 +94,13 @@ def read_limited(path: Path, max_bytes: int) -> bytes:
         raise InvalidRequest(
             f"The file cannot be read: {reason}.", hint="Check its name and permissions."
         ) from None
+
+
+def overlay_png(image: bytes, findings: Sequence[Finding], limits: Limits) -> bytes:
+    """The radiograph at its original size with its findings drawn on it, as a PNG file.
+
+    Raises:
+        StudyImageRefused: the image cannot be read.
+    """
+    radiograph, _study_context = read_study(image, limits=limits)
+    return encode_png(draw_overlay(radiograph.pixels, findings))

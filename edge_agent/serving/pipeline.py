@@ -11,14 +11,11 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
-from edge_agent.core.findings import Finding, findings_from
+from edge_agent.core.findings import Decoding, Finding, OutputsInvalid, find
 from edge_agent.core.geometry import Letterbox
 from edge_agent.core.radiograph import Radiograph
 from edge_agent.engines.base import Engine
-from edge_agent.errors import DeadlineExceeded, InvalidRequest, Overloaded
+from edge_agent.errors import DeadlineExceeded, EngineFailed, InvalidRequest, Overloaded
 from edge_agent.imaging.letterbox import letterbox
 from edge_agent.serving.answer import Answer, ImageFacts, StudyRequest, Timings
 from edge_agent.serving.decoding import Decoder
@@ -38,13 +35,10 @@ class Model:
     engine: Engine
     reason: str  # Why this variant.
 
-    def thresholds(self, override: float | None = None) -> NDArray[np.float32]:
-        """Score threshold per class, f32 of shape (classes,)."""
-        points = self.variant.operating_points
-        return np.array(
-            [points[slug] if override is None else override for slug in self.manifest.findings],
-            dtype=np.float32,
-        )
+    def decoding(self, score_threshold: float | None = None) -> Decoding:
+        """How its outputs become findings; a given threshold replaces every operating point."""
+        decoding = Decoding.of(self.manifest.head, self.variant.operating_points)
+        return decoding if score_threshold is None else decoding.at(score_threshold)
 
 
 @dataclass(slots=True)
@@ -196,7 +190,10 @@ def look(
     with laps.lap("infer"):
         outputs = model.engine.infer(pixels[None, None])
     with laps.lap("postprocess"):
-        return findings_from(outputs[0], box, manifest.head, model.thresholds(score_threshold))
+        try:
+            return find(outputs[0], box, model.decoding(score_threshold))
+        except OutputsInvalid as error:
+            raise EngineFailed(f"{model.engine.name} gave no sound outputs: {error}.") from None
 
 
 def _too_late() -> DeadlineExceeded:

@@ -1,0 +1,107 @@
+"""From what was named on the command line to the files that are meant."""
+
+from __future__ import annotations
+
+import glob
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+SUFFIXES: Final = frozenset({".dcm", ".dicom", ".jpg", ".jpeg", ".png", ".tif", ".tiff"})
+_PREAMBLE_BYTES: Final = 128  # DICOM PS3.10 section 7.1: then the prefix `DICM`.
+
+
+class Misused(Exception):
+    """The command line does not make sense; its message says why."""
+
+
+def find_files(names: Iterable[str], *, recursive: bool = False) -> list[Path]:
+    """The files that names, folders and patterns mean, each once, in the order given.
+
+    A file named outright is taken whatever it is, also if it is not there: that it cannot be read
+    is said of it like any other failure. Of a folder those files are taken that look like study
+    images: by their ending, or by DICOM's prefix where they have none of the known ones. Hidden
+    files are left out.
+
+    Args:
+        names: files, folders, or patterns with `*`, `?`, `[...]` and `**`.
+        recursive: look into folders within folders too.
+
+    Raises:
+        Misused: a folder holds no study image, or a pattern matches nothing.
+    """
+    found: dict[Path, None] = {}
+    for name in names:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            chosen = list(_in_folder(path, recursive=recursive))
+            if not chosen:
+                deeper = "" if recursive else " (--recursive looks into folders within it)"
+                raise Misused(f"No study image in the folder {name}{deeper}.")
+        elif glob.has_magic(name) and not path.exists():
+            # Path.glob takes no absolute pattern.
+            matches = map(Path, sorted(glob.glob(str(path), recursive=True)))  # noqa: PTH207
+            chosen = [match for match in matches if match.is_file()]
+            if not chosen:
+                raise Misused(f"No file matches {name}.")
+        else:
+            chosen = [path]
+        found |= dict.fromkeys(chosen)
+    return list(found)
+
+
+def _in_folder(folder: Path, *, recursive: bool) -> Iterator[Path]:
+    for path in sorted(folder.rglob("*") if recursive else folder.iterdir()):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if not hidden and path.is_file() and looks_like_study_image(path):
+            yield path
+
+
+def looks_like_study_image(path: Path) -> bool:
+    """Whether a file found in a folder is worth a try."""
+    if path.name.upper() == "DICOMDIR":  # A directory of DICOM files, itself no image.
+        return False
+    if path.suffix.lower() in SUFFIXES:
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(_PREAMBLE_BYTES + 4)[_PREAMBLE_BYTES:] == b"DICM"
+    except OSError:
+        return False
+
+
+def overlay_paths(target: Path, files: Sequence[Path], *, into_folder: bool) -> dict[Path, Path]:
+    """Where each file's overlay goes.
+
+    Args:
+        target: a file ending in `.png`, or a folder, which is made if it is not there.
+        files: the study images.
+        into_folder: whether more than one plain file was named, so that `target` is a folder.
+
+    Raises:
+        Misused: `target` is a single file for several images, or not a place for a picture.
+    """
+    is_picture = target.suffix.lower() == ".png" and not target.is_dir()
+    if is_picture and (into_folder or len(files) != 1):
+        raise Misused(
+            f"--overlay {target} is one picture, but there may be several: name a folder."
+        )
+    if is_picture:
+        if not target.parent.is_dir():
+            raise Misused(f"--overlay {target}: there is no folder {target.parent}.")
+        return {files[0]: target}
+    if target.suffix and not target.is_dir():
+        raise Misused(f"--overlay {target}: pictures are PNG files; end its name in .png.")
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Misused(f"--overlay {target}: {error.strerror}.") from None
+    names = Counter[str]()
+    paths = {}
+    for file in files:
+        stem = file.stem if file.suffix.lower() in SUFFIXES else file.name
+        names[stem] += 1
+        count = names[stem]
+        paths[file] = target / (f"{stem}.png" if count == 1 else f"{stem}-{count}.png")
+    return paths
