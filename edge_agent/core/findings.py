@@ -6,15 +6,12 @@ threshold per class, the letterbox taken back, and an error where a value is not
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from edge_agent.core.geometry import Letterbox
-from hilum.catalog import CATALOG
 from hilum.manifest import HeadSpec
 
 BOX_ROWS = 4
@@ -44,38 +41,8 @@ class Finding:
     box: Box
 
 
-@dataclass(frozen=True, slots=True)
-class Decoding:
-    """How outputs become findings: the head's rules and one operating point per class.
-
-    `thresholds[i]` belongs to output class `i`; a score at or above it counts, and so does none
-    below `score_floor`.
-    """
-
-    thresholds: tuple[float, ...]
-    iou_threshold: float = 0.5
-    max_findings: int = 100
-    multi_label: bool = True
-    score_floor: float = 0.0
-
-    @classmethod
-    def of(cls, head: HeadSpec, operating_points: Mapping[str, float]) -> Self:
-        """The rules of a manifest's head with one variant's operating points (by finding slug)."""
-        return cls(
-            thresholds=tuple(operating_points[finding.slug] for finding in CATALOG),
-            iou_threshold=head.iou_threshold,
-            max_findings=head.max_findings,
-            multi_label=head.multi_label,
-            score_floor=head.score_floor,
-        )
-
-    def at(self, threshold: float) -> Self:
-        """The same rules with one threshold for all classes; the floor still holds."""
-        return replace(self, thresholds=(threshold,) * len(self.thresholds))
-
-
-def find(
-    outputs: NDArray[np.float32], letterbox: Letterbox, decoding: Decoding
+def findings_from(
+    outputs: NDArray[np.float32], letterbox: Letterbox, head: HeadSpec, thresholds: ArrayLike
 ) -> tuple[Finding, ...]:
     """Turn one image's raw outputs into findings, highest score first.
 
@@ -83,17 +50,19 @@ def find(
         outputs: f32 of shape (4 + classes, anchors): box centre x, centre y, width and height in
             input pixels, then one score per class, after the sigmoid.
         letterbox: where the original image lies in the model's input.
-        decoding: thresholds and rules; as many thresholds as the outputs have classes.
+        head: the manifest's rules; no score below its floor ever counts.
+        thresholds: shape (classes,); a score at or above its class's threshold counts.
 
     Returns:
-        At most `max_findings` findings. Boxes are clipped to the image; one that lies wholly in
-        the padding marks nothing in the image and is no finding.
+        At most `head.max_findings` findings. Boxes are clipped to the image; one that lies wholly
+        in the padding marks nothing in the image and is no finding.
 
     Raises:
         OutputsInvalid: a wrong shape, a value that is not finite, or a score above 1.
     """
-    _check(outputs, len(decoding.thresholds))
-    classes, anchors = _candidates(outputs[BOX_ROWS:], decoding)
+    limits = np.maximum(thresholds, head.score_floor).astype(np.float32)
+    _check(outputs, len(limits))
+    classes, anchors = _candidates(outputs[BOX_ROWS:], limits, head.multi_label)
     scores = outputs[BOX_ROWS + classes, anchors]
     boxes = _corners(outputs[:BOX_ROWS, anchors])
     clipped = _to_original(boxes, letterbox)
@@ -102,8 +71,8 @@ def find(
         boxes[in_image],
         scores[in_image],
         classes[in_image],
-        iou_threshold=decoding.iou_threshold,
-        limit=decoding.max_findings,
+        iou_threshold=head.iou_threshold,
+        limit=head.max_findings,
     )
     return tuple(
         Finding(int(classes[k]), float(scores[k]), Box(*clipped[k].tolist()))
@@ -170,16 +139,15 @@ def _check(outputs: NDArray[np.float32], classes: int) -> None:
     if not np.isfinite(outputs).all():
         bad = int(np.count_nonzero(~np.isfinite(outputs)))
         raise OutputsInvalid(f"{bad} of {outputs.size} output values are not finite")
+    if outputs[BOX_ROWS:].max(initial=0) > 1:
+        raise OutputsInvalid(f"a score of {outputs[BOX_ROWS:].max():.4g} is above 1")
 
 
 def _candidates(
-    scores: NDArray[np.float32], decoding: Decoding
+    scores: NDArray[np.float32], thresholds: NDArray[np.float32], multi_label: bool
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Class and anchor of every score that counts."""
-    if scores.size and scores.max() > 1:
-        raise OutputsInvalid(f"a score of {scores.max():.4g} is above 1")
-    thresholds = np.maximum(decoding.thresholds, decoding.score_floor).astype(np.float32)
-    if decoding.multi_label:
+    if multi_label:
         classes, anchors = np.nonzero(scores >= thresholds[:, None])
         return classes, anchors
     best = scores.argmax(axis=0)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import LifoQueue
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import openvino as ov
@@ -21,7 +21,7 @@ from edge_agent.core.findings import BOX_ROWS
 from edge_agent.engines.base import Pixels, RawOutputs
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.compiled_cache import CompiledCache
-from edge_agent.errors import BundleInvalid, EngineFailed
+from edge_agent.errors import BundleInvalid, EngineFailed, HilumError
 from hilum.manifest import EngineVariant, InputSpec, Manifest
 
 
@@ -46,44 +46,36 @@ class OpenVinoEngine:
     """One compiled model and a pool of infer requests; implements `engines.base.Engine`."""
 
     def __init__(
-        self, name: str, device: str, compiled: ov.CompiledModel, manifest: Manifest, requests: int
+        self,
+        bundle: Bundle,
+        variant: EngineVariant,
+        options: OpenVinoOptions = OpenVinoOptions(),
     ) -> None:
-        """Made by `load`."""
-        self._name = name
-        self._device = device
-        self._input = manifest.input
-        self._output_shape = tuple(compiled.output(0).shape)[1:]
-        self._requests = requests
-        self._closing = threading.Lock()
-        # None in the pool means: closed.
-        self._pool: LifoQueue[ov.InferRequest | None] = LifoQueue()
-        for _ in range(requests):
-            self._pool.put(compiled.create_infer_request())
-
-    @classmethod
-    def load(
-        cls, bundle: Bundle, variant: str, options: OpenVinoOptions = OpenVinoOptions()
-    ) -> Self:
-        """Compile one variant of a bundle, or take it from the cache, and run it once.
+        """Compile one of the bundle's variants, or take it from the cache, and run it once.
 
         Raises:
-            BundleInvalid: no such variant, it is for another runtime, or the model's input or
-                output is not what the manifest says.
+            BundleInvalid: the variant is for another runtime, or the model's input or output is
+                not what the manifest says.
             ConfigInvalid: the cache folder is not private.
             EngineFailed: the runtime does not know the device, or cannot compile or run the model.
         """
-        engine = bundle.variant(variant)
-        if engine.runtime != "openvino":
-            raise BundleInvalid(f"the variant {variant!r} is for {engine.runtime}, not OpenVINO")
+        if variant.runtime != "openvino":
+            raise BundleInvalid(f"{variant.name} is for {variant.runtime}, not for OpenVINO")
+        self._name = variant.name
+        self._input = bundle.manifest.input
+        self._closing = threading.Lock()
+        # None in the pool means: closed.
+        self._pool: LifoQueue[ov.InferRequest | None] = LifoQueue()
         with _ours("load the model"):
             core = ov.Core()
-            device = f"{options.device}: {core.get_property(options.device, 'FULL_DEVICE_NAME')}"
-            compiled = _compile(core, bundle, engine, options)
-            requests = options.requests or compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+            self._device = f"{options.device}: {_processor(core, options)}"
+            compiled = _compile(core, bundle, variant, options)
             _check_form(compiled, bundle.manifest)
-            made = cls(variant, device, compiled, bundle.manifest, requests)
-        made.infer(_blank(bundle.manifest.input))
-        return made
+            self._output_shape = tuple(compiled.output(0).shape)[1:]
+            self._requests = options.requests or _advised_requests(compiled)
+            for _ in range(self._requests):
+                self._pool.put(compiled.create_infer_request())
+        self.infer(_blank(self._input))
 
     @property
     def name(self) -> str:
@@ -139,10 +131,18 @@ def _ours(act: str) -> Iterator[None]:
     """Turn whatever the runtime raises into EngineFailed; our own errors pass."""
     try:
         yield
-    except (BundleInvalid, EngineFailed):
+    except HilumError:
         raise
     except Exception as error:
         raise EngineFailed(f"OpenVINO could not {act}: {error}") from error
+
+
+def _processor(core: ov.Core, options: OpenVinoOptions) -> str:
+    return str(core.get_property(options.device, "FULL_DEVICE_NAME")).strip()
+
+
+def _advised_requests(compiled: ov.CompiledModel) -> int:
+    return int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
 
 
 def _compile(
@@ -176,11 +176,10 @@ def _cache_key(
     core: ov.Core, manifest: Manifest, engine: EngineVariant, options: OpenVinoOptions
 ) -> tuple[str, ...]:
     """All that a compiled blob depends on."""
-    processor = core.get_property(options.device, "FULL_DEVICE_NAME")
     abilities = core.get_property(options.device, "OPTIMIZATION_CAPABILITIES")
     digests = [manifest.files[path].sha256 for path in (engine.model, engine.weights) if path]
     settings = sorted(asdict(options).items())
-    return (*digests, ov.get_version(), processor, repr(abilities), repr(settings))
+    return (*digests, ov.get_version(), _processor(core, options), repr(abilities), repr(settings))
 
 
 def _check_form(compiled: ov.CompiledModel, manifest: Manifest) -> None:
