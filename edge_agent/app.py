@@ -103,9 +103,9 @@ def load_model(settings: Settings) -> Model:
     bundle = open_bundle(settings)
     manifest = bundle.manifest
     variant, reason = choose_variant(manifest, settings.engine.variant)
-    engine = OpenVinoEngine.load(
+    engine = OpenVinoEngine(
         bundle,
-        variant.name,
+        variant,
         OpenVinoOptions(threads=settings.engine.threads, cache_dir=settings.cache_dir / "compiled"),
     )
     return Model(manifest, bundle.digest, variant, engine, reason)

@@ -144,10 +144,12 @@ def wait_until_serving(channel: grpc.Channel, agent: subprocess.Popen[bytes]) ->
     request = health_pb2.HealthCheckRequest(service=SERVICE)
     give_up = time.monotonic() + READY_WITHIN_S
     while agent.poll() is None and time.monotonic() < give_up:
+        # Short watches, so that an agent that ends at once is noticed at once.
+        watch = health.Watch(request, timeout=1, wait_for_ready=True)
         try:
-            # Short watches, so that an agent that ends at once is noticed at once.
-            for state in health.Watch(request, timeout=1, wait_for_ready=True):
+            for state in watch:
                 if state.status == health_pb2.HealthCheckResponse.SERVING:
+                    watch.cancel()
                     return
         except grpc.RpcError:
             continue

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-from edge_agent.core.findings import Decoding, Finding, OutputsInvalid, find
+from edge_agent.core.findings import Finding, OutputsInvalid, findings_from
 from edge_agent.core.geometry import Letterbox
 from edge_agent.core.radiograph import Radiograph
 from edge_agent.engines.base import Engine
@@ -35,10 +35,10 @@ class Model:
     engine: Engine
     reason: str  # Why this variant.
 
-    def decoding(self, score_threshold: float | None = None) -> Decoding:
-        """How its outputs become findings; a given threshold replaces every operating point."""
-        decoding = Decoding.of(self.manifest.head, self.variant.operating_points)
-        return decoding if score_threshold is None else decoding.at(score_threshold)
+    def thresholds(self, override: float | None = None) -> list[float]:
+        """Score threshold per class: the variant's operating points, or one for all."""
+        points = self.variant.operating_points
+        return [points[slug] if override is None else override for slug in self.manifest.findings]
 
 
 @dataclass(slots=True)
@@ -191,7 +191,7 @@ def look(
         outputs = model.engine.infer(pixels[None, None])
     with laps.lap("postprocess"):
         try:
-            return find(outputs[0], box, model.decoding(score_threshold))
+            return findings_from(outputs[0], box, manifest.head, model.thresholds(score_threshold))
         except OutputsInvalid as error:
             raise EngineFailed(f"{model.engine.name} gave no sound outputs: {error}.") from None
 
