@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from edge_agent.errors import ConfigInvalid
 
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
 _MAX_BYTES: Final = 4 << 20
-_OTHERS: Final = stat.S_IRWXO
-_WRITABLE: Final = stat.S_IWGRP | stat.S_IWOTH
+_NOT_PRIVATE: Final = stat.S_IRWXO | stat.S_IWGRP
 
 
 def read_small(path: Path, what: str, *, private: bool) -> bytes:
     """Read a settings-like file.
 
-    A private file must belong to this user or to root, be writable by its owner alone and be out
-    of everybody else's reach; a group may read it, which is how distributions hand keys to one
-    service (Debian's `ssl-cert`).
+    No file may be writable for everybody. A private file must belong to this user or to root, be
+    writable by its owner alone and be out of everybody else's reach; a group may read it, which is
+    how distributions hand keys to one service (Debian's `ssl-cert`).
 
     Args:
         path: where it lies; symbolic links are followed, as certificate tools set them.
@@ -44,26 +46,26 @@ def read_small(path: Path, what: str, *, private: bool) -> bytes:
             f"The {what} {path} cannot be read: {error.strerror}.",
             hint=f"Let the agent's user (id {os.geteuid()}) read it.",
         ) from None
-    with open(descriptor, "rb") as file:
+    with os.fdopen(descriptor, "rb") as file:
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode):
             raise ConfigInvalid(f"The {what} {path} is not a regular file.")
-        if private:
-            _require_private(facts, path, what)
+        _require_guarded(facts, path, what, private=private)
         data = file.read(_MAX_BYTES + 1)
     if len(data) > _MAX_BYTES:
         raise ConfigInvalid(f"The {what} {path} is larger than {_MAX_BYTES} bytes.")
     return data
 
 
-def _require_private(facts: os.stat_result, path: Path, what: str) -> None:
-    if facts.st_mode & (_OTHERS | _WRITABLE):
+def _require_guarded(facts: os.stat_result, path: Path, what: str, *, private: bool) -> None:
+    open_to_others = facts.st_mode & (_NOT_PRIVATE if private else stat.S_IWOTH)
+    if open_to_others:
         raise ConfigInvalid(
-            f"The {what} {path} can be read or changed by others "
+            f"The {what} {path} can be {'read or ' if private else ''}changed by others "
             f"(mode {stat.S_IMODE(facts.st_mode):04o}).",
-            hint=f"chmod 600 {path}",
+            hint=f"chmod {'600' if private else 'o-w'} {path}",
         )
-    if facts.st_uid not in (0, os.geteuid()):
+    if private and facts.st_uid not in (0, os.geteuid()):
         raise ConfigInvalid(
             f"The {what} {path} belongs to another user (id {facts.st_uid}).",
             hint=f"chown it to the agent's user (id {os.geteuid()}) or to root.",
@@ -128,3 +130,53 @@ def locked(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+class WatchedFile(Generic[T]):
+    """A file's meaning, read again whenever the file changes.
+
+    A change that cannot be used (a slip while editing by hand) leaves what was read before in
+    force, says so in the log and in `problem`. A file that is gone means `gone`: whoever removes
+    the keys wants nobody in.
+    """
+
+    def __init__(self, path: Path, load: Callable[[Path], T], *, gone: T) -> None:
+        """Read the file for the first time.
+
+        Raises:
+            ConfigInvalid: it cannot be used; at the start there is nothing to fall back on.
+        """
+        self._path = path
+        self._load = load
+        self._gone = gone
+        self._stamp = self._look()
+        self._value = load(path)
+        self.problem: str | None = None
+
+    def current(self) -> T:
+        """What the file says now; costs one `stat` where nothing changed."""
+        stamp = self._look()
+        if stamp != self._stamp:
+            self._stamp = stamp
+            self._reload(stamp)
+        return self._value
+
+    def _reload(self, stamp: tuple[int, ...]) -> None:
+        if not stamp:
+            self._value, self.problem = self._gone, f"{self._path} is gone."
+            _log.error("%s is gone; nobody is known by it any more", self._path)
+            return
+        try:
+            self._value, self.problem = self._load(self._path), None
+        except ConfigInvalid as error:
+            self.problem = error.message
+            _log.error("%s What was read before stays in force.", error.message)
+        else:
+            _log.info("Read %s again", self._path)
+
+    def _look(self) -> tuple[int, ...]:
+        try:
+            facts = self._path.stat()
+        except OSError:
+            return ()
+        return (facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)

@@ -1,0 +1,145 @@
+"""Appends to an audit log's chain and makes it durable; for one thread at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import secrets
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from edge_agent.core.audit import AuditEvent, Link, Marker, add
+from edge_agent.errors import ConfigInvalid
+from edge_agent.serving.audit_files import Anchor, recover, segment_path, write_anchor
+from edge_agent.serving.files import read_small, replace_file, sync_folder, write_all
+
+_log = logging.getLogger(__name__)
+_REQUEST_KEY: Final = "request-id.key"
+
+
+class ChainWriter:
+    """The end of a chain on disk. Holds the folder's lock until it is closed.
+
+    Attributes:
+        link: where the durable chain stands.
+        request_key: 32 random bytes that belong to this folder.
+    """
+
+    def __init__(self, folder: Path, *, segment_bytes: int, now: datetime) -> None:
+        """Take the folder, recover what is there, and note that the log was opened.
+
+        Raises:
+            ConfigInvalid: others could change the folder, or another process writes to it.
+            OSError: the disk is full or failing, or the folder may not be written to.
+        """
+        self._folder = folder
+        self._segment_bytes = segment_bytes
+        self._anchored: Link | None = None
+        self._descriptor: int | None = None
+        self._lock: int | None = _take_folder(folder)
+        try:
+            self.request_key = _request_key(folder)
+            recovered = recover(folder)
+            self.link = recovered.link
+            self._begin_segment(recovered.segment or segment_path(folder, self.link.count))
+            self.append((now, event) for event in (*recovered.markers, AuditEvent(Marker.OPENED)))
+            self.move_anchor()
+        except BaseException:
+            self.close()
+            raise
+        for marker in recovered.markers:
+            _log.warning("Audit log: %s (%d)", marker.action, marker.count)
+        _log.info("Audit log opened at entry %d, hash %s", self.link.count, self.link.hash)
+
+    @property
+    def anchor_is_behind(self) -> bool:
+        """Whether the anchor is yet to be moved."""
+        return self._anchored != self.link
+
+    def append(self, events: Iterable[tuple[datetime, AuditEvent]]) -> None:
+        """Write entries and fsync them; all of them count, or none.
+
+        Raises:
+            OSError: the disk is full or failing; the same call may succeed later.
+        """
+        descriptor = self._segment_for_writing()
+        link, lines = self.link, []
+        for utc, event in events:
+            line, link = add(link, utc, event)
+            lines.append(line)
+        data = b"".join(lines)
+        write_all(descriptor, data)
+        os.fdatasync(descriptor)
+        self.link = link
+        self._size_bytes += len(data)
+
+    def move_anchor(self) -> None:
+        """Make durable how far the chain has got.
+
+        Raises:
+            OSError: the disk is full or failing; the same call may succeed later.
+        """
+        if self.anchor_is_behind:
+            write_anchor(self._folder, Anchor(self.link, self._segment.name, self._size_bytes))
+            self._anchored = self.link
+
+    def close(self) -> None:
+        """Let the folder go."""
+        for descriptor in (self._descriptor, self._lock):
+            if descriptor is not None:
+                os.close(descriptor)
+        self._descriptor = self._lock = None
+
+    def _begin_segment(self, path: Path) -> int:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        descriptor = os.open(path, flags, 0o600)
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+        self._segment, self._descriptor = path, descriptor
+        self._size_bytes = os.fstat(descriptor).st_size
+        sync_folder(self._folder)
+        return descriptor
+
+    def _segment_for_writing(self) -> int:
+        descriptor = self._descriptor
+        if descriptor is None:
+            raise OSError("the audit log is closed")
+        facts = os.fstat(descriptor)
+        if facts.st_nlink == 0:
+            _log.error("%s was removed from under the audit log", self._segment)
+        if facts.st_nlink == 0 or self._size_bytes >= self._segment_bytes:
+            return self._begin_segment(segment_path(self._folder, self.link.count))
+        if facts.st_size != self._size_bytes:
+            # An attempt before this one was cut short. After a failed fsync the kernel forgets
+            # which pages were not written, so the lines are written again, not just synced.
+            os.ftruncate(descriptor, self._size_bytes)
+        return descriptor
+
+
+def _take_folder(folder: Path) -> int:
+    """Make the folder if need be and lock it for this process; the lock's descriptor."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_mode & 0o022:
+        raise ConfigInvalid(
+            f"The audit log's folder {folder} can be changed by others.", hint=f"chmod 700 {folder}"
+        )
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ConfigInvalid(
+            f"Another process writes to the audit log in {folder}.",
+            hint="Give each agent a folder of its own.",
+        ) from None
+    return descriptor
+
+
+def _request_key(folder: Path) -> bytes:
+    path = folder / _REQUEST_KEY
+    if not path.exists():
+        replace_file(path, secrets.token_bytes(32))
+    return read_small(path, "audit log's request key", private=True)

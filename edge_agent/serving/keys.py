@@ -1,0 +1,214 @@
+"""API keys by file: only hashes are stored, and every key has a name that may be logged.
+
+A key reads `hilum_<id>_<secret>`. The id (10 hexadecimal digits) finds the record and stands in
+the audit log; the secret is 256 random bits. Passwords need a slow hash because people choose them
+from few; 256 random bits cannot be guessed at any speed, so one SHA-256 is enough and costs a
+request about a microsecond. See docs/decisions/0010-api-keys.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import re
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Final, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from edge_agent.core.access import Denied, Identity, Principal, Reason, Role
+from edge_agent.errors import ConfigInvalid
+from edge_agent.serving.files import WatchedFile, locked, read_small, replace_file
+
+_TOKEN: Final = re.compile(r"hilum_(?P<id>[0-9a-f]{10})_[A-Za-z0-9_-]{43}", re.ASCII)
+_WHAT: Final = "API key file"
+_NOBODY: Final = "0" * 64  # Compared with where there is no record, so that both ways cost alike.
+
+
+class KeyRecord(BaseModel):
+    """What is kept of a key. `label` is for the operator's eyes: who uses it, never a patient."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: Annotated[str, Field(pattern=r"^[0-9a-f]{10}$")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", repr=False)]
+    role: Role
+    label: Annotated[str, Field(max_length=80)] = ""
+    created: AwareDatetime
+    expires: AwareDatetime | None = None
+
+    @field_validator("label")
+    @classmethod
+    def _is_printable(cls, label: str) -> str:
+        if not label.isprintable():
+            raise ValueError("a label is one line of printable characters")
+        return label
+
+    @property
+    def actor(self) -> str:
+        """How the audit log names the key's holder."""
+        return f"key:{self.id}"
+
+
+class _KeyFile(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1] = 1
+    keys: tuple[KeyRecord, ...] = ()
+
+    @field_validator("keys")
+    @classmethod
+    def _ids_are_unique(cls, keys: tuple[KeyRecord, ...]) -> tuple[KeyRecord, ...]:
+        if len({key.id for key in keys}) != len(keys):
+            raise ValueError("two keys have the same id")
+        return keys
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key just made. `token` is shown to the operator once and kept nowhere."""
+
+    token: str = field(repr=False)
+    record: KeyRecord
+
+
+def load_keys(path: Path) -> Mapping[str, KeyRecord]:
+    """Read a key file: its records by id.
+
+    Raises:
+        ConfigInvalid: it is missing, can be read by others, or is not a key file.
+    """
+    data = read_small(path, _WHAT, private=True)
+    try:
+        return MappingProxyType({key.id: key for key in _KeyFile.model_validate_json(data).keys})
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise ConfigInvalid(
+            f"The {_WHAT} {path} is damaged: {where}: {first['msg']}.",
+            hint="Restore it from a backup, or make new keys with `hilum-edge keys add`.",
+        ) from None
+
+
+def add_key(
+    path: Path,
+    *,
+    role: Role,
+    now: datetime,
+    label: str = "",
+    lifetime: timedelta | None = None,
+) -> NewKey:
+    """Make a key and add it to the file, which is made if absent (mode 0600).
+
+    Args:
+        path: the key file.
+        role: what the holder may do.
+        now: the time, with its zone.
+        label: who uses it.
+        lifetime: until when it is good; None for ever.
+
+    Raises:
+        ConfigInvalid: the file cannot be used or written, or the label is not one short line.
+    """
+    key_id = secrets.token_hex(5)
+    token = f"hilum_{key_id}_{secrets.token_urlsafe(32)}"
+    try:
+        record = KeyRecord(
+            id=key_id,
+            sha256=_digest(token),
+            role=role,
+            label=label,
+            created=now,
+            expires=None if lifetime is None else now + lifetime,
+        )
+    except ValidationError as error:
+        raise ConfigInvalid(
+            f"The key cannot be made: {error.errors(include_url=False)[0]['msg']}."
+        ) from None
+    _change(path, lambda keys: {**keys, record.id: record}, make=True)
+    return NewKey(token, record)
+
+
+def remove_key(path: Path, key_id: str) -> KeyRecord:
+    """Take a key out of the file; agents that watch it stop knowing the key at once.
+
+    Raises:
+        ConfigInvalid: the file cannot be used or written, or has no such key.
+    """
+    removed: list[KeyRecord] = []
+
+    def without(keys: Mapping[str, KeyRecord]) -> Mapping[str, KeyRecord]:
+        if key_id not in keys:
+            raise ConfigInvalid(f"The {_WHAT} {path} has no key {key_id!r}.")
+        removed.append(keys[key_id])
+        return {other: key for other, key in keys.items() if other != key_id}
+
+    _change(path, without, make=False)
+    return removed[0]
+
+
+def _change(
+    path: Path,
+    edit: Callable[[Mapping[str, KeyRecord]], Mapping[str, KeyRecord]],
+    *,
+    make: bool,
+) -> None:
+    try:
+        with locked(path.with_name(f".{path.name}.lock")):
+            before = load_keys(path) if path.exists() or not make else {}
+            after = _KeyFile(keys=tuple(edit(before).values()))
+            text = json.dumps(after.model_dump(mode="json", exclude_none=True), indent=2)
+            replace_file(path, text.encode() + b"\n")
+    except OSError as error:
+        raise ConfigInvalid(
+            f"The {_WHAT} {path} cannot be written: {error.strerror}.",
+            hint="Run this as the user that owns the file's folder.",
+        ) from None
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode("ascii")).hexdigest()
+
+
+class KeyRing:
+    """Tells who holds a key. Follows its file: a key that is added or removed counts at once."""
+
+    def __init__(self, path: Path, utc_now: Callable[[], datetime]) -> None:
+        """Read the key file.
+
+        Raises:
+            ConfigInvalid: it cannot be used.
+        """
+        self._file: WatchedFile[Mapping[str, KeyRecord]] = WatchedFile(path, load_keys, gone={})
+        self._utc_now = utc_now
+
+    def __len__(self) -> int:
+        return len(self._file.current())
+
+    @property
+    def problem(self) -> str | None:
+        """Why the file's last change is not in force; None if all is well."""
+        return self._file.problem
+
+    def identify(self, token: str) -> Identity:
+        """Tell who holds this key."""
+        keys = self._file.current()
+        match = _TOKEN.fullmatch(token)
+        if match is None:
+            return Denied(Reason.UNKNOWN_CREDENTIAL)
+        record = keys.get(match["id"])
+        expected = _NOBODY if record is None else record.sha256
+        same = hmac.compare_digest(_digest(token), expected)
+        if record is None:
+            return Denied(Reason.UNKNOWN_CREDENTIAL)
+        if not same:
+            return Denied(Reason.UNKNOWN_CREDENTIAL, record.actor)
+        if record.expires is not None and self._utc_now() >= record.expires:
+            return Denied(Reason.EXPIRED_CREDENTIAL, record.actor)
+        return Principal(record.actor, record.role)
