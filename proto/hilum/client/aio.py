@@ -155,7 +155,9 @@ class AsyncClient:
         return self._methods
 
     async def _serves(self, within_s: float) -> bool:
-        watching = self._rpc.watch(health.WHOLE_AGENT, within_s, self._connection.metadata)
+        watching = self._rpc.watch(
+            health.WHOLE_AGENT, timeout=within_s, metadata=self._connection.metadata
+        )
         try:
             async for state in watching:
                 if state.value == health.SERVING:

@@ -14,6 +14,10 @@ from hilum.v1 import detection_pb2 as pb
 ERROR_METADATA: Final = "hilum-error-bin"
 RETRY_AFTER_METADATA: Final = "hilum-retry-after-ms"
 
+# grpc.aio's own words, not the agent's, where a stream ends under a request that is being sent:
+# they hide the status that the agent gave (grpc/aio/_call.py, _write).
+_AIO_SEND_FAILED: Final = "Internal error from Core"
+
 # The same request may succeed later, and nobody must act first.
 RETRYABLE: Final = frozenset(
     {
@@ -96,6 +100,8 @@ def _retry_after_s(text: str | bytes | None) -> float | None:
 def _from_status(status: grpc.StatusCode, details: str, retry_after_s: float | None) -> DetectError:
     if status is grpc.StatusCode.UNAVAILABLE:
         return _tls_failed(details) if _speaks_of_tls(details) else _unreachable(details)
+    if status is grpc.StatusCode.INTERNAL and details == _AIO_SEND_FAILED:
+        return _unreachable("the call ended while a request was being sent")
     if status is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
         return DetectError(
             ErrorCode.TOO_LARGE,
@@ -107,14 +113,16 @@ def _from_status(status: grpc.StatusCode, details: str, retry_after_s: float | N
 
 
 def _speaks_of_tls(details: str) -> bool:
-    return any(word in details.lower() for word in ("handshake", "ssl", "certificate"))
+    words = ("handshake", "ssl", "certificate", "hostname verification")
+    return any(word in details.lower() for word in words)
 
 
 def _unreachable(details: str) -> DetectError:
     return DetectError(
         ClientErrorCode.UNREACHABLE,
         f"The agent cannot be reached ({details}).",
-        "Check that it runs, its address and port, and whether it expects TLS (tls=).",
+        "Check that it runs, its address and port, and whether it expects TLS or a client's "
+        "certificate (tls=).",
         retryable=True,
     )
 

@@ -190,7 +190,7 @@ class Client:
         return False
 
     def _serves(self, timeout_s: float) -> bool:
-        watching = self._watch(health.WHOLE_AGENT, timeout_s, self._metadata)
+        watching = self._watch(health.WHOLE_AGENT, timeout=timeout_s, metadata=self._metadata)
         try:
             return any(state.value == health.SERVING for state in watching)
         finally:
@@ -207,7 +207,7 @@ class Client:
         attempt = 1
         while True:
             try:
-                return method(request, remaining_s, self._metadata)
+                return method(request, timeout=remaining_s, metadata=self._metadata)
             except grpc.RpcError as failure:
                 error = errors.from_rpc(failure)
                 remaining_s = deadline - self._clock.now()
