@@ -125,10 +125,15 @@ def build_pipeline(settings: Settings, model: Model) -> Pipeline:
     )
 
 
+def load_pipeline(settings: Settings) -> Pipeline:
+    """Load the model and build the pipeline over it; see `load_model`."""
+    return build_pipeline(settings, load_model(settings))
+
+
 @asynccontextmanager
 async def open_pipeline(settings: Settings) -> AsyncIterator[Pipeline]:
     """A pipeline without a server, closed at the end."""
-    pipeline = build_pipeline(settings, await asyncio.to_thread(load_model, settings))
+    pipeline = await asyncio.to_thread(load_pipeline, settings)
     try:
         yield pipeline
     finally:
@@ -138,7 +143,9 @@ async def open_pipeline(settings: Settings) -> AsyncIterator[Pipeline]:
 class Agent:
     """The parts of a running agent: listens first, serves once its model is warm."""
 
-    def __init__(self, settings: Settings, load: Callable[[Settings], Model] = load_model) -> None:
+    def __init__(
+        self, settings: Settings, load: Callable[[Settings], Pipeline] = load_pipeline
+    ) -> None:
         self._settings = settings
         self._load = load
         self._pipeline: Pipeline | None = None
@@ -192,8 +199,8 @@ class Agent:
             OperatorError: the model cannot be loaded.
         """
         with ThreadPoolExecutor(1, thread_name_prefix="load") as executor:
-            model = await run_to_end(executor, self._load, self._settings)
-        self._pipeline = build_pipeline(self._settings, model)
+            self._pipeline = await run_to_end(executor, self._load, self._settings)
+        model = self._pipeline.model
         await self._health.set_serving(True)
         log.info(
             "serving",
