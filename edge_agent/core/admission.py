@@ -1,0 +1,343 @@
+"""Who may start, who waits, who is refused: a bounded queue as one state machine.
+
+Pure: the caller passes `now` (monotonic seconds) and carries out what is decided. The rules:
+
+1. At most `slots` tickets run and at most `slots + capacity` run or wait; one more is refused at
+   once.
+2. `stat` goes before `routine`, first come first served within a class. While both wait, at most
+   `stat_burst` stat start in a row, then one routine does; a routine that has waited `aged_s` is
+   due after a single stat. Two routine never start in a row while a stat waits. So of `n` tickets
+   ahead in its own class, a routine sees at most `(n + 1) * (stat_burst + 1) - 1` starts before
+   its own, a stat at most `2 * n + 1`.
+3. A ticket whose deadline has come is never started: it expires and its place is free.
+4. A ticket starts only when its decoded bytes fit the budget. One that is due but does not fit
+   holds back all others until it does, so that big images are not starved by small ones.
+5. The encoded bytes of all tickets, waiting or running, have a budget too; beyond it: refused.
+6. One image larger than a whole budget is let through alone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import chain
+from types import MappingProxyType
+from typing import Final
+
+FIRST_GUESS_S: Final = 1.0
+"""How long a caller is told to wait before any service time is known."""
+_SMOOTHING: Final = 0.1
+
+
+class Priority(StrEnum):
+    """How urgent a request is."""
+
+    STAT = "stat"
+    ROUTINE = "routine"
+
+
+class State(StrEnum):
+    """Where a ticket stands."""
+
+    OFFERED = "offered"
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+    REFUSED = "refused"
+
+
+class Event(StrEnum):
+    """What may happen to a ticket."""
+
+    ADMIT = "admit"
+    REFUSE = "refuse"
+    START = "start"
+    EXPIRE = "expire"
+    CANCEL = "cancel"
+    FINISH = "finish"
+
+
+TRANSITIONS: Final = MappingProxyType(
+    {
+        (State.OFFERED, Event.ADMIT): State.QUEUED,
+        (State.OFFERED, Event.REFUSE): State.REFUSED,
+        (State.QUEUED, Event.START): State.RUNNING,
+        (State.QUEUED, Event.EXPIRE): State.EXPIRED,
+        (State.QUEUED, Event.CANCEL): State.CANCELLED,
+        (State.RUNNING, Event.FINISH): State.DONE,
+        (State.RUNNING, Event.CANCEL): State.CANCELLED,
+    }
+)
+"""Everything that can happen. Any other pair is an IllegalEvent and changes nothing."""
+
+
+class Refusal(StrEnum):
+    """Why an offer was refused."""
+
+    QUEUE_FULL = "queue_full"
+    BYTES_FULL = "bytes_full"
+    DEADLINE_PASSED = "deadline_passed"
+    CLOSED = "closed"
+
+
+class IllegalEvent(Exception):
+    """An event that the ticket's state does not allow. Nothing was changed."""
+
+    def __init__(self, event: Event, state: State, ticket_id: int) -> None:
+        super().__init__(f"{event} is not allowed for ticket {ticket_id}, which is {state}")
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionPolicy:
+    """The bounds. Bytes are of pixels once decoded, and of requests as they came in."""
+
+    slots: int = 2
+    capacity: int = 64
+    stat_burst: int = 4
+    aged_s: float = 5.0
+    decoded_bytes: int = 512 << 20
+    encoded_bytes: int = 1 << 30
+
+    def __post_init__(self) -> None:
+        if min(self.slots, self.stat_burst, self.decoded_bytes, self.encoded_bytes) < 1:
+            raise ValueError("slots, stat_burst and both byte budgets must be at least 1")
+        if self.capacity < 1 or self.aged_s < 0:
+            raise ValueError("capacity must be at least 1 and aged_s not negative")
+
+
+@dataclass(slots=True)
+class ByteBudget:
+    """A number of bytes to share. One request larger than all of it is let through alone."""
+
+    total_bytes: int
+    used_bytes: int = 0
+
+    def fits(self, size_bytes: int) -> bool:
+        """Whether `reserve` would succeed now."""
+        return self.used_bytes == 0 or self.used_bytes + size_bytes <= self.total_bytes
+
+    def reserve(self, size_bytes: int) -> bool:
+        """Take `size_bytes`, or take nothing and say False."""
+        if size_bytes < 0:
+            raise ValueError("cannot reserve a negative number of bytes")
+        if not self.fits(size_bytes):
+            return False
+        self.used_bytes += size_bytes
+        return True
+
+    def release(self, size_bytes: int) -> None:
+        """Give back what `reserve` took."""
+        if not 0 <= size_bytes <= self.used_bytes:
+            raise ValueError(f"cannot release {size_bytes} of {self.used_bytes} reserved bytes")
+        self.used_bytes -= size_bytes
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """One request's place. Only `Admission` changes it."""
+
+    id: int
+    priority: Priority
+    deadline: float
+    decoded_bytes: int
+    encoded_bytes: int
+    offered_at: float
+    state: State = State.OFFERED
+    refusal: Refusal | None = None
+    retry_after_s: float | None = None
+    started_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What to do now: let these tickets run, tell those that their deadline has passed."""
+
+    started: tuple[Ticket, ...] = ()
+    expired: tuple[Ticket, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionStats:
+    """For metrics: what is, and what has been since the start."""
+
+    queued: dict[Priority, int]
+    running: int
+    decoded_bytes: int
+    encoded_bytes: int
+    mean_service_s: float | None
+    reached: dict[tuple[State, Priority], int] = field(default_factory=dict)
+    refusals: dict[Refusal, int] = field(default_factory=dict)
+
+
+class Admission:
+    """The state machine. Every method takes `now` and returns at once; none is thread-safe."""
+
+    def __init__(self, policy: AdmissionPolicy) -> None:
+        self.policy = policy
+        self.closed = False
+        self._queues: dict[Priority, dict[int, Ticket]] = {p: {} for p in Priority}
+        self._running: dict[int, Ticket] = {}
+        self._decoded = ByteBudget(policy.decoded_bytes)
+        self._encoded = ByteBudget(policy.encoded_bytes)
+        self._last_id = 0
+        self._stat_in_a_row = 0
+        self._mean_service_s: float | None = None
+        self._reached: Counter[tuple[State, Priority]] = Counter()
+        self._refusals: Counter[Refusal] = Counter()
+
+    # --- events -----------------------------------------------------------------------------
+
+    def offer(
+        self,
+        now: float,
+        priority: Priority,
+        *,
+        deadline: float,
+        decoded_bytes: int = 0,
+        encoded_bytes: int = 0,
+    ) -> Ticket:
+        """Ask for a place. The ticket comes back `QUEUED` or `REFUSED`.
+
+        Call `step` before, so that the late do not hold a place, and after.
+
+        Args:
+            now: monotonic seconds, like `deadline`.
+            priority: `stat` or `routine`.
+            deadline: the work is not started at or after this instant; `math.inf` for none.
+            decoded_bytes: memory that the work will hold while it runs.
+            encoded_bytes: memory that the request holds already, until it ends.
+        """
+        if min(decoded_bytes, encoded_bytes) < 0:
+            raise ValueError("sizes cannot be negative")
+        self._last_id += 1
+        ticket = Ticket(self._last_id, priority, deadline, decoded_bytes, encoded_bytes, now)
+        refusal = self._why_not(now, ticket)
+        if refusal is None:
+            self._move(ticket, Event.ADMIT)
+            self._encoded.reserve(encoded_bytes)
+            self._queues[priority][ticket.id] = ticket
+        else:
+            self._move(ticket, Event.REFUSE)
+            self._refusals[refusal] += 1
+            ticket.refusal = refusal
+            ticket.retry_after_s = self.retry_after_s()
+        return ticket
+
+    def step(self, now: float) -> Step:
+        """Expire what is late, then start whatever may start, in order."""
+        expired = tuple(t for t in self._waiting() if t.deadline <= now)
+        for ticket in expired:
+            self._move(ticket, Event.EXPIRE)
+            self._forget(ticket)
+        started = []
+        while (ticket_due := self._due(now)) is not None:
+            self._start(ticket_due, now)
+            started.append(ticket_due)
+        return Step(started=tuple(started), expired=expired)
+
+    def finish(self, ticket: Ticket, now: float) -> None:
+        """The work of a running ticket has ended, well or not; its slot is free."""
+        self._move(ticket, Event.FINISH)
+        self._forget(ticket)
+        if ticket.started_at is not None:
+            took_s = max(0.0, now - ticket.started_at)
+            mean = self._mean_service_s
+            self._mean_service_s = took_s if mean is None else mean + _SMOOTHING * (took_s - mean)
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Nobody waits for this ticket any more; its place or slot is free at once."""
+        self._move(ticket, Event.CANCEL)
+        self._forget(ticket)
+
+    def close(self) -> None:
+        """Refuse all further offers; what was admitted goes on."""
+        self.closed = True
+
+    # --- questions --------------------------------------------------------------------------
+
+    def next_deadline(self) -> float | None:
+        """When `step` should be called at the latest, if nothing else happens."""
+        return min((t.deadline for t in self._waiting()), default=None)
+
+    def retry_after_s(self) -> float:
+        """About how long the queue of this moment takes, from recent service times."""
+        if self._mean_service_s is None:
+            return FIRST_GUESS_S
+        return (self._waiting_count() + 1) * self._mean_service_s / self.policy.slots
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits and nothing runs."""
+        return not self._running and not any(self._queues.values())
+
+    def stats(self) -> AdmissionStats:
+        """A copy of all figures."""
+        return AdmissionStats(
+            queued={priority: len(queue) for priority, queue in self._queues.items()},
+            running=len(self._running),
+            decoded_bytes=self._decoded.used_bytes,
+            encoded_bytes=self._encoded.used_bytes,
+            mean_service_s=self._mean_service_s,
+            reached=dict(self._reached),
+            refusals=dict(self._refusals),
+        )
+
+    # --- rules ------------------------------------------------------------------------------
+
+    def _why_not(self, now: float, ticket: Ticket) -> Refusal | None:
+        if self.closed:
+            return Refusal.CLOSED
+        if ticket.deadline <= now:
+            return Refusal.DEADLINE_PASSED
+        if self._waiting_count() + len(self._running) >= self.policy.slots + self.policy.capacity:
+            return Refusal.QUEUE_FULL
+        if not self._encoded.fits(ticket.encoded_bytes):
+            return Refusal.BYTES_FULL
+        return None
+
+    def _due(self, now: float) -> Ticket | None:
+        """The ticket that starts next, or None while there is no slot or no room for it."""
+        if len(self._running) >= self.policy.slots:
+            return None
+        stat = next(iter(self._queues[Priority.STAT].values()), None)
+        routine = next(iter(self._queues[Priority.ROUTINE].values()), None)
+        if stat is None or routine is None:
+            ticket = stat or routine
+        else:
+            aged = now - routine.offered_at >= self.policy.aged_s
+            burst = 1 if aged else self.policy.stat_burst
+            ticket = routine if self._stat_in_a_row >= burst else stat
+        return ticket if ticket is not None and self._decoded.fits(ticket.decoded_bytes) else None
+
+    def _start(self, ticket: Ticket, now: float) -> None:
+        self._move(ticket, Event.START)
+        del self._queues[ticket.priority][ticket.id]
+        self._decoded.reserve(ticket.decoded_bytes)
+        self._running[ticket.id] = ticket
+        ticket.started_at = now
+        overtook = ticket.priority is Priority.STAT and self._queues[Priority.ROUTINE]
+        self._stat_in_a_row = self._stat_in_a_row + 1 if overtook else 0
+
+    def _move(self, ticket: Ticket, event: Event) -> None:
+        """Apply an event, or raise IllegalEvent before anything has changed."""
+        target = TRANSITIONS.get((ticket.state, event))
+        if target is None:
+            raise IllegalEvent(event, ticket.state, ticket.id)
+        ticket.state = target
+        self._reached[target, ticket.priority] += 1
+
+    def _forget(self, ticket: Ticket) -> None:
+        if self._running.pop(ticket.id, None) is not None:
+            self._decoded.release(ticket.decoded_bytes)
+        else:
+            del self._queues[ticket.priority][ticket.id]
+        self._encoded.release(ticket.encoded_bytes)
+
+    def _waiting_count(self) -> int:
+        return sum(map(len, self._queues.values()))
+
+    def _waiting(self) -> chain[Ticket]:
+        return chain.from_iterable(queue.values() for queue in self._queues.values())

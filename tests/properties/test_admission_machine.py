@@ -1,0 +1,220 @@
+"""What holds for admission whatever happens in whatever order."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    rule,
+)
+
+from edge_agent.core.admission import (
+    Admission,
+    AdmissionPolicy,
+    Priority,
+    Refusal,
+    State,
+    Ticket,
+)
+
+LAST = {State.DONE, State.EXPIRED, State.CANCELLED, State.REFUSED}
+
+
+@dataclass
+class Watched:
+    """What the test itself remembers of an admitted ticket."""
+
+    ticket: Ticket
+    ahead: int  # Of its own class, when it was offered.
+    starts_seen: int = 0
+    started: bool = False
+    ended: list[State] = field(default_factory=list)
+
+
+class AdmissionMachine(RuleBasedStateMachine):
+    tickets = Bundle("tickets")
+
+    @initialize(
+        slots=st.integers(1, 3),
+        capacity=st.integers(1, 6),
+        stat_burst=st.integers(1, 3),
+        aged_s=st.sampled_from([0.0, 2.0, math.inf]),
+        decoded=st.integers(1, 12),
+        encoded=st.integers(1, 40),
+    )
+    def begin(
+        self,
+        *,
+        slots: int,
+        capacity: int,
+        stat_burst: int,
+        aged_s: float,
+        decoded: int,
+        encoded: int,
+    ) -> None:
+        self.policy = AdmissionPolicy(slots, capacity, stat_burst, aged_s, decoded, encoded)
+        self.queue = Admission(self.policy)
+        self.now = 0.0
+        self.watched: dict[int, Watched] = {}
+        self.refused = 0
+
+    # --- what may happen --------------------------------------------------------------------
+
+    @rule(
+        target=tickets,
+        priority=st.sampled_from(Priority),
+        patience=st.sampled_from([0.0, 1.0, 2.0, 3.0, math.inf]),
+        decoded_bytes=st.integers(0, 15),
+        encoded_bytes=st.integers(0, 15),
+    )
+    def offer(
+        self, priority: Priority, patience: float, decoded_bytes: int, encoded_bytes: int
+    ) -> Ticket:
+        self.step()
+        live = self.of(State.QUEUED) + self.of(State.RUNNING)
+        ahead = sum(w.ticket.priority is priority for w in self.of(State.QUEUED))
+        held = sum(w.ticket.encoded_bytes for w in live)
+        ticket = self.queue.offer(
+            self.now,
+            priority,
+            deadline=self.now + patience,
+            decoded_bytes=decoded_bytes,
+            encoded_bytes=encoded_bytes,
+        )
+        if patience == 0.0:
+            expected = Refusal.DEADLINE_PASSED
+        elif len(live) >= self.policy.slots + self.policy.capacity:
+            expected = Refusal.QUEUE_FULL
+        elif held and held + encoded_bytes > self.policy.encoded_bytes:
+            expected = Refusal.BYTES_FULL
+        else:
+            expected = None
+        assert ticket.refusal is expected
+        assert (ticket.state is State.REFUSED) == (expected is not None)
+        if expected is None:
+            self.watched[ticket.id] = Watched(ticket, ahead)
+        else:
+            assert ticket.retry_after_s is not None
+            assert ticket.retry_after_s >= 0
+            self.refused += 1
+        self.step()
+        return ticket
+
+    @rule(seconds=st.sampled_from([1.0, 2.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule()
+    def step(self) -> None:
+        step = self.queue.step(self.now)
+        for ticket in step.expired:
+            assert ticket.deadline <= self.now
+            self.end(ticket, State.EXPIRED)
+        for ticket in step.started:
+            self.start(ticket)
+
+    @rule(ticket=consumes(tickets))
+    def finish(self, ticket: Ticket) -> None:
+        if ticket.state is State.RUNNING:
+            self.queue.finish(ticket, self.now)
+            self.end(ticket, State.DONE)
+
+    @rule(ticket=consumes(tickets))
+    def cancel(self, ticket: Ticket) -> None:
+        if ticket.state in {State.QUEUED, State.RUNNING}:
+            self.queue.cancel(ticket)
+            self.end(ticket, State.CANCELLED)
+
+    # --- what the test notes ----------------------------------------------------------------
+
+    def start(self, ticket: Ticket) -> None:
+        mine = self.watched[ticket.id]
+        assert not mine.started, "started twice"
+        assert not mine.ended, "started after its end"
+        assert self.now < ticket.deadline, "started after its deadline"
+        mine.started = True
+        for other in self.watched.values():
+            if other.started or other.ended:
+                continue
+            other.starts_seen += 1
+            if other.ticket.priority is ticket.priority:
+                assert other.ticket.id > ticket.id, "overtaken within its class"
+        burst = self.policy.stat_burst
+        bound = (
+            2 * mine.ahead + 1
+            if ticket.priority is Priority.STAT
+            else (mine.ahead + 1) * (burst + 1) - 1
+        )
+        assert mine.starts_seen <= bound, "starved"
+
+    def end(self, ticket: Ticket, state: State) -> None:
+        mine = self.watched[ticket.id]
+        assert ticket.state is state
+        assert mine.started == (state is State.DONE) or state is State.CANCELLED
+        mine.ended.append(state)
+
+    def of(self, state: State) -> list[Watched]:
+        return [w for w in self.watched.values() if w.ticket.state is state]
+
+    # --- what always holds ------------------------------------------------------------------
+
+    @invariant()
+    def nothing_is_lost_and_nothing_ends_twice(self) -> None:
+        stats = self.queue.stats()
+        assert sum(stats.queued.values()) == len(self.of(State.QUEUED))
+        assert stats.running == len(self.of(State.RUNNING))
+        for mine in self.watched.values():
+            assert mine.ended == ([mine.ticket.state] if mine.ticket.state in LAST else [])
+
+    @invariant()
+    def bounds_hold(self) -> None:
+        running, queued = self.of(State.RUNNING), self.of(State.QUEUED)
+        assert len(running) <= self.policy.slots
+        assert len(running) + len(queued) <= self.policy.slots + self.policy.capacity
+        for budget, sizes, used in (
+            (
+                self.policy.decoded_bytes,
+                [w.ticket.decoded_bytes for w in running],
+                self.queue.stats().decoded_bytes,
+            ),
+            (
+                self.policy.encoded_bytes,
+                [w.ticket.encoded_bytes for w in running + queued],
+                self.queue.stats().encoded_bytes,
+            ),
+        ):
+            assert used == sum(sizes)
+            assert used <= budget or len([size for size in sizes if size]) == 1
+
+    @invariant()
+    def no_slot_is_idle_while_somebody_fits(self) -> None:
+        self.step()
+        free = self.policy.slots - len(self.of(State.RUNNING))
+        if free and self.queue.stats().decoded_bytes == 0:
+            assert not self.of(State.QUEUED)
+
+    def teardown(self) -> None:
+        """Whoever is admitted gets a turn as soon as others end."""
+        if not hasattr(self, "queue"):
+            return
+        while running := self.of(State.RUNNING):
+            for mine in running:
+                self.queue.finish(mine.ticket, self.now)
+                self.end(mine.ticket, State.DONE)
+            self.step()
+        assert self.queue.idle
+        stats = self.queue.stats()
+        assert (stats.decoded_bytes, stats.encoded_bytes) == (0, 0)
+        assert sum(stats.refusals.values()) == self.refused
+
+
+TestAdmission = AdmissionMachine.TestCase
+TestAdmission.settings = settings(max_examples=300, stateful_step_count=60, deadline=None)

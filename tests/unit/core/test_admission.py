@@ -1,0 +1,259 @@
+"""The queue's rules, one by one; what holds for any order of events is in tests/properties."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+
+from edge_agent.core.admission import (
+    FIRST_GUESS_S,
+    TRANSITIONS,
+    Admission,
+    AdmissionPolicy,
+    ByteBudget,
+    Event,
+    IllegalEvent,
+    Priority,
+    Refusal,
+    State,
+    Ticket,
+)
+
+STAT, ROUTINE = Priority.STAT, Priority.ROUTINE
+
+
+def admission(**policy: float) -> Admission:
+    return Admission(AdmissionPolicy(**{"slots": 1, "capacity": 8, **policy}))  # type: ignore[arg-type]
+
+
+def offer(
+    queue: Admission,
+    priority: Priority = ROUTINE,
+    *,
+    now: float = 0.0,
+    deadline: float = math.inf,
+    decoded_bytes: int = 0,
+    encoded_bytes: int = 0,
+) -> Ticket:
+    return queue.offer(
+        now, priority, deadline=deadline, decoded_bytes=decoded_bytes, encoded_bytes=encoded_bytes
+    )
+
+
+def order_of_starts(queue: Admission, now: float = 0.0) -> list[int]:
+    """Let everything run, one after the other."""
+    order: list[int] = []
+    while started := queue.step(now).started:
+        for ticket in started:
+            order.append(ticket.id)
+            queue.finish(ticket, now)
+    return order
+
+
+def bring_to(queue: Admission, state: State) -> Ticket:
+    """A ticket of `queue` in any state that offers can reach."""
+    if state is State.REFUSED:
+        ticket = offer(queue, deadline=0.0)
+    elif state is State.EXPIRED:
+        ticket = offer(queue, deadline=1.0)
+        queue.step(1.0)
+    else:
+        ticket = offer(queue)
+        if state is not State.QUEUED:
+            queue.step(0.0)
+        if state is State.DONE:
+            queue.finish(ticket, 2.0)
+        if state is State.CANCELLED:
+            queue.cancel(ticket)
+    assert ticket.state is state
+    return ticket
+
+
+def test_the_table_leaves_every_state_but_the_last_ones() -> None:
+    last = {State.DONE, State.EXPIRED, State.CANCELLED, State.REFUSED}
+    assert {state for state, _ in TRANSITIONS} == set(State) - last
+    assert set(TRANSITIONS.values()) == set(State) - {State.OFFERED}
+
+
+@pytest.mark.parametrize(
+    ("state", "event"),
+    [pair for pair in itertools.product(State, Event) if pair not in TRANSITIONS],
+)
+def test_a_rejected_event_changes_nothing(state: State, event: Event) -> None:
+    queue = admission(slots=2)
+    if state is State.OFFERED:
+        ticket = Ticket(1, ROUTINE, math.inf, 0, 0, 0.0)
+    else:
+        ticket = bring_to(queue, state)
+    offer(queue)
+    public = {
+        Event.FINISH: lambda: queue.finish(ticket, 9.0),
+        Event.CANCEL: lambda: queue.cancel(ticket),
+    }
+    before = repr((vars(queue), ticket))
+    with pytest.raises(IllegalEvent, match=f"{event} is not allowed .* {state}"):
+        public.get(event, lambda: queue._move(ticket, event))()
+    assert repr((vars(queue), ticket)) == before
+
+
+def test_stat_goes_first_and_within_a_class_the_first_come() -> None:
+    queue = admission()
+    tickets = [offer(queue, p) for p in (ROUTINE, STAT, ROUTINE, STAT)]
+    assert order_of_starts(queue) == [tickets[i].id for i in (1, 3, 0, 2)]
+
+
+def test_after_a_burst_of_stat_one_routine_goes() -> None:
+    queue = admission(stat_burst=2)
+    routine = [offer(queue, ROUTINE).id for _ in range(2)]
+    stat = [offer(queue, STAT).id for _ in range(5)]
+    assert order_of_starts(queue) == [*stat[:2], routine[0], *stat[2:4], routine[1], stat[4]]
+
+
+def test_stat_that_overtook_nobody_does_not_count_as_a_burst() -> None:
+    queue = admission(stat_burst=2)
+    for _ in range(2):
+        offer(queue, STAT)
+    order_of_starts(queue)
+    routine = offer(queue, ROUTINE)
+    stat = [offer(queue, STAT).id for _ in range(2)]
+    assert order_of_starts(queue) == [*stat, routine.id]
+
+
+def test_an_aged_routine_is_due_after_a_single_stat() -> None:
+    queue = admission(stat_burst=4, aged_s=5.0)
+    routine = [offer(queue, ROUTINE).id for _ in range(2)]
+    stat = [offer(queue, STAT).id for _ in range(3)]
+    assert order_of_starts(queue, now=5.0) == [stat[0], routine[0], stat[1], routine[1], stat[2]]
+
+
+def test_the_late_expire_and_are_never_started() -> None:
+    queue = admission(slots=2)
+    late, in_time = offer(queue, deadline=1.0), offer(queue, deadline=1.5)
+    assert queue.next_deadline() == 1.0
+    step = queue.step(1.0)
+    assert (step.expired, step.started) == ((late,), (in_time,))
+    assert late.state is State.EXPIRED
+
+
+def test_an_offer_whose_deadline_has_passed_is_refused() -> None:
+    ticket = offer(admission(), now=2.0, deadline=2.0)
+    assert (ticket.state, ticket.refusal) == (State.REFUSED, Refusal.DEADLINE_PASSED)
+
+
+def test_overload_is_refused_at_once_until_a_place_is_free() -> None:
+    queue = admission(slots=1, capacity=2)
+    tickets = [offer(queue) for _ in range(3)]
+    queue.step(0.0)
+    assert offer(queue).refusal is Refusal.QUEUE_FULL
+    queue.cancel(tickets[2])
+    assert offer(queue).state is State.QUEUED
+    assert offer(queue).refusal is Refusal.QUEUE_FULL
+    queue.cancel(tickets[0])  # The running one: its slot is free, too.
+    assert queue.step(0.0).started == (tickets[1],)
+    assert offer(queue).state is State.QUEUED
+
+
+def test_retry_after_follows_the_recent_service_time() -> None:
+    queue = admission(slots=2, capacity=1)
+    assert queue.retry_after_s() == FIRST_GUESS_S
+    tickets = [offer(queue) for _ in range(2)]
+    queue.step(0.0)
+    for ticket in tickets:
+        queue.finish(ticket, 4.0)
+    waiting = [offer(queue, now=5.0) for _ in range(3)]
+    queue.step(5.0)
+    refused = offer(queue, now=5.0)
+    assert len(waiting) == 3
+    assert refused.retry_after_s == pytest.approx(2 * 4.0 / 2)
+
+
+def test_a_ticket_that_does_not_fit_the_budget_holds_back_smaller_ones() -> None:
+    queue = admission(slots=4, decoded_bytes=100)
+    first, big, small = (offer(queue, decoded_bytes=size) for size in (60, 50, 10))
+    assert queue.step(0.0).started == (first,)
+    queue.finish(first, 1.0)
+    assert queue.step(1.0).started == (big, small)
+    assert queue.stats().decoded_bytes == 60
+
+
+def test_one_image_larger_than_the_whole_budget_goes_alone() -> None:
+    queue = admission(slots=4, decoded_bytes=100)
+    first, huge, last = (offer(queue, decoded_bytes=size) for size in (10, 500, 10))
+    assert queue.step(0.0).started == (first,)
+    queue.finish(first, 1.0)
+    assert queue.step(1.0).started == (huge,)
+    queue.finish(huge, 2.0)
+    assert queue.step(2.0).started == (last,)
+
+
+def test_encoded_bytes_are_bounded_over_waiting_and_running() -> None:
+    queue = admission(slots=1, encoded_bytes=100)
+    first, second = offer(queue, encoded_bytes=60), offer(queue, encoded_bytes=40)
+    queue.step(0.0)
+    assert offer(queue, encoded_bytes=1).refusal is Refusal.BYTES_FULL
+    queue.cancel(second)
+    assert offer(queue, encoded_bytes=40).state is State.QUEUED
+    queue.finish(first, 1.0)
+    assert queue.stats().encoded_bytes == 40
+
+
+def test_closed_refuses_the_new_and_lets_the_admitted_end() -> None:
+    queue = admission()
+    ticket = offer(queue)
+    queue.close()
+    assert offer(queue).refusal is Refusal.CLOSED
+    assert order_of_starts(queue) == [ticket.id]
+    assert queue.idle
+
+
+def test_figures_count_every_state_reached() -> None:
+    queue = admission(capacity=2)
+    done, _gone, cancelled = offer(queue, STAT), offer(queue, deadline=1.0), offer(queue)
+    offer(queue)
+    queue.step(0.0)
+    queue.cancel(cancelled)
+    queue.finish(done, 1.0)
+    queue.step(1.0)
+    stats = queue.stats()
+    assert stats.queued == {STAT: 0, ROUTINE: 0}
+    assert (stats.running, stats.mean_service_s) == (0, 1.0)
+    assert stats.refusals == {Refusal.QUEUE_FULL: 1}
+    assert stats.reached == {
+        (State.QUEUED, STAT): 1,
+        (State.QUEUED, ROUTINE): 2,
+        (State.REFUSED, ROUTINE): 1,
+        (State.RUNNING, STAT): 1,
+        (State.CANCELLED, ROUTINE): 1,
+        (State.DONE, STAT): 1,
+        (State.EXPIRED, ROUTINE): 1,
+    }
+
+
+def test_a_budget_takes_all_or_nothing() -> None:
+    budget = ByteBudget(10)
+    assert budget.reserve(8)
+    assert not budget.reserve(3)
+    assert budget.used_bytes == 8
+    with pytest.raises(ValueError, match="cannot release 9"):
+        budget.release(9)
+    with pytest.raises(ValueError, match="negative"):
+        budget.reserve(-1)
+    budget.release(8)
+    assert budget.reserve(11)
+    assert not budget.reserve(1)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"slots": 0}, {"capacity": 0}, {"stat_burst": 0}, {"aged_s": -1.0}, {"decoded_bytes": 0}],
+)
+def test_senseless_bounds_are_refused(bad: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        AdmissionPolicy(**bad)  # type: ignore[arg-type]
+
+
+def test_negative_sizes_are_refused() -> None:
+    with pytest.raises(ValueError, match="negative"):
+        offer(admission(), decoded_bytes=-1)
