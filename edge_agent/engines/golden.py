@@ -1,0 +1,118 @@
+"""Golden cases: does this engine, on this box, still say what was recorded?
+
+A processor without the right instructions, a damaged library or a wrong blob can make an engine
+answer quickly and wrongly. A bundle's golden cases are synthetic pictures with the findings that
+each variant gave when the bundle was made; they are run before an engine may answer for a patient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from edge_agent.core.findings import Box, Finding, OutputsInvalid, findings_from, iou
+from edge_agent.core.geometry import Letterbox
+from edge_agent.engines.base import Engine, Pixels
+from edge_agent.engines.bundle import Bundle
+from edge_agent.errors import BundleInvalid, EngineFailed
+from hilum.catalog import BY_SLUG, CATALOG
+from hilum.manifest import EngineVariant, GoldenFinding, GoldenTolerance, InputSpec, Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one case showed; `problems` is empty where all is as recorded."""
+
+    case: str
+    problems: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the engine said what was recorded."""
+        return not self.problems
+
+
+def run_golden(bundle: Bundle, engine: Engine) -> tuple[Verdict, ...]:
+    """Run every golden case of a bundle on one of its engines, in the bundle's order.
+
+    Raises:
+        BundleInvalid: the engine's name is none of the bundle's variants, or a picture is not of
+            the input's form.
+        EngineFailed: the engine gave no answer, or one that is not finite.
+    """
+    variant = bundle.variant(engine.name)
+    tolerance = bundle.golden.tolerances[variant.name]
+    verdicts = []
+    for case in bundle.golden.cases:
+        pixels = read_picture(bundle.read(case.image), bundle.manifest.input)
+        found = answer(engine, pixels, bundle.manifest, variant)
+        problems = differences(
+            case.expected[variant.name], found, variant.operating_points, tolerance
+        )
+        verdicts.append(Verdict(case.name, problems))
+    return tuple(verdicts)
+
+
+def answer(
+    engine: Engine, pixels: Pixels, manifest: Manifest, variant: EngineVariant
+) -> tuple[Finding, ...]:
+    """Findings in a picture u8 (H, W) of the input's very size, at the operating points.
+
+    Raises:
+        EngineFailed: the engine gave no answer, or none that can be one.
+    """
+    spec = manifest.input
+    whole = Letterbox.fit(spec.height, spec.width, spec.height, spec.width)
+    thresholds = [variant.operating_points[slug] for slug in manifest.findings]
+    outputs = engine.infer(pixels[None, None])[0]
+    try:
+        return findings_from(outputs, whole, manifest.head, thresholds)
+    except OutputsInvalid as error:
+        raise EngineFailed(f"{engine.name}: {error}") from error
+
+
+def differences(
+    expected: Sequence[GoldenFinding],
+    found: Sequence[Finding],
+    operating_points: dict[str, float],
+    tolerance: GoldenTolerance,
+) -> tuple[str, ...]:
+    """Where two lists of findings disagree by more than the tolerance, in words.
+
+    Each expected finding takes, best score first, the free finding of its class that overlaps it
+    most. What stays alone on either side counts only if its score is clear of its operating point.
+    """
+    free = list(found)
+    problems = []
+    for wanted in sorted(expected, key=lambda finding: -finding.score):
+        index, box = BY_SLUG[wanted.finding].index, Box(*wanted.box)
+        alike = [f for f in free if f.index == index and iou(f.box, box) >= tolerance.min_iou]
+        if alike:
+            match = max(alike, key=lambda finding: iou(finding.box, box))
+            free.remove(match)
+            if abs(match.score - wanted.score) > tolerance.score:
+                problems.append(
+                    f"{wanted.finding} has score {match.score:.3f}, recorded was {wanted.score:.3f}"
+                )
+        elif wanted.score >= operating_points[wanted.finding] + tolerance.score:
+            problems.append(f"{wanted.finding} with score {wanted.score:.3f} is missing")
+    for extra in free:
+        slug = CATALOG[extra.index].slug
+        if extra.score >= operating_points[slug] + tolerance.score:
+            problems.append(f"{slug} with score {extra.score:.3f} was not recorded")
+    return tuple(problems)
+
+
+def read_picture(png: bytes, spec: InputSpec) -> Pixels:
+    """A golden picture, u8 (H, W).
+
+    Raises:
+        BundleInvalid: it is not an 8-bit grey picture of the input's size.
+    """
+    pixels = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED) if png else None
+    if pixels is None or pixels.dtype != np.uint8 or pixels.shape != (spec.height, spec.width):
+        raise BundleInvalid("a golden picture is not 8-bit grey of the input's size")
+    return np.ascontiguousarray(pixels)

@@ -1,0 +1,290 @@
+"""Write a bundle: one model version as one archive, always the same bytes for the same parts.
+
+Layout:
+
+    manifest.json             what it is (hilum.manifest.Manifest); its SHA-256 is the digest
+    openvino/int8.xml, .bin   INT8 IR                                  -> variant openvino-int8
+    model.onnx                f32 graph, weights stored as f16         -> variant openvino-fp32
+    golden/cases.json         hilum.manifest.GoldenCases
+    golden/<case>.png         8-bit grey pictures of the input's size, synthetic
+    model-card.md             for whom, on what, how good, what not
+
+Members are ordered by name and carry one fixed time stamp; texts are deflated, weights stored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import cv2
+
+from edge_agent.core.findings import Finding
+from edge_agent.engines.base import Pixels
+from edge_agent.engines.bundle import Bundle
+from edge_agent.engines.golden import answer, differences, run_golden
+from edge_agent.engines.openvino import OpenVinoEngine, OpenVinoOptions
+from hilum.catalog import CATALOG
+from hilum.manifest import (
+    MANIFEST_NAME,
+    EngineVariant,
+    GoldenCase,
+    GoldenCases,
+    GoldenFinding,
+    GoldenTolerance,
+    HeadSpec,
+    InputSpec,
+    Manifest,
+    Member,
+    Provenance,
+    bundle_digest,
+)
+from training.errors import TrainingError
+
+INT8: Final = "openvino-int8"
+FP32: Final = "openvino-fp32"
+VARIANTS: Final = (INT8, FP32)
+
+TOLERANCES: Final = {
+    INT8: GoldenTolerance(score=0.1, min_iou=0.7),
+    FP32: GoldenTolerance(score=0.05, min_iou=0.8),
+}
+"""Wide enough for another processor's rounding (BF16 where it is native), far too narrow for a
+saturated INT8 convolution."""
+
+_XML, _BIN, _ONNX = "openvino/int8.xml", "openvino/int8.bin", "model.onnx"
+_CASES, _CARD = "golden/cases.json", "model-card.md"
+_TEXTS: Final = {".xml", ".json", ".md"}
+_EPOCH: Final = (1980, 1, 1, 0, 0, 0)
+_UNDECIDED: Final = Provenance(trained_on="draft", command="draft", seed=0, base_weights="draft")
+
+
+@dataclass(frozen=True, slots=True)
+class Graphs:
+    """The model itself: INT8 IR from `training.export.ir_bytes`, ONNX from `halve_weights`."""
+
+    int8_xml: bytes
+    int8_bin: bytes
+    onnx: bytes
+    input: InputSpec
+    head: HeadSpec = HeadSpec()
+
+
+@dataclass(frozen=True, slots=True)
+class BundleParts:
+    """All that a bundle is made of.
+
+    `operating_points` gives, per variant, a threshold for each finding's slug. `pictures` are
+    candidates for golden cases: synthetic, u8 (H, W) of the input's size, by a lower-case name.
+    """
+
+    name: str
+    version: str
+    intended_use: str
+    graphs: Graphs
+    operating_points: Mapping[str, Mapping[str, float]]
+    pictures: Mapping[str, Pixels]
+    model_card: str
+    provenance: Provenance
+
+
+def draft_bundle(path: Path, graphs: Graphs) -> Bundle:
+    """A bundle to measure with before operating points and golden cases are known.
+
+    Every threshold is the head's score floor. It has no golden case, so `Bundle.open`, and with it
+    every agent, refuses the file.
+    """
+    floor = {finding.slug: graphs.head.score_floor for finding in CATALOG}
+    parts = BundleParts(
+        name="draft",
+        version="0.0.0",
+        intended_use="Measuring while a bundle is made.",
+        graphs=graphs,
+        operating_points=dict.fromkeys(VARIANTS, floor),
+        pictures={},
+        model_card="",
+        provenance=_UNDECIDED,
+    )
+    return _write(path, parts, ())
+
+
+def write_bundle(
+    path: Path, parts: BundleParts, options: OpenVinoOptions = OpenVinoOptions()
+) -> Bundle:
+    """Record the golden cases, write the archive, open it again and let it prove itself.
+
+    A picture becomes a golden case if every variant says the same of it, within the tolerances,
+    in f32 and in the runtime's own choice of precision. The others are left out.
+
+    Args:
+        path: where to; replaced at once when all is well, untouched otherwise.
+        parts: what goes in.
+        options: how the engines run here; the precision is ours to choose.
+
+    Returns:
+        The opened bundle.
+
+    Raises:
+        TrainingError: operating points are not for exactly the variants, no picture is fit to be a
+            golden case, or the written bundle fails its own cases.
+    """
+    if set(parts.operating_points) != set(VARIANTS):
+        raise TrainingError(
+            f"operating points for {sorted(parts.operating_points)}, not {VARIANTS}"
+        )
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        draft = _write(Path(folder) / "draft.bundle", parts, ())
+        cases = _record(draft, parts.pictures, options)
+        written = _write(Path(folder) / "final.bundle", parts, cases)
+        proven = Bundle.open(written.path)
+        for name in VARIANTS:
+            _prove(proven, name, options)
+        written.path.replace(path)
+    return Bundle.open(path)
+
+
+def _record(
+    draft: Bundle, pictures: Mapping[str, Pixels], options: OpenVinoOptions
+) -> tuple[GoldenCase, ...]:
+    """What every variant says of each picture, where rounding does not change it."""
+    said = {name: _recordings(draft, name, pictures, options) for name in VARIANTS}
+    stable = [case for case in sorted(pictures) if all(case in of for of in said.values())]
+    for name, of in said.items():
+        if not any(of[case] for case in stable):
+            raise TrainingError(f"no golden picture shows {name} anything it finds reliably")
+    return tuple(
+        GoldenCase(
+            name=case,
+            image=_picture_path(case),
+            expected={name: of[case] for name, of in said.items()},
+        )
+        for case in stable
+    )
+
+
+def _recordings(
+    draft: Bundle, name: str, pictures: Mapping[str, Pixels], options: OpenVinoOptions
+) -> dict[str, tuple[GoldenFinding, ...]]:
+    variant = draft.variant(name)
+    exact, usual = (
+        {case: answer(engine, pixels, draft.manifest, variant) for case, pixels in pictures.items()}
+        for engine in (
+            OpenVinoEngine(draft, variant, replace(options, inference_precision="f32")),
+            OpenVinoEngine(draft, variant, options),
+        )
+    )
+    recorded = {case: _golden(findings) for case, findings in exact.items()}
+    return {
+        case: findings
+        for case, findings in recorded.items()
+        if not differences(findings, usual[case], variant.operating_points, TOLERANCES[name])
+    }
+
+
+def _golden(findings: Sequence[Finding]) -> tuple[GoldenFinding, ...]:
+    """Findings as they are written down: rounded to what matters."""
+    return tuple(
+        GoldenFinding(
+            finding=CATALOG[finding.index].slug,
+            score=round(finding.score, 4),
+            box=tuple(
+                round(edge, 2)
+                for edge in (
+                    finding.box.x_min,
+                    finding.box.y_min,
+                    finding.box.x_max,
+                    finding.box.y_max,
+                )
+            ),
+        )
+        for finding in findings
+    )
+
+
+def _prove(bundle: Bundle, name: str, options: OpenVinoOptions) -> None:
+    engine = OpenVinoEngine(bundle, bundle.variant(name), options)
+    for verdict in run_golden(bundle, engine):
+        if not verdict.passed:
+            raise TrainingError(f"{name} fails its golden case {verdict.case}: {verdict.problems}")
+    engine.close()
+
+
+def _write(path: Path, parts: BundleParts, cases: tuple[GoldenCase, ...]) -> Bundle:
+    """Write the archive as it is described; nothing is checked beyond the manifest's own form."""
+    golden = GoldenCases.model_construct(tolerances=TOLERANCES, cases=cases)
+    content = {
+        _XML: parts.graphs.int8_xml,
+        _BIN: parts.graphs.int8_bin,
+        _ONNX: parts.graphs.onnx,
+        _CASES: golden.to_bytes(),
+        _CARD: parts.model_card.encode(),
+    }
+    content |= {case.image: _png(parts.pictures[case.name]) for case in cases}
+    manifest = _manifest(parts, content)
+    manifest_bytes = manifest.to_bytes()
+    with path.open("wb") as file:
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, member in sorted({MANIFEST_NAME: manifest_bytes, **content}.items()):
+                info = zipfile.ZipInfo(name, _EPOCH)
+                info.create_system = 3  # Unix, whatever this machine is.
+                info.external_attr = 0o644 << 16
+                info.compress_type = (
+                    zipfile.ZIP_DEFLATED if Path(name).suffix in _TEXTS else zipfile.ZIP_STORED
+                )
+                archive.writestr(info, member)
+        file.flush()
+        os.fsync(file.fileno())
+    return Bundle(path, manifest, bundle_digest(manifest_bytes), golden)
+
+
+def _manifest(parts: BundleParts, content: Mapping[str, bytes]) -> Manifest:
+    points = {name: dict(of) for name, of in parts.operating_points.items()}
+    return Manifest(
+        name=parts.name,
+        version=parts.version,
+        intended_use=parts.intended_use,
+        findings=tuple(finding.slug for finding in CATALOG),
+        input=parts.graphs.input,
+        head=parts.graphs.head,
+        engines=(
+            EngineVariant(
+                name=INT8,
+                runtime="openvino",
+                precision="int8",
+                model=_XML,
+                weights=_BIN,
+                operating_points=points[INT8],
+            ),
+            EngineVariant(
+                name=FP32,
+                runtime="openvino",
+                precision="fp32",
+                model=_ONNX,
+                operating_points=points[FP32],
+            ),
+        ),
+        golden_cases=_CASES,
+        model_card=_CARD,
+        provenance=parts.provenance,
+        files={
+            name: Member(sha256=hashlib.sha256(member).hexdigest(), size_bytes=len(member))
+            for name, member in sorted(content.items())
+        },
+    )
+
+
+def _picture_path(case: str) -> str:
+    return f"golden/{case}.png"
+
+
+def _png(pixels: Pixels) -> bytes:
+    done, encoded = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    if not done:
+        raise TrainingError(f"a golden picture of shape {pixels.shape} is no picture")
+    return bytes(encoded)

@@ -1,0 +1,170 @@
+"""From trained weights to graphs that a runtime can hold: ONNX and OpenVINO's IR.
+
+One ONNX graph serves all runtimes: input `images` u8 (1, 1, H, W), output `outputs` f32
+(1, 4 + classes, anchors), the division by 255 inside. Batch normalisation is folded into the
+convolutions.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+import openvino as ov
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+from ultralytics.nn.tasks import DetectionModel
+
+from training.errors import TrainingError
+
+OPSET: Final = 18
+_SMALL: Final = 64
+"""Constants of fewer values (shapes, scales) keep their precision."""
+
+
+def load_model(path: Path, architecture: str = "yolo11n") -> DetectionModel:
+    """A network with the weights of one of our own checkpoints; no pickled code is run.
+
+    Channels and classes are taken from the weights.
+
+    Args:
+        path: a state_dict of tensors, as the training loop writes it.
+        architecture: the ultralytics model's name.
+
+    Raises:
+        TrainingError: the file is no plain state_dict, or is for another architecture.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        channels = state["model.0.conv.weight"].shape[1]
+        classes = next(v for k, v in reversed(state.items()) if ".cv3." in k).shape[0]
+        model = DetectionModel(f"{architecture}.yaml", ch=channels, nc=classes, verbose=False)
+        model.load_state_dict(state)
+    except Exception as error:
+        raise TrainingError(f"{path} holds no weights of {architecture}: {error}") from error
+    return model.eval()
+
+
+def to_grey(model: DetectionModel) -> DetectionModel:
+    """The same network for one grey channel; a grey picture gives the same outputs.
+
+    Exact for weights made for three channels that were all fed the same picture: a convolution is
+    linear, so its weights are summed over the input channels.
+    """
+    grey = copy.deepcopy(model).float().eval()
+    first = grey.model[0].conv
+    if first.in_channels != 1:
+        summed = nn.Conv2d(
+            1,
+            first.out_channels,
+            first.kernel_size,
+            first.stride,
+            first.padding,
+            bias=first.bias is not None,
+        )
+        summed.weight = nn.Parameter(first.weight.sum(dim=1, keepdim=True))
+        summed.bias = first.bias
+        grey.model[0].conv = summed
+    return grey
+
+
+class _FromBytes(nn.Module):
+    """The network as the clinic sees it: u8 in, decoded boxes and scores out."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        outputs: torch.Tensor = self.model(images.to(torch.float32) * (1 / 255))
+        return outputs
+
+
+def export_onnx(model: DetectionModel, height: int, width: int) -> bytes:
+    """An f32 ONNX model.
+
+    Args:
+        model: weights for one or three channels; left as it is.
+        height, width: of the input in pixels, multiples of 32.
+
+    Returns:
+        The serialised ONNX model: no names of files, no stack traces in it.
+    """
+    fused = to_grey(model).fuse(verbose=False)
+    fused.model[-1].export = True
+    pixels = torch.zeros((1, 1, height, width), dtype=torch.uint8)
+    program = torch.onnx.export(
+        _FromBytes(fused).eval(),
+        (pixels,),
+        dynamo=True,
+        input_names=["images"],
+        output_names=["outputs"],
+        opset_version=OPSET,
+        verbose=False,
+    )
+    if program is None:
+        raise TrainingError("torch exported no ONNX program")
+    return _plain(program.model_proto).SerializeToString(deterministic=True)
+
+
+def halve_weights(model: bytes) -> bytes:
+    """The same ONNX model with its weights stored as f16 and cast to f32 where they are used.
+
+    Half the size; computation stays f32. Rounds each weight to 11 bits of mantissa.
+
+    Raises:
+        TrainingError: a weight is beyond the range of f16.
+    """
+    proto = onnx.load_from_string(model)
+    casts = []
+    for tensor in proto.graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < _SMALL:
+            continue
+        with np.errstate(over="ignore"):
+            half = numpy_helper.to_array(tensor).astype(np.float16)
+        if not np.isfinite(half).all():
+            raise TrainingError(f"{tensor.name} has weights that f16 cannot hold")
+        name, stored = tensor.name, f"{tensor.name}/f16"
+        tensor.CopyFrom(numpy_helper.from_array(half, stored))
+        casts.append(
+            helper.make_node("Cast", [stored], [name], f"{name}/f32", to=TensorProto.FLOAT)
+        )
+    nodes = [*casts, *proto.graph.node]
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+    onnx.checker.check_model(proto)
+    return proto.SerializeToString(deterministic=True)
+
+
+def to_openvino(model: bytes) -> ov.Model:
+    """OpenVINO's graph of an ONNX model; constants folded, each SiLU one Swish."""
+    return ov.convert_model(io.BytesIO(model))
+
+
+def ir_bytes(model: ov.Model) -> tuple[bytes, bytes]:
+    """OpenVINO IR as (xml, bin); weights that are f32 are stored as f16."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.xml"
+        ov.save_model(model, path, compress_to_fp16=True)
+        return path.read_bytes(), path.with_suffix(".bin").read_bytes()
+
+
+def _plain(proto: Any) -> onnx.ModelProto:
+    """Take out what the exporter says about itself and the machine it ran on."""
+    model = onnx.load_from_string(proto.SerializeToString())
+    model.doc_string = ""
+    del model.metadata_props[:]
+    graph = model.graph
+    graph.name = "hilum"
+    graph.doc_string = ""
+    for named in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        named.doc_string = ""
+        del named.metadata_props[:]
+    del graph.value_info[:]
+    return model

@@ -1,0 +1,215 @@
+"""INT8 by NNCF, so that it is fast on a processor and as accurate as INT8 can be.
+
+What matters (measured; see docs/benchmarks.md):
+
+- each SiLU is one Swish before quantising: as Multiply and Sigmoid it stays a float sub-graph;
+- the head's decode, its DFL and the final Sigmoid stay float, by their exact names: a pattern that
+  misses is silent;
+- afterwards the graph is inspected, since a quantiser that skips a convolution is silent too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import nncf
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+from openvino import opset13 as ops
+
+from training.errors import TrainingError
+
+_CONVOLUTIONS: Final = {"Convolution", "GroupConvolution"}
+_MOVES: Final = {
+    "Concat", "MaxPool", "Reshape", "Slice", "Split", "Squeeze", "StridedSlice", "Transpose",
+    "Unsqueeze", "VariadicSplit",
+}  # fmt: skip
+"""Operations that only move or pick values: what is quantised before them stays so."""
+_QUANTISED: Final = _CONVOLUTIONS | {"Add", "Interpolate", "MatMul"}
+"""Operations that NNCF gives quantised inputs on a CPU."""
+
+
+def quantize(
+    model: ov.Model,
+    calibration: Iterable[NDArray[np.uint8]],
+    *,
+    fast_bias_correction: bool = False,
+) -> ov.Model:
+    """Quantise a detector's float graph to INT8 (mixed preset).
+
+    Args:
+        model: from `training.export.to_openvino`; left as it is.
+        calibration: u8 of shape (1, 1, H, W) each, of the real kind; 300 are a good number.
+        fast_bias_correction: correct biases by the statistics of the float model instead of
+            running the partly quantised one. Quicker, less accurate.
+
+    Returns:
+        The quantised graph, checked by `check_quantised`.
+
+    Raises:
+        TrainingError: no calibration image, one of the wrong form, a graph with no SiLU or whose
+            head is not YOLO's, or one that was not quantised as it should be.
+    """
+    images = list(calibration)
+    _check_images(model, images)
+    prepared = model.clone()
+    fuse_swish(prepared)
+    head = head_names(prepared)
+    with _quiet():
+        quantised = nncf.quantize(
+            prepared,
+            nncf.Dataset(images),
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(images),
+            fast_bias_correction=fast_bias_correction,
+            ignored_scope=nncf.IgnoredScope(names=head),
+        )
+    check_quantised(quantised, prepared)
+    return quantised
+
+
+def fuse_swish(model: ov.Model) -> int:
+    """Rewrite every `x * Sigmoid(x)` in place to one Swish; the number of Swish afterwards.
+
+    `openvino.convert_model` does most of it; a graph read in another way may have none.
+
+    Raises:
+        TrainingError: the graph has no SiLU at all, so it is not the network we think it is.
+    """
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "Multiply":
+            continue
+        one, other = node.input_value(0), node.input_value(1)
+        for x, gate in ((one, other), (other, one)):
+            source = gate.get_node()
+            if source.get_type_name() == "Sigmoid" and source.input_value(0) == x:
+                swish = ops.swish(x)
+                swish.set_friendly_name(node.get_friendly_name())
+                node.output(0).replace(swish.output(0))
+                break
+    model.validate_nodes_and_infer_types()
+    count = sum(op.get_type_name() == "Swish" for op in model.get_ops())
+    if count == 0:
+        raise TrainingError("the graph has no SiLU; is it a YOLO11?")
+    return count
+
+
+def head_names(model: ov.Model) -> list[str]:
+    """Names of all operations after the detection head's last convolutions, sorted.
+
+    Walks from the result to the convolutions that give box distributions and class scores. The
+    DFL is a convolution too, with one output channel, and belongs to the decode.
+
+    Raises:
+        TrainingError: the walk met no Sigmoid, no Softmax or no DFL, so it is not YOLO's head.
+    """
+    found: dict[str, ov.Node] = {}
+    waiting = [model.get_results()[0].input_value(0).get_node()]
+    while waiting:
+        node = waiting.pop()
+        kind = node.get_type_name()
+        is_dfl = kind == "Convolution" and node.get_output_shape(0)[1] == 1
+        if kind == "Constant" or (kind in _CONVOLUTIONS and not is_dfl):
+            continue
+        if node.get_friendly_name() not in found:
+            found[node.get_friendly_name()] = node
+            waiting += [port.get_source_output().get_node() for port in node.inputs()]
+    kinds = [node.get_type_name() for node in found.values()]
+    if [kinds.count(kind) for kind in ("Sigmoid", "Softmax", "Convolution")] != [1, 1, 1]:
+        raise TrainingError(f"the head is not YOLO's: {sorted(set(kinds))}")
+    return sorted(found)
+
+
+def expected_quantisers(model: ov.Model) -> set[str]:
+    """Names of the operations in a float graph whose results must be quantised.
+
+    These are the nearest ones before each convolution, matrix product, sum or resize outside the
+    head, where operations that only move values do not count.
+    """
+    head = set(head_names(model))
+    expected: set[str] = set()
+    for node in model.get_ordered_ops():
+        if node.get_type_name() not in _QUANTISED or node.get_friendly_name() in head:
+            continue
+        if node.get_type_name() == "Add" and any(map(_is_constant, _inputs(node))):
+            continue  # A bias.
+        data = _inputs(node)[:1] if node.get_type_name() == "Interpolate" else _inputs(node)
+        for source in data:
+            expected |= _producers(source)
+    return expected
+
+
+def check_quantised(quantised: ov.Model, float_model: ov.Model) -> None:
+    """Raise TrainingError unless exactly what should be INT8 is INT8.
+
+    1. The FakeQuantize operations are those that the float graph's structure asks for.
+    2. Every convolution outside the head has INT8 weights; the DFL's are float.
+    """
+    expected = {f"{name}/fq_output_0" for name in expected_quantisers(float_model)}
+    present = {
+        op.get_friendly_name() for op in quantised.get_ops() if op.get_type_name() == "FakeQuantize"
+    }
+    if expected != present:
+        raise TrainingError(
+            f"{len(present)} FakeQuantize, expected {len(expected)}; "
+            f"missing {sorted(expected - present)[:5]}, unexpected {sorted(present - expected)[:5]}"
+        )
+    head = set(head_names(quantised))
+    wrong = [
+        op.get_friendly_name()
+        for op in quantised.get_ops()
+        if op.get_type_name() in _CONVOLUTIONS
+        and _has_int8_weights(op) == (op.get_friendly_name() in head)
+    ]
+    if wrong:
+        raise TrainingError(f"convolutions with weights of the wrong kind: {wrong[:5]}")
+
+
+def _inputs(node: ov.Node) -> list[ov.Node]:
+    return [port.get_source_output().get_node() for port in node.inputs()]
+
+
+def _is_constant(node: ov.Node) -> bool:
+    return bool(node.get_type_name() == "Constant")
+
+
+def _producers(node: ov.Node) -> set[str]:
+    """The nearest operations at or before `node` that compute rather than move values."""
+    if _is_constant(node):
+        return set()
+    if node.get_type_name() not in _MOVES:
+        return {node.get_friendly_name()}
+    data = _inputs(node) if node.get_type_name() == "Concat" else _inputs(node)[:1]
+    return set().union(*map(_producers, data))
+
+
+def _has_int8_weights(convolution: ov.Node) -> bool:
+    """Whether the weights come from an INT8 constant, through conversion, scale and shape."""
+    node = _inputs(convolution)[1]
+    while node.get_type_name() in {"Multiply", "Subtract", "Convert", "Reshape"}:
+        node = _inputs(node)[0]
+    return _is_constant(node) and node.get_element_type().to_string() == "i8"
+
+
+def _check_images(model: ov.Model, images: Sequence[NDArray[np.uint8]]) -> None:
+    if not images:
+        raise TrainingError("no calibration image: INT8 needs some to learn its ranges from")
+    wanted = tuple(model.input(0).shape)
+    for image in images:
+        if image.dtype != np.uint8 or image.shape != wanted:
+            raise TrainingError(
+                f"a calibration image is {image.dtype} {image.shape}, expected u8 {wanted}"
+            )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterable[None]:
+    """NNCF logs and draws progress bars by itself; the commands draw their own."""
+    nncf.set_log_level(logging.WARNING)
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
