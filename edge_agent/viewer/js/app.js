@@ -1,0 +1,264 @@
+// The page: what is known, what is asked for, and who is told.
+
+import * as api from "./api.js";
+import { boxAt, drawBoxes } from "./boxes.js";
+import { byId } from "./dom.js";
+import { defaults, isShown } from "./filter.js";
+import "./gestures.js";
+import { preferredLanguage, t, useLanguage } from "./i18n.js";
+import * as keys from "./keys.js";
+import * as lists from "./lists.js";
+import { chooseFile, onFiles } from "./opening.js";
+import * as stage from "./stage.js";
+
+const page = {
+  file: null,
+  model: null,
+  points: new Map(), // Operating point by slug.
+  answer: null,
+  findings: [],
+  error: null,
+  hint: "",
+  settings: defaults(),
+  pointed: null, // The finding under the pointer or the focus.
+  picked: null, // The finding that was clicked.
+  boxesOn: true,
+  work: null, // AbortController of the requests under way.
+};
+
+// --- asking -------------------------------------------------------------------------------
+
+/** Look at the first of the files. */
+async function open(files) {
+  page.hint = files.length > 1 ? t("open.first_only", { count: files.length }) : "";
+  page.file = files[0];
+  await look();
+}
+
+async function look() {
+  page.work?.abort();
+  const work = new AbortController();
+  Object.assign(page, { work, answer: null, findings: [], error: null, pointed: null, picked: null });
+  stage.clear();
+  setState("working", t("work.reading"));
+  // The picture comes first, most of the time; it need not wait for the findings.
+  const [picture, answer] = await Promise.allSettled([
+    drawPicture(page.file, work),
+    askForFindings(page.file, work),
+  ]);
+  if (work.signal.aborted || page.work !== work) return;
+  if (answer.status === "fulfilled") {
+    page.answer = answer.value;
+    page.findings = answer.value.predictions.map(finding);
+    if (picture.status === "rejected") page.hint = t("result.no_picture");
+    setState("done");
+  } else {
+    fail(answer.reason);
+  }
+}
+
+async function drawPicture(file, work) {
+  const picture = await api.render(file, work.signal);
+  if (work.signal.aborted) return;
+  await stage.show(picture);
+  if (page.work === work && document.body.dataset.state === "working") {
+    setState("working", t("work.looking"));
+  }
+}
+
+async function askForFindings(file, work) {
+  const model = await api.getModel(work.signal);
+  useModel(model);
+  // All the model has to say; what is shown of it is decided here and can be changed at once.
+  return api.predict(file, model.score_floor, work.signal);
+}
+
+function finding(prediction, id) {
+  const { index, class: slug, confidence, bbox } = prediction;
+  return { id, index, slug, score: confidence, bbox };
+}
+
+function useModel(model) {
+  page.model = model;
+  page.points = new Map(model.findings.map((kind) => [kind.slug, kind.operating_point]));
+  lists.listKinds(model.findings, page.settings, toggleKind);
+  lists.showModelFacts(model);
+}
+
+function fail(error) {
+  page.error = error instanceof api.AgentError ? error : new api.AgentError("internal", String(error));
+  setState("error");
+  if (page.error.code === "unauthenticated") byId("key-dialog").showModal();
+}
+
+// --- telling ------------------------------------------------------------------------------
+
+function setState(state, progress = "") {
+  document.body.dataset.state = state;
+  byId("progress").hidden = state !== "working";
+  byId("progress-text").textContent = progress;
+  byId("drop").hidden = stage.hasPicture() || state === "working";
+  byId("another").hidden = state === "idle";
+  byId("surface").setAttribute("aria-busy", String(state === "working"));
+  update({ announce: state !== "idle", progress });
+}
+
+/** Bring everything on the page in line with what is known. */
+function update({ announce = false, progress = "" } = {}) {
+  const shown = shownFindings();
+  const isDone = document.body.dataset.state === "done";
+  byId("filters").hidden = !isDone;
+  byId("hint").hidden = !page.hint;
+  byId("hint").textContent = page.hint;
+  lists.showError(page.error);
+  lists.listWarnings(page.answer?.warnings ?? []);
+  lists.showImageFacts(page.answer, page.file?.name ?? "");
+  lists.listFindings(shown, page.settings, page.points, { point, leave: () => point(null), pick });
+  lists.countKinds(shown, page.settings);
+  let words = progress || (document.body.dataset.state === "idle" ? t("result.idle") : "");
+  byId("summary").textContent = words;
+  byId("summary-more").textContent = "";
+  if (isDone) {
+    lists.showThreshold(page.settings, page.model);
+    words = lists.summarise(page.findings, shown, page.settings, page.points);
+  }
+  // Errors are told by their own alert.
+  if (announce) byId("announce").textContent = page.error ? "" : spoken(words, shown, isDone);
+  highlight();
+}
+
+function spoken(words, shown, isDone) {
+  if (!isDone) return words;
+  const names = shown.slice(0, 5).map((it) => t(`finding.${it.slug}`));
+  return [words, names.join(", ")].filter(Boolean).join(" ");
+}
+
+function shownFindings() {
+  return page.findings
+    .filter((it) => isShown(it, page.settings, page.points))
+    .map((it, at) => Object.assign(it, { number: at + 1 }));
+}
+
+function highlight() {
+  lists.markFinding(page.pointed ?? page.picked, page.picked);
+  stage.redraw();
+}
+
+// --- changing -----------------------------------------------------------------------------
+
+function point(id) {
+  if (page.pointed === id) return;
+  page.pointed = id;
+  highlight();
+}
+
+function pick(id) {
+  page.picked = page.picked === id ? null : id;
+  const found = page.findings.find((it) => it.id === page.picked);
+  if (found) stage.reveal(found.bbox);
+  highlight();
+}
+
+/** Put the focus on the next or previous finding of the list. */
+function step(by) {
+  const buttons = [...byId("findings").querySelectorAll("button")];
+  if (!buttons.length) return;
+  const at = buttons.indexOf(document.activeElement);
+  const next = at < 0 ? (by > 0 ? 0 : buttons.length - 1) : (at + by + buttons.length) % buttons.length;
+  buttons[next].focus();
+}
+
+function setThreshold(threshold) {
+  page.settings.threshold = threshold;
+  update({ announce: true });
+}
+
+function toggleKind(slug, isOn) {
+  if (isOn) page.settings.hiddenKinds.delete(slug);
+  else page.settings.hiddenKinds.add(slug);
+  update({ announce: true });
+}
+
+function setAllKinds(isOn) {
+  const slugs = isOn ? [] : page.model.findings.map((kind) => kind.slug);
+  page.settings.hiddenKinds = new Set(slugs);
+  update({ announce: true });
+}
+
+function toggleBoxes() {
+  page.boxesOn = !page.boxesOn;
+  byId("boxes-toggle").setAttribute("aria-pressed", String(page.boxesOn));
+  stage.redraw();
+}
+
+function resetView() {
+  stage.reset();
+  if (!page.boxesOn) toggleBoxes();
+}
+
+async function speak(language, remember) {
+  await useLanguage(language, { remember });
+  keys.listKeys();
+  if (page.model) useModel(page.model);
+  page.hint = "";
+  update();
+}
+
+// --- wiring -------------------------------------------------------------------------------
+
+stage.onDraw((view, picture) => {
+  const findings = page.boxesOn ? shownFindings() : [];
+  drawBoxes(findings, page.pointed ?? page.picked, view, picture);
+});
+onFiles(open);
+byId("error-retry").addEventListener("click", look);
+byId("zoom-in").addEventListener("click", () => stage.zoom(1.25));
+byId("zoom-out").addEventListener("click", () => stage.zoom(0.8));
+byId("zoom-fit").addEventListener("click", stage.fit);
+byId("zoom-actual").addEventListener("click", stage.actualSize);
+byId("invert").addEventListener("click", stage.toggleInverted);
+byId("boxes-toggle").addEventListener("click", toggleBoxes);
+byId("reset").addEventListener("click", resetView);
+byId("threshold").addEventListener("input", (event) => setThreshold(Number(event.target.value)));
+byId("threshold-own").addEventListener("click", () => setThreshold(null));
+byId("kinds-all").addEventListener("click", () => setAllKinds(true));
+byId("kinds-none").addEventListener("click", () => setAllKinds(false));
+byId("language").addEventListener("change", (event) => speak(event.target.value, true));
+byId("surface").addEventListener("pointermove", (event) => {
+  if (event.buttons || event.pointerType === "touch") return;
+  point(boxAt({ x: event.offsetX, y: event.offsetY }));
+});
+byId("surface").addEventListener("pointerleave", () => point(null));
+byId("key-form").addEventListener("submit", (event) => {
+  const key = byId("key-input").value;
+  byId("key-input").value = "";
+  if (event.submitter?.value !== "use" || !key) return;
+  api.useKey(key);
+  if (page.file) look();
+});
+keys.listen({
+  o: chooseFile,
+  "+": () => stage.zoom(1.25),
+  "=": () => stage.zoom(1.25),
+  "-": () => stage.zoom(0.8),
+  0: stage.fit,
+  1: stage.actualSize,
+  i: stage.toggleInverted,
+  b: toggleBoxes,
+  n: () => step(1),
+  p: () => step(-1),
+  t: () => byId("threshold").focus(),
+  d: () => page.answer && setThreshold(null),
+  r: resetView,
+  "?": keys.openHelp,
+  escape: () => {
+    page.picked = page.pointed = null;
+    highlight();
+  },
+});
+
+const language = preferredLanguage();
+byId("language").value = language;
+await speak(language, false);
+setState("idle");
+api.getModel().then(useModel, () => {}); // If it cannot be had now, it is asked for with an image.
