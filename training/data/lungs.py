@@ -157,7 +157,9 @@ def measure(masks: Path) -> ShapeModel:
         aspects.append((x_max - x_min) / (y_max - y_min))
         vectors.append(lungs.vector())
     if len(vectors) < 50:
-        raise TrainingError(f"{masks} holds {len(vectors)} usable lung masks, at least 50 are needed")
+        raise TrainingError(
+            f"{masks} holds {len(vectors)} usable lung masks, at least 50 are needed"
+        )
     table = np.stack(vectors)
     mean = table.mean(axis=0)
     _, spread, modes = np.linalg.svd(table - mean, full_matrices=False)

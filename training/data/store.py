@@ -1,0 +1,150 @@
+"""A synthetic set on disk: PNG pictures, reader boxes in VinDr-CXR's columns, facts per image.
+
+images/000000.png ...   u8 grey
+annotations.csv         image_id, class_name, class_id, rad_id, x_min, y_min, x_max, y_max
+images.csv              image_id, background, unknown (slugs, parted by spaces)
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from hilum.catalog import BY_NAME, BY_SLUG, CATALOG
+from training.data.synthetic import Generator, Label, Sample
+from training.errors import TrainingError
+
+NO_FINDING: Final = "No finding"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One stored image: where it lies, what is marked on it, what not to learn from it."""
+
+    path: Path
+    background: str
+    unknown: frozenset[int]
+    labels: tuple[Label, ...]
+
+    def read(self) -> NDArray[np.uint8]:
+        """The picture, u8 (H, W).
+
+        Raises:
+            TrainingError: the file is gone or is no picture.
+        """
+        pixels = cv2.imread(str(self.path), cv2.IMREAD_GRAYSCALE)
+        if pixels is None:
+            raise TrainingError(f"cannot read the image {self.path}")
+        return pixels.astype(np.uint8)
+
+
+_generator: Generator | None = None
+
+
+def _adopt(generator: Generator) -> None:
+    global _generator  # noqa: PLW0603 - how a worker process keeps what it was started with
+    _generator = generator
+    cv2.setNumThreads(1)
+
+
+def _make(task: tuple[int, Path]) -> Sample:
+    seed, path = task
+    assert _generator is not None  # noqa: S101 - the pool's initializer has set it
+    sample = _generator.sample(seed)
+    cv2.imwrite(str(path), sample.pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    return sample
+
+
+def write(
+    generator: Generator, folder: Path, seeds: range, *, workers: int = 2
+) -> Iterator[Sample]:
+    """Generate and store one sample per seed, yielding each as it is done, in order.
+
+    The tables are written last, so a folder without them is an unfinished set.
+    """
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    paths = [folder / "images" / f"{k:06d}.png" for k in range(len(seeds))]
+    rows: list[list[object]] = []
+    facts: list[list[object]] = []
+    # Spawned, not forked: OpenCV's own threads do not survive a fork.
+    with ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_adopt, initargs=(generator,)
+    ) as pool:
+        for path, sample in zip(
+            paths, pool.map(_make, zip(seeds, paths, strict=True), chunksize=8), strict=True
+        ):
+            name = path.stem
+            unknown = " ".join(CATALOG[k].slug for k in sorted(sample.unknown))
+            facts.append([name, sample.background, unknown])
+            for label in sample.labels:
+                box = [label.x_min, label.y_min, label.x_max, label.y_max]
+                rows.append(
+                    [
+                        name,
+                        CATALOG[label.index].name,
+                        label.index,
+                        "S1",
+                        *(round(v, 1) for v in box),
+                    ]
+                )
+            if not sample.labels:
+                rows.append([name, NO_FINDING, len(CATALOG), "S1", "", "", "", ""])
+            yield sample
+    _table(folder / "images.csv", ["image_id", "background", "unknown"], facts)
+    columns = ["image_id", "class_name", "class_id", "rad_id", "x_min", "y_min", "x_max", "y_max"]
+    _table(folder / "annotations.csv", columns, rows)
+
+
+def _table(path: Path, columns: list[str], rows: list[list[object]]) -> None:
+    beside = path.with_suffix(".part")
+    with beside.open("w", newline="", encoding="utf-8") as out:
+        writer = csv.writer(out)
+        writer.writerow(columns)
+        writer.writerows(rows)
+    beside.replace(path)
+
+
+def read(folder: Path) -> tuple[Entry, ...]:
+    """The entries of a stored set, in order.
+
+    Raises:
+        TrainingError: a table is absent (the set is unfinished), or a row cannot be used.
+    """
+    for name in ("images.csv", "annotations.csv"):
+        if not (folder / name).is_file():
+            raise TrainingError(
+                f"{folder} holds no {name}: not a set, or its generation was cut short"
+            )
+    labels: dict[str, list[Label]] = {}
+    with (folder / "annotations.csv").open(newline="", encoding="utf-8") as lines:
+        for number, row in enumerate(csv.DictReader(lines), start=2):
+            if row["class_name"] == NO_FINDING:
+                continue
+            try:
+                index = BY_NAME[row["class_name"]].index
+                box = [float(row[k]) for k in ("x_min", "y_min", "x_max", "y_max")]
+            except (KeyError, ValueError) as error:
+                raise TrainingError(f"{folder}/annotations.csv, row {number}: {error}") from error
+            labels.setdefault(row["image_id"], []).append(Label(index, *box))
+    with (folder / "images.csv").open(newline="", encoding="utf-8") as lines:
+        entries = tuple(
+            Entry(
+                path=folder / "images" / f"{row['image_id']}.png",
+                background=row["background"],
+                unknown=frozenset(BY_SLUG[slug].index for slug in row["unknown"].split()),
+                labels=tuple(labels.get(row["image_id"], ())),
+            )
+            for row in csv.DictReader(lines)
+        )
+    if not entries:
+        raise TrainingError(f"{folder} holds no image")
+    return entries
