@@ -25,7 +25,7 @@ class HilumError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         # Errors cross process borders; the default would drop the keyword arguments.
-        return (_rebuild, (type(self), self.message, self.code, self.hint))
+        return (_rebuild, (type(self), self.message, self.code, self.hint), vars(self))
 
 
 def _rebuild(kind: type[HilumError], message: str, code: ErrorCode, hint: str) -> HilumError:
@@ -64,10 +64,11 @@ class Forbidden(CallerError):
 
 
 class TryLater(HilumError):
-    """Nobody must act; the same request may succeed later."""
+    """Nobody must act; the same request may succeed later, perhaps after `retry_after_s`."""
 
     default_code = ErrorCode.OVERLOADED
     default_hint = "Try again in a moment."
+    retry_after_s: float | None = None
 
 
 class Overloaded(TryLater):
