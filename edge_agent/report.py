@@ -70,14 +70,23 @@ def print_error(console: Console, error: HilumError, *, file: Path | None = None
         console.print(f"  {escape(error.hint)}", soft_wrap=True)
 
 
+def print_misuse(console: Console, message: str) -> None:
+    """What about the command line does not make sense."""
+    console.print(f"[bold red]error[/bold red] {escape(message)}", soft_wrap=True)
+
+
 def print_model(console: Console, facts: dict[str, Any]) -> None:
     """A bundle's facts, one per line, and its operating points."""
     table = Table(show_header=False, box=None)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for name, value in facts.items():
-        if name != "operating_points":
-            table.add_row(name.replace("_", " "), escape(str(value)))
+    shown = facts | facts["provenance"]
+    for name, value in shown.items():
+        if not isinstance(value, dict):
+            text = ", ".join(value) if isinstance(value, list) else str(value)
+            table.add_row(name.replace("_", " "), escape(text))
+    for name, value in shown["metrics"].items():
+        table.add_row(escape(name), f"{value:.3f}")
     console.print(table)
     points = Table(title="Operating points", title_justify="left")
     points.add_column("Finding")

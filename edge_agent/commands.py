@@ -1,0 +1,184 @@
+"""What `hilum-edge`'s commands do. Each returns the process's exit status; none raises."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Final, ParamSpec
+
+from rich.console import Console
+from rich.progress import Progress
+
+from edge_agent import app as agent
+from edge_agent import report
+from edge_agent.config import Settings, load_settings
+from edge_agent.errors import CallerError, ConfigInvalid, HilumError
+from edge_agent.inputs import Misused, find_files, overlay_paths
+from edge_agent.log import configure_logging
+from edge_agent.serving import wire
+from edge_agent.serving.answer import StudyRequest
+from edge_agent.serving.failures import coded
+from edge_agent.serving.local import FileOutcome, detect_files, overlay_png, read_limited
+from edge_agent.serving.pipeline import check
+
+EXIT_REFUSED: Final = 1
+EXIT_USAGE: Final = 2
+
+P = ParamSpec("P")
+
+
+def _plain_errors(command: Callable[P, int]) -> Callable[P, int]:
+    """Say what is wrong in plain words and end with the fitting status; never a traceback."""
+
+    @wraps(command)
+    def told(*args: P.args, **kwargs: P.kwargs) -> int:
+        configure_logging()
+        try:
+            return command(*args, **kwargs)
+        except Misused as error:
+            report.print_misuse(_stderr(), str(error))
+            return EXIT_USAGE
+        except Exception as error:  # noqa: BLE001  # the boundary: every failure gets a code
+            problem = error if isinstance(error, HilumError) else coded(error)
+            report.print_error(_stderr(), problem)
+            wrong_usage = isinstance(problem, CallerError | ConfigInvalid)
+            return EXIT_USAGE if wrong_usage else EXIT_REFUSED
+
+    return told
+
+
+@_plain_errors
+def serve(*, config: Path | None, port: int | None, bundle: Path | None) -> int:
+    """Answer over gRPC until told to stop."""
+    status = asyncio.run(agent.serve(_settings(config, bundle, port=port)))
+    if status:
+        os._exit(status)  # A thread hangs in work that will not end; waiting for it is in vain.
+    return status
+
+
+@_plain_errors
+def detect(
+    files: list[str],
+    *,
+    as_json: bool,
+    overlay: Path | None,
+    bundle: Path | None,
+    threshold: float | None,
+    recursive: bool,
+    config: Path | None,
+) -> int:
+    """Look at files without a server."""
+    check(StudyRequest("", b"", score_threshold=threshold))
+    settings = _settings(config, bundle)
+    paths = find_files(files, recursive=recursive)
+    several = not (len(files) == 1 and paths == [Path(files[0]).expanduser()])
+    overlays = overlay_paths(overlay, paths, into_folder=several) if overlay else {}
+    printer = _Printer(as_json=as_json, several=several)
+    refused = asyncio.run(_detect(settings, paths, threshold, overlays, printer))
+    return EXIT_REFUSED if refused else 0
+
+
+@_plain_errors
+def model(*, bundle: Path | None, as_json: bool, config: Path | None) -> int:
+    """Show what a bundle is."""
+    facts = agent.bundle_facts(_settings(config, bundle))
+    if as_json:
+        sys.stdout.write(json.dumps(facts, indent=2) + "\n")
+    else:
+        report.print_model(_stdout(), facts)
+    return 0
+
+
+class _Printer:
+    """Outcomes as they come: tables or JSON to standard output, refusals to standard error."""
+
+    def __init__(self, *, as_json: bool, several: bool) -> None:
+        self._as_json = as_json
+        self._indent = None if several else 2
+        self._out = _stdout()
+        self._err = _stderr()
+
+    def show(self, outcome: FileOutcome) -> None:
+        if self._as_json:
+            document = report.outcome_document(outcome)
+            self._out.file.write(json.dumps(document, indent=self._indent) + "\n")
+        elif outcome.answer:
+            response = wire.detect_response(outcome.answer)
+            report.print_response(self._out, str(outcome.path), response)
+        if outcome.error:
+            report.print_error(self._err, outcome.error, file=outcome.path)
+
+
+async def _detect(
+    settings: Settings,
+    paths: list[Path],
+    threshold: float | None,
+    overlays: dict[Path, Path],
+    printer: _Printer,
+) -> int:
+    """Look at the files; returns how many were refused."""
+    limits = settings.limits
+    refused = 0
+    progress = Progress(
+        console=_stderr(),
+        transient=True,
+        disable=len(paths) == 1 or not sys.stderr.isatty(),
+        # Results go above the bar where both are one terminal, and to the file where not.
+        redirect_stdout=sys.stdout.isatty(),
+    )
+    async with agent.open_pipeline(settings) as pipeline:
+        with progress:
+            bar = progress.add_task("Looking", total=len(paths))
+            async for outcome in detect_files(
+                pipeline,
+                paths,
+                score_threshold=threshold,
+                max_bytes=limits.max_image_bytes,
+                ahead=min(limits.queue_size, limits.decode_threads + 1),
+            ):
+                done = await asyncio.to_thread(_with_overlay, outcome, overlays, settings)
+                printer.show(done)
+                refused += done.error is not None
+                progress.advance(bar)
+    return refused
+
+
+def _with_overlay(
+    outcome: FileOutcome, overlays: dict[Path, Path], settings: Settings
+) -> FileOutcome:
+    """Write the file's overlay if one is wanted; a failure to do so is the file's failure."""
+    target = overlays.get(outcome.path)
+    if not (outcome.answer and target):
+        return outcome
+    try:
+        image = read_limited(outcome.path, settings.limits.max_image_bytes)
+        picture = overlay_png(image, outcome.answer.findings, agent.image_limits(settings))
+        target.write_bytes(picture)
+    except OSError as error:
+        message = f"The overlay {target} cannot be written: {error.strerror}."
+        return FileOutcome(outcome.path, outcome.answer, CallerError(message))
+    except Exception as error:  # noqa: BLE001  # the boundary: every failure gets a code
+        return FileOutcome(outcome.path, outcome.answer, coded(error))
+    return outcome
+
+
+def _settings(config: Path | None, bundle: Path | None, *, port: int | None = None) -> Settings:
+    overrides: dict[str, object] = {}
+    if bundle:
+        overrides["bundle"] = bundle
+    if port is not None:
+        overrides["grpc"] = {"port": port}
+    return load_settings(config, overrides)
+
+
+def _stdout() -> Console:
+    return Console(highlight=False)
+
+
+def _stderr() -> Console:
+    return Console(stderr=True, highlight=False)
