@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 from edge_agent.core.admission import ByteBudget
 from edge_agent.core.origins import PageNames
 from edge_agent.errors import HilumError
+from edge_agent.serving.http_access import Access
 from edge_agent.serving.http_errors import (
     ErrorBody,
     on_disconnect,
@@ -21,7 +22,7 @@ from edge_agent.serving.http_errors import (
     on_http_exception,
     on_validation_error,
 )
-from edge_agent.serving.http_face import Access, HttpFace, HttpLimits, Looks, Renders
+from edge_agent.serving.http_face import HttpFace, HttpLimits, Looks, Renders
 from edge_agent.serving.http_pages import load_pages
 from edge_agent.serving.http_schema import BatchResponse, ModelFacts, PredictResponse, State
 from edge_agent.serving.http_shield import Shield
@@ -84,7 +85,7 @@ def create_http_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.add_middleware(Shield, names=names)
+    app.add_middleware(Shield, names=names, turned_away=access.turned_away)
     app.add_exception_handler(HilumError, on_hilum_error)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_exception_handler(RequestValidationError, on_validation_error)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 from typing import Final
 
@@ -23,15 +22,13 @@ from edge_agent.errors import (
     TryLater,
     Unauthenticated,
 )
-from edge_agent.log import where_raised
+from edge_agent.serving.failures import coded
 from hilum.codes import ErrorCode
 
 RETRY_AFTER_S: Final = 1
 """What a caller is told where the error itself does not know better."""
 NO_STORE: Final = {"Cache-Control": "no-store"}
 _MAX_ECHO: Final = 40
-
-log = logging.getLogger(__name__)
 
 
 class BodyTooLarge(InvalidRequest):
@@ -92,27 +89,9 @@ def error_response(error: HilumError, *, status: int | None = None) -> JSONRespo
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = 'Bearer realm="hilum"'
     if isinstance(error, TryLater) and not isinstance(error, DeadlineExceeded):
-        known = getattr(error, "retry_after_s", None)
-        headers["Retry-After"] = str(math.ceil(known) if known else RETRY_AFTER_S)
+        headers["Retry-After"] = str(math.ceil(error.retry_after_s or RETRY_AFTER_S))
     return JSONResponse(
         ErrorBody(error=error_detail(error)).model_dump(), status_code=status, headers=headers
-    )
-
-
-def coded(error: Exception) -> HilumError:
-    """The error itself, or for one that nobody foresaw a coded one that gives nothing away."""
-    if isinstance(error, HilumError):
-        if status_of(error) == 500:  # noqa: PLR2004  # internal server error
-            log.error("request failed", extra={"code": error.code, "what": error.message})
-        return error
-    # An unforeseen error's own words may quote the file: only its kind and place are logged.
-    log.error(
-        "request failed unexpectedly",
-        extra={"error": type(error).__name__, "at": where_raised(error)},
-    )
-    return HilumError(
-        "The agent failed in a way it did not foresee.",
-        hint="See the agent's log. If the same file fails again, keep it for the maintainers.",
     )
 
 

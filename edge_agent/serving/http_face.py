@@ -12,11 +12,13 @@ from fastapi import Query, Request, Response
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
-from edge_agent.core.access import Action, Principal
+from edge_agent.core.access import Action
 from edge_agent.core.admission import ByteBudget
 from edge_agent.errors import InvalidRequest, NotReady
 from edge_agent.serving.answer import Answer, Priority, StudyRequest
-from edge_agent.serving.http_errors import BodyTooLarge, coded, error_detail, status_of
+from edge_agent.serving.failures import coded
+from edge_agent.serving.http_access import Access
+from edge_agent.serving.http_errors import BodyTooLarge, error_detail, status_of
 from edge_agent.serving.http_multipart import Form, FormLimits, UploadedFile, receive_form
 from edge_agent.serving.http_schema import (
     BatchItem,
@@ -46,14 +48,6 @@ class Renders(Protocol):
 
     async def render(self, image: bytes) -> bytes:
         """Draw one study image as PNG."""
-        ...
-
-
-class Access(Protocol):
-    """Who may do what."""
-
-    async def authorise(self, request: Request, action: Action) -> Principal:
-        """Let the caller through, or raise Unauthenticated, Forbidden or AuditUnavailable."""
         ...
 
 
@@ -95,25 +89,31 @@ class HttpFace:
 
     async def predict(self, request: Request, query: Annotated[Options, Query()]) -> Response:
         """Look at one study image."""
-        await self.access.authorise(request, Action.DETECT)
-        async with receive_form(request, self._one_file(), self.budget) as form:
+        async with (
+            self.access.enter(request, Action.DETECT) as visit,
+            receive_form(request, self._one_file(), self.budget) as form,
+        ):
             options = _options(query, form)
+            visit.request_id = options.request_id or uuid.uuid4().hex
             image = self._image(_files(form, "file")[0])
-            study = _study_request(image, options, options.request_id or uuid.uuid4().hex)
+            study = _study_request(image, options, visit.request_id)
             answer = await _unless_gone(request, self.pipeline().detect(study))
+            visit.bundle_digest = answer.bundle_digest
         return _json(PredictResponse.of(answer))
 
     async def predict_batch(self, request: Request, query: Annotated[Options, Query()]) -> Response:
         """Look at several study images; answer in the order sent; a bad file fails alone."""
-        await self.access.authorise(request, Action.DETECT)
-        async with receive_form(request, self._many_files(), self.budget) as form:
+        async with (
+            self.access.enter(request, Action.DETECT) as visit,
+            receive_form(request, self._many_files(), self.budget) as form,
+        ):
             options = _options(query, form)
+            visit.request_id = options.request_id or uuid.uuid4().hex
             files = _files(form, "files")
             self.pipeline()  # Not ready: refused as a whole, before any of it is worked on.
             places = asyncio.Semaphore(self.limits.batch_concurrency)
-            batch_id = options.request_id or uuid.uuid4().hex
             items = [
-                self._batch_item(index, file, options, batch_id, places)
+                self._batch_item(index, file, options, visit.request_id, places)
                 for index, file in enumerate(files)
             ]
             results = await _unless_gone(request, _all(items))
@@ -141,34 +141,36 @@ class HttpFace:
 
     async def render(self, request: Request) -> Response:
         """Draw one study image."""
-        await self.access.authorise(request, Action.DETECT)
-        async with receive_form(request, self._one_file(), self.budget) as form:
+        async with (
+            self.access.enter(request, Action.DETECT),
+            receive_form(request, self._one_file(), self.budget) as form,
+        ):
             image = self._image(_files(form, "file")[0])
             png = await _unless_gone(request, self.renderer().render(image))
         return Response(png, media_type="image/png")
 
     async def model(self, request: Request) -> Response:
         """Which model answers, and on which engine."""
-        await self.access.authorise(request, Action.MODEL)
-        return _json(self.model_info())
+        async with self.access.enter(request, Action.MODEL):
+            return _json(self.model_info())
 
     async def healthz(self, request: Request) -> Response:
         """The process is up."""
-        await self.access.authorise(request, Action.HEALTH)
-        return _json(State(status="ok"))
+        async with self.access.enter(request, Action.HEALTH):
+            return _json(State(status="ok"))
 
     async def readyz(self, request: Request) -> Response:
         """Requests will be answered; 503 with the reason while they will not."""
-        await self.access.authorise(request, Action.HEALTH)
-        reason = self.readiness()
-        if reason:
-            raise NotReady(reason)
-        return _json(State(status="ready"))
+        async with self.access.enter(request, Action.HEALTH):
+            reason = self.readiness()
+            if reason:
+                raise NotReady(reason)
+            return _json(State(status="ready"))
 
     async def metrics_page(self, request: Request) -> Response:
         """All metrics."""
-        await self.access.authorise(request, Action.METRICS)
-        return Response(self.metrics(), headers={"Content-Type": PROMETHEUS})
+        async with self.access.enter(request, Action.METRICS):
+            return Response(self.metrics(), headers={"Content-Type": PROMETHEUS})
 
     def _one_file(self) -> FormLimits:
         return FormLimits(

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.errors import HilumError, Overloaded
-
-if TYPE_CHECKING:
-    from edge_agent.serving.decoding import Decoder
+from edge_agent.serving.decoding import Decoder
 
 MAX_SIDE: Final = 4096
 """Pixels along the longer side of the picture; larger radiographs are shrunk."""

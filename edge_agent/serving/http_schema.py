@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from edge_agent.core.findings import Finding
 from edge_agent.serving.answer import Answer
 from edge_agent.serving.http_errors import ErrorDetail, invalid_options
+from edge_agent.serving.pipeline import Model
 from hilum.catalog import BY_SLUG, CATALOG
 from hilum.catalog import Concept as CatalogConcept
-
-if TYPE_CHECKING:
-    from edge_agent.core.findings import Finding
-    from edge_agent.serving.pipeline import Model
 
 _DIGITS = 6
 

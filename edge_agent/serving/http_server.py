@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from edge_agent.errors import ConfigInvalid
+from edge_agent.serving.tls import Tls, uvicorn_tls
 
 _MAX_HEADER_BYTES: Final = 32 << 10
 _MAX_CONNECTIONS: Final = 512
@@ -35,10 +35,10 @@ class HttpServer:
         *,
         host: str,
         port: int,
-        certificate: Path | None = None,
-        key: Path | None = None,
+        tls: Tls | None = None,
         drain_timeout_s: float = 20.0,
     ) -> None:
+        speaking_tls: dict[str, Any] = {} if tls is None else dict(uvicorn_tls(tls))
         self._server = _Embedded(
             uvicorn.Config(
                 app,
@@ -51,8 +51,7 @@ class HttpServer:
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                ssl_certfile=certificate,
-                ssl_keyfile=key,
+                **speaking_tls,
                 limit_concurrency=_MAX_CONNECTIONS,
                 h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
                 timeout_keep_alive=_KEEP_ALIVE_S,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -11,7 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from edge_agent.core.access import Denied
 from edge_agent.core.origins import PageNames, check_request
 from edge_agent.errors import HilumError
-from edge_agent.serving.http_errors import coded, error_response
+from edge_agent.serving.failures import coded
+from edge_agent.serving.http_errors import error_response
 
 CONTENT_SECURITY_POLICY: Final = (
     "default-src 'none'; "
@@ -48,9 +50,17 @@ class Shield:
        the rest; a connection closed under an upload would take the answer with it.
     """
 
-    def __init__(self, app: ASGIApp, *, names: PageNames, drain_s: float = DRAIN_S) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        names: PageNames,
+        turned_away: Callable[[Denied], None],
+        drain_s: float = DRAIN_S,
+    ) -> None:
         self._app = app
         self._names = names
+        self._turned_away = turned_away
         self._drain_s = drain_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -91,7 +101,10 @@ class Shield:
             fetch_site=headers.get("sec-fetch-site"),
             fetch_mode=headers.get("sec-fetch-mode"),
         )
-        return None if denied is None else denied.error()
+        if denied is None:
+            return None
+        self._turned_away(denied)
+        return denied.error()
 
 
 class _Upload:

@@ -32,6 +32,8 @@ const page = {
 async function open(files) {
   page.hint = files.length > 1 ? t("open.first_only", { count: files.length }) : "";
   page.file = files[0];
+  // What was hidden for one patient must not stay hidden for the next.
+  page.settings = defaults();
   await look();
 }
 
@@ -87,6 +89,7 @@ function useModel(model) {
 
 function fail(error) {
   page.error = error instanceof api.AgentError ? error : new api.AgentError("internal", String(error));
+  stage.clear();
   setState("error");
   if (page.error.code === "unauthenticated") byId("key-dialog").showModal();
 }
@@ -115,9 +118,9 @@ function update({ announce = false, progress = "" } = {}) {
   lists.showImageFacts(page.answer, page.file?.name ?? "");
   lists.listFindings(shown, page.settings, page.points, { point, leave: () => point(null), pick });
   lists.countKinds(shown, page.settings);
-  let words = progress || (document.body.dataset.state === "idle" ? t("result.idle") : "");
+  let words = progress || nothingYet();
   byId("summary").textContent = words;
-  byId("summary-more").textContent = "";
+  byId("summary-more").textContent = document.body.dataset.state === "idle" ? whatIsKnown() : "";
   if (isDone) {
     lists.showThreshold(page.settings, page.model);
     words = lists.summarise(page.findings, shown, page.settings, page.points);
@@ -125,6 +128,15 @@ function update({ announce = false, progress = "" } = {}) {
   // Errors are told by their own alert.
   if (announce) byId("announce").textContent = page.error ? "" : spoken(words, shown, isDone);
   highlight();
+}
+
+function nothingYet() {
+  return { idle: t("result.idle"), error: t("error.title") }[document.body.dataset.state] ?? "";
+}
+
+function whatIsKnown() {
+  const kinds = page.model?.findings.map((kind) => t(`finding.${kind.slug}`)) ?? [];
+  return kinds.length ? t("result.looks_for", { count: kinds.length, kinds: kinds.join(", ") }) : "";
 }
 
 function spoken(words, shown, isDone) {
@@ -261,4 +273,4 @@ const language = preferredLanguage();
 byId("language").value = language;
 await speak(language, false);
 setState("idle");
-api.getModel().then(useModel, () => {}); // If it cannot be had now, it is asked for with an image.
+api.getModel().then(useModel, () => {}).then(() => update()); // If it cannot be had now, it is asked for with an image.

@@ -5,6 +5,8 @@ import { byId, svg } from "./dom.js";
 import { score, t } from "./i18n.js";
 import { LABEL_HEIGHT_PX, placed } from "./labels.js";
 
+const TIGHT_PX = 520; // Below this width labels are numbers, explained by the list.
+
 const overlay = byId("boxes");
 let drawn = []; // The findings on the screen, each with its box there.
 const ruler = document.createElement("canvas").getContext("2d");
@@ -23,7 +25,11 @@ export function drawBoxes(findings, active, view, picture) {
   }));
   drawn = findings.map((finding, i) => ({ id: finding.id, box: screen[i] }));
   ruler.font = `600 12px ${getComputedStyle(overlay).fontFamily}`;
-  const texts = findings.map((finding) => [longText(finding), String(finding.number)]);
+  const texts = findings.map((finding) => {
+    const short = String(finding.number);
+    const isTight = space.width < TIGHT_PX && finding.id !== active;
+    return [isTight ? short : longText(finding), short];
+  });
   const sizes = texts.map((pair) => pair.map((text) => Math.ceil(ruler.measureText(text).width)));
   // The one that is pointed out is placed first: its label is never cut short by others.
   const order = findings.map((_, i) => i).sort((a, b) => rank(a) - rank(b));
@@ -34,9 +40,20 @@ export function drawBoxes(findings, active, view, picture) {
   placed(order.map((i) => screen[i]), order.map((i) => sizes[i]), space).forEach((label, at) => {
     labels[order[at]] = label;
   });
-  const shapes = findings.map((finding, i) => shape(finding, screen[i], labels[i], texts[i], active));
-  overlay.replaceChildren(...shapes.sort((a, b) => isActive(a) - isActive(b)));
-  overlay.classList.toggle("has-active", active !== null && findings.length > 0);
+  // Frames first, labels on top of all of them; what is pointed out on top of its layer.
+  const layers = [frame, plate].map((make) => {
+    const groups = findings.map((finding, i) => {
+      const group = make(screen[i], labels[i], texts[i]);
+      group.classList.toggle("active", finding.id === active);
+      group.dataset.id = finding.id;
+      group.dataset.class = finding.slug;
+      group.style.setProperty("--colour", colourOf(finding.index));
+      return group;
+    });
+    return groups.sort((a, b) => isActive(a) - isActive(b));
+  });
+  overlay.replaceChildren(...layers.flat());
+  overlay.classList.toggle("has-active", findings.some((finding) => finding.id === active));
 }
 
 /** The id of the smallest box under a point of the screen, or null. */
@@ -56,33 +73,28 @@ function isActive(group) {
   return group.classList.contains("active") ? 1 : 0;
 }
 
-function shape(finding, box, label, [long, short], active) {
-  const frame = {
+function frame(box) {
+  const size = {
     x: box.left,
     y: box.top,
     width: Math.max(1, box.right - box.left),
     height: Math.max(1, box.bottom - box.top),
     rx: 2,
   };
-  const group = svg(
+  return svg(
     "g",
-    {
-      class: finding.id === active ? "box active" : "box",
-      "data-id": finding.id,
-      "data-class": finding.slug,
-    },
-    svg("rect", { ...frame, class: "halo" }),
-    svg("rect", { ...frame, class: "line" }),
-    svg("rect", {
-      class: "plate",
-      x: label.left,
-      y: label.top,
-      width: label.width,
-      height: LABEL_HEIGHT_PX,
-      rx: 3,
-    }),
+    { class: "box" },
+    svg("rect", { ...size, class: "halo" }),
+    svg("rect", { ...size, class: "line" }),
+  );
+}
+
+function plate(_box, label, [long, short]) {
+  const size = { x: label.left, y: label.top, width: label.width, height: LABEL_HEIGHT_PX, rx: 3 };
+  return svg(
+    "g",
+    { class: "label" },
+    svg("rect", size),
     svg("text", { x: label.left + 6, y: label.top + 14 }, label.isShort ? short : long),
   );
-  group.style.setProperty("--colour", colourOf(finding.index));
-  return group;
 }
