@@ -397,6 +397,39 @@ async def test_a_cancelled_call_is_cancelled_at_the_agent(agent: Agent) -> None:
         assert await asyncio.to_thread(gone.wait, 30)
 
 
+def test_closing_a_client_ends_its_calls_with_a_code(agent: Agent) -> None:
+    agent.answer = agent.hang
+    client = Client(agent.address)
+    with ThreadPoolExecutor(1) as threads:
+        call = threads.submit(client.detect, b"x")
+        assert agent.asked.acquire(timeout=30)
+        client.close()
+        with pytest.raises(DetectError) as caught:
+            call.result(30)
+    assert caught.value.code == ClientErrorCode.CANCELLED
+
+
+async def test_closing_an_async_client_ends_its_calls_with_a_code(agent: Agent) -> None:
+    def hang(requests: Iterator[pb.DetectRequest], _context: Any) -> Iterator[Any]:
+        next(requests)
+        agent.release.wait()
+        return iter(())
+
+    async def many() -> None:
+        async for _ in client.detect_many([(1, b"x")]):
+            pass
+
+    agent.answer, agent.answer_stream = agent.hang, hang
+    client = AsyncClient(agent.address)
+    calls = [asyncio.create_task(client.detect(b"x")), asyncio.create_task(many())]
+    for _ in calls:
+        assert await asyncio.to_thread(agent.asked.acquire, timeout=30)
+    await client.close()
+    for error in await asyncio.gather(*calls, return_exceptions=True):
+        assert isinstance(error, DetectError)
+        assert error.code == ClientErrorCode.CANCELLED
+
+
 @both
 def test_a_proxy_is_never_used(
     face: Any, agent: Agent, closed_port: int, monkeypatch: pytest.MonkeyPatch

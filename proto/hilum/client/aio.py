@@ -10,7 +10,13 @@ from typing import Any, Self, TypeVar, overload
 import grpc
 
 from hilum.client import convert, errors, health
-from hilum.client.aio_stream import Stream, StreamMethod, detect_stream, keyed_async
+from hilum.client.aio_stream import (
+    Stream,
+    StreamMethod,
+    detect_stream,
+    is_cancelled,
+    keyed_async,
+)
 from hilum.client.batch import Batch, Key
 from hilum.client.connection import Connection, Tls
 from hilum.client.errors import DetectError
@@ -179,6 +185,10 @@ class AsyncClient:
             call = method(request, timeout=remaining_s, metadata=self._connection.metadata)
             try:
                 return await call
+            except asyncio.CancelledError:
+                if is_cancelled():
+                    raise
+                raise errors.cancelled() from None
             except grpc.aio.AioRpcError as failure:
                 error = errors.from_rpc(failure)
                 remaining_s = deadline - self._clock.now()

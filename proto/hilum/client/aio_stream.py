@@ -47,6 +47,12 @@ async def _keyed(
             yield pair(image)
 
 
+def is_cancelled() -> bool:
+    """Whether this task was cancelled: grpc.aio raises CancelledError for a cancelled call too."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 async def detect_stream(
     images: AsyncIterator[tuple[Key, ImageSource]],
     options: Options,
@@ -203,8 +209,8 @@ class Stream:
         except grpc.aio.AioRpcError as failure:
             self._events.put_nowait(errors.from_rpc(failure))
         except asyncio.CancelledError:
-            # Our own close() cancels the call, not this task.
-            if not self._call.cancelled():
+            if is_cancelled():
                 raise
+            self._events.put_nowait(errors.cancelled())
         else:
             self._events.put_nowait(ended_early())

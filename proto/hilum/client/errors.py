@@ -77,6 +77,11 @@ def from_rpc(error: grpc.RpcError) -> DetectError:
     return _from_status(error.code(), error.details() or "", retry_after_s)
 
 
+def cancelled() -> DetectError:
+    """The call was cancelled here, as by closing the client."""
+    return DetectError(*_BY_STATUS[grpc.StatusCode.CANCELLED])
+
+
 def _pairs(metadata: Iterable[object]) -> dict[str, str | bytes]:
     return {pair[0]: pair[1] for pair in metadata if isinstance(pair, tuple)}
 
