@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -60,12 +60,20 @@ class Authority:
         self.certificate = folder / f"{name}.pem"
         self.certificate.write_bytes(certificate.public_bytes(Encoding.PEM))
 
-    def server(self, *, start: datetime = NOW - DAY, end: datetime = NOW + 30 * DAY) -> Issued:
+    def server(
+        self,
+        *,
+        start: datetime = NOW - DAY,
+        end: datetime = NOW + 30 * DAY,
+        rsa_bits: int | None = None,
+    ) -> Issued:
         """For `localhost`, 127.0.0.1 and ::1."""
         names: list[x509.GeneralName] = [x509.DNSName("localhost")]
         names += [x509.IPAddress(ip_address(it)) for it in ("127.0.0.1", "::1")]
         use = ExtendedKeyUsageOID.SERVER_AUTH
-        return self.issue("server", "CN=localhost", names, use, start=start, end=end)
+        return self.issue(
+            "server", "CN=localhost", names, use, start=start, end=end, rsa_bits=rsa_bits
+        )
 
     def client(
         self,
@@ -94,8 +102,13 @@ class Authority:
         *,
         start: datetime = NOW - DAY,
         end: datetime = NOW + 30 * DAY,
+        rsa_bits: int | None = None,
     ) -> Issued:
-        key = ec.generate_private_key(ec.SECP256R1())
+        key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+        if rsa_bits is None:
+            key = ec.generate_private_key(ec.SECP256R1())
+        else:
+            key = rsa.generate_private_key(65537, rsa_bits)
         builder = (
             x509.CertificateBuilder()
             .subject_name(_name(subject))
@@ -120,7 +133,9 @@ class Authority:
         return issued
 
 
-def write_key(path: Path, key: ec.EllipticCurvePrivateKey, passphrase: bytes = b"") -> None:
+def write_key(
+    path: Path, key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, passphrase: bytes = b""
+) -> None:
     """Write a private key with mode 0600."""
     path.touch(mode=0o600)
     protection: KeySerializationEncryption = NoEncryption()

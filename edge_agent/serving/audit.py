@@ -96,7 +96,7 @@ class AuditLog:
         self._waiting: deque[tuple[datetime, AuditEvent]] = deque()
         self._lost = self._lost_unlisted = 0
         self._failure: str | None = None
-        self._hurry = self._closing = False
+        self._hurry = self._closing = self._ended = False
         try:
             self._writer = ChainWriter(
                 folder, segment_bytes=self._limits.segment_bytes, now=utc_now()
@@ -117,6 +117,8 @@ class AuditLog:
         """
         if self._closing:
             raise AuditUnavailable("The audit log is closed.", hint="The agent is stopping.")
+        if self._ended:
+            raise AuditUnavailable("The audit log's writer has ended.", hint="Restart the agent.")
         if self._failure is not None:
             raise AuditUnavailable(f"The audit log cannot be written: {self._failure}.")
         if len(self._waiting) >= self._limits.queue_size:
@@ -157,7 +159,8 @@ class AuditLog:
         with self._lock:
             self._hurry = self._owes
             self._work.notify()
-            return self._done.wait_for(lambda: not self._owes, timeout_s)
+            self._done.wait_for(lambda: self._ended or not self._owes, timeout_s)
+            return not self._owes
 
     def close(self) -> int:
         """Write what is queued, note that the log was closed, and let the folder go.
@@ -215,7 +218,8 @@ class AuditLog:
         finally:
             # Also where a mistake of ours ended it: then nothing more is granted.
             with self._lock:
-                self._failure = self._failure or "its writer has ended"
+                self._ended = True
+                self._done.notify_all()
 
     def _write_until_closed(self) -> None:
         while (batch := self._gather()) is not None:

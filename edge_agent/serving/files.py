@@ -46,12 +46,15 @@ def read_small(path: Path, what: str, *, private: bool) -> bytes:
             f"The {what} {path} cannot be read: {error.strerror}.",
             hint=f"Let the agent's user (id {os.geteuid()}) read it.",
         ) from None
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode):
             raise ConfigInvalid(f"The {what} {path} is not a regular file.")
         _require_guarded(facts, path, what, private=private)
-        data = file.read(_MAX_BYTES + 1)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            data = file.read(_MAX_BYTES + 1)
+    finally:
+        os.close(descriptor)
     if len(data) > _MAX_BYTES:
         raise ConfigInvalid(f"The {what} {path} is larger than {_MAX_BYTES} bytes.")
     return data
@@ -135,9 +138,9 @@ def locked(path: Path) -> Iterator[None]:
 class WatchedFile(Generic[T]):
     """A file's meaning, read again whenever the file changes.
 
-    A change that cannot be used (a slip while editing by hand) leaves what was read before in
-    force, says so in the log and in `problem`. A file that is gone means `gone`: whoever removes
-    the keys wants nobody in.
+    A change that cannot be used (a slip while editing by hand) leaves in force what was read
+    before, and says so in the log and in `problem`. A file that is gone means `gone`: whoever
+    removes the keys wants nobody in.
     """
 
     def __init__(self, path: Path, load: Callable[[Path], T], *, gone: T) -> None:
@@ -151,7 +154,13 @@ class WatchedFile(Generic[T]):
         self._gone = gone
         self._stamp = self._look()
         self._value = load(path)
-        self.problem: str | None = None
+        self._problem: str | None = None
+
+    @property
+    def problem(self) -> str | None:
+        """Why what the file says now is not in force; None if it is."""
+        self.current()
+        return self._problem
 
     def current(self) -> T:
         """What the file says now; costs one `stat` where nothing changed."""
@@ -163,13 +172,13 @@ class WatchedFile(Generic[T]):
 
     def _reload(self, stamp: tuple[int, ...]) -> None:
         if not stamp:
-            self._value, self.problem = self._gone, f"{self._path} is gone."
+            self._value, self._problem = self._gone, f"{self._path} is gone."
             _log.error("%s is gone; nobody is known by it any more", self._path)
             return
         try:
-            self._value, self.problem = self._load(self._path), None
+            self._value, self._problem = self._load(self._path), None
         except ConfigInvalid as error:
-            self.problem = error.message
+            self._problem = error.message
             _log.error("%s What was read before stays in force.", error.message)
         else:
             _log.info("Read %s again", self._path)

@@ -1,0 +1,251 @@
+"""Whatever is done to a finished audit log, the check names the first line that it was done to."""
+
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_agent.core.access import Action, Principal, Role
+from edge_agent.core.audit import AuditEvent, Link, access_event, add
+from edge_agent.serving.audit import AuditLimits, AuditLog
+from edge_agent.serving.audit_files import ANCHOR, segments
+from edge_agent.serving.audit_verify import AuditVerdict, verify
+from hilum.codes import ErrorCode
+
+CALLERS = (Principal("key:0123456789", Role.CLINIC), Principal("cert:pacs", Role.VIEWER))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A log of 11 entries in three segments."""
+    folder = tmp_path_factory.mktemp("audit") / "log"
+    log = AuditLog(
+        folder,
+        utc_now=lambda: datetime.now(UTC),
+        limits=AuditLimits(segment_bytes=1500, gather_s=0),
+    )
+    for number in range(9):
+        log.record(
+            access_event(
+                CALLERS[number % 2],
+                Action.DETECT,
+                ErrorCode.TOO_SMALL if number == 4 else "ok",
+                request=log.request_digest(str(number)),
+                bundle="c0ffee" * 10,
+            )
+        )
+        assert log.flush(30)
+    assert log.close() == 0
+    assert len(segments(folder)) == 3
+    verdict = verify(folder)
+    assert verdict.ok
+    assert verdict.head.count == 11
+    return folder
+
+
+@pytest.fixture
+def copy(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
+    return lambda: shutil.copytree(whole, tmp_path_factory.mktemp("copy") / "log")
+
+
+Place = tuple[Path, int]
+
+
+def lines_in(folder: Path) -> list[tuple[Path, int, bytes]]:
+    """Every line with its file and number from 1."""
+    return [
+        (file, number, line)
+        for file in segments(folder)
+        for number, line in enumerate(file.read_bytes().splitlines(keepends=True), 1)
+    ]
+
+
+def rewrite(folder: Path, lines: list[tuple[Path, bytes]]) -> None:
+    for file in segments(folder):
+        file.write_bytes(b"".join(line for owner, line in lines if owner == file))
+
+
+def broken_at(verdict: AuditVerdict) -> tuple[str, int]:
+    assert verdict.broken is not None, verdict.describe()
+    assert "BROKEN" in verdict.describe()
+    return verdict.broken.file, verdict.broken.line
+
+
+def test_any_single_byte_that_is_changed_is_found_at_its_line(whole: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(whole, tmp_path / "log")
+    lines = lines_in(folder)
+    for file, number, line in (lines[0], lines[5], lines[-1]):
+        data = file.read_bytes()
+        start = data.index(line)
+        for position in range(start, start + len(line)):
+            damaged = bytearray(data)
+            damaged[position] ^= 0x20 if position % 2 else 0x01  # the other case; the next digit
+            file.write_bytes(damaged)
+            assert broken_at(verify(folder)) == (file.name, number), position
+        file.write_bytes(data)
+    assert verify(folder).ok
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_any_other_value_of_any_byte_is_found(whole: Path, data: st.DataObject) -> None:
+    file, number, line = data.draw(st.sampled_from(lines_in(whole)))
+    offset = data.draw(st.integers(0, len(line) - 1))
+    value = data.draw(st.integers(0, 255).filter(lambda it: it != line[offset]))
+    original = file.read_bytes()
+    damaged = bytearray(original)
+    damaged[original.index(line) + offset] = value
+    try:
+        file.write_bytes(damaged)
+        assert broken_at(verify(whole)) == (file.name, number)
+    finally:
+        file.write_bytes(original)
+
+
+@pytest.mark.parametrize("index", range(11))
+def test_a_removed_line_is_found(copy: Callable[[], Path], index: int) -> None:
+    folder = copy()
+    lines = lines_in(folder)
+    file, number, _ = lines[index]
+    rewrite(folder, [(owner, line) for owner, _, line in lines[:index] + lines[index + 1 :]])
+    at = broken_at(verify(folder))
+    follows_in_file = index + 1 < len(lines) and lines[index + 1][0] == file
+    if follows_in_file or index == len(lines) - 1:
+        assert at == (file.name, number)
+    else:  # the last of its segment: the next segment's first line does not fit
+        assert at == (lines[index + 1][0].name, 1)
+
+
+@pytest.mark.parametrize("index", range(11))
+def test_a_repeated_line_is_found(copy: Callable[[], Path], index: int) -> None:
+    folder = copy()
+    lines = [(owner, line) for owner, _, line in lines_in(folder)]
+    lines.insert(index, lines[index])
+    file, number, _ = lines_in(folder)[index]
+    rewrite(folder, lines)
+    assert broken_at(verify(folder)) == (file.name, number + 1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(order=st.permutations(range(11)))
+def test_any_other_order_is_found(whole: Path, order: list[int]) -> None:
+    before = {file: file.read_bytes() for file in segments(whole)}
+    lines = lines_in(whole)
+    moved = [(place[0], lines[index][2]) for place, index in zip(lines, order, strict=True)]
+    first = next((n for n, index in enumerate(order) if n != index), None)
+    try:
+        rewrite(whole, moved)
+        if first is None:
+            assert verify(whole).ok
+        else:
+            assert broken_at(verify(whole)) == (lines[first][0].name, lines[first][1])
+    finally:
+        for file, data in before.items():
+            file.write_bytes(data)
+
+
+def test_a_tail_cut_off_at_any_byte_is_found(copy: Callable[[], Path]) -> None:
+    folder = copy()
+    last = segments(folder)[-1]
+    data = last.read_bytes()
+    for end in range(len(data)):
+        last.write_bytes(data[:end])
+        assert broken_at(verify(folder)) == (last.name, data[:end].count(b"\n") + 1), end
+
+
+def test_without_its_anchor_a_tail_cut_off_between_lines_does_not_show_and_that_is_said(
+    copy: Callable[[], Path],
+) -> None:
+    folder = copy()
+    (folder / ANCHOR).unlink()
+    last = segments(folder)[-1]
+    whole_lines = last.read_bytes().splitlines(keepends=True)
+    last.write_bytes(b"".join(whole_lines[:-1]))
+    verdict = verify(folder)
+    assert verdict.ok
+    assert not verdict.anchored
+    assert "would not show" in verdict.describe()
+    last.write_bytes(b"".join(whole_lines)[:-1])
+    assert broken_at(verify(folder)) == (last.name, len(whole_lines))
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_a_missing_segment_is_found(copy: Callable[[], Path], index: int) -> None:
+    folder = copy()
+    segments(folder)[index].unlink()
+    assert not verify(folder).ok
+
+
+def test_segments_that_were_moved_away_on_purpose_can_be_left_out(copy: Callable[[], Path]) -> None:
+    folder = copy()
+    segments(folder)[0].unlink()
+    verdict = verify(folder, archived=True)
+    assert verdict.ok
+    assert verdict.first > 0
+    assert f"entries {verdict.first} to 10" in verdict.describe()
+
+
+def test_one_segment_can_be_checked_by_itself(copy: Callable[[], Path]) -> None:
+    middle = segments(copy())[1]
+    assert verify(middle).ok
+    data = middle.read_bytes()
+    middle.write_bytes(data.replace(b'"outcome":"ok"', b'"outcome":"OK"', 1))
+    assert not verify(middle).ok
+
+
+def test_a_segment_under_another_name_is_found(copy: Callable[[], Path]) -> None:
+    folder = copy()
+    middle = segments(folder)[1]
+    middle.rename(middle.with_name("audit-000000000001.jsonl"))
+    assert not verify(folder).ok
+
+
+def test_a_rewritten_last_line_does_not_fit_the_anchor(copy: Callable[[], Path]) -> None:
+    folder = copy()
+    last = segments(folder)[-1]
+    *kept, line = last.read_bytes().splitlines(keepends=True)
+    previous = line.split(b'"prev":"')[1][:64].decode()
+    forged, _ = add(Link(10, previous), datetime.now(UTC), AuditEvent(Action.HEALTH))
+    last.write_bytes(b"".join((*kept, forged)))
+    verdict = verify(folder)
+    assert broken_at(verdict) == (last.name, len(kept) + 1)
+    assert "anchor" in verdict.describe()
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"entries":"1"}', "not json"])
+def test_a_damaged_anchor_is_found(copy: Callable[[], Path], text: str) -> None:
+    folder = copy()
+    (folder / ANCHOR).write_text(text)
+    assert broken_at(verify(folder)) == (ANCHOR, 1)
+
+
+def test_a_folder_without_a_log_is_no_whole_log(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        verify(tmp_path)
+
+
+@settings(max_examples=300, deadline=None)
+@given(actor=st.text(), request=st.text(), bundle=st.text(), outcome=st.text(), role=st.text())
+def test_no_text_comes_through(
+    actor: str, request: str, bundle: str, outcome: str, role: str
+) -> None:
+    for fields in (
+        {"actor": f"key:{actor}"},
+        {"actor": f"cert:{actor}"},
+        {"request": request},
+        {"bundle": bundle},
+        {"outcome": outcome},
+        {"role": role},
+    ):
+        try:
+            event = AuditEvent(Action.DETECT, **fields)  # type: ignore[arg-type]
+        except ValueError:
+            continue
+        line, _ = add(Link(0, "0" * 64), datetime.now(UTC), event)
+        assert line.isascii()
+        assert line.count(b"\n") == 1
+        assert "^" not in line.decode()  # how DICOM joins the parts of a patient's name

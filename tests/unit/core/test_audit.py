@@ -1,0 +1,161 @@
+import hashlib
+import json
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+
+from edge_agent.core.access import Action, Denied, Principal, Reason, Role
+from edge_agent.core.audit import (
+    START,
+    AuditEvent,
+    DenialBudget,
+    Link,
+    Marker,
+    access_event,
+    add,
+    follow,
+    read_line,
+)
+from hilum.codes import ErrorCode
+
+NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
+CLINIC = Principal("key:0123456789", Role.CLINIC)
+
+
+def test_a_line_holds_what_the_event_says_and_nothing_else() -> None:
+    event = access_event(
+        CLINIC, Action.DETECT, ErrorCode.OVERLOADED, request="ab12", bundle="c0ffee" * 10
+    )
+    line, link = add(Link(7, "f" * 64), NOON, event)
+    assert json.loads(line) == {
+        "seq": 7,
+        "utc": "2026-05-04T12:00:00.000000+00:00",
+        "actor": "key:0123456789",
+        "role": "clinic",
+        "action": "detect",
+        "outcome": "overloaded",
+        "request": "ab12",
+        "bundle": "c0ffeec0ffee",
+        "count": 1,
+        "prev": "f" * 64,
+        "hash": link.hash,
+    }
+    assert line.endswith(b"\n")
+    assert link.count == 8
+
+
+def test_times_are_told_in_utc() -> None:
+    here = NOON.astimezone(timezone(timedelta(hours=9)))
+    assert add(START, here, AuditEvent(Marker.OPENED)) == add(
+        START, NOON, AuditEvent(Marker.OPENED)
+    )
+
+
+def test_a_denial_brings_its_own_outcome_and_no_role() -> None:
+    event = access_event(Denied(Reason.EXPIRED_CREDENTIAL, "key:0123456789"), Action.DETECT)
+    assert (event.outcome, event.actor, event.role) == (
+        Reason.EXPIRED_CREDENTIAL,
+        "key:0123456789",
+        None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("actor", "Doe^Jane"),
+        ("actor", "key:Doe^Jane12"),
+        ("actor", "key:0123456789\n"),
+        ("actor", "cert:Müller"),
+        ("actor", "cert:" + "x" * 129),
+        ("actor", "cert:a\nb"),
+        ("actor", "loopback Jane"),
+        ("actor", ""),
+        ("role", "clinic"),
+        ("action", "Jane Doe"),
+        ("action", "detect"),
+        ("outcome", "Jane Doe"),
+        ("request", "1.2.840.113619.2"),
+        ("request", "0" * 65),
+        ("bundle", "Jane"),
+        ("bundle", "0" * 17),
+        ("count", -1),
+        ("count", 1.5),
+        ("count", True),
+        ("count", "1"),
+    ],
+)
+def test_free_text_has_no_way_in(field: str, value: object) -> None:
+    fields: dict[str, object] = {"action": Action.DETECT, field: value}
+    with pytest.raises(ValueError, match=field) as caught:
+        AuditEvent(**fields)  # type: ignore[arg-type]  # wrong on purpose
+    assert str(value) not in str(caught.value) or value in ("", True)
+
+
+@pytest.mark.parametrize(
+    "actor", ["agent", "unknown", "loopback", "key:0123456789", "cert:CN=pacs-1,O=St Example"]
+)
+def test_actors_that_can_be_logged(actor: str) -> None:
+    event = AuditEvent(Action.DETECT, actor=actor)
+    assert json.loads(add(START, NOON, event)[0])["actor"] == actor
+
+
+def chain(count: int) -> list[bytes]:
+    lines, link = [], START
+    for number in range(count):
+        line, link = add(link, NOON, AuditEvent(Action.DETECT, request=f"{number:04x}"))
+        lines.append(line)
+    return lines
+
+
+def test_a_chain_is_followed_from_its_start() -> None:
+    link: Link | str = START
+    for line in chain(3):
+        assert isinstance(link, Link)
+        link = follow(link, line)
+    assert isinstance(link, Link)
+    assert link.count == 3
+
+
+def test_what_is_wrong_is_told_apart() -> None:
+    first, second, third = chain(3)
+    after_first = follow(START, first)
+    assert isinstance(after_first, Link)
+    assert follow(after_first, third) == "entries 1 to 1 are missing before it"
+    assert follow(after_first, first) == "it is entry 0 where entry 1 belongs"
+    assert follow(Link(1, "0" * 64), second) == "it does not continue the entry before it"
+    changed = second.replace(b"detect", b"metric")
+    assert follow(after_first, changed) == "the line was changed: its hash does not fit it"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"[]", b'{"seq":0', b'{"seq":"0","prev":"x"', b'{"seq":true,"prev":""', b"\xff"],
+)
+def test_a_right_hash_over_something_else_is_no_entry(body: bytes) -> None:
+    line = body + b',"hash":"' + hashlib.sha256(body).hexdigest().encode() + b'"}\n'
+    assert read_line(line) is None
+
+
+def test_denials_are_listed_up_to_a_rate() -> None:
+    budget = DenialBudget(burst=3, per_s=1)
+    assert [budget.admit(10.0) for _ in range(5)] == [True, True, True, False, False]
+    assert budget.take_unlisted(10.0) == 0  # no room to say so yet
+    assert budget.take_unlisted(11.0) == 2
+    assert budget.take_unlisted(11.0) == 0
+    assert not budget.admit(11.0)  # saying so took the room
+    assert budget.admit(13.0)
+
+
+def test_unlisted_denials_are_told_when_the_log_closes() -> None:
+    budget = DenialBudget(burst=1, per_s=0)
+    assert [budget.admit(0.0) for _ in range(4)] == [True, False, False, False]
+    assert budget.take_unlisted(0.0) == 0
+    assert budget.take_unlisted(0.0, closing=True) == 3
+
+
+def test_a_clock_that_stands_still_or_steps_back_gives_nothing_away() -> None:
+    budget = DenialBudget(burst=1, per_s=10)
+    assert budget.admit(100.0)
+    assert not budget.admit(50.0)
+    assert not budget.admit(50.0)
