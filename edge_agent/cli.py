@@ -110,7 +110,8 @@ def detect(
     """Look at radiographs (DICOM, JPEG, PNG, TIFF) without a server.
 
     FILE is a file, a folder, or a pattern in quotes. A file that is refused is reported with a code
-    and a hint, and the others go on. The exit status is 0 if all files were answered, 1 if one was refused, 2 if the command itself is wrong.
+    and a hint, and the others go on. The exit status is 0 if all files were answered, 1 if one was
+    refused, 2 if the command itself is wrong.
 
     For example:
 

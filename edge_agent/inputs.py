@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections import Counter
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -97,11 +97,12 @@ def overlay_paths(target: Path, files: Sequence[Path], *, into_folder: bool) -> 
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Misused(f"--overlay {target}: {error.strerror}.") from None
-    names = Counter[str]()
+    taken: set[Path] = set()
     paths = {}
     for file in files:
         stem = file.stem if file.suffix.lower() in SUFFIXES else file.name
-        names[stem] += 1
-        count = names[stem]
-        paths[file] = target / (f"{stem}.png" if count == 1 else f"{stem}-{count}.png")
+        numbered = (f"{stem}-{number}.png" for number in itertools.count(2))
+        names = itertools.chain([f"{stem}.png"], numbered)
+        paths[file] = next(target / name for name in names if target / name not in taken)
+        taken.add(paths[file])
     return paths

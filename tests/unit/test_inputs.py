@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edge_agent.inputs import Misused, find_files, overlay_paths
+
+DICOM = bytes(128) + b"DICM" + b"rest"
+
+
+@pytest.fixture
+def inbox(tmp_path: Path) -> Path:
+    for name in ["b.PNG", "a.jpg", "notes.txt", "deep/c.dcm", ".hidden.png", ".git/d.png"]:
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"x")
+    (tmp_path / "1.2.840.10008").write_bytes(DICOM)
+    (tmp_path / "DICOMDIR").write_bytes(DICOM)
+    return tmp_path
+
+
+def names(files: list[Path]) -> list[str]:
+    return [file.name for file in files]
+
+
+def test_a_folder_gives_what_looks_like_a_study_image(inbox: Path) -> None:
+    assert names(find_files([str(inbox)])) == ["1.2.840.10008", "a.jpg", "b.PNG"]
+
+
+def test_recursive_looks_into_folders_within_but_not_into_hidden_ones(inbox: Path) -> None:
+    found = find_files([str(inbox)], recursive=True)
+    assert names(found) == ["1.2.840.10008", "a.jpg", "b.PNG", "c.dcm"]
+
+
+def test_a_quoted_pattern_is_matched_here(inbox: Path) -> None:
+    assert names(find_files([f"{inbox}/*.[jP]*"])) == ["a.jpg", "b.PNG"]
+    assert names(find_files([f"{inbox}/**/*.dcm"])) == ["c.dcm"]
+
+
+def test_a_named_file_is_taken_whatever_it_is(inbox: Path) -> None:
+    named = [str(inbox / "notes.txt"), str(inbox / "absent.dcm")]
+    assert names(find_files(named)) == ["notes.txt", "absent.dcm"]
+
+
+def test_a_file_whose_name_is_a_pattern_is_meant_itself(tmp_path: Path) -> None:
+    odd = tmp_path / "chest[1].png"
+    odd.write_bytes(b"x")
+    assert find_files([str(odd)]) == [odd]
+
+
+def test_a_file_named_twice_is_looked_at_once(inbox: Path) -> None:
+    assert names(find_files([str(inbox / "a.jpg"), str(inbox)])) == [
+        "a.jpg",
+        "1.2.840.10008",
+        "b.PNG",
+    ]
+
+
+def test_nothing_found_is_said(inbox: Path) -> None:
+    with pytest.raises(Misused, match="No file matches"):
+        find_files([f"{inbox}/*.tif"])
+    empty = inbox / "empty"
+    empty.mkdir()
+    with pytest.raises(Misused, match="--recursive"):
+        find_files([str(empty)])
+
+
+def test_overlay_of_one_file(tmp_path: Path) -> None:
+    file = Path("a.dcm")
+    wanted = tmp_path / "out.png"
+    assert overlay_paths(wanted, [file], into_folder=False) == {file: wanted}
+    assert overlay_paths(tmp_path, [file], into_folder=False) == {file: tmp_path / "a.png"}
+
+
+def test_overlays_of_several_files_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    files = [Path("x/a.dcm"), Path("y/a.png"), Path("1.2.840.10008"), Path("x/a-2.dcm")]
+    places = overlay_paths(tmp_path / "new", files, into_folder=True)
+    assert [place.name for place in places.values()] == [
+        "a.png",
+        "a-2.png",
+        "1.2.840.10008.png",
+        "a-2-2.png",
+    ]
+    assert (tmp_path / "new").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("target", "into_folder", "says"),
+    [
+        ("out.png", True, "name a folder"),
+        ("out.jpg", False, "end its name in .png"),
+        ("nowhere/out.png", False, "there is no folder"),
+    ],
+)
+def test_a_target_that_cannot_be_meant(
+    tmp_path: Path, target: str, into_folder: bool, says: str
+) -> None:
+    with pytest.raises(Misused, match=says):
+        overlay_paths(tmp_path / target, [Path("a.dcm")], into_folder=into_folder)
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(Misused, match="--overlay"):
+        overlay_paths(tmp_path / "file" / "folder", [Path("a.dcm")], into_folder=True)
