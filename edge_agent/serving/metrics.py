@@ -1,0 +1,208 @@
+"""The agent's metrics for Prometheus: operational counts and times, nothing about any patient.
+
+Every label takes its values from an enumeration or from the bundle in use, so the number of series
+is bounded whatever callers send. The registry is the agent's own: two agents in one process (as in
+tests) do not mix.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Final
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from edge_agent.core.access import Action, Reason
+from edge_agent.core.admission import AdmissionStats, Priority, Refusal
+from edge_agent.serving.answer import Timings
+from edge_agent.serving.audit import AuditStatus
+from hilum.codes import ErrorCode
+
+_BUCKETS_S: Final = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0, 10.0,
+)  # fmt: skip
+_BUNDLE_DIGITS: Final = 12
+_LABEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+
+
+class Face(StrEnum):
+    """Where a request came in."""
+
+    GRPC = "grpc"
+    HTTP = "http"
+
+
+class WorkerEnd(StrEnum):
+    """Why a decode worker was replaced."""
+
+    CRASH = "crash"
+    TIMEOUT = "timeout"
+    MEMORY = "memory"
+    RECYCLED = "recycled"
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What is asked for its state whenever metrics are read; None where there is no such part."""
+
+    admission: Callable[[], AdmissionStats] | None = None
+    audit: Callable[[], AuditStatus] | None = None
+    ready: Callable[[], bool] | None = None
+
+
+class AgentMetrics:
+    """All metrics of one agent. Recording is thread-safe and takes microseconds."""
+
+    def __init__(self, sources: Sources = Sources()) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "hilum_requests",
+            "Requests answered, by outcome: ok, an error's code, or why access was denied.",
+            ("face", "action", "outcome"),
+            registry=self.registry,
+        )
+        self._stages = Histogram(
+            "hilum_stage_seconds",
+            "Time that an answered study image spent in each stage, and in all of them.",
+            ("stage",),
+            buckets=_BUCKETS_S,
+            registry=self.registry,
+        )
+        self._restarts = Counter(
+            "hilum_decode_worker_restarts",
+            "Decode workers that were replaced.",
+            ("reason",),
+            registry=self.registry,
+        )
+        self._model = Gauge(
+            "hilum_model_info",
+            "1 for the bundle and engine in use.",
+            ("bundle", "engine", "variant"),
+            registry=self.registry,
+        )
+        self._tls_ends = Gauge(
+            "hilum_tls_not_after_timestamp_seconds",
+            "When the first of the TLS certificates in use expires; 0 without TLS.",
+            registry=self.registry,
+        )
+        self.registry.register(_Polled(sources))
+        ProcessCollector(registry=self.registry)
+        # Series that are there from the start have a rate from the first event on.
+        for face in Face:
+            self._requests.labels(face, Action.DETECT, "ok")
+        for stage in fields(Timings):
+            self._stages.labels(stage.name.removesuffix("_ms"))
+        for end in WorkerEnd:
+            self._restarts.labels(end)
+
+    def request_answered(
+        self, face: Face, action: Action, outcome: ErrorCode | Reason | None = None
+    ) -> None:
+        """Count a request; None means that it was answered as asked."""
+        value = "ok" if outcome is None else outcome.value
+        self._requests.labels(Face(face), Action(action), value).inc()
+
+    def image_answered(self, timings: Timings) -> None:
+        """Take in how long an answered study image took."""
+        for stage in fields(timings):
+            spent_s = getattr(timings, stage.name) / 1e3
+            self._stages.labels(stage.name.removesuffix("_ms")).observe(spent_s)
+
+    def worker_replaced(self, reason: WorkerEnd) -> None:
+        """Count a decode worker that was replaced."""
+        self._restarts.labels(WorkerEnd(reason)).inc()
+
+    def model_in_use(self, bundle_digest: str, engine: str, variant: str) -> None:
+        """Say which bundle and engine answer from now on."""
+        self._model.clear()
+        labels = (bundle_digest[:_BUNDLE_DIGITS], engine, variant)
+        self._model.labels(*(it if _LABEL.fullmatch(it) else "other" for it in labels)).set(1)
+
+    def tls_ends(self, timestamp_s: float) -> None:
+        """Say when the first of the TLS certificates expires, in seconds since 1970."""
+        self._tls_ends.set(timestamp_s)
+
+    def render(self) -> bytes:
+        """Everything in Prometheus' text format 0.0.4."""
+        return generate_latest(self.registry)
+
+
+class _Polled(Collector):
+    """State that its owner keeps; read when metrics are, so that it is never behind."""
+
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
+
+    def describe(self) -> list[Metric]:
+        """Nothing: asking the sources while the agent is being put together would be too soon."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """The state now."""
+        if self._sources.ready is not None:
+            yield GaugeMetricFamily(
+                "hilum_ready", "1 while the agent answers.", value=float(self._sources.ready())
+            )
+        if self._sources.admission is not None:
+            yield from _admission(self._sources.admission())
+        if self._sources.audit is not None:
+            yield from _audit(self._sources.audit())
+
+
+def _admission(stats: AdmissionStats) -> Iterator[Metric]:
+    queued = GaugeMetricFamily("hilum_queued_requests", "Requests waiting.", labels=("priority",))
+    for priority in Priority:
+        queued.add_metric((priority,), stats.queued.get(priority, 0))
+    yield queued
+    yield GaugeMetricFamily("hilum_running_requests", "Requests at work.", value=stats.running)
+    held = GaugeMetricFamily(
+        "hilum_held_bytes", "Memory that requests hold: as sent and decoded.", labels=("form",)
+    )
+    held.add_metric(("encoded",), stats.encoded_bytes)
+    held.add_metric(("decoded",), stats.decoded_bytes)
+    yield held
+    refused = CounterMetricFamily(
+        "hilum_admission_refusals", "Requests refused a place.", labels=("reason",)
+    )
+    for reason in Refusal:
+        refused.add_metric((reason,), stats.refusals.get(reason, 0))
+    yield refused
+    reached = CounterMetricFamily(
+        "hilum_admission_tickets", "How far requests got.", labels=("state", "priority")
+    )
+    for (state, priority), count in sorted(stats.reached.items()):
+        reached.add_metric((state, priority), count)
+    yield reached
+
+
+def _audit(status: AuditStatus) -> Iterator[Metric]:
+    failing = float(status.failure is not None)
+    yield GaugeMetricFamily(
+        "hilum_audit_failing",
+        "1 while no access can be logged; detection is refused then.",
+        failing,
+    )
+    yield GaugeMetricFamily(
+        "hilum_audit_waiting_entries", "Entries yet to be made durable.", status.waiting
+    )
+    yield CounterMetricFamily(
+        "hilum_audit_entries",
+        "Entries in the audit log's chain since its beginning.",
+        status.entries,
+    )
+    yield CounterMetricFamily(
+        "hilum_audit_lost_entries", "Entries that found no room; denials or late ones.", status.lost
+    )

@@ -1,0 +1,156 @@
+import threading
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from edge_agent.core.access import Action, Reason
+from edge_agent.core.admission import AdmissionStats, Priority, Refusal, State
+from edge_agent.serving.answer import Timings
+from edge_agent.serving.audit import AuditStatus
+from edge_agent.serving.metrics import AgentMetrics, Face, Sources, WorkerEnd
+from hilum.codes import ErrorCode
+
+TIMINGS = Timings(decode_ms=12, queue_ms=0.5, infer_ms=80, postprocess_ms=1, total_ms=94)
+
+
+def samples(metrics: AgentMetrics) -> dict[str, float]:
+    """Every sample as Prometheus would read it: `name{label=value,...}`."""
+    found = {}
+    for family in text_string_to_metric_families(metrics.render().decode()):
+        for sample in family.samples:
+            labels = ",".join(f"{name}={value}" for name, value in sorted(sample.labels.items()))
+            found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
+    return found
+
+
+def test_requests_are_counted_by_outcome() -> None:
+    metrics = AgentMetrics()
+    assert samples(metrics)["hilum_requests_total{action=detect,face=grpc,outcome=ok}"] == 0
+    metrics.request_answered(Face.GRPC, Action.DETECT)
+    metrics.request_answered(Face.GRPC, Action.DETECT)
+    metrics.request_answered(Face.HTTP, Action.DETECT, ErrorCode.OVERLOADED)
+    metrics.request_answered(Face.HTTP, Action.PAGE, Reason.WRONG_HOST)
+    found = samples(metrics)
+    assert found["hilum_requests_total{action=detect,face=grpc,outcome=ok}"] == 2
+    assert found["hilum_requests_total{action=detect,face=http,outcome=overloaded}"] == 1
+    assert found["hilum_requests_total{action=page,face=http,outcome=wrong_host}"] == 1
+
+
+def test_times_are_kept_in_seconds_by_stage() -> None:
+    metrics = AgentMetrics()
+    metrics.image_answered(TIMINGS)
+    found = samples(metrics)
+    stages = {"decode": 0.012, "queue": 0.0005, "infer": 0.08, "postprocess": 0.001, "total": 0.094}
+    for stage, seconds in stages.items():
+        assert found[f"hilum_stage_seconds_count{{stage={stage}}}"] == 1
+        assert found[f"hilum_stage_seconds_sum{{stage={stage}}}"] == pytest.approx(seconds)
+    assert found["hilum_stage_seconds_bucket{le=0.075,stage=infer}"] == 0
+    assert found["hilum_stage_seconds_bucket{le=0.1,stage=infer}"] == 1
+
+
+def test_replaced_workers_are_counted_by_reason() -> None:
+    metrics = AgentMetrics()
+    metrics.worker_replaced(WorkerEnd.CRASH)
+    found = samples(metrics)
+    assert found["hilum_decode_worker_restarts_total{reason=crash}"] == 1
+    assert found["hilum_decode_worker_restarts_total{reason=timeout}"] == 0
+
+
+def test_one_model_is_in_use_at_a_time() -> None:
+    metrics = AgentMetrics()
+    metrics.model_in_use("c0ffee" * 10, "openvino", "int8")
+    metrics.model_in_use("decaf0" * 10, "onnxruntime", "fp32")
+    found = {name: value for name, value in samples(metrics).items() if "model_info" in name}
+    assert found == {
+        "hilum_model_info{bundle=decaf0decaf0,engine=onnxruntime,variant=fp32}": 1,
+    }
+
+
+@pytest.mark.parametrize("text", ["", "Doe^Jane", "a b", "x" * 65, "a\nb", "é", '"'])
+def test_labels_take_no_free_text(text: str) -> None:
+    metrics = AgentMetrics()
+    metrics.model_in_use("00", text, text)
+    assert samples(metrics)["hilum_model_info{bundle=00,engine=other,variant=other}"] == 1
+
+
+def test_labels_outside_their_enumeration_are_a_mistake() -> None:
+    metrics = AgentMetrics()
+    with pytest.raises(ValueError, match="Doe"):
+        metrics.request_answered("Doe", Action.DETECT)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="Doe"):
+        metrics.worker_replaced("Doe")  # type: ignore[arg-type]
+
+
+def test_state_is_read_when_metrics_are() -> None:
+    now = {"ready": False, "queued": 3, "failure": "No space left on device"}
+    metrics = AgentMetrics(
+        Sources(
+            admission=lambda: AdmissionStats(
+                queued={Priority.STAT: 1, Priority.ROUTINE: int(str(now["queued"]))},
+                running=2,
+                decoded_bytes=7_000_000,
+                encoded_bytes=900_000,
+                mean_service_s=0.1,
+                reached={(State.DONE, Priority.STAT): 40},
+                refusals={Refusal.QUEUE_FULL: 5},
+            ),
+            audit=lambda: AuditStatus(
+                entries=100, waiting=4, lost=1, failure=str(now["failure"]) or None
+            ),
+            ready=lambda: bool(now["ready"]),
+        )
+    )
+    found = samples(metrics)
+    assert found["hilum_ready"] == 0
+    assert found["hilum_queued_requests{priority=stat}"] == 1
+    assert found["hilum_queued_requests{priority=routine}"] == 3
+    assert found["hilum_running_requests"] == 2
+    assert found["hilum_held_bytes{form=decoded}"] == 7_000_000
+    assert found["hilum_admission_refusals_total{reason=queue_full}"] == 5
+    assert found["hilum_admission_tickets_total{priority=stat,state=done}"] == 40
+    assert found["hilum_audit_failing"] == 1
+    assert found["hilum_audit_waiting_entries"] == 4
+    assert found["hilum_audit_entries_total"] == 100
+    assert found["hilum_audit_lost_entries_total"] == 1
+    now.update(ready=True, queued=0, failure="")
+    found = samples(metrics)
+    assert found["hilum_ready"] == 1
+    assert found["hilum_queued_requests{priority=routine}"] == 0
+    assert found["hilum_audit_failing"] == 0
+
+
+def test_two_agents_do_not_mix() -> None:
+    one, other = AgentMetrics(), AgentMetrics()
+    one.worker_replaced(WorkerEnd.MEMORY)
+    name = "hilum_decode_worker_restarts_total{reason=memory}"
+    assert (samples(one)[name], samples(other)[name]) == (1, 0)
+
+
+def test_the_process_is_measured_too() -> None:
+    found = samples(AgentMetrics())
+    assert found["process_resident_memory_bytes"] > 0
+    assert found["process_open_fds"] > 0
+
+
+def test_counts_of_many_threads_add_up() -> None:
+    metrics = AgentMetrics()
+
+    def work() -> None:
+        for _ in range(500):
+            metrics.request_answered(Face.GRPC, Action.DETECT)
+            metrics.image_answered(TIMINGS)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = samples(metrics)
+    assert found["hilum_requests_total{action=detect,face=grpc,outcome=ok}"] == 2000
+    assert found["hilum_stage_seconds_count{stage=total}"] == 2000
+
+
+def test_tls_expiry_is_told() -> None:
+    metrics = AgentMetrics()
+    metrics.tls_ends(1.8e9)
+    assert samples(metrics)["hilum_tls_not_after_timestamp_seconds"] == 1.8e9
