@@ -99,8 +99,9 @@ async def test_with_no_place_left_a_request_is_refused_at_once() -> None:
     gate = Gate()
     with piped(FakeEngine(SIDE, SIDE, before=gate), queue_size=2) as pipeline:
         first = asyncio.create_task(pipeline.detect(request(150)))
-        second = asyncio.create_task(pipeline.detect(request(151)))
         await gate.arrival(150)
+        second = asyncio.create_task(pipeline.detect(request(151)))
+        await eventually(lambda: pipeline.taken == 2)
         with pytest.raises(Overloaded):
             await pipeline.detect(request(152))
         assert not first.done()
@@ -181,9 +182,9 @@ async def test_outputs_that_are_no_numbers_are_a_failure_not_an_empty_answer() -
         def infer(self, batch: Pixels) -> np.ndarray[Any, np.dtype[np.float32]]:
             return super().infer(batch) * np.float32(np.nan)
 
-    with piped(Unsound(SIDE, SIDE)) as pipeline:
-        with pytest.raises(EngineFailed, match="no sound outputs"):
-            await pipeline.detect(request(150))
+    unsound = piped(Unsound(SIDE, SIDE))
+    with unsound as pipeline, pytest.raises(EngineFailed, match="no sound outputs"):
+        await pipeline.detect(request(150))
 
 
 async def test_no_answer_reaches_another_request() -> None:
