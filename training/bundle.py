@@ -29,7 +29,7 @@ from edge_agent.core.findings import Finding
 from edge_agent.engines.base import Pixels
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.golden import answer, differences, run_golden
-from edge_agent.engines.openvino import OpenVinoEngine, OpenVinoOptions
+from edge_agent.engines.openvino import DEFAULT_OPTIONS, OpenVinoEngine, OpenVinoOptions
 from hilum.catalog import CATALOG
 from hilum.manifest import (
     MANIFEST_NAME,
@@ -73,7 +73,7 @@ class Graphs:
     int8_bin: bytes
     onnx: bytes
     input: InputSpec
-    head: HeadSpec = HeadSpec()
+    head: HeadSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ def draft_bundle(path: Path, graphs: Graphs) -> Bundle:
 
 
 def write_bundle(
-    path: Path, parts: BundleParts, options: OpenVinoOptions = OpenVinoOptions()
+    path: Path, parts: BundleParts, options: OpenVinoOptions = DEFAULT_OPTIONS
 ) -> Bundle:
     """Record the golden cases, write the archive, open it again and let it prove itself.
 

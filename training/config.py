@@ -12,17 +12,27 @@ class TrainConfig(BaseModel):
 
     architecture: str = Field("yolo11n", pattern=r"^yolo11[nslmx]$")
     input_size: int = Field(416, ge=64, le=1280, multiple_of=32)
-    epochs: int = Field(8, ge=1)
+    small_size: int = Field(256, ge=64, multiple_of=32, description="input of the first epochs")
+    small_epochs: int = Field(
+        4, ge=0, description="epochs at small_size; cheap, and they carry over"
+    )
+    epochs: int = Field(7, ge=1, description="all epochs, the small ones included")
     batch: int = Field(16, ge=1)
     learning_rate: float = Field(2e-3, gt=0)
     final_share: float = Field(0.02, gt=0, le=1, description="last learning rate over the first")
     weight_decay: float = Field(0.02, ge=0)
-    warmup_steps: int = Field(150, ge=0)
-    ema_decay: float = Field(0.998, gt=0, lt=1)
+    warmup_steps: int = Field(120, ge=0)
+    ema_decay: float = Field(0.997, gt=0, lt=1)
     box_gain: float = 7.5
     class_gain: float = 0.7
     dfl_gain: float = 1.5
     seed: int = 11
-    threads: int = Field(2, ge=1)
+    threads: int = Field(
+        1, ge=1, description="two that wait for each other lose more where others run"
+    )
     bfloat16: bool = True
     augment: bool = True
+
+    def size_in(self, epoch: int) -> int:
+        """Input size in an epoch, in pixels."""
+        return self.small_size if epoch < self.small_epochs else self.input_size

@@ -57,7 +57,7 @@ class Scored:
         return float((self.hits & within).sum() / self.boxes)
 
     def threshold(self, per_image: float, floor: float) -> float:
-        """The lowest score that keeps false positives at or under `per_image`, never under `floor`."""
+        """The lowest score, not under `floor`, with at most `per_image` false positives."""
         false_scores = self.scores[~self.hits]
         allowed = int(per_image * self.images)
         if len(false_scores) <= allowed:

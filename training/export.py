@@ -11,7 +11,7 @@ import copy
 import io
 import tempfile
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import onnx
@@ -99,8 +99,11 @@ def export_onnx(model: DetectionModel, height: int, width: int) -> bytes:
     fused = to_grey(model).fuse(verbose=False)
     fused.model[-1].export = True
     pixels = torch.zeros((1, 1, height, width), dtype=torch.uint8)
+    network = _FromBytes(fused).eval()
+    with torch.no_grad():
+        network(pixels)  # The head now has its anchors for this size, as constants.
     program = torch.onnx.export(
-        _FromBytes(fused).eval(),
+        network,
         (pixels,),
         dynamo=True,
         input_names=["images"],
@@ -110,7 +113,7 @@ def export_onnx(model: DetectionModel, height: int, width: int) -> bytes:
     )
     if program is None:
         raise TrainingError("torch exported no ONNX program")
-    return _plain(program.model_proto).SerializeToString(deterministic=True)
+    return _plain(program.model_proto.SerializeToString())
 
 
 def halve_weights(model: bytes) -> bytes:
@@ -139,7 +142,7 @@ def halve_weights(model: bytes) -> bytes:
     del proto.graph.node[:]
     proto.graph.node.extend(nodes)
     onnx.checker.check_model(proto)
-    return proto.SerializeToString(deterministic=True)
+    return _serialised(proto)
 
 
 def to_openvino(model: bytes) -> ov.Model:
@@ -155,9 +158,9 @@ def ir_bytes(model: ov.Model) -> tuple[bytes, bytes]:
         return path.read_bytes(), path.with_suffix(".bin").read_bytes()
 
 
-def _plain(proto: Any) -> onnx.ModelProto:
+def _plain(exported: bytes) -> bytes:
     """Take out what the exporter says about itself and the machine it ran on."""
-    model = onnx.load_from_string(proto.SerializeToString())
+    model = onnx.load_from_string(exported)
     model.doc_string = ""
     del model.metadata_props[:]
     graph = model.graph
@@ -167,4 +170,8 @@ def _plain(proto: Any) -> onnx.ModelProto:
         named.doc_string = ""
         del named.metadata_props[:]
     del graph.value_info[:]
-    return model
+    return _serialised(model)
+
+
+def _serialised(model: onnx.ModelProto) -> bytes:
+    return bytes(model.SerializeToString(deterministic=True))

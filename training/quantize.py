@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import nncf
@@ -93,7 +93,7 @@ def fuse_swish(model: ov.Model) -> int:
                 node.output(0).replace(swish.output(0))
                 break
     model.validate_nodes_and_infer_types()
-    count = sum(op.get_type_name() == "Swish" for op in model.get_ops())
+    count = sum(1 for op in model.get_ops() if op.get_type_name() == "Swish")
     if count == 0:
         raise TrainingError("the graph has no SiLU; is it a YOLO11?")
     return count
@@ -208,7 +208,7 @@ def _check_images(model: ov.Model, images: Sequence[NDArray[np.uint8]]) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterable[None]:
+def _quiet() -> Iterator[None]:
     """NNCF logs and draws progress bars by itself; the commands draw their own."""
     nncf.set_log_level(logging.WARNING)
     with contextlib.redirect_stdout(io.StringIO()):

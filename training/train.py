@@ -131,7 +131,7 @@ def train(
         stream = _ahead(
             batches(
                 entries,
-                config.input_size,
+                config.size_in(epoch),
                 config.batch,
                 seed=config.seed,
                 epoch=epoch,
@@ -145,7 +145,7 @@ def train(
             loss = _forward(model, criterion, batch, bfloat16=config.bfloat16)
             if not bool(torch.isfinite(loss).all()):
                 raise TrainingError(f"the loss is no number in epoch {epoch}, step {step}")
-            loss.sum().backward()
+            torch.autograd.backward(loss.sum())
             nn.utils.clip_grad_norm_(model.parameters(), 10.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -153,7 +153,7 @@ def train(
             box, classes, dfl = (loss.detach() / config.batch).tolist()
             seconds = time.monotonic() - began
             on_step(Progress(epoch, step, steps, (box, classes, dfl), config.batch / seconds))
-        _save(out, epoch + 1, config, model, optimizer, average)
+        _save(out, epoch + 1, config=config, model=model, optimizer=optimizer, average=average)
         on_epoch(epoch)
     return out / "weights.pt"
 
@@ -220,6 +220,7 @@ def _ahead(source: Iterator[Batch]) -> Iterator[Batch]:
 def _save(
     out: Path,
     done: int,
+    *,
     config: TrainConfig,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,

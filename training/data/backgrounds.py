@@ -110,9 +110,9 @@ def _moved(lung: Lung, sx: float, sy: float, dx: float, dy: float) -> Lung:
 def load(folder: Path, model: ShapeModel) -> tuple[Background, ...]:
     """Read every radiograph of a folder whose lungs can be found.
 
-    `attribution.csv` in the folder (columns filename, patientid, finding, view), where there is one,
-    says whose an image is and whether it is clear. Without it every image is its own patient
-    and may show anything.
+    An `attribution.csv` in the folder (columns filename, patientid, finding, view) says
+    whose an image is and whether it is clear. Otherwise every image is its own patient and
+    may show anything.
 
     Raises:
         TrainingError: there is no such folder, or no usable radiograph in it.

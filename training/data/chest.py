@@ -12,10 +12,13 @@ from typing import Final
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from training.data import fields
 from training.data.fields import Floats, Shape
 from training.data.lungs import Lung, Lungs, ShapeModel, placed
+
+Canvas = NDArray[np.uint8]
 
 THORAX_MM: Final = 290.0
 """Assumed inner width of an adult thorax: how millimetres become pixels."""
@@ -242,7 +245,7 @@ def paint_knob(chest: Chest, reach: float, rng: np.random.Generator) -> None:
 
 
 def _extent(
-    inside: np.ndarray[tuple[int, ...], np.dtype[np.bool_]],
+    inside: NDArray[np.bool_],
     otherwise: tuple[float, float, float, float],
 ) -> tuple[float, float, float, float]:
     xs, ys = np.flatnonzero(inside.any(axis=0)), np.flatnonzero(inside.any(axis=1))
@@ -282,7 +285,16 @@ def _vessels(chest: Chest, rng: np.random.Generator) -> None:
             ]
         )
         for angle in np.linspace(-1.25, 1.35, int(rng.integers(7, 12))):
-            _branch(canvas, hilum, angle + rng.normal(0, 0.15), side, 5.0, lung, rng, 3)
+            _branch(
+                canvas,
+                hilum,
+                rng,
+                angle=float(angle + rng.normal(0, 0.15)),
+                side=side,
+                thickness=5.0,
+                lung=lung,
+                depth=3,
+            )
         cv2.circle(canvas, (round(hilum[0]), round(hilum[1])), round(0.025 * frame.thorax), 150, -1)
     for _ in range(int(rng.integers(0, 8))):  # vessels seen end on
         x = frame.middle + rng.choice([-1, 1]) * rng.uniform(0.1, 0.25) * frame.thorax
@@ -301,13 +313,14 @@ def _vessels(chest: Chest, rng: np.random.Generator) -> None:
 
 
 def _branch(
-    canvas: np.ndarray[tuple[int, ...], np.dtype[np.uint8]],
-    start: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
+    canvas: Canvas,
+    start: NDArray[np.float64],
+    rng: np.random.Generator,
+    *,
     angle: float,
     side: int,
     thickness: float,
     lung: Lung,
-    rng: np.random.Generator,
     depth: int,
 ) -> None:
     length = rng.uniform(0.09, 0.2) * (lung.bottom - lung.top) * (0.75 + 0.2 * depth)
@@ -324,12 +337,12 @@ def _branch(
             _branch(
                 canvas,
                 end,
-                float(angles[-1]) + spread,
-                side,
-                thickness * 0.62,
-                lung,
                 rng,
-                depth - 1,
+                angle=float(angles[-1]) + spread,
+                side=side,
+                thickness=thickness * 0.62,
+                lung=lung,
+                depth=depth - 1,
             )
 
 
@@ -404,9 +417,7 @@ def _bones(chest: Chest, rng: np.random.Generator) -> None:
     _scapulae(chest, rng)
 
 
-def _rib(
-    canvas: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], points: Floats, thick: float
-) -> None:
+def _rib(canvas: Canvas, points: Floats, thick: float) -> None:
     own = np.zeros_like(canvas)
     fields.stroke(own, points, thick, 235)
     fields.stroke(own, points, max(1.0, thick - 3), 150)
@@ -414,7 +425,7 @@ def _rib(
 
 
 def _clavicle(
-    canvas: np.ndarray[tuple[int, ...], np.dtype[np.uint8]],
+    canvas: Canvas,
     side: int,
     chest: Chest,
     rng: np.random.Generator,

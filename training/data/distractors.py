@@ -11,6 +11,7 @@ from training.data.chest import Chest
 from training.data.fields import Floats
 
 Canvas = NDArray[np.uint8]
+Points = NDArray[np.floating]
 
 
 def hang(chest: Chest, rng: np.random.Generator, busy: float) -> None:
@@ -49,12 +50,13 @@ def _nipples(chest: Chest, rng: np.random.Generator) -> None:
 
 def _wire(
     canvas: Canvas,
-    start: Floats,
-    end: Floats,
+    way: tuple[Points, Points],
+    rng: np.random.Generator,
+    *,
     thickness: float,
     value: int,
-    rng: np.random.Generator,
 ) -> None:
+    start, end = (point.astype(np.float32) for point in way)
     t = np.linspace(0, 1, 24)[:, None]
     bend = rng.normal(0, 0.18, (2, 2)) * np.hypot(*(end - start))
     points = (
@@ -74,11 +76,10 @@ def _electrodes(canvas: Canvas, chest: Chest, rng: np.random.Generator) -> None:
         cv2.circle(canvas, centre, max(2, radius // 2), 255, int(rng.integers(1, 3)), cv2.LINE_AA)
         _wire(
             canvas,
-            spot,
-            hub.astype(np.float32),
-            rng.uniform(1, 2.4),
-            int(rng.integers(90, 230)),
+            (spot, hub),
             rng,
+            thickness=rng.uniform(1, 2.4),
+            value=int(rng.integers(90, 230)),
         )
 
 
@@ -87,6 +88,8 @@ def _lines(canvas: Canvas, chest: Chest, rng: np.random.Generator) -> None:
     for _ in range(int(rng.integers(1, 4))):
         kind = rng.integers(0, 3)
         value = int(rng.integers(70, 220))
+        start: Points
+        end: Points
         if kind == 0:  # down the midline: endotracheal or gastric tube
             start = np.array([frame.middle + rng.normal(0, 4), 0], np.float32)
             depth = rng.uniform(0.2, 0.95)
@@ -99,11 +102,10 @@ def _lines(canvas: Canvas, chest: Chest, rng: np.random.Generator) -> None:
             start, end = rng.uniform(0, size, 2), rng.uniform(0.2 * size, 0.8 * size, 2)
         _wire(
             canvas,
-            start.astype(np.float32),
-            end.astype(np.float32),
-            rng.uniform(1, 3.5),
-            value,
+            (start, end),
             rng,
+            thickness=rng.uniform(1, 3.5),
+            value=value,
         )
 
 
@@ -116,7 +118,7 @@ def _pacemaker(canvas: Canvas, chest: Chest, rng: np.random.Generator) -> None:
     case = cv2.boxPoints(((x, y), (2 * reach, 1.7 * reach), rng.uniform(-30, 30)))
     cv2.fillPoly(canvas, [np.round(case).astype(np.int32)], 255, cv2.LINE_AA)
     tip = np.array([frame.middle + 0.1 * frame.thorax, frame.knob_y + 1.1 * frame.drop], np.float32)
-    _wire(canvas, np.array([x, y], np.float32), tip, 2, 255, rng)
+    _wire(canvas, (np.array([x, y]), tip), rng, thickness=2, value=255)
 
 
 def _sternal_wires(canvas: Canvas, chest: Chest, rng: np.random.Generator) -> None:
@@ -173,12 +175,12 @@ def develop(pixels: Floats, rng: np.random.Generator, *, real: bool) -> Canvas:
         black, white = rng.uniform(0, 0.25), rng.uniform(0.55, 1)
     grey = np.clip(255 * (black + (white - black) * film), 0, 255).astype(np.uint8)
     if rng.random() < 0.08:
-        grey = cv2.createCLAHE(rng.uniform(1, 3), (8, 8)).apply(grey).astype(np.uint8)
+        grey = np.asarray(cv2.createCLAHE(rng.uniform(1, 3), (8, 8)).apply(grey), np.uint8)
     if rng.random() < 0.5:
         _letters(grey, rng)
     if rng.random() < 0.25:
         _collimate(grey, rng)
-    return grey
+    return np.asarray(grey, np.uint8)
 
 
 def _letters(grey: Canvas, rng: np.random.Generator) -> None:

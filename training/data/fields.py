@@ -52,7 +52,7 @@ def stroke(canvas: NDArray[np.uint8], points: Floats, thickness: float, value: i
 
 
 def grid(shape: Shape) -> tuple[Floats, Floats]:
-    """y as a column and x as a row, for broadcasting."""
+    """Row numbers as a column and column numbers as a row, for broadcasting."""
     return (
         np.arange(shape[0], dtype=np.float32)[:, None],
         np.arange(shape[1], dtype=np.float32)[None, :],

@@ -7,6 +7,7 @@ well as adds, so it changes the chest itself and returns its box.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from training.data import fields
 from training.data.chest import Chest
@@ -75,7 +76,6 @@ def thickening(chest: Chest, wish: Wish, rng: np.random.Generator) -> Floats:
 def pneumothorax(chest: Chest, wish: Wish, rng: np.random.Generator) -> Extent | None:
     """Air between lung and chest wall: darker, no vessels, a thin line where the lung ends."""
     lung, way = _side(chest, wish[0])
-    _, top, _, bottom = chest.lungs.extent
     hilum = np.array(
         [
             chest.frame.middle + way * 0.14 * chest.frame.thorax,
@@ -121,7 +121,7 @@ def knob_reach(wish: Wish, chest_width: float) -> float:
     return float(np.clip(0.75 * wish[2] / chest_width, 0.112, 0.2))
 
 
-def _extent(inside: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> Extent | None:
+def _extent(inside: NDArray[np.bool_]) -> Extent | None:
     xs, ys = np.flatnonzero(inside.any(axis=0)), np.flatnonzero(inside.any(axis=1))
     if not len(xs):
         return None

@@ -63,7 +63,7 @@ def _load(
     x = y = 0
     if rng is not None and rng.random() < 0.6:
         x, y, pixels = _cropped(pixels, rng)
-    fit = Letterbox.fit(*pixels.shape, size, size)
+    fit = Letterbox.fit(pixels.shape[0], pixels.shape[1], size, size)
     place = np.array([[fit.scale_x, 0, fit.left], [0, fit.scale_y, fit.top], [0, 0, 1]])
     if rng is not None:
         place = _shift(size, rng) @ place

@@ -91,9 +91,9 @@ class Lungs:
         width, height = x_max - x_min, y_max - y_min
         parts = []
         for lung in (self.first, self.second):
-            parts.append(np.array([lung.top - y_min, lung.bottom - y_min]) / height)
-            parts.append((lung.left - x_min) / width)
-            parts.append((lung.right - x_min) / width)
+            parts.append(np.array([lung.top - y_min, lung.bottom - y_min], np.float64) / height)
+            parts.append((lung.left.astype(np.float64) - x_min) / width)
+            parts.append((lung.right.astype(np.float64) - x_min) / width)
         return np.concatenate(parts).astype(np.float64)
 
 
@@ -148,7 +148,8 @@ def measure(masks: Path) -> ShapeModel:
     Raises:
         TrainingError: fewer than 50 masks show two lungs.
     """
-    vectors, aspects = [], []
+    vectors: list[NDArray[np.float64]] = []
+    aspects: list[float] = []
     for mask in _masks(masks):
         lungs = from_mask(mask)
         if lungs is None:
@@ -268,7 +269,7 @@ def fit(pixels: Mask, model: ShapeModel, rng: np.random.Generator) -> tuple[Lung
         covariance = float((weight * (inside - share) * (dark - middle)).sum())
         spread = share * (1 - share) * float((weight * (dark - middle) ** 2).sum())
         prior = 0.004 * float((genes**2).sum())
-        return covariance / (np.sqrt(spread) + 1e-6) - prior
+        return float(covariance / (np.sqrt(spread) + 1e-6) - prior)
 
     count = 4 + 8
     population = rng.normal(0, 1, (120, count))

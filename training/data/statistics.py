@@ -197,7 +197,7 @@ def load(path: Path = SHIPPED) -> BoxStatistics:
         values: list[int], edges: tuple[NDArray[np.float64], NDArray[np.float64]]
     ) -> NDArray[np.float64]:
         counts = np.asarray(values, float).reshape(len(edges[0]) - 1, len(edges[1]) - 1)
-        return counts / counts.sum()
+        return np.asarray(counts / counts.sum())
 
     classes = [document["classes"][finding.slug] for finding in CATALOG]
     return BoxStatistics(

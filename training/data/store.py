@@ -44,7 +44,7 @@ class Entry:
         pixels = cv2.imread(str(self.path), cv2.IMREAD_GRAYSCALE)
         if pixels is None:
             raise TrainingError(f"cannot read the image {self.path}")
-        return pixels.astype(np.uint8)
+        return np.asarray(pixels, np.uint8)
 
 
 _generator: Generator | None = None

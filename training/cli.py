@@ -1,0 +1,197 @@
+"""`hilum-train`: what can be asked for. What is done then is in `training.commands`."""
+
+from __future__ import annotations
+
+from importlib.metadata import version as distribution_version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+# `training.commands` brings torch along, which takes seconds to import: `--help` does not wait.
+
+_HELP = {"help_option_names": ["--help", "-h"]}
+
+app = typer.Typer(
+    name="hilum-train",
+    help="Make the models that the edge agent runs. Research use only.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings=_HELP,
+)
+data = typer.Typer(
+    help="Look at annotations; remake the aggregates shipped with the generator.",
+    no_args_is_help=True,
+    context_settings=_HELP,
+)
+app.add_typer(data, name="data")
+
+Backgrounds = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Real radiographs (JPEG, PNG) to add synthetic findings to; `attribution.csv` in the "
+        "folder says whose they are.",
+    ),
+]
+Workers = Annotated[int, typer.Option(min=1, help="Processes that paint.")]
+
+
+def main() -> None:
+    """Entry point of the installed command."""
+    app()
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"hilum-train {distribution_version('hilum')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def synthetic(
+    *,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the set is written.")],
+    count: Annotated[int, typer.Option(min=1, help="How many radiographs.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first; the next has one more.")] = 0,
+    backgrounds: Backgrounds = None,
+    preview: Annotated[
+        Path | None,
+        typer.Option(metavar="PNG", help="Also draw the first 24 with their boxes on one sheet."),
+    ] = None,
+    workers: Workers = 2,
+) -> None:
+    """Paint a set of synthetic radiographs with findings.
+
+    Example: `hilum-train synthetic --out /tmp/set --count 200 --preview /tmp/sheet.png`
+    """
+    from training import commands  # noqa: PLC0415  # torch and OpenCV, only when needed
+
+    raise typer.Exit(
+        commands.synthetic(
+            out=out,
+            count=count,
+            seed=seed,
+            backgrounds=backgrounds,
+            preview=preview,
+            workers=workers,
+        )
+    )
+
+
+@app.command()
+def train(
+    *,
+    data_dir: Annotated[
+        Path, typer.Option("--data", metavar="DIR", help="A set that `synthetic` wrote.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Checkpoint and weights go here.")],
+    epochs: Annotated[int, typer.Option(min=1)] = 7,
+    small_epochs: Annotated[
+        int, typer.Option(min=0, help="How many of them, the first ones, run at 256 pixels.")
+    ] = 4,
+    batch: Annotated[int, typer.Option(min=1)] = 16,
+    input_size: Annotated[int, typer.Option(help="Pixels, a multiple of 32.")] = 416,
+    seed: Annotated[int, typer.Option(min=0)] = 11,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the checkpoint in the output folder.")
+    ] = False,
+) -> None:
+    """Train a detector; writes a checkpoint after every epoch and the averaged weights.
+
+    Example: `hilum-train train --data /tmp/set --out /tmp/run --epochs 6`
+    """
+    from training import commands  # noqa: PLC0415  # torch, only when needed
+
+    raise typer.Exit(
+        commands.run_training(
+            data=data_dir,
+            out=out,
+            resume=resume,
+            settings={
+                "epochs": epochs,
+                "small_epochs": small_epochs,
+                "batch": batch,
+                "input_size": input_size,
+                "seed": seed,
+            },
+        )
+    )
+
+
+@app.command()
+def starter(
+    *,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the bundle is written.")],
+    work: Annotated[
+        Path, typer.Option(metavar="DIR", help="Sets and checkpoints; a stopped run goes on there.")
+    ] = Path("build/starter"),
+    backgrounds: Backgrounds = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split and the training.")] = 11,
+    version: Annotated[str, typer.Option(help="Version of the bundle.")] = "0.1.0",
+    train_images: Annotated[int, typer.Option(min=16)] = 4800,
+    held_out_images: Annotated[int, typer.Option(min=8)] = 400,
+    epochs: Annotated[int, typer.Option(min=1)] = 7,
+    small_epochs: Annotated[int, typer.Option(min=0)] = 4,
+    workers: Workers = 2,
+) -> None:
+    """Remake the starter bundle: data, training, INT8, operating points, card, archive.
+
+    Example: `hilum-train starter --out edge_agent/starter --backgrounds RADIOGRAPHS`
+    """
+    from training import commands  # noqa: PLC0415  # torch, only when needed
+
+    raise typer.Exit(
+        commands.starter(
+            out=out,
+            work=work,
+            backgrounds=backgrounds,
+            version=version,
+            train_images=train_images,
+            held_out_images=held_out_images,
+            workers=workers,
+            settings={"epochs": epochs, "small_epochs": small_epochs, "seed": seed},
+        )
+    )
+
+
+@data.command()
+def statistics(
+    annotations: Annotated[Path, typer.Option(metavar="CSV", help="VinDr-CXR's train.csv.")],
+    out: Annotated[Path, typer.Option(metavar="JSON", help="Where the aggregates are written.")],
+) -> None:
+    """Aggregate the readers' boxes: how often, where, how large, what together.
+
+    Example: `hilum-train data statistics --annotations vinbigdata-train.csv.gz --out boxes.json`
+    """
+    from training import commands  # noqa: PLC0415  # pandas, only when needed
+
+    raise typer.Exit(commands.statistics(annotations=annotations, out=out))
+
+
+@data.command()
+def lung_shapes(
+    masks: Annotated[Path, typer.Option(metavar="DIR|ZIP", help="Lung masks, frontal views.")],
+    out: Annotated[Path, typer.Option(metavar="JSON", help="Where the shape model is written.")],
+) -> None:
+    """Aggregate lung outlines into the shape model that chests are painted with.
+
+    Example: `hilum-train data lung-shapes --masks semantic_masks_v7labs_lungs.zip --out lungs.json`
+    """
+    from training import commands  # noqa: PLC0415  # OpenCV, only when needed
+
+    raise typer.Exit(commands.lung_shapes(masks=masks, out=out))

@@ -1,0 +1,179 @@
+"""What the commands of `hilum-train` do: call, show progress, turn errors into an exit status."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import wraps
+from pathlib import Path
+from typing import Final, ParamSpec
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from edge_agent.errors import HilumError
+from hilum.catalog import CATALOG
+from training import starter as starters
+from training import train as training
+from training.config import TrainConfig
+from training.data import backgrounds as real
+from training.data import lungs, store
+from training.data import statistics as boxes
+from training.data.synthetic import Generator, Sample
+from training.errors import TrainingError
+
+EXIT_OK: Final = 0
+EXIT_FAILED: Final = 1
+
+Arguments = ParamSpec("Arguments")
+_PREVIEWED: Final = 24
+_stderr = Console(stderr=True)
+
+
+def _reported(command: Callable[Arguments, None]) -> Callable[Arguments, int]:
+    @wraps(command)
+    def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> int:
+        try:
+            command(*args, **kwargs)
+        except HilumError as error:
+            _stderr.print(f"error: {error.message}", style="red", markup=False)
+            if error.hint:
+                _stderr.print(error.hint, markup=False)
+            return EXIT_FAILED
+        except OSError as error:
+            _stderr.print(f"error: {error}", style="red", markup=False)
+            return EXIT_FAILED
+        return EXIT_OK
+
+    return run
+
+
+@contextmanager
+def _bars() -> Iterator[Callable[[str, int, int], None]]:
+    """One bar per step, made when the step is first told about."""
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=_stderr,
+    ) as progress:
+        tasks: dict[str, object] = {}
+
+        def told(step: str, done: int, total: int) -> None:
+            if step not in tasks:
+                tasks[step] = progress.add_task(step, total=total)
+            progress.update(tasks[step], completed=done)  # type: ignore[arg-type] # an opaque id
+
+        yield told
+
+
+@_reported
+def synthetic(
+    *,
+    out: Path,
+    count: int,
+    seed: int,
+    backgrounds: Path | None,
+    preview: Path | None,
+    workers: int,
+) -> None:
+    """Write a synthetic set, and a contact sheet where asked for."""
+    shapes = lungs.load()
+    pictures = real.load(backgrounds, shapes) if backgrounds is not None else ()
+    generator = Generator(shapes, boxes.load(), pictures)
+    shown: list[Sample] = []
+    with _bars() as told:
+        seeds = range(seed, seed + count)
+        for done, sample in enumerate(store.write(generator, out, seeds, workers=workers), start=1):
+            shown += [sample] if len(shown) < _PREVIEWED else []
+            told("paint", done, count)
+    if preview is not None and not cv2.imwrite(str(preview), contact_sheet(shown)):
+        raise TrainingError(f"cannot write the preview {preview}")
+
+
+@_reported
+def run_training(*, data: Path, out: Path, resume: bool, settings: dict[str, int]) -> None:
+    """Train on a stored set."""
+    config = _config(settings)
+    entries = store.read(data)
+    with _bars() as told:
+
+        def step(progress: training.Progress) -> None:
+            done = progress.epoch * progress.steps + progress.step + 1
+            total = config.epochs * progress.steps
+            told("train", done, total)
+
+        weights = training.train(entries, config, out, resume=resume, on_step=step)
+    _stderr.print(f"weights: {weights}", markup=False)
+
+
+@_reported
+def starter(
+    *,
+    out: Path,
+    work: Path,
+    backgrounds: Path | None,
+    version: str,
+    train_images: int,
+    held_out_images: int,
+    workers: int,
+    settings: dict[str, int],
+) -> None:
+    """Make the starter bundle."""
+    config = _config(settings)
+    plan = starters.StarterPlan(
+        out=out,
+        work=work,
+        backgrounds=backgrounds,
+        version=version,
+        seed=config.seed,
+        train_images=train_images,
+        held_out_images=held_out_images,
+        workers=workers,
+    )
+    with _bars() as told:
+        bundle = starters.make_starter(replace(plan, config=config), told)
+    _stderr.print(f"{bundle.path}: {bundle.digest}", markup=False)
+
+
+@_reported
+def statistics(*, annotations: Path, out: Path) -> None:
+    """Aggregate an annotation table."""
+    boxes.save(boxes.measure(annotations), out)
+
+
+@_reported
+def lung_shapes(*, masks: Path, out: Path) -> None:
+    """Aggregate lung masks."""
+    lungs.save(lungs.measure(masks), out)
+
+
+def _config(settings: dict[str, int]) -> TrainConfig:
+    try:
+        return TrainConfig.model_validate(settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise TrainingError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+def contact_sheet(samples: list[Sample], *, columns: int = 6, side: int = 384) -> NDArray[np.uint8]:
+    """Samples with their boxes and names, BGR u8, `columns` in a row."""
+    tiles = []
+    for sample in samples:
+        tile = cv2.cvtColor(sample.pixels, cv2.COLOR_GRAY2BGR)
+        for label in sample.labels:
+            low = (round(label.x_min), round(label.y_min))
+            cv2.rectangle(tile, low, (round(label.x_max), round(label.y_max)), (0, 255, 255), 1)
+            text = CATALOG[label.index].name
+            cv2.putText(tile, text, (low[0], low[1] - 3), 0, 0.45, (0, 255, 0), 1, cv2.LINE_AA)
+        tiles.append(cv2.resize(tile, (side, side), interpolation=cv2.INTER_AREA))
+    blank = np.zeros((side, side, 3), np.uint8)
+    tiles += [blank] * (-len(tiles) % columns)
+    rows = [np.hstack(tiles[k : k + columns]) for k in range(0, len(tiles), columns)]
+    return np.vstack(rows).astype(np.uint8)
