@@ -4,10 +4,56 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edge_agent.imaging.refusals import corrupt, refused
+from hilum.codes import ErrorCode
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds on the declared size, checked before anything is decoded."""
+    """Bounds on declared sizes, checked before anything is decoded.
+
+    Attributes:
+        max_pixels: rows times columns at most.
+        min_side: the shortest side in pixels on which a chest can still be read.
+        max_bytes: size of the file at most, and of a deflated data set when inflated.
+    """
 
     max_pixels: int = 64_000_000
     min_side: int = 128
+    max_bytes: int = 512 * 1024 * 1024
+
+    def check_bytes(self, size: int) -> None:
+        """Refuse a file, or an inflated data set, of more than `max_bytes`.
+
+        Raises:
+            StudyImageRefused: TOO_LARGE.
+        """
+        if size > self.max_bytes:
+            raise refused(
+                ErrorCode.TOO_LARGE,
+                f"The file holds more than {self.max_bytes:,} bytes.",
+                "Send one image; the operator of this box can raise the limit.",
+            )
+
+    def check(self, rows: int, columns: int) -> None:
+        """Refuse a declared size outside the bounds.
+
+        Raises:
+            StudyImageRefused: TOO_LARGE, TOO_SMALL, or CORRUPT where no size is declared.
+        """
+        if rows <= 0 or columns <= 0:
+            raise corrupt("it declares no rows or no columns")
+        if rows * columns > self.max_pixels:
+            raise refused(
+                ErrorCode.TOO_LARGE,
+                f"The image is {columns} x {rows} pixels; this agent takes up to "
+                f"{self.max_pixels / 1e6:g} megapixels.",
+                "Send the image at its acquired size; the operator of this box can raise the "
+                "limit.",
+            )
+        if min(rows, columns) < self.min_side:
+            raise refused(
+                ErrorCode.TOO_SMALL,
+                f"The image is {columns} x {rows} pixels, too small for a chest radiograph.",
+                f"Send the original, not a thumbnail; each side needs {self.min_side} pixels.",
+            )

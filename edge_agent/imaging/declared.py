@@ -1,0 +1,68 @@
+"""What a raster file declares of its picture, and what its readers share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_agent.imaging.refusals import corrupt
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """What a file declares of its picture, as it is stored (before EXIF's orientation)."""
+
+    rows: int
+    columns: int
+    bits: int
+    orientation: int
+    photometric: str
+    decode: Callable[[Size], NDArray[Any]]
+    """Decodes to grey, u8 or u16, of at least the size asked for."""
+    inverse: bool = False
+
+
+def guarded(decoder: Callable[..., Any], *arguments: object, **options: object) -> NDArray[Any]:
+    """Call a native decoder; whatever it complains of is the file's fault.
+
+    Raises:
+        StudyImageRefused: CORRUPT.
+    """
+    try:
+        pixels: NDArray[Any] | None = decoder(*arguments, **options)
+    except Exception as error:
+        raise corrupt("its decoder cannot read the picture") from error
+    if pixels is None:
+        raise corrupt("its decoder cannot read the picture")
+    return pixels
+
+
+def check_shape(pixels: NDArray[Any], rows: int, columns: int) -> None:
+    """Refuse a picture that came at another size than its file declares.
+
+    Raises:
+        StudyImageRefused: CORRUPT.
+    """
+    if pixels.shape[:2] != (rows, columns):
+        raise corrupt("the picture is of another size than it declares")
+
+
+def grey_of(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Grey of shape (H, W) from (H, W) or (H, W, 1-4); alpha is laid on black; dtype kept."""
+    if pixels.ndim == 2:  # noqa: PLR2004
+        return pixels
+    channels = pixels.shape[2]
+    grey = pixels[..., 0]
+    if channels >= 3:  # noqa: PLR2004
+        grey = cv2.cvtColor(np.ascontiguousarray(pixels[..., :3]), cv2.COLOR_RGB2GRAY)
+    if channels in {2, 4}:
+        full = np.iinfo(pixels.dtype).max
+        grey = (grey.astype(np.uint32) * pixels[..., -1] // full).astype(pixels.dtype)
+    return np.ascontiguousarray(grey)

@@ -1,0 +1,196 @@
+"""One DICOM file to a radiograph and its study context."""
+
+from __future__ import annotations
+
+from edge_agent.core.radiograph import ImageWarning, Radiograph, Spacing
+from edge_agent.core.study_context import StudyContext
+from edge_agent.imaging import gates, tags, transfer
+from edge_agent.imaging.colour import luminance
+from edge_agent.imaging.dicom_file import DicomFile, parse
+from edge_agent.imaging.dicom_header import Header
+from edge_agent.imaging.dicom_lookups import palette_of, presentation_of
+from edge_agent.imaging.letterbox import inner_size, resize
+from edge_agent.imaging.limits import Limits
+from edge_agent.imaging.refusals import (
+    corrupt,
+    multi_frame,
+    refused,
+    truncated,
+    unsupported_pixels,
+    unsupported_syntax,
+)
+from edge_agent.imaging.transfer import PixelFormat
+from hilum.codes import ErrorCode, WarningCode
+
+_MONOCHROME = frozenset({"MONOCHROME1", "MONOCHROME2"})
+_PALETTE = "PALETTE COLOR"
+_RGB = frozenset({"RGB", "YBR_ICT", "YBR_RCT"})
+_LUMINANCE = frozenset({"YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_422", "YBR_PARTIAL_420"})
+
+
+def read_dicom(
+    data: memoryview, limits: Limits, fit: tuple[int, int] | None
+) -> tuple[Radiograph, StudyContext]:
+    """Read one radiograph.
+
+    Raises:
+        StudyImageRefused: any of its codes but EMPTY_FILE.
+    """
+    file = parse(data, limits)
+    header = Header(file.elements)
+    _check_is_image(file, header)
+    gates.check_kind(header)
+    _check_single_frame(header)
+    form = pixel_format(header)
+    limits.check(form.rows, form.columns)
+    _check_readable(file, form)
+    radiograph = _radiograph(file, header, form, fit)
+    return radiograph, study_context(header)
+
+
+def _check_is_image(file: DicomFile, header: Header) -> None:
+    if file.float_pixels:
+        raise unsupported_pixels("floating point numbers")
+    if file.native is not None or file.fragments is not None:
+        return
+    sop_class = header.text(tags.SOP_CLASS_UID)
+    if tags.ROWS in header or gates.is_radiograph(sop_class):
+        raise truncated("there are no pixel data")
+    if sop_class or header.text(tags.MODALITY):
+        gates.check_kind(header)
+    raise refused(
+        ErrorCode.NOT_AN_IMAGE,
+        "This DICOM file holds no picture.",
+        "Send the radiograph itself, not a directory, report or presentation state.",
+    )
+
+
+def _check_single_frame(header: Header) -> None:
+    frames = header.decimals(tags.NUMBER_OF_FRAMES)
+    if frames and frames[0] > 1:
+        raise multi_frame(f"{frames[0]:.0f} frames")
+
+
+def pixel_format(header: Header) -> PixelFormat:
+    """The image pixel module, checked for contradictions.
+
+    Raises:
+        StudyImageRefused: CORRUPT or UNSUPPORTED_PIXELS.
+    """
+    bits_allocated = header.integer(tags.BITS_ALLOCATED)
+    bits_stored = header.integer(tags.BITS_STORED, bits_allocated)
+    form = PixelFormat(
+        rows=header.integer(tags.ROWS),
+        columns=header.integer(tags.COLUMNS),
+        samples=header.integer(tags.SAMPLES_PER_PIXEL, 1),
+        bits_allocated=bits_allocated,
+        bits_stored=bits_stored,
+        high_bit=header.integer(tags.HIGH_BIT, bits_stored - 1),
+        signed=header.integer(tags.PIXEL_REPRESENTATION) == 1,
+        planar=header.integer(tags.PLANAR_CONFIGURATION) == 1,
+        photometric=header.text(tags.PHOTOMETRIC_INTERPRETATION).upper(),
+    )
+    if bits_allocated not in {8, 16}:
+        raise unsupported_pixels(f"{bits_allocated} bits allocated")
+    if not 1 <= bits_stored <= bits_allocated:
+        raise corrupt("more bits are stored than allocated")
+    if not bits_stored - 1 <= form.high_bit < bits_allocated:
+        raise corrupt("its highest bit lies outside of its pixels")
+    _check_photometric(form)
+    return form
+
+
+def _check_photometric(form: PixelFormat) -> None:
+    if form.photometric in _MONOCHROME | {_PALETTE}:
+        expected = 1
+    elif form.photometric in _RGB | _LUMINANCE:
+        expected = 3
+    elif not form.photometric:
+        raise corrupt("it does not say how its pixels are to be shown")
+    else:
+        raise unsupported_pixels("their photometric interpretation is none of a radiograph's")
+    if form.samples != expected:
+        raise corrupt("its colours do not fit its samples per pixel")
+    if expected != 1 and form.signed:
+        raise unsupported_pixels("signed colours")
+
+
+def _check_readable(file: DicomFile, form: PixelFormat) -> None:
+    if not transfer.supported(file.syntax):
+        raise unsupported_syntax(f"transfer syntax {transfer.syntax_name(file.syntax)}")
+    if form.bits_stored < _MIN_BITS and form.photometric in _MONOCHROME:
+        raise unsupported_pixels(f"{form.bits_stored} bits stored")
+
+
+_MIN_BITS = 8
+
+
+def _radiograph(
+    file: DicomFile, header: Header, form: PixelFormat, fit: tuple[int, int] | None
+) -> Radiograph:
+    size = inner_size(form.rows, form.columns, fit)
+    estimated = False
+    if form.photometric in _MONOCHROME:
+        presentation = presentation_of(header, form)
+        # Padding can be told from the picture only where both have their full size.
+        small_enough = size if presentation.padding is None else None
+        stored = transfer.decode(file, form, small_enough)
+        estimated = presentation.voi is None
+        pixels = presentation.show(stored, *size)
+    else:
+        stored = transfer.decode(file, form, None)
+        if form.photometric == _PALETTE:
+            pixels = palette_of(header).show(stored)
+        else:
+            pixels = luminance(stored, form.photometric, form.bits_stored)
+        pixels = resize(pixels, *size)
+    view = gates.view_position(header)
+    found: list[ImageWarning | None] = [
+        gates.view_warning(view),
+        gates.warn(WarningCode.MISSING_WINDOW) if estimated else None,
+        gates.burned_in_warning(header),
+    ]
+    return Radiograph(
+        pixels=pixels,
+        rows=form.rows,
+        columns=form.columns,
+        format="dicom",
+        bits_stored=form.bits_stored,
+        view=view,
+        laterality=header.text(tags.IMAGE_LATERALITY) or header.text(tags.LATERALITY),
+        body_part=header.text(tags.BODY_PART_EXAMINED),
+        manufacturer=header.text(tags.MANUFACTURER),
+        photometric=form.photometric,
+        transfer_syntax=file.syntax,
+        spacing=_spacing(header),
+        warnings=tuple(warning for warning in found if warning is not None),
+    )
+
+
+def _spacing(header: Header) -> Spacing | None:
+    for tag in (tags.PIXEL_SPACING, tags.IMAGER_PIXEL_SPACING):
+        values = header.decimals(tag)
+        if len(values) == 2 and min(values) > 0:  # noqa: PLR2004
+            return Spacing(row_mm=values[0], column_mm=values[1])
+    return None
+
+
+def study_context(header: Header) -> StudyContext:
+    """What only the site may know; broken values count as absent."""
+    return StudyContext(
+        patient_id=header.text(tags.PATIENT_ID),
+        patient_name=header.text(tags.PATIENT_NAME),
+        patient_birth_date=header.date(tags.PATIENT_BIRTH_DATE),
+        patient_sex=header.text(tags.PATIENT_SEX),
+        patient_age=header.text(tags.PATIENT_AGE),
+        accession_number=header.text(tags.ACCESSION_NUMBER),
+        study_instance_uid=header.text(tags.STUDY_INSTANCE_UID),
+        series_instance_uid=header.text(tags.SERIES_INSTANCE_UID),
+        sop_instance_uid=header.text(tags.SOP_INSTANCE_UID),
+        sop_class_uid=header.text(tags.SOP_CLASS_UID),
+        study_date=header.date(tags.STUDY_DATE),
+        study_time=header.text(tags.STUDY_TIME),
+        study_id=header.text(tags.STUDY_ID),
+        referring_physician=header.text(tags.REFERRING_PHYSICIAN),
+        institution=header.text(tags.INSTITUTION_NAME),
+    )

@@ -1,0 +1,107 @@
+"""Values of DICOM elements, read so that a broken value counts as an absent one."""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import date
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_agent.imaging import characters
+from edge_agent.imaging.dicom_file import Element, read_items
+
+_CHARACTER_SET = 0x0008_0005
+_BINARY = {"US": "u2", "SS": "i2", "UL": "u4", "SL": "i4", "FL": "f4", "FD": "f8"}
+_DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+
+
+class Header:
+    """The elements of a data set, or of one item of a sequence, by tag."""
+
+    def __init__(
+        self, elements: dict[int, Element], encodings: tuple[str, ...] = characters.DEFAULT
+    ) -> None:
+        self._elements = elements
+        self._encodings = encodings
+        if _CHARACTER_SET in self:
+            self._encodings = characters.encodings_of(self.texts(_CHARACTER_SET))
+
+    def __contains__(self, tag: int) -> bool:
+        """Whether the element is there and not empty."""
+        return tag in self._elements and len(self._elements[tag].value) > 0
+
+    def texts(self, tag: int) -> list[str]:
+        """All values of a text element, stripped; empty where it is absent."""
+        if tag not in self:
+            return []
+        decoded = characters.decode(bytes(self._elements[tag].value), self._encodings)
+        return [part.strip("\0 \t\r\n") for part in decoded.split("\\")]
+
+    def text(self, tag: int) -> str:
+        """The first value of a text element, stripped; empty where it is absent."""
+        return (self.texts(tag) or [""])[0]
+
+    def decimals(self, tag: int) -> list[float]:
+        """All values of a DS or IS element that are finite numbers."""
+        if tag not in self:
+            return []
+        kind = _BINARY.get(self._elements[tag].vr)
+        if kind is not None:
+            values = [float(value) for value in self._array(tag, kind)]
+        else:
+            matches = (_DECIMAL.fullmatch(text) for text in self.texts(tag))
+            values = [float(match.group()) for match in matches if match]
+        return [value for value in values if math.isfinite(value)]
+
+    def integers(self, tag: int, *, signed: bool = False) -> list[int]:
+        """All values of a US or SS element.
+
+        Args:
+            tag: the element.
+            signed: which of the two it is, where the encoding is implicit.
+        """
+        if tag not in self:
+            return []
+        vr = self._elements[tag].vr
+        if vr in {"DS", "IS"}:
+            return [int(value) for value in self.decimals(tag)]
+        return [int(value) for value in self._array(tag, _BINARY.get(vr, "i2" if signed else "u2"))]
+
+    def integer(self, tag: int, default: int = 0) -> int:
+        """The first value of a US element, or the default."""
+        return (self.integers(tag) or [default])[0]
+
+    def octets(self, tag: int) -> NDArray[np.uint8]:
+        """An element's value as bytes, shape (N,); empty where it is absent."""
+        return self._array(tag, "u1")
+
+    def words(self, tag: int) -> NDArray[np.uint16]:
+        """An element's value as 16-bit words in the machine's byte order, shape (N,)."""
+        return self._array(tag, "u2").astype(np.uint16, copy=False)
+
+    def _array(self, tag: int, kind: str) -> NDArray[Any]:
+        if tag not in self:
+            return np.empty(0, kind)
+        element = self._elements[tag]
+        dtype = np.dtype(kind).newbyteorder("<" if element.encoding.little else ">")
+        whole = len(element.value) // dtype.itemsize * dtype.itemsize
+        return np.frombuffer(element.value[:whole], dtype)
+
+    def items(self, tag: int) -> list[Header]:
+        """The items of a sequence; empty where it is absent."""
+        if tag not in self:
+            return []
+        return [Header(item, self._encodings) for item in read_items(self._elements[tag])]
+
+    def date(self, tag: int) -> date | None:
+        """A DA value, also in the old form with dots; None where absent or impossible."""
+        digits = self.text(tag).replace(".", "")
+        if not (len(digits) == 8 and digits.isascii() and digits.isdigit()):
+            return None
+        try:
+            return date(int(digits[:4]), int(digits[4:6]), int(digits[6:]))
+        except ValueError:
+            return None

@@ -1,0 +1,119 @@
+"""The look-ups that a DICOM header declares: modality, VOI, presentation, palette."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_agent.imaging import tags
+from edge_agent.imaging.colour import PaletteTable
+from edge_agent.imaging.dicom_header import Header
+from edge_agent.imaging.grayscale import LookupTable, Presentation, Rescale, Window
+from edge_agent.imaging.refusals import corrupt, unsupported_pixels
+from edge_agent.imaging.transfer import PixelFormat
+
+_DESCRIPTOR_VALUES = 3
+_BYTE = 8
+_Function = Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"]
+
+
+def presentation_of(header: Header, form: PixelFormat) -> Presentation:
+    """How this data set's stored values become grey.
+
+    The VOI LUT goes before the window, and the first of each is the one to be shown first
+    (PS3.3 C.11.2.1). MONOCHROME1 and PresentationLUTShape INVERSE say the same thing: where both
+    stand, values are inverted once (C.11.6.1.2).
+    """
+    shape = header.text(tags.PRESENTATION_LUT_SHAPE).upper()
+    modality = _modality(header, signed=form.signed)
+    # After a modality LUT values are unsigned (C.11.1.1).
+    signed = form.signed and not isinstance(modality, LookupTable)
+    return Presentation(
+        modality=modality,
+        voi=_table(header, tags.VOI_LUT_SEQUENCE, signed=signed) or _window(header),
+        inverse=form.photometric == "MONOCHROME1" or shape == "INVERSE",
+        padding=_padding(header, signed=form.signed),
+    )
+
+
+def _modality(header: Header, *, signed: bool) -> LookupTable | Rescale:
+    table = _table(header, tags.MODALITY_LUT_SEQUENCE, signed=signed)
+    if table is not None:
+        return table
+    slope = header.decimals(tags.RESCALE_SLOPE)
+    intercept = header.decimals(tags.RESCALE_INTERCEPT)
+    if not slope or not intercept or slope[0] == 0:
+        return Rescale()
+    return Rescale(slope[0], intercept[0])
+
+
+def _table(header: Header, tag: int, *, signed: bool) -> LookupTable | None:
+    for item in header.items(tag)[:1]:
+        descriptor = item.integers(tags.LUT_DESCRIPTOR, signed=signed)
+        if len(descriptor) != _DESCRIPTOR_VALUES:
+            return None
+        # The number of entries is unsigned whatever the VR says, and 65,536 does not fit in.
+        entries = descriptor[0] % (1 << 16) or 1 << 16
+        bits = descriptor[2]
+        values = _entries(item, tags.LUT_DATA, entries)
+        if not values.size:
+            return None
+        if not _BYTE <= bits <= 16 or int(values.max()) >> bits:  # noqa: PLR2004
+            bits = max(_BYTE, int(values.max()).bit_length())
+        return LookupTable(descriptor[1], bits, values)
+    return None
+
+
+def _entries(header: Header, tag: int, count: int) -> NDArray[np.uint16]:
+    """A table's entries: words, or bytes where there are only as many bytes as entries."""
+    octets = header.octets(tag)
+    if count <= len(octets) < 2 * count:
+        return octets[:count].astype(np.uint16)
+    return header.words(tag)[:count]
+
+
+def _window(header: Header) -> Window | None:
+    centres = header.decimals(tags.WINDOW_CENTER)
+    widths = header.decimals(tags.WINDOW_WIDTH)
+    if not centres or not widths:
+        return None
+    said = header.text(tags.VOI_LUT_FUNCTION).upper()
+    function: _Function = "LINEAR"
+    for known in get_args(_Function):
+        if said == known:
+            function = known
+    window = Window(centres[0], widths[0], function)
+    return window if window.valid else None
+
+
+def _padding(header: Header, *, signed: bool) -> tuple[int, int] | None:
+    value = header.integers(tags.PIXEL_PADDING_VALUE, signed=signed)
+    if not value:
+        return None
+    limit = header.integers(tags.PIXEL_PADDING_RANGE_LIMIT, signed=signed) or value
+    return min(value[0], limit[0]), max(value[0], limit[0])
+
+
+def palette_of(header: Header) -> PaletteTable:
+    """The palette of a PALETTE COLOR image (PS3.3 C.7.6.3.1.5, C.7.6.3.1.6).
+
+    Raises:
+        StudyImageRefused: CORRUPT, or UNSUPPORTED_PIXELS where the palette is segmented.
+    """
+    colours: list[NDArray[np.float64]] = []
+    first = 0
+    for descriptor_tag, data_tag in zip(tags.PALETTE_DESCRIPTORS, tags.PALETTE_DATA, strict=True):
+        descriptor = header.integers(descriptor_tag)
+        if len(descriptor) != _DESCRIPTOR_VALUES:
+            raise corrupt("its palette is not described")
+        if data_tag not in header:
+            raise unsupported_pixels("a palette in segments")
+        count, first = descriptor[0] % (1 << 16) or 1 << 16, descriptor[1]
+        values = _entries(header, data_tag, count).astype(np.float64)
+        if len(values) < count:
+            raise corrupt("its palette is shorter than described")
+        # Entries of 8 bits stand in bytes or, against the standard, in the low byte of words.
+        colours.append(values * 257 if values.max() < 1 << _BYTE else values)
+    return PaletteTable.of(first, *colours)

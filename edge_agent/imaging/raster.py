@@ -1,0 +1,77 @@
+"""JPEG, PNG and TIFF files to radiographs.
+
+Nothing in such a file tells the view or whose picture it is. What has more than 8 bits has no
+window either, so one is estimated from the picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_agent.core.radiograph import ImageFormat, Radiograph
+from edge_agent.imaging import gates
+from edge_agent.imaging.declared import Declared, Size
+from edge_agent.imaging.grayscale import Presentation
+from edge_agent.imaging.letterbox import inner_size, resize
+from edge_agent.imaging.limits import Limits
+from edge_agent.imaging.raster_jpeg import declare_jpeg
+from edge_agent.imaging.raster_png import declare_png
+from edge_agent.imaging.raster_tiff import declare_tiff
+from hilum.codes import WarningCode
+
+_TRANSPOSING: Final = frozenset({5, 6, 7, 8})
+_DECLARE: Final[dict[str, Callable[[memoryview], Declared]]] = {
+    "jpeg": declare_jpeg,
+    "png": declare_png,
+    "tiff": declare_tiff,
+}
+
+
+def read_raster(
+    data: memoryview, kind: ImageFormat, limits: Limits, fit: Size | None
+) -> Radiograph:
+    """Read one picture.
+
+    Raises:
+        StudyImageRefused: its size, its form or its bytes are not accepted.
+    """
+    declared = _DECLARE[kind](data)
+    limits.check(declared.rows, declared.columns)
+    turned = declared.orientation in _TRANSPOSING
+    rows, columns = declared.rows, declared.columns
+    if turned:
+        rows, columns = columns, rows
+    size = inner_size(rows, columns, fit)
+    stored_size = size[::-1] if turned else size
+    decoded = declared.decode(stored_size)
+    warnings = [gates.warn(WarningCode.UNKNOWN_VIEW)]
+    if decoded.dtype == np.uint8:
+        pixels = resize(decoded, *stored_size)
+        pixels = 255 - pixels if declared.inverse else pixels
+    else:
+        pixels = Presentation(inverse=declared.inverse).show(decoded, *stored_size)
+        warnings.append(gates.warn(WarningCode.MISSING_WINDOW))
+    return Radiograph(
+        pixels=np.ascontiguousarray(upright(pixels, declared.orientation)),
+        rows=rows,
+        columns=columns,
+        format=kind,
+        bits_stored=declared.bits,
+        photometric=declared.photometric,
+        warnings=tuple(warnings),
+    )
+
+
+def upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Undo EXIF's orientation (Exif 2.32, tag 274): 1 stays, 2-4 flip, 5-8 also transpose."""
+    if orientation in _TRANSPOSING:
+        pixels = pixels.T
+    if orientation in {3, 4, 7, 8}:
+        pixels = pixels[::-1]
+    if orientation in {2, 3, 6, 7}:
+        pixels = pixels[:, ::-1]
+    return pixels

@@ -1,0 +1,65 @@
+"""PNG files of 1 to 16 bits; grey, colour, palette, with or without alpha."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import imagecodecs
+from numpy.typing import NDArray
+
+from edge_agent.imaging import tiff
+from edge_agent.imaging.declared import Declared, check_shape, grey_of, guarded
+from edge_agent.imaging.refusals import corrupt, multi_frame, truncated
+
+
+def declare_png(data: memoryview) -> Declared:
+    """Read a PNG file's declaration.
+
+    Raises:
+        StudyImageRefused: TRUNCATED, CORRUPT or MULTI_FRAME.
+    """
+    header: tuple[int, ...] = ()
+    exif = b""
+    for kind, body in _chunks(data):
+        if kind == b"IHDR":
+            header = struct.unpack_from(">LLBB", body.ljust(10, b"\0"))
+        elif kind == b"acTL":
+            raise multi_frame("an animated PNG")
+        elif kind == b"eXIf":
+            exif = body
+    if not header:
+        raise corrupt("the PNG has no header")
+    columns, rows, bits, colour = header
+    return Declared(
+        rows,
+        columns,
+        bits,
+        tiff.exif_orientation(exif),
+        "GREY" if colour in {0, 4} else "COLOUR",
+        lambda _size: _decoded(data, rows, columns),
+    )
+
+
+def _chunks(data: memoryview) -> Iterator[tuple[bytes, bytes]]:
+    """Type and body of each chunk but the picture's own; the file must end with IEND."""
+    position = 8
+    while position + 12 <= len(data):
+        (length,) = struct.unpack_from(">L", data, position)
+        kind = bytes(data[position + 4 : position + 8])
+        if kind == b"IEND":
+            return
+        end = position + 12 + length
+        if end > len(data):
+            break
+        if kind != b"IDAT":
+            yield kind, bytes(data[position + 8 : end - 4])
+        position = end
+    raise truncated("the PNG has no end")
+
+
+def _decoded(data: memoryview, rows: int, columns: int) -> NDArray[Any]:
+    pixels = guarded(imagecodecs.png_decode, data)
+    check_shape(pixels, rows, columns)
+    return grey_of(pixels)

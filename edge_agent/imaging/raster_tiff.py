@@ -1,0 +1,117 @@
+"""TIFF files of 8 and 16 bits; strips or tiles; grey, colour, palette, CMYK."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import imagecodecs
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_agent.imaging import tiff
+from edge_agent.imaging.colour import PaletteTable, grey_of_cmyk
+from edge_agent.imaging.declared import Declared, check_shape, grey_of, guarded
+from edge_agent.imaging.refusals import (
+    corrupt,
+    multi_frame,
+    truncated,
+    unsupported_pixels,
+    unsupported_syntax,
+)
+
+_WHITE_IS_ZERO, _PALETTE, _CMYK = 0, 3, 5
+_PHOTOMETRICS = {0: "GREY", 1: "GREY", 2: "COLOUR", 3: "COLOUR", 5: "CMYK", 6: "COLOUR"}
+# None, LZW, JPEG, Deflate (two numbers), PackBits, LZMA, Zstandard, WebP.
+_COMPRESSIONS = frozenset({1, 5, 7, 8, 32946, 32773, 34925, 50000, 50001})
+_NOT_A_PAGE = 0b101  # reduced resolution, or a mask
+_UNSIGNED = 1
+_MAX_SAMPLES = 5
+_BYTE = 8
+_MAX_TILE = 1 << 26
+
+
+def declare_tiff(data: memoryview) -> Declared:
+    """Read a TIFF file's declaration.
+
+    Raises:
+        StudyImageRefused: TRUNCATED, CORRUPT, MULTI_FRAME, UNSUPPORTED_SYNTAX or
+            UNSUPPORTED_PIXELS.
+    """
+    page = tiff.read_directory(data)
+    _check_single(data, page)
+    _check_pixels(page)
+    _check_extent(page, len(data))
+    photometric = page.first(tiff.PHOTOMETRIC, 1)
+    rows, columns = page.first(tiff.HEIGHT), page.first(tiff.WIDTH)
+    orientation = page.first(tiff.ORIENTATION, 1)
+    return Declared(
+        rows,
+        columns,
+        page.first(tiff.BITS, 1),
+        orientation if orientation in tiff.ORIENTATIONS else 1,
+        _PHOTOMETRICS[photometric],
+        lambda _size: _decoded(data, page),
+        inverse=photometric == _WHITE_IS_ZERO,
+    )
+
+
+def _check_single(data: memoryview, page: tiff.Directory) -> None:
+    following = page.following
+    for _ in range(8):
+        if not following:
+            return
+        page = tiff.read_directory(data, following)
+        if not page.first(tiff.SUBFILE_TYPE) & _NOT_A_PAGE:
+            raise multi_frame("a TIFF file of several pages")
+        following = page.following
+    raise multi_frame("a TIFF file of many pages")
+
+
+def _check_pixels(page: tiff.Directory) -> None:
+    compression = page.first(tiff.COMPRESSION, 1)
+    if compression not in _COMPRESSIONS:
+        raise unsupported_syntax(f"TIFF compression {compression}")
+    if page.first(tiff.PHOTOMETRIC, 1) not in _PHOTOMETRICS:
+        raise unsupported_pixels("their photometric interpretation is none of a radiograph's")
+    if set(page.values.get(tiff.SAMPLE_FORMAT, (_UNSIGNED,))) != {_UNSIGNED}:
+        raise unsupported_pixels("signed or floating point numbers")
+    bits = set(page.values.get(tiff.BITS, (1,)))
+    if bits not in ({8}, {16}):
+        raise unsupported_pixels("other than 8 or 16 bits each")
+    if not 1 <= page.first(tiff.SAMPLES, 1) <= _MAX_SAMPLES:
+        raise unsupported_pixels("more channels than a picture has")
+    if page.first(tiff.TILE_WIDTH) * page.first(tiff.TILE_HEIGHT) > _MAX_TILE:
+        raise corrupt("its tiles are larger than any picture")
+
+
+def _check_extent(page: tiff.Directory, size: int) -> None:
+    """Make sure that all strips or tiles lie inside of the file."""
+    offsets = page.values.get(tiff.STRIP_OFFSETS) or page.values.get(tiff.TILE_OFFSETS) or ()
+    counts = page.values.get(tiff.STRIP_BYTES) or page.values.get(tiff.TILE_BYTES) or ()
+    if not offsets:
+        raise corrupt("the TIFF does not say where its picture lies")
+    counts = counts if len(counts) == len(offsets) else (1,) * len(offsets)
+    if any(offset + count > size for offset, count in zip(offsets, counts, strict=True)):
+        raise truncated("part of the TIFF's picture lies beyond the end")
+
+
+def _decoded(data: memoryview, page: tiff.Directory) -> NDArray[Any]:
+    pixels = guarded(imagecodecs.tiff_decode, data)
+    samples = page.first(tiff.SAMPLES, 1)
+    if pixels.ndim == 3 and page.first(tiff.PLANAR, 1) == 2 and pixels.shape[0] == samples:  # noqa: PLR2004
+        pixels = np.ascontiguousarray(pixels.transpose(1, 2, 0))
+    check_shape(pixels, page.first(tiff.HEIGHT), page.first(tiff.WIDTH))
+    photometric = page.first(tiff.PHOTOMETRIC, 1)
+    if photometric == _PALETTE and pixels.ndim == 2:  # noqa: PLR2004
+        return _looked_up(pixels, page)
+    if photometric == _CMYK and pixels.shape[-1] == 4:  # noqa: PLR2004
+        # Ink grows with the number here, unlike in Adobe's JPEG.
+        return grey_of_cmyk(255 - pixels)
+    return grey_of(pixels)
+
+
+def _looked_up(pixels: NDArray[Any], page: tiff.Directory) -> NDArray[np.uint8]:
+    colours = np.array(page.values.get(tiff.COLOUR_MAP, ()), np.float64)
+    if len(colours) != 3 << page.first(tiff.BITS, 1):
+        raise corrupt("the TIFF's palette is shorter than described")
+    return PaletteTable.of(0, *colours.reshape(3, -1)).show(pixels)

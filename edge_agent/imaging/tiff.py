@@ -1,0 +1,84 @@
+"""The TIFF structure: what the first picture of a file declares (TIFF 6.0), and EXIF's orientation."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from edge_agent.imaging.refusals import corrupt, truncated, unsupported_syntax
+
+SUBFILE_TYPE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 256, 257, 258, 259, 262
+STRIP_OFFSETS, ORIENTATION, SAMPLES, STRIP_BYTES, PLANAR = 273, 274, 277, 279, 284
+COLOUR_MAP, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES = 320, 322, 323, 324, 325
+EXTRA_SAMPLES, SAMPLE_FORMAT = 338, 339
+
+_HEADER_BYTES, _ENTRY_BYTES = 8, 12
+_TYPES = {1: "B", 3: "H", 4: "L", 7: "B"}
+_MAX_VALUES = 1 << 20
+ORIENTATIONS = range(1, 9)
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """One image file directory: whole-number values by tag, and where the next one lies."""
+
+    values: dict[int, tuple[int, ...]]
+    following: int
+
+    def first(self, tag: int, default: int = 0) -> int:
+        """A tag's first value, or the default."""
+        return (self.values.get(tag) or (default,))[0]
+
+
+def is_tiff(data: bytes | memoryview) -> bool:
+    """Whether the bytes begin as a TIFF file does, BigTIFF included."""
+    return bytes(data[:4]) in {b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"}
+
+
+def read_directory(data: memoryview, offset: int | None = None) -> Directory:
+    """Read the directory at an offset, or the first one.
+
+    Raises:
+        StudyImageRefused: TRUNCATED, CORRUPT, or UNSUPPORTED_SYNTAX for BigTIFF.
+    """
+    if len(data) < _HEADER_BYTES:
+        raise truncated("the TIFF header has no end")
+    order = "<" if bytes(data[:2]) == b"II" else ">"
+    version, first = struct.unpack_from(order + "HL", data, 2)
+    if version != 42:  # noqa: PLR2004
+        raise unsupported_syntax("BigTIFF")
+    position = first if offset is None else offset
+    if position + 2 > len(data):
+        raise truncated("the TIFF directory lies beyond the end")
+    (count,) = struct.unpack_from(order + "H", data, position)
+    end = position + 2 + count * _ENTRY_BYTES
+    if end + 4 > len(data):
+        raise truncated("the TIFF directory has no end")
+    values: dict[int, tuple[int, ...]] = {}
+    for entry in range(position + 2, end, _ENTRY_BYTES):
+        tag, kind, number = struct.unpack_from(order + "HHL", data, entry)
+        if kind in _TYPES and number:
+            values[tag] = _values(data, order, entry + 8, _TYPES[kind], number)
+    return Directory(values, *struct.unpack_from(order + "L", data, end))
+
+
+def _values(data: memoryview, order: str, at: int, kind: str, number: int) -> tuple[int, ...]:
+    if number > _MAX_VALUES:
+        raise corrupt("a TIFF element has too many values")
+    layout = f"{order}{number}{kind}"
+    if struct.calcsize(layout) > 4:  # noqa: PLR2004
+        (at,) = struct.unpack_from(order + "L", data, at)
+    if at + struct.calcsize(layout) > len(data):
+        raise truncated("a TIFF element lies beyond the end")
+    return struct.unpack_from(layout, data, at)
+
+
+def exif_orientation(exif: bytes) -> int:
+    """EXIF's orientation, 1 to 8; 1 where there is none that can be read."""
+    if not is_tiff(exif):
+        return 1
+    try:
+        orientation = read_directory(memoryview(exif)).first(ORIENTATION, 1)
+    except Exception:  # noqa: BLE001 - a damaged note beside the picture is no reason to refuse it
+        return 1
+    return orientation if orientation in ORIENTATIONS else 1
