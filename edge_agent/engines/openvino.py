@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import LifoQueue
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import openvino as ov
@@ -42,6 +42,9 @@ class OpenVinoOptions:
     cache_dir: Path | None = None
 
 
+DEFAULT_OPTIONS: Final = OpenVinoOptions()
+
+
 class OpenVinoEngine:
     """One compiled model and a pool of infer requests; implements `engines.base.Engine`."""
 
@@ -49,7 +52,7 @@ class OpenVinoEngine:
         self,
         bundle: Bundle,
         variant: EngineVariant,
-        options: OpenVinoOptions = OpenVinoOptions(),
+        options: OpenVinoOptions = DEFAULT_OPTIONS,
     ) -> None:
         """Compile one of the bundle's variants, or take it from the cache, and run it once.
 
