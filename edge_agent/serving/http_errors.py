@@ -37,6 +37,12 @@ class BodyTooLarge(InvalidRequest):
     default_code = ErrorCode.TOO_LARGE
 
 
+class HeadersTooLarge(InvalidRequest):
+    """More bytes of headers were sent than are taken."""
+
+    default_code = ErrorCode.TOO_LARGE
+
+
 class BodyTooSlow(InvalidRequest):
     """The upload did not end in time."""
 
@@ -44,6 +50,7 @@ class BodyTooSlow(InvalidRequest):
 _STATUS: Final[tuple[tuple[type[HilumError], int], ...]] = (
     (BodyTooLarge, 413),
     (BodyTooSlow, 408),
+    (HeadersTooLarge, 431),
     (Unauthenticated, 401),
     (Forbidden, 403),
     (CallerError, 422),

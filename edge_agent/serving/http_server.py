@@ -11,9 +11,9 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from edge_agent.errors import ConfigInvalid
+from edge_agent.serving.http_shield import MAX_HEADER_BYTES
 from edge_agent.serving.tls import Tls, uvicorn_tls
 
-_MAX_HEADER_BYTES: Final = 32 << 10
 _MAX_CONNECTIONS: Final = 512
 _KEEP_ALIVE_S: Final = 30
 
@@ -53,7 +53,7 @@ class HttpServer:
                 proxy_headers=False,
                 **speaking_tls,
                 limit_concurrency=_MAX_CONNECTIONS,
-                h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
+                h11_max_incomplete_event_size=MAX_HEADER_BYTES,
                 timeout_keep_alive=_KEEP_ALIVE_S,
                 timeout_graceful_shutdown=max(1, round(drain_timeout_s)),
             )

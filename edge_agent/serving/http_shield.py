@@ -11,9 +11,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edge_agent.core.access import Denied
 from edge_agent.core.origins import PageNames, check_request
-from edge_agent.errors import HilumError
 from edge_agent.serving.failures import coded
-from edge_agent.serving.http_errors import error_response
+from edge_agent.serving.http_errors import HeadersTooLarge, error_response
 
 CONTENT_SECURITY_POLICY: Final = (
     "default-src 'none'; "
@@ -36,6 +35,7 @@ SECURITY_HEADERS: Final = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
+MAX_HEADER_BYTES: Final = 32 << 10
 DRAIN_S: Final = 5.0
 """How long the rest of a refused upload is read and thrown away, so that the answer arrives."""
 
@@ -43,7 +43,8 @@ DRAIN_S: Final = 5.0
 class Shield:
     """ASGI middleware around everything else.
 
-    1. A request whose Host or Origin is not the page's own goes no further (`core.origins`).
+    1. A request whose Host or Origin is not the page's own goes no further (`core.origins`);
+       nor does one with too many headers.
     2. An unforeseen error becomes a coded answer.
     3. Every answer carries the security headers, and `no-store` unless it says otherwise.
     4. An answer given before the upload has ended waits, for a while, until the caller has sent
@@ -81,18 +82,17 @@ class Shield:
             await send(message)
 
         try:
-            denied = self._denied(scope, headers)
-            if denied is not None:
-                await error_response(denied)(scope, upload.receive, guarded_send)
-            else:
-                await self._app(scope, upload.receive, guarded_send)
+            self._check(scope, headers)
+            await self._app(scope, upload.receive, guarded_send)
         except Exception as error:
             failure = coded(error)
             if started:
                 raise
             await error_response(failure)(scope, upload.receive, guarded_send)
 
-    def _denied(self, scope: Scope, headers: Headers) -> HilumError | None:
+    def _check(self, scope: Scope, headers: Headers) -> None:
+        if sum(len(name) + len(value) for name, value in headers.raw) > MAX_HEADER_BYTES:
+            raise HeadersTooLarge(f"The headers hold more than {MAX_HEADER_BYTES >> 10} KiB.")
         denied: Denied | None = check_request(
             self._names,
             method=scope["method"],
@@ -101,10 +101,9 @@ class Shield:
             fetch_site=headers.get("sec-fetch-site"),
             fetch_mode=headers.get("sec-fetch-mode"),
         )
-        if denied is None:
-            return None
-        self._turned_away(denied)
-        return denied.error()
+        if denied is not None:
+            self._turned_away(denied)
+            raise denied.error()
 
 
 class _Upload:

@@ -1,0 +1,86 @@
+"""Pictures for the browser."""
+
+from __future__ import annotations
+
+import asyncio
+
+import cv2
+import numpy as np
+import pytest
+
+from edge_agent.core.radiograph import Radiograph
+from edge_agent.errors import Overloaded, StudyImageRefused
+from edge_agent.imaging import Limits
+from edge_agent.serving.decoding import ThreadDecoder
+from edge_agent.serving.http_render import Renderer
+
+
+class Held:
+    """A decoder that answers `shape` when the test says so."""
+
+    concurrency = 1
+
+    def __init__(self, rows: int, columns: int, *, held: bool = False) -> None:
+        self.begun = asyncio.Event()
+        self.free = asyncio.Event()
+        if not held:
+            self.free.set()
+        ramp = np.linspace(0, 255, rows * columns).reshape(rows, columns)
+        self._answer = Radiograph(ramp.astype(np.uint8), rows, columns, "png", 8)
+
+    async def decode(self, image: bytes, fit: tuple[int, int]) -> Radiograph:
+        self.begun.set()
+        await self.free.wait()
+        return self._answer
+
+    def close(self) -> None: ...
+
+
+def shape_of(png: bytes) -> tuple[int, ...]:
+    return tuple(cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED).shape)
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "shown"),
+    [(40, 30, (40, 30)), (100, 50, (64, 32)), (50, 100, (32, 64)), (1000, 2, (64, 1))],
+)
+async def test_keeps_the_aspect_within_the_bound(
+    rows: int, columns: int, shown: tuple[int, int]
+) -> None:
+    picture = await Renderer(Held(rows, columns), max_side=64).render(b"")
+    assert shape_of(picture) == shown
+
+
+async def test_the_picture_has_the_radiographs_own_greys() -> None:
+    decoder = Held(48, 32)
+    picture = await Renderer(decoder).render(b"")
+    seen = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(seen, decoder._answer.pixels)
+
+
+async def test_a_real_radiograph(rg1: bytes) -> None:
+    decoder = ThreadDecoder(1, Limits())
+    assert shape_of(await Renderer(decoder).render(rg1)) == (1955, 1841)
+    assert max(shape_of(await Renderer(decoder, max_side=512).render(rg1))) == 512
+    decoder.close()
+
+
+async def test_refuses_what_the_detector_refuses() -> None:
+    decoder = ThreadDecoder(1, Limits())
+    with pytest.raises(StudyImageRefused):
+        await Renderer(decoder).render(b"no image")
+    decoder.close()
+
+
+async def test_is_bounded_and_frees_its_places() -> None:
+    decoder = Held(8, 8, held=True)
+    renderer = Renderer(decoder, max_waiting=2)
+    first, second = (asyncio.ensure_future(renderer.render(b"")) for _ in range(2))
+    await decoder.begun.wait()
+    with pytest.raises(Overloaded):
+        await renderer.render(b"")
+    second.cancel()
+    await asyncio.wait([second])
+    third = asyncio.ensure_future(renderer.render(b""))
+    decoder.free.set()
+    assert shape_of(await first) == shape_of(await third) == (8, 8)
