@@ -1,0 +1,152 @@
+"""What holds for any outputs: suppression's invariants and the way back through the letterbox."""
+
+from __future__ import annotations
+
+from random import Random
+
+import hypothesis.extra.numpy as nps
+import numpy as np
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from edge_agent.core.findings import Box, findings_from, iou, suppress
+from edge_agent.core.geometry import Letterbox
+from hilum.manifest import HeadSpec
+
+Candidates = tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.intp]]
+
+
+@st.composite
+def candidates(draw: st.DrawFn) -> Candidates:
+    """Few places, sizes, scores and classes, so that boxes do meet and scores do tie."""
+    count = draw(st.integers(0, 25))
+    numbers = draw(nps.arrays(np.int64, (count, 6), elements=st.integers(0, 6)))
+    low = numbers[:, :2] * 4.0
+    high = low + 4.0 + numbers[:, 2:4] * 3
+    scores = (numbers[:, 4] / 6).astype(np.float32)
+    return np.hstack((low, high)), scores, (numbers[:, 5] % 3).astype(np.intp)
+
+
+IOUS = st.sampled_from((0.2, 0.5, 0.7))
+
+
+def kept(of: Candidates, iou_threshold: float, limit: int = 1000) -> list[int]:
+    boxes, scores, classes = of
+    indexes = suppress(boxes, scores, classes, iou_threshold=iou_threshold, limit=limit)
+    return list(indexes.tolist())
+
+
+def chosen(of: Candidates, indexes: list[int]) -> Candidates:
+    return of[0][indexes], of[1][indexes], of[2][indexes]
+
+
+def rows(of: Candidates) -> list[tuple[float, ...]]:
+    return [(float(s), int(c), *map(float, b)) for b, s, c in zip(*of, strict=True)]
+
+
+def overlap(of: Candidates, one: int, other: int) -> float:
+    return iou(Box(*of[0][one]), Box(*of[0][other]))
+
+
+@given(candidates(), IOUS)
+def test_what_stays_is_a_subset_in_order_and_nothing_in_it_repeats(
+    of: Candidates, iou_threshold: float
+) -> None:
+    stay = kept(of, iou_threshold)
+    assert len(set(stay)) == len(stay)
+    assert list(of[1][stay]) == sorted(of[1][stay], reverse=True)
+    for place, one in enumerate(stay):
+        for other in stay[:place]:
+            assert of[2][one] != of[2][other] or overlap(of, one, other) <= iou_threshold + 1e-9
+
+
+@given(candidates(), IOUS)
+def test_what_goes_repeats_a_better_one_of_its_class(of: Candidates, iou_threshold: float) -> None:
+    stay = kept(of, iou_threshold)
+    for gone in set(range(len(of[1]))) - set(stay):
+        assert any(
+            of[2][one] == of[2][gone]
+            and of[1][one] >= of[1][gone]
+            and overlap(of, one, gone) > iou_threshold - 1e-9
+            for one in stay
+        )
+
+
+@given(candidates(), IOUS)
+def test_a_second_pass_changes_nothing(of: Candidates, iou_threshold: float) -> None:
+    once = chosen(of, kept(of, iou_threshold))
+    assert rows(chosen(once, kept(once, iou_threshold))) == rows(once)
+
+
+@given(candidates(), IOUS, st.randoms(use_true_random=False))
+def test_the_order_of_the_input_does_not_matter(
+    of: Candidates, iou_threshold: float, random: Random
+) -> None:
+    order = list(range(len(of[1])))
+    random.shuffle(order)
+    shuffled = chosen(of, order)
+    assert rows(chosen(shuffled, kept(shuffled, iou_threshold))) == rows(
+        chosen(of, kept(of, iou_threshold))
+    )
+
+
+@given(candidates(), IOUS)
+def test_classes_do_not_touch_each_other(of: Candidates, iou_threshold: float) -> None:
+    together = rows(chosen(of, kept(of, iou_threshold)))
+    apart = []
+    for index in range(3):
+        alone = chosen(of, [k for k in range(len(of[1])) if of[2][k] == index])
+        apart += rows(chosen(alone, kept(alone, iou_threshold)))
+    assert sorted(together) == sorted(apart)
+
+
+@given(candidates(), IOUS, st.integers(0, 30))
+def test_a_limit_keeps_the_first(of: Candidates, iou_threshold: float, limit: int) -> None:
+    assert kept(of, iou_threshold, limit) == kept(of, iou_threshold)[:limit]
+
+
+SIZES = st.integers(64, 5000)
+INPUTS = st.sampled_from((320, 512, 640, 1024))
+
+
+@given(SIZES, SIZES, INPUTS, INPUTS, st.tuples(*[st.floats(0, 1)] * 4))
+def test_a_box_put_through_the_letterbox_comes_back(
+    rows: int, columns: int, height: int, width: int, corners: tuple[float, float, float, float]
+) -> None:
+    letterbox = Letterbox.fit(rows, columns, height, width)
+    (x_min, x_max), (y_min, y_max) = sorted(corners[:2]), sorted(corners[2:])
+    assume(x_max - x_min > 0.01 and y_max - y_min > 0.01)
+    box = np.array([x_min * columns, y_min * rows, x_max * columns, y_max * rows])
+    placed = box * ([letterbox.scale_x, letterbox.scale_y] * 2)
+    placed += [letterbox.left, letterbox.top] * 2
+    outputs = np.zeros((18, 1), np.float32)
+    outputs[:2, 0] = (placed[:2] + placed[2:]) / 2
+    outputs[2:4, 0] = placed[2:] - placed[:2]
+    outputs[12, 0] = 0.9
+    (found,) = findings_from(outputs, letterbox, HeadSpec(), [0.5] * 14)
+    # f32 has 24 bits of mantissa for coordinates up to 1024, then they are scaled up.
+    pixel = 2e-4 / min(letterbox.scale_x, letterbox.scale_y)
+    back = (found.box.x_min, found.box.y_min, found.box.x_max, found.box.y_max)
+    np.testing.assert_allclose(back, box, atol=pixel)
+
+
+@given(
+    nps.arrays(np.float32, (18, 30), elements=st.floats(0, 1, width=32)),
+    SIZES,
+    SIZES,
+    st.booleans(),
+)
+def test_findings_lie_in_the_image_and_obey_the_head(
+    outputs: NDArray[np.float32], rows: int, columns: int, multi_label: bool
+) -> None:
+    outputs[:4] *= 900
+    letterbox = Letterbox.fit(rows, columns, 640, 640)
+    head = HeadSpec(max_findings=20, score_floor=0.25, multi_label=multi_label)
+    found = findings_from(outputs, letterbox, head, np.linspace(0, 1, 14))
+    assert len(found) <= 20
+    assert [f.score for f in found] == sorted((f.score for f in found), reverse=True)
+    for finding in found:
+        assert finding.score >= max(0.25, np.float32(finding.index / 13) - 1e-7)
+        assert 0 <= finding.box.x_min < finding.box.x_max <= columns
+        assert 0 <= finding.box.y_min < finding.box.y_max <= rows
