@@ -156,10 +156,15 @@ async def running_agent(
         assert await agent.stop()
 
 
+def dialled(agent: Agent) -> grpc.aio.Channel:
+    """A connection to the agent."""
+    return grpc.aio.insecure_channel(agent.address)
+
+
 @asynccontextmanager
 async def connected(agent: Agent) -> AsyncIterator[detection_pb2_grpc.DetectorStub]:
     """A caller of the agent."""
-    async with grpc.aio.insecure_channel(agent.address) as channel:
+    async with dialled(agent) as channel:
         yield detection_pb2_grpc.DetectorStub(channel)
 
 
