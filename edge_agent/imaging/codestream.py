@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 from edge_agent.imaging.refusals import corrupt, truncated
 
-_SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
+_MARK, _EOI, _SOS = 0xFF, 0xD9, 0xDA
 _APP0, _APP1, _APP14 = 0xE0, 0xE1, 0xEE
 JPEG_LS = 0xF7
 LOSSLESS = 0xC3
 # SOF markers, without DHT (C4), JPG (C8) and DAC (CC) that stand among them.
 _FRAMES = (frozenset(range(0xC0, 0xD0)) | {JPEG_LS}) - {0xC4, 0xC8, 0xCC}
 _COD, _SOT = 0xFF52, 0xFF90
+_LENGTH_BYTES, _FRAME_BYTES = 2, 6
 _SIZ_BYTES, _MAX_COMPONENTS, _MAX_TILES, _TAIL = 45, 4, 65_535, 64
 # A progressive picture has about ten scans; thousands are an attack on time.
 _MAX_SCANS = 200
@@ -63,7 +64,7 @@ def read_jpeg(data: bytes | memoryview) -> JpegFacts:
     exif = b""
     for marker, body, after in _segments(data):
         if marker in _FRAMES:
-            if frame is not None or len(body) < 6:
+            if frame is not None or len(body) < _FRAME_BYTES:
                 raise corrupt("it declares its size twice or not at all")
             frame = (marker, *struct.unpack_from(">BHHB", body))
         elif marker == _APP0 and body[:4] == b"JFIF":
@@ -88,17 +89,17 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
     """Marker, body, and where the next one starts, for each segment before the picture data."""
     position = 2
     while position + 4 <= len(data):
-        if data[position] != 0xFF:
+        if data[position] != _MARK:
             raise corrupt("a marker is missing")
         marker = data[position + 1]
-        if marker == 0xFF:
+        if marker == _MARK:
             position += 1
             continue
         if marker == _EOI:
             return
         (length,) = struct.unpack_from(">H", data, position + 2)
         end = position + 2 + length
-        if length < 2:
+        if length < _LENGTH_BYTES:
             raise corrupt("a marker is too short")
         if end > len(data):
             return
@@ -167,7 +168,7 @@ def _levels(data: memoryview, position: int) -> int:
         marker, length = struct.unpack_from(">HH", data, position)
         if marker == _COD:
             return data[position + 9]
-        if marker == _SOT or length < 2:
+        if marker == _SOT or length < _LENGTH_BYTES:
             break
         position += 2 + length
     return 0

@@ -11,14 +11,19 @@ from numpy.typing import NDArray
 
 _RED, _GREEN, _BLUE = 0.299, 0.587, 0.114  # ITU-R BT.601, as JPEG and DICOM's YBR_FULL
 _BYTE = 8
+_GREY_AXES = 2
+
+# Photometric interpretations that arrive as red, green and blue: decoders undo the last two.
+RGB = frozenset({"RGB", "YBR_ICT", "YBR_RCT"})
 
 
 def to_byte(values: NDArray[Any], bits: int) -> NDArray[np.uint8]:
     """Unsigned values of `bits` bits as u8, full scale to full scale; shape kept."""
     if bits == _BYTE:
-        return values.astype(np.uint8, copy=False)
-    scaled = np.minimum(values, (1 << bits) - 1) * np.float32(255 / ((1 << bits) - 1))
-    return (scaled + np.float32(0.5)).astype(np.uint8)
+        return np.asarray(values, np.uint8)
+    top = (1 << bits) - 1
+    scaled: NDArray[np.float32] = np.minimum(values, top).astype(np.float32) * (255 / top) + 0.5
+    return scaled.astype(np.uint8)
 
 
 def luminance(samples: NDArray[Any], photometric: str, bits: int) -> NDArray[np.uint8]:
@@ -32,12 +37,11 @@ def luminance(samples: NDArray[Any], photometric: str, bits: int) -> NDArray[np.
     Returns:
         u8 of shape (H, W).
     """
-    if photometric.startswith("YBR") and photometric not in {"YBR_ICT", "YBR_RCT"}:
-        grey = samples if samples.ndim == 2 else np.ascontiguousarray(samples[..., 0])  # noqa: PLR2004
-    elif samples.ndim == 2:  # noqa: PLR2004
-        grey = samples
-    else:
+    grey = samples
+    if samples.ndim > _GREY_AXES and photometric in RGB:
         grey = cv2.cvtColor(np.ascontiguousarray(samples), cv2.COLOR_RGB2GRAY)
+    elif samples.ndim > _GREY_AXES:
+        grey = np.ascontiguousarray(samples[..., 0])
     grey = to_byte(grey, bits)
     if photometric.startswith("YBR_PARTIAL"):
         # Black is 16 and white is 235 (PS3.3 C.7.6.3.1.2).

@@ -14,6 +14,9 @@ from edge_agent.imaging.refusals import corrupt
 
 Size = tuple[int, int]
 
+_GREY_AXES, _RGB = 2, 3
+_WITH_ALPHA = frozenset({2, 4})
+
 
 @dataclass(frozen=True, slots=True)
 class Declared:
@@ -56,13 +59,13 @@ def check_shape(pixels: NDArray[Any], rows: int, columns: int) -> None:
 
 def grey_of(pixels: NDArray[Any]) -> NDArray[Any]:
     """Grey of shape (H, W) from (H, W) or (H, W, 1-4); alpha is laid on black; dtype kept."""
-    if pixels.ndim == 2:  # noqa: PLR2004
+    if pixels.ndim == _GREY_AXES:
         return pixels
     channels = pixels.shape[2]
     grey = pixels[..., 0]
-    if channels >= 3:  # noqa: PLR2004
+    if channels >= _RGB:
         grey = cv2.cvtColor(np.ascontiguousarray(pixels[..., :3]), cv2.COLOR_RGB2GRAY)
-    if channels in {2, 4}:
+    if channels in _WITH_ALPHA:
         full = np.iinfo(pixels.dtype).max
         grey = (grey.astype(np.uint32) * pixels[..., -1] // full).astype(pixels.dtype)
     return np.ascontiguousarray(grey)

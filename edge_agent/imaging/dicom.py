@@ -5,12 +5,13 @@ from __future__ import annotations
 from edge_agent.core.radiograph import ImageWarning, Radiograph, Spacing
 from edge_agent.core.study_context import StudyContext
 from edge_agent.imaging import gates, tags, transfer
-from edge_agent.imaging.colour import luminance
+from edge_agent.imaging.colour import RGB, luminance
 from edge_agent.imaging.dicom_file import DicomFile, parse
 from edge_agent.imaging.dicom_header import Header
 from edge_agent.imaging.dicom_lookups import palette_of, presentation_of
 from edge_agent.imaging.letterbox import inner_size, resize
 from edge_agent.imaging.limits import Limits
+from edge_agent.imaging.looks import looks_inverted
 from edge_agent.imaging.refusals import (
     corrupt,
     multi_frame,
@@ -24,7 +25,8 @@ from hilum.codes import ErrorCode, WarningCode
 
 _MONOCHROME = frozenset({"MONOCHROME1", "MONOCHROME2"})
 _PALETTE = "PALETTE COLOR"
-_RGB = frozenset({"RGB", "YBR_ICT", "YBR_RCT"})
+_MIN_BITS = 8
+_ROW_AND_COLUMN = 2
 _LUMINANCE = frozenset({"YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_422", "YBR_PARTIAL_420"})
 
 
@@ -103,7 +105,7 @@ def pixel_format(header: Header) -> PixelFormat:
 def _check_photometric(form: PixelFormat) -> None:
     if form.photometric in _MONOCHROME | {_PALETTE}:
         expected = 1
-    elif form.photometric in _RGB | _LUMINANCE:
+    elif form.photometric in RGB | _LUMINANCE:
         expected = 3
     elif not form.photometric:
         raise corrupt("it does not say how its pixels are to be shown")
@@ -120,9 +122,6 @@ def _check_readable(file: DicomFile, form: PixelFormat) -> None:
         raise unsupported_syntax(f"transfer syntax {transfer.syntax_name(file.syntax)}")
     if form.bits_stored < _MIN_BITS and form.photometric in _MONOCHROME:
         raise unsupported_pixels(f"{form.bits_stored} bits stored")
-
-
-_MIN_BITS = 8
 
 
 def _radiograph(
@@ -149,6 +148,7 @@ def _radiograph(
         gates.view_warning(view),
         gates.warn(WarningCode.MISSING_WINDOW) if estimated else None,
         gates.burned_in_warning(header),
+        gates.warn(WarningCode.LOOKS_INVERTED) if looks_inverted(pixels) else None,
     ]
     return Radiograph(
         pixels=pixels,
@@ -170,7 +170,7 @@ def _radiograph(
 def _spacing(header: Header) -> Spacing | None:
     for tag in (tags.PIXEL_SPACING, tags.IMAGER_PIXEL_SPACING):
         values = header.decimals(tag)
-        if len(values) == 2 and min(values) > 0:  # noqa: PLR2004
+        if len(values) == _ROW_AND_COLUMN and min(values) > 0:
             return Spacing(row_mm=values[0], column_mm=values[1])
     return None
 

@@ -24,7 +24,12 @@ PIXEL_DATA = 0x7FE0_0010
 FLOAT_PIXELS = frozenset({0x7FE0_0008, 0x7FE0_0009})
 
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFE_E000, 0xFFFE_E00D, 0xFFFE_E0DD
+_DELIMITERS = frozenset({_ITEM, _ITEM_END, _SEQUENCE_END})
 _UNDEFINED = 0xFFFF_FFFF
+_FIRST_ELEMENTS_BYTES = 16
+# A data set without preamble begins with (0008,0000) to (0008,0020).
+_IDENTIFYING, _LAST_FIRST_NUMBER = 0x0008, 0x0020
+_BYTE = 8
 _MAX_ELEMENTS = 200_000
 _MAX_DEPTH = 16
 
@@ -140,7 +145,7 @@ class _Reader:
         if self.seen > _MAX_ELEMENTS:
             raise corrupt("it has more elements than any study image")
         tag, length = self.item_header(position)
-        if not self.encoding.explicit or tag >> 16 == 0xFFFE:
+        if not self.encoding.explicit or tag in _DELIMITERS:
             return tag, b"", length, position + 8
         vr = bytes(self.data[position + 4 : position + 6])
         if vr in _SHORT_VRS:
@@ -229,15 +234,15 @@ def _is_vr(two: bytes) -> bool:
 
 def _bare_encoding(data: memoryview) -> Encoding | None:
     """How a data set without preamble is written, or None where it does not look like one."""
-    if len(data) < 16:
+    if len(data) < _FIRST_ELEMENTS_BYTES:
         return None
     start = bytes(data[:8])
     if start[:2] in {b"\x02\x00", b"\x08\x00"} and start[3] == 0 and _is_vr(start[4:6]):
         return Encoding()
     if start[:3] == b"\x00\x08\x00" and _is_vr(start[4:6]):
         return Encoding(little=False)
-    small_length = start[5:8] == b"\0\0\0"
-    if start[:2] == b"\x08\x00" and start[3] == 0 and start[2] <= 0x20 and small_length:
+    group, number, length = struct.unpack_from("<HHL", start)
+    if group == _IDENTIFYING and number <= _LAST_FIRST_NUMBER and length < 1 << _BYTE:
         return Encoding(explicit=False)
     return None
 

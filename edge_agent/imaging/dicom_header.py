@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edge_agent.imaging import characters
 from edge_agent.imaging.dicom_file import Element, read_items
 
+_DATE_DIGITS = 8
 _CHARACTER_SET = 0x0008_0005
 _BINARY = {"US": "u2", "SS": "i2", "UL": "u4", "SL": "i4", "FL": "f4", "FD": "f8"}
 _DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -99,7 +100,7 @@ class Header:
     def date(self, tag: int) -> date | None:
         """A DA value, also in the old form with dots; None where absent or impossible."""
         digits = self.text(tag).replace(".", "")
-        if not (len(digits) == 8 and digits.isascii() and digits.isdigit()):
+        if not (len(digits) == _DATE_DIGITS and digits.isascii() and digits.isdigit()):
             return None
         try:
             return date(int(digits[:4]), int(digits[4:6]), int(digits[6:]))

@@ -15,7 +15,7 @@ from edge_agent.imaging.refusals import corrupt, unsupported_pixels
 from edge_agent.imaging.transfer import PixelFormat
 
 _DESCRIPTOR_VALUES = 3
-_BYTE = 8
+_BYTE, _WORD = 8, 16
 _Function = Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"]
 
 
@@ -60,7 +60,7 @@ def _table(header: Header, tag: int, *, signed: bool) -> LookupTable | None:
         values = _entries(item, tags.LUT_DATA, entries)
         if not values.size:
             return None
-        if not _BYTE <= bits <= 16 or int(values.max()) >> bits:  # noqa: PLR2004
+        if not _BYTE <= bits <= _WORD or int(values.max()) >> bits:
             bits = max(_BYTE, int(values.max()).bit_length())
         return LookupTable(descriptor[1], bits, values)
     return None

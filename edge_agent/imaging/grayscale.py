@@ -36,7 +36,8 @@ class LookupTable:
     def apply(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         """The table's entries for input values."""
         index = np.clip(np.floor(x) - self.first, 0, len(self.values) - 1)
-        return self.values[index.astype(np.intp)].astype(np.float64)
+        entries: NDArray[np.float64] = self.values[index.astype(np.intp)].astype(np.float64)
+        return entries
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class Rescale:
 
     def apply(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         """Modality values of stored ones."""
-        return x * self.slope + self.intercept
+        return np.asarray(x * self.slope + self.intercept)
 
 
 @dataclass(frozen=True, slots=True)

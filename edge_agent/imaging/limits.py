@@ -57,3 +57,6 @@ class Limits:
                 f"The image is {columns} x {rows} pixels, too small for a chest radiograph.",
                 f"Send the original, not a thumbnail; each side needs {self.min_side} pixels.",
             )
+
+
+DEFAULT_LIMITS = Limits()

@@ -18,6 +18,7 @@ from edge_agent.imaging.declared import Declared, Size
 from edge_agent.imaging.grayscale import Presentation
 from edge_agent.imaging.letterbox import inner_size, resize
 from edge_agent.imaging.limits import Limits
+from edge_agent.imaging.looks import looks_inverted
 from edge_agent.imaging.raster_jpeg import declare_jpeg
 from edge_agent.imaging.raster_png import declare_png
 from edge_agent.imaging.raster_tiff import declare_tiff
@@ -55,8 +56,11 @@ def read_raster(
     else:
         pixels = Presentation(inverse=declared.inverse).show(decoded, *stored_size)
         warnings.append(gates.warn(WarningCode.MISSING_WINDOW))
+    pixels = np.ascontiguousarray(upright(pixels, declared.orientation))
+    if looks_inverted(pixels):
+        warnings.append(gates.warn(WarningCode.LOOKS_INVERTED))
     return Radiograph(
-        pixels=np.ascontiguousarray(upright(pixels, declared.orientation)),
+        pixels=pixels,
         rows=rows,
         columns=columns,
         format=kind,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edge_agent.imaging import codestream, tiff
 from edge_agent.imaging.colour import grey_of_cmyk
-from edge_agent.imaging.declared import Declared, Size, check_shape, guarded
+from edge_agent.imaging.declared import Declared, Size, check_shape, grey_of, guarded
 from edge_agent.imaging.refusals import unsupported_pixels, unsupported_syntax
 
 _CMYK, _BYTE = 4, 8
@@ -62,5 +62,4 @@ def _jpeg_other(data: memoryview, facts: codestream.JpegFacts, _size: Size) -> N
     check_shape(pixels, facts.rows, facts.columns)
     if facts.components == _CMYK:
         return grey_of_cmyk(pixels if facts.adobe else 255 - pixels)
-    grey = pixels if facts.components == 1 else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    return grey
+    return grey_of(pixels)

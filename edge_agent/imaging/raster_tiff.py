@@ -25,8 +25,8 @@ _PHOTOMETRICS = {0: "GREY", 1: "GREY", 2: "COLOUR", 3: "COLOUR", 5: "CMYK", 6: "
 _COMPRESSIONS = frozenset({1, 5, 7, 8, 32946, 32773, 34925, 50000, 50001})
 _NOT_A_PAGE = 0b101  # reduced resolution, or a mask
 _UNSIGNED = 1
-_MAX_SAMPLES = 5
-_BYTE = 8
+_PLANAR = 2
+_GREY_AXES, _CMYK_SAMPLES, _MAX_SAMPLES = 2, 4, 5
 _MAX_TILE = 1 << 26
 
 
@@ -98,13 +98,17 @@ def _check_extent(page: tiff.Directory, size: int) -> None:
 def _decoded(data: memoryview, page: tiff.Directory) -> NDArray[Any]:
     pixels = guarded(imagecodecs.tiff_decode, data)
     samples = page.first(tiff.SAMPLES, 1)
-    if pixels.ndim == 3 and page.first(tiff.PLANAR, 1) == 2 and pixels.shape[0] == samples:  # noqa: PLR2004
+    if (
+        pixels.ndim > _GREY_AXES
+        and page.first(tiff.PLANAR, 1) == _PLANAR
+        and pixels.shape[0] == samples
+    ):
         pixels = np.ascontiguousarray(pixels.transpose(1, 2, 0))
     check_shape(pixels, page.first(tiff.HEIGHT), page.first(tiff.WIDTH))
     photometric = page.first(tiff.PHOTOMETRIC, 1)
-    if photometric == _PALETTE and pixels.ndim == 2:  # noqa: PLR2004
+    if photometric == _PALETTE and pixels.ndim == _GREY_AXES:
         return _looked_up(pixels, page)
-    if photometric == _CMYK and pixels.shape[-1] == 4:  # noqa: PLR2004
+    if photometric == _CMYK and pixels.shape[-1] == _CMYK_SAMPLES:
         # Ink grows with the number here, unlike in Adobe's JPEG.
         return grey_of_cmyk(255 - pixels)
     return grey_of(pixels)

@@ -7,7 +7,7 @@ from edge_agent.core.study_context import StudyContext
 from edge_agent.errors import StudyImageRefused
 from edge_agent.imaging import dicom_file, tiff
 from edge_agent.imaging.dicom import read_dicom
-from edge_agent.imaging.limits import Limits
+from edge_agent.imaging.limits import DEFAULT_LIMITS, Limits
 from edge_agent.imaging.raster import read_raster
 from edge_agent.imaging.refusals import corrupt, refused, unsupported_syntax
 from hilum.codes import ErrorCode
@@ -26,7 +26,7 @@ _FOREIGN = (
 
 
 def read_study(
-    data: bytes | memoryview, *, limits: Limits = Limits(), fit: tuple[int, int] | None = None
+    data: bytes | memoryview, *, limits: Limits = DEFAULT_LIMITS, fit: tuple[int, int] | None = None
 ) -> tuple[Radiograph, StudyContext]:
     """Read one study image.
 

@@ -1,10 +1,11 @@
-"""The TIFF structure: what the first picture of a file declares (TIFF 6.0), and EXIF's orientation."""
+"""What the first picture of a TIFF file declares (TIFF 6.0), and EXIF's orientation."""
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
 
+from edge_agent.errors import StudyImageRefused
 from edge_agent.imaging.refusals import corrupt, truncated, unsupported_syntax
 
 SUBFILE_TYPE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 256, 257, 258, 259, 262
@@ -12,7 +13,8 @@ STRIP_OFFSETS, ORIENTATION, SAMPLES, STRIP_BYTES, PLANAR = 273, 274, 277, 279, 2
 COLOUR_MAP, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES = 320, 322, 323, 324, 325
 EXTRA_SAMPLES, SAMPLE_FORMAT = 338, 339
 
-_HEADER_BYTES, _ENTRY_BYTES = 8, 12
+_HEADER_BYTES, _ENTRY_BYTES, _INLINE_BYTES = 8, 12, 4
+_CLASSIC = 42  # 43 is BigTIFF
 _TYPES = {1: "B", 3: "H", 4: "L", 7: "B"}
 _MAX_VALUES = 1 << 20
 ORIENTATIONS = range(1, 9)
@@ -45,7 +47,7 @@ def read_directory(data: memoryview, offset: int | None = None) -> Directory:
         raise truncated("the TIFF header has no end")
     order = "<" if bytes(data[:2]) == b"II" else ">"
     version, first = struct.unpack_from(order + "HL", data, 2)
-    if version != 42:  # noqa: PLR2004
+    if version != _CLASSIC:
         raise unsupported_syntax("BigTIFF")
     position = first if offset is None else offset
     if position + 2 > len(data):
@@ -66,7 +68,7 @@ def _values(data: memoryview, order: str, at: int, kind: str, number: int) -> tu
     if number > _MAX_VALUES:
         raise corrupt("a TIFF element has too many values")
     layout = f"{order}{number}{kind}"
-    if struct.calcsize(layout) > 4:  # noqa: PLR2004
+    if struct.calcsize(layout) > _INLINE_BYTES:
         (at,) = struct.unpack_from(order + "L", data, at)
     if at + struct.calcsize(layout) > len(data):
         raise truncated("a TIFF element lies beyond the end")
@@ -79,6 +81,6 @@ def exif_orientation(exif: bytes) -> int:
         return 1
     try:
         orientation = read_directory(memoryview(exif)).first(ORIENTATION, 1)
-    except Exception:  # noqa: BLE001 - a damaged note beside the picture is no reason to refuse it
-        return 1
+    except (StudyImageRefused, struct.error):
+        return 1  # a damaged note beside the picture is no reason to refuse it
     return orientation if orientation in ORIENTATIONS else 1

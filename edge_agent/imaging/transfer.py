@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom import uid
+from pydicom._uid_dict import UID_dictionary
 
 from edge_agent.imaging import codestream
 from edge_agent.imaging.dicom_file import DicomFile
@@ -25,7 +26,8 @@ from edge_agent.imaging.refusals import corrupt, truncated, unsupported_pixels, 
 
 # Codec threads within one image; more images at once are the caller's concern.
 _THREADS = 2
-_MAX_BITS = 16
+_BYTE, _MAX_BITS = 8, 16
+_RLE_HEADER_BYTES = 64
 _ENCAPSULATED_UNCOMPRESSED = "1.2.840.10008.1.2.1.98"
 
 
@@ -99,7 +101,7 @@ def decode(file: DicomFile, form: PixelFormat, at_least: tuple[int, int] | None)
 
 def syntax_name(syntax: str) -> str:
     """The name of a registered transfer syntax; what else stands in the header is not repeated."""
-    return uid.UID_dictionary[syntax][0] if syntax in uid.UID_dictionary else "(not registered)"
+    return UID_dictionary[syntax][0] if syntax in UID_dictionary else "(not registered)"
 
 
 def _native(data: memoryview, file: DicomFile, form: PixelFormat) -> Stored:
@@ -123,7 +125,7 @@ def _native(data: memoryview, file: DicomFile, form: PixelFormat) -> Stored:
 def _luminance_422(data: memoryview, form: PixelFormat) -> Stored:
     """The luminance of pixels that stand as Y Y Cb Cr (PS3.3 C.7.6.3.1.2)."""
     pairs = form.rows * ((form.columns + 1) // 2)
-    if form.bits_allocated != 8 or form.columns % 2:  # noqa: PLR2004
+    if form.bits_allocated != _BYTE or form.columns % 2:
         raise unsupported_pixels("subsampled colour with other than 8 bits")
     if len(data) < pairs * 4:
         raise truncated("there are fewer pixels than rows and columns declare")
@@ -165,7 +167,7 @@ def sign_extended(words: NDArray[Any], bits: int) -> NDArray[np.int16]:
 
 def _rle(frame: Frame) -> Stored:
     form = frame.format
-    if len(frame.data) < 64:  # noqa: PLR2004
+    if len(frame.data) < _RLE_HEADER_BYTES:
         raise truncated("the run-length segments have no header")
     if int.from_bytes(frame.data[:4], "little") != form.samples * form.bits_allocated // 8:
         raise corrupt("the run-length segments do not fit the declared pixels")
@@ -231,7 +233,10 @@ def _high_throughput(frame: Frame) -> Stored:
 
 def _reduction(facts: codestream.Jpeg2000Facts, frame: Frame) -> int:
     """How many times the resolution may be halved and still suffice."""
-    if frame.at_least is None or frame.format.samples > 1 or not facts.at_origin:
+    form = frame.format
+    # Where the signs differ the values wrap around, and an average of wrapped values is none.
+    sound = facts.at_origin and facts.signed == form.signed and form.samples == 1
+    if frame.at_least is None or not sound:
         return 0
     reduction = 0
     while (
@@ -253,17 +258,18 @@ def _reduced(data: memoryview, facts: codestream.Jpeg2000Facts, reduction: int) 
     try:
         with Image.open(io.BytesIO(data), formats=["JPEG2000"]) as image:
             tile = image.tile[0]
-            arguments = (tile.args[0], reduction, *tile.args[2:])
+            codec, _reduction, *rest = tuple(tile.args or ())
+            arguments = (codec, reduction, *rest)
             image.tile = [tile._replace(extents=(0, 0, width, height), args=arguments)]
-            pixels = np.asarray(image)[:height, :width]
+            pixels: NDArray[Any] = np.asarray(image)[:height, :width]
     except Exception as error:
         raise _undecodable() from error
     # Pillow moves values to the top of the word, and signed ones up to zero.
-    word = 8 if facts.precision <= 8 else _MAX_BITS  # noqa: PLR2004
-    values = pixels >> pixels.dtype.type(word - facts.precision)
-    if not facts.signed:
-        return values
-    return (values.astype(np.int32) - (1 << (facts.precision - 1))).astype(np.int16)
+    word = pixels.dtype.itemsize * _BYTE
+    values: NDArray[Any] = pixels >> pixels.dtype.type(word - facts.precision)
+    if facts.signed:
+        values = (values.astype(np.int32) - (1 << (facts.precision - 1))).astype(np.int16)
+    return values
 
 
 def _signed_as_declared(
@@ -277,7 +283,7 @@ def _signed_as_declared(
         return sign_extended(pixels, facts.precision)
     if facts.signed and not form.signed:
         unsigned = pixels.view(f"u{pixels.dtype.itemsize}")
-        return unsigned & unsigned.dtype.type((1 << facts.precision) - 1)
+        pixels = unsigned & unsigned.dtype.type((1 << facts.precision) - 1)
     return pixels.astype(np.int16, copy=False) if form.signed else pixels
 
 
@@ -291,7 +297,7 @@ def _agree(facts: codestream.JpegFacts | codestream.Jpeg2000Facts, form: PixelFo
 
 
 def _check_shape(pixels: NDArray[Any], form: PixelFormat) -> None:
-    if pixels.shape[:2] != (form.rows, form.columns) or pixels.dtype.itemsize > 2:  # noqa: PLR2004
+    if pixels.shape[:2] != (form.rows, form.columns) or pixels.dtype.itemsize * _BYTE > _MAX_BITS:
         raise corrupt("the compressed picture is of another size than it declares")
 
 

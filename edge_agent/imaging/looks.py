@@ -1,0 +1,48 @@
+"""What the picture itself tells: whether it looks inverted.
+
+Headers lie, and rasters have none. In a frontal chest radiograph the spine with the mediastinum
+and the abdomen are bright, the lungs and the air above the shoulders are dark; an inverted one
+shows the opposite. Brightness is taken as rank among the picture's own pixels, so that neither
+contrast nor a marker or border counts for more than its area.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_agent.imaging.letterbox import resize
+
+_SIDE = 64
+# Where things lie on average in a frontal view, as rows and columns of 64.
+_MEDIASTINUM = (slice(20, 56), slice(28, 36))
+_ABDOMEN = (slice(54, 64), slice(20, 44))
+_LUNGS = ((slice(16, 40), slice(12, 24)), (slice(16, 40), slice(40, 52)))
+_CORNERS = ((slice(0, 8), slice(0, 8)), (slice(0, 8), slice(56, 64)))
+# Of 62 real radiographs the least polar reads +0.11, the next +0.50, the median +2.0; an inverse
+# reads the negative.
+_INVERTED_BELOW = -0.4
+
+
+def polarity(pixels: NDArray[np.uint8]) -> float:
+    """How much brighter bone and soft tissue are than air, from -4 to 4.
+
+    Args:
+        pixels: u8 of shape (H, W).
+
+    Returns:
+        Positive where bone is white, negative where it is black, near 0 where one cannot tell.
+    """
+    small = resize(pixels, _SIDE, _SIDE)
+    order = small.ravel().argsort(kind="stable")
+    rank = np.empty(order.size)
+    rank[order] = np.linspace(-1, 1, order.size)
+    rank = rank.reshape(small.shape)
+    tissue = rank[_MEDIASTINUM].mean() + rank[_ABDOMEN].mean()
+    air = sum(rank[zone].mean() for zone in (*_LUNGS, *_CORNERS)) / 2
+    return float(tissue - air)
+
+
+def looks_inverted(pixels: NDArray[np.uint8]) -> bool:
+    """Whether bone seems to be black; stays silent where one cannot tell."""
+    return polarity(pixels) < _INVERTED_BELOW
