@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import grpc
@@ -30,6 +30,7 @@ from hilum.v1 import detection_pb2_grpc
 
 ENVELOPE_BYTES: Final = 1 << 16
 """Room in a message for what stands beside the image."""
+WATCHERS_TOLD_WITHIN_S: Final = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +131,7 @@ def load_pipeline(settings: Settings) -> Pipeline:
     return build_pipeline(settings, load_model(settings))
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def open_pipeline(settings: Settings) -> AsyncIterator[Pipeline]:
     """A pipeline without a server, closed at the end."""
     pipeline = await asyncio.to_thread(load_pipeline, settings)
@@ -227,6 +228,9 @@ class Agent:
             timeout_s = self._settings.drain_timeout_s
             log.error("drain timed out", extra={"timeout_s": timeout_s})  # noqa: TRY400  # no trace
             return False
+        with contextlib.suppress(TimeoutError):  # A watcher that does not listen is left behind.
+            async with asyncio.timeout(WATCHERS_TOLD_WITHIN_S):
+                await self._health.end()
         await self._server.stop(None)
         if self._pipeline:
             await asyncio.to_thread(self._pipeline.close)
@@ -239,7 +243,7 @@ class Agent:
         return self._pipeline
 
 
-async def serve(settings: Settings) -> int:
+async def serve(settings: Settings, load: Callable[[Settings], Pipeline] = load_pipeline) -> int:
     """Run the agent until SIGTERM or SIGINT; a second signal ends it at once.
 
     Returns:
@@ -250,7 +254,7 @@ async def serve(settings: Settings) -> int:
     """
     stop = asyncio.Event()
     _on_signals(stop)
-    agent = Agent(settings)
+    agent = Agent(settings, load)
     await agent.start()
     loading = asyncio.create_task(agent.load())
     signalled = asyncio.create_task(stop.wait())

@@ -142,6 +142,25 @@ def fake_pipeline(
     )
 
 
+class Gated:
+    """Loads a pipeline whose engine waits at a gate; `lanes` images may be in it at once."""
+
+    def __init__(self, lanes: int = 1) -> None:
+        self.gate = Gate()
+        self.pipeline: Pipeline | None = None
+        self._lanes = lanes
+
+    def __call__(self, settings: Settings) -> Pipeline:
+        engine = FakeEngine(SIDE, SIDE, before=self.gate)
+        self.pipeline = fake_pipeline(settings, engine, infer_concurrency=self._lanes)
+        return self.pipeline
+
+    @property
+    def taken(self) -> int:
+        assert self.pipeline
+        return self.pipeline.taken
+
+
 @asynccontextmanager
 async def running_agent(
     settings: Settings, load: Callable[[Settings], Pipeline] = fake_pipeline

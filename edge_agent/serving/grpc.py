@@ -10,7 +10,7 @@ from typing import Final
 from edge_agent.errors import NotReady
 from edge_agent.serving import wire
 from edge_agent.serving.failures import coded
-from edge_agent.serving.grpc_context import Context
+from edge_agent.serving.grpc_context import Calls, Context
 from edge_agent.serving.grpc_errors import abort
 from edge_agent.serving.grpc_stream import DetectionStream
 from edge_agent.serving.pipeline import Pipeline
@@ -28,15 +28,13 @@ class Detector:
     def __init__(self, pipeline: Callable[[], Pipeline], *, stream_concurrency: int) -> None:
         self._pipeline = pipeline
         self._stream_concurrency = stream_concurrency
-        self._calls = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._calls = Calls()
         self._stopping = asyncio.Event()
 
     async def drain(self) -> None:
         """Take on nothing more, end streams once idle, and return when all answers are sent."""
         self._stopping.set()
-        await self._idle.wait()
+        await self._calls.idle()
 
     async def Detect(  # noqa: N802  # the contract's name
         self,
@@ -44,7 +42,7 @@ class Detector:
         context: Context,
     ) -> pb.DetectResponse:
         """One study image in, its findings out."""
-        self._count(context)
+        self._calls.count(context)
         try:
             return await self._answer(request, context)
         except Exception as error:  # noqa: BLE001  # the boundary: every failure gets a code
@@ -56,7 +54,7 @@ class Detector:
         context: Context,
     ) -> None:
         """Many study images over one call; answers in the order they finish."""
-        self._count(context)
+        self._calls.count(context)
         stream = DetectionStream(
             lambda message: self._answer(message, context), context, self._stream_concurrency
         )
@@ -84,17 +82,6 @@ class Detector:
             deadline=None if remaining is None else asyncio.get_running_loop().time() + remaining,
         )
         return wire.detect_response(await self._pipeline().detect(request))
-
-    def _count(self, context: Context) -> None:
-        # A call counts until its status is sent, which is later than its handler's return.
-        self._calls += 1
-        self._idle.clear()
-        context.add_done_callback(self._uncount)
-
-    def _uncount(self, _context: object) -> None:
-        self._calls -= 1
-        if not self._calls:
-            self._idle.set()
 
 
 def _stopping_error() -> NotReady:

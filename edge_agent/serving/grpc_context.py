@@ -1,7 +1,8 @@
-"""What our servicers use of `grpc.aio.ServicerContext`."""
+"""What our servicers use of `grpc.aio.ServicerContext`, and how they know that calls are over."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, NoReturn, Protocol
 
@@ -35,3 +36,30 @@ class Context(Protocol):
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
         """Call back once the call is over and its status sent."""
         ...
+
+
+class Calls:
+    """The calls that are not over. One is over when its status is sent, not when its handler ends.
+
+    A server that is stopped drops what it has not sent yet, so it is stopped when this is idle.
+    """
+
+    def __init__(self) -> None:
+        self._open = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def count(self, context: Context) -> None:
+        """Count a call until it is over."""
+        self._open += 1
+        self._idle.clear()
+        context.add_done_callback(self._over)
+
+    async def idle(self) -> None:
+        """Until no call is open."""
+        await self._idle.wait()
+
+    def _over(self, _context: object) -> None:
+        self._open -= 1
+        if not self._open:
+            self._idle.set()

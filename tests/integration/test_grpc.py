@@ -18,7 +18,7 @@ from edge_agent.serving.pipeline import Pipeline
 from hilum.v1 import detection_pb2 as pb
 from tests.agents import (
     SIDE,
-    Gate,
+    Gated,
     connected,
     dialled,
     eventually,
@@ -37,25 +37,6 @@ def request(tag: int, request_id: str | None = None, **options: float) -> pb.Det
         image=tagged_png(tag),
         options=pb.DetectOptions(**options),
     )
-
-
-class Gated:
-    """Loads a pipeline whose engine waits at a gate; `lanes` images may be in it at once."""
-
-    def __init__(self, lanes: int = 1) -> None:
-        self.gate = Gate()
-        self.pipeline: Pipeline | None = None
-        self._lanes = lanes
-
-    def __call__(self, settings: Settings) -> Pipeline:
-        engine = FakeEngine(SIDE, SIDE, before=self.gate)
-        self.pipeline = fake_pipeline(settings, engine, infer_concurrency=self._lanes)
-        return self.pipeline
-
-    @property
-    def taken(self) -> int:
-        assert self.pipeline
-        return self.pipeline.taken
 
 
 async def refused(call: grpc.aio.UnaryUnaryCall) -> tuple[grpc.StatusCode, pb.Error]:

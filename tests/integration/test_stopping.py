@@ -1,0 +1,113 @@
+"""How an agent stops: told so by a signal, with work in its engine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from edge_agent.app import Agent, serve
+from edge_agent.config import Settings
+from edge_agent.serving.pipeline import Pipeline
+from hilum.v1 import detection_pb2 as pb
+from hilum.v1 import detection_pb2_grpc
+from tests.agents import (
+    Gated,
+    connected,
+    eventually,
+    fake_pipeline,
+    hilum_error,
+    settings,
+    tag_of,
+    tagged_png,
+)
+
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def request(tag: int) -> pb.DetectRequest:
+    return pb.DetectRequest(request_id=str(tag), image=tagged_png(tag))
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_lets_what_is_in_flight_be_answered_and_nothing_more(
+    signum: signal.Signals,
+) -> None:
+    gated = Gated()
+    told = settings(grpc={"port": free_port()})
+    running = asyncio.create_task(serve(told, gated))
+    async with grpc.aio.insecure_channel(told.grpc.address) as channel:
+        detector = detection_pb2_grpc.DetectorStub(channel)
+        watch = health_pb2_grpc.HealthStub(channel).Watch(
+            health_pb2.HealthCheckRequest(), wait_for_ready=True
+        )
+        while (await watch.read()).status == NOT_SERVING:
+            pass
+        unary = detector.Detect(request(150))
+        await gated.gate.arrival(150)
+        stream = detector.DetectStream()
+        await stream.write(request(151))
+        await eventually(lambda: gated.taken == 2)
+        idle_stream = detector.DetectStream()
+        await idle_stream.write(pb.DetectRequest(request_id="e"))
+        assert (await idle_stream.read()).error.code == "empty_file"
+
+        os.kill(os.getpid(), signum)
+        assert (await watch.read()).status == NOT_SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await detector.Detect(request(152))
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert hilum_error(caught.value).code == "not_ready"
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await idle_stream.read()
+        assert hilum_error(caught.value).code == "not_ready"
+        assert not running.done()
+
+        gated.gate.let(150, 151)
+        assert tag_of(await unary) == 150
+        assert tag_of((await stream.read()).response) == 151
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stream.read()
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert await running == 0
+
+
+async def test_when_the_drain_timeout_passes_the_loss_is_said() -> None:
+    gated = Gated()
+    agent = Agent(settings(drain_timeout_s=0.05), gated)
+    await agent.start()
+    await agent.load()
+    async with connected(agent) as detector:
+        call = detector.Detect(request(150))
+        await gated.gate.arrival(150)
+        assert not await agent.stop()
+        gated.gate.let(150)
+        assert tag_of(await call) == 150
+        assert await agent.stop()
+
+
+async def test_a_model_that_cannot_be_loaded_ends_the_agent() -> None:
+    def fails(settings: Settings) -> Pipeline:
+        raise ValueError("no such model")
+
+    with pytest.raises(ValueError, match="no such model"):
+        await serve(settings(), fails)
+
+
+async def test_told_to_stop_while_it_loads_it_ends_with_0() -> None:
+    def load(settings: Settings) -> Pipeline:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return fake_pipeline(settings)
+
+    assert await serve(settings(), load) == 0
