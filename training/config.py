@@ -22,6 +22,10 @@ class TrainConfig(BaseModel):
     final_share: float = Field(0.02, gt=0, le=1, description="last learning rate over the first")
     weight_decay: float = Field(0.02, ge=0)
     warmup_steps: int = Field(120, ge=0)
+    hidden_weight: float = Field(
+        0.3, ge=0, le=1, description="what the absence of a class counts where it may be hidden"
+    )
+    hidden_weight_small: float = Field(0.0, ge=0, le=1, description="the same in the small epochs")
     ema_decay: float = Field(0.997, gt=0, lt=1)
     box_gain: float = 7.5
     class_gain: float = 0.7
@@ -32,6 +36,14 @@ class TrainConfig(BaseModel):
     )
     bfloat16: bool = True
     augment: bool = True
+
+    def hidden_in(self, epoch: int) -> float:
+        """Weight of an absence that nobody has confirmed, in an epoch.
+
+        At 0 the network may say anything there, and ends up marking all real radiographs; at 1 it
+        would learn that real disease is nothing.
+        """
+        return self.hidden_weight_small if epoch < self.small_epochs else self.hidden_weight
 
     def size_in(self, epoch: int) -> int:
         """Input size in an epoch, in pixels."""

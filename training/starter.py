@@ -205,7 +205,7 @@ def detector_of(engine: Engine, spec: InputSpec, head: HeadSpec) -> Detector:
     return detect
 
 
-def golden_pictures(size: int, count: int = 8) -> dict[str, NDArray[np.uint8]]:
+def golden_pictures(size: int, count: int = 12) -> dict[str, NDArray[np.uint8]]:
     """Procedural radiographs of the input's very size; no patient's pixels are in a bundle."""
     generator = Generator(lungs.load(), statistics.load())
     pictures = {}

@@ -51,21 +51,21 @@ def build_model(config: TrainConfig) -> DetectionModel:
     return model
 
 
-class KnownOnly(nn.Module):
-    """Binary cross-entropy that is silent about the absence of classes an image may hide.
+class WeightedAbsence(nn.Module):
+    """Binary cross-entropy that says little about the absence of classes an image may hide.
 
-    `known` f32 (N, classes) is set for every batch. Where a class is unknown only its positive
-    targets count.
+    `weight` f32 (N, classes) is set for every batch: what the absence of a class counts. Positive
+    targets always count in full.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.known = torch.ones(1, len(CATALOG))
+        self.weight = torch.ones(1, len(CATALOG))
 
     def forward(self, scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Loss per anchor and class, (N, anchors, classes)."""
         loss = nn.functional.binary_cross_entropy_with_logits(scores, targets, reduction="none")
-        return loss * torch.where(targets > 0, 1.0, self.known[:, None, :])
+        return loss * torch.where(targets > 0, 1.0, self.weight[:, None, :])
 
 
 class Average:
@@ -121,7 +121,7 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     model = build_model(config).to(memory_format=torch.channels_last)
     criterion = v8DetectionLoss(model)
-    criterion.bce = KnownOnly()
+    criterion.bce = WeightedAbsence()
     optimizer = torch.optim.AdamW(_parameter_groups(model, config), lr=config.learning_rate)
     average = Average(model, config.ema_decay)
     steps = len(entries) // config.batch
@@ -142,7 +142,13 @@ def train(
             began = time.monotonic()
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(config, epoch * steps + step, config.epochs * steps)
-            loss = _forward(model, criterion, batch, bfloat16=config.bfloat16)
+            loss = _forward(
+                model,
+                criterion,
+                batch,
+                hidden_weight=config.hidden_in(epoch),
+                bfloat16=config.bfloat16,
+            )
             if not bool(torch.isfinite(loss).all()):
                 raise TrainingError(f"the loss is no number in epoch {epoch}, step {step}")
             torch.autograd.backward(loss.sum())
@@ -177,7 +183,12 @@ def _parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, A
 
 
 def _forward(
-    model: DetectionModel, criterion: v8DetectionLoss, batch: Batch, *, bfloat16: bool
+    model: DetectionModel,
+    criterion: v8DetectionLoss,
+    batch: Batch,
+    *,
+    hidden_weight: float,
+    bfloat16: bool,
 ) -> torch.Tensor:
     """The three parts of the loss, summed over the batch, f32 (3,)."""
     pixels = torch.from_numpy(batch.pixels).to(memory_format=torch.channels_last).float() / 255
@@ -188,7 +199,7 @@ def _forward(
         key: [v.float() for v in value] if isinstance(value, list) else value.float()
         for key, value in predictions.items()
     }
-    criterion.bce.known = torch.from_numpy(batch.known)
+    criterion.bce.weight = torch.where(torch.from_numpy(batch.known), 1.0, hidden_weight)
     targets = {
         "batch_idx": torch.from_numpy(batch.image).float(),
         "cls": torch.from_numpy(batch.classes).float()[:, None],

@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.core.geometry import Letterbox
+from edge_agent.imaging.letterbox import PAD_VALUE, letterbox
 from hilum.catalog import CATALOG
 from training.data.store import Entry
-
-PAD_VALUE = 114
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,14 +21,14 @@ class Batch:
 
     `pixels` u8 (N, 1, H, W); `image`, `classes` i64 (M,) and `boxes` f32 (M, 4) say for every
     finding in which image of the batch it lies, what it is, and its centre and size as
-    shares of the input; `known` f32 (N, classes) is 0 where a class's absence must not be learnt.
+    shares of the input; `known` bool (N, classes) is False where a class may be unlabelled.
     """
 
     pixels: NDArray[np.uint8]
     image: NDArray[np.int64]
     classes: NDArray[np.int64]
     boxes: NDArray[np.float32]
-    known: NDArray[np.float32]
+    known: NDArray[np.bool_]
 
 
 def batches(
@@ -43,9 +42,9 @@ def batches(
             _load(entries[k], size, np.random.default_rng([seed, epoch, k]) if augment else None)
             for k in chosen.tolist()
         ]
-        known = np.ones((batch, len(CATALOG)), np.float32)
+        known = np.ones((batch, len(CATALOG)), np.bool_)
         for row, k in enumerate(chosen.tolist()):
-            known[row, sorted(entries[k].unknown)] = 0
+            known[row, sorted(entries[k].unknown)] = False
         yield Batch(
             pixels=np.stack([pixels for pixels, _ in loaded])[:, None],
             image=np.repeat(np.arange(batch), [len(boxes) for _, boxes in loaded]),
@@ -58,7 +57,10 @@ def batches(
 def _load(
     entry: Entry, size: int, rng: np.random.Generator | None
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """Input picture (size, size) and rows of class, centre x, centre y, width, height (shares)."""
+    """Input picture (size, size) and rows of class, centre x, centre y, width, height (shares).
+
+    Without `rng` the picture is the clinic's own; with it, letterbox and augmentation are one warp.
+    """
     pixels = entry.read()
     x = y = 0
     if rng is not None and rng.random() < 0.6:
@@ -67,15 +69,17 @@ def _load(
     place = np.array([[fit.scale_x, 0, fit.left], [0, fit.scale_y, fit.top], [0, 0, 1]])
     if rng is not None:
         place = _shift(size, rng) @ place
-    picture = cv2.warpAffine(
-        pixels,
-        _pixel_centres(place)[:2],
-        (size, size),
-        flags=cv2.INTER_LINEAR,
-        borderValue=float(PAD_VALUE),
-    ).astype(np.uint8)
-    if rng is not None:
-        picture = _relight(picture, rng)
+    if rng is None:
+        picture = letterbox(pixels, fit)
+    else:
+        warped = cv2.warpAffine(
+            pixels,
+            _pixel_centres(place)[:2],
+            (size, size),
+            flags=cv2.INTER_LINEAR,
+            borderValue=float(PAD_VALUE),
+        )
+        picture = _relight(np.asarray(warped, np.uint8), rng)
     return picture, _boxes(entry, place @ np.array([[1, 0, -x], [0, 1, -y], [0, 0, 1]]), size)
 
 

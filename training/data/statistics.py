@@ -118,8 +118,9 @@ def _in_thorax_frame(boxes: pd.DataFrame) -> pd.DataFrame:
     )
     sizes = ["x", "y", "width", "height"]
     medians = centred.groupby(["image_id", "index"])[sizes].median()
-    aorta = medians.xs(BY_NAME["Aortic enlargement"].index, level="index")
-    heart = medians.xs(BY_NAME["Cardiomegaly"].index, level="index")
+    of_class = medians.index.get_level_values("index")
+    aorta = medians[of_class == BY_NAME["Aortic enlargement"].index].droplevel("index")
+    heart = medians[of_class == BY_NAME["Cardiomegaly"].index].droplevel("index")
     frame = pd.DataFrame(
         {
             # The marked knob lies left of the patient's midline, the heart a little too.

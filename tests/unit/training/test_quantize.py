@@ -1,0 +1,136 @@
+"""What should be INT8 is, what should be float is, and a quantiser's silence is noticed."""
+
+from __future__ import annotations
+
+import nncf
+import numpy as np
+import openvino as ov
+import pytest
+from numpy.typing import NDArray
+from openvino import opset13 as ops
+
+from tests.support.models import blobs
+from training.errors import TrainingError
+from training.quantize import (
+    check_quantised,
+    disagreement,
+    expected_quantisers,
+    fuse_swish,
+    head_names,
+    quantize,
+)
+
+pytestmark = pytest.mark.training
+CALIBRATION = [blobs(k, 128, 128)[None, None] for k in range(4)]
+YOLO11N_SILUS = 77
+
+
+@pytest.fixture(scope="module")
+def quantised(float_graph: ov.Model) -> ov.Model:
+    return quantize(float_graph, CALIBRATION, fast_bias_correction=True)
+
+
+def count(model: ov.Model, kind: str) -> int:
+    return sum(1 for op in model.get_ops() if op.get_type_name() == kind)
+
+
+def run(model: ov.Model, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    compiled = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    outputs: NDArray[np.float32] = compiled(pixels)[0]
+    return outputs
+
+
+def test_every_silu_becomes_one_swish_and_the_outputs_stay(onnx_bytes: bytes) -> None:
+    graph = ov.Core().read_model(onnx_bytes)
+    before = run(graph, CALIBRATION[0])
+    assert (count(graph, "Swish"), count(graph, "Sigmoid")) == (0, YOLO11N_SILUS + 1)
+    assert fuse_swish(graph) == YOLO11N_SILUS
+    assert count(graph, "Sigmoid") == 1
+    after = run(graph, CALIBRATION[0])
+    np.testing.assert_allclose(after[:, 4:], before[:, 4:], atol=1e-3)
+    assert fuse_swish(graph) == YOLO11N_SILUS
+
+
+def test_a_gate_on_another_value_is_no_silu() -> None:
+    x, y = ops.parameter([1, 4], np.float32), ops.parameter([1, 4], np.float32)
+    graph = ov.Model([ops.multiply(x, ops.sigmoid(y))], [x, y])
+    with pytest.raises(TrainingError, match="no SiLU"):
+        fuse_swish(graph)
+    assert count(graph, "Multiply") == 1
+
+
+def test_the_head_is_all_after_the_last_convolutions(float_graph: ov.Model) -> None:
+    names = set(head_names(float_graph))
+    kinds = [op.get_type_name() for op in float_graph.get_ops() if op.get_friendly_name() in names]
+    assert [kinds.count(kind) for kind in ("Sigmoid", "Softmax", "Convolution")] == [1, 1, 1]
+    assert not {"Swish", "GroupConvolution", "MatMul", "Constant", "Parameter"} & set(kinds)
+
+
+def test_a_graph_without_that_head_is_refused() -> None:
+    x = ops.parameter([1, 4], np.float32)
+    with pytest.raises(TrainingError, match="the head is not YOLO's"):
+        head_names(ov.Model([ops.relu(x)], [x]))
+
+
+def test_quantised_is_exactly_what_should_be(float_graph: ov.Model, quantised: ov.Model) -> None:
+    expected = expected_quantisers(float_graph)
+    assert count(quantised, "FakeQuantize") == len(expected) == 101
+    assert not expected & set(head_names(float_graph))
+    assert count(quantised, "Swish") == YOLO11N_SILUS
+    check_quantised(quantised, float_graph)
+
+
+def test_the_float_graph_is_left_alone(float_graph: ov.Model, quantised: ov.Model) -> None:
+    assert count(float_graph, "FakeQuantize") == 0
+
+
+@pytest.mark.parametrize("left_out", ["node_Conv_204", "node_Conv_277"])
+def test_a_convolution_that_stayed_float_is_noticed(float_graph: ov.Model, left_out: str) -> None:
+    assert left_out in {op.get_friendly_name() for op in float_graph.get_ops()}
+    lazy = nncf.quantize(
+        float_graph.clone(),
+        nncf.Dataset(CALIBRATION[:1]),
+        subset_size=1,
+        ignored_scope=nncf.IgnoredScope(names=[*head_names(float_graph), left_out]),
+    )
+    with pytest.raises(TrainingError, match="FakeQuantize|wrong kind"):
+        check_quantised(lazy, float_graph)
+
+
+def test_a_head_that_was_quantised_is_noticed(float_graph: ov.Model) -> None:
+    eager = nncf.quantize(float_graph.clone(), nncf.Dataset(CALIBRATION[:1]), subset_size=1)
+    with pytest.raises(TrainingError, match=r"FakeQuantize, expected 101; .*unexpected \["):
+        check_quantised(eager, float_graph)
+
+
+def test_without_calibration_images_there_is_a_clear_error(float_graph: ov.Model) -> None:
+    with pytest.raises(TrainingError, match="no calibration image"):
+        quantize(float_graph, iter(()))
+
+
+@pytest.mark.parametrize(
+    "image",
+    [np.zeros((1, 1, 128, 96), np.uint8), np.zeros((1, 1, 128, 128), np.float32)],
+    ids=["another size", "floats"],
+)
+def test_a_calibration_image_of_another_form_is_refused(
+    float_graph: ov.Model, image: NDArray[np.uint8]
+) -> None:
+    with pytest.raises(TrainingError, match="a calibration image is"):
+        quantize(float_graph, [*CALIBRATION, image])
+
+
+def test_disagreement_is_nought_for_the_same_graph_and_grows(
+    float_graph: ov.Model, quantised: ov.Model
+) -> None:
+    assert disagreement(float_graph, float_graph, CALIBRATION) == pytest.approx(0, abs=1e-5)
+    assert 0.001 < disagreement(quantised, float_graph, CALIBRATION) < 1
+
+
+def test_by_default_the_closer_of_both_corrections_is_kept(
+    float_graph: ov.Model, quantised: ov.Model
+) -> None:
+    kept = quantize(float_graph, CALIBRATION)
+    slow = quantize(float_graph, CALIBRATION, fast_bias_correction=False)
+    best = min(disagreement(made, float_graph, CALIBRATION) for made in (quantised, slow))
+    assert disagreement(kept, float_graph, CALIBRATION) == pytest.approx(best, rel=1e-3)

@@ -1,0 +1,91 @@
+"""A stored set reads back as it was made; an unfinished or damaged one is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from edge_agent.core.geometry import Letterbox
+from edge_agent.imaging.letterbox import letterbox
+from hilum.catalog import CATALOG
+from training.data import loader, lungs, statistics, store
+from training.data.synthetic import Generator, Sample
+from training.errors import TrainingError
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Sample]]:
+    folder = tmp_path_factory.mktemp("set")
+    generator = Generator(lungs.load(), statistics.load())
+    return folder, list(store.write(generator, folder, range(20, 32), workers=1))
+
+
+def test_round_trip(made: tuple[Path, list[Sample]]) -> None:
+    folder, samples = made
+    entries = store.read(folder)
+    assert len(entries) == len(samples)
+    for entry, sample in zip(entries, samples, strict=True):
+        assert np.array_equal(entry.read(), sample.pixels)
+        assert [label.index for label in entry.labels] == [label.index for label in sample.labels]
+
+
+def test_an_unfinished_set_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="cut short"):
+        store.read(tmp_path)
+
+
+def test_a_damaged_row_is_named(made: tuple[Path, list[Sample]], tmp_path: Path) -> None:
+    (tmp_path / "images.csv").write_text("image_id,background,unknown\n000000,painted,\n")
+    (tmp_path / "annotations.csv").write_text(
+        "image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max\n000000,ILD,5,S1,1,2,3,x\n"
+    )
+    with pytest.raises(TrainingError, match="row 2"):
+        store.read(tmp_path)
+
+
+def test_a_missing_picture_is_named(tmp_path: Path) -> None:
+    entry = store.Entry(tmp_path / "gone.png", "painted", frozenset(), ())
+    with pytest.raises(TrainingError, match=r"gone\.png"):
+        entry.read()
+
+
+def test_batches_without_augmentation_are_the_clinics_pixels(
+    made: tuple[Path, list[Sample]],
+) -> None:
+    entries = store.read(made[0])
+    batch = next(loader.batches(entries, 96, 4, seed=1, epoch=0, augment=False))
+    order = np.random.default_rng([1, 0]).permutation(len(entries))
+    for row, k in enumerate(order[:4].tolist()):
+        pixels = entries[k].read()
+        fit = Letterbox.fit(pixels.shape[0], pixels.shape[1], 96, 96)
+        assert np.array_equal(batch.pixels[row, 0], letterbox(pixels, fit))
+    assert batch.known.shape == (4, len(CATALOG))
+
+
+def test_augmented_boxes_stay_on_what_they_mark(made: tuple[Path, list[Sample]]) -> None:
+    entries = store.read(made[0])
+    same = list(loader.batches(entries, 128, 4, seed=5, epoch=2, augment=True))
+    again = list(loader.batches(entries, 128, 4, seed=5, epoch=2, augment=True))
+    assert len(same) == len(entries) // 4
+    for one, other in zip(same, again, strict=True):
+        assert np.array_equal(one.pixels, other.pixels)
+        assert one.pixels.shape == (4, 1, 128, 128)
+        low, high = one.boxes[:, :2] - one.boxes[:, 2:] / 2, one.boxes[:, :2] + one.boxes[:, 2:] / 2
+        assert (low > -1e-5).all()
+        assert (high < 1 + 1e-5).all()
+
+
+def test_a_marked_square_is_still_in_its_box_after_augmentation(tmp_path: Path) -> None:
+    pixels = np.full((200, 240), 20, np.uint8)
+    pixels[80:120, 100:160] = 255
+    cv2.imwrite(str(tmp_path / "square.png"), pixels)
+    label = store.Label(8, 100, 80, 160, 120)
+    entry = store.Entry(tmp_path / "square.png", "painted", frozenset(), (label,))
+    for epoch in range(12):
+        batch = next(loader.batches([entry], 160, 1, seed=0, epoch=epoch, augment=True))
+        ys, xs = np.nonzero(batch.pixels[0, 0] > 170)
+        centre = np.array([xs.mean() + 0.5, ys.mean() + 0.5]) / 160
+        assert np.abs(centre - batch.boxes[0, :2]).max() < 0.01
