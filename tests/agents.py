@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import os
 import shlex
 import subprocess
 import sys
 import threading
+import warnings
 import zipfile
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -279,3 +281,16 @@ def wait_serving(channel: grpc.Channel, service: str = "") -> None:
     )
     next(s for s in watch if s.status == health_pb2.HealthCheckResponse.SERVING)
     watch.cancel()
+
+
+@contextmanager
+def logging_restored() -> Iterator[None]:
+    """Undo what `configure_logging` does to the process."""
+    root, ours, pydicom = map(logging.getLogger, (None, "edge_agent", "pydicom"))
+    before = root.handlers[:], root.level, ours.level, pydicom.handlers[:], pydicom.propagate
+    with warnings.catch_warnings():
+        yield
+    root.handlers[:], pydicom.handlers[:] = before[0], before[3]
+    root.setLevel(before[1])
+    ours.setLevel(before[2])
+    pydicom.propagate = before[4]

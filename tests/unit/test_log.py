@@ -2,26 +2,20 @@ from __future__ import annotations
 
 import io
 import logging
-import warnings
 from collections.abc import Iterator
 
 import pytest
 
 from edge_agent.log import configure_logging, where_raised
+from tests.agents import logging_restored
 
 
 @pytest.fixture
 def written() -> Iterator[io.StringIO]:
-    root, ours, pydicom = map(logging.getLogger, (None, "edge_agent", "pydicom"))
-    before = root.handlers[:], root.level, ours.level, pydicom.handlers[:], pydicom.propagate
     stream = io.StringIO()
-    with warnings.catch_warnings():
+    with logging_restored():
         configure_logging(stream=stream)
         yield stream
-    root.handlers[:], pydicom.handlers[:] = before[0], before[3]
-    root.setLevel(before[1])
-    ours.setLevel(before[2])
-    pydicom.propagate = before[4]
 
 
 def test_one_line_per_event_with_its_pairs(written: io.StringIO) -> None:
