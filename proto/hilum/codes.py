@@ -19,6 +19,9 @@ class ErrorCode(StrEnum):
     WRONG_MODALITY = "wrong_modality"
     BODY_PART_NOT_CHEST = "body_part_not_chest"
     FOR_PROCESSING = "for_processing"
+    NOT_A_CHEST = "not_a_chest"
+    ROTATED = "rotated"
+    INVERTED = "inverted"
     TOO_LARGE = "too_large"
     TOO_SMALL = "too_small"
     # The request is at fault: correct it.
@@ -59,3 +62,5 @@ class WarningCode(StrEnum):
     MISSING_WINDOW = "missing_window"
     BURNED_IN_POSSIBLE = "burned_in_possible"
     LOOKS_INVERTED = "looks_inverted"
+    LOOKS_ROTATED = "looks_rotated"
+    CONTENT_UNSURE = "content_unsure"
