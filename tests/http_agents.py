@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import httpx
 import numpy as np
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from edge_agent.core.findings import BOX_ROWS
 from edge_agent.core.origins import page_names
@@ -93,7 +94,7 @@ async def caller(app: FastAPI, **headers: str) -> AsyncIterator[httpx.AsyncClien
 
 
 @asynccontextmanager
-async def served(app: FastAPI) -> AsyncIterator[str]:
+async def served(app: ASGIApp) -> AsyncIterator[str]:
     """The application on a real port; its origin."""
     server = HttpServer(app, host="127.0.0.1", port=0, drain_timeout_s=5)
     port = await server.start()
@@ -104,7 +105,7 @@ async def served(app: FastAPI) -> AsyncIterator[str]:
 
 
 @contextmanager
-def served_apart(make: Callable[[], FastAPI]) -> Iterator[str]:
+def served_apart(make: Callable[[], ASGIApp]) -> Iterator[str]:
     """As `served`, in a thread of its own, for tests that block."""
     stop = threading.Event()
     started: list[str] = []

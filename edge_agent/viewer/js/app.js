@@ -5,11 +5,13 @@ import { boxAt, drawBoxes } from "./boxes.js";
 import { byId } from "./dom.js";
 import { defaults, isShown } from "./filter.js";
 import "./gestures.js";
-import { preferredLanguage, t, useLanguage } from "./i18n.js";
+import { preferredLanguage, score, t, useLanguage } from "./i18n.js";
 import * as keys from "./keys.js";
 import * as lists from "./lists.js";
 import { chooseFile, onFiles } from "./opening.js";
 import * as stage from "./stage.js";
+
+const MOST_SPOKEN = 5; // Findings read out by a screen reader; the list has them all.
 
 const page = {
   file: null,
@@ -141,8 +143,10 @@ function whatIsKnown() {
 
 function spoken(words, shown, isDone) {
   if (!isDone) return words;
-  const names = shown.slice(0, 5).map((it) => t(`finding.${it.slug}`));
-  return [words, names.join(", ")].filter(Boolean).join(" ");
+  const first = shown.slice(0, MOST_SPOKEN).map((it) =>
+    t("result.spoken", { number: it.number, name: t(`finding.${it.slug}`), score: score(it.score) }),
+  );
+  return [words, first.join("; ")].filter(Boolean).join(" ");
 }
 
 function shownFindings() {

@@ -36,7 +36,7 @@ export function known(key) {
   return key in messages;
 }
 
-/** The message for a number of things: `key.one` or `key.other`. */
+/** The message for a number of things, in the form that this number takes. */
 export function count(key, number) {
   return t(`${key}.${plural.select(number)}`, { count: number });
 }
