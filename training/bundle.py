@@ -4,7 +4,8 @@ Layout:
 
     manifest.json             what it is (hilum.manifest.Manifest); its SHA-256 is the digest
     openvino/int8.xml, .bin   INT8 IR                                  -> variant openvino-int8
-    model.onnx                f32 graph, weights stored as f16         -> variant openvino-fp32
+    model.onnx                f32 graph, weights stored as f16         -> variants openvino-bf16,
+                              openvino-fp32, onnxruntime-fp32
     golden/cases.json         hilum.manifest.GoldenCases
     golden/<case>.png         8-bit grey pictures of the input's size, synthetic
     model-card.md             for whom, on what, how good, what not
@@ -21,14 +22,15 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import cv2
 
 from edge_agent.core.findings import Finding
-from edge_agent.engines.base import Pixels
+from edge_agent.engines.base import Engine, Pixels
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.golden import answer, differences, run_golden
+from edge_agent.engines.onnxruntime import OnnxRuntimeEngine, OnnxRuntimeOptions
 from edge_agent.engines.openvino import DEFAULT_OPTIONS, OpenVinoEngine, OpenVinoOptions
 from hilum.catalog import CATALOG
 from hilum.manifest import (
@@ -48,17 +50,28 @@ from hilum.manifest import (
 from training.errors import TrainingError
 
 INT8: Final = "openvino-int8"
+BF16: Final = "openvino-bf16"
 FP32: Final = "openvino-fp32"
-VARIANTS: Final = (INT8, FP32)
+ORT_FP32: Final = "onnxruntime-fp32"
+VARIANTS: Final = (INT8, BF16, FP32, ORT_FP32)
+"""All that a bundle may hold, in its order."""
 
 TOLERANCES: Final = {
     INT8: GoldenTolerance(score=0.1, min_iou=0.7),
+    BF16: GoldenTolerance(score=0.1, min_iou=0.7),
     FP32: GoldenTolerance(score=0.05, min_iou=0.8),
+    ORT_FP32: GoldenTolerance(score=0.05, min_iou=0.8),
 }
-"""Wide enough for another processor's rounding (BF16 where it is native), far too narrow for a
-saturated INT8 convolution."""
+"""Wide enough for another processor's rounding (INT8's float parts are BF16 where that is native),
+far too narrow for a saturated INT8 convolution."""
 
 _XML, _BIN, _ONNX = "openvino/int8.xml", "openvino/int8.bin", "model.onnx"
+_FORMS: Final[dict[str, dict[str, Any]]] = {
+    INT8: {"runtime": "openvino", "precision": "int8", "model": _XML, "weights": _BIN},
+    BF16: {"runtime": "openvino", "precision": "bf16", "model": _ONNX},
+    FP32: {"runtime": "openvino", "precision": "fp32", "model": _ONNX},
+    ORT_FP32: {"runtime": "onnxruntime", "precision": "fp32", "model": _ONNX},
+}
 _CASES, _CARD = "golden/cases.json", "model-card.md"
 _TEXTS: Final = {".xml", ".json", ".md"}
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)
@@ -80,8 +93,9 @@ class Graphs:
 class BundleParts:
     """All that a bundle is made of.
 
-    `operating_points` gives, per variant, a threshold for each finding's slug. `pictures` are
-    candidates for golden cases: synthetic, u8 (H, W) of the input's size, by a lower-case name.
+    `operating_points` gives, per variant, a threshold for each finding's slug; the bundle has just
+    these variants. `pictures` are candidates for golden cases: synthetic, u8 (H, W) of the input's
+    size, by a lower-case name.
     """
 
     name: str
@@ -131,20 +145,20 @@ def write_bundle(
         The opened bundle.
 
     Raises:
-        TrainingError: operating points are not for exactly the variants, no picture is fit to be a
-            golden case, or the written bundle fails its own cases.
+        TrainingError: operating points are for no variant or an unknown one, no picture is fit to
+            be a golden case, or the written bundle fails its own cases.
     """
-    if set(parts.operating_points) != set(VARIANTS):
+    if not parts.operating_points or not set(parts.operating_points) <= set(VARIANTS):
         raise TrainingError(
-            f"operating points for {sorted(parts.operating_points)}, not {VARIANTS}"
+            f"operating points for {sorted(parts.operating_points)}, not for some of {VARIANTS}"
         )
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         draft = _write(Path(folder) / "draft.bundle", parts, ())
         cases = _record(draft, parts.pictures, options)
         written = _write(Path(folder) / "final.bundle", parts, cases)
         proven = Bundle.open(written.path)
-        for name in VARIANTS:
-            _prove(proven, name, options)
+        for variant in proven.manifest.engines:
+            _prove(proven, variant, options)
         written.path.replace(path)
     return Bundle.open(path)
 
@@ -153,7 +167,7 @@ def _record(
     draft: Bundle, pictures: Mapping[str, Pixels], options: OpenVinoOptions
 ) -> tuple[GoldenCase, ...]:
     """What every variant says of each picture, where rounding does not change it."""
-    said = {name: _recordings(draft, name, pictures, options) for name in VARIANTS}
+    said = {of.name: _recordings(draft, of, pictures, options) for of in draft.manifest.engines}
     stable = [case for case in sorted(pictures) if all(case in of for of in said.values())]
     for name, of in said.items():
         if not any(of[case] for case in stable):
@@ -169,21 +183,21 @@ def _record(
 
 
 def _recordings(
-    draft: Bundle, name: str, pictures: Mapping[str, Pixels], options: OpenVinoOptions
+    draft: Bundle, variant: EngineVariant, pictures: Mapping[str, Pixels], options: OpenVinoOptions
 ) -> dict[str, tuple[GoldenFinding, ...]]:
-    variant = draft.variant(name)
     exact, usual = (
         {case: answer(engine, pixels, draft.manifest, variant) for case, pixels in pictures.items()}
         for engine in (
-            OpenVinoEngine(draft, variant, replace(options, inference_precision="f32")),
-            OpenVinoEngine(draft, variant, options),
+            measuring_engine(draft, variant, replace(options, inference_precision="f32")),
+            measuring_engine(draft, variant, options),
         )
     )
+    tolerance = TOLERANCES[variant.name]
     recorded = {case: _golden(findings) for case, findings in exact.items()}
     return {
         case: findings
         for case, findings in recorded.items()
-        if not differences(findings, usual[case], variant.operating_points, TOLERANCES[name])
+        if not differences(findings, usual[case], variant.operating_points, tolerance)
     }
 
 
@@ -207,17 +221,33 @@ def _golden(findings: Sequence[Finding]) -> tuple[GoldenFinding, ...]:
     )
 
 
-def _prove(bundle: Bundle, name: str, options: OpenVinoOptions) -> None:
-    engine = OpenVinoEngine(bundle, bundle.variant(name), options)
+def _prove(bundle: Bundle, variant: EngineVariant, options: OpenVinoOptions) -> None:
+    engine = measuring_engine(bundle, variant, options)
     for verdict in run_golden(bundle, engine):
         if not verdict.passed:
-            raise TrainingError(f"{name} fails its golden case {verdict.case}: {verdict.problems}")
+            raise TrainingError(
+                f"{variant.name} fails its golden case {verdict.case}: {verdict.problems}"
+            )
     engine.close()
+
+
+def measuring_engine(
+    bundle: Bundle, variant: EngineVariant, options: OpenVinoOptions = DEFAULT_OPTIONS
+) -> Engine:
+    """An engine for a variant of a bundle in the making; ONNX Runtime heeds only the threads.
+
+    Raises:
+        EngineFailed: this processor cannot run the variant, say for want of BF16.
+    """
+    if variant.runtime == "onnxruntime":
+        return OnnxRuntimeEngine(bundle, variant, OnnxRuntimeOptions(threads=options.threads))
+    return OpenVinoEngine(bundle, variant, options)
 
 
 def _write(path: Path, parts: BundleParts, cases: tuple[GoldenCase, ...]) -> Bundle:
     """Write the archive as it is described; nothing is checked beyond the manifest's own form."""
-    golden = GoldenCases.model_construct(tolerances=TOLERANCES, cases=cases)
+    tolerances = {name: TOLERANCES[name] for name in VARIANTS if name in parts.operating_points}
+    golden = GoldenCases.model_construct(tolerances=tolerances, cases=cases)
     content = {
         _XML: parts.graphs.int8_xml,
         _BIN: parts.graphs.int8_bin,
@@ -252,22 +282,10 @@ def _manifest(parts: BundleParts, content: Mapping[str, bytes]) -> Manifest:
         findings=tuple(finding.slug for finding in CATALOG),
         input=parts.graphs.input,
         head=parts.graphs.head,
-        engines=(
-            EngineVariant(
-                name=INT8,
-                runtime="openvino",
-                precision="int8",
-                model=_XML,
-                weights=_BIN,
-                operating_points=points[INT8],
-            ),
-            EngineVariant(
-                name=FP32,
-                runtime="openvino",
-                precision="fp32",
-                model=_ONNX,
-                operating_points=points[FP32],
-            ),
+        engines=tuple(
+            EngineVariant(**_FORMS[name], name=name, operating_points=points[name])
+            for name in VARIANTS
+            if name in points
         ),
         golden_cases=_CASES,
         model_card=_CARD,

@@ -19,11 +19,11 @@ from edge_agent.core.findings import Finding, findings_from
 from edge_agent.core.geometry import Letterbox
 from edge_agent.engines.base import Engine
 from edge_agent.engines.bundle import Bundle
-from edge_agent.engines.openvino import OpenVinoEngine, OpenVinoOptions
+from edge_agent.engines.openvino import computes_bf16
 from edge_agent.imaging.letterbox import letterbox
 from hilum.catalog import CATALOG
 from hilum.manifest import HeadSpec, InputSpec, Provenance
-from training.bundle import FP32, INT8, BundleParts, Graphs, draft_bundle, write_bundle
+from training.bundle import BundleParts, Graphs, draft_bundle, measuring_engine, write_bundle
 from training.card import Card, Credit, model_card
 from training.config import TrainConfig
 from training.data import backgrounds as real
@@ -41,7 +41,6 @@ INTENDED_USE: Final = (
     "Research and demonstration only. Trained on synthetic findings; not for clinical use."
 )
 _TRAIN_FROM, _VALID_FROM, _TEST_FROM, _GOLDEN_FROM = 0, 10_000_000, 20_000_000, 30_000_000
-_PRECISION: Final = {INT8: OpenVinoOptions(), FP32: OpenVinoOptions(inference_precision="f32")}
 
 Step = Callable[[str, int, int], None]
 """Told what is being done, how far it is and how far it goes."""
@@ -137,9 +136,9 @@ def assemble(
     draft = draft_bundle(plan.work / "draft.bundle", graphs)
     reports: dict[str, Report] = {}
     quiet: dict[str, tuple[int, ...]] = {}
-    for number, (name, options) in enumerate(_PRECISION.items()):
-        on_step("measure", number, len(_PRECISION))
-        engine = OpenVinoEngine(draft, draft.variant(name), options)
+    engines = _engines(draft)
+    for number, (name, engine) in enumerate(engines.items()):
+        on_step("measure", number, len(engines))
         detector = detector_of(engine, graphs.input, graphs.head)
         chosen = report(
             sets.valid,
@@ -153,7 +152,7 @@ def assemble(
             sum(f.score >= chosen[CATALOG[f.index].slug] for f in detector(b.pixels)) for b in clear
         )
         engine.close()
-    on_step("measure", len(_PRECISION), len(_PRECISION))
+    on_step("measure", len(engines), len(engines))
     (plan.work / "draft.bundle").unlink()
     card = model_card(
         Card(
@@ -214,6 +213,18 @@ def golden_pictures(size: int, count: int = 12) -> dict[str, NDArray[np.uint8]]:
         fit = Letterbox.fit(pixels.shape[0], pixels.shape[1], size, size)
         pictures[f"case-{k}"] = letterbox(pixels, fit)
     return pictures
+
+
+def _engines(draft: Bundle) -> dict[str, Engine]:
+    """An engine for each variant; without BF16 where this processor does not compute it.
+
+    Operating points that were never measured are not given away.
+    """
+    return {
+        variant.name: measuring_engine(draft, variant)
+        for variant in draft.manifest.engines
+        if variant.precision != "bf16" or computes_bf16()
+    }
 
 
 def _graphs(plan: StarterPlan, entries: Sequence[Entry], weights: Path) -> Graphs:

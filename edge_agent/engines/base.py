@@ -28,6 +28,11 @@ class Engine(Protocol):
         """What computes, such as `CPU: AMD EPYC`."""
         ...
 
+    @property
+    def max_batch(self) -> int:
+        """How many images one run of the model takes; a longer batch is several runs."""
+        ...
+
     def infer(self, batch: Pixels) -> RawOutputs:
         """Run the model.
 

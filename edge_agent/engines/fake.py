@@ -45,6 +45,7 @@ class FakeEngine:
     ) -> None:
         self.name = name
         self.device = "memory"
+        self.max_batch = 1
         self._shape = (1, height, width)
         self._before = before
         self._closed = False

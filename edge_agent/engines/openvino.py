@@ -29,14 +29,17 @@ from hilum.manifest import EngineVariant, InputSpec, Manifest
 class OpenVinoOptions:
     """How to run; none of it changes what is computed beyond rounding.
 
-    `threads` and `requests` of 0 leave the number to the runtime. `inference_precision` is that of
-    the parts which are not INT8; `auto` means BF16 where the processor computes it natively.
-    `cache_dir` keeps compiled models between starts; it is made with mode 0700.
+    `threads`, `requests` and `streams` of 0 leave the number to the runtime. `streams` is how many
+    images are computed side by side, each on its share of the threads. `inference_precision` is
+    that of the parts which are not INT8; `auto` is what the variant declares, and for INT8 BF16
+    where the processor computes it natively. `cache_dir` keeps compiled models between starts; it
+    is made with mode 0700.
     """
 
     device: str = "CPU"
     threads: int = 0
     requests: int = 0
+    streams: int = 0
     performance_hint: Literal["latency", "throughput"] = "latency"
     inference_precision: Literal["auto", "f32", "bf16", "f16"] = "auto"
     cache_dir: Path | None = None
@@ -60,7 +63,8 @@ class OpenVinoEngine:
             BundleInvalid: the variant is for another runtime, or the model's input or output is
                 not what the manifest says.
             ConfigInvalid: the cache folder is not private.
-            EngineFailed: the runtime does not know the device, or cannot compile or run the model.
+            EngineFailed: the runtime does not know the device, the processor does not compute the
+                variant's precision, or the model cannot be compiled or run.
         """
         if variant.runtime != "openvino":
             raise BundleInvalid(f"{variant.name} is for {variant.runtime}, not for OpenVINO")
@@ -72,6 +76,7 @@ class OpenVinoEngine:
         with _ours("load the model"):
             core = ov.Core()
             self._device = f"{options.device}: {_processor(core, options)}"
+            _check_precision(core, variant, options)
             compiled = _compile(core, bundle, variant, options)
             _check_form(compiled, bundle.manifest)
             self._output_shape = tuple(compiled.output(0).shape)[1:]
@@ -89,6 +94,11 @@ class OpenVinoEngine:
     def device(self) -> str:
         """The runtime's device and the processor's own name."""
         return self._device
+
+    @property
+    def max_batch(self) -> int:
+        """One: the graphs that a bundle holds have a fixed batch, and a CPU gains nothing by it."""
+        return 1
 
     def infer(self, batch: Pixels) -> RawOutputs:
         """Run the model on each image of the batch; see `engines.base.Engine.infer`."""
@@ -129,6 +139,12 @@ class OpenVinoEngine:
             )
 
 
+def computes_bf16(device: str = "CPU", core: ov.Core | None = None) -> bool:
+    """Whether a device computes BF16 in hardware, so that variants of this precision run on it."""
+    abilities = (core or ov.Core()).get_property(device, "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in abilities
+
+
 @contextlib.contextmanager
 def _ours(act: str) -> Iterator[None]:
     """Turn whatever the runtime raises into EngineFailed; our own errors pass."""
@@ -151,7 +167,7 @@ def _advised_requests(compiled: ov.CompiledModel) -> int:
 def _compile(
     core: ov.Core, bundle: Bundle, engine: EngineVariant, options: OpenVinoOptions
 ) -> ov.CompiledModel:
-    settings = _settings(options)
+    settings = _settings(engine, options)
     cache = CompiledCache.open(options.cache_dir) if options.cache_dir else None
     key = _cache_key(core, bundle.manifest, engine, options)
     if cache and (blob := cache.load(*key)) is not None:
@@ -166,13 +182,28 @@ def _compile(
     return compiled
 
 
-def _settings(options: OpenVinoOptions) -> dict[str, Any]:
+def _settings(engine: EngineVariant, options: OpenVinoOptions) -> dict[str, Any]:
     settings: dict[str, Any] = {"PERFORMANCE_HINT": options.performance_hint.upper()}
     if options.threads:
         settings["INFERENCE_NUM_THREADS"] = options.threads
-    if options.inference_precision != "auto":
-        settings["INFERENCE_PRECISION_HINT"] = options.inference_precision
+    if options.streams:
+        settings["NUM_STREAMS"] = options.streams
+    if (precision := _precision(engine, options)) != "auto":
+        settings["INFERENCE_PRECISION_HINT"] = precision
     return settings
+
+
+def _precision(engine: EngineVariant, options: OpenVinoOptions) -> str:
+    """What is computed in, apart from INT8: an option, else what the variant declares."""
+    if options.inference_precision != "auto":
+        return options.inference_precision
+    return {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}.get(engine.precision, "auto")
+
+
+def _check_precision(core: ov.Core, engine: EngineVariant, options: OpenVinoOptions) -> None:
+    # Without BF16 units the runtime emulates it, slowly, or silently computes in f32.
+    if _precision(engine, options) == "bf16" and not computes_bf16(options.device, core):
+        raise EngineFailed(f"{engine.name}: this processor does not compute BF16")
 
 
 def _cache_key(
@@ -181,7 +212,7 @@ def _cache_key(
     """All that a compiled blob depends on."""
     abilities = core.get_property(options.device, "OPTIMIZATION_CAPABILITIES")
     digests = [manifest.files[path].sha256 for path in (engine.model, engine.weights) if path]
-    settings = sorted(asdict(options).items())
+    settings = sorted((asdict(options) | _settings(engine, options)).items())
     return (*digests, ov.get_version(), _processor(core, options), repr(abilities), repr(settings))
 
 

@@ -1,0 +1,78 @@
+"""The runtimes an agent may have, imported only when one is asked for: each costs memory."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+from edge_agent.core.choice import ONE_AT_A_TIME, BatchPolicy
+from edge_agent.engines.base import Engine
+from edge_agent.engines.bundle import Bundle
+from edge_agent.errors import BundleInvalid
+from hilum.manifest import EngineVariant
+
+KNOWN: Final = ("openvino", "onnxruntime")
+"""Runtimes that this agent has an engine for; the package goes by the same name."""
+
+
+def runtime_version(runtime: str) -> str | None:
+    """The installed runtime's version, without importing it; None if there is none to use."""
+    if runtime not in KNOWN or find_spec(runtime) is None:
+        return None
+    try:
+        return version(runtime)
+    except PackageNotFoundError:
+        return "unknown"  # The module is there under another distribution's name, such as a GPU's.
+
+
+def open_engine(
+    bundle: Bundle,
+    variant: EngineVariant,
+    *,
+    threads: int = 0,
+    cache_dir: Path | None = None,
+    batch: BatchPolicy = ONE_AT_A_TIME,
+) -> Engine:
+    """Load one of a bundle's variants, warm.
+
+    Args:
+        bundle, variant: what to run.
+        threads: for computing; 0 means as many as there are cores.
+        cache_dir: the agent's; compiled models are kept in a folder of it.
+        batch: how it will be used; as many images are computed side by side as it says.
+
+    Raises:
+        BundleInvalid: the model is not what the manifest says, or its runtime is not here.
+        ConfigInvalid: the cache folder is not private.
+        EngineFailed: the runtime cannot load or run the model.
+    """
+    if variant.runtime == "openvino":
+        from edge_agent.engines.openvino import (  # noqa: PLC0415  # costs memory
+            OpenVinoEngine,
+            OpenVinoOptions,
+        )
+
+        parallel = batch.parallel_requests if batch.parallel_requests > 1 else 0
+        return OpenVinoEngine(
+            bundle,
+            variant,
+            OpenVinoOptions(
+                threads=threads,
+                streams=parallel,
+                cache_dir=cache_dir / "compiled" if cache_dir else None,
+            ),
+        )
+    if variant.runtime == "onnxruntime":
+        from edge_agent.engines.onnxruntime import (  # noqa: PLC0415  # costs memory
+            OnnxRuntimeEngine,
+            OnnxRuntimeOptions,
+        )
+
+        return OnnxRuntimeEngine(
+            bundle, variant, OnnxRuntimeOptions(threads=threads, streams=batch.parallel_requests)
+        )
+    raise BundleInvalid(
+        f"{variant.name} is for {variant.runtime}, which this agent has no part for"
+    )
