@@ -84,6 +84,42 @@ class EngineVariant(_Frozen):
         return self
 
 
+class GateThresholds(_Frozen):
+    """From which probability on the content gate warns or refuses (see `edge_agent.core.gate`).
+
+    `other`: no chest at all; `lateral`: a chest from the side; `turned`: by a quarter, half or
+    three quarters of a turn; `inverted`: bone dark. A lateral view is never refused by content.
+    """
+
+    warn_other: Score
+    refuse_other: Score
+    warn_lateral: Score
+    warn_turned: Score
+    refuse_turned: Score
+    warn_inverted: Score
+    refuse_inverted: Score
+
+    @model_validator(mode="after")
+    def _refuses_after_warning(self) -> Self:
+        for what in ("other", "turned", "inverted"):
+            if getattr(self, f"warn_{what}") > getattr(self, f"refuse_{what}"):
+                raise ValueError(f"the gate would refuse {what} before it warns of it")
+        return self
+
+
+class GateSpec(_Frozen):
+    """A small network that looks at a picture before the detector does: is it a frontal chest?
+
+    `model` and `weights` are OpenVINO IR: u8 (1, 1, H, W), letterboxed as `input` says, to f32
+    (1, 8) probabilities in the order of `edge_agent.core.gate.GateProbabilities`.
+    """
+
+    input: InputSpec
+    model: MemberPath
+    weights: MemberPath
+    thresholds: GateThresholds
+
+
 class Provenance(_Frozen):
     """Where the model came from and how to make it again."""
 
@@ -108,6 +144,7 @@ class Manifest(_Frozen):
     golden_cases: MemberPath
     model_card: MemberPath
     provenance: Provenance
+    gate: GateSpec | None = None
     files: dict[MemberPath, Member]
 
     @model_validator(mode="after")
@@ -123,6 +160,8 @@ class Manifest(_Frozen):
             if missing:
                 raise ValueError(f"{engine.name} has no operating point for {missing}")
             wanted |= {path for path in (engine.model, engine.weights) if path}
+        if self.gate:
+            wanted |= {self.gate.model, self.gate.weights}
         absent = sorted(wanted - set(self.files))
         if absent:
             raise ValueError(f"files does not list {absent}")
