@@ -1,0 +1,129 @@
+"""What a decode worker answers, checked: a worker that was taken over may answer anything.
+
+It can lie about its own image; it cannot make the agent run code, allocate without bound or take
+one image's answer for another's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from edge_agent import errors
+from edge_agent.core.radiograph import ImageFormat, ImageWarning, Radiograph, Spacing
+from edge_agent.core.study_context import StudyContext
+from edge_agent.errors import DecoderFailed, HilumError
+from edge_agent.serving.decode_messages import DecodeRequest
+from edge_agent.serving.shared_pixels import Grey, SharedPixels
+from hilum.codes import ErrorCode
+
+_Side = Annotated[int, Field(ge=1, le=1 << 20)]
+_KINDS: Final = {
+    name: kind
+    for name, kind in vars(errors).items()
+    if isinstance(kind, type) and issubclass(kind, HilumError)
+}
+
+
+class InvalidAnswer(DecoderFailed):
+    """The worker broke the agreement; nothing it says can be used."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decoded:
+    """One study image, decoded.
+
+    `model_input` is u8 of shape `fit`, letterboxed; None where no fit was asked for. All pixels
+    are the agent's own copies.
+    """
+
+    radiograph: Radiograph
+    context: StudyContext
+    model_input: Grey | None
+
+
+class _Plain(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class Facts(_Plain):
+    """The fields of a `Radiograph` but its pixels."""
+
+    rows: _Side
+    columns: _Side
+    format: ImageFormat
+    bits_stored: Annotated[int, Field(ge=1, le=64)]
+    view: str
+    laterality: str
+    body_part: str
+    manufacturer: str
+    photometric: str
+    transfer_syntax: str
+    spacing: Spacing | None
+    warnings: tuple[ImageWarning, ...]
+
+
+class _Error(_Plain):
+    kind: str
+    code: ErrorCode
+    message: str
+    hint: str
+
+
+class _Answer(_Plain):
+    sequence: int
+    error: _Error | None = None
+    shape: tuple[_Side, _Side] | None = None
+    model_input: bool = False
+    facts: Facts | None = None
+    context: StudyContext | None = None
+
+    @model_validator(mode="after")
+    def _is_one_or_the_other(self) -> _Answer:
+        whole = None not in (self.shape, self.facts, self.context)
+        if whole == (self.error is not None):
+            raise ValueError("neither an error nor a whole image")
+        return self
+
+
+def read_answer(packet: bytes, request: DecodeRequest, memory: SharedPixels) -> Decoded:
+    """Read an answer and copy its pixels out of the shared memory.
+
+    Raises:
+        InvalidAnswer: it is not of the agreed form, or belongs to another request.
+        HilumError: what the worker raised: same type, code, message and hint.
+    """
+    try:
+        answer = _Answer.model_validate_json(packet)
+    except ValidationError as error:
+        problems = ", ".join(sorted({problem["type"] for problem in error.errors()}))
+        raise InvalidAnswer(f"The decoder's answer cannot be read ({problems}).") from None
+    if answer.sequence != request.sequence:
+        raise InvalidAnswer("The decoder answered another request.")
+    if answer.error is not None:
+        raise _rebuilt(answer.error)
+    if answer.shape is None or answer.facts is None or answer.context is None:
+        raise InvalidAnswer("The decoder's answer is not whole.")
+    pixel_count = answer.shape[0] * answer.shape[1]
+    input_count = 0 if request.fit is None else request.fit[0] * request.fit[1]
+    if (request.fit is not None) != answer.model_input:
+        raise InvalidAnswer("The decoder made no model input, or one that nobody asked for.")
+    if pixel_count + input_count > memory.output_bytes:
+        raise InvalidAnswer("The decoder claims more pixels than there is room for.")
+    facts = {name: getattr(answer.facts, name) for name in Facts.model_fields}
+    return Decoded(
+        radiograph=Radiograph(pixels=memory.take_pixels(answer.shape), **facts),
+        context=answer.context,
+        model_input=(
+            None if request.fit is None else memory.take_pixels(request.fit, start=pixel_count)
+        ),
+    )
+
+
+def _rebuilt(said: _Error) -> HilumError:
+    kind = _KINDS.get(said.kind)
+    if kind is None:
+        raise InvalidAnswer("The decoder raised an error of an unknown kind.")
+    return kind(said.message, code=said.code, hint=said.hint)

@@ -1,0 +1,170 @@
+"""No answer ever reaches another request, whatever happens to workers, callers and answers.
+
+Many clients at once send images that carry a tag as the place of one bright square. Some requests
+are cancelled, some hang until their time is over, some take their worker down, and now and then a
+worker, or all of them, are killed from outside. Every answer must carry the tag of its request.
+
+    python -m tests.campaign.decode_workers --requests 100000
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import random
+import signal
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from edge_agent.errors import DecoderFailed
+from edge_agent.imaging import Limits
+from edge_agent.serving.decode_answers import Decoded
+from edge_agent.serving.decode_workers import DecodePolicy, DecodeWorkers
+from tests.support.hostile_reader import PATH, misbehaving
+
+SIDE, CELL = 256, 16
+TAGS = (SIDE // CELL) ** 2
+CRASHES = ("exit", "segfault", "kill", "hang", "bug", "say {}")
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass
+class Tally:
+    """What came of the requests."""
+
+    ends: Counter[str] = field(default_factory=Counter)
+    kills: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def tagged_image(tag: int) -> bytes:
+    """A PNG with one bright square whose place is the tag."""
+    picture = np.full((SIDE, SIDE), 20, np.uint8)
+    row, column = divmod(tag, SIDE // CELL)
+    picture[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL] = 250
+    return cv2.imencode(".png", picture)[1].tobytes()
+
+
+def tag_of(picture: np.ndarray) -> int | None:
+    """Which tagged image this is; None if it is none."""
+    cells = picture.reshape(SIDE // CELL, CELL, SIDE // CELL, CELL).mean(axis=(1, 3))
+    bright = np.flatnonzero(cells > 200)
+    return int(bright[0]) if len(bright) == 1 else None
+
+
+def tags_of(decoded: Decoded) -> set[int | None]:
+    """The tags of everything an answer holds; one, if all is well."""
+    assert decoded.model_input is not None
+    return {tag_of(decoded.radiograph.pixels), tag_of(decoded.model_input)}
+
+
+async def campaign(
+    requests: int,
+    *,
+    clients: int = 64,
+    workers: int = 2,
+    seed: int = 0,
+    kill_every: int = 97,
+    kill_all_every: int = 25,
+) -> Tally:
+    """Run it; `wrong` of what comes back must be empty."""
+    chance = random.Random(seed)
+    images = [tagged_image(tag) for tag in range(TAGS)]
+    tally = Tally()
+    started = time.perf_counter()
+    pool = DecodeWorkers(
+        Limits(), DecodePolicy(workers=workers, timeout_s=5.0, grace_s=0.02), reader=PATH
+    )
+    await pool.start()
+    numbers = iter(range(requests))
+
+    async def client() -> None:
+        for number in numbers:
+            if number % kill_every == kill_every - 1:
+                everything = (number // kill_every) % kill_all_every == kill_all_every - 1
+                _kill_something(pool, chance, tally, everything=everything)
+            tally.ends[await _one_request(pool, images, chance, tally)] += 1
+
+    try:
+        await asyncio.gather(*(client() for _ in range(clients)))
+        # Whatever has happened, all places are filled again and answer.
+        for tag in range(TAGS):
+            decoded = await pool.decode(images[tag], fit=(SIDE, SIDE))
+            if tags_of(decoded) != {tag}:
+                tally.wrong.append(f"in the end {tag} was answered with {tags_of(decoded)}")
+    finally:
+        await pool.close()
+    tally.seconds = time.perf_counter() - started
+    return tally
+
+
+async def _one_request(
+    pool: DecodeWorkers, images: list[bytes], chance: random.Random, tally: Tally
+) -> str:
+    tag, fate = chance.randrange(TAGS), chance.random()
+    data, timeout_s, patience_s = images[tag], 5.0, None
+    if fate < 0.10:
+        patience_s = chance.uniform(0.0, 0.05)
+    elif fate < 0.15:
+        data, timeout_s = misbehaving(f"sleep {chance.uniform(0, 0.02)}", data), 0.01
+    elif fate < 0.20:
+        data, patience_s = misbehaving(f"sleep {chance.uniform(0, 0.05)}", data), 0.02
+    elif fate < 0.24:
+        data, timeout_s = misbehaving(chance.choice(CRASHES), data), 0.1
+    asked = asyncio.create_task(pool.decode(data, fit=(SIDE, SIDE), timeout_s=timeout_s))
+    if patience_s is not None:
+        asyncio.get_running_loop().call_later(patience_s, asked.cancel)
+    await asyncio.wait([asked])
+    if asked.cancelled():
+        return "cancelled"
+    error = asked.exception()
+    if error is None:
+        if tags_of(asked.result()) != {tag}:
+            tally.wrong.append(f"{tag} was answered with {tags_of(asked.result())}")
+        return "answered"
+    if not isinstance(error, DecoderFailed):
+        tally.wrong.append(f"{tag} failed with {error!r}")
+    return "failed"
+
+
+def _kill_something(
+    pool: DecodeWorkers, chance: random.Random, tally: Tally, *, everything: bool
+) -> None:
+    stats = pool.stats()
+    pid = stats.nursery_pid if everything else chance.choice(stats.pids or (None,))
+    if pid is not None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+            tally.kills["all" if everything else "one"] += 1
+
+
+def main() -> int:
+    """Run the long campaign and say what came of it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--requests", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    # The workers import the hostile reader; they start with a path of their own.
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
+    )
+    tally = asyncio.run(campaign(arguments.requests, seed=arguments.seed))
+    print(
+        f"decode workers: {arguments.requests} requests in {tally.seconds:.0f} s: "
+        f"{dict(tally.ends)}; killed from outside: {dict(tally.kills)}; wrong: {len(tally.wrong)}"
+    )
+    for line in tally.wrong[:20]:
+        print(" ", line)
+    return 1 if tally.wrong else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
