@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.models import random_detector
+from training.export import export_onnx, to_openvino
+
 if TYPE_CHECKING:
     import openvino as ov
+    from ultralytics.nn.tasks import DetectionModel
 
 SIZE = 128
 
 
 @pytest.fixture(scope="session")
-def network() -> Any:
-    """A torch `DetectionModel` of one grey channel."""
-    from tests.support.models import random_detector
-
+def network() -> DetectionModel:
+    """One grey channel, the catalogue's classes; tests leave it as it is."""
     return random_detector()
 
 
 @pytest.fixture(scope="session")
-def onnx_bytes(network: Any) -> bytes:
+def onnx_bytes(network: DetectionModel) -> bytes:
     """Its ONNX graph for 128 x 128."""
-    from training.export import export_onnx
-
     return export_onnx(network, SIZE, SIZE)
 
 
 @pytest.fixture(scope="session")
 def float_graph(onnx_bytes: bytes) -> ov.Model:
     """The same for OpenVINO; tests leave it as it is."""
-    from training.export import to_openvino
-
     return to_openvino(onnx_bytes)

@@ -40,6 +40,17 @@ def run(model: ov.Model, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     return outputs
 
 
+def by_nncf(model: ov.Model, left_out: list[str]) -> ov.Model:
+    """NNCF's own work, with ranges from one image and no correction: only its structure counts."""
+    return nncf.quantize(
+        model.clone(),
+        nncf.Dataset(CALIBRATION[:1]),
+        subset_size=1,
+        ignored_scope=nncf.IgnoredScope(names=left_out),
+        advanced_parameters=nncf.AdvancedQuantizationParameters(disable_bias_correction=True),
+    )
+
+
 def test_every_silu_becomes_one_swish_and_the_outputs_stay(onnx_bytes: bytes) -> None:
     graph = ov.Core().read_model(onnx_bytes)
     before = run(graph, CALIBRATION[0])
@@ -84,21 +95,16 @@ def test_the_float_graph_is_left_alone(float_graph: ov.Model, quantised: ov.Mode
     assert count(float_graph, "FakeQuantize") == 0
 
 
-@pytest.mark.parametrize("left_out", ["node_Conv_204", "node_Conv_277"])
-def test_a_convolution_that_stayed_float_is_noticed(float_graph: ov.Model, left_out: str) -> None:
-    assert left_out in {op.get_friendly_name() for op in float_graph.get_ops()}
-    lazy = nncf.quantize(
-        float_graph.clone(),
-        nncf.Dataset(CALIBRATION[:1]),
-        subset_size=1,
-        ignored_scope=nncf.IgnoredScope(names=[*head_names(float_graph), left_out]),
-    )
-    with pytest.raises(TrainingError, match="FakeQuantize|wrong kind"):
+def test_a_convolution_that_stayed_float_is_noticed(float_graph: ov.Model) -> None:
+    depthwise = [op for op in float_graph.get_ops() if op.get_type_name() == "GroupConvolution"]
+    left_out = depthwise[-1].get_friendly_name()
+    lazy = by_nncf(float_graph, [*head_names(float_graph), left_out])
+    with pytest.raises(TrainingError, match=r"FakeQuantize, expected 101; missing \['node"):
         check_quantised(lazy, float_graph)
 
 
 def test_a_head_that_was_quantised_is_noticed(float_graph: ov.Model) -> None:
-    eager = nncf.quantize(float_graph.clone(), nncf.Dataset(CALIBRATION[:1]), subset_size=1)
+    eager = by_nncf(float_graph, [])
     with pytest.raises(TrainingError, match=r"FakeQuantize, expected 101; .*unexpected \["):
         check_quantised(eager, float_graph)
 
@@ -127,10 +133,10 @@ def test_disagreement_is_nought_for_the_same_graph_and_grows(
     assert 0.001 < disagreement(quantised, float_graph, CALIBRATION) < 1
 
 
-def test_by_default_the_closer_of_both_corrections_is_kept(
-    float_graph: ov.Model, quantised: ov.Model
-) -> None:
-    kept = quantize(float_graph, CALIBRATION)
-    slow = quantize(float_graph, CALIBRATION, fast_bias_correction=False)
-    best = min(disagreement(made, float_graph, CALIBRATION) for made in (quantised, slow))
-    assert disagreement(kept, float_graph, CALIBRATION) == pytest.approx(best, rel=1e-3)
+@pytest.mark.slow
+def test_by_default_the_closer_of_both_corrections_is_kept(float_graph: ov.Model) -> None:
+    images = CALIBRATION[:2]
+    quick = quantize(float_graph, images, fast_bias_correction=True)
+    kept = quantize(float_graph, images)
+    bound = disagreement(quick, float_graph, images)
+    assert 0 < disagreement(kept, float_graph, images) <= bound * 1.001

@@ -1,0 +1,90 @@
+"""YOLO11-n networks in torch for tests: of random weights, and the starter's own.
+
+The random one says nothing about anybody, but it does say something, with scores over the whole
+range. The starter's is read back from the ONNX graph in its bundle, weight by weight.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from ultralytics.nn.tasks import DetectionModel
+
+from edge_agent.engines.bundle import Bundle
+from hilum.catalog import CATALOG
+
+
+def blobs(seed: int, height: int, width: int) -> NDArray[np.uint8]:
+    """A soft grey picture with a few round masses, u8 (H, W)."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:height, :width]
+    picture = 70 + 50 * np.sin(columns / width * 3.1) + rng.normal(0, 3, (height, width))
+    for _ in range(4):
+        y, x = rng.uniform(0.15, 0.85, 2) * (height, width)
+        radius = rng.uniform(0.04, 0.12) * height
+        distance = np.hypot(rows - y, columns - x) / radius
+        picture += rng.uniform(40, 110) / (1 + np.exp(8 * (distance - 1)))
+    return picture.clip(0, 255).astype(np.uint8)
+
+
+def detector(channels: int = 1) -> DetectionModel:
+    """A YOLO11-n as ultralytics builds it."""
+    return DetectionModel("yolo11n.yaml", ch=channels, nc=len(CATALOG), verbose=False)
+
+
+def random_detector(seed: int = 0, channels: int = 1) -> DetectionModel:
+    """Random weights whose batch normalisation and head are set by what passes through them."""
+    pictures = np.stack([blobs(100 + k, 256, 256) for k in range(4)])[:, None]
+    batch = torch.from_numpy(pictures.repeat(channels, axis=1)).float() / 255
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        model = detector(channels)
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = None  # The plain average of all batches.
+        model.train()
+        for _ in range(2):
+            model(batch)
+        model.eval()
+        head = model.model[-1]
+        raw = model(batch)[1]
+        _spread([conv[-1] for conv in head.cv3], raw["scores"], mean=-4, deviation=1.2)
+        _spread([conv[-1] for conv in head.cv2], raw["boxes"], mean=0, deviation=1)
+    return model
+
+
+def _spread(
+    convolutions: list[torch.nn.Conv2d], outputs: torch.Tensor, *, mean: float, deviation: float
+) -> None:
+    """Scale last convolutions so that their `outputs` (N, channels, anchors) have these moments."""
+    now = outputs.mean(dim=(0, 2))
+    gain = deviation / outputs.std(dim=(0, 2))
+    for convolution in convolutions:
+        convolution.weight *= gain[:, None, None, None]
+        convolution.bias.copy_((convolution.bias - now) * gain + mean)
+
+
+def detector_of(bundle: Bundle) -> DetectionModel:
+    """The network in a bundle's ONNX graph, batch normalisation folded, weights as stored there."""
+    graph = onnx.load_from_string(bundle.read("model.onnx")).graph
+    stored = {
+        tensor.name.removeprefix("model.").removesuffix("/f16"): numpy_helper.to_array(tensor)
+        for tensor in graph.initializer
+    }
+    model = detector().fuse(verbose=False).eval()
+    state = model.state_dict()
+    # A bias of zeros is left out of the graph.
+    found = {
+        key: torch.from_numpy(np.array(stored[key], np.float32))
+        if key in stored
+        else torch.zeros_like(value)
+        for key, value in state.items()
+    }
+    weights = [key for key in state if key.endswith(".weight")]
+    if missing := [key for key in weights if key not in stored]:
+        raise ValueError(f"the graph has no {missing[:3]}")
+    model.load_state_dict(found)
+    return model
