@@ -1,0 +1,209 @@
+"""What a worker says arrives whole, and what it should not have said does not arrive."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, replace
+from datetime import date
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_agent import errors
+from edge_agent.core.radiograph import ImageWarning, Radiograph, Spacing
+from edge_agent.core.study_context import StudyContext
+from edge_agent.errors import DecoderFailed, HilumError, StudyImageRefused
+from edge_agent.serving.decode_answers import Facts, InvalidAnswer, read_answer
+from edge_agent.serving.decode_messages import (
+    MAX_MESSAGE_BYTES,
+    DecodeRequest,
+    WorkerConfig,
+    failure,
+    success,
+)
+from edge_agent.serving.shared_pixels import SharedPixels
+from hilum.codes import ErrorCode, WarningCode
+
+PIXELS = np.arange(12, dtype=np.uint8).reshape(3, 4)
+RADIOGRAPH = Radiograph(PIXELS, 300, 400, "dicom", 12)
+REQUEST = DecodeRequest(sequence=5, size_bytes=100, fit=None, pad_value=114)
+
+
+@pytest.fixture(scope="module")
+def memory() -> Any:
+    memory = SharedPixels.create(4096, 4096)
+    memory.put_pixels(PIXELS)
+    yield memory
+    memory.close_fd()
+
+
+texts = st.text(max_size=40)
+contexts = st.builds(
+    StudyContext,
+    **{
+        field.name: st.none() | st.dates() if "date" in field.name else texts
+        for field in fields(StudyContext)
+    },
+)
+radiographs = st.builds(
+    Radiograph,
+    pixels=st.just(PIXELS),
+    rows=st.integers(1, 20_000),
+    columns=st.integers(1, 20_000),
+    format=st.sampled_from(["dicom", "jpeg", "png", "tiff"]),
+    bits_stored=st.integers(1, 16),
+    view=texts,
+    laterality=texts,
+    body_part=texts,
+    manufacturer=texts,
+    photometric=texts,
+    transfer_syntax=texts,
+    spacing=st.none() | st.builds(Spacing, *[st.floats(1e-6, 1e6) | st.integers(1, 9)] * 2),
+    warnings=st.lists(st.builds(ImageWarning, st.sampled_from(WarningCode), texts)).map(tuple),
+)
+
+
+@given(radiographs, contexts)
+def test_a_study_survives_the_way(
+    memory: SharedPixels, radiograph: Radiograph, context: StudyContext
+) -> None:
+    packet = success(5, radiograph, context, model_input=False)
+    decoded = read_answer(packet, REQUEST, memory)
+    for field in fields(Radiograph):
+        if field.name != "pixels":
+            sent, got = getattr(radiograph, field.name), getattr(decoded.radiograph, field.name)
+            assert got == sent
+            assert type(got) is type(sent)
+    np.testing.assert_array_equal(decoded.radiograph.pixels, PIXELS)
+    assert decoded.context == context
+    assert decoded.model_input is None
+
+
+def test_every_fact_of_a_radiograph_has_its_place() -> None:
+    assert ["pixels", *Facts.model_fields] == [field.name for field in fields(Radiograph)]
+
+
+def test_a_header_may_hold_what_is_no_utf8(memory: SharedPixels) -> None:
+    context = StudyContext(patient_name="M\udcfcller", patient_birth_date=date(1970, 1, 1))
+    decoded = read_answer(success(5, RADIOGRAPH, context, model_input=False), REQUEST, memory)
+    assert decoded.context.patient_name == "M?ller"
+
+
+def test_texts_that_fill_a_message_are_refused_as_corrupt(memory: SharedPixels) -> None:
+    context = StudyContext(patient_name="x" * MAX_MESSAGE_BYTES)
+    packet = success(5, RADIOGRAPH, context, model_input=False)
+    assert len(packet) < MAX_MESSAGE_BYTES
+    with pytest.raises(StudyImageRefused) as refused:
+        read_answer(packet, REQUEST, memory)
+    assert refused.value.code is ErrorCode.CORRUPT
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, HilumError)],
+)
+def test_every_error_of_ours_survives_the_way(memory: SharedPixels, kind: type[HilumError]) -> None:
+    with pytest.raises(kind) as raised:
+        read_answer(failure(5, kind("why", hint="what to do")), REQUEST, memory)
+    assert type(raised.value) is kind
+    assert (raised.value.message, raised.value.hint) == ("why", "what to do")
+    assert raised.value.code is kind.default_code
+
+
+def test_an_unforeseen_error_keeps_its_text_back(memory: SharedPixels) -> None:
+    with pytest.raises(DecoderFailed) as raised:
+        read_answer(failure(5, ValueError("Doe^John")), REQUEST, memory)
+    assert "ValueError" in raised.value.message
+    assert "Doe" not in raised.value.message
+
+
+def good() -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads(success(5, RADIOGRAPH, StudyContext(), model_input=False))
+    return answer
+
+
+def error(kind: str = "StudyImageRefused", code: str = "corrupt") -> dict[str, str]:
+    return {"kind": kind, "code": code, "message": "", "hint": ""}
+
+
+def with_facts(**facts: Any) -> dict[str, Any]:
+    answer = good()
+    return answer | {"facts": answer["facts"] | facts}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        [],
+        {},
+        {"sequence": 5},
+        good() | {"sequence": 4},
+        good() | {"sequence": "5"},
+        good() | {"sequence": None},
+        good() | {"extra": 1},
+        good() | {"shape": [0, 4]},
+        good() | {"shape": [-3, -4]},
+        good() | {"shape": [3, 4, 1]},
+        good() | {"shape": [3.5, 4]},
+        good() | {"shape": [64, 65]},
+        good() | {"shape": [1 << 20, 1 << 20]},
+        good() | {"shape": [1 << 64, 1]},
+        good() | {"model_input": True},
+        good() | {"context": {"patient_id": 5}},
+        good() | {"context": {"study_date": "yesterday"}},
+        good() | {"context": None},
+        good() | {"error": error()},
+        with_facts(rows=0),
+        with_facts(format="exe"),
+        with_facts(view=None),
+        with_facts(pixels=[1]),
+        with_facts(spacing={"row_mm": "wide", "column_mm": 1.0}),
+        with_facts(warnings=[{"code": "all_is_well", "message": ""}]),
+        {"sequence": 5, "error": error(kind="SystemExit")},
+        {"sequence": 5, "error": error(code="fine")},
+    ],
+)  # fmt: skip
+def test_a_lie_about_the_form_is_an_invalid_answer(memory: SharedPixels, answer: Any) -> None:
+    with pytest.raises(InvalidAnswer):
+        read_answer(json.dumps(answer).encode(), REQUEST, memory)
+
+
+@given(st.binary(max_size=200))
+def test_bytes_that_are_no_answer_are_an_invalid_answer(
+    memory: SharedPixels, packet: bytes
+) -> None:
+    with pytest.raises(InvalidAnswer):
+        read_answer(packet, REQUEST, memory)
+
+
+def test_a_model_input_has_the_size_that_was_asked_for(memory: SharedPixels) -> None:
+    packet = success(5, RADIOGRAPH, StudyContext(), model_input=True)
+    decoded = read_answer(packet, replace(REQUEST, fit=(2, 3)), memory)
+    assert decoded.model_input is not None
+    assert decoded.model_input.shape == (2, 3)
+    with pytest.raises(InvalidAnswer, match="room"):
+        read_answer(packet, replace(REQUEST, fit=(4096, 1)), memory)
+    with pytest.raises(InvalidAnswer, match="model input"):
+        read_answer(packet, REQUEST, memory)
+
+
+@given(
+    st.builds(
+        DecodeRequest,
+        sequence=st.integers(1, 1 << 62),
+        size_bytes=st.integers(0, 1 << 40),
+        fit=st.none() | st.tuples(st.integers(1, 4096), st.integers(1, 4096)),
+        pad_value=st.integers(0, 255),
+    )
+)
+def test_a_request_survives_the_way(request_: DecodeRequest) -> None:
+    assert DecodeRequest.from_bytes(request_.to_bytes()) == request_
+
+
+def test_a_configuration_survives_the_command_line() -> None:
+    config = WorkerConfig(1, "a:b", {"max_pixels": 5}, 6, 7, 8)
+    assert WorkerConfig.from_json(config.to_json()) == config
