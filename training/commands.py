@@ -41,12 +41,12 @@ def _reported(command: Callable[Arguments, None]) -> Callable[Arguments, int]:
         try:
             command(*args, **kwargs)
         except HilumError as error:
-            _stderr.print(f"error: {error.message}", style="red", markup=False)
+            _stderr.print(f"error: {error.message}", style="red", markup=False, soft_wrap=True)
             if error.hint:
-                _stderr.print(error.hint, markup=False)
+                _stderr.print(error.hint, markup=False, soft_wrap=True)
             return EXIT_FAILED
         except OSError as error:
-            _stderr.print(f"error: {error}", style="red", markup=False)
+            _stderr.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
             return EXIT_FAILED
         return EXIT_OK
 
@@ -110,7 +110,7 @@ def run_training(*, data: Path, out: Path, resume: bool, settings: dict[str, int
             told("train", done, total)
 
         weights = training.train(entries, config, out, resume=resume, on_step=step)
-    _stderr.print(f"weights: {weights}", markup=False)
+    _stderr.print(f"weights: {weights}", markup=False, soft_wrap=True)
 
 
 @_reported
@@ -139,7 +139,7 @@ def starter(
     )
     with _bars() as told:
         bundle = starters.make_starter(replace(plan, config=config), told)
-    _stderr.print(f"{bundle.path}: {bundle.digest}", markup=False)
+    _stderr.print(f"{bundle.path}: {bundle.digest}", markup=False, soft_wrap=True)
 
 
 @_reported

@@ -1,0 +1,136 @@
+"""A bundle is written the same each time, proves itself, or is not written at all."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edge_agent.engines.bundle import Bundle
+from edge_agent.engines.golden import run_golden
+from edge_agent.engines.openvino import OpenVinoEngine, OpenVinoOptions
+from edge_agent.errors import BundleInvalid
+from hilum.catalog import CATALOG
+from hilum.manifest import MANIFEST_NAME, HeadSpec, InputSpec, Provenance
+from tests.support.bundles import ANCHORS, MASS, ROWS, SIZE, picture, transparent_ir
+from training.bundle import FP32, INT8, VARIANTS, BundleParts, Graphs, draft_bundle, write_bundle
+from training.errors import TrainingError
+
+OPTIONS = OpenVinoOptions(threads=1)
+
+
+def transparent_onnx(gain: float = 1.0) -> bytes:
+    """The transparent model of `tests.support.bundles` as ONNX; `gain` multiplies its scores."""
+    scale = np.ones((1, ROWS, 1), np.float32)
+    scale[:, 4:] *= gain / 255
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["images"], ["grey"], to=TensorProto.FLOAT),
+            helper.make_node("Reshape", ["grey", "shape"], ["matrix"]),
+            helper.make_node("Mul", ["matrix", "scale"], ["outputs"]),
+        ],
+        "transparent",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, [1, 1, SIZE, SIZE])],
+        [helper.make_tensor_value_info("outputs", TensorProto.FLOAT, [1, ROWS, ANCHORS])],
+        [
+            numpy_helper.from_array(np.array([1, ROWS, ANCHORS]), "shape"),
+            numpy_helper.from_array(scale, "scale"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    return bytes(onnx.shape_inference.infer_shapes(model).SerializeToString())
+
+
+def graphs(gain: float = 1.0) -> Graphs:
+    return Graphs(
+        *transparent_ir(), transparent_onnx(gain), InputSpec(height=SIZE, width=SIZE), HeadSpec()
+    )
+
+
+PARTS = BundleParts(
+    name="transparent",
+    version="1.2.3",
+    intended_use="Tests.",
+    graphs=graphs(),
+    operating_points={
+        INT8: {finding.slug: 0.5 for finding in CATALOG},
+        FP32: {finding.slug: 0.4 for finding in CATALOG},
+    },
+    pictures={"mass": MASS, "clear": picture()},
+    model_card="# Transparent\n",
+    provenance=Provenance(trained_on="nothing", command="none", seed=0, base_weights="none"),
+)
+
+
+def test_it_holds_what_went_in_and_proves_itself(tmp_path: Path) -> None:
+    made = write_bundle(tmp_path / "a.bundle", PARTS, OPTIONS)
+    assert made == Bundle.open(tmp_path / "a.bundle")
+    assert [engine.name for engine in made.manifest.engines] == list(VARIANTS)
+    assert made.variant(FP32).operating_points["ild"] == 0.4
+    assert made.read("model-card.md") == b"# Transparent\n"
+    assert [case.name for case in made.golden.cases] == ["clear", "mass"]
+    (mass,) = made.golden.cases[1].expected[INT8]
+    assert (mass.finding, mass.score, mass.box) == ("nodule_mass", 0.8, (30, 33, 50, 63))
+    for name in VARIANTS:
+        engine = OpenVinoEngine(made, made.variant(name), OPTIONS)
+        assert all(verdict.passed for verdict in run_golden(made, engine))
+
+
+def test_the_same_parts_are_the_same_bytes(tmp_path: Path) -> None:
+    one = write_bundle(tmp_path / "a.bundle", PARTS, OPTIONS)
+    turned = replace(PARTS, pictures=dict(reversed(PARTS.pictures.items())))
+    other = write_bundle(tmp_path / "b.bundle", turned, OPTIONS)
+    assert one.digest == other.digest
+    assert one.path.read_bytes() == other.path.read_bytes()
+    with zipfile.ZipFile(one.path) as archive:
+        assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+        assert archive.namelist() == sorted(archive.namelist())
+        assert MANIFEST_NAME in archive.namelist()
+
+
+def test_other_parts_are_another_digest(tmp_path: Path) -> None:
+    one = write_bundle(tmp_path / "a.bundle", PARTS, OPTIONS)
+    points = {**PARTS.operating_points, FP32: PARTS.operating_points[INT8]}
+    other = write_bundle(tmp_path / "b.bundle", replace(PARTS, operating_points=points), OPTIONS)
+    assert one.digest != other.digest
+
+
+def test_a_draft_can_be_measured_with_but_not_run_by_an_agent(tmp_path: Path) -> None:
+    draft = draft_bundle(tmp_path / "draft.bundle", PARTS.graphs)
+    engine = OpenVinoEngine(draft, draft.variant(INT8), OPTIONS)
+    assert engine.infer(MASS[None, None]).shape == (1, ROWS, ANCHORS)
+    assert set(draft.variant(INT8).operating_points.values()) == {HeadSpec().score_floor}
+    with pytest.raises(BundleInvalid, match=r"golden/cases\.json"):
+        Bundle.open(draft.path)
+
+
+REFUSED: dict[str, tuple[BundleParts, str]] = {
+    "points for one variant only": (
+        replace(PARTS, operating_points={INT8: PARTS.operating_points[INT8]}),
+        "operating points for",
+    ),
+    "no picture": (replace(PARTS, pictures={}), "no golden picture shows openvino-int8"),
+    "nothing to see": (
+        replace(PARTS, pictures={"clear": picture()}),
+        "no golden picture shows openvino-int8",
+    ),
+    "a variant that is blind": (
+        replace(PARTS, graphs=graphs(gain=0.1)),
+        "no golden picture shows openvino-fp32",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_proves_nothing_is_not_written(case: str, tmp_path: Path) -> None:
+    parts, message = REFUSED[case]
+    before = write_bundle(tmp_path / "a.bundle", PARTS, OPTIONS).path.read_bytes()
+    with pytest.raises(TrainingError, match=message):
+        write_bundle(tmp_path / "a.bundle", parts, OPTIONS)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.bundle"]
+    assert (tmp_path / "a.bundle").read_bytes() == before

@@ -1,0 +1,41 @@
+"""The bundle inside the agent's package: opens, proves itself, says what it is."""
+
+from __future__ import annotations
+
+import pytest
+
+from edge_agent.engines.bundle import Bundle, starter_bundle_path
+from edge_agent.engines.golden import run_golden
+from edge_agent.engines.openvino import OpenVinoEngine, OpenVinoOptions
+from hilum.catalog import CATALOG
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return Bundle.open(starter_bundle_path())
+
+
+@pytest.mark.parametrize("name", ["openvino-int8", "openvino-fp32"])
+def test_golden_cases_pass(bundle: Bundle, name: str) -> None:
+    engine = OpenVinoEngine(bundle, bundle.variant(name), OpenVinoOptions(threads=1, requests=1))
+    verdicts = run_golden(bundle, engine)
+    engine.close()
+    assert verdicts
+    assert all(verdict.passed for verdict in verdicts), verdicts
+
+
+def test_the_card_says_what_it_is_not(bundle: Bundle) -> None:
+    card = bundle.read(bundle.manifest.model_card).decode()
+    assert "not for clinical use" in card
+    assert "synthetic" in card
+    assert bundle.manifest.provenance.command in card
+    assert f"seed {bundle.manifest.provenance.seed}" in card
+    assert "CC BY" in card
+
+
+def test_operating_points_and_figures_are_there(bundle: Bundle) -> None:
+    for engine in bundle.manifest.engines:
+        assert set(engine.operating_points) == {finding.slug for finding in CATALOG}
+        assert all(0.05 <= point <= 0.95 for point in engine.operating_points.values())
+    assert {"int8_map40", "fp32_map40"} <= set(bundle.manifest.provenance.metrics)
+    assert bundle.path.stat().st_size < 16 * 2**20

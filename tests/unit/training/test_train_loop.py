@@ -1,0 +1,143 @@
+"""The loop learns, survives a kill, and refuses what it cannot use. Toy size, one thread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.training
+
+torch = pytest.importorskip("torch")
+
+from training.config import TrainConfig  # noqa: E402  # torch may be absent
+from training.data.store import Entry, Label  # noqa: E402
+from training.errors import TrainingError  # noqa: E402
+from training.train import (  # noqa: E402
+    Progress,
+    WeightedAbsence,
+    learning_rate,
+    load_weights,
+    train,
+)
+
+TOY = TrainConfig(
+    input_size=64,
+    small_size=64,
+    small_epochs=0,
+    epochs=2,
+    batch=4,
+    warmup_steps=2,
+    threads=1,
+    bfloat16=False,
+    augment=False,
+)
+
+
+@pytest.fixture(scope="module")
+def entries(tmp_path_factory: pytest.TempPathFactory) -> tuple[Entry, ...]:
+    """Bright discs on grey: what a detector can learn in a few steps."""
+    folder = tmp_path_factory.mktemp("discs")
+    rng = np.random.default_rng(0)
+    made = []
+    for k in range(16):
+        pixels = np.full((64, 64), 60, np.uint8)
+        x, y = rng.integers(18, 46, 2).tolist()
+        cv2.circle(pixels, (x, y), 12, 230, -1)
+        cv2.imwrite(str(folder / f"{k}.png"), pixels)
+        label = Label(8, x - 12, y - 12, x + 13, y + 13)
+        made.append(Entry(folder / f"{k}.png", "painted", frozenset(), (label,)))
+    return tuple(made)
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_the_loss_falls(entries: tuple[Entry, ...], tmp_path: Path) -> None:
+    losses: list[float] = []
+
+    def note(progress: Progress) -> None:
+        losses.append(sum(progress.loss))
+
+    train(entries, TOY.model_copy(update={"epochs": 5}), tmp_path, on_step=note)
+    assert len(losses) == 20
+    assert np.mean(losses[-4:]) < 0.8 * np.mean(losses[:4])
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(
+    entries: tuple[Entry, ...], tmp_path: Path
+) -> None:
+    class Killed(Exception):
+        pass
+
+    def kill(progress: Progress) -> None:
+        if (progress.epoch, progress.step) == (1, 2):
+            raise Killed
+
+    whole = train(entries, TOY, tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(entries, TOY, tmp_path / "killed", on_step=kill)
+    epochs: list[int] = []
+    resumed = train(entries, TOY, tmp_path / "killed", resume=True, on_epoch=epochs.append)
+    assert epochs == [1]
+    one, other = (torch.load(path, weights_only=True) for path in (whole, resumed))
+    for key, value in one.items():
+        assert torch.allclose(value.float(), other[key].float(), atol=1e-6), key
+
+
+def test_bfloat16_weights_are_finite_and_can_be_loaded(
+    entries: tuple[Entry, ...], tmp_path: Path
+) -> None:
+    config = TOY.model_copy(update={"epochs": 1, "bfloat16": True, "augment": True})
+    model = load_weights(train(entries, config, tmp_path), config)
+    assert all(bool(torch.isfinite(p).all()) for p in model.parameters())
+    assert not model.training
+
+
+def test_other_settings_do_not_resume(entries: tuple[Entry, ...], tmp_path: Path) -> None:
+    one = TOY.model_copy(update={"epochs": 1})
+    train(entries, one, tmp_path)
+    with pytest.raises(TrainingError, match="other settings"):
+        train(entries, one.model_copy(update={"seed": 12}), tmp_path, resume=True)
+
+
+def test_too_few_images_and_foreign_weights_are_refused(
+    entries: tuple[Entry, ...], tmp_path: Path
+) -> None:
+    with pytest.raises(TrainingError, match="do not fill one batch"):
+        train(entries[:3], TOY, tmp_path)
+    torch.save({"a": torch.zeros(1)}, tmp_path / "foreign.pt")
+    with pytest.raises(TrainingError, match=r"foreign\.pt"):
+        load_weights(tmp_path / "foreign.pt", TOY)
+
+
+def test_an_absence_counts_its_weight_a_presence_in_full() -> None:
+    criterion = WeightedAbsence()
+    criterion.weight = torch.tensor([[1.0, 0.3]])
+    scores, targets = torch.zeros(1, 2, 2), torch.tensor([[[0.0, 0.0], [0.0, 0.9]]])
+    loss = criterion(scores, targets)
+    full = float(np.log(2))
+    assert loss[0, 0].tolist() == pytest.approx([full, 0.3 * full])
+    assert loss[0, 1, 1].item() == pytest.approx(full)
+
+
+def test_learning_rate_rises_then_falls_to_its_share() -> None:
+    rates = [learning_rate(TOY, step, 100) for step in range(101)]
+    assert rates[0] == pytest.approx(TOY.learning_rate / 2)
+    assert max(rates) == pytest.approx(TOY.learning_rate)
+    assert rates[100] == pytest.approx(TOY.learning_rate * TOY.final_share)
+    assert all(a >= b for a, b in pairwise(rates[2:]))
+
+
+def test_sizes_and_weights_by_epoch() -> None:
+    config = TrainConfig(small_epochs=2)
+    assert [config.size_in(epoch) for epoch in range(4)] == [256, 256, 416, 416]
+    assert [config.hidden_in(epoch) for epoch in range(4)] == [0.0, 0.0, 0.3, 0.3]
