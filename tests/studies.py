@@ -7,13 +7,29 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import pydicom
 from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate, itemize_fragment
-from pydicom.uid import UID, ComputedRadiographyImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import (
+    UID,
+    ComputedRadiographyImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 SMALL = (160, 144)
+UNCOMPRESSED = frozenset(
+    {
+        DeflatedExplicitVRLittleEndian,
+        ExplicitVRBigEndian,
+        ExplicitVRLittleEndian,
+        ImplicitVRLittleEndian,
+    }
+)
 
 
 def chest(rows: int = SMALL[0], columns: int = SMALL[1], bits: int = 12) -> NDArray[np.uint16]:
@@ -69,7 +85,12 @@ def written(ds: Dataset, syntax: str = ExplicitVRLittleEndian) -> bytes:
     ds.file_meta.MediaStorageSOPClassUID = ds.get("SOPClassUID", "1.2")
     ds.file_meta.MediaStorageSOPInstanceUID = ds.get("SOPInstanceUID", "1.2.3")
     file = io.BytesIO()
-    ds.save_as(file, enforce_file_format=True)
+    if ds.file_meta.TransferSyntaxUID in UNCOMPRESSED:
+        ds.save_as(file, enforce_file_format=True)
+    else:  # pydicom will not write what it does not know unless told how
+        pydicom.dcmwrite(
+            file, ds, implicit_vr=False, little_endian=True, enforce_file_format=True
+        )
     return file.getvalue()
 
 
@@ -98,7 +119,16 @@ def in_fragments(codestream: bytes, sizes: Iterable[int], *, table: bytes | None
         parts.append(codestream[at : at + size])
         at += size
     parts.append(codestream[at:])
-    items = b"".join(next(iter(itemize_fragment(part + b"\0" * (len(part) % 2)))) for part in parts)
+    items = b"".join(itemize_fragment(part + b"\0" * (len(part) % 2)) for part in parts)
     if table is not None:
         items = b"\xfe\xff\x00\xe0" + len(table).to_bytes(4, "little") + table + items
     return items + b"\xfe\xff\xdd\xe0\0\0\0\0"
+
+
+LIKE_A_CHEST: dict[str, str] = {
+    "SOPClassUID": ComputedRadiographyImageStorage,
+    "Modality": "CR",
+    "BodyPartExamined": "CHEST",
+    "ViewPosition": "PA",
+}
+"""Elements that make another examination's file pass for a chest radiograph."""

@@ -28,6 +28,7 @@ from edge_agent.imaging.refusals import corrupt, truncated, unsupported_pixels, 
 _THREADS = 2
 _BYTE, _MAX_BITS = 8, 16
 _RLE_HEADER_BYTES = 64
+_JPEG_XL = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (110, 111, 112))
 _ENCAPSULATED_UNCOMPRESSED = "1.2.840.10008.1.2.1.98"
 
 
@@ -101,6 +102,8 @@ def decode(file: DicomFile, form: PixelFormat, at_least: tuple[int, int] | None)
 
 def syntax_name(syntax: str) -> str:
     """The name of a registered transfer syntax; what else stands in the header is not repeated."""
+    if syntax in _JPEG_XL:
+        return "JPEG XL"
     return UID_dictionary[syntax][0] if syntax in UID_dictionary else "(not registered)"
 
 

@@ -1,0 +1,180 @@
+"""Full-resolution grey equals the textbook's, over the space of what headers may declare."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+from pydicom import Dataset, uid
+from pydicom.pixels import apply_modality_lut, apply_voi_lut
+
+from edge_agent.imaging import Limits, read_study
+from edge_agent.imaging.letterbox import resize
+from tests import studies
+from tests.conftest import pydicom_file
+
+ANY_SIZE = Limits(min_side=1)
+SYNTAXES = (uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian)
+
+
+def textbook(data: bytes) -> NDArray[np.float64]:
+    """Modality, VOI and presentation look-up by pydicom, 0 to 255, bone white."""
+    ds = pydicom.dcmread(io.BytesIO(data))
+    # In 32 bits: in the pixels' own 16 pydicom's differences wrap around.
+    with np.errstate(over="ignore"):  # where a sigmoid is as steep as a step
+        shown = apply_voi_lut(apply_modality_lut(ds.pixel_array.astype(np.int32), ds), ds)
+    low, high = output_range(ds)
+    grey = (shown.astype(np.float64) - low) / (high - low)
+    inverse = (
+        ds.PhotometricInterpretation == "MONOCHROME1"
+        or ds.get("PresentationLUTShape") == "INVERSE"
+    )
+    result: NDArray[np.float64] = 255 * (1 - grey if inverse else grey)
+    return result
+
+
+def output_range(ds: Dataset) -> tuple[float, float]:
+    """What pydicom scales its result to."""
+    if "VOILUTSequence" in ds:
+        return 0, (1 << ds.VOILUTSequence[0].LUTDescriptor[2]) - 1
+    if "ModalityLUTSequence" in ds:
+        return 0, (1 << ds.ModalityLUTSequence[0].LUTDescriptor[2]) - 1
+    low = -(1 << (ds.BitsStored - 1)) if ds.PixelRepresentation else 0
+    high = low + (1 << ds.BitsStored) - 1
+    slope, intercept = ds.get("RescaleSlope", 1), ds.get("RescaleIntercept", 0)
+    return float(low * slope + intercept), float(high * slope + intercept)
+
+
+decimals = st.integers(-200_000, 200_000).map(lambda n: f"{n / 100:.2f}")
+
+
+@st.composite
+def windows(draw: st.DrawFn) -> dict[str, Any]:
+    function = draw(st.sampled_from([None, "LINEAR", "LINEAR_EXACT", "SIGMOID"]))
+    least = 100 if function in {None, "LINEAR"} else 1
+    width = draw(st.integers(least, 5_000_000)) / 100
+    centre = draw(decimals)
+    several = draw(st.booleans())
+    return {
+        "WindowCenter": [centre, "1"] if several else centre,
+        "WindowWidth": [f"{width:.2f}", "1"] if several else f"{width:.2f}",
+        **({"VOILUTFunction": function} if function else {}),
+    }
+
+
+@st.composite
+def tables(draw: st.DrawFn, *, depths: list[int], signed: bool) -> Dataset:
+    entries = draw(st.integers(2, 700))
+    bits = draw(st.sampled_from(depths))
+    item = Dataset()
+    first = draw(st.integers(-500, 500) if signed else st.integers(0, 500))
+    item.LUTDescriptor = [entries, first, bits]
+    item["LUTDescriptor"].VR = "SS" if signed else "US"
+    values = arrays(np.uint16, entries, elements=st.integers(0, (1 << bits) - 1))
+    item.LUTData = draw(values).tolist()
+    item["LUTData"].VR = "US"
+    if bits == 16:
+        item.ModalityLUTType = "US"
+    return item
+
+
+@st.composite
+def files(draw: st.DrawFn) -> bytes:
+    bits, signed = draw(st.integers(8, 16)), draw(st.booleans())
+    low = -(1 << (bits - 1)) if signed else 0
+    high = low + (1 << bits) - 1
+    dtype = np.dtype(np.int16 if signed else np.uint16)
+    near_zero = st.integers(max(low, -700), min(high, 700))
+    values = st.integers(low, high) | near_zero | st.sampled_from([low, high])
+    pixels = draw(arrays(dtype, (9, 7), elements=values))
+    elements: dict[str, Any] = {"WindowCenter": None, "WindowWidth": None}
+    modality = draw(st.sampled_from(["none", "rescale", "table"]))
+    if modality == "rescale":
+        elements["RescaleSlope"] = f"{draw(st.integers(1, 500)) / 100:.2f}"
+        elements["RescaleIntercept"] = draw(decimals)
+    elif modality == "table":
+        elements["ModalityLUTSequence"] = [draw(tables(depths=[16], signed=signed))]
+    if modality != "rescale" and draw(st.booleans()):
+        after = signed and modality == "none"
+        elements["VOILUTSequence"] = [draw(tables(depths=[10, 12, 14, 16], signed=after))]
+        if draw(st.booleans()):
+            elements |= draw(windows())
+    else:
+        elements |= draw(windows())
+    shape = draw(st.sampled_from([None, "IDENTITY", "INVERSE"]))
+    elements |= {"PresentationLUTShape": shape} if shape else {}
+    elements["PhotometricInterpretation"] = draw(st.sampled_from(["MONOCHROME1", "MONOCHROME2"]))
+    absent = [name for name, value in elements.items() if value is None]
+    ds = studies.data_set(pixels, bits=bits)
+    for name in absent:
+        delattr(ds, name)
+    for name, value in elements.items():
+        if value is not None:
+            setattr(ds, name, value)
+    syntax = draw(st.sampled_from(SYNTAXES))
+    if syntax == uid.ExplicitVRBigEndian:
+        ds.PixelData = pixels.astype(dtype.newbyteorder(">")).tobytes()
+    return studies.written(ds, syntax)
+
+
+@given(files())
+@settings(max_examples=400, deadline=None)
+def test_grey_equals_the_textbook(data: bytes) -> None:
+    radiograph, _ = read_study(data, limits=ANY_SIZE)
+    assert np.abs(radiograph.pixels - textbook(data)).max() <= 1
+
+
+def of_a_chest(name: str, **elements: Any) -> bytes:
+    """A file of pydicom-data under a header that says it is a chest."""
+    ds = pydicom.dcmread(pydicom_file(name))
+    for key, value in elements.items():
+        setattr(ds, key, value)
+    return studies.written(ds)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(lambda: pydicom_file("RG1_UNCI.dcm").read_bytes(), id="RG1"),
+        pytest.param(
+            lambda: of_a_chest("mlut_18.dcm", WindowCenter="32768", WindowWidth="65536"),
+            id="modality-table",
+        ),
+        pytest.param(lambda: of_a_chest("vlut_04.dcm"), id="voi-table"),
+        pytest.param(
+            lambda: of_a_chest("MR-SIEMENS-DICOM-WithOverlays.dcm", **studies.LIKE_A_CHEST),
+            id="overlays",
+        ),
+    ],
+)
+def test_real_files_equal_the_textbook(data: Any) -> None:
+    content = data()
+    radiograph, _ = read_study(content)
+    assert np.abs(radiograph.pixels - textbook(content)).max() <= 1
+
+
+@given(st.integers(8, 16), st.booleans(), st.booleans(), st.data())
+@settings(max_examples=100, deadline=None)
+def test_shrunk_first_equals_shrunk_last(
+    bits: int, signed: bool, inverse: bool, data: st.DataObject
+) -> None:
+    """Where the window does not clip, shrinking and looking up may change places."""
+    rows, columns = data.draw(st.tuples(st.integers(40, 90), st.integers(40, 90)))
+    picture = studies.chest(rows, columns, bits).astype(np.int32)
+    pixels = (picture - (1 << (bits - 1))).astype(np.int16) if signed else picture.astype(np.uint16)
+    content = studies.dicom(
+        pixels, bits=bits, PhotometricInterpretation=f"MONOCHROME{1 if inverse else 2}"
+    )
+    fit = data.draw(st.tuples(st.integers(16, 40), st.integers(16, 40)))
+    small, _ = read_study(content, limits=ANY_SIZE, fit=fit)
+    full, _ = read_study(content, limits=ANY_SIZE)
+    last = resize(full.pixels, *small.pixels.shape)
+    assert np.abs(small.pixels.astype(int) - last).max() <= 1
+    assert (small.rows, small.columns) == (rows, columns)
