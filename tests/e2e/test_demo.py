@@ -1,0 +1,123 @@
+"""`python -m edge_agent.demo` as `make demo` runs it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import grpc
+import pytest
+from google.protobuf.json_format import ParseDict
+
+from edge_agent.serving.overlay import COLOURS
+from hilum.v1 import detection_pb2 as pb
+from hilum.v1 import detection_pb2_grpc
+from tests.conftest import pydicom_file
+
+DEMO = [sys.executable, "-m", "edge_agent.demo"]
+ROWS, COLUMNS = 1955, 1841
+
+
+def demo_once(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*DEMO, "--once"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"COLUMNS": "200"} | environment,
+    )
+
+
+def address_in(text: str) -> str:
+    """Where the demo says that its agent is."""
+    return next(word for word in text.split() if word.startswith("127.0.0.1:"))
+
+
+def nobody_listens(address: str) -> bool:
+    host, port = address.split(":")
+    with socket.socket() as probe:
+        return probe.connect_ex((host, int(port))) != 0
+
+
+def test_once_shows_findings_writes_them_and_ends_with_0(tmp_path: Path) -> None:
+    ran = demo_once(tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert "SERVING" in ran.stdout
+    assert f"{COLUMNS} x {ROWS} px, dicom, view PA" in ran.stdout
+    assert "Research use only" in ran.stdout
+    assert "out/demo/overlay.png" in ran.stdout
+    assert "Traceback" not in ran.stderr
+
+    result = json.loads((tmp_path / "out/demo/result.json").read_text())
+    response = ParseDict(result, pb.DetectResponse())
+    assert (response.image.rows, response.image.columns) == (ROWS, COLUMNS)
+    assert response.findings, "there are masses, and the demo is to show some"
+    for finding in response.findings:
+        assert finding.name in ran.stdout
+        assert 0 <= finding.box.x_min < finding.box.x_max <= COLUMNS
+        assert 0 <= finding.box.y_min < finding.box.y_max <= ROWS
+
+    overlay = cv2.imread(str(tmp_path / "out/demo/overlay.png"))
+    assert overlay.shape[1] == COLUMNS
+    assert overlay.shape[0] > ROWS
+    for finding in response.findings:
+        assert (overlay == COLOURS[finding.index]).all(axis=2).any()
+    assert nobody_listens(address_in(ran.stdout))
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_the_agent_stays_up_until_told_to_stop(tmp_path: Path, signum: signal.Signals) -> None:
+    with subprocess.Popen(
+        DEMO, cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=os.environ | {"COLUMNS": "200"}
+    ) as demo:
+        assert demo.stdout
+        said = ""
+        while "--overlay" not in said:
+            line = demo.stdout.readline()
+            assert line, "the demo ended early"
+            said += line
+        assert "Ctrl-C" in said
+        address = address_in(said)
+        with grpc.insecure_channel(address) as channel:
+            image = pydicom_file("RG1_UNCI.dcm").read_bytes()
+            again = detection_pb2_grpc.DetectorStub(channel).Detect(pb.DetectRequest(image=image))
+        first = json.loads((tmp_path / "out/demo/result.json").read_text())
+        assert list(again.findings) == list(ParseDict(first, pb.DetectResponse()).findings)
+        demo.send_signal(signum)
+        assert demo.wait(60) == 0
+    assert nobody_listens(address)
+
+
+def test_where_the_usual_port_is_taken_another_is_used(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # Somebody else has it already: just as well.
+            stack.enter_context(socket.create_server(("127.0.0.1", 50051)))
+        ran = demo_once(tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert "Port 50051 is taken" in ran.stdout
+    assert address_in(ran.stdout.split("taken")[1]) != "127.0.0.1:50051"
+
+
+def test_an_agent_that_cannot_serve_is_no_success(tmp_path: Path) -> None:
+    ran = demo_once(tmp_path, HILUM_EDGE__BUNDLE="/nowhere/a.bundle")
+    assert ran.returncode == 1
+    assert "bundle_invalid" in ran.stderr
+    assert "The agent ended with status 1" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("in the way")
+    ran = demo_once(tmp_path)
+    assert ran.returncode == 1
+    assert "out/demo cannot be written" in ran.stderr
+    assert "Traceback" not in ran.stderr
