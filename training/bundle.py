@@ -133,8 +133,9 @@ def write_bundle(
 ) -> Bundle:
     """Record the golden cases, write the archive, open it again and let it prove itself.
 
-    A picture becomes a golden case if every variant says the same of it, within the tolerances,
-    in f32 and in the runtime's own choice of precision. The others are left out.
+    A picture becomes a golden case if each variant says the same of it, within its tolerance, in
+    f32 and in the runtime's own choice of precision. What is recorded is the f32 answer; pictures
+    on which rounding decides are left out.
 
     Args:
         path: where to; replaced at once when all is well, untouched otherwise.

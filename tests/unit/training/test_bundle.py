@@ -13,12 +13,22 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.golden import run_golden
-from edge_agent.engines.openvino import OpenVinoEngine, OpenVinoOptions
+from edge_agent.engines.openvino import OpenVinoOptions
 from edge_agent.errors import BundleInvalid
 from hilum.catalog import CATALOG
 from hilum.manifest import MANIFEST_NAME, HeadSpec, InputSpec, Provenance
 from tests.support.bundles import ANCHORS, MASS, ROWS, SIZE, picture, transparent_ir
-from training.bundle import FP32, INT8, VARIANTS, BundleParts, Graphs, draft_bundle, write_bundle
+from training.bundle import (
+    FP32,
+    INT8,
+    ORT_FP32,
+    VARIANTS,
+    BundleParts,
+    Graphs,
+    draft_bundle,
+    measuring_engine,
+    write_bundle,
+)
 from training.errors import TrainingError
 
 OPTIONS = OpenVinoOptions(threads=1)
@@ -60,6 +70,7 @@ PARTS = BundleParts(
     operating_points={
         INT8: {finding.slug: 0.5 for finding in CATALOG},
         FP32: {finding.slug: 0.4 for finding in CATALOG},
+        ORT_FP32: {finding.slug: 0.4 for finding in CATALOG},
     },
     pictures={"mass": MASS, "clear": picture()},
     model_card="# Transparent\n",
@@ -70,14 +81,14 @@ PARTS = BundleParts(
 def test_it_holds_what_went_in_and_proves_itself(tmp_path: Path) -> None:
     made = write_bundle(tmp_path / "a.bundle", PARTS, OPTIONS)
     assert made == Bundle.open(tmp_path / "a.bundle")
-    assert [engine.name for engine in made.manifest.engines] == list(VARIANTS)
+    assert [engine.name for engine in made.manifest.engines] == [INT8, FP32, ORT_FP32]
     assert made.variant(FP32).operating_points["ild"] == 0.4
     assert made.read("model-card.md") == b"# Transparent\n"
     assert [case.name for case in made.golden.cases] == ["clear", "mass"]
     (mass,) = made.golden.cases[1].expected[INT8]
     assert (mass.finding, mass.score, mass.box) == ("nodule_mass", 0.8, (30, 33, 50, 63))
-    for name in VARIANTS:
-        engine = OpenVinoEngine(made, made.variant(name), OPTIONS)
+    for variant in made.manifest.engines:
+        engine = measuring_engine(made, variant, OPTIONS)
         assert all(verdict.passed for verdict in run_golden(made, engine))
 
 
@@ -102,7 +113,8 @@ def test_other_parts_are_another_digest(tmp_path: Path) -> None:
 
 def test_a_draft_can_be_measured_with_but_not_run_by_an_agent(tmp_path: Path) -> None:
     draft = draft_bundle(tmp_path / "draft.bundle", PARTS.graphs)
-    engine = OpenVinoEngine(draft, draft.variant(INT8), OPTIONS)
+    assert [variant.name for variant in draft.manifest.engines] == list(VARIANTS)
+    engine = measuring_engine(draft, draft.variant(INT8), OPTIONS)
     assert engine.infer(MASS[None, None]).shape == (1, ROWS, ANCHORS)
     assert set(draft.variant(INT8).operating_points.values()) == {HeadSpec().score_floor}
     with pytest.raises(BundleInvalid, match=r"golden/cases\.json"):
@@ -110,9 +122,10 @@ def test_a_draft_can_be_measured_with_but_not_run_by_an_agent(tmp_path: Path) ->
 
 
 REFUSED: dict[str, tuple[BundleParts, str]] = {
-    "points for one variant only": (
-        replace(PARTS, operating_points={INT8: PARTS.operating_points[INT8]}),
-        "operating points for",
+    "points for no variant": (replace(PARTS, operating_points={}), r"points for \[\]"),
+    "points for an unknown one": (
+        replace(PARTS, operating_points={"tpu": PARTS.operating_points[INT8]}),
+        r"points for \['tpu'\]",
     ),
     "no picture": (replace(PARTS, pictures={}), "no golden picture shows openvino-int8"),
     "nothing to see": (
