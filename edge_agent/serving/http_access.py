@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
-from edge_agent.core.access import Action, Denied, Identity, Principal
+from edge_agent.core.access import Action, Denied, Identity, Principal, Reason
 from edge_agent.core.audit import AuditEvent, access_event
 from edge_agent.errors import HilumError
 from edge_agent.serving.access import Caller, http_caller
 from hilum.codes import ErrorCode
+
+Count = Callable[[Action, ErrorCode | Reason | None], None]
 
 UNLOGGED: Final = frozenset({Action.HEALTH, Action.METRICS})
 """Probes come every few seconds and see nothing of anybody's; only their denials are logged."""
@@ -69,12 +71,21 @@ class Audit(Protocol):
         ...
 
 
-class GuardedAccess:
-    """Implements `Access` with a gatekeeper and, where one is kept, the audit log."""
+def _ignore(_action: Action, _outcome: ErrorCode | Reason | None) -> None:
+    """Nobody counts."""
 
-    def __init__(self, gate: Gate, audit: Audit | None = None) -> None:
+
+class GuardedAccess:
+    """Implements `Access` with a gatekeeper and, where one is kept, the audit log.
+
+    `count` is told of every request when it ends: what was asked for, and the error's code or the
+    reason of the denial; None means that it was answered as asked.
+    """
+
+    def __init__(self, gate: Gate, audit: Audit | None = None, count: Count = _ignore) -> None:
         self._gate = gate
         self._audit = audit
+        self._count = count
 
     @asynccontextmanager
     async def enter(self, request: Request, action: Action) -> AsyncIterator[Visit]:
@@ -82,27 +93,34 @@ class GuardedAccess:
         peer = request.client.host if request.client else ""
         who = self._gate.decide(action, http_caller(peer, request.headers.raw))
         if isinstance(who, Denied):
-            self._record(access_event(who, action))
+            self._deny(who, action)
             raise who.error()
         logged = self._audit if action not in UNLOGGED else None
         if logged is not None:
-            logged.require()
+            self._require(logged, action)
         visit = Visit(who)
         try:
             yield visit
         except Exception as error:
-            code = error.code if isinstance(error, HilumError) else ErrorCode.INTERNAL
-            self._leave(logged, visit, action, code)
+            self._leave(logged, visit, action, _code_of(error))
             raise
         self._leave(logged, visit, action, None)
 
     def turned_away(self, denied: Denied) -> None:
         """See `Access.turned_away`."""
-        self._record(access_event(denied, Action.PAGE))
+        self._deny(denied, Action.PAGE)
+
+    def _require(self, audit: Audit, action: Action) -> None:
+        try:
+            audit.require()
+        except HilumError as error:
+            self._count(action, error.code)
+            raise
 
     def _leave(
         self, audit: Audit | None, visit: Visit, action: Action, code: ErrorCode | None
     ) -> None:
+        self._count(action, code)
         if audit is None:
             return
         digest = audit.request_digest(visit.request_id)
@@ -112,6 +130,13 @@ class GuardedAccess:
             )
         )
 
-    def _record(self, event: AuditEvent) -> None:
+    def _deny(self, denied: Denied, action: Action) -> None:
+        self._count(action, denied.reason)
         if self._audit is not None:
-            self._audit.record(event)
+            self._audit.record(access_event(denied, action))
+
+
+def _code_of(error: Exception) -> ErrorCode:
+    if isinstance(error, ClientDisconnect):
+        return ErrorCode.DEADLINE_EXCEEDED  # Who hangs up has waited long enough.
+    return error.code if isinstance(error, HilumError) else ErrorCode.INTERNAL

@@ -104,6 +104,24 @@ async def test_an_access_is_logged_with_its_outcome(audit: MemoryAudit) -> None:
     assert rebound.outcome == Reason.WRONG_HOST
 
 
+async def test_every_request_is_counted_with_its_outcome(audit: MemoryAudit) -> None:
+    counted: list[tuple[Action, ErrorCode | Reason | None]] = []
+    access = GuardedAccess(KeysByName(), audit, lambda *what: counted.append(what))
+    async with caller(http_app(access=access), Authorization="Bearer clinic") as client:
+        await client.post("/predict", **file_form(tagged_png(200)))
+        await client.post("/predict", **file_form(b"no image"))
+        await client.get("/healthz")
+        await client.get("/healthz", headers={"Authorization": "Bearer nobody"})
+        await client.get("/model", headers={"Origin": "https://evil.example"})
+    assert counted == [
+        (Action.DETECT, None),
+        (Action.DETECT, ErrorCode.NOT_AN_IMAGE),
+        (Action.HEALTH, None),
+        (Action.HEALTH, Reason.UNKNOWN_CREDENTIAL),
+        (Action.PAGE, Reason.WRONG_ORIGIN),
+    ]
+
+
 async def test_what_cannot_be_logged_is_not_granted(audit: MemoryAudit) -> None:
     audit.full = True
     app = http_app(access=GuardedAccess(KeysByName(), audit))
