@@ -402,8 +402,8 @@ async def test_a_worker_writes_no_files_and_has_neither_descriptors_nor_secrets(
     assert not any(size_bytes for _name, size_bytes in files(tmp_path))
     with pytest.raises(EngineFailed) as descriptors:
         await workers.decode(misbehaving("descriptors", b""))
-    # The three standard streams, its channel, its memory, and the folder that was being listed.
-    assert len(json.loads(descriptors.value.message)) == 6
+    # The three standard streams, its channel and its memory.
+    assert len(json.loads(descriptors.value.message)) == 5
     with pytest.raises(EngineFailed) as environment:
         await workers.decode(misbehaving("environment", b""))
     assert "HILUM_EDGE__SECRET" not in json.loads(environment.value.message)
