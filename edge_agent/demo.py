@@ -84,9 +84,12 @@ def run(console: Console, *, once: bool) -> None:
         if once:
             stop(agent)
             return
+        ask = f"from hilum.client import Client; print(Client('{address}').detect('{radiograph}'))"
         console.print(
             f"\nThe agent stays up at {address} until Ctrl-C. In another terminal, try\n"
-            f"  .venv/bin/hilum-edge detect {escape(str(radiograph))} --overlay chest.png"
+            f'  {escape(sys.executable)} -c "{escape(ask)}"\n'
+            f"  {escape(sys.executable)} -m edge_agent.cli detect --help",
+            soft_wrap=True,
         )
         stay(agent)
 
@@ -183,7 +186,8 @@ def print_timings(console: Console, response: pb.DetectResponse) -> None:
     console.print(
         f"Decoded in {timings.decode_ms:.0f} ms, inferred in {timings.infer_ms:.0f} ms, "
         f"{timings.total_ms:.0f} ms in all, by {response.engine} "
-        f"(bundle {response.bundle_digest[:12]}). Research use only.\n"
+        f"(bundle {response.bundle_digest[:12]}). Research use only.\n",
+        soft_wrap=True,
     )
 
 

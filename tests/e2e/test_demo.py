@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -80,11 +81,14 @@ def test_the_agent_stays_up_until_told_to_stop(tmp_path: Path, signum: signal.Si
     ) as demo:
         assert demo.stdout
         said = ""
-        while "--overlay" not in said:
+        while "detect --help" not in said:
             line = demo.stdout.readline()
             assert line, "the demo ended early"
             said += line
         assert "Ctrl-C" in said
+        shown = next(line for line in said.splitlines() if "hilum.client" in line)
+        tried = subprocess.run(shlex.split(shown), capture_output=True, text=True, check=True)
+        assert "Finding(" in tried.stdout
         address = address_in(said)
         with grpc.insecure_channel(address) as channel:
             image = pydicom_file("RG1_UNCI.dcm").read_bytes()
