@@ -78,7 +78,7 @@ def detect(
     paths = find_files(files, recursive=recursive)
     several = not (len(files) == 1 and paths == [Path(files[0]).expanduser()])
     overlays = overlay_paths(overlay, paths, into_folder=several) if overlay else {}
-    printer = _Printer(as_json=as_json, several=several)
+    printer = _Printer(len(paths), as_json=as_json, several=several)
     refused = asyncio.run(_detect(settings, paths, threshold, overlays, printer))
     return EXIT_REFUSED if refused else 0
 
@@ -95,18 +95,23 @@ def model(*, bundle: Path | None, as_json: bool, config: Path | None) -> int:
 
 
 class _Printer:
-    """Outcomes as they come: tables or JSON to standard output, refusals to standard error."""
+    """Outcomes as they come: tables or JSON to standard output, refusals to standard error.
 
-    def __init__(self, *, as_json: bool, several: bool) -> None:
+    Where both are one terminal, all goes above the progress bar.
+    """
+
+    def __init__(self, files: int, *, as_json: bool, several: bool) -> None:
         self._as_json = as_json
         self._indent = None if several else 2
-        self._out = _stdout()
         self._err = _stderr()
+        bar = files > 1 and self._err.is_terminal
+        self._out = self._err if bar and sys.stdout.isatty() else _stdout()
+        self.progress = Progress(console=self._err, transient=True, disable=not bar)
 
     def show(self, outcome: FileOutcome) -> None:
         if self._as_json:
-            document = report.outcome_document(outcome)
-            self._out.file.write(json.dumps(document, indent=self._indent) + "\n")
+            document = json.dumps(report.outcome_document(outcome), indent=self._indent)
+            self._out.print(document, markup=False, soft_wrap=True)
         elif outcome.answer:
             response = wire.detect_response(outcome.answer)
             report.print_response(self._out, str(outcome.path), response)
@@ -124,15 +129,8 @@ async def _detect(
     """Look at the files; returns how many were refused."""
     limits = settings.limits
     refused = 0
-    progress = Progress(
-        console=_stderr(),
-        transient=True,
-        disable=len(paths) == 1 or not sys.stderr.isatty(),
-        # Results go above the bar where both are one terminal, and to the file where not.
-        redirect_stdout=sys.stdout.isatty(),
-    )
     async with agent.open_pipeline(settings) as pipeline:
-        with progress:
+        with printer.progress as progress:
             bar = progress.add_task("Looking", total=len(paths))
             async for outcome in detect_files(
                 pipeline,
@@ -177,8 +175,8 @@ def _settings(config: Path | None, bundle: Path | None, *, port: int | None = No
 
 
 def _stdout() -> Console:
-    return Console(highlight=False)
+    return Console(highlight=False, emoji=False)
 
 
 def _stderr() -> Console:
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, emoji=False)

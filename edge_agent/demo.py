@@ -50,13 +50,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m edge_agent.demo", description=__doc__)
     parser.add_argument("--once", action="store_true", help="stop the agent and end")
     once = parser.parse_args().once
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     # Told to end by either signal, the agent is ended first.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         run(console, once=once)
     except DemoFailed as error:
-        Console(stderr=True, highlight=False).print(f"[bold red]error[/bold red] {error}")
+        Console(stderr=True, highlight=False, emoji=False).print(
+            f"[bold red]error[/bold red] {error}"
+        )
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
