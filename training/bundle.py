@@ -7,6 +7,7 @@ Layout:
     model.onnx                f32 graph, weights stored as f16         -> variants openvino-bf16,
                               openvino-fp32, onnxruntime-fp32
     golden/cases.json         hilum.manifest.GoldenCases
+    gate/gate.xml, .bin       content gate, where the bundle has one
     golden/<case>.png         8-bit grey pictures of the input's size, synthetic
     model-card.md             for whom, on what, how good, what not
 
@@ -29,13 +30,16 @@ import cv2
 from edge_agent.core.findings import Finding
 from edge_agent.engines.base import Engine, Pixels
 from edge_agent.engines.bundle import Bundle
-from edge_agent.engines.golden import answer, differences, run_golden
+from edge_agent.engines.gate import OpenVinoGate
+from edge_agent.engines.golden import answer, differences, read_picture, run_golden
 from edge_agent.engines.onnxruntime import OnnxRuntimeEngine, OnnxRuntimeOptions
 from edge_agent.engines.openvino import DEFAULT_OPTIONS, OpenVinoEngine, OpenVinoOptions
 from hilum.catalog import CATALOG
 from hilum.manifest import (
     MANIFEST_NAME,
     EngineVariant,
+    GateSpec,
+    GateThresholds,
     GoldenCase,
     GoldenCases,
     GoldenFinding,
@@ -72,8 +76,11 @@ _FORMS: Final[dict[str, dict[str, Any]]] = {
     FP32: {"runtime": "openvino", "precision": "fp32", "model": _ONNX},
     ORT_FP32: {"runtime": "onnxruntime", "precision": "fp32", "model": _ONNX},
 }
+_GATE_XML, _GATE_BIN = "gate/gate.xml", "gate/gate.bin"
 _CASES, _CARD = "golden/cases.json", "model-card.md"
 _TEXTS: Final = {".xml", ".json", ".md"}
+GATE_HEADING: Final = "## Gate by content"
+"""How a gate's section of the model card begins."""
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)
 _UNDECIDED: Final = Provenance(trained_on="draft", command="draft", seed=0, base_weights="draft")
 
@@ -87,6 +94,17 @@ class Graphs:
     onnx: bytes
     input: InputSpec
     head: HeadSpec
+
+
+@dataclass(frozen=True, slots=True)
+class GateParts:
+    """A content gate from `training.gate`: IR, its thresholds, and its section of the card."""
+
+    xml: bytes
+    weights: bytes
+    input: InputSpec
+    thresholds: GateThresholds
+    card: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +124,7 @@ class BundleParts:
     pictures: Mapping[str, Pixels]
     model_card: str
     provenance: Provenance
+    gate: GateParts | None = None
 
 
 def draft_bundle(path: Path, graphs: Graphs) -> Bundle:
@@ -160,8 +179,47 @@ def write_bundle(
         proven = Bundle.open(written.path)
         for variant in proven.manifest.engines:
             _prove(proven, variant, options)
+        _prove_gate(proven)
         written.path.replace(path)
     return Bundle.open(path)
+
+
+def with_gate(bundle: Bundle, gate: GateParts, version: str, path: Path) -> Bundle:
+    """The same bundle as another version that carries this content gate, or another one.
+
+    Engines, operating points and golden cases stay as they are, byte by byte.
+
+    Raises:
+        TrainingError: the bundle has this version already, or the gate refuses a golden picture.
+    """
+    if version == bundle.manifest.version:
+        raise TrainingError(f"{version} is taken: another gate makes another version")
+    stays = set(bundle.manifest.files) - {_GATE_XML, _GATE_BIN}
+    content = {name: bundle.read(name) for name in stays}
+    card, _, _ = content[bundle.manifest.model_card].decode().partition(f"\n\n{GATE_HEADING}\n")
+    content[bundle.manifest.model_card] = _card(card, gate).encode()
+    content |= {_GATE_XML: gate.xml, _GATE_BIN: gate.weights}
+    manifest = bundle.manifest.model_copy(
+        update={"version": version, "gate": _gate_spec(gate), "files": _files(content)}
+    )
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        draft = Path(folder) / "final.bundle"
+        _pack(draft, {MANIFEST_NAME: manifest.to_bytes(), **content})
+        _prove_gate(Bundle.open(draft))
+        draft.replace(path)
+    return Bundle.open(path)
+
+
+def _prove_gate(bundle: Bundle) -> None:
+    """The golden pictures are chests: a gate that refuses one of them is not this bundle's."""
+    gate = OpenVinoGate.of(bundle)
+    if gate is None:
+        return
+    for case in bundle.golden.cases:
+        verdict = gate.judge(read_picture(bundle.read(case.image), bundle.manifest.input))
+        if verdict.refusal:
+            raise TrainingError(f"the gate refuses the golden case {case.name}: {verdict.refusal}")
+    gate.close()
 
 
 def _record(
@@ -254,14 +312,22 @@ def _write(path: Path, parts: BundleParts, cases: tuple[GoldenCase, ...]) -> Bun
         _BIN: parts.graphs.int8_bin,
         _ONNX: parts.graphs.onnx,
         _CASES: golden.to_bytes(),
-        _CARD: parts.model_card.encode(),
+        _CARD: _card(parts.model_card, parts.gate).encode(),
     }
+    if parts.gate:
+        content |= {_GATE_XML: parts.gate.xml, _GATE_BIN: parts.gate.weights}
     content |= {case.image: _png(parts.pictures[case.name]) for case in cases}
     manifest = _manifest(parts, content)
     manifest_bytes = manifest.to_bytes()
+    _pack(path, {MANIFEST_NAME: manifest_bytes, **content})
+    return Bundle(path, manifest, bundle_digest(manifest_bytes), golden)
+
+
+def _pack(path: Path, members: Mapping[str, bytes]) -> None:
+    """A zip whose bytes depend on nothing but its members'."""
     with path.open("wb") as file:
         with zipfile.ZipFile(file, "w") as archive:
-            for name, member in sorted({MANIFEST_NAME: manifest_bytes, **content}.items()):
+            for name, member in sorted(members.items()):
                 info = zipfile.ZipInfo(name, _EPOCH)
                 info.create_system = 3  # Unix, whatever this machine is.
                 info.external_attr = 0o644 << 16
@@ -271,7 +337,6 @@ def _write(path: Path, parts: BundleParts, cases: tuple[GoldenCase, ...]) -> Bun
                 archive.writestr(info, member)
         file.flush()
         os.fsync(file.fileno())
-    return Bundle(path, manifest, bundle_digest(manifest_bytes), golden)
 
 
 def _manifest(parts: BundleParts, content: Mapping[str, bytes]) -> Manifest:
@@ -291,11 +356,26 @@ def _manifest(parts: BundleParts, content: Mapping[str, bytes]) -> Manifest:
         golden_cases=_CASES,
         model_card=_CARD,
         provenance=parts.provenance,
-        files={
-            name: Member(sha256=hashlib.sha256(member).hexdigest(), size_bytes=len(member))
-            for name, member in sorted(content.items())
-        },
+        gate=_gate_spec(parts.gate) if parts.gate else None,
+        files=_files(content),
     )
+
+
+def _files(content: Mapping[str, bytes]) -> dict[str, Member]:
+    return {
+        name: Member(sha256=hashlib.sha256(member).hexdigest(), size_bytes=len(member))
+        for name, member in sorted(content.items())
+    }
+
+
+def _gate_spec(gate: GateParts) -> GateSpec:
+    return GateSpec(
+        input=gate.input, model=_GATE_XML, weights=_GATE_BIN, thresholds=gate.thresholds
+    )
+
+
+def _card(model_card: str, gate: GateParts | None) -> str:
+    return f"{model_card.rstrip()}\n\n{gate.card.strip()}\n" if gate else model_card
 
 
 def _picture_path(case: str) -> str:

@@ -102,12 +102,17 @@ def export_onnx(model: DetectionModel, height: int, width: int) -> bytes:
     network = _FromBytes(fused).eval()
     with torch.no_grad():
         network(pixels)  # The head now has its anchors for this size, as constants.
+    return export_module(network, height, width, "outputs")
+
+
+def export_module(network: nn.Module, height: int, width: int, output: str) -> bytes:
+    """An f32 ONNX model of any network that takes `images` u8 (1, 1, `height`, `width`)."""
     program = torch.onnx.export(
         network,
-        (pixels,),
+        (torch.zeros((1, 1, height, width), dtype=torch.uint8),),
         dynamo=True,
         input_names=["images"],
-        output_names=["outputs"],
+        output_names=[output],
         opset_version=OPSET,
         verbose=False,
     )
