@@ -171,11 +171,11 @@ def _send(agent: socket.socket, what: dict[str, Any]) -> None:
 
 
 def _close_all_but(*kept: int) -> None:
-    start = _STANDARD_STREAMS
-    for fd in sorted(kept):
-        os.closerange(start, fd)
-        start = fd + 1
-    os.closerange(start, os.sysconf("SC_OPEN_MAX"))
+    # Not os.closerange: where the limit is a milliard, some builds of Python try them one by one.
+    for fd in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
+        if fd >= _STANDARD_STREAMS and fd not in kept:
+            with suppress(OSError):  # The listing's own descriptor is closed already.
+                os.close(fd)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,10 @@ class DecodeStats:
 
 
 class DecodeWorkers:
-    """A fixed number of decode processes. Belongs to one event loop."""
+    """A fixed number of decode processes.
+
+    Belongs to one event loop, whose thread must live as long: the processes end with it.
+    """
 
     def __init__(
         self, limits: Limits, policy: DecodePolicy | None = None, *, reader: str = READER

@@ -426,6 +426,17 @@ async def test_processes_are_small_and_hold_no_engine_and_no_transport(
         assert status(pid, "Threads") == 1
 
 
+async def test_the_agent_itself_holds_no_decoder() -> None:
+    program = (
+        "import sys, edge_agent.serving.decode_workers\n"
+        "print(*{name.split('.')[0] for name in sys.modules} & {'cv2', 'imagecodecs', 'pydicom'})"
+    )
+    said = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert not said.stdout.strip()
+
+
 async def test_signals_for_the_agent_are_left_to_the_agent(workers: DecodeWorkers) -> None:
     stats = workers.stats()
     assert stats.nursery_pid is not None
@@ -485,8 +496,8 @@ async def test_closing_ends_everything_and_tells_everybody() -> None:
         await until(lambda: workers.stats().idle == 0, "all are busy")
         await workers.close()
         ends = await asyncio.gather(*tasks, return_exceptions=True)
-        assert sum(isinstance(end, DecoderFailed) for end in ends) == 2
-        assert sum(isinstance(end, NotReady) for end in ends) == 3
+        assert all(isinstance(end, DecoderFailed | NotReady) for end in ends)
+        assert sum(isinstance(end, NotReady) for end in ends) >= 3
         assert not [pid for pid in pids if pid is not None and exists(pid)]
         with pytest.raises(NotReady):
             await workers.decode(tagged_image(0))
