@@ -119,13 +119,11 @@ def arrange(trials: Sequence[Trial]) -> BatchPolicy:
 
     Another one than one image at a time must gain at least `MIN_GAIN` over it, and delay at most
     `MAX_DELAY` as long. Of equals the first is taken.
-
-    Raises:
-        ValueError: one image at a time is not among the trials.
+    Without a trial of one image at a time there is nothing to gain over.
     """
     alone = next((trial for trial in trials if trial.policy == ONE_AT_A_TIME), None)
     if alone is None:
-        raise ValueError("one image at a time was not tried")
+        return ONE_AT_A_TIME
     worth = [
         trial
         for trial in trials

@@ -8,14 +8,11 @@ not agree is as good as absent. A blob is trusted like code, so the folder must 
 from __future__ import annotations
 
 import hashlib
-import os
-import stat
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from edge_agent.errors import ConfigInvalid
+from edge_agent.engines.private_files import keep_newest, private_folder, write_private
 
 KEEP: Final = 8
 """Blobs kept; the least recently written go first."""
@@ -35,16 +32,7 @@ class CompiledCache:
         Raises:
             ConfigInvalid: the folder cannot be made, is a link, another user's, or open to others.
         """
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            found = folder.lstat()
-        except OSError as error:
-            raise ConfigInvalid(f"the model cache {folder} cannot be used: {error}") from error
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-            raise ConfigInvalid(
-                f"the model cache {folder} is not a private folder of this user",
-                hint="Name another folder, or remove this one and let the agent make it.",
-            )
+        private_folder(folder)
         return cls(folder)
 
     def load(self, *depends_on: str) -> bytes | None:
@@ -60,19 +48,9 @@ class CompiledCache:
         """Keep a blob for next time. A full or broken disk costs only the time saved."""
         path = self._path(depends_on)
         try:
-            with tempfile.NamedTemporaryFile(dir=self.folder, delete=False) as beside:
-                beside.write(hashlib.sha256(blob).digest())
-                beside.write(blob)
-                beside.flush()
-                os.fsync(beside.fileno())
-            Path(beside.name).replace(path)
-            self._drop_old()
+            write_private(path, hashlib.sha256(blob).digest(), blob)
+            keep_newest(self.folder, KEEP)
         except OSError:
-            path.unlink(missing_ok=True)
-
-    def _drop_old(self) -> None:
-        blobs = sorted(self.folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
-        for path in blobs[:-KEEP]:
             path.unlink(missing_ok=True)
 
     def _path(self, depends_on: tuple[str, ...]) -> Path:

@@ -1,0 +1,125 @@
+"""Measure the bundle's engine variants on this box, then choose; remember what was chosen.
+
+Every variant whose runtime is installed is a candidate. Each is opened in a process of its own
+(`engines.probe`), has to say what the bundle's golden cases say, and is timed, in turns with the
+others, on the golden pictures. `core.choice` decides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from edge_agent.core.choice import BatchPolicy, Measurement, NoneAgrees
+from edge_agent.engines.bundle import Bundle
+from edge_agent.engines.hardware import Hardware
+from edge_agent.engines.measure import DEFAULT_EFFORT, Effort, Measured, measure
+from edge_agent.engines.probe import Job, ProbeProcess, Start
+from edge_agent.engines.remembered import Choices, Circumstances, Remembered
+from edge_agent.engines.runtimes import runtime_version
+from edge_agent.errors import BundleInvalid, ConfigInvalid, EngineFailed
+from hilum.manifest import EngineVariant
+
+AUTO: Final = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What runs here: a variant, how images are given to it, and why.
+
+    `measured` holds every candidate in the bundle's order; `remembered` says that all of this was
+    measured at an earlier start.
+    """
+
+    variant: EngineVariant
+    reason: str
+    measured: tuple[Measurement, ...]
+    batch: BatchPolicy
+    remembered: bool
+
+
+def choose(
+    bundle: Bundle,
+    cache_dir: Path,
+    threads: int = 0,
+    *,
+    wanted: str = AUTO,
+    effort: Effort = DEFAULT_EFFORT,
+    start: Start = ProbeProcess,
+) -> Choice:
+    """Choose the engine variant for this box. Blocks for seconds unless it is remembered.
+
+    Args:
+        bundle: whose variants.
+        cache_dir: the agent's; choices and compiled models are kept in folders of it.
+        threads: for computing; 0 means as many as there are cores.
+        wanted: a variant's name to run that one, if it agrees with the golden cases; or `auto`.
+        effort: how long measuring may take.
+        start: makes the probes.
+
+    Raises:
+        BundleInvalid: the bundle has no variant that this agent has a runtime for.
+        ConfigInvalid: the wanted variant is not there, or the cache folder is not private.
+        EngineFailed: no candidate says what the golden cases say; the message tells of each.
+    """
+    candidates = _candidates(bundle, wanted)
+    circumstances = Circumstances(
+        hardware=Hardware.here(),
+        runtimes={it.runtime: runtime_version(it.runtime) or "" for it in candidates},
+        bundle_digest=bundle.digest,
+        candidates=tuple(it.name for it in candidates),
+        wanted=wanted,
+        threads=threads,
+    )
+    choices = Choices.open(cache_dir / "choices")
+    if kept := choices.load(circumstances):
+        variant = bundle.variant(kept.variant)
+        return Choice(variant, kept.reason, kept.measured, kept.batch, remembered=True)
+    jobs = [
+        Job(str(bundle.path.absolute()), bundle.digest, it.name, threads, str(cache_dir.absolute()))
+        for it in candidates
+    ]
+    cores = threads or circumstances.hardware.cores
+    try:
+        found = measure(jobs, wanted=wanted != AUTO, cores=cores, effort=effort, start=start)
+    except NoneAgrees as error:
+        raise EngineFailed(
+            f"no engine of this bundle gives sound answers on this box: {error}",
+            hint="This processor, or a runtime on it, does not compute what the bundle's makers "
+            "saw. Update the agent, use another bundle, or another box.",
+        ) from None
+    if all(it.lasting for it in found.candidates):
+        choices.store(_to_remember(found, circumstances), circumstances)
+    variant = bundle.variant(found.decision.variant)
+    return Choice(variant, found.decision.reason, found.candidates, found.batch, remembered=False)
+
+
+def _to_remember(found: Measured, circumstances: Circumstances) -> Remembered:
+    return Remembered(
+        circumstances=circumstances.as_text(),
+        variant=found.decision.variant,
+        reason=found.decision.reason,
+        measured=found.candidates,
+        max_batch=found.batch.max_batch,
+        parallel_requests=found.batch.parallel_requests,
+    )
+
+
+def _candidates(bundle: Bundle, wanted: str) -> list[EngineVariant]:
+    manifest = bundle.manifest
+    runnable = [it for it in manifest.engines if runtime_version(it.runtime) is not None]
+    if not runnable:
+        raise BundleInvalid(
+            f"the bundle {manifest.name} {manifest.version} has no engine that runs here"
+        )
+    chosen = [it for it in runnable if wanted in {AUTO, it.name}]
+    if not chosen:
+        raise ConfigInvalid(
+            f"the bundle {manifest.name} {manifest.version} has no engine {wanted!r} "
+            "that runs here",
+            hint=f"Set engine.variant to {AUTO} or to one of: "
+            + ", ".join(it.name for it in runnable)
+            + ".",
+        )
+    return chosen

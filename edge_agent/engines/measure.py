@@ -1,0 +1,174 @@
+"""Try candidates side by side and time those that say what the golden cases say."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Final, TypeVar
+
+from edge_agent.core.choice import (
+    BatchPolicy,
+    Decision,
+    Measurement,
+    Trial,
+    arrange,
+    decide,
+)
+from edge_agent.engines.probe import Job, Opened, Probe, ProbeFailed, Start, Timing
+
+BATCHES: Final = (2, 4, 8)
+"""Batches that are tried where an engine takes several images in one run."""
+PARALLEL: Final = 2
+"""Requests side by side, each on its share of the threads, that are tried against one on all."""
+
+Act = Callable[[int], float]
+"""One timing in milliseconds, given the round's number."""
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How long measuring may take.
+
+    Up to `rounds` rounds, fewer once `budget_s` has passed, but at least `least_rounds`. An engine
+    has `open_s` to get ready and `call_s` for one call.
+    """
+
+    rounds: int = 15
+    least_rounds: int = 3
+    budget_s: float = 10.0
+    open_s: float = 180.0
+    call_s: float = 60.0
+
+
+DEFAULT_EFFORT: Final = Effort()
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Which candidate, why, how images are given to it, and what every candidate showed."""
+
+    decision: Decision
+    batch: BatchPolicy
+    candidates: tuple[Measurement, ...]
+
+
+def measure(
+    jobs: Sequence[Job], *, wanted: bool, cores: int, effort: Effort, start: Start
+) -> Measured:
+    """Try the candidates, decide between them, then find out how to use the chosen one.
+
+    Args:
+        jobs: one for each candidate, in the bundle's order.
+        wanted: the operator named the one candidate.
+        cores: that an engine may compute on.
+        effort: how long it may take.
+        start: makes the probes; all are ended when this returns.
+
+    Raises:
+        NoneAgrees: no candidate can be chosen.
+    """
+    with ExitStack() as probes:
+        sound, problems = _open_all(jobs, effort, start, probes)
+        acts = {job: _timer(probe, Timing(0), effort) for job, (probe, _) in sound.items()}
+        medians, failures = _in_turns(acts, effort)
+        candidates = tuple(_measurement(job, medians, problems | failures) for job in jobs)
+        decision = decide(candidates, wanted=wanted)
+        (chosen,) = (job for job in jobs if job.variant == decision.variant)
+        for job, (probe, _) in sound.items():
+            if job is not chosen:
+                probe.end()  # What is tried next may need the memory.
+        batch = _best_use(chosen, *sound[chosen], cores=cores, effort=effort, start=start)
+    return Measured(decision, batch, candidates)
+
+
+def _open_all(
+    jobs: Sequence[Job], effort: Effort, start: Start, probes: ExitStack
+) -> tuple[dict[Job, tuple[Probe, Opened]], dict[Job, ProbeFailed]]:
+    """Those that are ready and agree with the golden cases, and what is wrong with the others."""
+    started: dict[Job, Probe] = {}
+    sound: dict[Job, tuple[Probe, Opened]] = {}
+    problems: dict[Job, ProbeFailed] = {}
+    until = time.monotonic() + effort.open_s
+    for job in jobs:
+        try:
+            started[job] = start(job)
+            probes.callback(started[job].end)
+        except OSError as error:
+            problems[job] = ProbeFailed(f"could not be tried: {error}", lasting=False)
+    for job, probe in started.items():
+        try:
+            sound[job] = (probe, _agreeing(probe.opened(until)))
+        except ProbeFailed as problem:
+            problems[job] = problem
+            probe.end()
+    return sound, problems
+
+
+def _agreeing(opened: Opened) -> Opened:
+    if opened.problems:
+        raise ProbeFailed(f"disagrees with the golden cases ({opened.problems})")
+    return opened
+
+
+def _measurement(
+    job: Job, medians: Mapping[Job, float], problems: Mapping[Job, ProbeFailed]
+) -> Measurement:
+    if (problem := problems.get(job)) is not None:
+        return Measurement(job.variant, None, str(problem), problem.lasting)
+    return Measurement(job.variant, medians[job])
+
+
+def _best_use(
+    job: Job, probe: Probe, opened: Opened, *, cores: int, effort: Effort, start: Start
+) -> BatchPolicy:
+    """One image at a time, in batches, or side by side: whatever brings most of them through."""
+    acts: dict[tuple[BatchPolicy, int], Act] = {}  # By policy and images in the engine at once.
+    for images in (1, *BATCHES):
+        if images <= opened.max_batch:
+            acts[BatchPolicy(max_batch=images), images] = _timer(probe, Timing(0, images), effort)
+    with ExitStack() as probes:
+        if cores >= PARALLEL:  # Takes an engine of its own, opened for it.
+            beside = BatchPolicy(parallel_requests=PARALLEL)
+            ready, _ = _open_all([replace(job, parallel_requests=PARALLEL)], effort, start, probes)
+            for other, _ in ready.values():
+                acts[beside, PARALLEL] = _timer(other, Timing(0, calls=PARALLEL), effort)
+                acts[beside, 1] = _timer(other, Timing(0), effort)
+        medians, _ = _in_turns(acts, effort)
+    return arrange(
+        [
+            Trial(policy, images * 1e3 / ms, medians.get((policy, 1), ms))
+            for (policy, images), ms in medians.items()
+            if images == policy.max_batch * policy.parallel_requests
+        ]
+    )
+
+
+def _timer(probe: Probe, timing: Timing, effort: Effort) -> Act:
+    return lambda number: probe.time(replace(timing, number=number), effort.call_s)
+
+
+def _in_turns(
+    acts: Mapping[Key, Act], effort: Effort
+) -> tuple[dict[Key, float], dict[Key, ProbeFailed]]:
+    """Each act's median, and what failed instead. The first round only warms up.
+
+    In turns, so that whatever else the box does meets all of them alike.
+    """
+    times: dict[Key, list[float]] = {key: [] for key in acts}
+    failures: dict[Key, ProbeFailed] = {}
+    until = time.monotonic() + effort.budget_s
+    for number in range(effort.rounds + 1):
+        if number > effort.least_rounds and time.monotonic() >= until:
+            break
+        for key in acts.keys() - failures.keys():
+            try:
+                elapsed_ms = acts[key](number)
+            except ProbeFailed as failure:
+                failures[key] = failure
+            else:
+                times[key] += [elapsed_ms] if number else []
+    return {key: median(of) for key, of in times.items() if key not in failures}, failures

@@ -1,0 +1,128 @@
+"""The process in which one candidate is tried. Run by `engines.probe`; see there.
+
+A runtime that does not fit the processor ends with an illegal instruction or hangs while it
+compiles. Here that costs nothing but this process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import json
+import os
+import signal
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from edge_agent.core.choice import BatchPolicy
+from edge_agent.engines.base import Engine, Pixels
+from edge_agent.engines.bundle import Bundle
+from edge_agent.engines.golden import read_picture, run_golden
+from edge_agent.engines.probe import Job, Opened, Timing
+from edge_agent.errors import BundleInvalid, HilumError
+
+_NICENESS: Final = 5
+_PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+_MAX_WORDS: Final = 500
+
+
+def main() -> None:
+    """Open the engine, say whether it agrees, then time it as often as asked."""
+    _die_with_parent()
+    os.nice(_NICENESS)
+    channel: Connection[bytes, bytes] = Connection(int(sys.argv[1]))
+    with suppress(EOFError, ConnectionError):
+        _serve(channel)
+    os._exit(0)  # Freeing a compiled model takes time that nobody needs to wait for.
+
+
+def _serve(channel: Connection[bytes, bytes]) -> None:
+    try:
+        bench, opened = _open(Job(**json.loads(channel.recv_bytes())))
+    except Exception as error:  # noqa: BLE001  # any library's: it belongs in the answer
+        return _send(channel, _failure(error))
+    _send(channel, asdict(opened))
+    while True:
+        timing = Timing(**json.loads(channel.recv_bytes()))
+        try:
+            answer = {"ms": bench.time(timing)}
+        except Exception as error:  # noqa: BLE001  # any library's: it belongs in the answer
+            answer = _failure(error)
+        _send(channel, answer)
+
+
+class Bench:
+    """An engine and the golden pictures that it is timed on."""
+
+    def __init__(self, engine: Engine, pictures: list[Pixels], threads: int) -> None:
+        self._engine = engine
+        self._pictures = pictures
+        self._pool = ThreadPoolExecutor(threads)
+
+    def time(self, timing: Timing) -> float:
+        """Milliseconds from the first call's start to the last one's end."""
+        batches = [self._batch(timing, call) for call in range(timing.calls)]
+        if timing.calls == 1:
+            start = time.perf_counter()
+            self._engine.infer(batches[0])
+            return (time.perf_counter() - start) * 1e3
+        start = time.perf_counter()
+        for done in [self._pool.submit(self._engine.infer, batch) for batch in batches]:
+            done.result()
+        return (time.perf_counter() - start) * 1e3
+
+    def _batch(self, timing: Timing, call: int) -> Pixels:
+        first = timing.number + call * timing.images
+        chosen = [
+            self._pictures[k % len(self._pictures)] for k in range(first, first + timing.images)
+        ]
+        return np.stack(chosen)[:, None]
+
+
+def _open(job: Job) -> tuple[Bench, Opened]:
+    module, _, name = job.opener.partition(":")
+    open_engine = getattr(importlib.import_module(module), name)
+    bundle = Bundle.open(Path(job.bundle))
+    if bundle.digest != job.digest:
+        raise BundleInvalid("the bundle's file was replaced")
+    engine: Engine = open_engine(
+        bundle,
+        bundle.variant(job.variant),
+        threads=job.threads,
+        cache_dir=Path(job.cache_dir),
+        batch=BatchPolicy(parallel_requests=job.parallel_requests),
+    )
+    failed = [verdict for verdict in run_golden(bundle, engine) if not verdict.passed]
+    problems = "; ".join(f"{it.case}: {', '.join(it.problems)}" for it in failed)
+    spec = bundle.manifest.input
+    pictures = [read_picture(bundle.read(case.image), spec) for case in bundle.golden.cases]
+    opened = Opened(problems=problems[:_MAX_WORDS], max_batch=engine.max_batch)
+    return Bench(engine, pictures, job.parallel_requests), opened
+
+
+def _failure(error: Exception) -> dict[str, Any]:
+    words = error.message if isinstance(error, HilumError) else f"{type(error).__name__}: {error}"
+    return {"error": words[:_MAX_WORDS]}
+
+
+def _send(channel: Connection[bytes, bytes], answer: dict[str, Any]) -> None:
+    channel.send_bytes(json.dumps(answer).encode())
+
+
+def _die_with_parent() -> None:
+    """Be killed when the agent ends, however it ends, even while native code hangs here."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() == 1:
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""What holds for any measurements."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_agent.core.choice import (
+    MAX_DELAY,
+    MIN_GAIN,
+    ONE_AT_A_TIME,
+    TIE_SHARE,
+    BatchPolicy,
+    Measurement,
+    NoneAgrees,
+    Trial,
+    arrange,
+    decide,
+)
+
+TIMES = st.floats(0.01, 1e5)
+PROBLEMS = st.sampled_from(["disagrees", "crashed", "did not answer"])
+CANDIDATES = st.lists(
+    st.tuples(TIMES | st.none(), PROBLEMS | st.just("")).map(
+        lambda pair: pair if pair[0] is not None else (None, pair[1] or "crashed")
+    ),
+    max_size=6,
+).map(lambda found: [Measurement(f"variant-{k}", ms, why) for k, (ms, why) in enumerate(found)])
+POLICIES = st.builds(BatchPolicy, st.sampled_from([1, 2, 4, 8]), st.sampled_from([1, 2]))
+TRIALS = st.lists(st.builds(Trial, POLICIES, TIMES, TIMES), unique_by=lambda it: it.policy)
+
+
+@given(CANDIDATES)
+def test_what_is_chosen_agrees_and_none_that_agrees_is_clearly_faster(
+    measured: list[Measurement],
+) -> None:
+    agreeing = {it.variant: it.median_ms for it in measured if it.median_ms and not it.problem}
+    if not agreeing:
+        with pytest.raises(NoneAgrees):
+            decide(measured)
+        return
+    decision = decide(measured)
+    assert agreeing[decision.variant] <= min(agreeing.values()) * (1 + TIE_SHARE)
+    assert all(it.variant in decision.reason for it in measured)
+
+
+@given(CANDIDATES, PROBLEMS)
+def test_one_that_disagrees_never_changes_what_is_chosen(
+    measured: list[Measurement], problem: str
+) -> None:
+    wrong = Measurement("wrong", 1e-9, problem)
+    try:
+        before = decide(measured)
+    except NoneAgrees:
+        with pytest.raises(NoneAgrees):
+            decide([wrong, *measured])
+    else:
+        assert decide([wrong, *measured]).variant == before.variant
+
+
+@given(CANDIDATES)
+def test_an_earlier_one_is_left_only_for_a_clearly_faster_one(
+    measured: list[Measurement],
+) -> None:
+    try:
+        chosen = decide(measured).variant
+    except NoneAgrees:
+        return
+    fastest = min(it.median_ms for it in measured if it.agrees and it.median_ms)
+    for it in measured:
+        if it.variant == chosen:
+            break
+        assert not it.agrees or it.median_ms > fastest * (1 + TIE_SHARE)
+
+
+@given(TRIALS)
+def test_an_arrangement_is_worth_it_and_keeps_nobody_waiting(trials: list[Trial]) -> None:
+    policy = arrange(trials)
+    by_policy = {trial.policy: trial for trial in trials}
+    if policy == ONE_AT_A_TIME:
+        return
+    alone, chosen = by_policy[ONE_AT_A_TIME], by_policy[policy]
+    assert chosen.images_per_s >= alone.images_per_s * MIN_GAIN
+    assert chosen.delay_ms <= alone.delay_ms * MAX_DELAY
+
+
+@given(TRIALS)
+def test_no_allowed_arrangement_brings_more_images_through(trials: list[Trial]) -> None:
+    by_policy = {trial.policy: trial for trial in trials}
+    alone = by_policy.get(ONE_AT_A_TIME)
+    if alone is None:
+        assert arrange(trials) == ONE_AT_A_TIME
+        return
+    allowed = [
+        it.images_per_s
+        for it in trials
+        if it.delay_ms <= alone.delay_ms * MAX_DELAY
+        and it.images_per_s >= alone.images_per_s * MIN_GAIN
+    ]
+    assert by_policy[arrange(trials)].images_per_s == max(allowed, default=alone.images_per_s)

@@ -1,0 +1,53 @@
+"""What this box is, read from the kernel."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from edge_agent.engines import hardware
+from edge_agent.engines.hardware import Hardware, cpu_model
+
+XEON = """processor\t: 0
+vendor_id\t: GenuineIntel
+model name\t: INTEL(R) XEON(R) PLATINUM 8581C CPU @ 2.30GHz
+flags\t\t: fpu vme avx512f amx_tile amx_int8
+
+processor\t: 1
+model name\t: another
+flags\t\t: none
+"""
+ARM = "processor\t: 0\nBogoMIPS\t: 50.00\nFeatures\t: fp asimd i8mm bf16\n"
+
+
+def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None) -> Hardware:
+    path = tmp_path / "cpuinfo"
+    if text is not None:
+        path.write_text(text, encoding="utf-8")
+    monkeypatch.setattr(hardware, "_CPUINFO", path)
+    return Hardware.here()
+
+
+def test_this_box_is_known() -> None:
+    here = Hardware.here()
+    assert here.cores == len(os.sched_getaffinity(0))
+    assert here.cpu == cpu_model() != ""
+    assert here == Hardware.here()
+
+
+def test_the_first_processors_entry_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_VNNI")
+    seen = shown(tmp_path, monkeypatch, XEON)
+    assert seen.cpu == "INTEL(R) XEON(R) PLATINUM 8581C CPU @ 2.30GHz"
+    assert seen.flags == ("amx_int8", "amx_tile", "avx512f", "fpu", "vme")
+    assert seen.isa_limit == "AVX512_CORE_VNNI"
+
+
+def test_other_kernels_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = shown(tmp_path, monkeypatch, ARM)
+    assert seen.flags == ("asimd", "bf16", "fp", "i8mm")
+    assert seen.cpu != ""
+    (tmp_path / "cpuinfo").unlink()
+    assert shown(tmp_path, monkeypatch, None).flags == ()
