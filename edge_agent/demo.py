@@ -74,11 +74,14 @@ def run(console: Console, *, once: bool) -> None:
     port = free_port(console)
     address = format_address(GrpcSettings().host, port)
     console.print(f"Starting an edge agent on {address} ...")
-    with running_agent(port) as agent, grpc.insecure_channel(address) as channel:
-        wait_until_serving(channel, agent)
-        console.print(f"It is SERVING. Sending {escape(radiograph.name)}, a real chest X-ray.\n")
-        image = radiograph.read_bytes()
-        response = detect(channel, image)
+    with running_agent(port) as agent:
+        with grpc.insecure_channel(address) as channel:
+            wait_until_serving(channel, agent)
+            console.print(
+                f"It is SERVING. Sending {escape(radiograph.name)}, a real chest X-ray.\n"
+            )
+            image = radiograph.read_bytes()
+            response = detect(channel, image)
         report.print_response(console, radiograph.name, response)
         print_timings(console, response)
         for path in write_results(image, response):
@@ -86,14 +89,20 @@ def run(console: Console, *, once: bool) -> None:
         if once:
             stop(agent)
             return
-        ask = f"from hilum.client import Client; print(Client('{address}').detect('{radiograph}'))"
-        console.print(
-            f"\nThe agent stays up at {address} until Ctrl-C. In another terminal, try\n"
-            f'  {escape(sys.executable)} -c "{escape(ask)}"\n'
-            f"  {escape(sys.executable)} -m edge_agent.cli detect --help",
-            soft_wrap=True,
-        )
+        say_what_next(console, address, radiograph)
         stay(agent)
+
+
+def say_what_next(console: Console, address: str, radiograph: Path) -> None:
+    """How to ask the agent that stays up."""
+    python = escape(sys.executable)
+    ask = f"from hilum.client import Client; print(Client('{address}').detect('{radiograph}'))"
+    console.print(
+        f"\nThe agent stays up at {address} until Ctrl-C. In another terminal, try\n"
+        f'  {python} -c "{escape(ask)}"\n'
+        f"  {python} -m edge_agent.cli detect --help",
+        soft_wrap=True,
+    )
 
 
 def sample_radiograph() -> Path:
