@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Self
 
+from edge_agent.core.admission import Priority
 from edge_agent.core.findings import Finding
 from edge_agent.core.radiograph import ImageFormat, ImageWarning, Radiograph, Spacing
 
-
-class Priority(Enum):
-    """How urgent a request is."""
-
-    ROUTINE = "routine"
-    STAT = "stat"
+__all__ = ["Answer", "ImageFacts", "Priority", "StudyRequest", "Timings"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, cast
 
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
+from edge_agent.core.admission import Priority
 from edge_agent.core.findings import Finding
 from edge_agent.errors import HilumError
-from edge_agent.serving.answer import Answer, ImageFacts, Priority, StudyRequest
+from edge_agent.serving.answer import Answer, ImageFacts, StudyRequest
 from edge_agent.serving.pipeline import Model
 from hilum.catalog import BY_SLUG, CATALOG, Concept
 from hilum.v1 import detection_pb2 as pb
@@ -88,10 +90,25 @@ def model_response(model: Model) -> pb.GetModelResponse:
 
 
 def as_json(message: Message) -> dict[str, Any]:
-    """A message in the contract's own JSON: snake_case names, empty lists and zeros included."""
-    return MessageToDict(
+    """A message in the contract's own JSON: its names and order, empty lists and zeros included."""
+    document = MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
+    return _in_order(document, cast("Descriptor", message.DESCRIPTOR))
+
+
+def _in_order(document: dict[str, Any], descriptor: Descriptor) -> dict[str, Any]:
+    """The same document in the order of declaration (protobuf puts zeros last)."""
+    ordered = {}
+    for field in descriptor.fields:
+        value = document.get(field.name)
+        if isinstance(value, dict) and field.message_type:
+            value = _in_order(value, field.message_type)
+        elif isinstance(value, list) and field.message_type:
+            value = [_in_order(one, field.message_type) for one in value]
+        if value is not None:
+            ordered[field.name] = value
+    return ordered
 
 
 def _finding(finding: Finding) -> pb.Finding:

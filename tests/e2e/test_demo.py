@@ -14,7 +14,6 @@ from pathlib import Path
 
 import cv2
 import grpc
-import pytest
 from google.protobuf.json_format import ParseDict
 
 from edge_agent.serving.overlay import COLOURS
@@ -74,8 +73,7 @@ def test_once_shows_findings_writes_them_and_ends_with_0(tmp_path: Path) -> None
     assert nobody_listens(address_in(ran.stdout))
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_the_agent_stays_up_until_told_to_stop(tmp_path: Path, signum: signal.Signals) -> None:
+def test_the_agent_stays_up_until_ctrl_c(tmp_path: Path) -> None:
     with subprocess.Popen(
         DEMO, cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=os.environ | {"COLUMNS": "200"}
     ) as demo:
@@ -95,7 +93,7 @@ def test_the_agent_stays_up_until_told_to_stop(tmp_path: Path, signum: signal.Si
             again = detection_pb2_grpc.DetectorStub(channel).Detect(pb.DetectRequest(image=image))
         first = json.loads((tmp_path / "out/demo/result.json").read_text())
         assert list(again.findings) == list(ParseDict(first, pb.DetectResponse()).findings)
-        demo.send_signal(signum)
+        demo.send_signal(signal.SIGINT)
         assert demo.wait(60) == 0
     assert nobody_listens(address)
 

@@ -5,11 +5,12 @@ import json
 import pytest
 from google.protobuf.json_format import ParseDict
 
+from edge_agent.core.admission import Priority
 from edge_agent.core.findings import Box, Finding
 from edge_agent.core.radiograph import ImageWarning, Spacing
 from edge_agent.errors import Overloaded
 from edge_agent.serving import wire
-from edge_agent.serving.answer import Answer, ImageFacts, Priority, Timings
+from edge_agent.serving.answer import Answer, ImageFacts, Timings
 from hilum.catalog import CATALOG
 from hilum.codes import WarningCode
 from hilum.v1 import detection_pb2 as pb
@@ -73,6 +74,8 @@ def test_all_facts_travel() -> None:
 def test_json_is_the_contracts_own_and_says_empty_lists() -> None:
     document = wire.as_json(wire.detect_response(answer()))
     assert document["findings"] == []
+    assert list(document) == [field.name for field in pb.DetectResponse.DESCRIPTOR.fields]
+    assert list(document["image"])[:3] == ["rows", "columns", "format"]
     assert document["bundle_digest"] == DIGEST
     again = ParseDict(document, pb.DetectResponse())
     assert again == wire.detect_response(answer())
