@@ -8,6 +8,7 @@ does, and one that gives no answer in time is killed.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -87,12 +88,14 @@ class ProbeProcess:
         """Start the process; it opens the engine at once."""
         ours, theirs = socket.socketpair()
         with theirs:
+            channel = theirs.fileno()
+            module = [sys.executable, "-P", "-m", "edge_agent.engines.probe_main"]
             self._process = subprocess.Popen(  # noqa: S603  # our own module
-                [sys.executable, "-P", "-m", "edge_agent.engines.probe_main", str(theirs.fileno())],
+                [*module, str(channel), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[channel],
                 start_new_session=True,  # What a terminal sends is for the agent.
             )
         self._channel: Connection[bytes, bytes] = Connection(ours.detach())

@@ -36,9 +36,10 @@ _MAX_WORDS: Final = 500
 
 def main() -> None:
     """Open the engine, say whether it agrees, then time it as often as asked."""
-    _die_with_parent()
+    channel_fd, agent_pid = map(int, sys.argv[1:])
+    _die_with(agent_pid)
     os.nice(_NICENESS)
-    channel: Connection[bytes, bytes] = Connection(int(sys.argv[1]))
+    channel: Connection[bytes, bytes] = Connection(channel_fd)
     with suppress(EOFError, ConnectionError):
         _serve(channel)
     os._exit(0)  # Freeing a compiled model takes time that nobody needs to wait for.
@@ -117,10 +118,10 @@ def _send(channel: Connection[bytes, bytes], answer: dict[str, Any]) -> None:
     channel.send_bytes(json.dumps(answer).encode())
 
 
-def _die_with_parent() -> None:
+def _die_with(agent_pid: int) -> None:
     """Be killed when the agent ends, however it ends, even while native code hangs here."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0)
-    if os.getppid() == 1:
+    if os.getppid() != agent_pid:  # It has ended already.
         os._exit(1)
 
 
