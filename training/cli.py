@@ -169,6 +169,53 @@ def starter(
     )
 
 
+@app.command()
+def gate(
+    *,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the gate is written.")],
+    backgrounds: Annotated[
+        Path,
+        typer.Option(metavar="DIR", help="Real frontal radiographs; `attribution.csv` as above."),
+    ],
+    others: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="Pictures of no chest, only to be measured on."),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="MD", help="Write the confusion tables here.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 5,
+) -> None:
+    """Train the content gate: is this a frontal chest, upright, bone white?
+
+    Example: `hilum-train gate --out gate.zip --backgrounds RADIOGRAPHS --report gate.md`
+    """
+    from training import gate_commands  # noqa: PLC0415  # torch, only when needed
+
+    raise typer.Exit(
+        gate_commands.gate(
+            out=out, radiographs=backgrounds, others=others or [], tables=report, seed=seed
+        )
+    )
+
+
+@app.command()
+def add_gate(
+    *,
+    bundle: Annotated[Path, typer.Option(metavar="BUNDLE", help="Stays as it is.")],
+    gate: Annotated[Path, typer.Option(metavar="FILE", help="From `hilum-train gate`.")],
+    version: Annotated[str, typer.Option(help="Of the new bundle; not the old one's.")],
+    out: Annotated[Path, typer.Option(metavar="BUNDLE", help="Where the new bundle is written.")],
+) -> None:
+    """Pack a bundle again with a content gate; all else stays byte by byte.
+
+    Example: `hilum-train add-gate --bundle a.bundle --gate gate.zip --version 0.2.0 --out b.bundle`
+    """
+    from training import gate_commands  # noqa: PLC0415  # OpenVINO, only when needed
+
+    raise typer.Exit(gate_commands.add_gate(bundle=bundle, gate=gate, version=version, out=out))
+
+
 @data.command()
 def statistics(
     annotations: Annotated[Path, typer.Option(metavar="CSV", help="VinDr-CXR's train.csv.")],

@@ -32,21 +32,23 @@ EXIT_FAILED: Final = 1
 
 Arguments = ParamSpec("Arguments")
 _PREVIEWED: Final = 24
-_stderr = Console(stderr=True)
+stderr = Console(stderr=True)
 
 
-def _reported(command: Callable[Arguments, None]) -> Callable[Arguments, int]:
+def reported(command: Callable[Arguments, None]) -> Callable[Arguments, int]:
+    """Run a command to its exit status; errors go to the terminal in two lines."""
+
     @wraps(command)
     def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> int:
         try:
             command(*args, **kwargs)
         except HilumError as error:
-            _stderr.print(f"error: {error.message}", style="red", markup=False, soft_wrap=True)
+            stderr.print(f"error: {error.message}", style="red", markup=False, soft_wrap=True)
             if error.hint:
-                _stderr.print(error.hint, markup=False, soft_wrap=True)
+                stderr.print(error.hint, markup=False, soft_wrap=True)
             return EXIT_FAILED
         except OSError as error:
-            _stderr.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+            stderr.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
             return EXIT_FAILED
         return EXIT_OK
 
@@ -54,14 +56,14 @@ def _reported(command: Callable[Arguments, None]) -> Callable[Arguments, int]:
 
 
 @contextmanager
-def _bars() -> Iterator[Callable[[str, int, int], None]]:
+def bars() -> Iterator[Callable[[str, int, int], None]]:
     """One bar per step, made when the step is first told about."""
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        console=_stderr,
+        console=stderr,
     ) as progress:
         tasks: dict[str, object] = {}
 
@@ -73,7 +75,7 @@ def _bars() -> Iterator[Callable[[str, int, int], None]]:
         yield told
 
 
-@_reported
+@reported
 def synthetic(
     *,
     out: Path,
@@ -88,7 +90,7 @@ def synthetic(
     pictures = real.load(backgrounds, shapes) if backgrounds is not None else ()
     generator = Generator(shapes, boxes.load(), pictures)
     shown: list[Sample] = []
-    with _bars() as told:
+    with bars() as told:
         seeds = range(seed, seed + count)
         for done, sample in enumerate(store.write(generator, out, seeds, workers=workers), start=1):
             shown += [sample] if len(shown) < _PREVIEWED else []
@@ -97,12 +99,12 @@ def synthetic(
         raise TrainingError(f"cannot write the preview {preview}")
 
 
-@_reported
+@reported
 def run_training(*, data: Path, out: Path, resume: bool, settings: dict[str, int]) -> None:
     """Train on a stored set."""
     config = _config(settings)
     entries = store.read(data)
-    with _bars() as told:
+    with bars() as told:
 
         def step(progress: training.Progress) -> None:
             done = progress.epoch * progress.steps + progress.step + 1
@@ -110,10 +112,10 @@ def run_training(*, data: Path, out: Path, resume: bool, settings: dict[str, int
             told("train", done, total)
 
         weights = training.train(entries, config, out, resume=resume, on_step=step)
-    _stderr.print(f"weights: {weights}", markup=False, soft_wrap=True)
+    stderr.print(f"weights: {weights}", markup=False, soft_wrap=True)
 
 
-@_reported
+@reported
 def starter(
     *,
     out: Path,
@@ -137,18 +139,18 @@ def starter(
         held_out_images=held_out_images,
         workers=workers,
     )
-    with _bars() as told:
+    with bars() as told:
         bundle = starters.make_starter(replace(plan, config=config), told)
-    _stderr.print(f"{bundle.path}: {bundle.digest}", markup=False, soft_wrap=True)
+    stderr.print(f"{bundle.path}: {bundle.digest}", markup=False, soft_wrap=True)
 
 
-@_reported
+@reported
 def statistics(*, annotations: Path, out: Path) -> None:
     """Aggregate an annotation table."""
     boxes.save(boxes.measure(annotations), out)
 
 
-@_reported
+@reported
 def lung_shapes(*, masks: Path, out: Path) -> None:
     """Aggregate lung masks."""
     lungs.save(lungs.measure(masks), out)

@@ -1,0 +1,135 @@
+"""What the content gate makes of pictures it has not learnt from, as tables in Markdown."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_agent.core.gate import GateProbabilities, judge
+from hilum.manifest import GateThresholds
+from training.bundle import GATE_HEADING
+from training.data import gate_images as images
+from training.data.gate_images import Content
+from training.data.gate_views import plain
+from training.errors import TrainingError
+from training.gate import GatePlan, Judged, Trained
+from training.gate_network import ask
+
+_SUFFIXES = frozenset({".dcm", ".jpg", ".jpeg", ".png"})
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of a confusion table: what was shown, how often, and what came of it."""
+
+    shown: str
+    count: int
+    refused: Counter[str]
+    warned: Counter[str]
+
+    @property
+    def passed(self) -> int:
+        """Neither refused nor warned of."""
+        return self.count - self.refused.total() - self.warned.total()
+
+
+def row(shown: str, seen: Sequence[GateProbabilities], thresholds: GateThresholds) -> Row:
+    """Count verdicts; a picture with several warnings counts once, under all their codes."""
+    refused: Counter[str] = Counter()
+    warned: Counter[str] = Counter()
+    for one in seen:
+        verdict = judge(one, thresholds)
+        if verdict.refusal:
+            refused[verdict.refusal.value] += 1
+        elif verdict.warnings:
+            warned[" + ".join(warning.code.value for warning in verdict.warnings)] += 1
+    return Row(shown, len(seen), refused, warned)
+
+
+def chest_rows(left_out: Iterable[Judged], thresholds: GateThresholds) -> list[Row]:
+    """Real radiographs, each judged without its patient, by what was done to them."""
+    by_deed: dict[str, list[GateProbabilities]] = {}
+    for judged in left_out:
+        by_deed.setdefault(judged.done, []).append(judged.seen)
+    return [row(done, seen, thresholds) for done, seen in by_deed.items()]
+
+
+def painted_rows(unseen: Iterable[Judged], thresholds: GateThresholds) -> list[Row]:
+    """Painted pictures by kind."""
+    by_kind: dict[str, list[GateProbabilities]] = {}
+    for judged in unseen:
+        by_kind.setdefault(judged.picture.kind, []).append(judged.seen)
+    return [row(kind, seen, thresholds) for kind, seen in by_kind.items()]
+
+
+def other_pictures(folders: Iterable[Path]) -> list[images.Picture]:
+    """Every readable picture of some folders, RG1 (a chest) and unreadable files left out.
+
+    The same picture in several files counts once.
+    """
+    found: dict[bytes, images.Picture] = {}
+    for folder in folders:
+        for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES):
+            if path.name.startswith("RG1_"):
+                continue
+            try:
+                pixels = images.small(images.read_other(path))
+            except TrainingError:
+                continue
+            picture = images.Picture(path.name, Content.OTHER, "real", pixels)
+            found.setdefault(plain(pixels).tobytes(), picture)
+    return list(found.values())
+
+
+def table(rows: Sequence[Row], first: str) -> str:
+    """Rows as a Markdown table."""
+    lines = [f"| {first} | n | passed | warned | refused |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {r.shown} | {r.count} | {r.passed} | {_counted(r.warned)} | {_counted(r.refused)} |"
+        for r in rows
+    ]
+    return "\n".join(lines)
+
+
+def _counted(codes: Counter[str]) -> str:
+    return ", ".join(f"{count} `{code}`" for code, count in sorted(codes.items())) or "0"
+
+
+def report(trained: Trained, others: Sequence[images.Picture]) -> str:
+    """All tables; `others` are real pictures of no chest that the network has not learnt from."""
+    thresholds = trained.thresholds
+    seen = ask(trained.network, [plain(picture.pixels) for picture in others]) if others else []
+    each = [row(p.name, [of], thresholds) for p, of in zip(others, seen, strict=True)]
+    parts = [
+        "Real frontal radiographs, each judged by a network that never saw its patient:",
+        table(chest_rows(trained.left_out, thresholds), "done to it"),
+        "Freshly painted pictures:",
+        table(painted_rows(trained.unseen, thresholds), "kind"),
+    ]
+    if others:
+        parts += [
+            "Real pictures of something else, none learnt from:",
+            table([row("all together", seen, thresholds), *each], "picture"),
+        ]
+    chosen = ", ".join(f"{name} {value:.4f}" for name, value in thresholds.model_dump().items())
+    return "\n\n".join([*parts, f"Thresholds: {chosen}."]) + "\n"
+
+
+def card(trained: Trained, plan: GatePlan) -> str:
+    """The gate's section of a model card."""
+    rows = {r.shown: r for r in chest_rows(trained.left_out, trained.thresholds)}
+    as_is = rows["as it is"]
+    turned = [rows[f"turned {k}"] for k in (90, 180, 270)]
+    patients = len({judged.picture.patient for judged in trained.left_out})
+    return f"""{GATE_HEADING}
+
+A small network looks first: is this a frontal chest, upright, bone white? It refuses what is surely
+not, and warns where it is unsure. Learnt from {as_is.count} real frontal radiographs of {patients}
+patients, painted chests, and painted and a few real pictures of other things. With each patient
+left out in turn: {as_is.refused.total()} of {as_is.count} refused, {as_is.warned.total()} warned
+of; of the same turned by 90, 180 or 270 degrees {sum(r.refused.total() for r in turned)} of
+{sum(r.count for r in turned)} refused, of the same inverted {rows["inverted"].refused.total()} of
+{rows["inverted"].count}. It has seen no real lateral view, no child, and no real radiograph of
+another body part in training; it cannot tell a mirrored chest. Made by `{plan.command}`."""
