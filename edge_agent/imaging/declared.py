@@ -32,21 +32,6 @@ class Declared:
     inverse: bool = False
 
 
-def guarded(decoder: Callable[..., Any], *arguments: object, **options: object) -> NDArray[Any]:
-    """Call a native decoder; whatever it complains of is the file's fault.
-
-    Raises:
-        StudyImageRefused: CORRUPT.
-    """
-    try:
-        pixels: NDArray[Any] | None = decoder(*arguments, **options)
-    except Exception as error:
-        raise corrupt("its decoder cannot read the picture") from error
-    if pixels is None:
-        raise corrupt("its decoder cannot read the picture")
-    return pixels
-
-
 def check_shape(pixels: NDArray[Any], rows: int, columns: int) -> None:
     """Refuse a picture that came at another size than its file declares.
 

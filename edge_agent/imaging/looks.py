@@ -37,9 +37,9 @@ def polarity(pixels: NDArray[np.uint8]) -> float:
     order = small.ravel().argsort(kind="stable")
     rank = np.empty(order.size)
     rank[order] = np.linspace(-1, 1, order.size)
-    rank = rank.reshape(small.shape)
-    tissue = rank[_MEDIASTINUM].mean() + rank[_ABDOMEN].mean()
-    air = sum(rank[zone].mean() for zone in (*_LUNGS, *_CORNERS)) / 2
+    zones = rank.reshape(small.shape)
+    tissue = zones[_MEDIASTINUM].mean() + zones[_ABDOMEN].mean()
+    air = sum(zones[zone].mean() for zone in (*_LUNGS, *_CORNERS)) / 2
     return float(tissue - air)
 
 

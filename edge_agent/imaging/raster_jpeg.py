@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from edge_agent.imaging import codestream, tiff
 from edge_agent.imaging.colour import grey_of_cmyk
-from edge_agent.imaging.declared import Declared, Size, check_shape, grey_of, guarded
+from edge_agent.imaging.declared import Declared, Size, check_shape, grey_of
+from edge_agent.imaging.native import decoded
 from edge_agent.imaging.refusals import unsupported_pixels, unsupported_syntax
 
 _CMYK, _BYTE = 4, 8
@@ -52,13 +53,17 @@ def _jpeg_scaled(data: memoryview, facts: codestream.JpegFacts, size: Size) -> N
         n for n in modes if n == 1 or (facts.rows >= n * size[0] and facts.columns >= n * size[1])
     )
     mode = modes[factor] | cv2.IMREAD_IGNORE_ORIENTATION
-    pixels = guarded(cv2.imdecode, np.frombuffer(data, np.uint8), mode)
+    pixels = decoded(_by_opencv, np.frombuffer(data, np.uint8), mode)
     check_shape(pixels, -(-facts.rows // factor), -(-facts.columns // factor))
     return pixels
 
 
+def _by_opencv(octets: NDArray[np.uint8], mode: int) -> NDArray[Any] | None:
+    return cv2.imdecode(octets, mode)
+
+
 def _jpeg_other(data: memoryview, facts: codestream.JpegFacts, _size: Size) -> NDArray[Any]:
-    pixels = guarded(imagecodecs.jpeg8_decode, data)
+    pixels: NDArray[Any] = decoded(imagecodecs.jpeg8_decode, data)
     check_shape(pixels, facts.rows, facts.columns)
     if facts.components == _CMYK:
         return grey_of_cmyk(pixels if facts.adobe else 255 - pixels)

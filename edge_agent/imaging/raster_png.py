@@ -10,7 +10,8 @@ import imagecodecs
 from numpy.typing import NDArray
 
 from edge_agent.imaging import tiff
-from edge_agent.imaging.declared import Declared, check_shape, grey_of, guarded
+from edge_agent.imaging.declared import Declared, check_shape, grey_of
+from edge_agent.imaging.native import decoded
 from edge_agent.imaging.refusals import corrupt, multi_frame, truncated
 
 
@@ -60,6 +61,6 @@ def _chunks(data: memoryview) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _decoded(data: memoryview, rows: int, columns: int) -> NDArray[Any]:
-    pixels = guarded(imagecodecs.png_decode, data)
+    pixels: NDArray[Any] = decoded(imagecodecs.png_decode, data)
     check_shape(pixels, rows, columns)
     return grey_of(pixels)

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from edge_agent.imaging import tiff
 from edge_agent.imaging.colour import PaletteTable, grey_of_cmyk
-from edge_agent.imaging.declared import Declared, check_shape, grey_of, guarded
+from edge_agent.imaging.declared import Declared, check_shape, grey_of
+from edge_agent.imaging.native import decoded
 from edge_agent.imaging.refusals import (
     corrupt,
     multi_frame,
@@ -96,7 +97,7 @@ def _check_extent(page: tiff.Directory, size: int) -> None:
 
 
 def _decoded(data: memoryview, page: tiff.Directory) -> NDArray[Any]:
-    pixels = guarded(imagecodecs.tiff_decode, data)
+    pixels: NDArray[Any] = decoded(imagecodecs.tiff_decode, data)
     samples = page.first(tiff.SAMPLES, 1)
     if (
         pixels.ndim > _GREY_AXES

@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydicom import uid
 from pydicom._uid_dict import UID_dictionary
+from rle import rle
 
 from edge_agent.imaging import codestream
 from edge_agent.imaging.dicom_file import DicomFile
 from edge_agent.imaging.grayscale import Stored
+from edge_agent.imaging.native import decoded
 from edge_agent.imaging.refusals import corrupt, truncated, unsupported_pixels, unsupported_syntax
 
 # Codec threads within one image; more images at once are the caller's concern.
@@ -174,11 +176,12 @@ def _rle(frame: Frame) -> Stored:
         raise truncated("the run-length segments have no header")
     if int.from_bytes(frame.data[:4], "little") != form.samples * form.bits_allocated // 8:
         raise corrupt("the run-length segments do not fit the declared pixels")
-    dtype = np.dtype(f"<u{form.bits_allocated // 8}")
-    raw = _guarded(imagecodecs.dicomrle_decode, frame.data, dtype)
-    if len(raw) != form.count * dtype.itemsize:
+    # imagecodecs' decoder is as fast, but reads beyond the end of damaged segments and crashes.
+    pixels = form.rows * form.columns
+    raw = decoded(rle.decode_frame, frame.data, pixels, form.bits_allocated, "<")
+    flat = np.frombuffer(raw, f"<u{form.bits_allocated // 8}")
+    if flat.size != form.count:
         raise corrupt("the run-length segments do not fit the declared pixels")
-    flat = np.frombuffer(raw, dtype)
     return _stored_bits(_shaped(flat, form, planar=True), form)
 
 
@@ -192,7 +195,7 @@ def _jpeg(frame: Frame) -> Stored:
         if not (facts.adobe or facts.jfif):
             options["colorspace"] = "RGB" if form.photometric == "RGB" else "YCBCR"
         options["outcolorspace"] = "GRAYSCALE"
-    pixels = _guarded(imagecodecs.jpeg8_decode, frame.data, **options)
+    pixels = decoded(imagecodecs.jpeg8_decode, frame.data, **options)
     return _plain(pixels, form, facts.precision)
 
 
@@ -201,7 +204,7 @@ def _jpeg_ls(frame: Frame) -> Stored:
     if facts.process != codestream.JPEG_LS:
         raise corrupt("the picture is JPEG, its header says JPEG-LS")
     _agree(facts, frame.format)
-    pixels = _guarded(imagecodecs.jpegls_decode, frame.data)
+    pixels = decoded(imagecodecs.jpegls_decode, frame.data)
     return _plain(pixels, frame.format, facts.precision)
 
 
@@ -218,7 +221,7 @@ def _jpeg2000(frame: Frame) -> Stored:
     reduction = _reduction(facts, frame)
     if reduction and facts.rows * facts.columns <= (Image.MAX_IMAGE_PIXELS or 0):
         return _signed_as_declared(_reduced(data, facts, reduction), facts, frame.format)
-    pixels = _guarded(imagecodecs.jpeg2k_decode, data, numthreads=_THREADS)
+    pixels = decoded(imagecodecs.jpeg2k_decode, data, numthreads=_THREADS)
     _check_shape(pixels, frame.format)
     return _signed_as_declared(pixels, facts, frame.format)
 
@@ -228,7 +231,7 @@ def _high_throughput(frame: Frame) -> Stored:
     facts = codestream.read_jpeg2000(data)
     _agree(facts, frame.format)
     reduction = _reduction(facts, frame)
-    pixels = _guarded(imagecodecs.htj2k_decode, data, skipres=reduction or None)
+    pixels = decoded(imagecodecs.htj2k_decode, data, skipres=reduction or None)
     if not reduction:
         _check_shape(pixels, frame.format)
     return _signed_as_declared(pixels, facts, frame.format)
@@ -252,27 +255,29 @@ def _reduction(facts: codestream.Jpeg2000Facts, frame: Frame) -> int:
 
 
 def _reduced(data: memoryview, facts: codestream.Jpeg2000Facts, reduction: int) -> NDArray[Any]:
-    """Decode at 1/2**reduction of the size; imagecodecs has no such option, Pillow has.
-
-    Its own `reduce` rounds sizes otherwise than the standard does (which rounds up) and fails on
-    every other image, so the tile is told where its picture lies.
-    """
+    """Decode at 1/2**reduction of the size; imagecodecs has no such option, Pillow has."""
     height, width = (n + (1 << reduction) - 1 >> reduction for n in (facts.rows, facts.columns))
-    try:
-        with Image.open(io.BytesIO(data), formats=["JPEG2000"]) as image:
-            tile = image.tile[0]
-            codec, _reduction, *rest = tuple(tile.args or ())
-            arguments = (codec, reduction, *rest)
-            image.tile = [tile._replace(extents=(0, 0, width, height), args=arguments)]
-            pixels: NDArray[Any] = np.asarray(image)[:height, :width]
-    except Exception as error:
-        raise _undecodable() from error
+    pixels: NDArray[Any] = decoded(_by_pillow, data, reduction, height, width)
     # Pillow moves values to the top of the word, and signed ones up to zero.
     word = pixels.dtype.itemsize * _BYTE
     values: NDArray[Any] = pixels >> pixels.dtype.type(word - facts.precision)
     if facts.signed:
         values = (values.astype(np.int32) - (1 << (facts.precision - 1))).astype(np.int16)
     return values
+
+
+def _by_pillow(data: memoryview, reduction: int, height: int, width: int) -> NDArray[Any]:
+    """Decode the reduced picture into the top left corner of a full-size one, and cut it out.
+
+    Pillow's own `reduce` rounds sizes otherwise than the standard, which rounds up, and fails on
+    every other image.
+    """
+    with Image.open(io.BytesIO(data), formats=["JPEG2000"]) as image:
+        tile = image.tile[0]
+        codec, _reduction, *rest = tuple(tile.args or ())
+        arguments = (codec, reduction, *rest)
+        image.tile = [tile._replace(extents=(0, 0, width, height), args=arguments)]
+        return np.asarray(image)[:height, :width]
 
 
 def _signed_as_declared(
@@ -302,19 +307,6 @@ def _agree(facts: codestream.JpegFacts | codestream.Jpeg2000Facts, form: PixelFo
 def _check_shape(pixels: NDArray[Any], form: PixelFormat) -> None:
     if pixels.shape[:2] != (form.rows, form.columns) or pixels.dtype.itemsize * _BYTE > _MAX_BITS:
         raise corrupt("the compressed picture is of another size than it declares")
-
-
-def _guarded(decoder: Callable[..., Any], *arguments: object, **options: object) -> NDArray[Any]:
-    """Call a native decoder; whatever it complains of is the file's fault."""
-    try:
-        pixels: NDArray[Any] = decoder(*arguments, **options)
-    except Exception as error:
-        raise _undecodable() from error
-    return pixels
-
-
-def _undecodable() -> Exception:
-    return corrupt("its decoder cannot read the compressed picture")
 
 
 _NATIVE = frozenset(

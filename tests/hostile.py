@@ -1,0 +1,114 @@
+"""Study images that are cut short or damaged, made from sound files of every kind."""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Iterator
+
+import imagecodecs
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from PIL import Image
+from pydicom import uid
+from rle import rle
+
+from tests import studies
+from tests.conftest import pydicom_file
+
+FIT = (128, 128)
+REAL = ("RG1_UNCI.dcm", "RG1_J2KR.dcm", "RG1_J2KI.dcm")
+
+
+def crop() -> NDArray[np.uint16]:
+    """Stored values from the middle of a real radiograph, u16 of shape (224, 192), 15 bits."""
+    return np.ascontiguousarray(
+        pydicom.dcmread(pydicom_file("RG1_UNCI.dcm")).pixel_array[800:1024, 600:792]
+    )
+
+
+def small_files() -> dict[str, bytes]:
+    """A small sound file of each kind, by name."""
+    words = crop()
+    octets = (words >> 7).astype(np.uint8)
+    twelve = words >> 3
+    lossless = imagecodecs.jpeg8_encode(words, lossless=True, bitspersample=16)
+    run_length = bytes(rle.encode_frame(words.tobytes(), *words.shape, 1, 16, "<"))
+
+    def dicom(
+        stream: bytes, syntax: str, like: NDArray[np.generic] = words, bits: int = 15
+    ) -> bytes:
+        return studies.compressed(
+            stream, like, syntax, bits=bits, PhotometricInterpretation="MONOCHROME1"
+        )
+
+    return {
+        "implicit": studies.written(studies.data_set(words, bits=15), uid.ImplicitVRLittleEndian),
+        "deflated": studies.written(
+            studies.data_set(words, bits=15), uid.DeflatedExplicitVRLittleEndian
+        ),
+        "rle": dicom(run_length, uid.RLELossless),
+        "jpeg-baseline": dicom(
+            imagecodecs.jpeg8_encode(octets, 90), uid.JPEGBaseline8Bit, octets, 8
+        ),
+        "jpeg-extended": dicom(
+            imagecodecs.jpeg8_encode(twelve, 90, bitspersample=12), uid.JPEGExtended12Bit, bits=12
+        ),
+        "jpeg-lossless": dicom(lossless, uid.JPEGLosslessSV1),
+        "jpeg-ls": dicom(imagecodecs.jpegls_encode(words), uid.JPEGLSLossless),
+        "jpeg-2000": dicom(
+            imagecodecs.jpeg2k_encode(words, codecformat="j2k", reversible=True, bitspersample=15),
+            uid.JPEG2000Lossless,
+        ),
+        "htj2k": dicom(imagecodecs.htj2k_encode(words, reversible=True), uid.HTJ2KLossless),
+        "tables": studies.dicom(
+            words, bits=15, VOILUTSequence=[table(1 << 12)], ModalityLUTSequence=[table(1 << 14)]
+        ),
+        "jpeg": picture_file(octets, "JPEG", quality=90),
+        "jpeg-progressive": picture_file(octets, "JPEG", quality=90, progressive=True),
+        "png-8": picture_file(octets, "PNG"),
+        "png-16": picture_file(words, "PNG"),
+        "tiff": picture_file(words, "TIFF"),
+        "tiff-lzw": picture_file(octets, "TIFF", compression="tiff_lzw"),
+        "tiff-jpeg": picture_file(octets, "TIFF", compression="jpeg"),
+    }
+
+
+def table(entries: int) -> pydicom.Dataset:
+    """A rising LUT of 16 bits."""
+    item = pydicom.Dataset()
+    item.LUTDescriptor = [entries, 0, 16]
+    item["LUTDescriptor"].VR = "US"
+    item.LUTData = np.linspace(0, 65_535, entries).astype(int).tolist()
+    item["LUTData"].VR = "US"
+    item.ModalityLUTType = "US"
+    return item
+
+
+def picture_file(pixels: NDArray[np.generic], kind: str, **options: object) -> bytes:
+    """A raster file written by Pillow."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, **options)
+    return file.getvalue()
+
+
+def truncations(data: bytes, count: int, seed: int) -> Iterator[bytes]:
+    """The file cut at random places, and just before its end."""
+    dice = random.Random(seed)
+    for _ in range(count - 2):
+        # Half of the cuts lie in the first few kilobytes, where the structure is.
+        yield data[: dice.randrange(min(len(data), 4096) if dice.random() < 0.5 else len(data))]
+    yield data[:-1]
+    yield data[:-2]
+
+
+def flips(data: bytes, count: int, seed: int) -> Iterator[bytes]:
+    """The file with one to eight bytes changed."""
+    dice = random.Random(seed)
+    for _ in range(count):
+        damaged = bytearray(data)
+        within = min(len(data), 4096) if dice.random() < 0.5 else len(data)
+        for _ in range(dice.randint(1, 8)):
+            damaged[dice.randrange(within)] = dice.randrange(256)
+        yield bytes(damaged)
