@@ -16,6 +16,14 @@ from edge_agent.imaging.native import decoded
 from edge_agent.imaging.refusals import unsupported_pixels, unsupported_syntax
 
 _CMYK, _BYTE = 4, 8
+_MODES = {
+    1: cv2.IMREAD_GRAYSCALE,
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+}
+# libjpeg's smaller pictures are sharper than averages. Where averaging still shrinks by this much
+# the difference is about half a grey level in the mean.
+_LEFT_TO_AVERAGE = 1.5
 
 
 def declare_jpeg(data: memoryview) -> Declared:
@@ -43,16 +51,9 @@ def declare_jpeg(data: memoryview) -> Declared:
 
 def _jpeg_scaled(data: memoryview, facts: codestream.JpegFacts, size: Size) -> NDArray[Any]:
     """Let libjpeg leave out what the size asked for does not show."""
-    modes = {
-        8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
-        4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
-        2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
-        1: cv2.IMREAD_GRAYSCALE,
-    }
-    factor = next(
-        n for n in modes if n == 1 or (facts.rows >= n * size[0] and facts.columns >= n * size[1])
-    )
-    mode = modes[factor] | cv2.IMREAD_IGNORE_ORIENTATION
+    spare = min(facts.rows / size[0], facts.columns / size[1]) / _LEFT_TO_AVERAGE
+    factor = max((n for n in _MODES if n <= spare), default=1)
+    mode = _MODES[factor] | cv2.IMREAD_IGNORE_ORIENTATION
     pixels = decoded(_by_opencv, np.frombuffer(data, np.uint8), mode)
     check_shape(pixels, -(-facts.rows // factor), -(-facts.columns // factor))
     return pixels

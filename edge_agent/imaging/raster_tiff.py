@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.imaging import tiff
-from edge_agent.imaging.colour import PaletteTable, grey_of_cmyk
+from edge_agent.imaging.colour import PaletteTable
 from edge_agent.imaging.declared import Declared, check_shape, grey_of
 from edge_agent.imaging.native import decoded
 from edge_agent.imaging.refusals import (
@@ -20,14 +20,14 @@ from edge_agent.imaging.refusals import (
     unsupported_syntax,
 )
 
-_WHITE_IS_ZERO, _PALETTE, _CMYK = 0, 3, 5
+_WHITE_IS_ZERO, _PALETTE = 0, 3
 _PHOTOMETRICS = {0: "GREY", 1: "GREY", 2: "COLOUR", 3: "COLOUR", 5: "CMYK", 6: "COLOUR"}
 # None, LZW, JPEG, Deflate (two numbers), PackBits, LZMA, Zstandard, WebP.
 _COMPRESSIONS = frozenset({1, 5, 7, 8, 32946, 32773, 34925, 50000, 50001})
 _NOT_A_PAGE = 0b101  # reduced resolution, or a mask
 _UNSIGNED = 1
 _PLANAR = 2
-_GREY_AXES, _CMYK_SAMPLES, _MAX_SAMPLES = 2, 4, 5
+_GREY_AXES, _MAX_SAMPLES = 2, 5
 _MAX_TILE = 1 << 26
 
 
@@ -109,9 +109,7 @@ def _decoded(data: memoryview, page: tiff.Directory) -> NDArray[Any]:
     photometric = page.first(tiff.PHOTOMETRIC, 1)
     if photometric == _PALETTE and pixels.ndim == _GREY_AXES:
         return _looked_up(pixels, page)
-    if photometric == _CMYK and pixels.shape[-1] == _CMYK_SAMPLES:
-        # Ink grows with the number here, unlike in Adobe's JPEG.
-        return grey_of_cmyk(255 - pixels)
+    # libtiff has turned CMYK and YCbCr into RGB.
     return grey_of(pixels)
 
 
