@@ -5,6 +5,9 @@ What matters (measured; see docs/benchmarks.md):
 - each SiLU is one Swish before quantising: as Multiply and Sigmoid it stays a float sub-graph;
 - the head's decode, its DFL and the final Sigmoid stay float, by their exact names: a pattern that
   misses is silent;
+- ranges reach over all that calibration showed. NNCF's default is the mean of each image's
+  extremes, which cuts off rare bright findings: the 95th percentile of score errors was 0.12 with
+  it and is 0.045 without (synthetic findings, YOLO11-n at 416);
 - afterwards the graph is inspected, since a quantiser that skips a convolution is silent too.
 """
 
@@ -19,6 +22,7 @@ from typing import Final
 import nncf
 import numpy as np
 import openvino as ov
+from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 from numpy.typing import NDArray
 from openvino import opset13 as ops
 
@@ -82,6 +86,9 @@ def _quantize(
             subset_size=len(images),
             fast_bias_correction=fast_bias_correction,
             ignored_scope=nncf.IgnoredScope(names=head_names(prepared)),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
+            ),
         )
     check_quantised(quantised, prepared)
     return quantised
