@@ -147,7 +147,7 @@ def report(
     *,
     points: dict[str, float] | None = None,
     false_positives: float = 0.05,
-    floor: float = 0.2,
+    floor: float = 0.1,
 ) -> Report:
     """All figures; operating points are chosen here unless they are given.
 

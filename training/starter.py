@@ -60,7 +60,7 @@ class StarterPlan:
     calibration_images: int = 300
     workers: int = 2
     false_positives: float = 0.05
-    floor: float = 0.2
+    floor: float = 0.1
     config: TrainConfig = field(default_factory=TrainConfig)
 
     @property
