@@ -52,7 +52,9 @@ def declare_jpeg(data: memoryview) -> Declared:
 def _jpeg_scaled(data: memoryview, facts: codestream.JpegFacts, size: Size) -> NDArray[Any]:
     """Let libjpeg leave out what the size asked for does not show."""
     spare = min(facts.rows / size[0], facts.columns / size[1]) / _LEFT_TO_AVERAGE
-    factor = max((n for n in _MODES if n <= spare), default=1)
+    # A sample that lies partly outside takes in what the encoder put there.
+    whole = (n for n in _MODES if facts.rows % n == facts.columns % n == 0)
+    factor = max((n for n in whole if n <= spare), default=1)
     mode = _MODES[factor] | cv2.IMREAD_IGNORE_ORIENTATION
     pixels = decoded(_by_opencv, np.frombuffer(data, np.uint8), mode)
     check_shape(pixels, -(-facts.rows // factor), -(-facts.columns // factor))
