@@ -122,8 +122,7 @@ manifests = st.builds(
             "version": ".".join(map(str, version)),
             "input": {"height": side * 32, "width": side * 32},
             "engines": [
-                fields()["engines"][0]
-                | {"operating_points": dict(zip(SLUGS, scores, strict=True))}
+                fields()["engines"][0] | {"operating_points": dict(zip(SLUGS, scores, strict=True))}
             ],
             "intended_use": card,
             "provenance": fields()["provenance"] | {"seed": seed},
