@@ -16,7 +16,11 @@ class TrainConfig(BaseModel):
     small_epochs: int = Field(
         4, ge=0, description="epochs at small_size; cheap, and they carry over"
     )
-    epochs: int = Field(7, ge=1, description="all epochs, the small ones included")
+    epochs: int = Field(12, ge=1, description="all epochs, the small ones included")
+    restart_epoch: int | None = Field(
+        7, ge=1, description="where the learning rate rises once more; null: nowhere"
+    )
+    restart_share: float = Field(0.5, gt=0, le=1, description="how far it rises then")
     batch: int = Field(16, ge=1)
     learning_rate: float = Field(2e-3, gt=0)
     final_share: float = Field(0.02, gt=0, le=1, description="last learning rate over the first")

@@ -141,7 +141,7 @@ def train(
         for step, batch in enumerate(stream):
             began = time.monotonic()
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(config, epoch * steps + step, config.epochs * steps)
+                group["lr"] = learning_rate(config, epoch * steps + step, steps)
             loss = _forward(
                 model,
                 criterion,
@@ -164,13 +164,28 @@ def train(
     return out / "weights.pt"
 
 
-def learning_rate(config: TrainConfig, step: int, total: int) -> float:
-    """Linear warm-up, then half a cosine down to `final_share`."""
+def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
+    """Linear warm-up, then half a cosine down to `final_share`, once more from `restart_epoch` on.
+
+    One warm restart (Loshchilov and Hutter, "SGDR", ICLR 2017) lets a finished run go on.
+
+    Args:
+        config: the run's settings.
+        step: steps done since the beginning.
+        steps: steps in an epoch.
+    """
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
-    done = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
+    first, last, peak = config.warmup_steps, config.epochs * steps, 1.0
+    restart = config.restart_epoch
+    if restart is not None and restart < config.epochs:
+        if step < restart * steps:
+            last = restart * steps
+        else:
+            first, peak = restart * steps, config.restart_share
+    done = (step - first) / max(1, last - first)
     share = config.final_share + (1 - config.final_share) * 0.5 * (1 + math.cos(math.pi * done))
-    return config.learning_rate * share
+    return config.learning_rate * peak * share
 
 
 def _parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:

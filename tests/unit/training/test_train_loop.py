@@ -130,11 +130,21 @@ def test_an_absence_counts_its_weight_a_presence_in_full() -> None:
 
 
 def test_learning_rate_rises_then_falls_to_its_share() -> None:
-    rates = [learning_rate(TOY, step, 100) for step in range(101)]
+    rates = [learning_rate(TOY, step, 50) for step in range(101)]
     assert rates[0] == pytest.approx(TOY.learning_rate / 2)
     assert max(rates) == pytest.approx(TOY.learning_rate)
     assert rates[100] == pytest.approx(TOY.learning_rate * TOY.final_share)
     assert all(a >= b for a, b in pairwise(rates[2:]))
+
+
+def test_learning_rate_rises_once_more_where_asked() -> None:
+    config = TOY.model_copy(update={"epochs": 4, "restart_epoch": 3, "restart_share": 0.5})
+    rates = [learning_rate(config, step, 50) for step in range(201)]
+    low = TOY.learning_rate * TOY.final_share
+    assert rates[149] == pytest.approx(low, rel=0.02)
+    assert rates[150] == pytest.approx(TOY.learning_rate / 2)
+    assert rates[200] == pytest.approx(low / 2)
+    assert all(a >= b for a, b in pairwise(rates[150:]))
 
 
 def test_sizes_and_weights_by_epoch() -> None:
