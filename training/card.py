@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -10,12 +11,14 @@ from hilum.catalog import CATALOG
 from training.config import TrainConfig
 from training.evaluate import Report
 
+HARDLY: Final = 0.1
+
 _LIMITS: Final = """## Limits
 
 - Real disease looks different from what was painted. Expect missed findings of every class and
   marks where there is nothing, most of all for diffuse ones (infiltration, opacity, fibrosis).
 - The few real backgrounds come from one public collection, mostly from one hospital, mostly with
-  COVID-19 pneumonia that nobody had outlined; their unlabelled opacities were left out of the loss.
+  COVID-19 pneumonia that nobody had outlined; in training an unmarked place on them counted less.
 - Scores are no probabilities. Operating points belong to this bundle and this engine variant.
 - Frontal views only; not for children."""
 
@@ -56,7 +59,7 @@ def model_card(card: Card) -> str:
                 _what(card),
                 _figures(card),
                 _per_class(card),
-                _LIMITS,
+                _limits(card),
                 _credits(card),
             )
             if part
@@ -75,9 +78,9 @@ def _what(card: Card) -> str:
     )
     return f"""## What it is
 
-{config.architecture.upper()} with one grey input channel of {config.input_size} x
-{config.input_size} pixels, trained from random weights on {card.train_images:,} synthetic
-radiographs. {real}
+{config.architecture.upper()} with one grey input channel of
+{config.input_size} x {config.input_size} pixels, trained from random weights on
+{card.train_images:,} synthetic radiographs. {real}
 Positions and sizes of the findings follow the readers' boxes of VinDr-CXR (aggregates of its
 annotation table; no image of it was seen). The classes are VinDr-CXR's 14.
 
@@ -134,6 +137,21 @@ def _per_class(card: Card) -> str:
             f"| {entry['fp_per_image_at_point']:.2f} |"
         )
     return "\n".join(lines)
+
+
+def _limits(card: Card) -> str:
+    """The fixed limits, and by name the findings that this model hardly finds."""
+    of = next(iter(card.reports.values()))
+    missed = [
+        finding.name
+        for finding in CATALOG
+        if of.per_class.get(finding.slug, {}).get("sensitivity_at_point", 0.0) < HARDLY
+    ]
+    if not missed:
+        return _LIMITS
+    names = "\n  ".join(textwrap.wrap(", ".join(missed) + ".", 90))
+    hardly = f"- Hardly found at all, even of the synthetic ones (under {HARDLY:.0%}):"
+    return f"{_LIMITS}\n{hardly}\n  {names}"
 
 
 def _credits(card: Card) -> str:
