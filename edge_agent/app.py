@@ -9,152 +9,166 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from functools import partial
+from typing import Final, TypeVar
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from edge_agent.config import Settings, format_address
-from edge_agent.engines.bundle import Bundle, starter_bundle_path
-from edge_agent.engines.openvino import OpenVinoEngine, OpenVinoOptions
-from edge_agent.errors import BundleInvalid, ConfigInvalid, NotReady
+from edge_agent.core.admission import Admission, AdmissionPolicy, AdmissionStats
+from edge_agent.doors import Doors, open_doors
+from edge_agent.errors import ConfigInvalid, EngineFailed, NotReady
 from edge_agent.imaging import Limits
-from edge_agent.serving.decoding import ThreadDecoder
+from edge_agent.loading import load_model
+from edge_agent.serving.audit import AuditStatus
+from edge_agent.serving.decode_workers import DecodePolicy
+from edge_agent.serving.decoding import Decoder, ThreadDecoder, WorkerDecoder
 from edge_agent.serving.grpc import SERVICE, Detector
+from edge_agent.serving.grpc_access import GrpcAccess, Guard
 from edge_agent.serving.health import Health
-from edge_agent.serving.pipeline import Model, Pipeline
+from edge_agent.serving.http import create_http_app
+from edge_agent.serving.http_access import GuardedAccess
+from edge_agent.serving.http_face import HttpLimits
+from edge_agent.serving.http_render import Renderer
+from edge_agent.serving.http_schema import ModelFacts
+from edge_agent.serving.http_server import HttpServer
+from edge_agent.serving.metrics import AgentMetrics, Face, Sources
+from edge_agent.serving.pipeline import Pipeline
 from edge_agent.serving.threads import run_to_end
-from hilum.manifest import EngineVariant, Manifest
+from edge_agent.serving.tls import grpc_credentials
 from hilum.v1 import detection_pb2_grpc
 
 ENVELOPE_BYTES: Final = 1 << 16
 """Room in a message for what stands beside the image."""
 WATCHERS_TOLD_WITHIN_S: Final = 1.0
+_THREADS_INSTEAD: Final = 2
+_LOADING: Final = "The agent is loading its model."
+_STOPPING: Final = "The agent is stopping."
+
+Load = Callable[[Settings, Decoder], Pipeline]
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
 
-def open_bundle(settings: Settings) -> Bundle:
-    """The bundle that the settings name, else the starter that comes with the package.
-
-    Raises:
-        BundleInvalid: it is not there, or fails its own digests.
-    """
-    return Bundle.open(settings.bundle or starter_bundle_path())
-
-
-def choose_variant(manifest: Manifest, wanted: str) -> tuple[EngineVariant, str]:
-    """The engine variant to run, and why.
-
-    Raises:
-        ConfigInvalid: the bundle has no such variant.
-        BundleInvalid: the bundle has none that this agent can run.
-    """
-    runnable = [variant for variant in manifest.engines if variant.runtime == "openvino"]
-    if wanted != "auto":
-        for variant in runnable:
-            if variant.name == wanted:
-                return variant, "set by the operator"
-        raise ConfigInvalid(
-            f"The bundle {manifest.name} {manifest.version} has no engine {wanted!r} "
-            "that runs here.",
-            hint="Set engine.variant to auto or to one of: "
-            + ", ".join(variant.name for variant in runnable)
-            + ".",
-        )
-    if not runnable:
-        raise BundleInvalid(
-            f"The bundle {manifest.name} {manifest.version} has no engine that runs here."
-        )
-    return runnable[0], "the bundle's first that runs here"
-
-
-def bundle_facts(settings: Settings) -> dict[str, Any]:
-    """What a bundle says about itself and which of its engines would run; compiles nothing.
-
-    Raises:
-        BundleInvalid, ConfigInvalid: the operator must act.
-    """
-    bundle = open_bundle(settings)
-    manifest = bundle.manifest
-    variant, reason = choose_variant(manifest, settings.engine.variant)
-    return {
-        "file": str(bundle.path),
-        "name": manifest.name,
-        "version": manifest.version,
-        "digest": bundle.digest,
-        "intended_use": manifest.intended_use,
-        "engines": [engine.name for engine in manifest.engines],
-        "engine": variant.name,
-        "engine_reason": reason,
-        "input_height": manifest.input.height,
-        "input_width": manifest.input.width,
-        "operating_points": {slug: variant.operating_points[slug] for slug in manifest.findings},
-        "provenance": manifest.provenance.model_dump(mode="json"),
-    }
-
-
-def load_model(settings: Settings) -> Model:
-    """Open the bundle, compile its engine and run it once. Blocks for up to seconds.
-
-    Raises:
-        BundleInvalid, ConfigInvalid, EngineFailed: the operator must act.
-    """
-    bundle = open_bundle(settings)
-    manifest = bundle.manifest
-    variant, reason = choose_variant(manifest, settings.engine.variant)
-    engine = OpenVinoEngine(
-        bundle,
-        variant,
-        OpenVinoOptions(threads=settings.engine.threads, cache_dir=settings.cache_dir / "compiled"),
-    )
-    return Model(manifest, bundle.digest, variant, engine, reason)
-
-
 def image_limits(settings: Settings) -> Limits:
     """What the decoders refuse by size."""
-    return Limits(max_pixels=settings.limits.max_pixels)
-
-
-def build_pipeline(settings: Settings, model: Model) -> Pipeline:
-    """A pipeline over a loaded model."""
-    return Pipeline(
-        model,
-        ThreadDecoder(settings.limits.decode_threads, image_limits(settings)),
-        queue_size=settings.limits.queue_size,
+    limits = settings.limits
+    return Limits(
+        max_pixels=limits.max_pixels, max_bytes=max(Limits().max_bytes, limits.max_image_bytes)
     )
 
 
-def load_pipeline(settings: Settings) -> Pipeline:
-    """Load the model and build the pipeline over it; see `load_model`."""
-    return build_pipeline(settings, load_model(settings))
+def build_decoder(settings: Settings) -> WorkerDecoder | ThreadDecoder:
+    """What decodes: processes of their own, unless the operator wants none. Not started yet."""
+    decode = settings.decode
+    if not decode.workers:
+        return ThreadDecoder(_THREADS_INSTEAD, image_limits(settings))
+    policy = DecodePolicy(
+        workers=decode.workers, timeout_s=decode.timeout_s, memory_bytes=decode.memory_bytes
+    )
+    return WorkerDecoder(image_limits(settings), policy)
+
+
+def load_pipeline(settings: Settings, decoder: Decoder) -> Pipeline:
+    """Load the model and build the pipeline over it; see `load_model`. Blocks."""
+    model, batch = load_model(settings)
+    return Pipeline(
+        model,
+        decoder,
+        queue_size=settings.limits.queue_size,
+        waiting_bytes=settings.limits.waiting_bytes,
+        batch=batch,
+    )
 
 
 @contextlib.asynccontextmanager
 async def open_pipeline(settings: Settings) -> AsyncIterator[Pipeline]:
     """A pipeline without a server, closed at the end."""
-    pipeline = await asyncio.to_thread(load_pipeline, settings)
+    decoder = build_decoder(settings)
     try:
-        yield pipeline
+        pipeline = await _load(settings, load_pipeline, decoder)
+        try:
+            yield pipeline
+        finally:
+            await asyncio.to_thread(pipeline.close)
     finally:
-        await asyncio.to_thread(pipeline.close)
+        await decoder.close()
+
+
+async def _load(settings: Settings, load: Load, decoder: Decoder) -> Pipeline:
+    """The pipeline over a decoder that is ready; both get ready side by side."""
+    with ThreadPoolExecutor(1, thread_name_prefix="load") as executor:
+        starting = asyncio.create_task(decoder.start())
+        try:
+            pipeline = await run_to_end(executor, load, settings, decoder)
+            await starting
+        finally:
+            starting.cancel()
+            await asyncio.wait({starting})
+    return pipeline
 
 
 class Agent:
-    """The parts of a running agent: listens first, serves once its model is warm."""
+    """The parts of a running agent: listens first, serves once its model is warm and sound."""
 
-    def __init__(
-        self, settings: Settings, load: Callable[[Settings], Pipeline] = load_pipeline
-    ) -> None:
+    def __init__(self, settings: Settings, load: Load = load_pipeline) -> None:
         self._settings = settings
         self._load = load
+        self._decoder = build_decoder(settings)
         self._pipeline: Pipeline | None = None
+        self._problem = _LOADING
+        self._loading = asyncio.Lock()
         self._health = Health("", SERVICE)
+        self._metrics = AgentMetrics(self._sources())
+        self._doors: Doors | None = None
+        self._detector: Detector | None = None
+        self._grpc: grpc.aio.Server | None = None
+        self._http: HttpServer | None = None
+        self.port = settings.grpc.port
+        self.http_port = settings.http.port
+
+    @property
+    def address(self) -> str:
+        """Where gRPC listens; with the port that was chosen, once started."""
+        return format_address(self._settings.grpc.host, self.port)
+
+    @property
+    def page(self) -> str:
+        """Where the page is; empty if there is none."""
+        http = self._settings.http
+        scheme = "http" if self._settings.tls.certificate is None else "https"
+        return f"{scheme}://{format_address(http.host, self.http_port)}/" if http.enabled else ""
+
+    async def start(self) -> None:
+        """Listen. Until `load` is done every request is answered with NotReady.
+
+        Raises:
+            ConfigInvalid: an address is taken or not this machine's, a file cannot be used, or the
+                agent would be open to other machines.
+        """
+        self._doors = doors = await asyncio.to_thread(open_doors, self._settings)
+        if doors.tls is not None:
+            self._metrics.tls_ends(doors.tls.not_after.timestamp())
+        try:
+            await self._start_grpc(doors)
+            if self._settings.http.enabled:
+                await self._start_http(doors)
+        except BaseException:
+            await self._close()
+            raise
+
+    async def _start_grpc(self, doors: Doors) -> None:
+        settings = self._settings
+        count = partial(self._metrics.request_answered, Face.GRPC)
+        access = GrpcAccess(doors.grpc, doors.audit, count)
         self._detector = Detector(
-            self._ready_pipeline, stream_concurrency=settings.grpc.stream_concurrency
+            self._ready_pipeline, access, stream_concurrency=settings.grpc.stream_concurrency
         )
-        self._server = grpc.aio.server(
+        self._grpc = server = grpc.aio.server(
+            interceptors=[Guard(access)],
             options=[
                 (
                     "grpc.max_receive_message_length",
@@ -162,57 +176,104 @@ class Agent:
                 ),
                 # Two agents on one port would share its callers by chance.
                 ("grpc.so_reuseport", 0),
-            ]
+            ],
         )
-        self.port = settings.grpc.port
-
-    @property
-    def address(self) -> str:
-        """Where the agent listens; with the port that was chosen, once started."""
-        return format_address(self._settings.grpc.host, self.port)
-
-    async def start(self) -> None:
-        """Listen. Until `load` is done every request is answered with NotReady.
-
-        Raises:
-            ConfigInvalid: the address is taken or not this machine's.
-        """
-        detection_pb2_grpc.add_DetectorServicer_to_server(self._detector, self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        detection_pb2_grpc.add_DetectorServicer_to_server(self._detector, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-        reflection.enable_server_reflection(
-            (SERVICE, health_name, reflection.SERVICE_NAME), self._server
-        )
+        reflection.enable_server_reflection((SERVICE, health_name, reflection.SERVICE_NAME), server)
+        address = settings.grpc.address
         try:
-            self.port = self._server.add_insecure_port(self._settings.grpc.address)
+            if doors.tls is None:
+                self.port = server.add_insecure_port(address)
+            else:
+                self.port = server.add_secure_port(address, grpc_credentials(doors.tls))
         except RuntimeError:
             raise ConfigInvalid(
-                f"The agent cannot listen on {self._settings.grpc.address}: "
+                f"The agent cannot listen on {address}: "
                 "the port is taken, or the address is not this machine's.",
                 hint="Stop what listens there, or choose another port with --port.",
             ) from None
-        await self._server.start()
+        await server.start()
+
+    async def _start_http(self, doors: Doors) -> None:
+        settings = self._settings
+        count = partial(self._metrics.request_answered, Face.HTTP)
+        renderer = Renderer(self._decoder)
+        app = create_http_app(
+            pipeline=self._ready_pipeline,
+            renderer=lambda: self._when_ready(renderer),
+            model_info=lambda: ModelFacts.of(self._ready_pipeline().model),
+            readiness=lambda: self._problem,
+            metrics=self._metrics.render,
+            access=GuardedAccess(doors.http, doors.audit, count),
+            names=doors.names,
+            limits=HttpLimits(max_image_bytes=settings.limits.max_image_bytes),
+        )
+        server = HttpServer(
+            app,
+            host=settings.http.host,
+            port=settings.http.port,
+            tls=doors.tls,
+            drain_timeout_s=settings.drain_timeout_s,
+        )
+        self.http_port = await server.start()
+        self._http = server
 
     async def load(self) -> None:
-        """Load and warm the model, then serve.
+        """Load, warm and test the model, then serve; a box that answers wrongly does not.
 
         Raises:
             OperatorError: the model cannot be loaded.
         """
-        with ThreadPoolExecutor(1, thread_name_prefix="load") as executor:
-            self._pipeline = await run_to_end(executor, self._load, self._settings)
-        model = self._pipeline.model
-        await self._health.set_serving(True)
-        log.info(
-            "serving",
-            extra={
-                "address": self.address,
-                "bundle": f"{model.manifest.name}-{model.manifest.version}",
-                "digest": model.digest[:12],
-                "engine": model.engine.name,
-                "device": model.engine.device,
-            },
-        )
+        async with self._loading:
+            try:
+                self._pipeline = await _load(self._settings, self._load, self._decoder)
+            except EngineFailed as error:
+                await self._judge(error.message)
+                return
+            model = self._pipeline.model
+            self._pipeline.on_answer(self._metrics.image_answered)
+            self._metrics.model_in_use(model.digest, model.engine.name, model.variant.name)
+            await self._judge(await asyncio.to_thread(model.self_test))
+            if not self._problem:
+                self._say_serving(self._pipeline)
+
+    async def recheck(self) -> None:
+        """Run the golden cases again, beside what is in flight; serve or stop serving by them.
+
+        Where there is no model yet because this box failed them all, try again from the start.
+        """
+        if self._loading.locked() or self._problem == _STOPPING:
+            return
+        if self._pipeline is None:
+            await self.load()
+            return
+        async with self._loading:
+            model = self._pipeline.model
+            problem = await asyncio.to_thread(model.self_test)
+            if self._problem != _STOPPING:
+                await self._judge(problem)
+                log.info("golden cases run", extra={"sound": not problem})
+
+    async def _judge(self, problem: str) -> None:
+        self._problem = problem
+        if problem:
+            log.error("not serving", extra={"why": problem})
+        await self._health.set_serving(not problem)
+
+    def _say_serving(self, pipeline: Pipeline) -> None:
+        model = pipeline.model
+        said = {
+            "address": self.address,
+            "page": self.page,
+            "bundle": f"{model.manifest.name}-{model.manifest.version}",
+            "digest": model.digest[:12],
+            "engine": model.engine.name,
+            "device": model.engine.device,
+            "why": model.reason,
+        }
+        log.info("serving", extra={name: value for name, value in said.items() if value})
 
     async def stop(self) -> bool:
         """Take on nothing more, finish what is in flight, end.
@@ -220,31 +281,73 @@ class Agent:
         Returns:
             False if the drain timeout passed first; what was then in flight is lost.
         """
+        self._problem = _STOPPING
         await self._health.set_serving(False)
-        try:
-            async with asyncio.timeout(self._settings.drain_timeout_s):
-                await self._detector.drain()
-        except TimeoutError:
+        if not await self._drained():
             timeout_s = self._settings.drain_timeout_s
-            log.error("drain timed out", extra={"timeout_s": timeout_s})  # noqa: TRY400  # no trace
+            log.error("drain timed out", extra={"timeout_s": timeout_s})
             return False
         with contextlib.suppress(TimeoutError):  # A watcher that does not listen is left behind.
             async with asyncio.timeout(WATCHERS_TOLD_WITHIN_S):
                 await self._health.end()
-        await self._server.stop(None)
-        if self._pipeline:
-            await asyncio.to_thread(self._pipeline.close)
+        await self._close()
         log.info("stopped")
         return True
 
+    async def _drained(self) -> bool:
+        draining = []
+        if self._detector is not None:
+            draining.append(asyncio.ensure_future(self._detector.drain()))
+        if self._http is not None:
+            draining.append(asyncio.ensure_future(self._http.stop()))
+        if not draining:
+            return True
+        _, late = await asyncio.wait(draining, timeout=self._settings.drain_timeout_s)
+        return not late
+
+    async def _close(self) -> None:
+        if self._grpc is not None:
+            server, self._grpc = self._grpc, None  # Freed here: it may not outlive its event loop.
+            await server.stop(None)
+        await self._decoder.close()
+        if self._pipeline is not None:
+            await asyncio.to_thread(self._pipeline.close)
+        audit = self._doors.audit if self._doors else None
+        if audit is not None:
+            await asyncio.to_thread(audit.close)
+
     def _ready_pipeline(self) -> Pipeline:
-        if self._pipeline is None:
-            raise NotReady("The agent is loading its model.")
+        if self._pipeline is None or self._problem not in {"", _STOPPING}:
+            raise NotReady(self._problem)
         return self._pipeline
 
+    def _when_ready(self, part: T) -> T:
+        self._ready_pipeline()
+        return part
 
-async def serve(settings: Settings, load: Callable[[Settings], Pipeline] = load_pipeline) -> int:
+    def _sources(self) -> Sources:
+        nothing = Admission(AdmissionPolicy()).stats()
+
+        def admission() -> AdmissionStats:
+            return self._pipeline.stats() if self._pipeline else nothing
+
+        def audit() -> AuditStatus:
+            log = self._doors.audit if self._doors else None
+            return log.status if log else AuditStatus(0, 0, 0, None)
+
+        decoder = self._decoder
+        return Sources(
+            admission=admission,
+            audit=audit if self._settings.audit.enabled else None,
+            decoding=decoder.stats if isinstance(decoder, WorkerDecoder) else None,
+            ready=lambda: not self._problem,
+        )
+
+
+async def serve(settings: Settings, load: Load = load_pipeline) -> int:
     """Run the agent until SIGTERM or SIGINT; a second signal ends it at once.
+
+    SIGHUP runs the golden cases again.
 
     Returns:
         The process's exit status: 0, or 1 where work in flight was lost.
@@ -258,6 +361,14 @@ async def serve(settings: Settings, load: Callable[[Settings], Pipeline] = load_
     await agent.start()
     loading = asyncio.create_task(agent.load())
     signalled = asyncio.create_task(stop.wait())
+    rechecking: set[asyncio.Task[None]] = set()
+
+    def recheck() -> None:
+        task = asyncio.create_task(agent.recheck())
+        rechecking.add(task)
+        task.add_done_callback(rechecking.discard)
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, recheck)
     try:
         await asyncio.wait({loading, signalled}, return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
@@ -265,7 +376,7 @@ async def serve(settings: Settings, load: Callable[[Settings], Pipeline] = load_
         await signalled
     finally:
         loading.cancel()
-        await asyncio.wait({loading})
+        await asyncio.wait({loading, *rechecking})
         drained = await agent.stop()
     return 0 if drained else 1
 

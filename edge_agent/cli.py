@@ -62,12 +62,17 @@ def serve(
         int | None,
         typer.Option(metavar="N", help="Port for gRPC instead of 50051; 0 takes a free one."),
     ] = None,
+    http_port: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Port for HTTP instead of 8080; 0 takes a free one."),
+    ] = None,
     bundle: BundleOption = None,
 ) -> None:
-    """Answer over gRPC on this machine until SIGTERM or Ctrl-C.
+    """Answer over gRPC and HTTP, and show the page, until SIGTERM or Ctrl-C.
 
     The health service says SERVING once the model is loaded and has run. Told to stop, the agent
-    finishes what is in flight; told twice, it ends at once.
+    finishes what is in flight; told twice, it ends at once. On SIGHUP it runs the bundle's golden
+    cases again.
 
     Settings come from the file, then from the environment, then from the options; the later wins.
 
@@ -79,7 +84,7 @@ def serve(
     """
     from edge_agent import commands  # noqa: PLC0415  # see above
 
-    status = commands.serve(config=config, port=port, bundle=bundle)
+    status = commands.serve(config=config, port=port, http_port=http_port, bundle=bundle)
     raise typer.Exit(status)
 
 

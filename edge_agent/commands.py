@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from edge_agent import app as agent
-from edge_agent import report
+from edge_agent import loading, report
 from edge_agent.config import Settings, load_settings
 from edge_agent.errors import CallerError, ConfigInvalid, HilumError
 from edge_agent.inputs import Misused, find_files, overlay_paths
@@ -53,9 +53,12 @@ def _plain_errors(command: Callable[P, int]) -> Callable[P, int]:
 
 
 @_plain_errors
-def serve(*, config: Path | None, port: int | None, bundle: Path | None) -> int:
-    """Answer over gRPC until told to stop."""
-    status = asyncio.run(agent.serve(_settings(config, bundle, port=port)))
+def serve(
+    *, config: Path | None, port: int | None, http_port: int | None, bundle: Path | None
+) -> int:
+    """Answer over gRPC and HTTP until told to stop."""
+    settings = _settings(config, bundle, port=port, http_port=http_port)
+    status = asyncio.run(agent.serve(settings))
     if status:
         os._exit(status)  # A thread hangs in work that will not end; waiting for it is in vain.
     return status
@@ -86,7 +89,7 @@ def detect(
 @_plain_errors
 def model(*, bundle: Path | None, as_json: bool, config: Path | None) -> int:
     """Show what a bundle is."""
-    facts = agent.bundle_facts(_settings(config, bundle))
+    facts = loading.bundle_facts(_settings(config, bundle))
     if as_json:
         sys.stdout.write(json.dumps(facts, indent=2) + "\n")
     else:
@@ -137,7 +140,7 @@ async def _detect(
                 paths,
                 score_threshold=threshold,
                 max_bytes=limits.max_image_bytes,
-                ahead=min(limits.queue_size, limits.decode_threads + 1),
+                ahead=min(limits.queue_size, (settings.decode.workers or 1) + 1),
             ):
                 done = await asyncio.to_thread(_with_overlay, outcome, overlays, settings)
                 printer.show(done)
@@ -165,12 +168,20 @@ def _with_overlay(
     return outcome
 
 
-def _settings(config: Path | None, bundle: Path | None, *, port: int | None = None) -> Settings:
+def _settings(
+    config: Path | None,
+    bundle: Path | None = None,
+    *,
+    port: int | None = None,
+    http_port: int | None = None,
+) -> Settings:
     overrides: dict[str, object] = {}
     if bundle:
         overrides["bundle"] = bundle
     if port is not None:
         overrides["grpc"] = {"port": port}
+    if http_port is not None:
+        overrides["http"] = {"port": http_port}
     return load_settings(config, overrides)
 
 

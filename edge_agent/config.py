@@ -6,14 +6,13 @@ underscores: `HILUM_EDGE__GRPC__PORT=50052`.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -33,13 +32,9 @@ def _default_cache_dir() -> Path:
     return (base if base.is_absolute() else Path.home() / ".cache") / "hilum"
 
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def _default_state_dir() -> Path:
+    base = Path(os.environ.get("XDG_STATE_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".local/state") / "hilum"
 
 
 class _Frozen(BaseModel):
@@ -53,20 +48,67 @@ class GrpcSettings(_Frozen):
     port: Annotated[int, Field(ge=0, le=65535)] = 50051
     stream_concurrency: Annotated[int, Field(ge=1, le=1024)] = 8
 
-    @field_validator("host")
-    @classmethod
-    def _stays_on_this_machine(cls, host: str) -> str:
-        if not _is_loopback(host):
-            raise ValueError(
-                f"{host!r} is reachable from other machines, and this agent has neither TLS nor "
-                "roles to guard it there; use 127.0.0.1"
-            )
-        return host
-
     @property
     def address(self) -> str:
         """`host:port`, with brackets around an IPv6 host."""
         return format_address(self.host, self.port)
+
+
+class HttpSettings(_Frozen):
+    """Where HTTP and the page listen.
+
+    `hosts` are further names of this box, `origins` other pages that may send requests here.
+    """
+
+    enabled: bool = True
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+
+
+class TlsSettings(_Frozen):
+    """PEM files for both ports. With `client_ca`, gRPC clients must show a certificate of its."""
+
+    certificate: Path | None = None
+    key: Path | None = None
+    client_ca: Path | None = None
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> Self:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key belong together: give both or neither")
+        if self.client_ca is not None and self.certificate is None:
+            raise ValueError("client_ca needs certificate and key")
+        return self
+
+
+class AccessSettings(_Frozen):
+    """Who may come in: API keys (`hilum-edge keys`) and rules for client certificates, by file."""
+
+    keys: Path | None = None
+    certificate_rules: Path | None = None
+
+
+class AuditSettings(_Frozen):
+    """The log of every access. `folder` None: `audit` in the state folder.
+
+    It can be switched off only where everything stays on this machine.
+    """
+
+    enabled: bool = True
+    folder: Path | None = None
+
+
+class DecodeSettings(_Frozen):
+    """The processes that decode. With 0 workers it is done in threads: for trusted files only.
+
+    `timeout_s` is for one image, `memory_bytes` for one process beyond what it has when idle.
+    """
+
+    workers: Annotated[int, Field(ge=0, le=256)] = 2
+    timeout_s: Annotated[float, Field(gt=0, le=600)] = 10.0
+    memory_bytes: Annotated[int, Field(ge=1 << 26, le=1 << 38)] = 1 << 30
 
 
 class EngineSettings(_Frozen):
@@ -77,12 +119,15 @@ class EngineSettings(_Frozen):
 
 
 class LimitSettings(_Frozen):
-    """What the agent takes on. `queue_size` counts requests that wait or are worked on."""
+    """What the agent takes on. `queue_size` counts requests that wait or are worked on.
+
+    `waiting_bytes` is what these may hold together, as sent.
+    """
 
     max_image_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 30)] = 128 << 20
     max_pixels: Annotated[int, Field(ge=1 << 16, le=1 << 30)] = 64_000_000
     queue_size: Annotated[int, Field(ge=1, le=100_000)] = 64
-    decode_threads: Annotated[int, Field(ge=1, le=256)] = 2
+    waiting_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 38)] = 1 << 30
 
 
 class Settings(BaseSettings):
@@ -94,10 +139,21 @@ class Settings(BaseSettings):
 
     bundle: Path | None = None  # None: the starter that comes with the package.
     cache_dir: Path = Field(default_factory=_default_cache_dir)
+    state_dir: Path = Field(default_factory=_default_state_dir)
     drain_timeout_s: Annotated[float, Field(ge=0, le=3600)] = 20.0
     grpc: GrpcSettings = GrpcSettings()
+    http: HttpSettings = HttpSettings()
+    tls: TlsSettings = TlsSettings()
+    access: AccessSettings = AccessSettings()
+    audit: AuditSettings = AuditSettings()
+    decode: DecodeSettings = DecodeSettings()
     engine: EngineSettings = EngineSettings()
     limits: LimitSettings = LimitSettings()
+
+    @property
+    def audit_dir(self) -> Path:
+        """Where the audit log is kept."""
+        return self.audit.folder or self.state_dir / "audit"
 
 
 def format_address(host: str, port: int) -> str:

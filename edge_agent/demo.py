@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -25,7 +26,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from edge_agent import report
-from edge_agent.config import GrpcSettings, format_address
+from edge_agent.config import GrpcSettings, HttpSettings, format_address
 from edge_agent.core.findings import Box, Finding
 from edge_agent.errors import HilumError
 from edge_agent.imaging import Limits
@@ -71,10 +72,12 @@ def run(console: Console, *, once: bool) -> None:
         DemoFailed: the file, the agent or the answer is not there.
     """
     radiograph = sample_radiograph()
-    port = free_port(console)
+    port = free_port(console, GrpcSettings().host, GrpcSettings().port)
+    http_port = free_port(console, HttpSettings().host, HttpSettings().port)
     address = format_address(GrpcSettings().host, port)
+    page = f"http://{format_address(HttpSettings().host, http_port)}/"
     console.print(f"Starting an edge agent on {address} ...")
-    with running_agent(port) as agent:
+    with running_agent(port, http_port) as agent:
         with grpc.insecure_channel(address) as channel:
             wait_until_serving(channel, agent)
             console.print(
@@ -89,16 +92,17 @@ def run(console: Console, *, once: bool) -> None:
         if once:
             stop(agent)
             return
-        say_what_next(console, address, radiograph)
+        say_what_next(console, address, page, radiograph)
         stay(agent)
 
 
-def say_what_next(console: Console, address: str, radiograph: Path) -> None:
+def say_what_next(console: Console, address: str, page: str, radiograph: Path) -> None:
     """How to ask the agent that stays up."""
     python = escape(sys.executable)
     ask = f"from hilum.client import Client; print(Client('{address}').detect('{radiograph}'))"
     console.print(
-        f"\nThe agent stays up at {address} until Ctrl-C. In another terminal, try\n"
+        f"\nThe agent stays up at {address} until Ctrl-C.\n"
+        f"Open {page} in a browser and drop an X-ray on it; or in another terminal, try\n"
         f'  {python} -c "{escape(ask)}"\n'
         f"  {python} -m edge_agent.cli detect --help",
         soft_wrap=True,
@@ -116,14 +120,13 @@ def sample_radiograph() -> Path:
     raise DemoFailed("The package pydicom-data is not installed: run `make demo`.")
 
 
-def free_port(console: Console) -> int:
+def free_port(console: Console, host: str, usual: int) -> int:
     """The usual port, or if it is taken a free one."""
-    usual = GrpcSettings()
-    for port in (usual.port, 0):
+    for port in (usual, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((usual.host, port))
+                probe.bind((host, port))
             except OSError:
                 console.print(f"Port {port} is taken, so this agent gets another one.")
                 continue
@@ -132,10 +135,17 @@ def free_port(console: Console) -> int:
 
 
 @contextmanager
-def running_agent(port: int) -> Iterator[subprocess.Popen[bytes]]:
+def running_agent(port: int, http_port: int) -> Iterator[subprocess.Popen[bytes]]:
     """`hilum-edge serve` as its own process; ended whatever happens."""
-    command = [sys.executable, "-m", "edge_agent.cli", "serve", "--port", str(port)]
-    agent = subprocess.Popen(command, start_new_session=True)  # noqa: S603  # Ctrl-C is ours to pass on
+    ports = ["--port", str(port), "--http-port", str(http_port)]
+    command = [sys.executable, "-m", "edge_agent.cli", "serve", *ports]
+    # An audit log has one writer: another agent on this machine keeps its own.
+    state = {"HILUM_EDGE__STATE_DIR": str((OUT / "state").absolute())}
+    agent = subprocess.Popen(  # noqa: S603  # our own interpreter and module
+        command,
+        env=os.environ | state,
+        start_new_session=True,  # Ctrl-C is ours to pass on.
+    )
     try:
         yield agent
     finally:

@@ -88,9 +88,11 @@ def print_model(console: Console, facts: dict[str, Any]) -> None:
     for name, value in shown["metrics"].items():
         table.add_row(escape(name), f"{value:.3f}")
     console.print(table)
-    points = Table(title="Operating points", title_justify="left")
+    points = Table(title="Operating points (score from)", title_justify="left")
     points.add_column("Finding")
-    points.add_column("Score from", justify="right")
-    for slug, point in facts["operating_points"].items():
-        points.add_row(slug, f"{point:.2f}")
+    by_engine = facts["operating_points"]
+    for engine in by_engine:
+        points.add_column(engine, justify="right")
+    for slug in next(iter(by_engine.values())):
+        points.add_row(slug, *(f"{of[slug]:.2f}" for of in by_engine.values()))
     console.print(points)

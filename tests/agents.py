@@ -14,6 +14,7 @@ import os
 import shlex
 import subprocess
 import sys
+import tempfile
 import threading
 import warnings
 import zipfile
@@ -31,11 +32,12 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from openvino import opset13 as ops
 
-from edge_agent.app import Agent, image_limits
+from edge_agent.app import Agent, Load, image_limits
 from edge_agent.config import Settings, load_settings
+from edge_agent.core.choice import BatchPolicy
 from edge_agent.engines.base import Engine, Pixels
 from edge_agent.engines.fake import FakeEngine, paint
-from edge_agent.serving.decoding import ThreadDecoder
+from edge_agent.serving.decoding import Decoder, ThreadDecoder
 from edge_agent.serving.pipeline import Model, Pipeline
 from hilum.catalog import CATALOG
 from hilum.manifest import GoldenCases, Manifest
@@ -125,22 +127,31 @@ class Gate:
 
 
 def settings(**nested: Any) -> Settings:
-    """Settings for an agent on a free port."""
+    """Settings for an agent on a free port, gRPC alone, decoding in threads, nothing logged."""
     nested["grpc"] = {"port": 0} | nested.get("grpc", {})
+    nested["http"] = {"enabled": False, "port": 0} | nested.get("http", {})
+    nested["audit"] = {"enabled": False} | nested.get("audit", {})
+    nested["decode"] = {"workers": 0} | nested.get("decode", {})
     return load_settings(None, nested)
 
 
 def fake_pipeline(
-    settings: Settings, engine: Engine | None = None, *, infer_concurrency: int = 1
+    settings: Settings,
+    decoder: Decoder | None = None,
+    engine: Engine | None = None,
+    *,
+    infer_concurrency: int = 1,
+    max_batch: int = 1,
+    self_test: Callable[[], str] = lambda: "",
 ) -> Pipeline:
     """A pipeline over an engine that reads the answer out of the picture."""
     declared = manifest()
     engine = engine or FakeEngine(SIDE, SIDE)
     return Pipeline(
-        Model(declared, DIGEST, declared.engines[0], engine, "a test"),
-        ThreadDecoder(settings.limits.decode_threads, image_limits(settings)),
+        Model(declared, DIGEST, declared.engines[0], engine, "a test", self_test=self_test),
+        decoder or ThreadDecoder(2, image_limits(settings)),
         queue_size=settings.limits.queue_size,
-        infer_concurrency=infer_concurrency,
+        batch=BatchPolicy(max_batch=max_batch, parallel_requests=infer_concurrency),
     )
 
 
@@ -152,9 +163,9 @@ class Gated:
         self.pipeline: Pipeline | None = None
         self._lanes = lanes
 
-    def __call__(self, settings: Settings) -> Pipeline:
+    def __call__(self, settings: Settings, decoder: Decoder) -> Pipeline:
         engine = FakeEngine(SIDE, SIDE, before=self.gate)
-        self.pipeline = fake_pipeline(settings, engine, infer_concurrency=self._lanes)
+        self.pipeline = fake_pipeline(settings, decoder, engine, infer_concurrency=self._lanes)
         return self.pipeline
 
     @property
@@ -164,9 +175,7 @@ class Gated:
 
 
 @asynccontextmanager
-async def running_agent(
-    settings: Settings, load: Callable[[Settings], Pipeline] = fake_pipeline
-) -> AsyncIterator[Agent]:
+async def running_agent(settings: Settings, load: Load = fake_pipeline) -> AsyncIterator[Agent]:
     """A real agent in this process, serving."""
     agent = Agent(settings, load)
     await agent.start()
@@ -250,18 +259,29 @@ def write_toy_bundle(path: Path) -> Path:
 def agent_process(
     *options: str, environment: dict[str, str] | None = None
 ) -> Iterator[subprocess.Popen[str]]:
-    """`hilum-edge serve` as its own process, with its log on a pipe; ended at the end."""
+    """`hilum-edge serve` as its own process, with its log on a pipe; ended at the end.
+
+    Its HTTP port is a free one, its audit log lies in a folder of its own, and what it measured is
+    kept for the next.
+    """
     command = [sys.executable, "-m", "edge_agent.cli", "serve", *options]
-    process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env=os.environ | (environment or {})
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-        assert process.stderr
-        process.stderr.close()
+    with tempfile.TemporaryDirectory(prefix="hilum-state-") as state:
+        cache = Path(tempfile.gettempdir()) / f"hilum-tests-{os.getuid()}"
+        ours = {
+            "HILUM_EDGE__HTTP__PORT": "0",
+            "HILUM_EDGE__STATE_DIR": state,
+            "HILUM_EDGE__CACHE_DIR": str(cache),
+        }
+        process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, env=os.environ | ours | (environment or {})
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+            assert process.stderr
+            process.stderr.close()
 
 
 def serving_line(process: subprocess.Popen[str]) -> dict[str, str]:

@@ -104,8 +104,8 @@ class AdmissionPolicy:
     def __post_init__(self) -> None:
         if min(self.slots, self.stat_burst, self.decoded_bytes, self.encoded_bytes) < 1:
             raise ValueError("slots, stat_burst and both byte budgets must be at least 1")
-        if self.capacity < 1 or self.aged_s < 0:
-            raise ValueError("capacity must be at least 1 and aged_s not negative")
+        if self.capacity < 0 or self.aged_s < 0:
+            raise ValueError("capacity and aged_s must be at least 0")
 
 
 @dataclass(slots=True)

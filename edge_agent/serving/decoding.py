@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from edge_agent.core.radiograph import Radiograph
 from edge_agent.imaging import Limits, read_study
+from edge_agent.serving.decode_workers import DecodePolicy, DecodeStats, DecodeWorkers
 from edge_agent.serving.threads import run_to_end
 
 
@@ -18,11 +20,18 @@ class Decoder(Protocol):
         """How many images may be decoded at once; the pipeline asks for no more."""
         ...
 
+    async def start(self) -> None:
+        """Get ready.
+
+        Raises:
+            DecoderFailed: it cannot.
+        """
+        ...
+
     async def decode(self, image: bytes, fit: tuple[int, int]) -> Radiograph:
         """Decode one study image.
 
-        Returns or raises only when the work on this image has ended, also when cancelled. The
-        study context stays behind: the detector has no use for it.
+        The study context stays behind: the detector has no use for it.
 
         Args:
             image: the file as it is.
@@ -35,27 +44,57 @@ class Decoder(Protocol):
         """
         ...
 
-    def close(self) -> None:
-        """End the workers. Images being decoded are finished."""
+    async def close(self) -> None:
+        """End the workers."""
         ...
 
 
+class WorkerDecoder:
+    """Decodes in supervised processes: what breaks there costs one image its answer."""
+
+    def __init__(self, limits: Limits, policy: DecodePolicy) -> None:
+        self.concurrency = policy.workers
+        self._workers = DecodeWorkers(limits, policy)
+
+    async def start(self) -> None:
+        """See `Decoder.start`."""
+        await self._workers.start()
+
+    async def decode(self, image: bytes, fit: tuple[int, int]) -> Radiograph:
+        """See `Decoder.decode`. Who is cancelled leaves at once; the late answer meets nobody."""
+        return (await self._workers.decode(image, fit=fit)).radiograph
+
+    async def close(self) -> None:
+        """See `Decoder.close`. What is being decoded fails."""
+        await self._workers.close()
+
+    def stats(self) -> DecodeStats:
+        """For metrics."""
+        return self._workers.stats()
+
+
 class ThreadDecoder:
-    """Decodes in threads of this process (the native decoders release the interpreter's lock)."""
+    """Decodes in threads of this process (the native decoders release the interpreter's lock).
+
+    For files that are trusted, and for tests: a crash of a decoder takes the process with it.
+    """
 
     def __init__(self, threads: int, limits: Limits) -> None:
         self.concurrency = threads
         self._limits = limits
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
+    async def start(self) -> None:
+        """See `Decoder.start`."""
+
     async def decode(self, image: bytes, fit: tuple[int, int]) -> Radiograph:
-        """See `Decoder.decode`."""
+        """See `Decoder.decode`. Returns only when the work has ended, also when cancelled."""
         return await run_to_end(self._pool, self._decode, image, fit)
 
     def _decode(self, image: bytes, fit: tuple[int, int]) -> Radiograph:
         radiograph, _study_context = read_study(image, limits=self._limits, fit=fit)
         return radiograph
 
-    def close(self) -> None:
-        """See `Decoder.close`."""
-        self._pool.shutdown(wait=True)
+    async def close(self) -> None:
+        """See `Decoder.close`. Images being decoded are finished."""
+        await asyncio.to_thread(self._pool.shutdown, wait=True)

@@ -7,9 +7,11 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
-from edge_agent.errors import NotReady
+from edge_agent.core.access import Action
+from edge_agent.errors import HilumError, NotReady
 from edge_agent.serving import wire
 from edge_agent.serving.failures import coded
+from edge_agent.serving.grpc_access import GrpcAccess
 from edge_agent.serving.grpc_context import Calls, Context
 from edge_agent.serving.grpc_errors import abort
 from edge_agent.serving.grpc_stream import DetectionStream
@@ -25,8 +27,11 @@ class Detector:
     `pipeline` gives the pipeline to use now and raises NotReady while there is none.
     """
 
-    def __init__(self, pipeline: Callable[[], Pipeline], *, stream_concurrency: int) -> None:
+    def __init__(
+        self, pipeline: Callable[[], Pipeline], access: GrpcAccess, *, stream_concurrency: int
+    ) -> None:
         self._pipeline = pipeline
+        self._access = access
         self._stream_concurrency = stream_concurrency
         self._calls = Calls()
         self._stopping = asyncio.Event()
@@ -55,6 +60,10 @@ class Detector:
     ) -> None:
         """Many study images over one call; answers in the order they finish."""
         self._calls.count(context)
+        try:
+            self._access.admit(context, Action.DETECT)
+        except HilumError as error:
+            await abort(context, error)
         stream = DetectionStream(
             lambda message: self._answer(message, context), context, self._stream_concurrency
         )
@@ -68,20 +77,27 @@ class Detector:
     ) -> pb.GetModelResponse:
         """Which model answers, and on which engine."""
         try:
-            return wire.model_response(self._pipeline().model)
+            with self._access.enter(context, Action.MODEL):
+                return wire.model_response(self._pipeline().model)
         except Exception as error:  # noqa: BLE001  # the boundary: every failure gets a code
             await abort(context, coded(error))
 
     async def _answer(self, message: pb.DetectRequest, context: Context) -> pb.DetectResponse:
-        if self._stopping.is_set():
-            raise _stopping_error()
-        remaining = context.time_remaining()
-        request = wire.study_request(
-            message,
-            request_id=message.request_id or uuid.uuid4().hex,
-            deadline=None if remaining is None else asyncio.get_running_loop().time() + remaining,
-        )
-        return wire.detect_response(await self._pipeline().detect(request))
+        request_id = message.request_id or uuid.uuid4().hex
+        with self._access.enter(context, Action.DETECT) as visit:
+            visit.request_id = request_id
+            if self._stopping.is_set():
+                raise _stopping_error()
+            remaining = context.time_remaining()
+            now = asyncio.get_running_loop().time()
+            request = wire.study_request(
+                message,
+                request_id=request_id,
+                deadline=None if remaining is None else now + remaining,
+            )
+            answer = await self._pipeline().detect(request)
+            visit.bundle_digest = answer.bundle_digest
+        return wire.detect_response(answer)
 
 
 def _stopping_error() -> NotReady:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn, Protocol
 
 import grpc
@@ -24,13 +24,25 @@ class Context(Protocol):
         self,
         code: grpc.StatusCode,
         details: str = "",
-        trailing_metadata: tuple[tuple[str, bytes], ...] = (),
+        trailing_metadata: tuple[tuple[str, str | bytes], ...] = (),
     ) -> NoReturn:
         """End the call with an error; always raises."""
         ...
 
     def time_remaining(self) -> float | None:
         """Seconds until the caller's deadline; None where the caller set none."""
+        ...
+
+    def peer(self) -> str:
+        """The caller's address, such as `ipv4:127.0.0.1:5000`."""
+        ...
+
+    def invocation_metadata(self) -> Iterable[tuple[str, str | bytes]] | None:
+        """What the caller sent beside the message."""
+        ...
+
+    def auth_context(self) -> Mapping[str, Iterable[bytes]]:
+        """What TLS knows of the caller."""
         ...
 
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final, NoReturn
 
 import grpc
@@ -20,6 +21,7 @@ from edge_agent.serving.grpc_context import Context
 from edge_agent.serving.wire import error_message
 
 ERROR_METADATA: Final = "hilum-error-bin"
+RETRY_METADATA: Final = "hilum-retry-after-ms"
 
 # The first kind that fits counts, so the special ones stand before their own base.
 _STATUS: Final[tuple[tuple[type[HilumError], grpc.StatusCode], ...]] = (
@@ -40,6 +42,13 @@ def status_of(error: HilumError) -> grpc.StatusCode:
 
 
 async def abort(context: Context, error: HilumError) -> NoReturn:
-    """End the call with the error's status, its message as details and `Error` as metadata."""
-    metadata = ((ERROR_METADATA, error_message(error).SerializeToString()),)
+    """End the call with the error's status, its message as details and `Error` as metadata.
+
+    Where the error knows when to return, `hilum-retry-after-ms` says so.
+    """
+    metadata: tuple[tuple[str, str | bytes], ...] = (
+        (ERROR_METADATA, error_message(error).SerializeToString()),
+    )
+    if isinstance(error, TryLater) and error.retry_after_s is not None:
+        metadata += ((RETRY_METADATA, str(math.ceil(error.retry_after_s * 1e3))),)
     await context.abort(status_of(error), error.message, metadata)

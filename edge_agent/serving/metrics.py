@@ -29,6 +29,7 @@ from edge_agent.core.access import Action, Reason
 from edge_agent.core.admission import AdmissionStats, Priority, Refusal
 from edge_agent.serving.answer import Timings
 from edge_agent.serving.audit import AuditStatus
+from edge_agent.serving.decode_workers import DecodeStats
 from hilum.codes import ErrorCode
 
 _BUCKETS_S: Final = (
@@ -45,13 +46,14 @@ class Face(StrEnum):
     HTTP = "http"
 
 
-class WorkerEnd(StrEnum):
-    """Why a decode worker was replaced."""
+class DecodeEnd(StrEnum):
+    """How decoding failed other than by refusing the image, as `DecodeStats.failures` names it."""
 
-    CRASH = "crash"
-    TIMEOUT = "timeout"
-    MEMORY = "memory"
-    RECYCLED = "recycled"
+    ABANDONED = "abandoned"
+    ENDED = "ended"
+    INVALID_ANSWER = "invalid_answer"
+    RAISED = "raised"
+    TIMED_OUT = "timed_out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ class Sources:
 
     admission: Callable[[], AdmissionStats] | None = None
     audit: Callable[[], AuditStatus] | None = None
+    decoding: Callable[[], DecodeStats] | None = None
     ready: Callable[[], bool] | None = None
 
 
@@ -81,12 +84,6 @@ class AgentMetrics:
             buckets=_BUCKETS_S,
             registry=self.registry,
         )
-        self._restarts = Counter(
-            "hilum_decode_worker_restarts",
-            "Decode workers that were replaced.",
-            ("reason",),
-            registry=self.registry,
-        )
         self._model = Gauge(
             "hilum_model_info",
             "1 for the bundle and engine in use.",
@@ -105,8 +102,6 @@ class AgentMetrics:
             self._requests.labels(face, Action.DETECT, "ok")
         for stage in fields(Timings):
             self._stages.labels(stage.name.removesuffix("_ms"))
-        for end in WorkerEnd:
-            self._restarts.labels(end)
 
     def request_answered(
         self, face: Face, action: Action, outcome: ErrorCode | Reason | None = None
@@ -120,10 +115,6 @@ class AgentMetrics:
         for stage in fields(timings):
             spent_s = getattr(timings, stage.name) / 1e3
             self._stages.labels(stage.name.removesuffix("_ms")).observe(spent_s)
-
-    def worker_replaced(self, reason: WorkerEnd) -> None:
-        """Count a decode worker that was replaced."""
-        self._restarts.labels(WorkerEnd(reason)).inc()
 
     def model_in_use(self, bundle_digest: str, engine: str, variant: str) -> None:
         """Say which bundle and engine answer from now on."""
@@ -160,6 +151,8 @@ class _Polled(Collector):
             yield from _admission(self._sources.admission())
         if self._sources.audit is not None:
             yield from _audit(self._sources.audit())
+        if self._sources.decoding is not None:
+            yield from _decoding(self._sources.decoding())
 
 
 def _admission(stats: AdmissionStats) -> Iterator[Metric]:
@@ -186,6 +179,22 @@ def _admission(stats: AdmissionStats) -> Iterator[Metric]:
     for (state, priority), count in sorted(stats.reached.items()):
         reached.add_metric((state, priority), count)
     yield reached
+
+
+def _decoding(stats: DecodeStats) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "hilum_decode_workers", "Decode workers that are up.", value=len(stats.pids)
+    )
+    yield CounterMetricFamily("hilum_decoded_images", "Images decoded.", stats.decoded)
+    yield CounterMetricFamily(
+        "hilum_decode_worker_restarts", "Decode workers that were replaced.", stats.replaced
+    )
+    failed = CounterMetricFamily(
+        "hilum_decode_failures", "Images whose decoder failed, by how.", labels=("reason",)
+    )
+    for end in DecodeEnd:
+        failed.add_metric((end,), stats.failures.get(end, 0))
+    yield failed
 
 
 def _audit(status: AuditStatus) -> Iterator[Metric]:

@@ -5,24 +5,34 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
+import numpy as np
+
+from edge_agent.core.admission import AdmissionPolicy, AdmissionStats
+from edge_agent.core.choice import ONE_AT_A_TIME, BatchPolicy
 from edge_agent.core.findings import Finding, OutputsInvalid, findings_from
 from edge_agent.core.geometry import Letterbox
-from edge_agent.core.radiograph import Radiograph
-from edge_agent.engines.base import Engine
-from edge_agent.errors import DeadlineExceeded, EngineFailed, InvalidRequest, Overloaded
+from edge_agent.core.radiograph import ImageWarning, Radiograph
+from edge_agent.engines.base import Engine, Pixels, RawOutputs
+from edge_agent.engines.gate import Gate as ContentGate
+from edge_agent.errors import EngineFailed, InvalidRequest
 from edge_agent.imaging.letterbox import letterbox
+from edge_agent.serving.admission import Gate
 from edge_agent.serving.answer import Answer, ImageFacts, StudyRequest, Timings
 from edge_agent.serving.decoding import Decoder
-from edge_agent.serving.threads import run_to_end
+from edge_agent.serving.lanes import Lanes, too_late
 from hilum.manifest import EngineVariant, Manifest
 
 MAX_REQUEST_ID: Final = 128
+
+
+def _nothing_wrong() -> str:
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +44,20 @@ class Model:
     variant: EngineVariant
     engine: Engine
     reason: str  # Why this variant.
+    gate: ContentGate | None = None
+    self_test: Callable[[], str] = _nothing_wrong
+    """Why this engine's answers cannot be trusted on this box; empty if they can. Blocks."""
 
     def thresholds(self, override: float | None = None) -> list[float]:
         """Score threshold per class: the variant's operating points, or one for all."""
         points = self.variant.operating_points
         return [points[slug] if override is None else override for slug in self.manifest.findings]
+
+    def close(self) -> None:
+        """Free the networks."""
+        if self.gate is not None:
+            self.gate.close()
+        self.engine.close()
 
 
 @dataclass(slots=True)
@@ -56,6 +75,10 @@ class _Laps:
         finally:
             self.spent[stage] = self.spent.get(stage, 0.0) + (time.perf_counter() - start) * 1e3
 
+    def waited_since(self, queued_at: float) -> None:
+        """Count the time until now as waiting."""
+        self.spent["queue"] += (time.perf_counter() - queued_at) * 1e3
+
     def timings(self) -> Timings:
         return Timings(
             decode_ms=self.spent["decode"],
@@ -69,26 +92,46 @@ class _Laps:
 class Pipeline:
     """Answers study requests, a bounded number at a time.
 
-    A request takes a place before any work is done for it and keeps it until its answer, its error
-    or its cancellation; with no place left it is refused at once. Its deadline is honoured before
-    each stage; work that has begun is finished.
+    Requests pass `core.admission`: `stat` before `routine`, refused at once where no place is
+    free. Deadlines are honoured before each stage; work that has begun in the engine is finished.
+    The decoder belongs to whoever gave it.
     """
 
     def __init__(
-        self, model: Model, decoder: Decoder, *, queue_size: int, infer_concurrency: int = 1
+        self,
+        model: Model,
+        decoder: Decoder,
+        *,
+        queue_size: int,
+        waiting_bytes: int = 1 << 30,
+        batch: BatchPolicy = ONE_AT_A_TIME,
     ) -> None:
         self.model = model
         self._decoder = decoder
-        self._queue_size = queue_size
-        self._taken = 0
+        self._answered: Callable[[Timings], None] | None = None
+        # While some are decoded others compute: enough at work for both, the rest in the queue,
+        # where urgency counts.
+        at_work = decoder.concurrency + batch.parallel_requests * batch.max_batch
+        slots = min(queue_size, at_work)
+        self._gate = Gate(
+            AdmissionPolicy(slots, capacity=queue_size - slots, encoded_bytes=waiting_bytes)
+        )
         self._decode_slots = asyncio.Semaphore(decoder.concurrency)
-        self._infer_slots = asyncio.Semaphore(infer_concurrency)
-        self._infer_pool = ThreadPoolExecutor(infer_concurrency, thread_name_prefix="infer")
+        self._lanes = Lanes(partial(look, model), batch)
 
     @property
     def taken(self) -> int:
         """Places taken: requests that wait or are worked on."""
-        return self._taken
+        stats = self.stats()
+        return stats.running + sum(stats.queued.values())
+
+    def stats(self) -> AdmissionStats:
+        """Places and queues, for metrics."""
+        return self._gate.stats()
+
+    def on_answer(self, told: Callable[[Timings], None]) -> None:
+        """Have each answer's timings told, for metrics."""
+        self._answered = told
 
     async def detect(self, request: StudyRequest) -> Answer:
         """Look at one study image.
@@ -96,66 +139,65 @@ class Pipeline:
         Raises:
             InvalidRequest: an option is out of its range.
             StudyImageRefused: the image cannot be looked at.
-            Overloaded: no place is free.
+            Overloaded: no place is free; `retry_after_s` says when one may be.
             DeadlineExceeded: the deadline passed before the work on a stage was begun.
             DecoderFailed, EngineFailed: the box failed, not the image.
         """
         check(request)
         model = self.model
+        size = model.manifest.input
         laps = _Laps()
-        with self._place():
-            async with self._slot(self._decode_slots, request.deadline, laps):
-                with laps.lap("decode"):
-                    size = model.manifest.input
-                    radiograph = await self._decoder.decode(
-                        request.image, (size.height, size.width)
+        async with AsyncExitStack() as held:
+            with laps.lap("queue"):
+                await held.enter_async_context(
+                    self._gate.admit(
+                        request.priority,
+                        deadline=request.deadline,
+                        decoded_bytes=size.height * size.width,
+                        encoded_bytes=len(request.image),
                     )
-            async with self._slot(self._infer_slots, request.deadline, laps):
-                findings = await run_to_end(
-                    self._infer_pool, look, model, radiograph, request.score_threshold, laps
                 )
-        return Answer(
+            radiograph = await self._decode(request, laps)
+            sight = await self._look(request, radiograph, laps)
+        answer = Answer(
             request_id=request.request_id,
-            findings=findings,
+            findings=sight.findings,
             image=ImageFacts.of(radiograph),
-            warnings=radiograph.warnings,
+            warnings=sight.warnings,
             bundle_digest=model.digest,
             engine=model.engine.name,
             timings=laps.timings(),
         )
+        if self._answered is not None:
+            self._answered(answer.timings)
+        return answer
 
-    @contextmanager
-    def _place(self) -> Iterator[None]:
-        if self._taken >= self._queue_size:
-            raise Overloaded(f"The agent already has {self._taken} images to look at.")
-        self._taken += 1
-        try:
-            yield
-        finally:
-            self._taken -= 1
-
-    @asynccontextmanager
-    async def _slot(
-        self, slots: asyncio.Semaphore, deadline: float | None, laps: _Laps
-    ) -> AsyncIterator[None]:
+    async def _decode(self, request: StudyRequest, laps: _Laps) -> Radiograph:
+        size = self.model.manifest.input
         try:
             with laps.lap("queue"):
-                async with asyncio.timeout_at(deadline):
-                    await slots.acquire()
+                async with asyncio.timeout_at(request.deadline):
+                    await self._decode_slots.acquire()
         except TimeoutError:
-            raise _too_late() from None
+            raise too_late() from None
         try:
-            if deadline is not None and asyncio.get_running_loop().time() >= deadline:
-                raise _too_late()
-            yield
+            if _is_past(request.deadline):
+                raise too_late()
+            with laps.lap("decode"):
+                return await self._decoder.decode(request.image, (size.height, size.width))
         finally:
-            slots.release()
+            self._decode_slots.release()
+
+    async def _look(self, request: StudyRequest, radiograph: Radiograph, laps: _Laps) -> Sight:
+        if _is_past(request.deadline):
+            raise too_late()
+        job = LookJob(radiograph, request.score_threshold, laps, time.perf_counter())
+        return await self._lanes.run(job, deadline=request.deadline)
 
     def close(self) -> None:
         """End the threads and free the model. Work that has begun is finished first."""
-        self._decoder.close()
-        self._infer_pool.shutdown(wait=True)
-        self.model.engine.close()
+        self._lanes.close()
+        self.model.close()
 
 
 def check(request: StudyRequest) -> None:
@@ -177,24 +219,83 @@ def check(request: StudyRequest) -> None:
         )
 
 
-def look(
-    model: Model, radiograph: Radiograph, score_threshold: float | None, laps: _Laps
-) -> tuple[Finding, ...]:
-    """Letterbox, infer, find: everything that blocks, for one thread."""
-    manifest = model.manifest
-    with laps.lap("decode"):
-        box = Letterbox.fit(
-            radiograph.rows, radiograph.columns, manifest.input.height, manifest.input.width
-        )
-        pixels = letterbox(radiograph.pixels, box, manifest.input.pad_value)
-    with laps.lap("infer"):
-        outputs = model.engine.infer(pixels[None, None])
-    with laps.lap("postprocess"):
+@dataclass(frozen=True, slots=True)
+class LookJob:
+    """A radiograph on its way to the engine, since `queued_at` of `time.perf_counter`."""
+
+    radiograph: Radiograph
+    score_threshold: float | None
+    laps: _Laps
+    queued_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What was seen on one radiograph, and what to be wary of."""
+
+    findings: tuple[Finding, ...]
+    warnings: tuple[ImageWarning, ...]
+
+
+def look(model: Model, jobs: Sequence[LookJob]) -> list[Sight | Exception]:
+    """Letterbox, judge by content, infer, find: everything that blocks, for one thread.
+
+    The outcomes are in the jobs' order. An image that fails fails alone, unless the engine does.
+    """
+    outcomes: dict[int, Sight | Exception] = {}
+    inputs: dict[int, tuple[Letterbox, Pixels, tuple[ImageWarning, ...]]] = {}
+    for index, job in enumerate(jobs):
+        job.laps.waited_since(job.queued_at)
         try:
-            return findings_from(outputs[0], box, manifest.head, model.thresholds(score_threshold))
+            inputs[index] = _prepare(model, job)
+        except Exception as error:  # noqa: BLE001  # this job's own outcome
+            outcomes[index] = error
+    if inputs:
+        batch = np.stack([pixels for _, pixels, _ in inputs.values()])[:, None]
+        try:
+            outputs = _infer(model, batch, [jobs[index].laps for index in inputs])
+        except Exception as error:  # noqa: BLE001  # the outcome of all that went in
+            outcomes |= dict.fromkeys(inputs, error)
+        else:
+            for (index, (box, _, warnings)), output in zip(inputs.items(), outputs, strict=True):
+                outcomes[index] = _find(model, jobs[index], output, box, warnings)
+    return [outcomes[index] for index in range(len(jobs))]
+
+
+def _prepare(model: Model, job: LookJob) -> tuple[Letterbox, Pixels, tuple[ImageWarning, ...]]:
+    radiograph, size = job.radiograph, model.manifest.input
+    with job.laps.lap("decode"):
+        box = Letterbox.fit(radiograph.rows, radiograph.columns, size.height, size.width)
+        pixels = letterbox(radiograph.pixels, box, size.pad_value)
+    if model.gate is None:
+        return box, pixels, radiograph.warnings
+    with job.laps.lap("infer"):
+        verdict = model.gate.judge(radiograph.pixels)
+    verdict.check()
+    return box, pixels, verdict.added_to(radiograph.warnings)
+
+
+def _infer(model: Model, batch: Pixels, laps: Sequence[_Laps]) -> RawOutputs:
+    with ExitStack() as timed:
+        for lap in laps:
+            timed.enter_context(lap.lap("infer"))
+        return model.engine.infer(batch)
+
+
+def _find(
+    model: Model,
+    job: LookJob,
+    outputs: RawOutputs,
+    box: Letterbox,
+    warnings: tuple[ImageWarning, ...],
+) -> Sight | Exception:
+    thresholds = model.thresholds(job.score_threshold)
+    with job.laps.lap("postprocess"):
+        try:
+            return Sight(findings_from(outputs, box, model.manifest.head, thresholds), warnings)
         except OutputsInvalid as error:
-            raise EngineFailed(f"{model.engine.name} gave no sound outputs: {error}.") from None
+            return EngineFailed(f"{model.engine.name} gave no sound outputs: {error}.")
 
 
-def _too_late() -> DeadlineExceeded:
-    return DeadlineExceeded("The caller's deadline passed before the work was begun.")
+def _is_past(deadline: float | None) -> bool:
+    return deadline is not None and asyncio.get_running_loop().time() >= deadline

@@ -125,7 +125,7 @@ def test_two_agents_do_not_share_a_port(agent: subprocess.Popen[str], toy: Path)
 @pytest.mark.parametrize(
     ("environment", "status", "says"),
     [
-        ({"HILUM_EDGE__GRPC__HOST": "0.0.0.0"}, 2, "neither TLS nor roles"),  # noqa: S104
+        ({"HILUM_EDGE__GRPC__HOST": "0.0.0.0"}, 2, "Refusing to start open"),  # noqa: S104
         ({"HILUM_EDGE__ENGINE__VARIANT": "onnx-fp32"}, 2, "no engine 'onnx-fp32'"),
         ({"HILUM_EDGE__BUNDLE": "/nowhere/a.bundle"}, 1, "bundle_invalid"),
     ],

@@ -14,6 +14,7 @@ from edge_agent.config import Settings
 from edge_agent.engines.base import Pixels
 from edge_agent.engines.fake import FakeEngine
 from edge_agent.errors import EngineFailed
+from edge_agent.serving.decoding import Decoder
 from edge_agent.serving.pipeline import Pipeline
 from hilum.v1 import detection_pb2 as pb
 from tests.agents import (
@@ -138,8 +139,8 @@ async def test_the_boxs_own_failures_are_coded_and_give_nothing_away(
     def broken(batch: Pixels) -> None:
         raise raised
 
-    def load(settings: Settings) -> Pipeline:
-        return fake_pipeline(settings, FakeEngine(SIDE, SIDE, before=broken))
+    def load(settings: Settings, decoder: Decoder) -> Pipeline:
+        return fake_pipeline(settings, decoder, FakeEngine(SIDE, SIDE, before=broken))
 
     async with running_agent(settings(), load) as agent, connected(agent) as detector:
         with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -11,6 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from edge_agent.app import Agent
 from edge_agent.config import Settings
+from edge_agent.serving.decoding import Decoder
 from edge_agent.serving.pipeline import Pipeline
 from tests.agents import dialled, fake_pipeline, running_agent, settings
 
@@ -28,9 +29,9 @@ def asking(service: str) -> health_pb2.HealthCheckRequest:
 async def test_serving_only_once_the_model_is_warm_and_until_it_stops(service: str) -> None:
     warm = threading.Event()
 
-    def load(settings: Settings) -> Pipeline:
+    def load(settings: Settings, decoder: Decoder) -> Pipeline:
         assert warm.wait(30)
-        return fake_pipeline(settings)
+        return fake_pipeline(settings, decoder)
 
     agent = Agent(settings(), load)
     await agent.start()

@@ -108,7 +108,7 @@ async def test_what_is_no_request_is_refused_and_harms_nobody(sent: bytes) -> No
 async def test_a_caller_who_hangs_up_frees_the_place() -> None:
     gate = Gate()
     pipeline = fake_pipeline(
-        settings(limits={"queue_size": 2}), FakeEngine(SIDE, SIDE, before=gate)
+        settings(limits={"queue_size": 2}), None, FakeEngine(SIDE, SIDE, before=gate)
     )
     async with served(http_app(pipeline)) as origin, httpx.AsyncClient(base_url=origin) as client:
         staying = asyncio.ensure_future(client.post("/predict", **file_form(tagged_png(200))))
@@ -125,7 +125,7 @@ async def test_a_caller_who_hangs_up_frees_the_place() -> None:
 
 async def test_stopping_finishes_what_is_in_flight() -> None:
     gate = Gate()
-    pipeline = fake_pipeline(settings(), FakeEngine(SIDE, SIDE, before=gate))
+    pipeline = fake_pipeline(settings(), None, FakeEngine(SIDE, SIDE, before=gate))
     server = HttpServer(http_app(pipeline), host="127.0.0.1", port=0)
     origin = f"http://127.0.0.1:{await server.start()}"
     async with httpx.AsyncClient(base_url=origin) as client:

@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from edge_agent.app import Agent, serve
 from edge_agent.config import Settings
+from edge_agent.serving.decoding import Decoder
 from edge_agent.serving.pipeline import Pipeline
 from hilum.v1 import detection_pb2 as pb
 from hilum.v1 import detection_pb2_grpc
@@ -98,7 +99,7 @@ async def test_when_the_drain_timeout_passes_the_loss_is_said() -> None:
 
 
 async def test_a_model_that_cannot_be_loaded_ends_the_agent() -> None:
-    def fails(settings: Settings) -> Pipeline:
+    def fails(settings: Settings, decoder: Decoder) -> Pipeline:
         raise ValueError("no such model")
 
     with pytest.raises(ValueError, match="no such model"):
@@ -106,8 +107,8 @@ async def test_a_model_that_cannot_be_loaded_ends_the_agent() -> None:
 
 
 async def test_told_to_stop_while_it_loads_it_ends_with_0() -> None:
-    def load(settings: Settings) -> Pipeline:
+    def load(settings: Settings, decoder: Decoder) -> Pipeline:
         os.kill(os.getpid(), signal.SIGTERM)
-        return fake_pipeline(settings)
+        return fake_pipeline(settings, decoder)
 
     assert await serve(settings(), load) == 0

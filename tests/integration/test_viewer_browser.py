@@ -41,7 +41,7 @@ ANKLE = "RG3_UNCI.dcm"
 
 
 def _app() -> FastAPI:
-    return http_app(fake_pipeline(settings(), ScriptedEngine()))
+    return http_app(fake_pipeline(settings(), None, ScriptedEngine()))
 
 
 @pytest.fixture(scope="module")
@@ -392,7 +392,7 @@ class TestRefusals:
                 return Denied(Reason.NO_CREDENTIAL)
 
         def guarded() -> FastAPI:
-            pipeline = fake_pipeline(settings(), ScriptedEngine())
+            pipeline = fake_pipeline(settings(), None, ScriptedEngine())
             return http_app(pipeline, access=GuardedAccess(OneKey()))
 
         with served_apart(guarded) as origin:

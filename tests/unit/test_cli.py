@@ -203,7 +203,7 @@ def test_model_shows_what_a_bundle_is(toy: Path) -> None:
     for fact in ("toy", "0.0.1", "openvino-fp32", "Tests only.", "pulmonary_fibrosis"):
         assert fact in ran.stdout
     facts = json.loads(hilum_edge("model", "--json", "--bundle", toy).stdout)
-    assert facts["operating_points"]["ild"] == 0.25
+    assert facts["operating_points"]["openvino-fp32"]["ild"] == 0.25
     assert facts["file"] == str(toy)
     assert len(facts["digest"]) == 64
 
@@ -212,7 +212,7 @@ def test_an_unforeseen_failure_is_no_traceback(monkeypatch: pytest.MonkeyPatch) 
     def fails(*_: object) -> None:
         raise KeyError("Doe^Jane")
 
-    monkeypatch.setattr("edge_agent.app.bundle_facts", fails)
+    monkeypatch.setattr("edge_agent.loading.bundle_facts", fails)
     ran = hilum_edge("model")
     assert ran.exit_code == 1
     assert "internal" in ran.stderr

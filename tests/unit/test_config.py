@@ -54,11 +54,25 @@ def test_cache_follows_the_xdg_specification(
     assert load_settings().cache_dir == Path("/home/someone/.cache/hilum")
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", ""])  # noqa: S104
-def test_refuses_to_listen_beyond_this_machine(host: str) -> None:
-    with pytest.raises(ConfigInvalid, match="neither TLS nor roles") as caught:
-        load_settings(None, {"grpc": {"host": host}})
+@pytest.mark.parametrize(
+    "wrong",
+    [{"certificate": "a.pem"}, {"key": "a.key"}, {"client_ca": "ca.pem"}],
+)
+def test_tls_files_belong_together(wrong: dict[str, str]) -> None:
+    with pytest.raises(ConfigInvalid, match="tls") as caught:
+        load_settings(None, {"tls": wrong})
     assert caught.value.code is ErrorCode.CONFIG_INVALID
+
+
+def test_state_follows_the_xdg_specification(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert load_settings().audit_dir == tmp_path / "hilum" / "audit"
+    assert load_settings(None, {"audit": {"folder": "/log"}}).audit_dir == Path("/log")
+    monkeypatch.setenv("XDG_STATE_HOME", "relative/is/ignored")
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert load_settings().state_dir == Path("/home/someone/.local/state/hilum")
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1", "localhost"])

@@ -247,10 +247,10 @@ def test_a_budget_takes_all_or_nothing() -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    [{"slots": 0}, {"capacity": 0}, {"stat_burst": 0}, {"aged_s": -1.0}, {"decoded_bytes": 0}],
+    [{"slots": 0}, {"capacity": -1}, {"stat_burst": 0}, {"aged_s": -1.0}, {"decoded_bytes": 0}],
 )
 def test_senseless_bounds_are_refused(bad: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match="at least"):
         AdmissionPolicy(**bad)  # type: ignore[arg-type]
 
 

@@ -144,7 +144,7 @@ class TestPredict:
 
     async def test_gives_up_at_the_deadline(self) -> None:
         gate = Gate()
-        pipeline = fake_pipeline(settings(), FakeEngine(SIDE, SIDE, before=gate))
+        pipeline = fake_pipeline(settings(), None, FakeEngine(SIDE, SIDE, before=gate))
         async with caller(http_app(pipeline)) as client:
             first = asyncio.ensure_future(client.post("/predict", **file_form(tagged_png(200))))
             await gate.arrival(200)

@@ -62,14 +62,14 @@ async def test_a_real_radiograph(rg1: bytes) -> None:
     decoder = ThreadDecoder(1, Limits())
     assert shape_of(await Renderer(decoder).render(rg1)) == (1955, 1841)
     assert max(shape_of(await Renderer(decoder, max_side=512).render(rg1))) == 512
-    decoder.close()
+    await decoder.close()
 
 
 async def test_refuses_what_the_detector_refuses() -> None:
     decoder = ThreadDecoder(1, Limits())
     with pytest.raises(StudyImageRefused):
         await Renderer(decoder).render(b"no image")
-    decoder.close()
+    await decoder.close()
 
 
 async def test_is_bounded_and_frees_its_places() -> None:

@@ -17,7 +17,7 @@ async def test_outcomes_come_in_the_files_order_whatever_fails(tmp_path: Path) -
     files = [tmp_path / f"{number}.png" for number in range(len(tags))]
     for file, tag in zip(files, tags, strict=True):
         file.write_bytes(tagged_png(tag) if tag else b"no image")
-    pipeline = fake_pipeline(settings(), FakeEngine(SIDE, SIDE))
+    pipeline = fake_pipeline(settings(), None, FakeEngine(SIDE, SIDE))
     try:
         outcomes = [
             outcome async for outcome in detect_files(pipeline, files, max_bytes=1 << 20, ahead=3)
@@ -40,7 +40,7 @@ async def test_who_stops_listening_leaves_nothing_running(tmp_path: Path) -> Non
     files = [tmp_path / f"{tag}.png" for tag in range(150, 160)]
     for file in files:
         file.write_bytes(tagged_png(int(file.stem)))
-    pipeline = fake_pipeline(settings(), FakeEngine(SIDE, SIDE))
+    pipeline = fake_pipeline(settings(), None, FakeEngine(SIDE, SIDE))
     try:
         outcomes = detect_files(pipeline, files, max_bytes=1 << 20)
         assert (await anext(outcomes)).answer

@@ -7,7 +7,8 @@ from edge_agent.core.access import Action, Reason
 from edge_agent.core.admission import AdmissionStats, Priority, Refusal, State
 from edge_agent.serving.answer import Timings
 from edge_agent.serving.audit import AuditStatus
-from edge_agent.serving.metrics import AgentMetrics, Face, Sources, WorkerEnd
+from edge_agent.serving.decode_workers import DecodeStats
+from edge_agent.serving.metrics import AgentMetrics, Face, Sources
 from hilum.codes import ErrorCode
 
 TIMINGS = Timings(decode_ms=12, queue_ms=0.5, infer_ms=80, postprocess_ms=1, total_ms=94)
@@ -48,12 +49,14 @@ def test_times_are_kept_in_seconds_by_stage() -> None:
     assert found["hilum_stage_seconds_bucket{le=0.1,stage=infer}"] == 1
 
 
-def test_replaced_workers_are_counted_by_reason() -> None:
-    metrics = AgentMetrics()
-    metrics.worker_replaced(WorkerEnd.CRASH)
-    found = samples(metrics)
-    assert found["hilum_decode_worker_restarts_total{reason=crash}"] == 1
-    assert found["hilum_decode_worker_restarts_total{reason=timeout}"] == 0
+def test_decode_workers_are_told_as_their_supervisor_counts_them() -> None:
+    stats = DecodeStats(1, (2, 3), 1, decoded=7, replaced=2, failures={"timed_out": 2})
+    found = samples(AgentMetrics(Sources(decoding=lambda: stats)))
+    assert found["hilum_decode_workers"] == 2
+    assert found["hilum_decoded_images_total"] == 7
+    assert found["hilum_decode_worker_restarts_total"] == 2
+    assert found["hilum_decode_failures_total{reason=timed_out}"] == 2
+    assert found["hilum_decode_failures_total{reason=ended}"] == 0
 
 
 def test_one_model_is_in_use_at_a_time() -> None:
@@ -77,8 +80,6 @@ def test_labels_outside_their_enumeration_are_a_mistake() -> None:
     metrics = AgentMetrics()
     with pytest.raises(ValueError, match="Doe"):
         metrics.request_answered("Doe", Action.DETECT)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="Doe"):
-        metrics.worker_replaced("Doe")  # type: ignore[arg-type]
 
 
 def test_state_is_read_when_metrics_are() -> None:
@@ -121,8 +122,8 @@ def test_state_is_read_when_metrics_are() -> None:
 
 def test_two_agents_do_not_mix() -> None:
     one, other = AgentMetrics(), AgentMetrics()
-    one.worker_replaced(WorkerEnd.MEMORY)
-    name = "hilum_decode_worker_restarts_total{reason=memory}"
+    one.request_answered(Face.GRPC, Action.DETECT)
+    name = "hilum_requests_total{action=detect,face=grpc,outcome=ok}"
     assert (samples(one)[name], samples(other)[name]) == (1, 0)
 
 

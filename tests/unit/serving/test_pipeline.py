@@ -31,7 +31,9 @@ from tests.agents import DIGEST, SIDE, SQUARE, Gate, eventually, fake_pipeline, 
 
 @contextmanager
 def piped(engine: Any = None, infer_concurrency: int = 1, **limits: int) -> Iterator[Pipeline]:
-    pipeline = fake_pipeline(settings(limits=limits), engine, infer_concurrency=infer_concurrency)
+    pipeline = fake_pipeline(
+        settings(limits=limits), None, engine, infer_concurrency=infer_concurrency
+    )
     try:
         yield pipeline
     finally:

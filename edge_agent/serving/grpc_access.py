@@ -1,0 +1,101 @@
+"""The gate in front of each gRPC method."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager
+from typing import Any, Final
+
+import grpc
+
+from edge_agent.core.access import Action
+from edge_agent.errors import HilumError
+from edge_agent.serving.access import Caller, grpc_caller
+from edge_agent.serving.grpc_context import Context
+from edge_agent.serving.grpc_errors import abort
+from edge_agent.serving.visits import Audit, Count, Gate, Visit, Visits, ignore
+
+ACTIONS: Final = {
+    "hilum.v1.Detector": Action.DETECT,
+    "grpc.health.v1.Health": Action.HEALTH,
+    "grpc.reflection.v1alpha.ServerReflection": Action.MODEL,
+}
+"""What a service's methods are; of any other service, `ADMINISTER`."""
+
+
+class GrpcAccess:
+    """Who may do what, with a gatekeeper and, where one is kept, the audit log."""
+
+    def __init__(self, gate: Gate, audit: Audit | None = None, count: Count = ignore) -> None:
+        self._visits = Visits(gate, audit, count)
+
+    def enter(self, context: Context, action: Action) -> AbstractContextManager[Visit]:
+        """Let a caller in for as long as the block runs; its end is logged, however it ends.
+
+        Raises:
+            Unauthenticated, Forbidden: not this caller, or not this action.
+            AuditUnavailable: the access cannot be logged.
+        """
+        return self._visits.enter(_caller(context), action)
+
+    def admit(self, context: Context, action: Action) -> None:
+        """Turn away who may not do this; what is then done is entered one by one.
+
+        Raises:
+            Unauthenticated, Forbidden: not this caller, or not this action.
+        """
+        self._visits.admit(_caller(context), action)
+
+
+class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in its stubs only
+    """Stands before every service but the detector, whose methods log what they did themselves."""
+
+    def __init__(self, access: GrpcAccess) -> None:
+        self._access = access
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:  # noqa: ANN401  # gRPC's handlers have no common type
+        """Wrap the method's handler, if there is one."""
+        handler = await continuation(handler_call_details)
+        service = handler_call_details.method.split("/")[1]
+        action = ACTIONS.get(service, Action.ADMINISTER)
+        if handler is None or action is Action.DETECT:
+            return handler
+        for kind in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
+            behaviour = getattr(handler, kind)
+            if behaviour is not None:
+                make = getattr(grpc, f"{kind}_rpc_method_handler")
+                return make(
+                    self._guarded(behaviour, action),
+                    handler.request_deserializer,
+                    handler.response_serializer,
+                )
+        return None
+
+    def _guarded(self, behaviour: Callable[[Any, Context], Any], action: Action) -> Any:  # noqa: ANN401
+        async def check(context: Context) -> None:
+            try:
+                with self._access.enter(context, action):
+                    pass
+            except HilumError as error:
+                await abort(context, error)
+
+        async def call(request: Any, context: Context) -> Any:  # noqa: ANN401
+            await check(context)
+            return await behaviour(request, context)
+
+        async def generate(request: Any, context: Context) -> AsyncIterator[Any]:  # noqa: ANN401
+            await check(context)
+            async for answer in behaviour(request, context):
+                yield answer
+
+        # gRPC looks at the function itself to tell whether it yields its answers.
+        return generate if inspect.isasyncgenfunction(behaviour) else call
+
+
+def _caller(context: Context) -> Caller:
+    return grpc_caller(context.peer(), context.invocation_metadata() or (), context.auth_context())
