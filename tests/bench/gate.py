@@ -1,0 +1,59 @@
+"""What the content gate costs beside the detector: one picture, both on one thread, in turns."""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+from edge_agent.engines.bundle import Bundle, starter_bundle_path
+from edge_agent.engines.gate import OpenVinoGate
+from edge_agent.engines.golden import read_picture
+from edge_agent.engines.openvino import OpenVinoEngine, OpenVinoOptions
+
+ROUNDS = 60
+WARM_UP = 5
+MOST = 0.1
+"""The gate's share of the detector's time that may not be exceeded."""
+
+
+def run() -> None:
+    """Print the table."""
+    bundle = Bundle.open(starter_bundle_path())
+    medians = measure(bundle)
+    if "gate" not in medians:
+        print("The starter bundle carries no content gate.")
+        return
+    print(f"\nOne picture, one thread, medians of {ROUNDS}\n| | ms | gate's share |\n|---|---|---|")
+    for name, milliseconds in medians.items():
+        print(f"| {name} | {milliseconds:.2f} | {medians['gate'] / milliseconds:.3f} |")
+
+
+def measure(bundle: Bundle) -> dict[str, float]:
+    """Median milliseconds of the gate (shrinking included) and of each OpenVINO variant."""
+    spec = bundle.manifest.input
+    pictures = [read_picture(bundle.read(case.image), spec) for case in bundle.golden.cases]
+    options = OpenVinoOptions(threads=1, requests=1)
+    engines = {
+        variant.name: OpenVinoEngine(bundle, variant, options)
+        for variant in bundle.manifest.engines
+        if variant.runtime == "openvino" and variant.precision in {"int8", "fp32"}
+    }
+    gate = OpenVinoGate.of(bundle)
+    times: dict[str, list[float]] = {name: [] for name in (["gate"] if gate else []) + [*engines]}
+    for number in range(WARM_UP + ROUNDS):
+        pixels = pictures[number % len(pictures)]
+        if gate:
+            started = time.perf_counter()
+            gate.judge(pixels)
+            times["gate"].append(time.perf_counter() - started)
+        for name, engine in engines.items():
+            started = time.perf_counter()
+            engine.infer(pixels[None, None])
+            times[name].append(time.perf_counter() - started)
+    for engine in engines.values():
+        engine.close()
+    return {name: statistics.median(spent[WARM_UP:]) * 1e3 for name, spent in times.items()}
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,73 @@
+"""What holds for every verdict of the content gate."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_agent.core.gate import GateProbabilities, judge
+from edge_agent.core.radiograph import ImageWarning
+from hilum.codes import ErrorCode, WarningCode
+from hilum.manifest import GateThresholds
+
+shares = st.floats(0, 1, allow_nan=False)
+
+
+@st.composite
+def probabilities(draw: st.DrawFn) -> GateProbabilities:
+    content = np.array([draw(shares) + 1e-6 for _ in range(3)])
+    turns = np.array([draw(shares) + 1e-6 for _ in range(4)])
+    row = [*(content / content.sum()), *(turns / turns.sum()), draw(shares)]
+    return GateProbabilities.from_outputs(np.array(row, np.float32))
+
+
+@st.composite
+def thresholds(draw: st.DrawFn) -> GateThresholds:
+    values = {}
+    for what in ("other", "turned", "inverted"):
+        low, high = sorted([draw(shares), draw(shares)])
+        values |= {f"warn_{what}": low, f"refuse_{what}": high}
+    return GateThresholds(**values, warn_lateral=draw(shares))
+
+
+@given(probabilities(), thresholds())
+def test_refused_is_exactly_what_reaches_its_threshold(
+    seen: GateProbabilities, limits: GateThresholds
+) -> None:
+    verdict = judge(seen, limits)
+    sure = seen.other < limits.warn_other and seen.lateral < limits.warn_lateral
+    expected = {
+        ErrorCode.NOT_A_CHEST: seen.other >= limits.refuse_other,
+        ErrorCode.ROTATED: sure and seen.turned >= limits.refuse_turned,
+        ErrorCode.INVERTED: sure and seen.inverted >= limits.refuse_inverted,
+    }
+    wanted = [code for code, reached in expected.items() if reached]
+    assert verdict.refusal == (wanted[0] if wanted else None)
+
+
+@given(probabilities(), thresholds())
+def test_all_that_reaches_a_warning_is_refused_or_warned_of(
+    seen: GateProbabilities, limits: GateThresholds
+) -> None:
+    verdict = judge(seen, limits)
+    doubtful = (
+        seen.other >= limits.warn_other
+        or seen.lateral >= limits.warn_lateral
+        or seen.turned >= limits.warn_turned
+        or seen.inverted >= limits.warn_inverted
+    )
+    assert doubtful == bool(verdict.refusal or verdict.warnings)
+
+
+@given(probabilities(), thresholds(), st.sets(st.sampled_from(WarningCode)))
+def test_no_warning_is_given_twice_or_lost(
+    seen: GateProbabilities, limits: GateThresholds, known: set[WarningCode]
+) -> None:
+    before = tuple(ImageWarning(code, "told before") for code in sorted(known))
+    verdict = judge(seen, limits)
+    merged = verdict.added_to(before)
+    codes = [warning.code for warning in merged]
+    assert merged[: len(before)] == before
+    assert len(codes) == len(set(codes))
+    assert set(codes) == known | {warning.code for warning in verdict.warnings}

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edge_agent.core.gate import GateOutputsInvalid, GateProbabilities, judge
+from edge_agent.core.radiograph import ImageWarning
+from edge_agent.errors import StudyImageRefused
+from hilum.codes import ErrorCode, WarningCode
+from hilum.manifest import GateThresholds
+
+THRESHOLDS = GateThresholds(
+    warn_other=0.5,
+    refuse_other=0.9,
+    warn_lateral=0.5,
+    warn_turned=0.5,
+    refuse_turned=0.9,
+    warn_inverted=0.5,
+    refuse_inverted=0.9,
+)
+
+
+def seen(
+    other: float = 0.0, lateral: float = 0.0, turned: float = 0.0, inverted: float = 0.0
+) -> GateProbabilities:
+    return GateProbabilities(
+        frontal=1 - other - lateral,
+        lateral=lateral,
+        other=other,
+        turns=(1 - turned, 0.0, turned, 0.0),
+        inverted=inverted,
+    )
+
+
+@pytest.mark.parametrize(
+    ("shown", "refusal", "warnings"),
+    [
+        (seen(), None, []),
+        (seen(other=0.95), ErrorCode.NOT_A_CHEST, []),
+        (seen(other=0.7), None, [WarningCode.CONTENT_UNSURE]),
+        (seen(lateral=0.99), None, [WarningCode.LATERAL_VIEW]),
+        (seen(turned=0.95), ErrorCode.ROTATED, []),
+        (seen(turned=0.6), None, [WarningCode.LOOKS_ROTATED]),
+        (seen(inverted=0.95), ErrorCode.INVERTED, []),
+        (seen(inverted=0.6), None, [WarningCode.LOOKS_INVERTED]),
+        (seen(turned=0.95, inverted=0.95), ErrorCode.ROTATED, []),
+        (seen(turned=0.6, inverted=0.95), ErrorCode.INVERTED, [WarningCode.LOOKS_ROTATED]),
+    ],
+)
+def test_a_verdict_follows_from_the_thresholds(
+    shown: GateProbabilities, refusal: ErrorCode | None, warnings: list[WarningCode]
+) -> None:
+    verdict = judge(shown, THRESHOLDS)
+    assert verdict.refusal == refusal
+    assert [warning.code for warning in verdict.warnings] == warnings
+
+
+@pytest.mark.parametrize("shown", [seen(lateral=0.8, turned=1.0), seen(other=0.6, inverted=1.0)])
+def test_turn_and_polarity_refuse_only_what_is_surely_a_frontal_chest(
+    shown: GateProbabilities,
+) -> None:
+    verdict = judge(shown, THRESHOLDS)
+    assert verdict.refusal is None
+    assert len(verdict.warnings) == 2
+
+
+def test_a_refusal_is_an_error_that_says_what_to_do() -> None:
+    with pytest.raises(StudyImageRefused, match="does not show a chest") as caught:
+        judge(seen(other=1.0), THRESHOLDS).check()
+    assert caught.value.code == ErrorCode.NOT_A_CHEST
+    assert "frontal chest" in caught.value.hint
+    judge(seen(other=0.7), THRESHOLDS).check()
+
+
+def test_a_warning_that_the_header_gave_is_not_given_twice() -> None:
+    told = (ImageWarning(WarningCode.LATERAL_VIEW, "The header says so."),)
+    merged = judge(seen(lateral=0.9, turned=0.6), THRESHOLDS).added_to(told)
+    assert [warning.code for warning in merged] == [
+        WarningCode.LATERAL_VIEW,
+        WarningCode.LOOKS_ROTATED,
+    ]
+    assert merged[0] == told[0]
+
+
+def test_outputs_are_read_in_their_order() -> None:
+    row = np.array([0.7, 0.2, 0.1, 0.4, 0.3, 0.2, 0.1, 0.6], np.float32)
+    read = GateProbabilities.from_outputs(row)
+    assert (read.frontal, read.lateral, read.other) == pytest.approx((0.7, 0.2, 0.1))
+    assert read.turns == pytest.approx((0.4, 0.3, 0.2, 0.1))
+    assert read.turned == pytest.approx(0.6)
+    assert read.inverted == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        [0.7, 0.2, 0.1],
+        [np.nan, 0.2, 0.1, 1, 0, 0, 0, 0],
+        [1, 0, 0, 1, 0, 0, 0, np.nan],
+        [1, 0, 0, 1, 0, 0, 0, 1.5],
+        [1, 0, 0, 0.5, 0, 0, 0, 0],
+        [0.5, 0.2, 0.1, 1, 0, 0, 0, 0],
+        [1.5, -0.5, 0, 1, 0, 0, 0, 0],
+    ],
+)
+def test_what_is_no_probability_is_not_read(row: list[float]) -> None:
+    with pytest.raises(GateOutputsInvalid):
+        GateProbabilities.from_outputs(np.array(row, np.float32))
