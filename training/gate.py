@@ -56,7 +56,7 @@ class GatePlan:
     folds: int = 6
     chests: int = 400
     laterals: int = 200
-    others_each: int = 70
+    others_each: int = 80
     config: GateConfig = field(default_factory=GateConfig)
 
     @property

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from edge_agent.core.gate import OUTPUTS, GateProbabilities
 from training.data.gate_images import Content, Picture
-from training.data.gate_views import Pixels, handled, inverted, plain, shuffled, turned
+from training.data.gate_views import Pixels, detail, handled, inverted, plain, shuffled, turned
 from training.errors import TrainingError
 
 _NO_TURN: Final = -1
@@ -80,14 +80,14 @@ class GateNetwork(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        widths = (1, 12, 24, 32, 48, 64)
+        widths = (1, 16, 16, 32, 48, 64)
         strides = (2, 2, 2, 1, 1)
         layers: list[nn.Module] = []
         for before, after, stride in zip(widths, widths[1:], strides, strict=False):
             layers += [
                 nn.Conv2d(before, after, 3, stride, 1, bias=False),
                 nn.BatchNorm2d(after),
-                nn.ReLU(),
+                nn.ReLU(inplace=True),
             ]
         self.features = nn.Sequential(*layers, nn.AvgPool2d(2), nn.Flatten(), nn.Dropout(0.2))
         self.heads = nn.Linear(64 * 16, OUTPUTS)
@@ -128,8 +128,9 @@ def draw(material: Material, rng: np.random.Generator) -> View:
     _, pictures = present[int(rng.choice(len(present), p=shares / shares.sum()))]
     picture = pictures[int(rng.integers(len(pictures)))]
     pixels, content = picture.pixels, picture.content
-    if content is Content.FRONTAL and rng.random() < 0.08:  # noqa: PLR2004 - a share
-        pixels, content = shuffled(pixels, rng), Content.OTHER
+    if content is Content.FRONTAL and rng.random() < 0.12:  # noqa: PLR2004 - a share
+        broken = shuffled if rng.random() < 0.7 else detail  # noqa: PLR2004 - a share
+        pixels, content = broken(pixels, rng), Content.OTHER
     turn = int(rng.integers(1, 4)) if rng.random() < 0.5 else 0  # noqa: PLR2004 - a share
     dark, early = bool(rng.random() < 0.35), bool(rng.random() < 0.5)  # noqa: PLR2004 - shares
     if dark and early:  # the borders and letters that come afterwards are not inverted
@@ -204,7 +205,8 @@ def _loss(
     network: GateNetwork, pool: Pool, numbers: torch.Tensor, config: GateConfig
 ) -> torch.Tensor:
     images = pool.pixels[numbers].to(memory_format=torch.channels_last)
-    content, turn, dark = network(images)
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # half the time; the loss stays f32
+        content, turn, dark = (answer.float() for answer in network(images))
     turns, smooth = pool.turn[numbers], config.smoothing
     loss = functional.cross_entropy(content, pool.content[numbers], label_smoothing=smooth)
     asked = turns != _NO_TURN

@@ -236,8 +236,14 @@ def lateral_chest(rng: np.random.Generator) -> Floats:
     depth, height = SIZE * rng.uniform(0.24, 0.36), SIZE * rng.uniform(0.38, 0.5)
     yy, xx = fields.grid(SHAPE)
     tissue = rng.uniform(0.5, 0.7)
-    body = fields.ellipse(SHAPE, (x, y + 0.15 * SIZE), (depth * 1.5, height * 1.9))
-    picture = fields.soft_inside(body, 0.08) * np.float32(tissue)
+    # Neck, trunk and abdomen run out of the picture above and below, as nothing in a slice does.
+    half = np.interp(
+        yy[:, 0],
+        y + height * np.array([-1.5, -0.9, -0.4, 0.3, 1.0, 1.6]),
+        depth * np.array([rng.uniform(0.5, 1.4), 1.1, 1.3, 1.35, 1.3, rng.uniform(1.1, 1.6)]),
+    ).astype(np.float32)[:, None]
+    across = np.clip((half - np.abs(xx - np.float32(x))) / np.float32(half * 0.35), 0, 1)
+    picture = np.asarray(np.sqrt(across), np.float32) * np.float32(tissue)
     lung = fields.ellipse(SHAPE, (x, y), (depth, height), rng.normal(0, 0.08))
     egg = lung * (1 + 0.25 * (np.float32(y) - yy) / np.float32(height))  # narrow above
     dome = y + height * rng.uniform(0.45, 0.75)

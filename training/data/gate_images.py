@@ -69,6 +69,8 @@ OTHERS: Final[Mapping[str, Callable[[np.random.Generator], Floats]]] = {
     "page": scenes.page,
     "texture": scenes.texture,
     "scene": scenes.scene,
+    "cells": scenes.cells,
+    "mirrored": scenes.mirrored,
     "face": scenes.face,
     "gradient": scenes.gradient,
 }

@@ -20,8 +20,13 @@ def slice_through_body(rng: np.random.Generator) -> Floats:
     middle = (SIZE * rng.uniform(0.45, 0.55), SIZE * rng.uniform(0.45, 0.55))
     rx, ry = SIZE * rng.uniform(0.3, 0.48), SIZE * rng.uniform(0.22, 0.46)
     distance = fields.ellipse(SHAPE, middle, (rx, ry))
+    angle = np.arctan2(*np.meshgrid(np.arange(SIZE) - middle[1], np.arange(SIZE) - middle[0]))
+    lobes, phase = int(rng.integers(2, 5)), rng.uniform(0, 2 * np.pi)
+    outline = distance * (1 + rng.uniform(0, 0.08) * np.cos(lobes * angle.T + phase))
+    distance = np.asarray(outline, np.float32)
     inside = fields.soft_inside(distance, 0.03)
-    picture = inside * np.float32(rng.uniform(0.2, 0.5))
+    picture = blank(float(max(0, rng.uniform(-0.2, 0.15))))
+    picture += inside * np.float32(rng.uniform(0.2, 0.6))
     rim = np.exp(-(((distance - rng.uniform(0.85, 0.97)) / rng.uniform(0.02, 0.07)) ** 2))
     picture += np.asarray(rim, np.float32) * np.float32(rng.uniform(-0.15, 0.6))
     for _ in range(int(rng.integers(2, 11))):
@@ -49,6 +54,26 @@ def slice_through_body(rng: np.random.Generator) -> Floats:
         picture += np.exp(-((arc / 2) ** 2)).astype(np.float32) * np.float32(0.3)
     picture += inside * fields.noise(SHAPE, rng.uniform(1, 4), rng) * np.float32(0.04)
     return picture
+
+
+def cells(rng: np.random.Generator) -> Floats:
+    """Blobs on a ground, in rows or strewn: tissue under a microscope, coins, fruit."""
+    picture = blank(float(rng.uniform(0, 1))) + texture(rng) * np.float32(rng.uniform(0, 0.3))
+    value = rng.uniform(0, 1)
+    size = SIZE * rng.uniform(0.02, 0.12)
+    for _ in range(int(rng.integers(10, 60))):
+        centre = (SIZE * rng.uniform(0, 1), SIZE * rng.uniform(0, 1))
+        radii = (size * rng.uniform(0.5, 1.5), size * rng.uniform(0.5, 1.5))
+        blob = fields.ellipse(SHAPE, centre, radii, rng.uniform(0, np.pi))
+        shade = value + rng.normal(0, 0.15)
+        fields.toward(picture, shade, fields.soft_inside(blob, rng.uniform(0.05, 0.8)))
+    return picture
+
+
+def mirrored(rng: np.random.Generator) -> Floats:
+    """Any of these, left like right: symmetry alone makes no chest."""
+    half = (texture, scene, cells)[int(rng.integers(3))](rng)[:, : SIZE // 2]
+    return np.ascontiguousarray(np.hstack([half, half[:, ::-1]]))
 
 
 def ultrasound(rng: np.random.Generator) -> Floats:

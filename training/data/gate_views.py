@@ -159,5 +159,13 @@ def shuffled(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     return np.ascontiguousarray(np.vstack(lines))
 
 
+def detail(pixels: Pixels, rng: np.random.Generator) -> Pixels:
+    """Less than a third of the picture's height and width: ribs, a shoulder, a corner."""
+    rows, columns = _size(pixels)
+    height, width = (max(16, round(side * rng.uniform(0.2, 0.32))) for side in (rows, columns))
+    top, left = int(rng.integers(rows - height + 1)), int(rng.integers(columns - width + 1))
+    return np.ascontiguousarray(pixels[top : top + height, left : left + width])
+
+
 def _size(pixels: Pixels) -> tuple[int, int]:
     return pixels.shape[0], pixels.shape[1]
