@@ -141,6 +141,9 @@ def starter(
         Path, typer.Option(metavar="DIR", help="Sets and checkpoints; a stopped run goes on there.")
     ] = Path("build/starter"),
     backgrounds: Backgrounds = None,
+    gate: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A content gate to pack: `gate` makes it.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the split and the training.")] = 11,
     version: Annotated[str, typer.Option(help="Version of the bundle.")] = "0.1.0",
     train_images: Annotated[int, typer.Option(min=16)] = 4800,
@@ -160,6 +163,7 @@ def starter(
             out=out,
             work=work,
             backgrounds=backgrounds,
+            gate=gate,
             version=version,
             train_images=train_images,
             held_out_images=held_out_images,

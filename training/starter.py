@@ -23,6 +23,7 @@ from edge_agent.engines.openvino import computes_bf16
 from edge_agent.imaging.letterbox import letterbox
 from hilum.catalog import CATALOG
 from hilum.manifest import HeadSpec, InputSpec, Provenance
+from training import gate as gates
 from training.bundle import BundleParts, Graphs, draft_bundle, measuring_engine, write_bundle
 from training.card import Card, Credit, model_card
 from training.config import TrainConfig
@@ -61,12 +62,14 @@ class StarterPlan:
     workers: int = 2
     false_positives: float = 0.05
     floor: float = 0.1
+    gate: Path | None = None
     config: TrainConfig = field(default_factory=TrainConfig)
 
     @property
     def command(self) -> str:
         """The command that makes it again."""
         given = " --backgrounds RADIOGRAPHS" if self.backgrounds else ""
+        given += " --gate gate.zip" if self.gate else ""
         return f"hilum-train starter --out {self.out}{given} --seed {self.seed}"
 
 
@@ -187,6 +190,7 @@ def assemble(
                 for figure in ("map40", "map50", "quiet_share")
             },
         ),
+        gate=gates.load(plan.gate) if plan.gate else None,
     )
     plan.out.mkdir(parents=True, exist_ok=True)
     return write_bundle(plan.out / f"{NAME}-{plan.version}.bundle", parts)
