@@ -140,3 +140,19 @@ def test_by_default_the_closer_of_both_corrections_is_kept(float_graph: ov.Model
     kept = quantize(float_graph, images)
     bound = disagreement(quick, float_graph, images)
     assert 0 < disagreement(kept, float_graph, images) <= bound * 1.001
+
+
+def test_hardswish_with_ranges_around_zero(float_graph: ov.Model) -> None:
+    graph = float_graph.clone()
+    for op in graph.get_ordered_ops():
+        if op.get_type_name() == "Swish":
+            hard = ops.hswish(op.input_value(0))
+            hard.set_friendly_name(op.get_friendly_name())
+            op.output(0).replace(hard.output(0))
+    symmetric = quantize(graph, CALIBRATION, fast_bias_correction=True, symmetric=True)
+    assert count(symmetric, "HSwish") == YOLO11N_SILUS
+    assert count(symmetric, "FakeQuantize") == 101
+    for op in symmetric.get_ops():
+        if op.get_type_name() == "FakeQuantize":
+            low, high = (op.input_value(k).get_node().data.flatten() for k in (1, 2))
+            assert np.all((low == 0) | np.isclose(-low / high, 128 / 127, rtol=0.01))
