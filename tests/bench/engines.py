@@ -69,8 +69,8 @@ def _contestants(bundle: Bundle, pictures: list[NDArray[np.uint8]]) -> dict[str,
 
 def _default_int8(model: bytes, pictures: list[NDArray[np.uint8]]) -> Run:
     """The exported graph as NNCF quantises it when told nothing."""
-    import nncf  # noqa: PLC0415  # only with the training extra
-    import openvino as ov  # noqa: PLC0415
+    import nncf  # only with the training extra
+    import openvino as ov
 
     core = ov.Core()
     graph = core.read_model(_with_f32_weights(model))
@@ -82,7 +82,7 @@ def _default_int8(model: bytes, pictures: list[NDArray[np.uint8]]) -> Run:
 
 def _with_f32_weights(model: bytes) -> bytes:
     """The graph as it was exported, before its weights were stored in half the bytes."""
-    import onnx  # noqa: PLC0415  # only with the training extra
+    import onnx  # only with the training extra
 
     proto = onnx.load_from_string(model)
     stored = {tensor.name: tensor for tensor in proto.graph.initializer}
