@@ -7,6 +7,7 @@ from importlib.metadata import version as distribution_version
 from pathlib import Path
 from typing import Annotated
 
+import click
 import typer
 
 # `edge_agent.commands` brings pydicom, OpenCV and OpenVINO along, which take a second to import:
@@ -111,8 +112,29 @@ def detect(
         bool, typer.Option("--recursive", "-r", help="Look into folders within folders too.")
     ] = False,
     config: ConfigOption = None,
+    server: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Have this agent look instead of this machine."),
+    ] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The agent's API key, in a file.")
+    ] = None,
+    ca: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Speak TLS; who signed the agent's certificate (PEM)."),
+    ] = None,
+    certificate: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Our own certificate (PEM).")
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The private key of our certificate (PEM).")
+    ] = None,
+    server_name: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The name in the agent's certificate, if another."),
+    ] = None,
 ) -> None:
-    """Look at radiographs (DICOM, JPEG, PNG, TIFF) without a server.
+    """Look at radiographs (DICOM, JPEG, PNG, TIFF) without a server, or have an agent look.
 
     FILE is a file, a folder, or a pattern in quotes. A file that is refused is reported with a code
     and a hint, and the others go on. The exit status is 0 if all files were answered, 1 if one was
@@ -123,8 +145,16 @@ def detect(
         hilum-edge detect chest.dcm --overlay chest.png
         hilum-edge detect --json 'studies/*.dcm' > findings.jsonl
         hilum-edge detect --recursive /data/inbox --overlay drawn/
+        hilum-edge detect chest.dcm --server xray.example:50051 --ca ca.pem --api-key-file key
     """
     from edge_agent import commands  # noqa: PLC0415  # see above
+    from hilum.client import Tls  # noqa: PLC0415  # see above
+
+    wants_tls = any((ca, certificate, key, server_name))
+    if server is None and (wants_tls or api_key_file):
+        raise typer.BadParameter("these options are for --server", param_hint="--ca and others")
+    if (certificate is None) != (key is None):
+        raise typer.BadParameter("give both or neither", param_hint="--certificate and --key")
 
     status = commands.detect(
         files,
@@ -134,6 +164,9 @@ def detect(
         threshold=threshold,
         recursive=recursive,
         config=config,
+        server=server,
+        api_key_file=api_key_file,
+        tls=Tls(ca, certificate, key, server_name) if wants_tls else None,
     )
     raise typer.Exit(status)
 
@@ -154,6 +187,107 @@ def model(
     from edge_agent import commands  # noqa: PLC0415  # see above
 
     raise typer.Exit(commands.model(bundle=bundle, as_json=as_json, config=config))
+
+
+keys = typer.Typer(help="API keys: who may ask this agent.", no_args_is_help=True)
+audit = typer.Typer(help="The log of every access.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
+app.add_typer(audit, name="audit")
+
+KeyFileOption = Annotated[
+    Path | None,
+    typer.Option("--file", metavar="FILE", help="The key file, instead of access.keys."),
+]
+
+
+@keys.command("add")
+def keys_add(
+    role: Annotated[
+        str, typer.Option(click_type=click.Choice(["viewer", "clinic", "admin"]), help="May what.")
+    ],
+    label: Annotated[str, typer.Option(metavar="TEXT", help="Who uses it; no patient.")] = "",
+    days: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Good for so many days only.")
+    ] = None,
+    file: KeyFileOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Make a key and write it to standard output, this once; the file keeps its hash.
+
+    For example:
+
+        hilum-edge keys add --role clinic --label "PACS gateway" --file keys.json > gateway.key
+    """
+    from edge_agent import commands_operator  # noqa: PLC0415  # see above
+
+    raise typer.Exit(
+        commands_operator.add(config=config, file=file, role=role, label=label, days=days)
+    )
+
+
+@keys.command("list")
+def keys_list(file: KeyFileOption = None, config: ConfigOption = None) -> None:
+    """Show whose keys there are, never the keys."""
+    from edge_agent import commands_operator  # noqa: PLC0415  # see above
+
+    raise typer.Exit(commands_operator.show(config=config, file=file))
+
+
+@keys.command("remove")
+def keys_remove(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="As `keys list` shows it.")],
+    file: KeyFileOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Take a key out; agents stop knowing it at once."""
+    from edge_agent import commands_operator  # noqa: PLC0415  # see above
+
+    raise typer.Exit(commands_operator.remove(config=config, file=file, key_id=key_id))
+
+
+@audit.command("verify")
+def audit_verify(
+    folder: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Instead of the settings' own.")
+    ] = None,
+    archived: Annotated[
+        bool, typer.Option("--archived", help="Older segments were moved away.")
+    ] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Say whether the log is whole, or the first line that is not. Exit status 1 if not."""
+    from edge_agent import commands_operator  # noqa: PLC0415  # see above
+
+    raise typer.Exit(
+        commands_operator.verify_audit(config=config, folder=folder, archived=archived)
+    )
+
+
+@app.command()
+def bench(
+    image: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A study image of yours to measure with.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON document.")] = False,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the report there (.md or .json).")
+    ] = None,
+    bundle: BundleOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Measure this box: decoding, each engine, a round trip over gRPC, memory.
+
+    For example:
+
+        hilum-edge bench --output box.md
+    """
+    from edge_agent import commands_operator  # noqa: PLC0415  # see above
+
+    raise typer.Exit(
+        commands_operator.bench(
+            config=config, bundle=bundle, image=image, as_json=as_json, output=output
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
 from typing import Final, ParamSpec
@@ -15,16 +15,18 @@ from rich.console import Console
 from rich.progress import Progress
 
 from edge_agent import app as agent
-from edge_agent import loading, report
+from edge_agent import loading, remote, report
 from edge_agent.config import Settings, load_settings
 from edge_agent.errors import CallerError, ConfigInvalid, HilumError
 from edge_agent.inputs import Misused, find_files, overlay_paths
 from edge_agent.log import configure_logging
+from edge_agent.remote import open_client
 from edge_agent.serving import wire
 from edge_agent.serving.answer import StudyRequest
 from edge_agent.serving.failures import coded
 from edge_agent.serving.local import FileOutcome, detect_files, overlay_png, read_limited
 from edge_agent.serving.pipeline import check
+from hilum.client import DetectError, Tls
 
 EXIT_REFUSED: Final = 1
 EXIT_USAGE: Final = 2
@@ -32,7 +34,7 @@ EXIT_USAGE: Final = 2
 P = ParamSpec("P")
 
 
-def _plain_errors(command: Callable[P, int]) -> Callable[P, int]:
+def plain_errors(command: Callable[P, int]) -> Callable[P, int]:
     """Say what is wrong in plain words and end with the fitting status; never a traceback."""
 
     @wraps(command)
@@ -41,30 +43,33 @@ def _plain_errors(command: Callable[P, int]) -> Callable[P, int]:
         try:
             return command(*args, **kwargs)
         except Misused as error:
-            report.print_misuse(_stderr(), str(error))
+            report.print_misuse(standard_error(), str(error))
             return EXIT_USAGE
+        except DetectError as error:
+            report.print_error(standard_error(), error)
+            return EXIT_REFUSED
         except Exception as error:  # noqa: BLE001  # the boundary: every failure gets a code
             problem = error if isinstance(error, HilumError) else coded(error)
-            report.print_error(_stderr(), problem)
+            report.print_error(standard_error(), problem)
             wrong_usage = isinstance(problem, CallerError | ConfigInvalid)
             return EXIT_USAGE if wrong_usage else EXIT_REFUSED
 
     return told
 
 
-@_plain_errors
+@plain_errors
 def serve(
     *, config: Path | None, port: int | None, http_port: int | None, bundle: Path | None
 ) -> int:
     """Answer over gRPC and HTTP until told to stop."""
-    settings = _settings(config, bundle, port=port, http_port=http_port)
+    settings = settings_from(config, bundle, port=port, http_port=http_port)
     status = asyncio.run(agent.serve(settings))
     if status:
         os._exit(status)  # A thread hangs in work that will not end; waiting for it is in vain.
     return status
 
 
-@_plain_errors
+@plain_errors
 def detect(
     files: list[str],
     *,
@@ -74,26 +79,34 @@ def detect(
     threshold: float | None,
     recursive: bool,
     config: Path | None,
+    server: str | None = None,
+    api_key_file: Path | None = None,
+    tls: Tls | None = None,
 ) -> int:
-    """Look at files without a server."""
+    """Look at files without a server, or have an agent look at them."""
     check(StudyRequest("", b"", score_threshold=threshold))
-    settings = _settings(config, bundle)
+    settings = settings_from(config, bundle)
     paths = find_files(files, recursive=recursive)
     several = not (len(files) == 1 and paths == [Path(files[0]).expanduser()])
     overlays = overlay_paths(overlay, paths, into_folder=several) if overlay else {}
     printer = _Printer(len(paths), as_json=as_json, several=several)
-    refused = asyncio.run(_detect(settings, paths, threshold, overlays, printer))
+    if server is None:
+        refused = asyncio.run(_detect(settings, paths, threshold, overlays, printer))
+    else:
+        with open_client(server, api_key_file, tls) as there:
+            outcomes = remote.detect_files(there, paths, score_threshold=threshold)
+            refused = _show_all(outcomes, settings, overlays, printer)
     return EXIT_REFUSED if refused else 0
 
 
-@_plain_errors
+@plain_errors
 def model(*, bundle: Path | None, as_json: bool, config: Path | None) -> int:
     """Show what a bundle is."""
-    facts = loading.bundle_facts(_settings(config, bundle))
+    facts = loading.bundle_facts(settings_from(config, bundle))
     if as_json:
         sys.stdout.write(json.dumps(facts, indent=2) + "\n")
     else:
-        report.print_model(_stdout(), facts)
+        report.print_model(standard_output(), facts)
     return 0
 
 
@@ -106,9 +119,9 @@ class _Printer:
     def __init__(self, files: int, *, as_json: bool, several: bool) -> None:
         self._as_json = as_json
         self._indent = None if several else 2
-        self._err = _stderr()
+        self._err = standard_error()
         bar = files > 1 and self._err.is_terminal
-        self._out = self._err if bar and sys.stdout.isatty() else _stdout()
+        self._out = self._err if bar and sys.stdout.isatty() else standard_output()
         self.progress = Progress(console=self._err, transient=True, disable=not bar)
 
     def show(self, outcome: FileOutcome) -> None:
@@ -149,6 +162,21 @@ async def _detect(
     return refused
 
 
+def _show_all(
+    outcomes: Iterable[FileOutcome],
+    settings: Settings,
+    overlays: dict[Path, Path],
+    printer: _Printer,
+) -> int:
+    """Show what an agent elsewhere found; returns how many files were refused."""
+    refused = 0
+    for outcome in outcomes:
+        done = _with_overlay(outcome, overlays, settings)
+        printer.show(done)
+        refused += done.error is not None
+    return refused
+
+
 def _with_overlay(
     outcome: FileOutcome, overlays: dict[Path, Path], settings: Settings
 ) -> FileOutcome:
@@ -168,13 +196,14 @@ def _with_overlay(
     return outcome
 
 
-def _settings(
+def settings_from(
     config: Path | None,
     bundle: Path | None = None,
     *,
     port: int | None = None,
     http_port: int | None = None,
 ) -> Settings:
+    """The settings from all sources; options given on the command line win."""
     overrides: dict[str, object] = {}
     if bundle:
         overrides["bundle"] = bundle
@@ -185,9 +214,11 @@ def _settings(
     return load_settings(config, overrides)
 
 
-def _stdout() -> Console:
+def standard_output() -> Console:
+    """Where results go."""
     return Console(highlight=False, emoji=False)
 
 
-def _stderr() -> Console:
+def standard_error() -> Console:
+    """Where all else that is said goes."""
     return Console(stderr=True, highlight=False, emoji=False)

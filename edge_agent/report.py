@@ -13,6 +13,7 @@ from rich.table import Table
 from edge_agent.errors import HilumError
 from edge_agent.serving import wire
 from edge_agent.serving.local import FileOutcome
+from hilum.client import DetectError
 from hilum.v1 import detection_pb2 as pb
 
 
@@ -60,7 +61,9 @@ def findings_table(response: pb.DetectResponse) -> Table:
     return table
 
 
-def print_error(console: Console, error: HilumError, *, file: Path | None = None) -> None:
+def print_error(
+    console: Console, error: HilumError | DetectError, *, file: Path | None = None
+) -> None:
     """Code, what is wrong, what to do."""
     where = f"{escape(str(file))}: " if file else ""
     console.print(

@@ -17,6 +17,7 @@ from edge_agent.serving.answer import Answer, StudyRequest
 from edge_agent.serving.failures import coded
 from edge_agent.serving.overlay import draw_overlay, encode_png
 from edge_agent.serving.pipeline import Pipeline
+from hilum.client import DetectError
 from hilum.codes import ErrorCode
 
 
@@ -26,7 +27,7 @@ class FileOutcome:
 
     path: Path
     answer: Answer | None = None
-    error: HilumError | None = None
+    error: HilumError | DetectError | None = None
 
 
 async def detect_files(

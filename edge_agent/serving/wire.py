@@ -14,6 +14,7 @@ from edge_agent.errors import HilumError
 from edge_agent.serving.answer import Answer, ImageFacts, StudyRequest
 from edge_agent.serving.pipeline import Model
 from hilum.catalog import BY_SLUG, CATALOG, Concept
+from hilum.client import DetectError
 from hilum.v1 import detection_pb2 as pb
 
 _PRIORITIES: Final = {
@@ -57,7 +58,7 @@ def detect_response(answer: Answer) -> pb.DetectResponse:
     )
 
 
-def error_message(error: HilumError) -> pb.Error:
+def error_message(error: HilumError | DetectError) -> pb.Error:
     """An error on the wire; carries what the error's own sentences say and nothing else."""
     return pb.Error(code=error.code, message=error.message, hint=error.hint)
 
