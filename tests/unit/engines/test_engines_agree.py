@@ -29,13 +29,15 @@ def test_raw_outputs_agree(starter: Bundle) -> None:
     openvino, onnxruntime = (
         open_engine(starter, starter.variant(name), threads=1) for name in (FP32, ORT)
     )
+    compared = 0
     for case in starter.golden.cases:
         picture = read_picture(starter.read(case.image), starter.manifest.input)
         one, other = (it.infer(picture[None, None])[0] for it in (openvino, onnxruntime))
         np.testing.assert_allclose(one[BOX_ROWS:], other[BOX_ROWS:], atol=1e-3)
         likely = one[BOX_ROWS:].max(axis=0) >= starter.manifest.head.score_floor
-        assert likely.any()
+        compared += int(likely.sum())
         np.testing.assert_allclose(one[:BOX_ROWS, likely], other[:BOX_ROWS, likely], atol=0.5)
+    assert compared > 0
 
 
 def test_every_variant_says_what_was_recorded(starter: Bundle) -> None:
