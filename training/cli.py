@@ -142,7 +142,8 @@ def starter(
     ] = Path("build/starter"),
     backgrounds: Backgrounds = None,
     gate: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A content gate to pack: `gate` makes it.")
+        Path | None,
+        typer.Option(metavar="FILE", help="A content gate from `gate`, or a bundle that has one."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the split and the training.")] = 11,
     version: Annotated[str, typer.Option(help="Version of the bundle.")] = "0.1.0",
@@ -207,7 +208,10 @@ def gate(
 def add_gate(
     *,
     bundle: Annotated[Path, typer.Option(metavar="BUNDLE", help="Stays as it is.")],
-    gate: Annotated[Path, typer.Option(metavar="FILE", help="From `hilum-train gate`.")],
+    gate: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="From `hilum-train gate`, or a bundle that has one."),
+    ],
     version: Annotated[str, typer.Option(help="Of the new bundle; not the old one's.")],
     out: Annotated[Path, typer.Option(metavar="BUNDLE", help="Where the new bundle is written.")],
 ) -> None:

@@ -20,8 +20,9 @@ import numpy as np
 import torch
 
 from edge_agent.core.gate import GateProbabilities
+from edge_agent.engines.bundle import Bundle
 from hilum.manifest import GateThresholds, InputSpec
-from training.bundle import GateParts
+from training.bundle import GATE_HEADING, GateParts
 from training.data import gate_images as images
 from training.data.gate_images import Picture
 from training.data.gate_views import INPUT, handled, inverted, plain, turned
@@ -193,10 +194,10 @@ def choose_thresholds(judged: Sequence[Judged]) -> GateThresholds:
     }
     warn = {
         name: max(0.5, _beyond(max(getattr(seen, name) for seen in unhandled), 0.5))
-        for name in ("other", "lateral", "turned", "inverted")
+        for name in ("not_frontal", "lateral", "turned", "inverted")
     }
     return GateThresholds(
-        warn_other=min(warn["other"], refuse["other"]),
+        warn_not_frontal=min(warn["not_frontal"], refuse["other"]),
         refuse_other=refuse["other"],
         warn_lateral=warn["lateral"],
         warn_turned=min(warn["turned"], refuse["turned"]),
@@ -237,11 +238,13 @@ def save(parts: GateParts, path: Path) -> None:
 
 
 def load(path: Path) -> GateParts:
-    """Read what `save` wrote.
+    """Read what `save` wrote, or take the gate out of a bundle that has one.
 
     Raises:
         TrainingError: the file is absent or is something else.
     """
+    if path.suffix == ".bundle":
+        return _of_bundle(Bundle.open(path))
     try:
         with zipfile.ZipFile(path) as archive:
             facts = json.loads(archive.read("gate.json"))
@@ -254,3 +257,17 @@ def load(path: Path) -> GateParts:
             )
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise TrainingError(f"{path} holds no gate: {error}") from error
+
+
+def _of_bundle(bundle: Bundle) -> GateParts:
+    spec = bundle.manifest.gate
+    if spec is None:
+        raise TrainingError(f"{bundle.path} holds no gate")
+    card = bundle.read(bundle.manifest.model_card).decode()
+    return GateParts(
+        xml=bundle.read(spec.model),
+        weights=bundle.read(spec.weights),
+        input=spec.input,
+        thresholds=spec.thresholds,
+        card=GATE_HEADING + card.partition(GATE_HEADING)[2].rstrip(),
+    )

@@ -2,8 +2,9 @@
 
 A small network gives probabilities; this turns them into a verdict by the bundle's thresholds:
 
-1.  No chest, surely: refused (NOT_A_CHEST). Perhaps: a warning (CONTENT_UNSURE).
-2.  A chest from the side: a warning (LATERAL_VIEW), as where the header says so.
+1.  No chest, surely: refused (NOT_A_CHEST).
+2.  Else a chest from the side: a warning (LATERAL_VIEW), as where the header says so; or else not
+    clearly a frontal chest: a warning (CONTENT_UNSURE).
 3.  Turned, surely: refused (ROTATED). Perhaps: a warning (LOOKS_ROTATED).
 4.  Bone dark, surely: refused (INVERTED). Perhaps: a warning (LOOKS_INVERTED).
 
@@ -95,6 +96,11 @@ class GateProbabilities:
         )
 
     @property
+    def not_frontal(self) -> float:
+        """Probability of a lateral view or of no chest."""
+        return self.lateral + self.other
+
+    @property
     def turned(self) -> float:
         """Probability that the chest is not upright."""
         return sum(self.turns[1:])
@@ -130,10 +136,10 @@ def judge(seen: GateProbabilities, thresholds: GateThresholds) -> GateVerdict:
     warned: list[WarningCode] = []
     if seen.other >= thresholds.refuse_other:
         refusals.append(ErrorCode.NOT_A_CHEST)
-    elif seen.other >= thresholds.warn_other:
-        warned.append(WarningCode.CONTENT_UNSURE)
-    if seen.lateral >= thresholds.warn_lateral:
+    elif seen.lateral >= thresholds.warn_lateral:
         warned.append(WarningCode.LATERAL_VIEW)
+    elif seen.not_frontal >= thresholds.warn_not_frontal:
+        warned.append(WarningCode.CONTENT_UNSURE)
     surely_frontal = not refusals and not warned
     for probability, warn_from, refuse_from, warning, refusal in (
         (

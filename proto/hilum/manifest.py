@@ -87,11 +87,12 @@ class EngineVariant(_Frozen):
 class GateThresholds(_Frozen):
     """From which probability on the content gate warns or refuses (see `edge_agent.core.gate`).
 
-    `other`: no chest at all; `lateral`: a chest from the side; `turned`: by a quarter, half or
-    three quarters of a turn; `inverted`: bone dark. A lateral view is never refused by content.
+    `not_frontal`: lateral or no chest; `other`: no chest at all; `lateral`: a chest from the side;
+    `turned`: by a quarter, half or three quarters of a turn; `inverted`: bone dark. A lateral view
+    is never refused by content.
     """
 
-    warn_other: Score
+    warn_not_frontal: Score
     refuse_other: Score
     warn_lateral: Score
     warn_turned: Score
@@ -101,9 +102,13 @@ class GateThresholds(_Frozen):
 
     @model_validator(mode="after")
     def _refuses_after_warning(self) -> Self:
-        for what in ("other", "turned", "inverted"):
-            if getattr(self, f"warn_{what}") > getattr(self, f"refuse_{what}"):
-                raise ValueError(f"the gate would refuse {what} before it warns of it")
+        for warn, refuse in (
+            (self.warn_not_frontal, self.refuse_other),
+            (self.warn_turned, self.refuse_turned),
+            (self.warn_inverted, self.refuse_inverted),
+        ):
+            if warn > refuse:
+                raise ValueError("the gate would refuse before it warns")
         return self
 
 

@@ -25,9 +25,13 @@ def probabilities(draw: st.DrawFn) -> GateProbabilities:
 @st.composite
 def thresholds(draw: st.DrawFn) -> GateThresholds:
     values = {}
-    for what in ("other", "turned", "inverted"):
+    for warn, refuse in (
+        ("not_frontal", "other"),
+        ("turned", "turned"),
+        ("inverted", "inverted"),
+    ):
         low, high = sorted([draw(shares), draw(shares)])
-        values |= {f"warn_{what}": low, f"refuse_{what}": high}
+        values |= {f"warn_{warn}": low, f"refuse_{refuse}": high}
     return GateThresholds(**values, warn_lateral=draw(shares))
 
 
@@ -36,7 +40,7 @@ def test_refused_is_exactly_what_reaches_its_threshold(
     seen: GateProbabilities, limits: GateThresholds
 ) -> None:
     verdict = judge(seen, limits)
-    sure = seen.other < limits.warn_other and seen.lateral < limits.warn_lateral
+    sure = seen.not_frontal < limits.warn_not_frontal and seen.lateral < limits.warn_lateral
     expected = {
         ErrorCode.NOT_A_CHEST: seen.other >= limits.refuse_other,
         ErrorCode.ROTATED: sure and seen.turned >= limits.refuse_turned,
@@ -52,7 +56,8 @@ def test_all_that_reaches_a_warning_is_refused_or_warned_of(
 ) -> None:
     verdict = judge(seen, limits)
     doubtful = (
-        seen.other >= limits.warn_other
+        seen.other >= limits.refuse_other
+        or seen.not_frontal >= limits.warn_not_frontal
         or seen.lateral >= limits.warn_lateral
         or seen.turned >= limits.warn_turned
         or seen.inverted >= limits.warn_inverted

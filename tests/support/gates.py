@@ -19,7 +19,7 @@ from hilum.manifest import GateSpec, GateThresholds, InputSpec
 
 SIZE = 32
 THRESHOLDS = GateThresholds(
-    warn_other=0.5,
+    warn_not_frontal=0.5,
     refuse_other=0.9,
     warn_lateral=0.5,
     warn_turned=0.5,

@@ -10,7 +10,7 @@ from hilum.codes import ErrorCode, WarningCode
 from hilum.manifest import GateThresholds
 
 THRESHOLDS = GateThresholds(
-    warn_other=0.5,
+    warn_not_frontal=0.5,
     refuse_other=0.9,
     warn_lateral=0.5,
     warn_turned=0.5,
@@ -38,6 +38,7 @@ def seen(
         (seen(), None, []),
         (seen(other=0.95), ErrorCode.NOT_A_CHEST, []),
         (seen(other=0.7), None, [WarningCode.CONTENT_UNSURE]),
+        (seen(other=0.3, lateral=0.3), None, [WarningCode.CONTENT_UNSURE]),
         (seen(lateral=0.99), None, [WarningCode.LATERAL_VIEW]),
         (seen(turned=0.95), ErrorCode.ROTATED, []),
         (seen(turned=0.6), None, [WarningCode.LOOKS_ROTATED]),
