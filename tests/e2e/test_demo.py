@@ -114,7 +114,8 @@ def test_an_agent_that_cannot_serve_is_no_success(tmp_path: Path) -> None:
     assert "bundle_invalid" in ran.stderr
     assert "The agent ended with status 1" in ran.stderr
     assert "Traceback" not in ran.stderr
-    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.rglob("result.json"))
+    assert not list(tmp_path.rglob("overlay.png"))
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
