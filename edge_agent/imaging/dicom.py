@@ -12,6 +12,7 @@ from edge_agent.imaging.dicom_lookups import palette_of, presentation_of
 from edge_agent.imaging.letterbox import inner_size, resize
 from edge_agent.imaging.limits import Limits
 from edge_agent.imaging.looks import looks_inverted
+from edge_agent.imaging.pixel_format import PixelFormat
 from edge_agent.imaging.refusals import (
     corrupt,
     multi_frame,
@@ -20,14 +21,13 @@ from edge_agent.imaging.refusals import (
     unsupported_pixels,
     unsupported_syntax,
 )
-from edge_agent.imaging.transfer import PixelFormat
 from hilum.codes import ErrorCode, WarningCode
 
 _MONOCHROME = frozenset({"MONOCHROME1", "MONOCHROME2"})
 _PALETTE = "PALETTE COLOR"
 _MIN_BITS = 8
 _ROW_AND_COLUMN = 2
-_LUMINANCE = frozenset({"YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_422", "YBR_PARTIAL_420"})
+_LUMINANCE = frozenset({"YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_422"})
 
 
 def read_dicom(
@@ -58,8 +58,6 @@ def _check_is_image(file: DicomFile, header: Header) -> None:
     sop_class = header.text(tags.SOP_CLASS_UID)
     if tags.ROWS in header or gates.is_radiograph(sop_class):
         raise truncated("there are no pixel data")
-    if sop_class or header.text(tags.MODALITY):
-        gates.check_kind(header)
     raise refused(
         ErrorCode.NOT_AN_IMAGE,
         "This DICOM file holds no picture.",

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from edge_agent.imaging import characters
 from edge_agent.imaging.dicom_file import Element, read_items
 
+# No value that is read as text or as a few numbers is longer; LUTs are read as arrays.
+_MAX_TEXT_BYTES, _MAX_NUMBERS = 65_536, 16
 _DATE_DIGITS = 8
 _CHARACTER_SET = 0x0008_0005
 _BINARY = {"US": "u2", "SS": "i2", "UL": "u4", "SL": "i4", "FL": "f4", "FD": "f8"}
@@ -36,7 +38,7 @@ class Header:
 
     def texts(self, tag: int) -> list[str]:
         """All values of a text element, stripped; empty where it is absent."""
-        if tag not in self:
+        if tag not in self or len(self._elements[tag].value) > _MAX_TEXT_BYTES:
             return []
         decoded = characters.decode(bytes(self._elements[tag].value), self._encodings)
         return [part.strip("\0 \t\r\n") for part in decoded.split("\\")]
@@ -51,7 +53,7 @@ class Header:
             return []
         kind = _BINARY.get(self._elements[tag].vr)
         if kind is not None:
-            values = [float(value) for value in self._array(tag, kind)]
+            values = [float(value) for value in self._array(tag, kind)[:_MAX_NUMBERS]]
         else:
             matches = (_DECIMAL.fullmatch(text) for text in self.texts(tag))
             values = [float(match.group()) for match in matches if match]
@@ -69,7 +71,8 @@ class Header:
         vr = self._elements[tag].vr
         if vr in {"DS", "IS"}:
             return [int(value) for value in self.decimals(tag)]
-        return [int(value) for value in self._array(tag, _BINARY.get(vr, "i2" if signed else "u2"))]
+        words = self._array(tag, _BINARY.get(vr, "i2" if signed else "u2"))
+        return [int(value) for value in words[:_MAX_NUMBERS] if math.isfinite(value)]
 
     def integer(self, tag: int, default: int = 0) -> int:
         """The first value of a US element, or the default."""

@@ -11,11 +11,12 @@ from edge_agent.imaging import tags
 from edge_agent.imaging.colour import PaletteTable
 from edge_agent.imaging.dicom_header import Header
 from edge_agent.imaging.grayscale import LookupTable, Presentation, Rescale, Window
+from edge_agent.imaging.pixel_format import PixelFormat
 from edge_agent.imaging.refusals import corrupt, unsupported_pixels
-from edge_agent.imaging.transfer import PixelFormat
 
 _DESCRIPTOR_VALUES = 3
 _BYTE, _WORD = 8, 16
+_WORDS = 1 << _WORD
 _Function = Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"]
 
 
@@ -55,14 +56,14 @@ def _table(header: Header, tag: int, *, signed: bool) -> LookupTable | None:
         if len(descriptor) != _DESCRIPTOR_VALUES:
             return None
         # The number of entries is unsigned whatever the VR says, and 65,536 does not fit in.
-        entries = descriptor[0] % (1 << 16) or 1 << 16
+        entries = descriptor[0] % _WORDS or _WORDS
         bits = descriptor[2]
         values = _entries(item, tags.LUT_DATA, entries)
         if not values.size:
             return None
         if not _BYTE <= bits <= _WORD or int(values.max()) >> bits:
             bits = max(_BYTE, int(values.max()).bit_length())
-        return LookupTable(descriptor[1], bits, values)
+        return LookupTable(_as_stored(descriptor[1], signed=signed), bits, values)
     return None
 
 
@@ -93,7 +94,14 @@ def _padding(header: Header, *, signed: bool) -> tuple[int, int] | None:
     if not value:
         return None
     limit = header.integers(tags.PIXEL_PADDING_RANGE_LIMIT, signed=signed) or value
-    return min(value[0], limit[0]), max(value[0], limit[0])
+    ends = sorted((_as_stored(value[0], signed=signed), _as_stored(limit[0], signed=signed)))
+    return ends[0], ends[1]
+
+
+def _as_stored(value: int, *, signed: bool) -> int:
+    """A 16-bit value with the sign of the pixels, whatever VR somebody wrote it in."""
+    word = value % _WORDS
+    return word - _WORDS if signed and word >= _WORDS // 2 else word
 
 
 def palette_of(header: Header) -> PaletteTable:
@@ -110,7 +118,7 @@ def palette_of(header: Header) -> PaletteTable:
             raise corrupt("its palette is not described")
         if data_tag not in header:
             raise unsupported_pixels("a palette in segments")
-        count, first = descriptor[0] % (1 << 16) or 1 << 16, descriptor[1]
+        count, first = descriptor[0] % _WORDS or _WORDS, descriptor[1]
         values = _entries(header, data_tag, count).astype(np.float64)
         if len(values) < count:
             raise corrupt("its palette is shorter than described")

@@ -151,9 +151,9 @@ def _folded(text: str) -> str:
 
 def view_position(header: Header) -> str:
     """PA, AP, LL, RL or what else the header says; empty where it does not say."""
-    position = header.text(tags.VIEW_POSITION).upper()
+    position = header.text(tags.VIEW_POSITION).upper().split()
     if position:
-        return position
+        return position[0]  # what follows says how the patient stood
     for item in header.items(tags.VIEW_CODE_SEQUENCE):
         code = item.text(tags.CODE_VALUE)
         if code in _VIEW_CODES:

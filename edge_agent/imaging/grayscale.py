@@ -103,17 +103,17 @@ class Presentation:
         Returns:
             u8 of shape (65536,), indexed by the stored value as an unsigned word.
         """
-        signed = stored.dtype.kind == "i"
         words = np.arange(_WORDS, dtype=np.uint16)
-        domain = (words.view(np.int16) if signed else words).astype(np.float64)
-        modality = self.modality.apply(domain)
-        voi = self.voi or robust_window(self.sample(stored), modality)
-        bright = voi.apply(modality)
+        domain = (words.view(np.int16) if stored.dtype == np.int16 else words).astype(np.float64)
+        with np.errstate(all="ignore"):  # headers may declare any number
+            modality = self.modality.apply(domain)
+            voi = self.voi or robust_window(self.sample(stored), modality)
+            bright = voi.apply(modality)
         if isinstance(voi, LookupTable):
             bright /= (1 << voi.bits) - 1
         if self.inverse:
             bright = 1 - bright
-        return (np.clip(bright, 0, 1) * 255 + 0.5).astype(np.uint8)
+        return (np.clip(np.nan_to_num(bright), 0, 1) * 255 + 0.5).astype(np.uint8)
 
     def sample(self, stored: Stored) -> Stored:
         """Some hundred thousand stored values spread over the image, padding left out."""

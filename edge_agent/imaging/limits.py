@@ -20,7 +20,7 @@ class Limits:
 
     max_pixels: int = 64_000_000
     min_side: int = 128
-    max_bytes: int = 512 * 1024 * 1024
+    max_bytes: int = 256 * 1024 * 1024
 
     def check_bytes(self, size: int) -> None:
         """Refuse a file, or an inflated data set, of more than `max_bytes`.

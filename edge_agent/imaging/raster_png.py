@@ -14,6 +14,8 @@ from edge_agent.imaging.declared import Declared, check_shape, grey_of
 from edge_agent.imaging.native import decoded
 from edge_agent.imaging.refusals import corrupt, multi_frame, truncated
 
+_MAX_CHUNKS = 200_000
+
 
 def declare_png(data: memoryview) -> Declared:
     """Read a PNG file's declaration.
@@ -46,7 +48,9 @@ def declare_png(data: memoryview) -> Declared:
 def _chunks(data: memoryview) -> Iterator[tuple[bytes, bytes]]:
     """Type and body of each chunk but the picture's own; the file must end with IEND."""
     position = 8
-    while position + 12 <= len(data):
+    for _ in range(_MAX_CHUNKS):
+        if position + 12 > len(data):
+            break
         (length,) = struct.unpack_from(">L", data, position)
         kind = bytes(data[position + 4 : position + 8])
         if kind == b"IEND":

@@ -11,13 +11,18 @@ from edge_agent.imaging.refusals import corrupt, truncated, unsupported_syntax
 SUBFILE_TYPE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 256, 257, 258, 259, 262
 STRIP_OFFSETS, ORIENTATION, SAMPLES, STRIP_BYTES, PLANAR = 273, 274, 277, 279, 284
 COLOUR_MAP, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES = 320, 322, 323, 324, 325
-EXTRA_SAMPLES, SAMPLE_FORMAT = 338, 339
+SAMPLE_FORMAT = 339
 
 _HEADER_BYTES, _ENTRY_BYTES, _INLINE_BYTES = 8, 12, 4
 _CLASSIC = 42  # 43 is BigTIFF
 _TYPES = {1: "B", 3: "H", 4: "L", 7: "B"}
 _MAX_VALUES = 1 << 20
 ORIENTATIONS = range(1, 9)
+_WANTED = frozenset(
+    {SUBFILE_TYPE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, STRIP_OFFSETS, ORIENTATION}
+    | {SAMPLES, STRIP_BYTES, PLANAR, COLOUR_MAP, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES}
+    | {SAMPLE_FORMAT}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,7 @@ def read_directory(data: memoryview, offset: int | None = None) -> Directory:
     values: dict[int, tuple[int, ...]] = {}
     for entry in range(position + 2, end, _ENTRY_BYTES):
         tag, kind, number = struct.unpack_from(order + "HHL", data, entry)
-        if kind in _TYPES and number:
+        if tag in _WANTED and kind in _TYPES and number:
             values[tag] = _values(data, order, entry + 8, _TYPES[kind], number)
     return Directory(values, *struct.unpack_from(order + "L", data, end))
 

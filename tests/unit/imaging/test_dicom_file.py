@@ -25,7 +25,9 @@ from hilum.codes import ErrorCode
 from tests import studies
 
 FOLDERS = (Path(data_store.__file__).parent / "data", Path(pydicom.data.__file__).parent)
-FILES = sorted(path for folder in FOLDERS for path in folder.rglob("*.dcm"))
+# Of this one pydicom reads nothing at all.
+LOST = "emri_small_jpeg_2k_lossless_too_short.dcm"
+FILES = sorted(path for folder in FOLDERS for path in folder.rglob("*.dcm") if path.name != LOST)
 
 
 def parsed(data: bytes) -> DicomFile:
@@ -50,8 +52,6 @@ def test_elements_are_those_that_pydicom_reads(path: Path) -> None:
     except Exception:  # noqa: BLE001 - what pydicom cannot read is no reference
         pytest.skip("pydicom cannot read this one")
     data = path.read_bytes()
-    if path.name == "emri_small_jpeg_2k_lossless_too_short.dcm":
-        pytest.skip("pydicom gives up on all of this one")
     if path.name in DAMAGED:
         assert refusal(data) is ErrorCode.TRUNCATED
         return

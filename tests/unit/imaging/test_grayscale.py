@@ -79,6 +79,12 @@ class TestPadding:
             grey(plain, bits=12, PixelPaddingValue=65_000), grey(plain, bits=12)
         )
 
+    def test_value_written_with_the_wrong_sign(self) -> None:
+        ds = studies.data_set(self.picture(-2000))
+        ds.add_new("PixelPaddingValue", "US", 65_536 - 2000)
+        shown = read_study(studies.written(ds), limits=Limits(min_side=1))[0].pixels
+        assert shown[0, 0] == 0
+
     def test_implicit_value_has_the_sign_of_the_pixels(self) -> None:
         ds = studies.data_set(self.picture(-2000), PixelPaddingValue=-2000)
         data = studies.written(ds, "1.2.840.10008.1.2")

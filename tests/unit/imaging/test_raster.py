@@ -134,8 +134,17 @@ class TestJpeg:
         data = pillow(GREY, "JPEG", quality=98)
         assert off_by(data + b"rubbish" * 100) <= 4
 
+    @pytest.mark.parametrize("filler", [b"\xff", b"\xff\xe1\x00\x02"])
+    def test_endless_fillers_are_an_attack(self, filler: bytes) -> None:
+        assert code_of(b"\xff\xd8" + b"\xff" + filler * 10_000_000) is ErrorCode.CORRUPT
+
 
 class TestPng:
+    def test_endless_chunks_are_an_attack(self) -> None:
+        data = pillow(GREY, "PNG")
+        chunk = bytes(4) + b"teXt" + struct.pack(">L", zlib.crc32(b"teXt"))
+        assert code_of(data[:33] + chunk * 5_000_000 + data[33:]) is ErrorCode.TRUNCATED
+
     def test_grey(self) -> None:
         assert off_by(pillow(GREY, "PNG")) == 0
 
@@ -283,6 +292,16 @@ class TestTiff:
     def test_declared_size_comes_first(self) -> None:
         data = raw_tiff(GREY, height=60_000, width=60_000)
         assert code_of(data) is ErrorCode.TOO_LARGE
+
+    def test_values_of_unknown_elements_are_not_read(self) -> None:
+        """Sixty thousand elements that all share one large list would fill the memory."""
+        shared = bytes(4_000_000)
+        count = 60_000
+        entries = b"".join(struct.pack("<HHLL", 1000 + n, 4, 1_000_000, 16) for n in range(count))
+        at = 16 + len(shared)
+        data = b"II*\0" + struct.pack("<L", at) + bytes(8) + shared
+        data += struct.pack("<H", count) + entries + bytes(4)
+        assert code_of(data) is ErrorCode.UNSUPPORTED_PIXELS
 
     def test_tiles_of_any_size_are_not_believed(self) -> None:
         data = raw_tiff(GREY, tiled=True, tile=1 << 16)

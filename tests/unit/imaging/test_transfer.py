@@ -381,6 +381,21 @@ def grown(stream: bytes) -> bytes:
     return stream[:at] + (60_000).to_bytes(2, "big") * 2 + stream[at + 4 :]
 
 
+def test_tiles_without_number_never_reach_the_decoder() -> None:
+    full = studies.chest(512, 512)
+    stream = bytearray(jpeg_2000(full, 12))
+    at = stream.index(b"\xff\x51") + 22
+    stream[at : at + 8] = (4).to_bytes(4, "big") * 2
+    data = studies.compressed(bytes(stream), full, uid.JPEG2000Lossless, bits=12)
+    assert refusal_of(lambda: stored(data)) is ErrorCode.CORRUPT
+
+
+@pytest.mark.parametrize("syntax", [uid.JPEGBaseline8Bit, uid.JPEGLSLossless, uid.JPEG2000Lossless])
+def test_anything_else_in_place_of_a_codestream(syntax: str) -> None:
+    data = studies.compressed(b"\xff\xc0" * 200, picture(8, signed=False), syntax)
+    assert refusal_of(lambda: stored(data)) is ErrorCode.CORRUPT
+
+
 def refusal_of(action: Callable[[], object]) -> ErrorCode:
     with pytest.raises(StudyImageRefused) as refusal:
         action()

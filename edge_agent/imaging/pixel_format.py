@@ -1,0 +1,97 @@
+"""What a data set declares of its pixels, and stored values out of words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_agent.imaging.grayscale import Stored
+from edge_agent.imaging.refusals import corrupt, unsupported_pixels
+
+BYTE, WORD = 8, 16
+
+
+@dataclass(frozen=True, slots=True)
+class PixelFormat:
+    """The image pixel module (PS3.3 C.7.6.3), as far as decoding needs it."""
+
+    rows: int
+    columns: int
+    samples: int
+    bits_allocated: int
+    bits_stored: int
+    high_bit: int
+    signed: bool
+    planar: bool
+    photometric: str
+
+    @property
+    def count(self) -> int:
+        """Samples in the picture."""
+        return self.rows * self.columns * self.samples
+
+    def shaped(self, flat: NDArray[Any], *, planar: bool) -> NDArray[Any]:
+        """Samples of shape (N,) as (rows, columns) or (rows, columns, samples)."""
+        if self.samples == 1:
+            return flat.reshape(self.rows, self.columns)
+        if planar:
+            planes = flat.reshape(self.samples, self.rows, self.columns)
+            return np.ascontiguousarray(planes.transpose(1, 2, 0))
+        return flat.reshape(self.rows, self.columns, self.samples)
+
+    def stored_bits(self, words: NDArray[Any]) -> Stored:
+        """Stored values out of allocated words, shape kept (PS3.5 8.1.1).
+
+        Bits beside the stored ones may hold old overlays; where none is set, which looking at
+        the extremes tells, nothing is copied.
+        """
+        low = self.high_bit + 1 - self.bits_stored
+        if low:
+            words = words >> words.dtype.type(low)
+        if self.signed:
+            return sign_extended(words, self.bits_stored)
+        mask = (1 << self.bits_stored) - 1
+        if self.bits_stored < self.bits_allocated and int(words.max()) > mask:
+            words = words & words.dtype.type(mask)
+        return words
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One compressed frame, what its codestream must agree with, and how small it may come."""
+
+    data: bytes
+    format: PixelFormat
+    at_least: tuple[int, int] | None
+
+    def check_declared(self, rows: int, columns: int, components: int, precision: int) -> None:
+        """Refuse a codestream that declares another picture than the data set.
+
+        Raises:
+            StudyImageRefused: CORRUPT or UNSUPPORTED_PIXELS.
+        """
+        if (rows, columns) != (self.format.rows, self.format.columns):
+            raise corrupt("the compressed picture declares another size than its header")
+        if components != self.format.samples:
+            raise corrupt("the compressed picture declares other colours than its header")
+        if precision > WORD:
+            raise unsupported_pixels(f"{precision} bits")
+
+    def check_decoded(self, pixels: NDArray[Any]) -> None:
+        """Refuse a picture that comes at another size than its codestream declared.
+
+        Raises:
+            StudyImageRefused: CORRUPT.
+        """
+        size = (self.format.rows, self.format.columns)
+        if pixels.shape[:2] != size or pixels.dtype.itemsize * BYTE > WORD:
+            raise corrupt("the compressed picture is of another size than it declares")
+
+
+def sign_extended(words: NDArray[Any], bits: int) -> NDArray[np.int16]:
+    """Two's complement numbers of `bits` bits, in the low bits of u8 or u16 words, as i16."""
+    shift = np.uint16(WORD - bits)
+    return (words.astype(np.uint16) << shift).view(np.int16) >> np.int16(shift)
