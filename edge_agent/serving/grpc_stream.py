@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+import grpc
 
 from edge_agent.errors import InvalidRequest
 from edge_agent.serving.failures import coded
@@ -66,7 +68,9 @@ class DetectionStream:
         try:
             outcome = await self._outcome(message)
             async with self._writing:
-                await self._context.write(outcome)
+                # Who has hung up gets no more answers; gRPC ends the call by itself.
+                with suppress(grpc.aio.BaseError):
+                    await self._context.write(outcome)
         finally:
             self._room.release()
 

@@ -1,0 +1,272 @@
+"""No answer ever reaches another request, through the whole agent and both its faces.
+
+64 clients at once send images that carry a tag as the place of one bright square; some over gRPC,
+some over a stream, some over HTTP. Requests are cancelled and run out of time at random, files are
+damaged, decode workers are killed from outside, now and then all of them. Every answer must carry
+its own request's tag and id.
+
+    python -m tests.campaign.identity --requests 100000
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import cv2
+import grpc
+import httpx
+
+from edge_agent.app import Agent
+from edge_agent.engines.fake import FakeEngine, paint
+from edge_agent.serving.decoding import WorkerDecoder
+from hilum.v1 import detection_pb2 as pb
+from hilum.v1 import detection_pb2_grpc
+from tests.agents import SIDE, eventually, fake_pipeline, hilum_error, settings
+
+CELL = 8
+ACROSS = SIDE // CELL
+TAGS = ACROSS**2
+MAY_FAIL = {"decoder_failed", "overloaded", "deadline_exceeded", "not_ready"}
+
+
+@dataclass
+class Tally:
+    """What came of the requests."""
+
+    ends: Counter[str] = field(default_factory=Counter)
+    kills: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def tagged_image(tag: int) -> bytes:
+    """A PNG with one bright square whose place is the tag."""
+    row, column = divmod(tag, ACROSS)
+    square = (column * CELL, row * CELL, (column + 1) * CELL, (row + 1) * CELL)
+    return cv2.imencode(".png", paint(SIDE, SIDE, 200, square))[1].tobytes()
+
+
+def tag_at(x_min: float, y_min: float) -> int:
+    """Which tag has its square there, in pixels."""
+    return round(y_min / CELL) * ACROSS + round(x_min / CELL)
+
+
+class Campaign:
+    """One agent, and all that is done to it."""
+
+    def __init__(self, agent: Agent, chance: random.Random, tally: Tally) -> None:
+        self.agent = agent
+        self.chance = chance
+        self.tally = tally
+        self._images = [tagged_image(tag) for tag in range(TAGS)]
+
+    def request(self, number: int) -> tuple[int, pb.DetectRequest, bool]:
+        """A tag, a request for it, and whether its file is sound."""
+        tag = self.chance.randrange(TAGS)
+        image, sound = self._images[tag], self.chance.random() > 0.05
+        if not sound:
+            image = image[: self.chance.randrange(len(image) // 2)]
+        urgent = self.chance.random() < 0.2
+        options = pb.DetectOptions(priority=pb.PRIORITY_STAT if urgent else pb.PRIORITY_ROUTINE)
+        return tag, pb.DetectRequest(request_id=f"{number}", image=image, options=options), sound
+
+    def patience_s(self) -> tuple[float | None, float]:
+        """When the caller gives up by itself, and its deadline."""
+        fate = self.chance.random()
+        if fate < 0.15:
+            return self.chance.uniform(0, 0.2), 60
+        if fate < 0.25:
+            return None, self.chance.uniform(0.005, 0.1)
+        return None, 60
+
+    def judge(self, tag: int, request: pb.DetectRequest, response: pb.DetectResponse) -> None:
+        """Whether an answer is the one to its request."""
+        boxes = [tag_at(it.box.x_min, it.box.y_min) for it in response.findings]
+        self.count("answered", boxes == [tag] and response.request_id == request.request_id, tag)
+
+    def failed(self, code: str, sound: bool, tag: int) -> None:
+        """Whether a failure is one that may happen."""
+        self.count(code, code in MAY_FAIL or not sound, tag)
+
+    def count(self, end: str, right: bool, tag: int) -> None:
+        """Take an outcome in."""
+        self.tally.ends[end] += 1
+        if not right:
+            self.tally.wrong.append(f"{tag}: {end}")
+
+    def harm(self, *, everything: bool) -> None:
+        """Kill a decode worker, or the process that all are forked from."""
+        decoder = self.agent._decoder
+        assert isinstance(decoder, WorkerDecoder)
+        stats = decoder.stats()
+        pid = stats.nursery_pid if everything else self.chance.choice(stats.pids or (None,))
+        if pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                self.tally.kills["all" if everything else "one"] += 1
+
+    async def by_call(self, stub: Any, number: int) -> None:
+        """One image, one call."""
+        tag, request, sound = self.request(number)
+        leaves_s, deadline_s = self.patience_s()
+        call = stub.Detect(request, timeout=deadline_s)
+        if leaves_s is not None:
+            asyncio.get_running_loop().call_later(leaves_s, call.cancel)
+        try:
+            self.judge(tag, request, await call)
+        except asyncio.CancelledError:
+            # gRPC for Python tells a call that ran out of time at the agent first as cancelled.
+            self.count("cancelled", leaves_s is not None or deadline_s < 1, tag)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                self.count("deadline_exceeded", right=True, tag=tag)
+            else:
+                self.failed(hilum_error(error).code, sound, tag)
+
+    async def by_stream(self, stub: Any, numbers: Sequence[int]) -> None:
+        """Several images over one stream, which may be dropped half way."""
+        asked = {f"{number}": self.request(number) for number in numbers}
+        sent = [request for _, request, _ in asked.values()]
+        leaves_s = self.chance.uniform(0, 0.3) if self.chance.random() < 0.2 else None
+
+        async def requests() -> AsyncIterator[pb.DetectRequest]:
+            for request in sent:
+                yield request
+
+        call = stub.DetectStream(requests(), timeout=60)
+        if leaves_s is not None:
+            asyncio.get_running_loop().call_later(leaves_s, call.cancel)
+        try:
+            async for outcome in call:
+                tag, request, sound = asked.pop(outcome.request_id)
+                if outcome.WhichOneof("outcome") == "response":
+                    self.judge(tag, request, outcome.response)
+                else:
+                    self.failed(outcome.error.code, sound, tag)
+        except asyncio.CancelledError:
+            pass
+        for tag, _, _ in asked.values():
+            self.count("dropped", leaves_s is not None, tag)
+
+    async def by_http(self, http: httpx.AsyncClient, number: int) -> None:
+        """One image over HTTP."""
+        tag, request, sound = self.request(number)
+        leaves_s, deadline_s = self.patience_s()
+        form = {"request_id": request.request_id, "timeout_s": f"{deadline_s}"}
+        asked = asyncio.ensure_future(
+            http.post("/predict", files={"file": ("x", request.image)}, data=form)
+        )
+        if leaves_s is not None:
+            asyncio.get_running_loop().call_later(leaves_s, asked.cancel)
+        await asyncio.wait([asked])
+        if asked.cancelled():
+            self.count("hung up", leaves_s is not None, tag)
+            return
+        body = asked.result().json()
+        if "error" in body:
+            self.failed(body["error"]["code"], sound, tag)
+            return
+        boxes = [tag_at(it["box"]["x_min"], it["box"]["y_min"]) for it in body["predictions"]]
+        right = boxes == [tag] and body["request_id"] == request.request_id
+        self.count("answered", right, tag)
+
+
+async def campaign(
+    requests: int,
+    *,
+    clients: int = 64,
+    seed: int = 0,
+    kill_every: int = 97,
+    kill_all_every: int = 25,
+) -> Tally:
+    """Run it; `wrong` of what comes back must be empty."""
+    tally, chance = Tally(), random.Random(seed)
+    told = settings(
+        http={"enabled": True}, decode={"workers": 2}, limits={"queue_size": clients // 2}
+    )
+
+    def load(settings: Any, decoder: Any) -> Any:
+        engine = FakeEngine(SIDE, SIDE, before=lambda _batch: time.sleep(0.001))
+        return fake_pipeline(settings, decoder, engine, infer_concurrency=2, max_batch=3)
+
+    agent = Agent(told, load)
+    started = time.perf_counter()
+    await agent.start()
+    try:
+        await agent.load()
+        run = Campaign(agent, chance, tally)
+        await _all_clients(run, iter(range(requests)), clients, kill_every, kill_all_every)
+        assert agent._pipeline
+        pipeline = agent._pipeline
+        await eventually(lambda: pipeline.taken == 0)
+        # Whatever has happened, everything is in its place again and answers.
+        await _each_once(run)
+    finally:
+        if not await agent.stop():
+            tally.wrong.append("the agent did not stop")
+    tally.seconds = time.perf_counter() - started
+    return tally
+
+
+async def _all_clients(
+    run: Campaign, numbers: Any, clients: int, kill_every: int, kill_all_every: int
+) -> None:
+    async with AsyncExitStack() as stack:
+        http = await stack.enter_async_context(
+            httpx.AsyncClient(base_url=run.agent.page, timeout=120)
+        )
+
+        async def client(index: int) -> None:
+            async with grpc.aio.insecure_channel(run.agent.address) as channel:
+                stub = detection_pb2_grpc.DetectorStub(channel)
+                for number in numbers:
+                    if number % kill_every == kill_every - 1:
+                        kills = number // kill_every
+                        run.harm(everything=kills % kill_all_every == kill_all_every - 1)
+                    if index % 4 == 1:
+                        await run.by_http(http, number)
+                    elif index % 8 == 2:
+                        await run.by_stream(stub, [number, *islice(numbers, 5)])
+                    else:
+                        await run.by_call(stub, number)
+
+        await asyncio.gather(*map(client, range(clients)))
+
+
+async def _each_once(run: Campaign) -> None:
+    async with grpc.aio.insecure_channel(run.agent.address) as channel:
+        stub = detection_pb2_grpc.DetectorStub(channel)
+        for tag in range(TAGS):
+            request = pb.DetectRequest(request_id=f"end {tag}", image=tagged_image(tag))
+            run.judge(tag, request, await stub.Detect(request, timeout=60))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the long campaign and say what came of it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--requests", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args(argv)
+    tally = asyncio.run(campaign(arguments.requests, seed=arguments.seed))
+    print(
+        f"identity: {arguments.requests} requests in {tally.seconds:.0f} s: {dict(tally.ends)}; "
+        f"killed from outside: {dict(tally.kills)}; wrong: {len(tally.wrong)}"
+    )
+    for line in tally.wrong[:20]:
+        print(" ", line)
+    return 1 if tally.wrong else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
