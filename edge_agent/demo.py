@@ -72,6 +72,7 @@ def run(console: Console, *, once: bool) -> None:
         DemoFailed: the file, the agent or the answer is not there.
     """
     radiograph = sample_radiograph()
+    make_folder()
     port = free_port(console, GrpcSettings().host, GrpcSettings().port)
     http_port = free_port(console, HttpSettings().host, HttpSettings().port)
     address = format_address(GrpcSettings().host, port)
@@ -212,6 +213,18 @@ def print_timings(console: Console, response: pb.DetectResponse) -> None:
     )
 
 
+def make_folder() -> None:
+    """Where the demo writes.
+
+    Raises:
+        DemoFailed: it cannot be made.
+    """
+    try:
+        OUT.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DemoFailed(f"{OUT} cannot be written: {error.strerror}.") from None
+
+
 def write_results(image: bytes, response: pb.DetectResponse) -> tuple[Path, Path]:
     """The overlay and the answer as files.
 
@@ -224,7 +237,6 @@ def write_results(image: bytes, response: pb.DetectResponse) -> tuple[Path, Path
     ]
     overlay, result = OUT / "overlay.png", OUT / "result.json"
     try:
-        OUT.mkdir(parents=True, exist_ok=True)
         overlay.write_bytes(overlay_png(image, findings, Limits()))
         result.write_text(json.dumps(wire.as_json(response), indent=2) + "\n", encoding="utf-8")
     except OSError as error:
