@@ -6,6 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+import numpy as np
 
 from edge_agent.core.gate import GateProbabilities, judge
 from hilum.manifest import GateThresholds
@@ -17,7 +20,11 @@ from training.errors import TrainingError
 from training.gate import GatePlan, Judged, Trained
 from training.gate_network import ask
 
-_SUFFIXES = frozenset({".dcm", ".jpg", ".jpeg", ".png"})
+_SUFFIXES: Final = frozenset({".dcm", ".jpg", ".jpeg", ".png"})
+_LEFT_OUT: Final = ("RG1_", "MR-SIEMENS")
+"""A chest, and a wider cut of a slice that the gate has learnt from."""
+_ALIKE: Final = 0.9
+"""Correlation from which two pictures count as one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,23 +71,33 @@ def painted_rows(unseen: Iterable[Judged], thresholds: GateThresholds) -> list[R
     return [row(kind, seen, thresholds) for kind, seen in by_kind.items()]
 
 
-def other_pictures(folders: Iterable[Path]) -> list[images.Picture]:
+def other_pictures(folders: Sequence[Path]) -> list[images.Picture]:
     """Every readable picture of some folders, RG1 (a chest) and unreadable files left out.
 
-    The same picture in several files counts once.
+    The same picture in several files counts once, and not at all where the gate learnt from it
+    (packages carry copies of each other's files).
     """
-    found: dict[bytes, images.Picture] = {}
+    learnt = [picture.pixels for picture in images.packaged()] if folders else []
+    found: list[images.Picture] = []
     for folder in folders:
         for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES):
-            if path.name.startswith("RG1_"):
+            if path.name.startswith(_LEFT_OUT):
                 continue
             try:
                 pixels = images.small(images.read_other(path))
             except TrainingError:
                 continue
-            picture = images.Picture(path.name, Content.OTHER, "real", pixels)
-            found.setdefault(plain(pixels).tobytes(), picture)
-    return list(found.values())
+            if not any(_alike(pixels, known) for known in [*learnt, *(p.pixels for p in found)]):
+                found.append(images.Picture(path.name, Content.OTHER, "real", pixels))
+    return found
+
+
+def _alike(one: images.Pixels, other: images.Pixels) -> bool:
+    """Whether two pictures are the same but for compression or window."""
+    pair = np.stack([plain(one).ravel(), plain(other).ravel()]).astype(np.float64)
+    pair -= pair.mean(axis=1, keepdims=True)
+    spread = np.sqrt((pair**2).sum(axis=1)).prod()
+    return bool(spread == 0 or float(pair[0] @ pair[1]) / spread > _ALIKE)
 
 
 def table(rows: Sequence[Row], first: str) -> str:

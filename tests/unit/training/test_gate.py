@@ -236,5 +236,8 @@ def test_other_pictures_are_found_once_and_rg1_is_left_out(tmp_path: Path) -> No
     picture = chest_like(3)
     for name in ("a.png", "b.png", "RG1_fake.png"):
         cv2.imwrite(str(tmp_path / name), picture)
+    cv2.imwrite(str(tmp_path / "c.png"), 60 + picture // 2)
+    learnt = gate_images.packaged()[0]
+    cv2.imwrite(str(tmp_path / "learnt.png"), learnt.pixels)
     (tmp_path / "broken.png").write_bytes(b"no picture")
     assert [p.name for p in other_pictures([tmp_path])] == ["a.png"]
