@@ -59,7 +59,17 @@ fields = st.fixed_dictionaries(
     },
 )  # fmt: skip
 photometrics = st.sampled_from(
-    "MONOCHROME1 MONOCHROME2 RGB YBR_FULL YBR_FULL_422 YBR_PARTIAL_422 YBR_ICT HSV".split()
+    [
+        "MONOCHROME1",
+        "MONOCHROME2",
+        "PALETTE COLOR",
+        "RGB",
+        "YBR_FULL",
+        "YBR_FULL_422",
+        "YBR_ICT",
+        "HSV",
+        "",
+    ]
 )
 
 

@@ -17,6 +17,7 @@ import pytest
 from numpy.typing import NDArray
 from pydicom import uid
 from pydicom.pixels import convert_color_space, pixel_array
+from rle import rle
 
 from edge_agent.core.radiograph import Spacing
 from edge_agent.core.study_context import StudyContext
@@ -220,6 +221,18 @@ class TestColour:
             encode(self.picture), self.picture, syntax, PhotometricInterpretation="YBR_RCT",
             **RGB_OF_SC,
         )  # fmt: skip
+        assert np.abs(self.shown(data) - self.luminance(self.picture)).max() <= 1
+
+    @pytest.mark.parametrize("syntax", [uid.JPEGLossless, uid.JPEGLSLossless, uid.RLELossless])
+    def test_lossless_rgb(self, syntax: str) -> None:
+        encode = {
+            uid.JPEGLossless: lambda p: imagecodecs.jpeg8_encode(p, lossless=True, bitspersample=8),
+            uid.JPEGLSLossless: imagecodecs.jpegls_encode,
+            uid.RLELossless: lambda p: bytes(
+                rle.encode_frame(p.tobytes(), *p.shape[:2], 3, 8, "<")
+            ),
+        }[syntax]
+        data = studies.compressed(encode(self.picture), self.picture, syntax, **RGB_OF_SC)
         assert np.abs(self.shown(data) - self.luminance(self.picture)).max() <= 1
 
     @pytest.mark.parametrize(
