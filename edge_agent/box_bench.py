@@ -14,13 +14,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
+import cv2
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import UID, ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 
 from edge_agent.app import Agent
 from edge_agent.config import Settings
+from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.choose import choose
+from edge_agent.engines.golden import read_picture
 from edge_agent.engines.hardware import Hardware
 from edge_agent.loading import open_bundle
 from hilum.client import AsyncClient, Result
@@ -105,9 +107,9 @@ async def measure(settings: Settings, image: Path | None = None) -> BoxReport:
         HilumError: the bundle or the engine cannot be used.
         DetectError: the image is refused.
     """
-    data = await asyncio.to_thread(image.read_bytes) if image else synthetic_dicom()
     title = image.name if image else f"uncompressed DICOM, {COLUMNS} x {ROWS}, made here"
     bundle = open_bundle(settings)
+    data = await asyncio.to_thread(image.read_bytes) if image else synthetic_dicom(bundle)
     with tempfile.TemporaryDirectory(prefix="hilum-bench-") as folder:
         # Into folders of its own: what the serving agent keeps is left alone.
         apart = settings.model_copy(
@@ -212,11 +214,14 @@ def _pss_kb(pid: int) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
 
-def synthetic_dicom() -> bytes:
-    """A picture of no patient with what a computed radiograph declares: 12 bits, PA, a window."""
-    rows = np.linspace(0, 3 * np.pi, ROWS)[:, None]
-    columns = np.linspace(0, 2 * np.pi, COLUMNS)[None]
-    pixels = (2000 + 1500 * np.sin(rows) * np.cos(columns)).astype("<u2")
+def synthetic_dicom(bundle: Bundle) -> bytes:
+    """A picture of no patient, the bundle's own first golden case, as a computed radiograph.
+
+    12 bits, PA, with a window, as large as they come: so that the gate by content takes it and
+    decoding costs what it costs every day.
+    """
+    picture = read_picture(bundle.read(bundle.golden.cases[0].image), bundle.manifest.input)
+    pixels = cv2.resize(picture, (COLUMNS, ROWS), interpolation=cv2.INTER_CUBIC).astype("<u2") << 4
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = ComputedRadiographyImageStorage
     meta.MediaStorageSOPInstanceUID = UID("1.2.3")
@@ -236,8 +241,8 @@ def synthetic_dicom() -> bytes:
         "BitsStored": 12,
         "HighBit": 11,
         "PixelRepresentation": 0,
-        "WindowCenter": "2000",
-        "WindowWidth": "3600",
+        "WindowCenter": "2048",
+        "WindowWidth": "4096",
     }
     for keyword, value in facts.items():
         setattr(dataset, keyword, value)

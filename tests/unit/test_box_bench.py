@@ -1,0 +1,59 @@
+"""`hilum-edge bench` measures a real agent over a toy bundle."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edge_agent.box_bench import COLUMNS, ROWS, memory_mb, synthetic_dicom
+from edge_agent.engines.bundle import Bundle
+from edge_agent.imaging import read_study
+from tests.agents import write_toy_bundle
+
+
+@pytest.mark.slow
+def test_the_report_tells_what_the_box_does(tmp_path: Path) -> None:
+    toy = write_toy_bundle(tmp_path / "toy.bundle")
+    command = [sys.executable, "-m", "edge_agent.cli", "bench", "--bundle", str(toy)]
+    report = tmp_path / "box.json"
+    ran = subprocess.run(
+        [*command, "--output", str(report)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"XDG_CACHE_HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path)},
+    )
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(report.read_text())
+    assert found["bundle"].startswith("toy-0.0.1 ")
+    assert found["engines"][0]["name"] == found["engine"] == "openvino-fp32"
+    assert 0 < found["decode_ms"] < found["round_trip_ms"]
+    assert found["images_per_s"] > 0
+    assert found["memory_idle_mb"] > 50
+    assert not (tmp_path / "hilum").exists(), "it keeps its hands off the serving agent's folders"
+
+
+def test_the_picture_is_one_that_the_agent_takes(tmp_path: Path) -> None:
+    toy = Bundle.open(write_toy_bundle(tmp_path / "toy.bundle"))
+    radiograph, context = read_study(synthetic_dicom(toy))
+    assert (radiograph.rows, radiograph.columns) == (ROWS, COLUMNS)
+    assert radiograph.view == "PA"
+    assert radiograph.bits_stored == 12
+    assert not context.patient_name
+
+
+def test_memory_counts_children_too() -> None:
+    alone = memory_mb()
+    code = "held = b'x' * 60_000_000; print('held', flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout
+        child.stdout.readline()
+        assert memory_mb() > alone + 50
+        child.communicate("\n")
