@@ -52,8 +52,10 @@ def main() -> None:
     parser.add_argument("--once", action="store_true", help="stop the agent and end")
     once = parser.parse_args().once
     console = Console(highlight=False, emoji=False)
-    # Told to end by either signal, the agent is ended first.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Told to end by either signal, the agent is ended first; also where a shell has started the
+    # demo in the background and made it deaf to SIGINT.
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, signal.default_int_handler)
     try:
         run(console, once=once)
     except DemoFailed as error:
