@@ -185,15 +185,14 @@ def write_bundle(
 
 
 def with_gate(bundle: Bundle, gate: GateParts, version: str, path: Path) -> Bundle:
-    """The same bundle as another version that carries this content gate, or another one.
+    """The same bundle with this content gate, in place of another or of none.
 
-    Engines, operating points and golden cases stay as they are, byte by byte.
+    Engines, operating points and golden cases stay as they are, byte by byte. The digest becomes
+    another one; a version that was ever released must become another one too.
 
     Raises:
-        TrainingError: the bundle has this version already, or the gate refuses a golden picture.
+        TrainingError: the gate refuses a golden picture.
     """
-    if version == bundle.manifest.version:
-        raise TrainingError(f"{version} is taken: another gate makes another version")
     stays = set(bundle.manifest.files) - {_GATE_XML, _GATE_BIN}
     content = {name: bundle.read(name) for name in stays}
     card, _, _ = content[bundle.manifest.model_card].decode().partition(f"\n\n{GATE_HEADING}\n")

@@ -212,7 +212,9 @@ def add_gate(
         Path,
         typer.Option(metavar="FILE", help="From `hilum-train gate`, or a bundle that has one."),
     ],
-    version: Annotated[str, typer.Option(help="Of the new bundle; not the old one's.")],
+    version: Annotated[
+        str, typer.Option(help="Of the new bundle; another one if the old was released.")
+    ],
     out: Annotated[Path, typer.Option(metavar="BUNDLE", help="Where the new bundle is written.")],
 ) -> None:
     """Pack a bundle again with a content gate; all else stays byte by byte.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -140,13 +141,17 @@ def card(trained: Trained, plan: GatePlan) -> str:
     as_is = rows["as it is"]
     turned = [rows[f"turned {k}"] for k in (90, 180, 270)]
     patients = len({judged.picture.patient for judged in trained.left_out})
-    return f"""{GATE_HEADING}
-
-A small network looks first: is this a frontal chest, upright, bone white? It refuses what is surely
-not, and warns where it is unsure. Learnt from {as_is.count} real frontal radiographs of {patients}
-patients, painted chests, and painted and a few real pictures of other things. With each patient
-left out in turn: {as_is.refused.total()} of {as_is.count} refused, {as_is.warned.total()} warned
-of; of the same turned by 90, 180 or 270 degrees {sum(r.refused.total() for r in turned)} of
-{sum(r.count for r in turned)} refused, of the same inverted {rows["inverted"].refused.total()} of
-{rows["inverted"].count}. It has seen no real lateral view, no child, and no real radiograph of
-another body part in training; it cannot tell a mirrored chest. Made by `{plan.command}`."""
+    refused, of_turned = sum(r.refused.total() for r in turned), sum(r.count for r in turned)
+    text = (
+        "A small network looks first: is this a frontal chest, upright, bone white? It refuses "
+        "what is surely not, and warns where it is unsure. "
+        f"It has learnt from {as_is.count} real frontal radiographs of {patients} patients, from "
+        "painted chests, and from painted and a few real pictures of other things. With each "
+        f"patient left out in turn, {as_is.refused.total()} of {as_is.count} were refused and "
+        f"{as_is.warned.total()} warned of; of the same, turned by 90, 180 or 270 degrees, "
+        f"{refused} of {of_turned} were refused, and of the same, inverted, "
+        f"{rows['inverted'].refused.total()} of {rows['inverted'].count}. It has learnt from no "
+        "real lateral view, no child, and no real radiograph of another body part, and cannot "
+        f"tell a mirrored chest. Made by `{plan.command}`."
+    )
+    return f"{GATE_HEADING}\n\n{textwrap.fill(text, 100, break_on_hyphens=False)}"
