@@ -14,7 +14,6 @@ from typing import Final, ParamSpec
 from rich.console import Console
 from rich.progress import Progress
 
-from edge_agent import app as agent
 from edge_agent import loading, remote, report
 from edge_agent.config import Settings, load_settings
 from edge_agent.errors import CallerError, ConfigInvalid, HilumError
@@ -62,8 +61,10 @@ def serve(
     *, config: Path | None, port: int | None, http_port: int | None, bundle: Path | None
 ) -> int:
     """Answer over gRPC and HTTP until told to stop."""
+    from edge_agent import app  # noqa: PLC0415  # brings FastAPI along, which detect does without
+
     settings = settings_from(config, bundle, port=port, http_port=http_port)
-    status = asyncio.run(agent.serve(settings))
+    status = asyncio.run(app.serve(settings))
     if status:
         os._exit(status)  # A thread hangs in work that will not end; waiting for it is in vain.
     return status
@@ -145,7 +146,7 @@ async def _detect(
     """Look at the files; returns how many were refused."""
     limits = settings.limits
     refused = 0
-    async with agent.open_pipeline(settings) as pipeline:
+    async with loading.open_pipeline(settings) as pipeline:
         with printer.progress as progress:
             bar = progress.add_task("Looking", total=len(paths))
             async for outcome in detect_files(
@@ -186,7 +187,7 @@ def _with_overlay(
         return outcome
     try:
         image = read_limited(outcome.path, settings.limits.max_image_bytes)
-        picture = overlay_png(image, outcome.answer.findings, agent.image_limits(settings))
+        picture = overlay_png(image, outcome.answer.findings, loading.image_limits(settings))
         target.write_bytes(picture)
     except OSError as error:
         message = f"The overlay {target} cannot be written: {error.strerror}."

@@ -1,7 +1,11 @@
-"""From the settings to a model that may answer: bundle, engine for this box, golden cases."""
+"""From the settings to a pipeline: bundle, engine for this box, golden cases, decoder."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final
 
@@ -14,9 +18,16 @@ from edge_agent.engines.gate import OpenVinoGate
 from edge_agent.engines.golden import run_golden
 from edge_agent.engines.runtimes import open_engine, runtime_version
 from edge_agent.errors import HilumError
-from edge_agent.serving.pipeline import Model
+from edge_agent.imaging import Limits
+from edge_agent.serving.decode_workers import DecodePolicy
+from edge_agent.serving.decoding import Decoder, ThreadDecoder, WorkerDecoder
+from edge_agent.serving.pipeline import Model, Pipeline
+from edge_agent.serving.threads import run_to_end
 
 _PROBLEMS_TOLD: Final = 3
+_THREADS_INSTEAD: Final = 2
+
+Load = Callable[[Settings, Decoder], Pipeline]
 
 
 def open_bundle(settings: Settings) -> Bundle:
@@ -90,3 +101,61 @@ def golden_problem(bundle: Bundle, engine: Engine) -> str:
         f"{engine.name} does not answer the bundle's golden cases as recorded "
         f"({'; '.join(problems[:_PROBLEMS_TOLD])})."
     )
+
+
+def image_limits(settings: Settings) -> Limits:
+    """What the decoders refuse by size."""
+    limits = settings.limits
+    return Limits(
+        max_pixels=limits.max_pixels, max_bytes=max(Limits().max_bytes, limits.max_image_bytes)
+    )
+
+
+def build_decoder(settings: Settings) -> WorkerDecoder | ThreadDecoder:
+    """What decodes: processes of their own, unless the operator wants none. Not started yet."""
+    decode = settings.decode
+    if not decode.workers:
+        return ThreadDecoder(_THREADS_INSTEAD, image_limits(settings))
+    policy = DecodePolicy(
+        workers=decode.workers, timeout_s=decode.timeout_s, memory_bytes=decode.memory_bytes
+    )
+    return WorkerDecoder(image_limits(settings), policy)
+
+
+def load_pipeline(settings: Settings, decoder: Decoder) -> Pipeline:
+    """Load the model and build the pipeline over it; see `load_model`. Blocks."""
+    model, batch = load_model(settings)
+    return Pipeline(
+        model,
+        decoder,
+        queue_size=settings.limits.queue_size,
+        waiting_bytes=settings.limits.waiting_bytes,
+        batch=batch,
+    )
+
+
+@contextlib.asynccontextmanager
+async def open_pipeline(settings: Settings) -> AsyncIterator[Pipeline]:
+    """A pipeline without a server, closed at the end."""
+    decoder = build_decoder(settings)
+    try:
+        pipeline = await run_load(settings, load_pipeline, decoder)
+        try:
+            yield pipeline
+        finally:
+            await asyncio.to_thread(pipeline.close)
+    finally:
+        await decoder.close()
+
+
+async def run_load(settings: Settings, load: Load, decoder: Decoder) -> Pipeline:
+    """The pipeline over a decoder that is ready; both get ready side by side."""
+    with ThreadPoolExecutor(1, thread_name_prefix="load") as executor:
+        starting = asyncio.create_task(decoder.start())
+        try:
+            pipeline = await run_to_end(executor, load, settings, decoder)
+            await starting
+        finally:
+            starting.cancel()
+            await asyncio.wait({starting})
+    return pipeline

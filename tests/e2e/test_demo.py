@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from urllib.request import urlopen
 
 import cv2
 import grpc
@@ -87,6 +88,9 @@ def test_the_agent_stays_up_until_ctrl_c(tmp_path: Path) -> None:
         shown = next(line for line in said.splitlines() if "hilum.client" in line)
         tried = subprocess.run(shlex.split(shown), capture_output=True, text=True, check=True)
         assert "Finding(" in tried.stdout
+        page = next(word for word in said.split() if word.startswith("http://"))
+        with urlopen(page) as answer:
+            assert b"<html" in answer.read()
         address = address_in(said)
         with grpc.insecure_channel(address) as channel:
             image = pydicom_file("RG1_UNCI.dcm").read_bytes()
@@ -105,7 +109,7 @@ def test_where_the_usual_port_is_taken_another_is_used(tmp_path: Path) -> None:
         ran = demo_once(tmp_path)
     assert ran.returncode == 0, ran.stderr
     assert "Port 50051 is taken" in ran.stdout
-    assert address_in(ran.stdout.split("taken")[1]) != "127.0.0.1:50051"
+    assert address_in(ran.stdout.partition("50051 is taken")[2]) != "127.0.0.1:50051"
 
 
 def test_an_agent_that_cannot_serve_is_no_success(tmp_path: Path) -> None:
