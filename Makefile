@@ -19,7 +19,7 @@ help: ## List the targets
 
 .PHONY: demo
 demo: $(UV) ## A real radiograph through a real agent; ONCE=1 ends by itself
-	@$(UV) sync --quiet --locked --no-default-groups --extra edge --group demo
+	@$(UV) sync --quiet --locked --inexact --no-default-groups --extra edge --group demo
 	@$(RUN) python -m edge_agent.demo $(if $(ONCE),--once)
 
 .PHONY: setup
