@@ -9,7 +9,7 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
-BENCHES = ("imaging", "engines", "serving")
+BENCHES = ("imaging", "engines", "gate", "serving")
 LIBRARIES = (
     "numpy",
     "opencv-python-headless",
