@@ -142,7 +142,7 @@ def skull(rng: np.random.Generator) -> Floats:
         y = centre[1] + radii[1] * 1.15
         picture += tube((x, y), (x, y + 0.06 * SIZE), 0.025 * SIZE) * np.float32(0.4)
     neck = tube((centre[0], centre[1] + radii[1]), (centre[0], SIZE * 1.2), 0.25 * SIZE)
-    return np.maximum(picture, fields.blur(neck, 3) * np.float32(0.4))
+    return np.asarray(np.maximum(picture, fields.blur(neck, 3) * np.float32(0.4)), np.float32)
 
 
 def _vertebrae(

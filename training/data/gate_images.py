@@ -213,7 +213,7 @@ def read_other(path: Path) -> Pixels:
 
 def _dicom(path: Path) -> Pixels:
     import pydicom  # noqa: PLC0415  # only the others are DICOM
-    from pydicom.pixels import apply_color_lut, apply_voi_lut  # noqa: PLC0415
+    from pydicom.pixels.processing import apply_color_lut, apply_voi_lut  # noqa: PLC0415
 
     try:
         header = pydicom.dcmread(path, force=True)

@@ -228,8 +228,8 @@ def gradient(rng: np.random.Generator) -> Floats:
         centre = (SIZE * rng.uniform(0.2, 0.8), SIZE * rng.uniform(0.2, 0.8))
         rings = fields.ellipse(SHAPE, centre, (SIZE * rng.uniform(0.2, 0.9),) * 2)
         waves = np.cos(rings * np.float32(rng.uniform(2, 30)))
-        picture = 1 - rings if rng.random() < 0.5 else waves
+        picture = np.asarray(1 - rings if rng.random() < 0.5 else waves)
     else:
-        picture = np.full(SHAPE, rng.uniform(0, 1))
+        picture = np.full(SHAPE, rng.uniform(0, 1), np.float32)
     noisy = fields.noise(SHAPE, rng.uniform(1, 6), rng) * np.float32(max(0, rng.uniform(-0.2, 0.2)))
     return np.asarray(picture + noisy, np.float32)

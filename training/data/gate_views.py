@@ -137,9 +137,9 @@ def _framed(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     if rng.random() < 0.5:
         side = max(rows, columns)
         return letterbox(pixels, Letterbox.fit(rows, columns, side, side), PAD_VALUE)
-    edge = (rng.uniform(0, 0.12, 4) * max(rows, columns)).astype(int).tolist()
+    top, bottom, left, right = (rng.uniform(0, 0.12, 4) * max(rows, columns)).astype(int).tolist()
     value = float(rng.choice([0, 0, PAD_VALUE, 255]))
-    framed = cv2.copyMakeBorder(pixels, *edge, cv2.BORDER_CONSTANT, value=value)
+    framed = cv2.copyMakeBorder(pixels, top, bottom, left, right, cv2.BORDER_CONSTANT, value=value)
     return np.asarray(framed, np.uint8)
 
 
