@@ -295,11 +295,13 @@ async def test_a_cancelled_stream_frees_all_its_places() -> None:
     gated = Gated()
     async with running_agent(settings(), gated) as agent, connected(agent) as detector:
         stream = detector.DetectStream()
-        for tag in (150, 151, 152):
-            await stream.write(request(tag))
+        await stream.write(request(150))
         await gated.gate.arrival(150)
+        for tag in (151, 152):
+            await stream.write(request(tag))
         await eventually(lambda: gated.taken == 3)
         stream.cancel()
+        await eventually(lambda: gated.taken == 1)  # What the engine has begun, it ends.
         gated.gate.let(150)
         await eventually(lambda: gated.taken == 0)
         gated.gate.let(200)
