@@ -182,6 +182,7 @@ def model(
     For example:
 
         hilum-edge model
+
         hilum-edge model --bundle chest-2.1.0.bundle --json
     """
     from edge_agent import commands  # noqa: PLC0415  # see above
@@ -227,7 +228,12 @@ def keys_add(
 
 @keys.command("list")
 def keys_list(file: KeyFileOption = None, config: ConfigOption = None) -> None:
-    """Show whose keys there are, never the keys."""
+    """Show whose keys there are, never the keys.
+
+    For example:
+
+        hilum-edge keys list --file keys.json
+    """
     from edge_agent import commands_operator  # noqa: PLC0415  # see above
 
     raise typer.Exit(commands_operator.show(config=config, file=file))
@@ -239,7 +245,12 @@ def keys_remove(
     file: KeyFileOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Take a key out; agents stop knowing it at once."""
+    """Take a key out; agents stop knowing it at once.
+
+    For example:
+
+        hilum-edge keys remove d749674150 --file keys.json
+    """
     from edge_agent import commands_operator  # noqa: PLC0415  # see above
 
     raise typer.Exit(commands_operator.remove(config=config, file=file, key_id=key_id))
@@ -255,7 +266,12 @@ def audit_verify(
     ] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Say whether the log is whole, or the first line that is not. Exit status 1 if not."""
+    """Say whether the log is whole, or the first line that is not. Exit status 1 if not.
+
+    For example:
+
+        hilum-edge audit verify --folder /var/lib/hilum/audit
+    """
     from edge_agent import commands_operator  # noqa: PLC0415  # see above
 
     raise typer.Exit(

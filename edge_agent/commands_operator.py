@@ -68,7 +68,19 @@ def remove(*, config: Path | None, file: Path | None, key_id: str) -> int:
 @plain_errors
 def verify_audit(*, config: Path | None, folder: Path | None, archived: bool) -> int:
     """Say whether the audit log is whole."""
-    verdict = verify(folder or settings_from(config).audit_dir, archived=archived)
+    where = folder or settings_from(config).audit_dir
+    try:
+        verdict = verify(where, archived=archived)
+    except FileNotFoundError:
+        raise ConfigInvalid(
+            f"There is no audit log in {where}.",
+            hint="Give the folder that the agent writes to: --folder, or --config with its settings.",
+        ) from None
+    except OSError as error:
+        raise ConfigInvalid(
+            f"The audit log {where} cannot be read: {error.strerror}.",
+            hint="Run this as a user who may read it, such as the agent's own.",
+        ) from None
     standard_output().print(escape(verdict.describe()), soft_wrap=True)
     return 0 if verdict.ok else EXIT_REFUSED
 

@@ -135,6 +135,11 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
     """The opened zip, rules 1 and 2 checked."""
     try:
         archive = zipfile.ZipFile(path)
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise BundleInvalid(
+            f"the bundle {path} cannot be read: {error.strerror}",
+            hint="Check its name and that this user may read it.",
+        ) from error
     except _DAMAGE as error:
         raise BundleInvalid(f"{path.name} cannot be read as a zip: {error}") from error
     with archive:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -55,13 +56,23 @@ def test_version() -> None:
     assert hilum_edge("--version").stdout == f"hilum-edge {version('hilum')}\n"
 
 
-@pytest.mark.parametrize("command", [[], ["serve"], ["detect"], ["model"]])
-def test_help_is_there_for_every_command(command: list[str]) -> None:
-    helped = hilum_edge(*command, "--help")
+def test_help_lists_the_commands() -> None:
+    helped = hilum_edge("--help")
     assert helped.exit_code == 0
-    assert "Usage: hilum-edge" in helped.stdout
-    if command:
-        assert f"hilum-edge {command[0]} " in helped.stdout.split("For example:")[1]
+    for name in ("serve", "detect", "model", "bench", "keys", "audit"):
+        assert re.search(rf"^\W*{name}\b", helped.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["serve", "detect", "model", "bench", "keys add", "keys list", "keys remove", "audit verify"],
+)
+def test_help_of_every_command_has_examples_one_to_a_line(command: str) -> None:
+    helped = hilum_edge(*command.split(), "--help")
+    assert helped.exit_code == 0
+    examples = helped.stdout.split("For example:")[1].split("─")[0].splitlines()
+    assert any(line.strip().startswith(f"hilum-edge {command}") for line in examples)
+    assert all(line.count(f"hilum-edge {command}") <= 1 for line in examples)
 
 
 def test_one_real_radiograph_as_a_table() -> None:
@@ -180,6 +191,8 @@ def test_an_overlay_that_cannot_be_written_is_that_files_failure() -> None:
         (["detect", "a.png", "b.png", "--overlay", "out.png"], "name a folder"),
         (["detect", "a.png", "--config", "absent.toml"], "absent.toml cannot be read"),
         (["serve", "--port", "65536"], "grpc.port"),
+        (["audit", "verify", "--folder", "absent"], "There is no audit log in absent"),
+        (["audit", "verify", "--folder", "."], "There is no audit log in ."),
         (["juggle"], "No such command"),
     ],
 )
@@ -195,6 +208,12 @@ def test_a_bundle_that_is_none_ends_with_1() -> None:
     assert ran.exit_code == 1
     assert "bundle_invalid" in ran.stderr
     assert ran.stdout == ""
+
+
+def test_a_bundle_that_is_not_there_is_said_so() -> None:
+    ran = hilum_edge("model", "--bundle", "absent.bundle")
+    assert ran.exit_code == 1
+    assert "absent.bundle cannot be read: No such file or directory" in ran.stderr
 
 
 def test_model_shows_what_a_bundle_is(toy: Path) -> None:
