@@ -30,6 +30,7 @@ from tests.agents import (
     agent_process,
     connected,
     dialled,
+    eventually,
     fake_pipeline,
     hilum_error,
     serving_line,
@@ -328,14 +329,17 @@ async def test_a_call_that_its_caller_cancels_is_logged(tmp_path: Path) -> None:
     await agent.start()
     await agent.load()
     async with connected(agent) as detector, httpx.AsyncClient(base_url=agent.page) as http:
+        first = detector.Detect(pb.DetectRequest(image=tagged_png(149)))
+        await gated.gate.arrival(149)
+        # These two wait behind it; their places are free once the agent knows that they have gone.
         call = detector.Detect(pb.DetectRequest(image=tagged_png(150)))
-        await gated.gate.arrival(150)
-        call.cancel()
         asked = asyncio.ensure_future(http.post("/predict", files={"file": ("a", tagged_png(151))}))
-        gated.gate.let(150)
-        await gated.gate.arrival(151)
+        await eventually(lambda: gated.taken == 3)
+        call.cancel()
         asked.cancel()
-        gated.gate.let(151)
+        await eventually(lambda: gated.taken == 1)
+        gated.gate.let(149)
+        assert tag_of(await first) == 149
         await asyncio.wait([asked])
     assert await agent.stop()
     entries = segments(tmp_path / "log")[0].read_text()
