@@ -43,7 +43,7 @@ class Detector:
 
     async def Detect(  # noqa: N802  # the contract's name
         self,
-        request: pb.DetectRequest,
+        request: pb.DetectRequest | wire.Unreadable,
         context: Context,
     ) -> pb.DetectResponse:
         """One study image in, its findings out."""
@@ -82,7 +82,9 @@ class Detector:
         except Exception as error:  # noqa: BLE001  # the boundary: every failure gets a code
             await abort(context, coded(error))
 
-    async def _answer(self, message: pb.DetectRequest, context: Context) -> pb.DetectResponse:
+    async def _answer(
+        self, message: pb.DetectRequest | wire.Unreadable, context: Context
+    ) -> pb.DetectResponse:
         request_id = message.request_id or uuid.uuid4().hex
         with self._access.enter(context, Action.DETECT) as visit:
             visit.request_id = request_id

@@ -15,6 +15,7 @@ from edge_agent.serving.access import Caller, grpc_caller
 from edge_agent.serving.grpc_context import Context
 from edge_agent.serving.grpc_errors import abort
 from edge_agent.serving.visits import Audit, Count, Gate, Visit, Visits, ignore
+from edge_agent.serving.wire import Unreadable, forgiving, unreadable
 
 ACTIONS: Final = {
     "hilum.v1.Detector": Action.DETECT,
@@ -49,7 +50,10 @@ class GrpcAccess:
 
 
 class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in its stubs only
-    """Stands before every service but the detector, whose methods log what they did themselves."""
+    """Stands before every service but the detector, whose methods log what they did themselves.
+
+    In all of them a message that cannot be read comes in as `wire.Unreadable`.
+    """
 
     def __init__(self, access: GrpcAccess) -> None:
         self._access = access
@@ -63,33 +67,37 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
         handler = await continuation(handler_call_details)
         service = handler_call_details.method.split("/")[1]
         action = ACTIONS.get(service, Action.ADMINISTER)
-        if handler is None or action is Action.DETECT:
-            return handler
+        if handler is None:
+            return None
+        ours = action is Action.DETECT
         for kind in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
             behaviour = getattr(handler, kind)
             if behaviour is not None:
                 make = getattr(grpc, f"{kind}_rpc_method_handler")
+                parse = handler.request_deserializer
                 return make(
-                    self._guarded(behaviour, action),
-                    handler.request_deserializer,
+                    behaviour if ours else self._guarded(behaviour, action),
+                    # A foreign service reads its stream itself and knows no `Unreadable`.
+                    forgiving(parse) if ours or kind.startswith("unary") else parse,
                     handler.response_serializer,
                 )
         return None
 
     def _guarded(self, behaviour: Callable[[Any, Context], Any], action: Action) -> Any:  # noqa: ANN401
-        async def check(context: Context) -> None:
+        async def check(request: Any, context: Context) -> None:  # noqa: ANN401
             try:
                 with self._access.enter(context, action):
-                    pass
+                    if isinstance(request, Unreadable):
+                        raise unreadable()
             except HilumError as error:
                 await abort(context, error)
 
         async def call(request: Any, context: Context) -> Any:  # noqa: ANN401
-            await check(context)
+            await check(request, context)
             return await behaviour(request, context)
 
         async def generate(request: Any, context: Context) -> AsyncIterator[Any]:  # noqa: ANN401
-            await check(context)
+            await check(request, context)
             async for answer in behaviour(request, context):
                 yield answer
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 
 import grpc
 
 from edge_agent.errors import InvalidRequest
 from edge_agent.serving.failures import coded
 from edge_agent.serving.grpc_context import Context
-from edge_agent.serving.wire import error_message
+from edge_agent.serving.wire import Unreadable, error_message
 from hilum.v1 import detection_pb2 as pb
 
 
@@ -24,7 +24,7 @@ class DetectionStream:
 
     def __init__(
         self,
-        answer: Callable[[pb.DetectRequest], Awaitable[pb.DetectResponse]],
+        answer: Callable[[pb.DetectRequest | Unreadable], Awaitable[pb.DetectResponse]],
         context: Context,
         concurrency: int,
     ) -> None:
@@ -53,18 +53,18 @@ class DetectionStream:
         finally:
             stop.cancel()
 
-    async def _read(self, stop: asyncio.Task[bool]) -> pb.DetectRequest | None:
+    async def _read(self, stop: asyncio.Task[bool]) -> pb.DetectRequest | Unreadable | None:
         read = asyncio.ensure_future(self._context.read())
         try:
             await asyncio.wait({read, stop}, return_when=asyncio.FIRST_COMPLETED)
             if not read.done():
                 return None
             message = read.result()
-            return message if isinstance(message, pb.DetectRequest) else None
+            return message if isinstance(message, pb.DetectRequest | Unreadable) else None
         finally:
             read.cancel()
 
-    async def _serve(self, message: pb.DetectRequest) -> None:
+    async def _serve(self, message: pb.DetectRequest | Unreadable) -> None:
         try:
             outcome = await self._outcome(message)
             async with self._writing:
@@ -74,10 +74,11 @@ class DetectionStream:
         finally:
             self._room.release()
 
-    async def _outcome(self, message: pb.DetectRequest) -> pb.DetectStreamResponse:
+    async def _outcome(self, message: pb.DetectRequest | Unreadable) -> pb.DetectStreamResponse:
         request_id = message.request_id
+        nameless = isinstance(message, Unreadable)
         try:
-            with self._claimed(request_id):
+            with nullcontext() if nameless else self._claimed(request_id):
                 response = await self._answer(message)
         except Exception as error:  # noqa: BLE001  # the boundary: every failure gets a code
             return pb.DetectStreamResponse(request_id=request_id, error=error_message(coded(error)))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final, cast
 
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.json_format import MessageToDict
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from edge_agent.core.admission import Priority
 from edge_agent.core.findings import Finding
-from edge_agent.errors import HilumError
+from edge_agent.errors import HilumError, InvalidRequest
 from edge_agent.serving.answer import Answer, ImageFacts, StudyRequest
 from edge_agent.serving.pipeline import Model
 from hilum.catalog import BY_SLUG, CATALOG, Concept
@@ -24,10 +25,45 @@ _PRIORITIES: Final = {
 }
 
 
+class Unreadable:
+    """Stands for a message whose bytes are not protobuf."""
+
+    request_id: Final = ""
+
+
+def forgiving(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """Let a message that cannot be read come in as `Unreadable`.
+
+    gRPC itself would end the call with a status that means an unforeseen error, and no code.
+    """
+
+    def read(data: bytes) -> Any:  # noqa: ANN401  # whatever message it parses
+        try:
+            return parse(data)
+        except DecodeError:
+            return Unreadable()
+
+    return read
+
+
+def unreadable() -> InvalidRequest:
+    """What a caller is told whose message cannot be read."""
+    return InvalidRequest(
+        "The message cannot be read: its bytes are not protobuf.",
+        hint="Use the client made from detection.proto, or `hilum.client`.",
+    )
+
+
 def study_request(
-    message: pb.DetectRequest, *, request_id: str, deadline: float | None
+    message: pb.DetectRequest | Unreadable, *, request_id: str, deadline: float | None
 ) -> StudyRequest:
-    """A request as the pipeline takes it. A priority of a newer contract counts as routine."""
+    """A request as the pipeline takes it. A priority of a newer contract counts as routine.
+
+    Raises:
+        InvalidRequest: the message cannot be read.
+    """
+    if isinstance(message, Unreadable):
+        raise unreadable()
     options = message.options
     return StudyRequest(
         request_id=request_id,

@@ -307,3 +307,26 @@ async def test_a_cancelled_stream_frees_all_its_places() -> None:
         gated.gate.let(200)
         assert tag_of(await detector.Detect(request(200))) == 200
         assert not gated.gate.has_arrived(151)
+
+
+NO_MESSAGE = b"\x0a\xff"  # Field 1, of a length that is never said.
+
+
+@pytest.mark.parametrize("method", ["/hilum.v1.Detector/Detect", "/grpc.health.v1.Health/Check"])
+async def test_a_message_that_cannot_be_read_is_refused_with_a_code(method: str) -> None:
+    async with running_agent(settings()) as agent, dialled(agent) as channel:
+        code, error = await refused(channel.unary_unary(method)(NO_MESSAGE))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert error.code == "invalid_request"
+
+
+async def test_on_a_stream_it_is_refused_alone() -> None:
+    async with running_agent(settings()) as agent, dialled(agent) as channel:
+        stream = channel.stream_stream("/hilum.v1.Detector/DetectStream")
+        sent = [NO_MESSAGE, request(200).SerializeToString(), NO_MESSAGE]
+        answers = [
+            pb.DetectStreamResponse.FromString(it) async for it in stream(iter(sent), timeout=60)
+        ]
+    refusals = [it.error.code for it in answers if it.WhichOneof("outcome") == "error"]
+    assert refusals == ["invalid_request"] * 2
+    assert [tag_of(it.response) for it in answers if it.request_id] == [200]
