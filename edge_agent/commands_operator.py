@@ -74,7 +74,7 @@ def verify_audit(*, config: Path | None, folder: Path | None, archived: bool) ->
     except FileNotFoundError:
         raise ConfigInvalid(
             f"There is no audit log in {where}.",
-            hint="Give the folder that the agent writes to: --folder, or --config with its settings.",
+            hint="Name the folder that the agent writes to with --folder or in its settings.",
         ) from None
     except OSError as error:
         raise ConfigInvalid(

@@ -10,6 +10,7 @@ import pytest
 
 from hilum.client import ClientErrorCode, DetectError, ErrorCode, Retry
 from hilum.client.errors import RETRYABLE
+from hilum.codes import WarningCode
 from tests.integration.scripted_agent import running
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "clients.md").read_text(encoding="utf-8")
@@ -42,7 +43,8 @@ def test_each_program_runs_as_it_stands(
 
 def rows() -> dict[str, str]:
     """Code to the table's last column."""
-    return dict(re.findall(r"^\| `(\w+)` \| .* \| ([^|]+) \|$", GUIDE, flags=re.MULTILINE))
+    table = GUIDE.split("## Error codes")[1]
+    return dict(re.findall(r"^\| `(\w+)` \| .* \| ([^|]+) \|$", table, flags=re.MULTILINE))
 
 
 def test_the_table_of_codes_is_whole() -> None:
@@ -50,6 +52,11 @@ def test_the_table_of_codes_is_whole() -> None:
     theirs, ours = GUIDE.split("Made by the Python client itself")
     assert all(f"| `{code}` |" in theirs for code in ErrorCode)
     assert all(f"| `{code}` |" in ours for code in ClientErrorCode)
+
+
+def test_the_table_of_warnings_is_whole() -> None:
+    table = GUIDE.split("## Warnings")[1].split("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE) == list(WarningCode)
 
 
 @pytest.mark.parametrize(("code", "said"), sorted(rows().items()))
