@@ -1,0 +1,119 @@
+"""A process and all that it has started: how much memory they hold, how many files are open."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Final, TextIO
+
+import numpy as np
+
+_PAIRS_AT_MOST: Final = 2000
+"""Samples that `growth_per_hour` looks at; beyond, evenly spread ones of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One look at a family of processes, `seconds` after the first. Memory is PSS in kB."""
+
+    seconds: float
+    requests: int
+    processes: int
+    main_kb: int
+    all_kb: int
+    main_files: int
+    all_files: int
+    threads: int
+
+
+class Watch:
+    """Looks at a family of processes now and then, and writes what it sees as CSV.
+
+    Args:
+        pid: the eldest.
+        table: where the lines go.
+    """
+
+    def __init__(self, pid: int, table: TextIO) -> None:
+        self._pid = pid
+        self._table = table
+        self._started = time.monotonic()
+        self.samples: list[Sample] = []
+        print(*(it.name for it in fields(Sample)), sep=",", file=table)
+
+    def look(self, requests: int = 0) -> Sample:
+        """Take one sample."""
+        pids = family(self._pid)
+        sample = Sample(
+            seconds=round(time.monotonic() - self._started, 1),
+            requests=requests,
+            processes=len(pids),
+            main_kb=memory_kb(self._pid),
+            all_kb=sum(map(memory_kb, pids)),
+            main_files=open_files(self._pid),
+            all_files=sum(map(open_files, pids)),
+            threads=len(_entries(f"/proc/{self._pid}/task")),
+        )
+        self.samples.append(sample)
+        print(*asdict(sample).values(), sep=",", file=self._table, flush=True)
+        return sample
+
+
+def family(pid: int) -> list[int]:
+    """The process, its children, theirs and so on."""
+    found = [pid]
+    for task in _entries(f"/proc/{pid}/task"):
+        try:
+            children = (task / "children").read_text(encoding="ascii").split()
+        except OSError:  # It has just ended.
+            continue
+        for child in map(int, children):
+            found += family(child)
+    return found
+
+
+def memory_kb(pid: int) -> int:
+    """Proportional set size, so that what processes share counts once; 0 if it has ended.
+
+    A decode worker shows it only to root; to others, what is resident and not shared.
+    """
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    except PermissionError:
+        return _own_resident_kb(pid)
+    except (OSError, StopIteration):
+        return 0
+
+
+def open_files(pid: int) -> int:
+    """How many file descriptors are open; 0 if it has ended, or where only root may count them."""
+    return len(_entries(f"/proc/{pid}/fd"))
+
+
+def growth_per_hour(seconds: Sequence[float], values: Sequence[float]) -> float:
+    """The slope by Theil and Sen: the median over all pairs, which a few spikes do not move."""
+    every = -(-len(values) // _PAIRS_AT_MOST)
+    at, value = np.asarray(seconds[::every], float), np.asarray(values[::every], float)
+    first, second = np.triu_indices(len(at), 1)
+    apart = at[second] - at[first]
+    return float(np.median((value[second] - value[first])[apart > 0] / apart[apart > 0])) * 3600
+
+
+def _own_resident_kb(pid: int) -> int:
+    try:
+        _size, resident, shared, *_ = map(
+            int, Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()
+        )
+    except OSError:
+        return 0
+    return (resident - shared) * 4
+
+
+def _entries(folder: str) -> list[Path]:
+    try:
+        return list(Path(folder).iterdir())
+    except OSError:
+        return []
