@@ -13,7 +13,7 @@ from edge_agent.config import Settings
 from edge_agent.core.choice import BatchPolicy
 from edge_agent.engines.base import Engine
 from edge_agent.engines.bundle import Bundle, starter_bundle_path
-from edge_agent.engines.choose import AUTO, choose
+from edge_agent.engines.choose import AUTO, Choice, choose
 from edge_agent.engines.gate import OpenVinoGate
 from edge_agent.engines.golden import run_golden
 from edge_agent.engines.runtimes import open_engine, runtime_version
@@ -81,11 +81,16 @@ def load_model(settings: Settings) -> tuple[Model, BatchPolicy]:
         bundle.digest,
         choice.variant,
         engine,
-        choice.reason,
+        _reason(choice),
         gate=OpenVinoGate.of(bundle),
         self_test=partial(golden_problem, bundle, engine),
     )
     return model, choice.batch
+
+
+def _reason(choice: Choice) -> str:
+    """Why this variant, and whether that was found out now."""
+    return f"{choice.reason}; remembered" if choice.remembered else choice.reason
 
 
 def golden_problem(bundle: Bundle, engine: Engine) -> str:

@@ -1,4 +1,7 @@
-"""What only the site may know. No module of telemetry may import this one (a lint rule says so)."""
+"""What only the site may know.
+
+Modules that measure, log or answer may not import this one (a lint rule says so).
+"""
 
 from __future__ import annotations
 

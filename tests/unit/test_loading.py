@@ -19,7 +19,11 @@ def test_a_loaded_model_says_what_the_bundle_says(tmp_path_factory: pytest.TempP
     model.close()
     assert model.digest == facts["digest"]
     assert model.engine.name in facts["runnable_engines"]
-    assert model.reason
+    assert "agrees with the golden cases" in model.reason
+    assert not model.reason.endswith("remembered")
+    again, _batch = load_model(told)
+    again.close()
+    assert again.reason == f"{model.reason}; remembered"
     assert model.thresholds() == list(facts["operating_points"][model.engine.name].values())
     assert model.thresholds(0.7) == [0.7] * 14
 
