@@ -94,6 +94,23 @@ def test_many_images_each_get_their_own_answer(face: Any, address: str) -> None:
     assert all(tag_of(outcome) == tag for (tag, _turn), outcome in outcomes)
 
 
+@both
+def test_an_image_over_the_agents_limit_fails_alone(
+    face: Any, toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HILUM_EDGE__LIMITS__MAX_IMAGE_BYTES", str(1 << 20))
+    large = bytes(2 << 20)
+    images = [(tag, tagged_png(tag)) for tag in range(150, 158)]
+    images[2:2] = [(1, large)]
+    images += [(2, large), (3, large + b"x")]
+    with agent_process("--bundle", str(toy), "--port", "0") as process:
+        outcomes = list(face(serving_line(process)["address"]).detect_many(images))
+    assert sorted(key for key, _ in outcomes) == sorted(key for key, _ in images)
+    found = dict(outcomes)
+    assert all(tag_of(found[tag]) == tag for tag in range(150, 158))
+    assert {getattr(found[key], "code", None) for key in (1, 2, 3)} == {ErrorCode.TOO_LARGE}
+
+
 def test_more_callers_than_places_are_all_answered_in_the_end(toy: Path) -> None:
     """The queue is far too short; the client's patience makes up for it."""
     crowded = {"HILUM_EDGE__LIMITS__QUEUE_SIZE": "1"}

@@ -150,9 +150,11 @@ class _Run(Generic[Key]):
         if isinstance(event, DetectError):
             await self._drop_stream()
             # A stream that breaks while nothing is under way is simply opened again.
-            if len(self._batch):
-                await self._clock.sleep_async(self._batch.lost(event, self._clock.now()))
-            return []
+            if not len(self._batch):
+                return []
+            at_fault, wait_s = self._batch.lost(event, self._clock.now())
+            await self._clock.sleep_async(wait_s)
+            return [*at_fault]
         outcome = self._batch.answer(event, self._clock.now())
         return [] if outcome is None else [outcome]
 

@@ -111,12 +111,21 @@ class Batch(Generic[Key]):
             self._send_again(now)
         return outcomes, drop
 
-    def lost(self, error: DetectError, now: float) -> float:
-        """The stream broke. How long to wait before the next one, in seconds.
+    def lost(self, error: DetectError, now: float) -> tuple[list[tuple[Key, DetectError]], float]:
+        """The stream broke: the image that is at fault, and seconds to wait before the next one.
+
+        A message over the agent's limit ends the whole stream. It was the largest one that the
+        agent had: that image fails, and the others are due again at once.
 
         Raises:
             DetectError: `error` itself, where another try would not help.
         """
+        sent = [image for image in self._images.values() if image.send_at is None]
+        if error.code == ErrorCode.TOO_LARGE and sent:
+            at_fault = max(sent, key=lambda image: len(image.request.image))
+            key = self._leave(at_fault)
+            self._send_again(now)
+            return [(key, error)], 0.0
         self._losses += 1
         remaining = max((i.expires_at for i in self._images.values()), default=now) - now
         wait = self._retry.wait_s(error, self._losses, remaining)
@@ -125,7 +134,7 @@ class Batch(Generic[Key]):
         for image in self._images.values():
             image.last_error = error
         self._send_again(now)
-        return wait
+        return [], wait
 
     def _send_again(self, now: float) -> None:
         for image in self._images.values():

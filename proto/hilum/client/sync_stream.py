@@ -57,7 +57,9 @@ def detect_stream(
                 case DetectError() as broken:
                     stream.close()
                     stream = None
-                    clock.sleep(batch.lost(broken, clock.now()))
+                    at_fault, wait_s = batch.lost(broken, clock.now())
+                    yield from at_fault
+                    clock.sleep(wait_s)
                 case message:
                     outcome = batch.answer(message, clock.now())
                     if outcome is not None:

@@ -112,6 +112,17 @@ def test_a_stream_lost_for_good_is_raised_at_once() -> None:
     assert caught.value is forbidden
 
 
+def test_a_stream_that_broke_over_a_large_image_costs_the_largest_its_answer() -> None:
+    under_way = batch(4)
+    for name, size in (("a", 10), ("b", 3000), ("c", 20)):
+        under_way.take(name, pb.DetectRequest(request_id=name, image=b"x" * size), now=0)
+    assert sent(under_way, 0) == ["a", "b", "c"]
+    under_way.take("d", pb.DetectRequest(request_id="d", image=b"x" * 4000), now=0)  # Not sent yet.
+    too_large = DetectError(ErrorCode.TOO_LARGE, "No.")
+    assert under_way.lost(too_large, now=1) == ([("b", too_large)], 0)
+    assert sent(under_way, 1) == ["a", "c", "d"]
+
+
 def test_an_answer_to_what_was_not_sent_or_is_gone_is_refused() -> None:
     under_way = batch()
     under_way.take("a", request("1"), now=0)
