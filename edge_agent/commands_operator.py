@@ -22,6 +22,7 @@ from edge_agent.commands import (
 from edge_agent.core.access import Role
 from edge_agent.doors import utc_now
 from edge_agent.errors import ConfigInvalid
+from edge_agent.inputs import Misused
 from edge_agent.log import configure_logging
 from edge_agent.serving.audit_verify import verify
 from edge_agent.serving.keys import add_key, load_keys, remove_key
@@ -96,6 +97,8 @@ def bench(
 ) -> int:
     """Measure this box."""
     settings = settings_from(config, bundle)
+    if output is not None and not output.parent.is_dir():
+        raise Misused(f"--output {output}: there is no folder {output.parent}.")
     configure_logging("WARNING")  # The agent that is measured need not say that it serves.
     standard_error().print("Measuring; this takes a minute or two.")
     measured = asyncio.run(box_bench.measure(settings, image))

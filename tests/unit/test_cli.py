@@ -191,6 +191,7 @@ def test_an_overlay_that_cannot_be_written_is_that_files_failure() -> None:
         (["detect", "a.png", "b.png", "--overlay", "out.png"], "name a folder"),
         (["detect", "a.png", "--config", "absent.toml"], "absent.toml cannot be read"),
         (["serve", "--port", "65536"], "grpc.port"),
+        (["bench", "--output", "absent/box.md"], "there is no folder absent"),
         (["audit", "verify", "--folder", "absent"], "There is no audit log in absent"),
         (["audit", "verify", "--folder", "."], "There is no audit log in ."),
         (["juggle"], "No such command"),
