@@ -354,6 +354,7 @@ class TestRefusals:
         expect(error).to_contain_text("Choose a frontal X-ray of the chest.")
         expect(page.locator("#error-details")).to_contain_text("HTTP 422, body_part_not_chest")
         expect(page.locator("#error-retry")).to_be_hidden()
+        expect(page.locator("#summary-more")).to_have_text(ANKLE)
         expect(boxes(page)).to_have_count(0)
         page.locator("#language").select_option("de")
         expect(error).to_contain_text("einer anderen Körperregion")

@@ -122,7 +122,7 @@ function update({ announce = false, progress = "" } = {}) {
   lists.countKinds(shown, page.settings);
   let words = progress || nothingYet();
   byId("summary").textContent = words;
-  byId("summary-more").textContent = document.body.dataset.state === "idle" ? whatIsKnown() : "";
+  byId("summary-more").textContent = moreOfThat();
   if (isDone) {
     lists.showThreshold(page.settings, page.model);
     words = lists.summarise(page.findings, shown, page.settings, page.points);
@@ -130,6 +130,13 @@ function update({ announce = false, progress = "" } = {}) {
   // Errors are told by their own alert.
   if (announce) byId("announce").textContent = page.error ? "" : spoken(words, shown, isDone);
   highlight();
+}
+
+/** What the model looks for, or which file had no answer. */
+function moreOfThat() {
+  const { state } = document.body.dataset;
+  if (state === "error") return page.file?.name ?? "";
+  return state === "idle" ? whatIsKnown() : "";
 }
 
 function nothingYet() {
