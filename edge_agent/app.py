@@ -30,6 +30,7 @@ from edge_agent.serving.http_face import HttpLimits
 from edge_agent.serving.http_render import Renderer
 from edge_agent.serving.http_schema import ModelFacts
 from edge_agent.serving.http_server import HttpServer
+from edge_agent.serving.memory import keep_tidy
 from edge_agent.serving.metrics import AgentMetrics, Face, Sources
 from edge_agent.serving.pipeline import Pipeline
 from edge_agent.serving.tls import grpc_credentials
@@ -63,6 +64,7 @@ class Agent:
         self._detector: Detector | None = None
         self._grpc: grpc.aio.Server | None = None
         self._http: HttpServer | None = None
+        self._tidying: asyncio.Task[None] | None = None
         self.port = settings.grpc.port
         self.http_port = settings.http.port
 
@@ -95,6 +97,7 @@ class Agent:
         except BaseException:
             await self._close()
             raise
+        self._tidying = asyncio.create_task(keep_tidy(), name="tidy")
 
     async def _start_grpc(self, doors: Doors) -> None:
         settings = self._settings
@@ -242,6 +245,8 @@ class Agent:
         return not late
 
     async def _close(self) -> None:
+        if self._tidying is not None:
+            self._tidying.cancel()
         if self._grpc is not None:
             server, self._grpc = self._grpc, None  # Freed here: it may not outlive its event loop.
             await server.stop(None)

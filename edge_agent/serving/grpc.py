@@ -43,7 +43,7 @@ class Detector:
 
     async def Detect(  # noqa: N802  # the contract's name
         self,
-        request: pb.DetectRequest | wire.Unreadable,
+        request: wire.Asked | wire.Unreadable,
         context: Context,
     ) -> pb.DetectResponse:
         """One study image in, its findings out."""
@@ -55,7 +55,7 @@ class Detector:
 
     async def DetectStream(  # noqa: N802  # the contract's name
         self,
-        _request_iterator: AsyncIterator[pb.DetectRequest],
+        _request_iterator: AsyncIterator[wire.Asked | wire.Unreadable],
         context: Context,
     ) -> None:
         """Many study images over one call; answers in the order they finish."""
@@ -83,7 +83,7 @@ class Detector:
             await abort(context, coded(error))
 
     async def _answer(
-        self, message: pb.DetectRequest | wire.Unreadable, context: Context
+        self, message: wire.Asked | wire.Unreadable, context: Context
     ) -> pb.DetectResponse:
         request_id = message.request_id or uuid.uuid4().hex
         with self._access.enter(context, Action.DETECT) as visit:

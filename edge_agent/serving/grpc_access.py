@@ -15,7 +15,7 @@ from edge_agent.serving.access import Caller, grpc_caller
 from edge_agent.serving.grpc_context import Context
 from edge_agent.serving.grpc_errors import abort
 from edge_agent.serving.visits import Audit, Count, Gate, Visit, Visits, ignore
-from edge_agent.serving.wire import Unreadable, forgiving, unreadable
+from edge_agent.serving.wire import Unreadable, received, unreadable
 
 ACTIONS: Final = {
     "hilum.v1.Detector": Action.DETECT,
@@ -52,7 +52,7 @@ class GrpcAccess:
 class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in its stubs only
     """Stands before every service but the detector, whose methods log what they did themselves.
 
-    In all of them a message that cannot be read comes in as `wire.Unreadable`.
+    To these, too, messages come as `wire.received` gives them.
     """
 
     def __init__(self, access: GrpcAccess) -> None:
@@ -78,7 +78,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
                 return make(
                     behaviour if ours else self._guarded(behaviour, action),
                     # A foreign service reads its stream itself and knows no `Unreadable`.
-                    forgiving(parse) if ours or kind.startswith("unary") else parse,
+                    received(parse) if ours or kind.startswith("unary") else parse,
                     handler.response_serializer,
                 )
         return None

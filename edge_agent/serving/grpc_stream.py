@@ -11,7 +11,7 @@ import grpc
 from edge_agent.errors import InvalidRequest
 from edge_agent.serving.failures import coded
 from edge_agent.serving.grpc_context import Context
-from edge_agent.serving.wire import Unreadable, error_message
+from edge_agent.serving.wire import Asked, Unreadable, error_message
 from hilum.v1 import detection_pb2 as pb
 
 
@@ -24,7 +24,7 @@ class DetectionStream:
 
     def __init__(
         self,
-        answer: Callable[[pb.DetectRequest | Unreadable], Awaitable[pb.DetectResponse]],
+        answer: Callable[[Asked | Unreadable], Awaitable[pb.DetectResponse]],
         context: Context,
         concurrency: int,
     ) -> None:
@@ -53,18 +53,18 @@ class DetectionStream:
         finally:
             stop.cancel()
 
-    async def _read(self, stop: asyncio.Task[bool]) -> pb.DetectRequest | Unreadable | None:
+    async def _read(self, stop: asyncio.Task[bool]) -> Asked | Unreadable | None:
         read = asyncio.ensure_future(self._context.read())
         try:
             await asyncio.wait({read, stop}, return_when=asyncio.FIRST_COMPLETED)
             if not read.done():
                 return None
             message = read.result()
-            return message if isinstance(message, pb.DetectRequest | Unreadable) else None
+            return message if isinstance(message, Asked | Unreadable) else None
         finally:
             read.cancel()
 
-    async def _serve(self, message: pb.DetectRequest | Unreadable) -> None:
+    async def _serve(self, message: Asked | Unreadable) -> None:
         try:
             outcome = await self._outcome(message)
             async with self._writing:
@@ -74,7 +74,7 @@ class DetectionStream:
         finally:
             self._room.release()
 
-    async def _outcome(self, message: pb.DetectRequest | Unreadable) -> pb.DetectStreamResponse:
+    async def _outcome(self, message: Asked | Unreadable) -> pb.DetectStreamResponse:
         request_id = message.request_id
         nameless = isinstance(message, Unreadable)
         try:

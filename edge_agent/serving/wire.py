@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, cast
+from dataclasses import dataclass
+from typing import Any, Final, Self, cast
 
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.json_format import MessageToDict
@@ -25,23 +26,52 @@ _PRIORITIES: Final = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A `DetectRequest` as plain values.
+
+    The message itself holds a second copy of the image; it ends where this is made.
+    """
+
+    request_id: str
+    image: bytes
+    score_threshold: float | None
+    priority: Priority
+
+    @classmethod
+    def of(cls, message: pb.DetectRequest) -> Self:
+        """Convert. A priority of a newer contract counts as routine."""
+        options = message.options
+        return cls(
+            request_id=message.request_id,
+            image=message.image,
+            score_threshold=(
+                options.score_threshold if options.HasField("score_threshold") else None
+            ),
+            priority=_PRIORITIES.get(options.priority, Priority.ROUTINE),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Unreadable:
     """Stands for a message whose bytes are not protobuf."""
 
-    request_id: Final = ""
+    request_id: str = ""
 
 
-def forgiving(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """Let a message that cannot be read come in as `Unreadable`.
+def received(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """What comes in for a message: `Asked` for a `DetectRequest`, `Unreadable` for no message.
 
-    gRPC itself would end the call with a status that means an unforeseen error, and no code.
+    Left to gRPC, bytes that cannot be read would end the call with a status that means an
+    unforeseen error, and no code.
     """
 
     def read(data: bytes) -> Any:  # noqa: ANN401  # whatever message it parses
         try:
-            return parse(data)
+            message = parse(data)
         except DecodeError:
             return Unreadable()
+        return Asked.of(message) if isinstance(message, pb.DetectRequest) else message
 
     return read
 
@@ -55,21 +85,20 @@ def unreadable() -> InvalidRequest:
 
 
 def study_request(
-    message: pb.DetectRequest | Unreadable, *, request_id: str, deadline: float | None
+    asked: Asked | Unreadable, *, request_id: str, deadline: float | None
 ) -> StudyRequest:
-    """A request as the pipeline takes it. A priority of a newer contract counts as routine.
+    """A request as the pipeline takes it.
 
     Raises:
-        InvalidRequest: the message cannot be read.
+        InvalidRequest: the message could not be read.
     """
-    if isinstance(message, Unreadable):
+    if isinstance(asked, Unreadable):
         raise unreadable()
-    options = message.options
     return StudyRequest(
         request_id=request_id,
-        image=message.image,
-        score_threshold=options.score_threshold if options.HasField("score_threshold") else None,
-        priority=_PRIORITIES.get(options.priority, Priority.ROUTINE),
+        image=asked.image,
+        score_threshold=asked.score_threshold,
+        priority=asked.priority,
         deadline=deadline,
     )
 

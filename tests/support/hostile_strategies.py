@@ -136,7 +136,7 @@ _SYNTAXES: Final = [
 
 
 _WILL_NOT_WRITE: Final = (
-    ValueError, TypeError, AttributeError, OverflowError, LookupError, struct.error,
+    ValueError, TypeError, AttributeError, OverflowError, LookupError, OSError, struct.error,
 )  # fmt: skip
 
 

@@ -83,8 +83,11 @@ def test_json_is_the_contracts_own_and_says_empty_lists() -> None:
 
 def test_a_threshold_of_zero_is_not_taken_for_absent() -> None:
     message = pb.DetectRequest(options=pb.DetectOptions(score_threshold=0))
-    assert wire.study_request(message, request_id="a", deadline=None).score_threshold == 0
-    bare = wire.study_request(pb.DetectRequest(), request_id="a", deadline=None)
+    assert (
+        wire.study_request(wire.Asked.of(message), request_id="a", deadline=None).score_threshold
+        == 0
+    )
+    bare = wire.study_request(wire.Asked.of(pb.DetectRequest()), request_id="a", deadline=None)
     assert bare.score_threshold is None
 
 
@@ -95,7 +98,10 @@ def test_a_threshold_of_zero_is_not_taken_for_absent() -> None:
 def test_priorities(number: int, priority: Priority) -> None:
     message = pb.DetectRequest()
     message.options.priority = number  # type: ignore[assignment]
-    assert wire.study_request(message, request_id="a", deadline=None).priority is priority
+    assert (
+        wire.study_request(wire.Asked.of(message), request_id="a", deadline=None).priority
+        is priority
+    )
 
 
 def test_an_error_says_what_it_says_and_no_more() -> None:
