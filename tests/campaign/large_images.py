@@ -1,0 +1,157 @@
+"""64-megapixel radiographs arriving together: few are decoded at a time, so memory is bounded.
+
+A decoded picture takes 64 MB and more; only as many as there are decode workers are decoded at a
+time, and what comes back is as small as the model's input. So sixteen at once may take more memory
+than two at once for what was sent, but not for what is in it. Uncompressed files are as large as a
+file may be: of these only so many may wait as fit the budget, and others are refused at once.
+
+    python -m tests.campaign.large_images
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import io
+import sys
+from collections import Counter
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import cv2
+import numpy as np
+
+from edge_agent.imaging import read_study
+from tests import studies
+from tests.conftest import pydicom_file
+from tests.hostile import picture_file
+from tests.support.known_images import Asker, Failed, asking, same
+from tests.support.live_agent import LiveAgent, live_agent
+from tests.support.processes import Watch
+
+ROWS, COLUMNS = 8230, 7750
+FEW, MANY = 2, 16
+LOOK_EVERY_S: Final = 0.05
+COPIES: Final = 3
+"""Of what was sent: gRPC's, the message's and the request's own."""
+DECODED_MB: Final = ROWS * COLUMNS / 1e6
+WAITING_BYTES: Final = 512 << 20
+"""What uncompressed files may hold together while they wait, for this run."""
+PATIENT: Final = {
+    # The box is busy with its callers as well; how fast it decodes is not the question here.
+    "HILUM_EDGE__DECODE__TIMEOUT_S": "120",
+    "HILUM_EDGE__LIMITS__WAITING_BYTES": f"{WAITING_BYTES}",
+}
+
+
+@dataclass
+class Tally:
+    """What came of the requests, and the most memory in MB, by what was sent."""
+
+    ends: Counter[str] = field(default_factory=Counter)
+    peak_mb: dict[str, float] = field(default_factory=dict)
+    wrong: list[str] = field(default_factory=list)
+
+    def compare(self, kind: str, size_bytes: int, many: int) -> None:
+        """Many may take more than few for what was sent, and one decoded picture beside."""
+        few_mb, many_mb = self.peak_mb[f"{FEW} {kind}"], self.peak_mb[f"{many} {kind}"]
+        if many_mb - few_mb > COPIES * (many - FEW) * size_bytes / 1e6 + DECODED_MB:
+            self.wrong.append(f"{many} {kind} took {many_mb:.0f} MB, {FEW} {few_mb:.0f}")
+
+
+def large_files(*kinds: str) -> dict[str, bytes]:
+    """RG1 blown up to 64 megapixels: `jpeg` and `png` (8 bits), `dicom` (16, uncompressed)."""
+    pixels = read_study(pydicom_file("RG1_UNCI.dcm").read_bytes())[0].pixels
+    large = cv2.resize(pixels, (COLUMNS, ROWS), interpolation=cv2.INTER_CUBIC)
+    make: dict[str, Any] = {
+        "jpeg": lambda: picture_file(large, "JPEG", quality=90),
+        "png": lambda: picture_file(large, "PNG", compress_level=1),
+        "dicom": lambda: studies.dicom(large.astype(np.uint16) << 8, bits=16),
+    }
+    return {kind: make[kind]() for kind in kinds}
+
+
+async def campaign(
+    *, kinds: Sequence[str] = ("jpeg", "png"), many: int = MANY, most: bool = True
+) -> Tally:
+    """Run it; `wrong` of what comes back must be empty. With `most`, uncompressed files too."""
+    tally = Tally()
+    files = large_files(*kinds, *(["dicom"] if most else []))
+    with live_agent(environment=PATIENT) as agent:
+        async with asking(agent) as asker:
+            for kind in kinds:
+                image = files[kind]
+                for number in (FEW, many):
+                    asked = [asker.over_grpc(image, timeout_s=300) for _ in range(number)]
+                    await _together(agent, tally, f"{number} {kind}", asked)
+                tally.compare(kind, len(image), many)
+            drawn = [asker.picture(files[kinds[0]]) for _ in range(many // 2)]
+            await _together(agent, tally, f"{many // 2} pictures", drawn)
+            if most:
+                await _uncompressed(agent, asker, tally, files["dicom"])
+        if agent.stop() != 0:
+            tally.wrong.append("the agent did not end with 0 when told to")
+    return tally
+
+
+async def _uncompressed(agent: LiveAgent, asker: Asker, tally: Tally, image: bytes) -> None:
+    """They come over gRPC: answered, or refused for what waits already; nothing else."""
+    asked = [asker.over_grpc(image, timeout_s=300) for _ in range(MANY)]
+    await _together(agent, tally, f"{MANY} dicom", asked, refused_is_right=True)
+
+
+async def _together(
+    agent: LiveAgent,
+    tally: Tally,
+    what: str,
+    asked: list[Awaitable[Any]],
+    *,
+    refused_is_right: bool = False,
+) -> None:
+    """Ask for all at once and watch; all answers must be the same."""
+    watch = Watch(agent.process.pid, io.StringIO())
+
+    async def look() -> None:
+        while True:
+            watch.look()
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    looking = asyncio.create_task(look())
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    looking.cancel()
+    await asyncio.wait({looking})
+    tally.peak_mb[what] = max(it.all_kb for it in watch.samples) / 1e3
+    sound = [it for it in answers if not isinstance(it, BaseException)]
+    for answer in answers:
+        if not isinstance(answer, BaseException):
+            alike = answer == sound[0] if isinstance(answer, bytes) else same(answer, sound[0])
+            tally.ends["answered"] += 1
+            if not alike:
+                tally.wrong.append(f"{what}: answered differently")
+        elif refused_is_right and isinstance(answer, Failed) and answer.code == "overloaded":
+            tally.ends["refused"] += 1
+        else:
+            tally.ends["failed"] += 1
+            tally.wrong.append(f"{what}: {answer!r}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run it and say what came of it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args(argv)
+    tally = asyncio.run(campaign())
+    peaks = "; ".join(f"{what} {peak:.0f}" for what, peak in tally.peak_mb.items())
+    print(
+        f"large images: {ROWS * COLUMNS / 1e6:.1f} megapixels each: {dict(tally.ends)}; "
+        f"MB at most: {peaks}; wrong: {len(tally.wrong)}"
+    )
+    for line in tally.wrong[:20]:
+        print(" ", line)
+    return 1 if tally.wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,199 @@
+"""Ten times what a real agent can do, over both faces: answered right, or told at once to wait.
+
+First its capacity is measured, with as many callers as keep it busy. Then requests come ten times
+as fast, whether or not the earlier ones have been answered, a fifth of them `stat`. Each must be
+answered right, or refused at once as overloaded (RESOURCE_EXHAUSTED, 503) with the time to come
+back; none may be lost. `stat` must not wait as long as `routine`, memory must stay bounded, and
+afterwards the agent must be as before.
+
+    python -m tests.campaign.overload --minutes 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import io
+import random
+import statistics
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import grpc
+import httpx
+
+from tests.support.known_images import Asker, Failed, Seen, asking, same, sound_files
+from tests.support.live_agent import live_agent
+from tests.support.processes import Watch
+
+TIMES: Final = 10.0
+STAT: Final = 0.2
+BUSY: Final = 8
+"""Callers that keep the agent busy while its capacity is measured."""
+SHORT_OF_CORES: Final = {
+    "HILUM_EDGE__DECODE__WORKERS": "1",
+    "HILUM_EDGE__ENGINE__THREADS": "1",
+}
+"""The callers run on this machine too: one core is theirs."""
+MEMORY_GROWS_AT_MOST: Final = 1.5
+"""Beyond what it was with as many callers as the agent can answer."""
+
+
+@dataclass
+class Tally:
+    """What came of the requests. Times in seconds from when a request was due, by its end."""
+
+    capacity: float = 0.0
+    offered: float = 0.0
+    ends: Counter[str] = field(default_factory=Counter)
+    took: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    wrong: list[str] = field(default_factory=list)
+    sent: int = 0
+    memory_mb: tuple[float, float, float] = (0, 0, 0)
+    """Idle, at most at capacity, at most in the overload."""
+
+    def time(self, end: str, share: float) -> float:
+        """A quantile of the seconds that one end took; 0 where there were none."""
+        took = sorted(self.took[end])
+        return took[min(len(took) - 1, int(share * len(took)))] if took else 0.0
+
+    def problems(self) -> list[str]:
+        """What is not as it must be, but for single answers."""
+        found = []
+        if self.ends.total() != self.sent:
+            found.append(f"{self.sent} requests were sent and {self.ends.total()} ended")
+        if self.time("stat", 0.95) > self.time("routine", 0.5):
+            found.append("19 of 20 stat did not come before half of the routine")
+        if self.time("refused", 0.95) > self.time("routine", 0.5):
+            found.append("who was refused waited as long as who was answered")
+        idle, busy, most = self.memory_mb
+        if most > MEMORY_GROWS_AT_MOST * busy:
+            found.append(f"memory went from {idle:.0f}, busy {busy:.0f}, to {most:.0f} MB")
+        return found
+
+
+class Callers:
+    """Everybody who asks one agent for one image, whose answer is known."""
+
+    def __init__(self, askers: list[Asker], image: bytes, expected: Seen, tally: Tally) -> None:
+        self._askers = askers
+        self._image = image
+        self._expected = expected
+        self._tally = tally
+
+    async def one(self, number: int, *, stat: bool, due: float) -> None:
+        """One request; even numbers over gRPC, odd ones over HTTP."""
+        asker = self._askers[number % len(self._askers)]
+        ask = asker.over_http if number % 2 else asker.over_grpc
+        try:
+            answer = await ask(self._image, stat=stat, name=f"{number}")
+        except Failed as failed:
+            end = "refused"
+            refused = failed.status in {"RESOURCE_EXHAUSTED", "503"}
+            if not (refused and failed.code == "overloaded" and failed.retry_after_s):
+                self._tally.wrong.append(f"{number} failed: {failed!r}")
+        except (grpc.RpcError, httpx.HTTPError, AssertionError) as error:
+            end = "lost"
+            self._tally.wrong.append(f"{number} was lost: {error!r}")
+        else:
+            end = "stat" if stat else "routine"
+            if not same(answer, self._expected):
+                self._tally.wrong.append(f"{number} was answered with {answer}")
+        self._tally.ends[end] += 1
+        self._tally.took[end].append(time.perf_counter() - due)
+
+    async def capacity(self, seconds: float) -> float:
+        """Requests per second that the agent answers a few callers who ask without a pause."""
+        ends_at = time.perf_counter() + seconds
+        done = 0
+
+        async def caller(number: int) -> None:
+            nonlocal done
+            while (now := time.perf_counter()) < ends_at:
+                await self.one(number, stat=False, due=now)
+                done += 1
+
+        await asyncio.gather(*map(caller, range(BUSY)))
+        return done / seconds
+
+    async def flood(self, rate: float, seconds: float, chance: random.Random) -> int:
+        """Send at this rate, come what may; how many were sent, once all have ended."""
+        started = time.perf_counter()
+        async with asyncio.TaskGroup() as group:
+            for number in range(int(rate * seconds)):
+                due = started + number / rate
+                await asyncio.sleep(max(0.0, due - time.perf_counter()))
+                group.create_task(self.one(number, stat=chance.random() < STAT, due=due))
+            self._tally.offered = (number + 1) / (time.perf_counter() - started)
+        return number + 1
+
+
+async def campaign(*, seconds: float, measure_s: float = 10.0, seed: int = 0) -> Tally:
+    """Run it; `wrong` and `problems()` of what comes back must be empty."""
+    tally = Tally()
+    image = sound_files()["jpeg-half"]
+    with live_agent(environment=SHORT_OF_CORES) as agent:
+        async with asking(agent) as one, asking(agent) as other:
+            expected = await one.over_grpc(image)
+            watch = Watch(agent.process.pid, io.StringIO())
+            idle = watch.look().all_kb / 1e3
+            looking = asyncio.create_task(_look(watch))
+            measured = Tally()
+            callers = Callers([one, one, other, other], image, expected, measured)
+            tally.capacity = await callers.capacity(measure_s)
+            busy = max(it.all_kb for it in watch.samples) / 1e3
+            watch.samples.clear()
+            watch.look()
+            callers = Callers([one, one, other, other], image, expected, tally)
+            rate = TIMES * tally.capacity
+            tally.sent = await callers.flood(rate, seconds, random.Random(seed))
+            tally.memory_mb = idle, busy, max(it.all_kb for it in watch.samples) / 1e3
+            looking.cancel()
+            await asyncio.wait({looking})
+            tally.wrong += measured.wrong
+            for ask in (one.over_grpc, one.over_http):
+                if not same(await ask(image), expected):
+                    tally.wrong.append("afterwards a radiograph was answered wrongly")
+        if agent.stop() != 0:
+            tally.wrong.append("the agent did not end with 0 when told to")
+    return tally
+
+
+async def _look(watch: Watch) -> None:
+    while True:
+        watch.look()
+        await asyncio.sleep(0.5)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the long campaign and say what came of it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--minutes", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args(argv)
+    tally = asyncio.run(campaign(seconds=arguments.minutes * 60, seed=arguments.seed))
+    problems = tally.wrong + tally.problems()
+    times = "; ".join(
+        f"{end} {statistics.median(took) * 1e3:.0f} and {tally.time(end, 0.95) * 1e3:.0f}"
+        for end, took in sorted(tally.took.items())
+    )
+    idle, busy, most = tally.memory_mb
+    print(
+        f"overload: capacity {tally.capacity:.1f} requests/s, offered {tally.offered:.1f}; "
+        f"{tally.sent} sent: {dict(tally.ends)}; wrong: {len(problems)}\n"
+        f"  ms, median and 95 %: {times}\n"
+        f"  memory {idle:.0f} MB idle, at most {busy:.0f} at capacity, {most:.0f} in the overload"
+    )
+    for line in problems[:20]:
+        print(" ", line)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
