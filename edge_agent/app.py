@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import signal
+from dataclasses import replace
 from functools import partial
 from typing import Final, TypeVar
 
@@ -147,7 +148,7 @@ class Agent:
             metrics=self._metrics.render,
             access=GuardedAccess(doors.http, doors.audit, count),
             names=doors.names,
-            limits=HttpLimits(max_image_bytes=settings.limits.max_image_bytes),
+            limits=_http_limits(settings),
         )
         server = HttpServer(
             app,
@@ -283,6 +284,13 @@ class Agent:
             decoding=decoder.stats if isinstance(decoder, WorkerDecoder) else None,
             ready=lambda: not self._problem,
         )
+
+
+def _http_limits(settings: Settings) -> HttpLimits:
+    """What HTTP takes; a batch by itself must not fill the queue that its own images wait in."""
+    limits = HttpLimits(max_image_bytes=settings.limits.max_image_bytes)
+    at_once = min(limits.batch_concurrency, settings.limits.queue_size)
+    return replace(limits, batch_concurrency=at_once)
 
 
 async def serve(settings: Settings, load: Load = load_pipeline) -> int:

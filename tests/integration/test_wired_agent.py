@@ -278,6 +278,19 @@ async def test_overload_is_said_on_both_faces_with_when_to_return() -> None:
         assert await agent.stop()
 
 
+async def test_a_batch_alone_does_not_overload_a_short_queue() -> None:
+    agent = Agent(settings(limits={"queue_size": 1}, http=HTTP), fake_pipeline)
+    await agent.start()
+    await agent.load()
+    try:
+        async with httpx.AsyncClient(base_url=agent.page, timeout=60) as http:
+            files = [("files", ("image", tagged_png(tag))) for tag in range(150, 158)]
+            batch = await http.post("/predict/batch", files=files)
+    finally:
+        assert await agent.stop()
+    assert [item["status"] for item in batch.json()["results"]] == [200] * 8
+
+
 async def test_a_box_that_answers_wrongly_does_not_serve_and_says_why() -> None:
     problem = ["openvino-int8 does not answer the bundle's golden cases as recorded."]
 
