@@ -111,14 +111,14 @@ class Asker:
             {"request_id": name} if name else {}
         )
         got = await self.http.post(path, files={"file": ("x", image)}, data=options)
-        if got.status_code != httpx.codes.OK:
-            raise http_failure(got)
-        body = got.json()
-        if name:
-            assert body["request_id"] == name
-        return tuple(
-            (it["class"], it["confidence"], tuple(it["bbox"])) for it in body["predictions"]
-        )
+        return _predictions(got, name)
+
+    async def over_http_quickly(self, image: bytes, *, stat: bool = False, name: str = "") -> Seen:
+        """As `over_http`, at a tenth of the caller's own work; raises Failed."""
+        options = {"priority": "stat" if stat else "routine", "request_id": name}
+        body, headers = _form(image)
+        got = await self.http.post("/predict", content=body, headers=headers, params=options)
+        return _predictions(got, name)
 
     async def picture(self, image: bytes) -> bytes:
         """Have it drawn; raises Failed."""
@@ -157,6 +157,20 @@ def seen(response: pb.DetectResponse, name: str = "") -> Seen:
         )
         for it in response.findings
     )
+
+
+@cache
+def _form(image: bytes) -> tuple[bytes, dict[str, str]]:
+    request = httpx.Request("POST", "http://agent/", files={"file": ("x", image)})
+    return request.read(), {"Content-Type": request.headers["content-type"]}
+
+
+def _predictions(got: httpx.Response, name: str) -> Seen:
+    if got.status_code != httpx.codes.OK:
+        raise http_failure(got)
+    body = got.json()
+    assert not name or body["request_id"] == name
+    return tuple((it["class"], it["confidence"], tuple(it["bbox"])) for it in body["predictions"])
 
 
 def grpc_failure(error: grpc.RpcError) -> Failed:
