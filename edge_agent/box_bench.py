@@ -193,9 +193,10 @@ async def _images_per_s(client: AsyncClient, data: bytes, *, concurrency: int) -
     return len(images) / (time.perf_counter() - start)
 
 
-def memory_mb() -> float:
-    """Proportional set size of this process and all it has started, in MB."""
-    return sum(map(_pss_kb, [os.getpid(), *_descendants(os.getpid())])) / 1e3
+def memory_mb(pid: int | None = None) -> float:
+    """Proportional set size of a process (None: this one) and all it has started, in MB."""
+    root = pid or os.getpid()
+    return sum(map(_pss_kb, [root, *_descendants(root)])) / 1e3
 
 
 def _descendants(pid: int) -> list[int]:

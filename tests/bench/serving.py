@@ -16,7 +16,7 @@ from edge_agent.serving.answer import StudyRequest
 from hilum.v1 import detection_pb2 as pb
 from hilum.v1 import detection_pb2_grpc
 from tests.agents import agent_process, serving_line
-from tests.conftest import pydicom_file
+from tests.bench.load import agents_cache, images
 
 ROUNDS = 40
 WARM_UP = 5
@@ -24,18 +24,20 @@ WARM_UP = 5
 
 def run() -> None:
     """Print the table: an agent as its own process and the bare pipeline here, taken in turns."""
-    for name in ("RG1_UNCI.dcm", "RG1_J2KI.dcm"):
-        for line in _measure(name):
-            print(line)
+    print(f"One request at a time, medians of {ROUNDS} in ms. Target: at most 3 ms beside the two.")
+    print("| RG1 | decoding | inference | round trip | beside those two | bare pipeline |")
+    print("|---|---|---|---|---|---|")
+    for name, image in images().items():
+        print(_row(f"{name}, {len(image) / 1e6:.1f} MB", image), flush=True)
 
 
-def _measure(name: str) -> list[str]:
-    image = pydicom_file(name).read_bytes()
+def _row(title: str, image: bytes) -> str:
     spent: list[pb.Timings] = []
     with agent_process("--port", "0") as process, asyncio.Runner() as runner:
         address = serving_line(process)["address"]
         stack = AsyncExitStack()
-        pipeline = runner.run(stack.enter_async_context(open_pipeline(load_settings())))
+        settings = load_settings(None, {"cache_dir": agents_cache()})
+        pipeline = runner.run(stack.enter_async_context(open_pipeline(settings)))
         with grpc.insecure_channel(address) as channel:
             detector = detection_pb2_grpc.DetectorStub(channel)
             whole, inner = _interleaved(
@@ -45,14 +47,8 @@ def _measure(name: str) -> list[str]:
         runner.run(stack.aclose())
     decode = statistics.median(t.decode_ms for t in spent[WARM_UP:])
     infer = statistics.median(t.infer_ms for t in spent[WARM_UP:])
-    return [
-        f"One radiograph ({name}, {len(image) / 1e6:.1f} MB), medians of {ROUNDS}:",
-        f"  decoding in the agent           {decode:7.1f} ms",
-        f"  inference in the agent          {infer:7.1f} ms",
-        f"  round trip over gRPC            {whole:7.1f} ms",
-        f"  of which beside those two       {whole - decode - infer:7.1f} ms",
-        f"  bare pipeline, no network       {inner:7.1f} ms",
-    ]
+    beside = whole - decode - infer
+    return f"| {title} | {decode:.1f} | {infer:.1f} | {whole:.1f} | {beside:.1f} | {inner:.1f} |"
 
 
 def _interleaved(*calls: Callable[[], object]) -> list[float]:
