@@ -61,8 +61,8 @@ def _print_memory() -> None:
             print(f"| peak, {CALLERS} clients, {REQUESTS} images, {name} | {peak:.0f} | |")
         time.sleep(1)
         print(f"| a second later | {memory_mb(process.pid):.0f} | |")
-        time.sleep(60)
-        print(f"| a minute later | {memory_mb(process.pid):.0f} | |")
+        time.sleep(35)
+        print(f"| 35 s later | {memory_mb(process.pid):.0f} | |")
 
 
 def _peak_mb(pid: int, address: str, image: bytes) -> float:

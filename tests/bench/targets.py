@@ -8,6 +8,7 @@ weights. Every number is a whole HTTP request with the file in it, its caller on
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import tempfile
 import threading
@@ -100,6 +101,7 @@ def _at_once(client: httpx.Client, image: bytes) -> tuple[list[float], float]:
 
 def _beside_ultralytics(image: bytes) -> None:
     """File to findings in one process, in turns: `predict` by PyTorch, ONNX Runtime, OpenVINO."""
+    os.environ["YOLO_AUTOINSTALL"] = "false"  # A bench changes nothing on its machine.
     from ultralytics import YOLO
 
     architecture, size = BESIDE
@@ -115,7 +117,9 @@ def _beside_ultralytics(image: bytes) -> None:
         for name, form in (("ONNX Runtime", "onnx"), ("OpenVINO", "openvino")):
             copy = Path(folder) / f"{form}.pt"
             copy.write_bytes(weights.read_bytes())
-            theirs[name] = Path(YOLO(copy).export(format=form, imgsz=size, verbose=False))
+            theirs[name] = Path(
+                YOLO(copy).export(format=form, imgsz=size, verbose=False, simplify=False)
+            )
         for name, path in theirs.items():
             contestants[f"ultralytics' predict, {name}"] = _predictor(YOLO(path, "detect"), file)
         spent: dict[str, list[float]] = {name: [] for name in contestants}

@@ -17,8 +17,8 @@ from edge_agent.config import load_settings
 from tests.agents import agent_process, serving_line
 from tests.bench.load import BareLoop, clients, images
 
-ROUNDS: Final = 5
-ROUND_S: Final = 2.5
+ROUNDS: Final = 4
+ROUND_S: Final = 2.0
 CALLERS: Final = (8, 32)
 TARGET: Final = 0.90
 _THREADS, _PROCESSES = "bare loop, decode threads", "bare loop, decode processes"
