@@ -16,7 +16,7 @@ from tests.agents import agent_process, serving_line, wait_serving
 from tests.bench.load import clients, images
 from tests.bench.throughput import _drain
 
-STARTS: Final = 5
+STARTS: Final = 3
 REQUESTS: Final = 200
 CALLERS: Final = 32
 _SAMPLED_EVERY_S: Final = 0.05
