@@ -14,7 +14,8 @@ from edge_agent.errors import ConfigInvalid
 from edge_agent.serving.http_shield import MAX_HEADER_BYTES
 from edge_agent.serving.tls import Tls, uvicorn_tls
 
-_MAX_CONNECTIONS: Final = 512
+# Beyond it uvicorn answers by itself, without a code; `Shield` refuses long before.
+_MAX_CONNECTIONS: Final = 768
 _KEEP_ALIVE_S: Final = 30
 
 

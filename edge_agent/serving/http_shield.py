@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edge_agent.core.access import Denied
 from edge_agent.core.origins import PageNames, check_request
+from edge_agent.errors import Overloaded
 from edge_agent.serving.failures import coded
 from edge_agent.serving.http_errors import HeadersTooLarge, error_response
 
@@ -35,7 +36,10 @@ SECURITY_HEADERS: Final = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
+_READING: Final = frozenset({"GET", "HEAD"})
 MAX_HEADER_BYTES: Final = 32 << 10
+MAX_REQUESTS: Final = 256
+"""Requests at once; far more than can wait for the detector."""
 DRAIN_S: Final = 5.0
 """How long the rest of a refused upload is read and thrown away, so that the answer arrives."""
 
@@ -44,7 +48,8 @@ class Shield:
     """ASGI middleware around everything else.
 
     1. A request whose Host or Origin is not the page's own goes no further (`core.origins`);
-       nor does one with too many headers.
+       nor does one with too many headers, or one that is more than can be held at once; who only
+       reads, such as a health check, always may.
     2. An unforeseen error becomes a coded answer.
     3. Every answer carries the security headers, and `no-store` unless it says otherwise.
     4. An answer given before the upload has ended waits, for a while, until the caller has sent
@@ -58,11 +63,14 @@ class Shield:
         names: PageNames,
         turned_away: Callable[[Denied], None],
         drain_s: float = DRAIN_S,
+        max_requests: int = MAX_REQUESTS,
     ) -> None:
         self._app = app
         self._names = names
         self._turned_away = turned_away
         self._drain_s = drain_s
+        self._max_requests = max_requests
+        self._inside = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -81,6 +89,7 @@ class Shield:
                 _dress(MutableHeaders(scope=message), keep_alive=ended)
             await send(message)
 
+        self._inside += 1
         try:
             self._check(scope, headers)
             await self._app(scope, upload.receive, guarded_send)
@@ -89,8 +98,12 @@ class Shield:
             if started:
                 raise
             await error_response(failure)(scope, upload.receive, guarded_send)
+        finally:
+            self._inside -= 1
 
     def _check(self, scope: Scope, headers: Headers) -> None:
+        if self._inside > self._max_requests and scope["method"] not in _READING:
+            raise Overloaded("The agent already has as many requests as it can hold.")
         if sum(len(name) + len(value) for name, value in headers.raw) > MAX_HEADER_BYTES:
             raise HeadersTooLarge(f"The headers hold more than {MAX_HEADER_BYTES >> 10} KiB.")
         denied: Denied | None = check_request(
