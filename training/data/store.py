@@ -8,9 +8,9 @@ images.csv              image_id, background, unknown (slugs, parted by spaces)
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Final
@@ -24,16 +24,24 @@ from training.data.synthetic import Generator, Label, Sample
 from training.errors import TrainingError
 
 NO_FINDING: Final = "No finding"
+FACTS: Final = ("sex", "age", "view", "manufacturer", "photometric")
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One stored image: where it lies, what is marked on it, what not to learn from it."""
+    """One stored image: where it lies, what is marked on it, what not to learn from it.
 
+    `patient` is "" where nobody is known; `facts` holds what is known of sex, age, view,
+    manufacturer and photometric, by these names.
+    """
+
+    image_id: str
     path: Path
     background: str
     unknown: frozenset[int]
     labels: tuple[Label, ...]
+    patient: str = ""
+    facts: Mapping[str, str] = field(default_factory=dict)
 
     def read(self) -> NDArray[np.uint8]:
         """The picture, u8 (H, W).
@@ -132,16 +140,20 @@ def read(folder: Path) -> tuple[Entry, ...]:
             try:
                 index = BY_NAME[row["class_name"]].index
                 box = [float(row[k]) for k in ("x_min", "y_min", "x_max", "y_max")]
+                weight = float(row.get("weight") or 1)
             except (KeyError, ValueError) as error:
                 raise TrainingError(f"{folder}/annotations.csv, row {number}: {error}") from error
-            labels.setdefault(row["image_id"], []).append(Label(index, *box))
+            labels.setdefault(row["image_id"], []).append(Label(index, *box, weight))
     with (folder / "images.csv").open(newline="", encoding="utf-8") as lines:
         entries = tuple(
             Entry(
+                image_id=row["image_id"],
                 path=folder / "images" / f"{row['image_id']}.png",
                 background=row["background"],
                 unknown=frozenset(BY_SLUG[slug].index for slug in row["unknown"].split()),
                 labels=tuple(labels.get(row["image_id"], ())),
+                patient=row.get("patient_id") or "",
+                facts={name: row[name] for name in FACTS if row.get(name)},
             )
             for row in csv.DictReader(lines)
         )

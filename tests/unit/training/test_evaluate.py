@@ -17,7 +17,7 @@ OPACITY = BY_SLUG["lung_opacity"].index
 
 
 def entry(*labels: Label, unknown: frozenset[int] = frozenset()) -> Entry:
-    return Entry(Path("none.png"), "painted", unknown, labels)
+    return Entry("none", Path("none.png"), "painted", unknown, labels)
 
 
 def nodule(x: float, score: float, index: int = NODULE) -> Finding:

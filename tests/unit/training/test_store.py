@@ -47,7 +47,7 @@ def test_a_damaged_row_is_named(made: tuple[Path, list[Sample]], tmp_path: Path)
 
 
 def test_a_missing_picture_is_named(tmp_path: Path) -> None:
-    entry = store.Entry(tmp_path / "gone.png", "painted", frozenset(), ())
+    entry = store.Entry("gone", tmp_path / "gone.png", "painted", frozenset(), ())
     with pytest.raises(TrainingError, match=r"gone\.png"):
         entry.read()
 
@@ -83,7 +83,7 @@ def test_a_marked_square_is_still_in_its_box_after_augmentation(tmp_path: Path) 
     pixels[80:120, 100:160] = 255
     cv2.imwrite(str(tmp_path / "square.png"), pixels)
     label = store.Label(8, 100, 80, 160, 120)
-    entry = store.Entry(tmp_path / "square.png", "painted", frozenset(), (label,))
+    entry = store.Entry("square", tmp_path / "square.png", "painted", frozenset(), (label,))
     for epoch in range(12):
         batch = next(loader.batches([entry], 160, 1, seed=0, epoch=epoch, augment=True))
         ys, xs = np.nonzero(batch.pixels[0, 0] > 170)

@@ -50,7 +50,7 @@ def entries(tmp_path_factory: pytest.TempPathFactory) -> tuple[Entry, ...]:
         cv2.circle(pixels, (x, y), 12, 230, -1)
         cv2.imwrite(str(folder / f"{k}.png"), pixels)
         label = Label(8, x - 12, y - 12, x + 13, y + 13)
-        made.append(Entry(folder / f"{k}.png", "painted", frozenset(), (label,)))
+        made.append(Entry(f"{k}", folder / f"{k}.png", "painted", frozenset(), (label,)))
     return tuple(made)
 
 
