@@ -1,16 +1,46 @@
-"""What a training run is made of, stated in one frozen place."""
+"""What a training run is made of, stated in one frozen place and read from one YAML file."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from training.errors import TrainingError
+
+SHA256: Final = r"^[0-9a-f]{64}$"
 
 
-class TrainConfig(BaseModel):
+class Section(BaseModel):
+    """A part of the configuration: never changed once read, nothing in it that is not known."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class DataConfig(Section):
+    """What is learnt from. Relative paths here and below start at the current folder."""
+
+    dataset: Path = Field(description="a stored set (`hilum-train data` or `synthetic`)")
+    split_file: Path | None = Field(
+        None, description="the frozen split; null: split.json in the set's own folder"
+    )
+
+
+class TrainConfig(Section):
     """Settings of one run; stored in every checkpoint, so that a resumed run is the same run."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     architecture: str = Field("yolo11n", pattern=r"^yolo11[nslmx]$")
+    activation: Literal["silu", "hardswish", "relu"] = "silu"
+    weights: Path | None = Field(
+        None, description="initial weights; null: random. `.pt` of tensors only, or converted"
+    )
+    weights_sha256: str | None = Field(
+        None, pattern=SHA256, description="digest of that file; without it nothing is loaded"
+    )
     input_size: int = Field(416, ge=64, le=1280, multiple_of=32)
     small_size: int = Field(256, ge=64, multiple_of=32, description="input of the first epochs")
     small_epochs: int = Field(
@@ -21,7 +51,7 @@ class TrainConfig(BaseModel):
         7, ge=1, description="where the learning rate rises once more; null: nowhere"
     )
     restart_share: float = Field(0.5, gt=0, le=1, description="how far it rises then")
-    batch: int = Field(16, ge=1)
+    batch: int = Field(16, ge=1, description="images of one step, over all processes together")
     learning_rate: float = Field(2e-3, gt=0)
     final_share: float = Field(0.02, gt=0, le=1, description="last learning rate over the first")
     weight_decay: float = Field(0.02, ge=0)
@@ -41,6 +71,12 @@ class TrainConfig(BaseModel):
     bfloat16: bool = True
     augment: bool = True
 
+    @model_validator(mode="after")
+    def _weights_have_a_digest(self) -> TrainConfig:
+        if (self.weights is None) != (self.weights_sha256 is None):
+            raise ValueError("weights and weights_sha256 go together: a file and its digest")
+        return self
+
     def hidden_in(self, epoch: int) -> float:
         """Weight of an absence that nobody has confirmed, in an epoch.
 
@@ -52,3 +88,86 @@ class TrainConfig(BaseModel):
     def size_in(self, epoch: int) -> int:
         """Input size in an epoch, in pixels."""
         return self.small_size if epoch < self.small_epochs else self.input_size
+
+
+class EvaluateConfig(Section):
+    """How the trained model is measured."""
+
+
+class ExportConfig(Section):
+    """Which graphs are made of it, and how they are quantised."""
+
+
+class ParityBounds(Section):
+    """How far the exported graphs may fall behind; declared before the run, never after it."""
+
+    map50_drop: float = Field(0.01, ge=0, le=1)
+    sensitivity_drop: float = Field(
+        0.03, ge=0, le=1, description="of any class, at its operating point"
+    )
+
+
+class BundleConfig(Section):
+    """What the bundle says about itself."""
+
+
+class TrackingConfig(Section):
+    """Where runs are recorded: an MLflow server's address, or a SQLite file without a server."""
+
+    uri: str = "sqlite:///runs/mlflow.db"
+    experiment: str = Field("hilum", min_length=1)
+    model: str = Field("hilum", min_length=1, description="name of the registered model")
+
+
+class Config(Section):
+    """One model, from the data to the published bundle."""
+
+    out: Path = Field(Path("runs/hilum"), description="folder of the run")
+    data: DataConfig
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    export: ExportConfig = ExportConfig()
+    parity: ParityBounds = ParityBounds()
+    bundle: BundleConfig = BundleConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+
+def load_config(path: Path) -> Config:
+    """Read and check a configuration.
+
+    Raises:
+        TrainingError: the file is absent, no YAML, or has an unknown key or a value that cannot
+            be; the message names file and key.
+    """
+    try:
+        stated = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise TrainingError(f"cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise TrainingError(f"{path} is no YAML: {error}") from error
+    if not isinstance(stated, dict):
+        raise TrainingError(f"{path} states no settings; it begins with a section such as `data:`")
+    try:
+        return Config.model_validate(stated)
+    except ValidationError as error:
+        raise TrainingError(f"{path}: {'; '.join(_complaints(error))}") from error
+
+
+def _complaints(error: ValidationError) -> Iterator[str]:
+    known = tuple(_keys(Config))
+    for fault in error.errors(include_url=False):
+        key = ".".join(map(str, fault["loc"])) or "the whole"
+        if fault["type"] == "extra_forbidden":
+            near = get_close_matches(key, known, n=1)
+            yield f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else "")
+        else:
+            yield f"{key}: {fault['msg'].removeprefix('Value error, ')}"
+
+
+def _keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    fields: Mapping[str, Any] = section.model_fields
+    for name, field in fields.items():
+        yield prefix + name
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from _keys(inner, f"{prefix}{name}.")
