@@ -8,8 +8,16 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from hilum.catalog import BY_SLUG
 from training.errors import TrainingError
 
 SHA256: Final = r"^[0-9a-f]{64}$"
@@ -28,6 +36,26 @@ class DataConfig(Section):
     split_file: Path | None = Field(
         None, description="the frozen split; null: split.json in the set's own folder"
     )
+
+
+class Range(Section):
+    """Numbers from `low` to `high`; whole ones if both are."""
+
+    low: int | float
+    high: int | float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _rises(self) -> Range:
+        if not self.low < self.high or (self.log and self.low <= 0):
+            raise ValueError("low lies below high, and above 0 where log")
+        return self
+
+
+class Choice(Section):
+    """One of these."""
+
+    choices: tuple[str | int | float | bool | None, ...] = Field(min_length=1)
 
 
 class TrainConfig(Section):
@@ -64,18 +92,60 @@ class TrainConfig(Section):
     box_gain: float = 7.5
     class_gain: float = 0.7
     dfl_gain: float = 1.5
+    class_weights: Literal["even", "balanced"] | dict[str, float] = Field(
+        "even", description="balanced: rare classes count more; or a weight for each finding's slug"
+    )
+    reader_weights: bool = Field(
+        True, description="a finding that few of an image's readers marked counts less"
+    )
+    prune: float = Field(
+        0.0, ge=0, lt=1, description="share of the inner channels that go before the first epoch"
+    )
+    metric: Literal["map50", "map40"] = Field("map50", description="on the validation split")
+    validate_every: int = Field(1, ge=1, description="epochs")
+    patience: int | None = Field(
+        None, ge=1, description="epochs without a better metric before it stops; null: never"
+    )
+    augment: bool = True
+    mosaic: float = Field(
+        0.0, ge=0, le=1, description="share of inputs that are made of four pictures"
+    )
+    vertical_flip: float = Field(0.0, ge=0, le=1, description="share of inputs upside down")
     seed: int = 11
+    bfloat16: bool = Field(True, description="where the processor computes it")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA if it is there")
     threads: int = Field(
         1, ge=1, description="two that wait for each other lose more where others run"
     )
-    bfloat16: bool = True
-    augment: bool = True
+    loaders: int = Field(1, ge=1, description="threads that read and augment pictures")
+
+    @field_validator("class_weights")
+    @classmethod
+    def _weights_name_findings(cls, stated: str | dict[str, float]) -> str | dict[str, float]:
+        if isinstance(stated, dict):
+            for slug, weight in stated.items():
+                if slug not in BY_SLUG:
+                    near = get_close_matches(slug, BY_SLUG, n=1)
+                    hint = f"; did you mean {near[0]}?" if near else ""
+                    raise ValueError(f"{slug} is no finding{hint}")
+                if not weight > 0:
+                    raise ValueError(f"{slug}: a weight is above 0")
+        return stated
 
     @model_validator(mode="after")
-    def _weights_have_a_digest(self) -> TrainConfig:
+    def _fits_together(self) -> TrainConfig:
         if (self.weights is None) != (self.weights_sha256 is None):
             raise ValueError("weights and weights_sha256 go together: a file and its digest")
+        if self.prune and self.weights is None:
+            raise ValueError("prune takes channels from trained weights: state weights")
+        if (self.mosaic or self.vertical_flip) and not self.augment:
+            raise ValueError("mosaic and vertical_flip need augment")
         return self
+
+    def same_run(self, other: TrainConfig) -> bool:
+        """Whether another's checkpoints may be gone on from; the machine may be another one."""
+        of_the_machine = {"device", "threads", "loaders", "weights"}
+        return self.model_dump(exclude=of_the_machine) == other.model_dump(exclude=of_the_machine)
 
     def hidden_in(self, epoch: int) -> float:
         """Weight of an absence that nobody has confirmed, in an epoch.
@@ -88,6 +158,36 @@ class TrainConfig(Section):
     def size_in(self, epoch: int) -> int:
         """Input size in an epoch, in pixels."""
         return self.small_size if epoch < self.small_epochs else self.input_size
+
+
+class TuneConfig(Section):
+    """What is searched for. Every trial is a run with the settings of `train`, but for these."""
+
+    trials: int = Field(20, ge=1, description="finished ones, those of earlier calls included")
+    storage: str = Field("sqlite:///runs/tune.db", pattern=r"^sqlite:///.+")
+    study: str = Field("hilum", min_length=1)
+    warm_trials: int = Field(4, ge=1, description="finished ones before any is cut short")
+    warm_epochs: int = Field(2, ge=0, description="epochs that every trial may do")
+    space: dict[str, Range | Choice] = Field(
+        {
+            "learning_rate": Range(low=5e-4, high=5e-3, log=True),
+            "weight_decay": Range(low=5e-3, high=5e-2, log=True),
+            "class_gain": Range(low=0.3, high=1.5),
+        },
+        min_length=1,
+        description="settings of `train` by name",
+    )
+
+    @field_validator("space")
+    @classmethod
+    def _settings_are_known(cls, space: dict[str, Range | Choice]) -> dict[str, Range | Choice]:
+        for name in space:
+            if name not in TrainConfig.model_fields:
+                near = get_close_matches(name, TrainConfig.model_fields, n=1)
+                raise ValueError(
+                    f"train has no {name}" + (f"; did you mean {near[0]}?" if near else "")
+                )
+        return space
 
 
 class EvaluateConfig(Section):
@@ -125,6 +225,7 @@ class Config(Section):
     out: Path = Field(Path("runs/hilum"), description="folder of the run")
     data: DataConfig
     train: TrainConfig = TrainConfig()
+    tune: TuneConfig = TuneConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     export: ExportConfig = ExportConfig()
     parity: ParityBounds = ParityBounds()
