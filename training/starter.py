@@ -15,7 +15,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.core.findings import Finding, findings_from
 from edge_agent.core.geometry import Letterbox
 from edge_agent.engines.base import Engine
 from edge_agent.engines.bundle import Bundle
@@ -32,7 +31,8 @@ from training.data import lungs, statistics, store
 from training.data.store import Entry
 from training.data.synthetic import Generator
 from training.errors import TrainingError
-from training.evaluate import Detector, Report, detect_all, report
+from training.evaluation.detectors import detect_all, of_engine
+from training.evaluation.summary import Report, report
 from training.export import export_onnx, halve_weights, ir_bytes, load_model, to_openvino
 from training.quantize import quantize
 from training.train import Progress, train
@@ -142,7 +142,7 @@ def assemble(
     engines = _engines(draft)
     for number, (name, engine) in enumerate(engines.items()):
         on_step("measure", number, len(engines))
-        detector = detector_of(engine, graphs.input, graphs.head)
+        detector = of_engine(engine, graphs.input, graphs.head)
         chosen = report(
             sets.valid,
             detect_all(sets.valid, detector),
@@ -194,18 +194,6 @@ def assemble(
     )
     plan.out.mkdir(parents=True, exist_ok=True)
     return write_bundle(plan.out / f"{NAME}-{plan.version}.bundle", parts)
-
-
-def detector_of(engine: Engine, spec: InputSpec, head: HeadSpec) -> Detector:
-    """The clinic's own path from a picture to findings, every score down to the head's floor."""
-    floors = [head.score_floor] * len(CATALOG)
-
-    def detect(pixels: NDArray[np.uint8]) -> Sequence[Finding]:
-        fit = Letterbox.fit(pixels.shape[0], pixels.shape[1], spec.height, spec.width)
-        batch = letterbox(pixels, fit, spec.pad_value)[None, None]
-        return findings_from(engine.infer(batch)[0], fit, head, floors)
-
-    return detect
 
 
 def golden_pictures(size: int, count: int = 12) -> dict[str, NDArray[np.uint8]]:

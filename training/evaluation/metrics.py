@@ -1,0 +1,108 @@
+"""Average precision as COCO defines it (101 recalls, interpolated), for many sets at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hilum.catalog import CATALOG
+from training.data.store import Entry
+from training.errors import TrainingError
+from training.evaluation.bootstrap import Counts, Figure, Statistic
+from training.evaluation.matching import Found, Matched, match
+
+_RECALLS: Final = np.linspace(0.0, 1.0, 101)
+_TINY: Final = np.spacing(1)
+_CELLS: Final = 4_000_000
+"""Sets times detections that are worked on at once; bounds the memory."""
+
+
+def mean_average_precision(entries: Sequence[Entry], found: Found, iou: float) -> float:
+    """Average precision, averaged over the classes that have a box.
+
+    Raises:
+        TrainingError: no image, or not one labelled box.
+    """
+    matched = match(entries, found, (iou,))
+    if not len(matched.box_image):
+        raise TrainingError("no image has a labelled box: there is no precision to average")
+    return float(mean_precision(matched, (iou,))(np.ones((1, len(entries))))[0])
+
+
+def map_at(*ious: float) -> Statistic:
+    """Mean average precision over the classes, averaged over these overlaps."""
+
+    def statistic(entries: Sequence[Entry], found: Found) -> Figure:
+        return mean_precision(match(entries, found, ious), ious)
+
+    return statistic
+
+
+def mean_precision(matched: Matched, ious: Sequence[float]) -> Figure:
+    """Mean average precision, of what is matched already."""
+
+    def figure(counts: Counts) -> NDArray[np.float64]:
+        return mean_of([over_classes(average_precision(matched, counts, iou)) for iou in ious])
+
+    return figure
+
+
+def average_precision(matched: Matched, counts: Counts, iou: float) -> NDArray[np.float64]:
+    """Average precision per class, f64 (R, C); NaN where a set has no box of the class."""
+    hits, false = matched.hits[matched.at(iou)], matched.false[matched.at(iou)]
+    boxes = counts @ matched.boxes
+    result = np.full(boxes.shape, np.nan)
+    for k in range(len(CATALOG)):
+        chosen = np.flatnonzero((matched.classes == k) & (hits | false))
+        for rows in chunks(len(counts), len(chosen)):
+            weights = counts[rows][:, matched.image[chosen]]
+            result[rows, k] = _area(weights, hits[chosen], boxes[rows, k])
+    return result
+
+
+def _area(
+    weights: NDArray[np.float64], hits: NDArray[np.bool_], boxes: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Area under the interpolated curve.
+
+    Precision matters only where recall rises, so at hits. Every one of the 101 recalls takes the
+    best precision at or beyond the first hit that reaches it.
+
+    Args:
+        weights: f64 (R, n), how often each detection counts, best score first.
+        hits: bool (n,), which of them met a box.
+        boxes: f64 (R,), how many there are to meet.
+    """
+    true = np.cumsum(weights[:, hits], axis=1)
+    precision = true / (np.cumsum(weights, axis=1)[:, hits] + _TINY)
+    best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        recall = true / boxes[:, None]
+    reached = np.searchsorted(_RECALLS, recall, side="right")
+    newly = np.diff(reached, axis=1, prepend=0)
+    area = (best * newly).sum(axis=1) / len(_RECALLS)
+    return np.where(boxes > 0, area, np.nan)
+
+
+def over_classes(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over the last axis, of what can be told; NaN where nothing can."""
+    told = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        mean: NDArray[np.float64] = np.where(told, values, 0).sum(axis=-1) / told.sum(axis=-1)
+    return mean
+
+
+def mean_of(values: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Mean of several figures on the same sets."""
+    mean: NDArray[np.float64] = np.mean(np.stack(values), axis=0)
+    return mean
+
+
+def chunks(rows: int, columns: int) -> Iterator[slice]:
+    """Rows in parts of at most a bounded number of cells."""
+    step = max(1, _CELLS // max(1, columns))
+    for start in range(0, rows, step):
+        yield slice(start, start + step)
