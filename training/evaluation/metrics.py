@@ -45,46 +45,57 @@ def mean_precision(matched: Matched, ious: Sequence[float]) -> Figure:
     """Mean average precision, of what is matched already."""
 
     def figure(counts: Counts) -> NDArray[np.float64]:
-        return mean_of([over_classes(average_precision(matched, counts, iou)) for iou in ious])
+        mean: NDArray[np.float64] = over_classes(average_precision(matched, counts, ious)).mean(0)
+        return mean
 
     return figure
 
 
-def average_precision(matched: Matched, counts: Counts, iou: float) -> NDArray[np.float64]:
-    """Average precision per class, f64 (R, C); NaN where a set has no box of the class."""
-    hits, false = matched.hits[matched.at(iou)], matched.false[matched.at(iou)]
+def average_precision(
+    matched: Matched, counts: Counts, ious: Sequence[float]
+) -> NDArray[np.float64]:
+    """Average precision per overlap and class, f64 (T, R, C); NaN where a set has no box of it.
+
+    COCO's own, on every set: the library's order of equal scores, its 101 recalls, its
+    interpolation.
+    """
     boxes = counts @ matched.boxes
-    result = np.full(boxes.shape, np.nan)
+    result = np.full((len(ious), *boxes.shape), np.nan)
     for k in range(len(CATALOG)):
-        chosen = np.flatnonzero((matched.classes == k) & (hits | false))
-        for rows in chunks(len(counts), len(chosen)):
-            weights = counts[rows][:, matched.image[chosen]]
-            result[rows, k] = _area(weights, hits[chosen], boxes[rows, k])
+        own = np.flatnonzero(matched.classes == k)
+        hits = [matched.hits[matched.at(iou)][own] for iou in ious]
+        known = matched.known[matched.image[own], k]
+        for rows in chunks(len(counts), len(own)):
+            weights = counts[rows][:, matched.image[own]]
+            judged = np.cumsum(weights * known, axis=1)
+            for t, hit in enumerate(hits):
+                true = np.cumsum(weights[:, hit], axis=1)
+                # Where the class may be hidden, only what met a box is judged.
+                marked = judged[:, hit] + np.cumsum(weights[:, hit] * ~known[hit], axis=1)
+                result[t, rows, k] = _area(true, marked, boxes[rows, k])
     return result
 
 
 def _area(
-    weights: NDArray[np.float64], hits: NDArray[np.bool_], boxes: NDArray[np.float64]
+    true: NDArray[np.float64], marked: NDArray[np.float64], boxes: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Area under the interpolated curve.
+    """Area under the interpolated curve, f64 (R,).
 
     Precision matters only where recall rises, so at hits. Every one of the 101 recalls takes the
     best precision at or beyond the first hit that reaches it.
 
     Args:
-        weights: f64 (R, n), how often each detection counts, best score first.
-        hits: bool (n,), which of them met a box.
-        boxes: f64 (R,), how many there are to meet.
+        true: f64 (R, hits), boxes found down to each hit's score.
+        marked: f64 (R, hits), findings judged down to there, right and wrong.
+        boxes: f64 (R,), how many there are to find.
     """
-    true = np.cumsum(weights[:, hits], axis=1)
-    precision = true / (np.cumsum(weights, axis=1)[:, hits] + _TINY)
+    precision = true / (marked + _TINY)
     best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     with np.errstate(invalid="ignore", divide="ignore"):
         recall = true / boxes[:, None]
     reached = np.searchsorted(_RECALLS, recall, side="right")
     newly = np.diff(reached, axis=1, prepend=0)
-    area = (best * newly).sum(axis=1) / len(_RECALLS)
-    return np.where(boxes > 0, area, np.nan)
+    return np.where(boxes > 0, (best * newly).sum(axis=1) / len(_RECALLS), np.nan)
 
 
 def over_classes(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -92,12 +103,6 @@ def over_classes(values: NDArray[np.float64]) -> NDArray[np.float64]:
     told = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
         mean: NDArray[np.float64] = np.where(told, values, 0).sum(axis=-1) / told.sum(axis=-1)
-    return mean
-
-
-def mean_of(values: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Mean of several figures on the same sets."""
-    mean: NDArray[np.float64] = np.mean(np.stack(values), axis=0)
     return mean
 
 

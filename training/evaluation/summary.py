@@ -54,7 +54,7 @@ def report(
     itself = np.ones((1, len(entries)))
     chosen = points or choose_from(matched, false_positives=false_positives, floor=floor)
     rare = choose_from(matched, false_positives=0.1, floor=0)
-    at40, at50 = (average_precision(matched, itself, iou)[0] for iou in matched.ious)
+    at40, at50 = average_precision(matched, itself, matched.ious)[:, 0]
     at_chosen = at_points(matched, chosen)
     sensitivity, false = (f(itself)[0] for f in (at_chosen.sensitivity, at_chosen.false_positives))
     at_rare = at_points(matched, rare).sensitivity(itself)[0]
