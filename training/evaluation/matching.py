@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -74,6 +74,18 @@ class Matched:
             ValueError: it was not asked for when matching.
         """
         return self.ious.index(iou)
+
+    def only(self, members: NDArray[np.bool_]) -> Matched:
+        """The same without the detections in other images than `members`, bool (images,)."""
+        kept = members[self.image]
+        return replace(
+            self,
+            image=self.image[kept],
+            classes=self.classes[kept],
+            scores=self.scores[kept],
+            hits=self.hits[:, kept],
+            false=self.false[:, kept],
+        )
 
 
 def match(entries: Sequence[Entry], found: Found, ious: Sequence[float] = IOUS) -> Matched:
