@@ -1,0 +1,36 @@
+"""Files that belong together are replaced together, or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Callable[[str], Path]]:
+    """Write beside, then rename.
+
+    Yields a function from a file's name to the path where it is to be written. When the block ends,
+    all of them take their names; if it fails (a full disk, an interruption), none does and what was
+    there before is as it was.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    parts: dict[Path, Path] = {}
+
+    def place(name: str) -> Path:
+        part = folder / f".{name}.part"
+        parts[part] = folder / name
+        return part
+
+    try:
+        yield place
+        for part in parts:
+            with part.open("rb+") as written:
+                os.fsync(written.fileno())
+        for part, final in parts.items():
+            part.replace(final)
+    finally:
+        for part in parts:
+            part.unlink(missing_ok=True)
