@@ -33,7 +33,8 @@ from training.data.synthetic import Generator
 from training.errors import TrainingError
 from training.evaluation.detectors import detect_all, of_engine
 from training.evaluation.summary import Report, report
-from training.export import export_onnx, halve_weights, ir_bytes, load_model, to_openvino
+from training.export import export_onnx, halve_weights, ir_bytes, to_openvino
+from training.network import load_model
 from training.quantize import quantize
 from training.train import Progress, train
 

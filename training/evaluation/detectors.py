@@ -25,7 +25,8 @@ from hilum.catalog import CATALOG
 from hilum.manifest import HeadSpec, InputSpec
 from training.bundle import measuring_engine
 from training.data.store import Entry
-from training.export import load_model, to_grey
+from training.export import to_grey
+from training.network import load_model
 
 Detector = Callable[[NDArray[np.uint8]], Sequence[Finding]]
 """u8 (H, W) -> findings in that picture's pixels, down to the head's score floor."""
