@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import version as distribution_version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -35,6 +35,9 @@ Backgrounds = Annotated[
         help="Real radiographs (JPEG, PNG) to add synthetic findings to; `attribution.csv` in the "
         "folder says whose they are.",
     ),
+]
+Configuration = Annotated[
+    Path, typer.Option(metavar="YAML", help="What to train, on what, and where to.")
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Processes that paint.")]
 
@@ -94,43 +97,40 @@ def synthetic(
 
 
 @app.command()
-def train(
+def run(
     *,
-    data_dir: Annotated[
-        Path, typer.Option("--data", metavar="DIR", help="A set that `synthetic` wrote.")
-    ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Checkpoint and weights go here.")],
-    epochs: Annotated[int, typer.Option(min=1)] = 7,
-    small_epochs: Annotated[
-        int, typer.Option(min=0, help="How many of them, the first ones, run at 256 pixels.")
-    ] = 4,
-    batch: Annotated[int, typer.Option(min=1)] = 16,
-    input_size: Annotated[int, typer.Option(help="Pixels, a multiple of 32.")] = 416,
-    seed: Annotated[int, typer.Option(min=0)] = 11,
+    config: Configuration,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the checkpoint in the output folder.")
+        bool, typer.Option("--resume", help="Go on from the checkpoint in the run's folder.")
     ] = False,
+    launcher: Annotated[
+        Literal["local", "ray"],
+        typer.Option(help="local: here, and beside what torchrun started; ray: on a Ray cluster."),
+    ] = "local",
+    workers: Annotated[int, typer.Option(min=1, help="Processes on the Ray cluster.")] = 1,
 ) -> None:
-    """Train a detector; writes a checkpoint after every epoch and the averaged weights.
+    """Train a detector as a configuration says; a checkpoint after every epoch, the best weights.
 
-    Example: `hilum-train train --data /tmp/set --out /tmp/run --epochs 6`
+    Example: `hilum-train run --config c.yaml`
+
+    On several GPUs: `torchrun --nproc-per-node 4 --no-python hilum-train run --config c.yaml`
     """
-    from training import commands  # noqa: PLC0415  # torch, only when needed
+    from training import commands_train  # noqa: PLC0415  # torch, only when needed
 
     raise typer.Exit(
-        commands.run_training(
-            data=data_dir,
-            out=out,
-            resume=resume,
-            settings={
-                "epochs": epochs,
-                "small_epochs": small_epochs,
-                "batch": batch,
-                "input_size": input_size,
-                "seed": seed,
-            },
-        )
+        commands_train.run(config=config, resume=resume, launcher=launcher, workers=workers)
     )
+
+
+@app.command()
+def tune(*, config: Configuration) -> None:
+    """Search for better settings, as the section `tune` says; a stopped search goes on.
+
+    Example: `hilum-train tune --config c.yaml`
+    """
+    from training import commands_train  # noqa: PLC0415  # torch, only when needed
+
+    raise typer.Exit(commands_train.tune(config=config))
 
 
 @app.command()
@@ -224,6 +224,85 @@ def add_gate(
     from training import gate_commands  # noqa: PLC0415  # OpenVINO, only when needed
 
     raise typer.Exit(gate_commands.add_gate(bundle=bundle, gate=gate, version=version, out=out))
+
+
+@app.command()
+def evaluate(
+    *,
+    split: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME|DIR",
+            help="A split of `--data`; without `--data`, the folder of a set, used as a whole.",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="evaluation.json and evaluation.html go here.")
+    ],
+    bundle: Annotated[Path | None, typer.Option(metavar="BUNDLE")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Weights that training wrote, in FP32.")
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option("--data", metavar="DIR", help="A stored set.")
+    ] = None,
+    variant: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Engine variant of the bundle.  [default: its first]"),
+    ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(metavar="BUNDLE", help="Also measure this one and compare, image by image."),
+    ] = None,
+    gate: Annotated[
+        Path | None,
+        typer.Option("--gate", metavar="YAML", help="Rules; the exit status is 1 where one fails."),
+    ] = None,
+    architecture: Annotated[str, typer.Option(help="Of plain weights.")] = "yolo11n",
+    input_size: Annotated[
+        int | None,
+        typer.Option(help="Of plain weights, in pixels.  [default: what the file says, or 416]"),
+    ] = None,
+    choose_on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Split on which the weights' operating points are chosen."
+        ),
+    ] = None,
+    false_positives: Annotated[
+        float,
+        typer.Option(min=0, help="Per class and image, at operating points chosen for weights."),
+    ] = 0.05,
+    resamples: Annotated[int, typer.Option(min=10, help="Re-drawn sets for intervals.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the re-drawn sets.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that read and detect.")] = 2,
+) -> None:
+    """Measure a bundle or weights on a labelled split, with intervals; JSON and an HTML report.
+
+    Example: `hilum-train evaluate --bundle a.bundle --data SET --split test --gate rules.yaml
+    --out /tmp/evaluation`
+    """
+    from training import commands_evaluate  # noqa: PLC0415  # torch, only when needed
+
+    raise typer.Exit(
+        commands_evaluate.evaluate(
+            bundle=bundle,
+            weights=weights,
+            architecture=architecture,
+            input_size=input_size,
+            split=split,
+            data=data_dir,
+            variant=variant,
+            baseline=baseline,
+            gate=gate,
+            choose_on=choose_on,
+            false_positives=false_positives,
+            resamples=resamples,
+            seed=seed,
+            workers=workers,
+            out=out,
+        )
+    )
 
 
 @data.command()

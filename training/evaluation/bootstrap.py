@@ -48,7 +48,8 @@ def draws(entries: Sequence[Entry], *, resamples: int = RESAMPLES, seed: int = 0
     _, unit = np.unique(np.array(names, dtype=object).astype(str), return_inverse=True)
     units = int(unit.max()) + 1
     drawn = np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), resamples)
-    return np.vstack((np.ones((1, units)), drawn))[:, unit]
+    counts: Counts = np.vstack((np.ones((1, units)), drawn))[:, unit].astype(np.float64)
+    return counts
 
 
 def interval(values: NDArray[np.float64], level: float = LEVEL) -> Interval | None:

@@ -79,7 +79,8 @@ def load_rules(path: Path) -> Rules:
             message names file and rule.
     """
     try:
-        stated = yaml.safe_load(path.read_text(encoding="utf-8"))
+        # The base loader reads every scalar as text: to the safe one, the key `on` means true.
+        stated = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)  # noqa: S506
     except OSError as error:
         raise TrainingError(f"cannot read the rules {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -47,6 +47,7 @@ class Matched:
     Attributes:
         ious: the overlaps asked for, shape (T,).
         image: intp (N,), place of the entry; `classes` intp (N,); `scores` f64 (N,).
+        corners: f64 (N, 4), x_min, y_min, x_max, y_max in pixels.
         hits: bool (T, N), met a box of its class that no better detection had met.
         false: bool (T, N), met none, in an image where the class is known to be absent elsewhere.
         boxes: i64 (images, C), how many are labelled; `known` bool (images, C), whether all are.
@@ -58,6 +59,7 @@ class Matched:
     image: NDArray[np.intp]
     classes: NDArray[np.intp]
     scores: NDArray[np.float64]
+    corners: NDArray[np.float64]
     hits: NDArray[np.bool_]
     false: NDArray[np.bool_]
     boxes: NDArray[np.int64]
@@ -83,6 +85,7 @@ class Matched:
             image=self.image[kept],
             classes=self.classes[kept],
             scores=self.scores[kept],
+            corners=self.corners[kept],
             hits=self.hits[:, kept],
             false=self.false[:, kept],
         )
@@ -121,6 +124,7 @@ def match(entries: Sequence[Entry], found: Found, ious: Sequence[float] = IOUS) 
         image=order[np.array([d["image_id"] for d in detections], np.intp)],
         classes=np.array([d["category_id"] for d in detections], np.intp),
         scores=scores,
+        corners=np.array([d["corners"] for d in detections], float).reshape(-1, 4),
         hits=hits,
         false=~hits & ~ignored,
         boxes=_count(entries),
@@ -155,7 +159,7 @@ def _detections(order: NDArray[np.intp], found: Found) -> list[dict[str, Any]]:
             rows.append((-finding.score, rank, finding.index, corners))
     rows.sort()
     return [
-        _annotation(number, rank, index, corners) | {"score": -negative}
+        _annotation(number, rank, index, corners) | {"score": -negative, "corners": corners}
         for number, (negative, rank, index, corners) in enumerate(rows, start=1)
     ]
 
