@@ -1,8 +1,14 @@
-"""A synthetic set on disk: PNG pictures, reader boxes in VinDr-CXR's columns, facts per image.
+"""A set on disk: PNG pictures, boxes in VinDr-CXR's columns, facts per image.
 
-images/000000.png ...   u8 grey
-annotations.csv         image_id, class_name, class_id, rad_id, x_min, y_min, x_max, y_max
-images.csv              image_id, background, unknown (slugs, parted by spaces)
+images/<image_id>.png   u8 grey
+annotations.csv         image_id, class_name, class_id, x_min, y_min, x_max, y_max in pixels of the
+                        stored picture; `weight`, `readers` where readers' boxes were fused
+images.csv              image_id, background, unknown (slugs, parted by spaces); where known
+                        rows, columns, patient_id, sex, age (years), view, manufacturer, photometric
+split.json              which image is in which split (`training.data.splits`), once that is made
+
+A set that was imported also keeps every reader's own boxes (readers.csv), what was left out
+(rejected.csv) and report.html; see `training.data.tables`.
 """
 
 from __future__ import annotations
@@ -20,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hilum.catalog import BY_NAME, BY_SLUG, CATALOG
+from training.data import splits
 from training.data.synthetic import Generator, Label, Sample
 from training.errors import TrainingError
 
@@ -121,12 +128,27 @@ def _table(path: Path, columns: list[str], rows: list[list[object]]) -> None:
     beside.replace(path)
 
 
-def read(folder: Path) -> tuple[Entry, ...]:
-    """The entries of a stored set, in order.
+def read(folder: Path, split: str | None = None) -> tuple[Entry, ...]:
+    """The entries of a stored set, in order; of one frozen split where it is named.
 
     Raises:
-        TrainingError: a table is absent (the set is unfinished), or a row cannot be used.
+        TrainingError: a table is absent (the set is unfinished), a row cannot be used, or the
+            split is absent, empty, changed, or names images that the set does not hold.
     """
+    entries = _read(folder)
+    if split is None:
+        return entries
+    wanted = splits.load(folder).of(split)
+    by_id = {entry.image_id: entry for entry in entries}
+    if missing := [image_id for image_id in wanted if image_id not in by_id]:
+        raise TrainingError(
+            f"{folder} does not hold the image {missing[0]} of its split {split!r}"
+            + (f", nor {len(missing) - 1} others" if missing[1:] else "")
+        )
+    return tuple(by_id[image_id] for image_id in wanted)
+
+
+def _read(folder: Path) -> tuple[Entry, ...]:
     for name in ("images.csv", "annotations.csv"):
         if not (folder / name).is_file():
             raise TrainingError(
