@@ -193,6 +193,18 @@ class TuneConfig(Section):
 class EvaluateConfig(Section):
     """How the trained model is measured."""
 
+    split: str = Field("test", min_length=1, description="what the figures are of")
+    choose_on: str = Field(
+        "valid", min_length=1, description="the split on which operating points are chosen"
+    )
+    false_positives: float = Field(
+        0.05, ge=0, description="at most, per class and image, at the operating points"
+    )
+    floor: float = Field(0.1, gt=0, lt=1, description="the lowest operating point ever chosen")
+    resamples: int = Field(1000, ge=10, description="re-drawn sets, for intervals")
+    seed: int = Field(0, ge=0, description="of the re-drawn sets")
+    rules: Path | None = Field(None, description="the gate's rules; null: there is no gate")
+
 
 class ExportConfig(Section):
     """Which graphs are made of it, and how they are quantised."""

@@ -16,7 +16,7 @@ from hilum.catalog import BY_SLUG, CATALOG
 from training.data.store import Entry
 from training.errors import TrainingError
 from training.evaluation.matching import Matched
-from training.evaluation.misses import Miss, corners_of
+from training.evaluation.misses import Corners, Miss, corners_of
 from training.evaluation.results import Evaluation
 
 _SIDE: Final = 440
@@ -44,11 +44,15 @@ def _drawn(miss: Miss, entry: Entry, of: Evaluation, matched: Matched) -> str:
     pixels = entry.read()
     height, width = pixels.shape
     rects = [
-        _rect((label.x_min, label.y_min, label.x_max, label.y_max), "label", width)
+        _rect(
+            (label.x_min, label.y_min, label.x_max, label.y_max),
+            "label",
+            width,
+            CATALOG[label.index].name,
+        )
         for label in entry.labels
     ]
-    rects += [_rect(box, "mark", width) for box in _marks(miss.image, of, matched)]
-    rects.append(_rect(miss.box, "label thick" if miss.kind == "missed" else "mark thick", width))
+    rects += [_rect(box, "mark", width, said) for box, said in _marks(miss.image, of, matched)]
     if miss.kind == "false":
         said = f"scored {miss.score:.2f}, counts from {miss.threshold:.2f}"
     elif miss.score is None:
@@ -56,6 +60,8 @@ def _drawn(miss: Miss, entry: Entry, of: Evaluation, matched: Matched) -> str:
     else:
         said = f"met by {miss.score:.2f}, counts from {miss.threshold:.2f}"
     name = BY_SLUG[miss.slug].name
+    style = "label thick" if miss.kind == "missed" else "mark thick"
+    rects.append(_rect(miss.box, style, width, f"{name}: {said}"))
     return (
         f'<figure class="picture"><svg viewBox="0 0 {width} {height}" role="img" '
         f'aria-label="{escape(f"{name}: {said}", quote=True)}">'
@@ -65,24 +71,28 @@ def _drawn(miss: Miss, entry: Entry, of: Evaluation, matched: Matched) -> str:
     )
 
 
-def _marks(image: int, of: Evaluation, matched: Matched) -> Iterator[tuple[float, ...]]:
+def _marks(image: int, of: Evaluation, matched: Matched) -> Iterator[tuple[Corners, str]]:
+    """Findings at or above their operating point, and what they say."""
     for k in np.flatnonzero(matched.image == image):
-        if matched.scores[k] >= of.points[CATALOG[matched.classes[k]].slug]:
-            yield corners_of(matched.corners[k])
+        finding = CATALOG[matched.classes[k]]
+        if matched.scores[k] >= of.points[finding.slug]:
+            yield corners_of(matched.corners[k]), f"{finding.name} {matched.scores[k]:.2f}"
 
 
-def _rect(box: Sequence[float], style: str, width: int) -> str:
+def _rect(box: Corners, style: str, width: int, said: str) -> str:
+    """A box with its words, which browsers show beside the pointer."""
     x_min, y_min, x_max, y_max = box
     stroke = width / 220 * (2.2 if "thick" in style else 1)
     return (
         f'<rect class="{style}" x="{x_min:.1f}" y="{y_min:.1f}" width="{x_max - x_min:.1f}" '
-        f'height="{y_max - y_min:.1f}" stroke-width="{stroke:.1f}"/>'
+        f'height="{y_max - y_min:.1f}" stroke-width="{stroke:.1f}"><title>{escape(said)}</title></rect>'
     )
 
 
 def _jpeg(pixels: NDArray[np.uint8]) -> str:
     scale = min(1.0, _SIDE / max(pixels.shape))
-    small = resize(pixels, max(1, round(pixels.shape[0] * scale)), round(pixels.shape[1] * scale))
+    height, width = (max(1, round(side * scale)) for side in pixels.shape)
+    small = resize(pixels, height, width)
     done, encoded = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 82])
     if not done:
         raise TrainingError(f"a picture of shape {pixels.shape} cannot be drawn")

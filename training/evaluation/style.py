@@ -8,7 +8,7 @@ STYLE: Final = """
 * { box-sizing: border-box; }
 body { margin: 0; background: #f5f7f9; color: var(--ink);
   font: 15px/1.5 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
-main { max-width: 1000px; margin: 0 auto; padding: 24px 32px 64px; background: #fff; }
+main { max-width: 1200px; margin: 0 auto; padding: 24px 32px 64px; background: #fff; }
 h1 { font-size: 26px; margin: 8px 0 4px; }
 h2 { font-size: 19px; margin: 36px 0 10px; border-top: 1px solid var(--line); padding-top: 20px; }
 p { max-width: 76ch; }
@@ -22,6 +22,7 @@ th { color: var(--soft); font-weight: 600; font-size: 13.5px; }
 .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .i, .none, small { color: var(--soft); }
 .small { font-size: 13px; } .small td, .small th { padding-right: 11px; }
+.small td:first-child { white-space: nowrap; }
 .wide { overflow-x: auto; }
 .pass td:first-child { color: var(--good); } .fail td:first-child { color: var(--bad);
   font-weight: 700; }
@@ -40,8 +41,8 @@ svg .key.other { fill: var(--other); } svg .key.guide { fill: var(--soft); font-
 .span { stroke: var(--own); stroke-width: 2; } .dot { fill: var(--own); }
 .hollow { fill: #fff; stroke: var(--other); stroke-width: 2; }
 svg .number { font-variant-numeric: tabular-nums; } svg .none { fill: var(--soft); }
-.picture { width: 222px; } .picture svg { display: block; width: 100%; background: #000; }
-rect { fill: none; } rect.label { stroke: #35d0c4; }
+.picture { width: 270px; } .picture svg { display: block; width: 100%; background: #000; }
+rect { fill: none; pointer-events: all; } rect.label { stroke: #35d0c4; }
 rect.mark { stroke: #ffb020; stroke-dasharray: 2.5% 1.5%; }
 .note .label { color: #0a8178; font-weight: 600; } .note .mark { color: #a86400; font-weight: 600; }
 """

@@ -125,7 +125,7 @@ def intervals(
         at, foot = across(tick), height - BOTTOM + 4
         parts.append(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="0" y2="{foot}"/>')
         parts.append(
-            f'<text x="{at:.1f}" y="{foot + 13}" text-anchor="middle">{_number(tick)}</text>'
+            f'<text x="{at:.1f}" y="{foot + 13}" text-anchor="middle">{_number(tick, x)}</text>'
         )
     if zero is not None:
         at = across(zero)
@@ -163,13 +163,13 @@ def _frame(x: Axis, y: Axis, width: int, height: int) -> str:
         at = _down(y, tick, height)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{at:.1f}" y2="{at:.1f}"/>')
         parts.append(
-            f'<text x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{_number(tick)}</text>'
+            f'<text x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{_number(tick, y)}</text>'
         )
     for tick in x.ticks:
         at = _across(x, tick, width)
         parts.append(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{foot}"/>')
         parts.append(
-            f'<text x="{at:.1f}" y="{foot + 14}" text-anchor="middle">{_number(tick)}</text>'
+            f'<text x="{at:.1f}" y="{foot + 14}" text-anchor="middle">{_number(tick, x)}</text>'
         )
     middle = (LEFT + right) / 2
     parts.append(
@@ -191,10 +191,9 @@ def _down(axis: Axis, value: float, height: int) -> float:
     return height - BOTTOM - axis.place(value) * (height - TOP - BOTTOM)
 
 
-def _number(value: float) -> str:
-    if 0 < value < 1 and value in {1 / 8, 1 / 4, 1 / 2}:
-        return f"1/{round(1 / value)}" if value != 1 / 2 else "1/2"
-    return f"{value:g}"
+def _number(value: float, axis: Axis) -> str:
+    """Halves, quarters and eighths as fractions where the axis is one of equal ratios."""
+    return f"1/{1 / value:g}" if axis.log and value < 1 else f"{value:g}"
 
 
 def _svg(width: int, height: int, described: str, parts: Sequence[str]) -> str:
