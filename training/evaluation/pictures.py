@@ -85,7 +85,8 @@ def _rect(box: Corners, style: str, width: int, said: str) -> str:
     stroke = width / 220 * (2.2 if "thick" in style else 1)
     return (
         f'<rect class="{style}" x="{x_min:.1f}" y="{y_min:.1f}" width="{x_max - x_min:.1f}" '
-        f'height="{y_max - y_min:.1f}" stroke-width="{stroke:.1f}"><title>{escape(said)}</title></rect>'
+        f'height="{y_max - y_min:.1f}" stroke-width="{stroke:.1f}">'
+        f"<title>{escape(said)}</title></rect>"
     )
 
 
