@@ -7,7 +7,7 @@ from typing import Final
 
 from rich.table import Table
 
-from training.commands import bars, reported, stderr
+from training.console import bars, reported, stderr
 from training.errors import TrainingError
 from training.evaluation.results import Evaluation, Figure
 from training.evaluation.run import HTML, JSON, Request, Weights, run
