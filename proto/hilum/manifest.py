@@ -21,6 +21,7 @@ MemberPath = Annotated[
     str, Field(pattern=r"^[a-z0-9][a-zA-Z0-9_.-]*(/[a-zA-Z0-9_][a-zA-Z0-9_.-]*)*$")
 ]
 Score = Annotated[float, Field(ge=0, le=1)]
+ComputeCapability = Annotated[str, Field(pattern=r"^\d{1,2}\.\d$")]
 
 
 class _Frozen(BaseModel):
@@ -62,11 +63,25 @@ class HeadSpec(_Frozen):
     multi_label: bool = True
 
 
+class EngineTarget(_Frozen):
+    """An engine compiled ahead of time: for cards of these compute capabilities, and one runtime.
+
+    `package` is what loads it and `version` that package's own, to the last digit: TensorRT loads
+    no engine that another version built.
+    """
+
+    package: Literal["tensorrt", "tensorrt_rtx"]
+    version: Annotated[str, Field(pattern=r"^\d+(\.\d+)*$")]
+    capabilities: Annotated[tuple[ComputeCapability, ...], Field(min_length=1)]
+    model: MemberPath
+
+
 class EngineVariant(_Frozen):
     """One way to run the model: a runtime, a precision and its files.
 
     `operating_points` gives the score threshold per finding slug; they belong to this variant of
-    this bundle and to nothing else.
+    this bundle and to nothing else. `targets` are engines of TensorRT compiled from `model` ahead
+    of time; a box whose card is in none of them compiles `model` itself.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
@@ -75,6 +90,13 @@ class EngineVariant(_Frozen):
     model: MemberPath
     weights: MemberPath | None = None
     operating_points: dict[str, Score]
+    targets: tuple[EngineTarget, ...] = ()
+
+    @model_validator(mode="after")
+    def _targets_are_tensorrt(self) -> Self:
+        if self.targets and self.runtime != "tensorrt":
+            raise ValueError(f"{self.name} is for {self.runtime}, which has no targets")
+        return self
 
     @model_validator(mode="after")
     def _points_name_findings(self) -> Self:
@@ -165,6 +187,7 @@ class Manifest(_Frozen):
             if missing:
                 raise ValueError(f"{engine.name} has no operating point for {missing}")
             wanted |= {path for path in (engine.model, engine.weights) if path}
+            wanted |= {target.model for target in engine.targets}
         if self.gate:
             wanted |= {self.gate.model, self.gate.weights}
         absent = sorted(wanted - set(self.files))
