@@ -22,7 +22,7 @@ app = typer.Typer(
     context_settings=_HELP,
 )
 data = typer.Typer(
-    help="Look at annotations; remake the aggregates shipped with the generator.",
+    help="Import, check, divide and export annotated sets; remake the generator's aggregates.",
     no_args_is_help=True,
     context_settings=_HELP,
 )
@@ -76,6 +76,14 @@ def synthetic(
         Path | None,
         typer.Option(metavar="PNG", help="Also draw the first 24 with their boxes on one sheet."),
     ] = None,
+    studies: Annotated[
+        bool,
+        typer.Option(
+            "--studies",
+            help="As a hospital would hand it over: DICOM studies and a table of three readers' "
+            "boxes, for `data vindr`.",
+        ),
+    ] = False,
     workers: Workers = 2,
 ) -> None:
     """Paint a set of synthetic radiographs with findings.
@@ -91,6 +99,7 @@ def synthetic(
             seed=seed,
             backgrounds=backgrounds,
             preview=preview,
+            studies=studies,
             workers=workers,
         )
     )
@@ -303,6 +312,142 @@ def evaluate(
             out=out,
         )
     )
+
+
+SetFolder = Annotated[Path, typer.Option("--data", metavar="DIR", help="A set of `data vindr`.")]
+Seed = Annotated[int, typer.Option(min=0, help="The same one divides the same set the same way.")]
+ValidShare = Annotated[float, typer.Option(min=0, max=0.9, help="Share of the valid split.")]
+TestShare = Annotated[float, typer.Option(min=0, max=0.9, help="Share of the test split.")]
+NewSplit = Annotated[
+    bool, typer.Option("--new-split", help="Divide anew, though a split has been frozen.")
+]
+
+
+@data.command()
+def vindr(
+    *,
+    annotations: Annotated[
+        Path,
+        typer.Option(metavar="CSV", help="Readers' boxes in VinDr-CXR's columns; also gzipped."),
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the set is written.")],
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Study images (DICOM, PNG, JPEG), named by image id, also in sub-folders. "
+            "Without, only the table is looked at.",
+        ),
+    ] = None,
+    fit: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=8192,
+            help="Store pictures for a model input of this side, as the edge agent shrinks them; "
+            "0 keeps their size.",
+        ),
+    ] = 1024,
+    fusion_iou: Annotated[
+        float, typer.Option(min=0.05, max=0.95, help="Boxes that overlap by more are one finding.")
+    ] = 0.4,
+    valid: ValidShare = 0.1,
+    test: TestShare = 0.1,
+    seed: Seed = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that read images.")] = 2,
+    skip_bad: Annotated[
+        bool,
+        typer.Option(
+            "--skip-bad",
+            help="Leave out rows and images that cannot be used, and list them in the report. "
+            "Files that cannot be decoded are left out and listed in any case.",
+        ),
+    ] = False,
+    new_split: NewSplit = False,
+    allow_absent_classes: Annotated[
+        bool,
+        typer.Option("--allow-absent-classes", help="Go on though a class has no example."),
+    ] = False,
+) -> None:
+    """Import a set annotated by several readers: check, fuse, divide, report.
+
+    A run that was stopped goes on where it was when started again.
+
+    Example: `hilum-train data vindr --annotations train.csv --images train --out set`
+    """
+    from training import commands_data  # noqa: PLC0415  # pandas, only when needed
+    from training.data.importing import Wanted  # noqa: PLC0415
+
+    raise typer.Exit(
+        commands_data.vindr(
+            Wanted(
+                annotations=annotations,
+                images=images,
+                out=out,
+                fit=fit or None,
+                iou=fusion_iou,
+                shares=_shares(valid, test),
+                seed=seed,
+                workers=workers,
+                skip_bad=skip_bad,
+                new_split=new_split,
+                allow_absent_classes=allow_absent_classes,
+            )
+        )
+    )
+
+
+@data.command()
+def split(
+    *,
+    data_dir: SetFolder,
+    valid: ValidShare = 0.1,
+    test: TestShare = 0.1,
+    seed: Seed = 0,
+    new_split: NewSplit = False,
+) -> None:
+    """Divide a set into train, valid and test; patients and look-alikes stay together.
+
+    Example: `hilum-train data split --data set --seed 3 --new-split`
+    """
+    from training import commands_data  # noqa: PLC0415  # pandas, only when needed
+
+    raise typer.Exit(
+        commands_data.split(data=data_dir, seed=seed, shares=_shares(valid, test), new=new_split)
+    )
+
+
+@data.command()
+def report(*, data_dir: SetFolder) -> None:
+    """Write the quality report of a set anew.
+
+    Example: `hilum-train data report --data set`
+    """
+    from training import commands_data  # noqa: PLC0415  # pandas, only when needed
+
+    raise typer.Exit(commands_data.report(data=data_dir))
+
+
+@data.command()
+def export(
+    *,
+    data_dir: SetFolder,
+    form: Annotated[Literal["yolo", "coco"], typer.Option("--format", help="Whose layout.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where it is written.")],
+) -> None:
+    """Write a set, with its split, in the layout that other tools read.
+
+    Example: `hilum-train data export --data set --format coco --out set-coco`
+    """
+    from training import commands_data  # noqa: PLC0415  # pandas, only when needed
+
+    raise typer.Exit(commands_data.export(data=data_dir, form=form, out=out))
+
+
+def _shares(valid: float, test: float) -> tuple[float, float, float]:
+    if valid + test >= 1:
+        raise typer.BadParameter("--valid and --test leave nothing to train on")
+    return 1 - valid - test, valid, test
 
 
 @data.command()

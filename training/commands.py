@@ -18,6 +18,7 @@ from training.console import bars, reported, stderr
 from training.data import backgrounds as real
 from training.data import lungs, store
 from training.data import statistics as boxes
+from training.data import studies as dicom
 from training.data.synthetic import Generator, Sample
 from training.errors import TrainingError
 
@@ -32,18 +33,23 @@ def synthetic(
     seed: int,
     backgrounds: Path | None,
     preview: Path | None,
+    studies: bool,
     workers: int,
 ) -> None:
     """Write a synthetic set, and a contact sheet where asked for."""
     shapes = lungs.load()
     pictures = real.load(backgrounds, shapes) if backgrounds is not None else ()
     generator = Generator(shapes, boxes.load(), pictures)
+    seeds = range(seed, seed + count)
+    write = dicom.write if studies else store.write
     shown: list[Sample] = []
     with bars() as told:
-        seeds = range(seed, seed + count)
-        for done, sample in enumerate(store.write(generator, out, seeds, workers=workers), start=1):
-            shown += [sample] if len(shown) < _PREVIEWED else []
+        for done, _ in enumerate(write(generator, out, seeds, workers=workers), start=1):
             told("paint", done, count)
+        if preview is not None:
+            for sample_seed in seeds[:_PREVIEWED]:
+                shown.append(generator.sample(sample_seed))
+                told("preview", len(shown), min(count, _PREVIEWED))
     if preview is not None and not cv2.imwrite(str(preview), contact_sheet(shown)):
         raise TrainingError(f"cannot write the preview {preview}")
 

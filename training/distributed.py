@@ -53,7 +53,7 @@ class Group:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         devices = [self.device.index] if self.on_cuda else None
         return DistributedDataParallel(
-            model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+            model, device_ids=devices, forward_sync_buffers=False, gradient_as_bucket_view=True
         )
 
     @property
