@@ -71,7 +71,7 @@ def _unpictured(rows: pd.DataFrame) -> pd.DataFrame:
     frame = pd.DataFrame({"image_id": ids})
     for name in tables.IMAGES[1:]:
         frame[name] = 0 if name.endswith(("rows", "columns")) else ""
-    return frame.assign(background=frame["image_id"])
+    return frame
 
 
 def _with_pictures(
@@ -105,7 +105,7 @@ def _with_pictures(
         why = broken["why"].iloc[0] if len(broken) else "none was found"
         raise TrainingError(f"no image of {folder} could be used; the first: {why}")
     images = pd.DataFrame([asdict(one) for one in good])
-    images["background"], images["unknown"] = images["image_id"], ""
+    images["background"] = images["unknown"] = ""
     rows, outside = _placed(read, images)
     if len(outside):
         _check_size(rows, outside, folder)

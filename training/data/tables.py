@@ -88,11 +88,11 @@ def write_split(split: Split, path: Path) -> None:
     path.write_text(json.dumps(split.document(), indent=1) + "\n", encoding="utf-8")
 
 
-def read(folder: Path) -> Tables:
-    """Read an imported set.
+def read(folder: Path, *, divided: bool = True) -> Tables:
+    """Read an imported set; its split may be absent (and is empty then) if `divided` is False.
 
     Raises:
-        TrainingError: a table is absent or cannot be read.
+        TrainingError: a table or the split is absent or cannot be read.
     """
     frames = []
     for name in ("images.csv", "readers.csv", "annotations.csv", "rejected.csv"):
@@ -108,7 +108,8 @@ def read(folder: Path) -> Tables:
     for frame in frames[1:3]:
         for name in ("x_min", "y_min", "x_max", "y_max"):
             frame[name] = pd.to_numeric(frame[name], errors="coerce")
-    return Tables(*frames, splits.load(folder))
+    absent = not divided and not (folder / splits.FILE).exists()
+    return Tables(*frames, split=Split(0, {}) if absent else splits.load(folder))
 
 
 _TYPES: Final = dict.fromkeys(
