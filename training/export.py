@@ -132,6 +132,14 @@ def to_openvino(model: bytes) -> ov.Model:
     return ov.convert_model(io.BytesIO(model))
 
 
+def float_ir(model: bytes) -> tuple[bytes, bytes]:
+    """OpenVINO IR (xml, bin) of an f32 ONNX model, each `x * Sigmoid(x)` one operation.
+
+    The runtime computes it in f32, or in BF16 where the processor does that natively.
+    """
+    return ir_bytes(to_openvino(model))
+
+
 def ir_bytes(model: ov.Model) -> tuple[bytes, bytes]:
     """OpenVINO IR as (xml, bin); weights that are f32 are stored as f16."""
     with tempfile.TemporaryDirectory() as folder:

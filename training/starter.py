@@ -23,7 +23,18 @@ from edge_agent.imaging.letterbox import letterbox
 from hilum.catalog import CATALOG
 from hilum.manifest import HeadSpec, InputSpec, Provenance
 from training import gate as gates
-from training.bundle import BundleParts, Graphs, draft_bundle, measuring_engine, write_bundle
+from training.bundle import (
+    FLOAT_BIN,
+    FLOAT_XML,
+    INT8_BIN,
+    INT8_XML,
+    ONNX,
+    BundleParts,
+    Graphs,
+    draft_bundle,
+    measuring_engine,
+    write_bundle,
+)
 from training.card import Card, Credit, model_card
 from training.config import TrainConfig
 from training.data import backgrounds as real
@@ -33,7 +44,7 @@ from training.data.synthetic import Generator
 from training.errors import TrainingError
 from training.evaluation.detectors import detect_all, of_engine
 from training.evaluation.summary import Report, report
-from training.export import export_onnx, halve_weights, ir_bytes, to_openvino
+from training.export import export_onnx, float_ir, halve_weights, ir_bytes, to_openvino
 from training.network import load_model
 from training.quantize import quantize
 from training.train import Progress, train
@@ -229,11 +240,11 @@ def _graphs(plan: StarterPlan, entries: Sequence[Entry], weights: Path) -> Graph
         pixels = entry.read()
         fit = Letterbox.fit(pixels.shape[0], pixels.shape[1], size, size)
         calibration.append(letterbox(pixels, fit)[None, None])
-    xml, weights_bin = ir_bytes(quantize(to_openvino(onnx), calibration))
+    int8 = ir_bytes(quantize(to_openvino(onnx), calibration))
+    members = dict(zip((INT8_XML, INT8_BIN), int8, strict=True))
+    members |= dict(zip((FLOAT_XML, FLOAT_BIN), float_ir(onnx), strict=True))
     return Graphs(
-        int8_xml=xml,
-        int8_bin=weights_bin,
-        onnx=halve_weights(onnx),
+        members={**members, ONNX: halve_weights(onnx)},
         input=InputSpec(height=size, width=size),
         head=HeadSpec(),
     )

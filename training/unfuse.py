@@ -54,7 +54,8 @@ def unfused(
 
 def _folded_weights(bundle: Bundle) -> dict[str, torch.Tensor]:
     """Parameters by their names in torch, f32."""
-    path = next((it.model for it in bundle.manifest.engines if it.model.endswith(".onnx")), None)
+    engines = [it for it in bundle.manifest.engines if it.precision == "fp32"]
+    path = next((it.model for it in engines if it.model.endswith(".onnx")), None)
     if path is None:
         raise TrainingError(f"{bundle.path} has no ONNX graph to take weights from")
     graph = onnx.load_from_string(bundle.read(path)).graph
