@@ -209,6 +209,24 @@ class EvaluateConfig(Section):
 class ExportConfig(Section):
     """Which graphs are made of it, and how they are quantised."""
 
+    calibrate_on: str = Field(
+        "train", min_length=1, description="the split whose images INT8 learns its ranges from"
+    )
+    calibration_images: int = Field(
+        300, ge=0, description="of the real kind; 300 are a good number"
+    )
+    symmetric: bool = Field(False, description="INT8 IR with activations around zero: quicker")
+    fast_bias_correction: bool | None = Field(
+        None, description="null: try both ways, keep the one closer to the float graph"
+    )
+    max_drop: float | None = Field(
+        None, gt=0, lt=1, description="accuracy control: how far mAP50 on `control_on` may fall"
+    )
+    control_on: str = Field("valid", min_length=1, description="accuracy control's split")
+    capabilities: tuple[str, ...] = Field(
+        ("8.6", "8.9", "12.0"), description="compute capabilities that engines are compiled for"
+    )
+
 
 class ParityBounds(Section):
     """How far the exported graphs may fall behind; declared before the run, never after it."""
