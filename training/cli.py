@@ -323,6 +323,74 @@ NewSplit = Annotated[
 ]
 
 
+@app.command("export")
+def export_graphs(*, config: Configuration) -> None:
+    """Write the trained weights as graphs: OpenVINO IR in FP32 (and BF16), ONNX in FP32 and FP16.
+
+    Example: `hilum-train export --config run.yaml`
+    """
+    from training import commands_export  # noqa: PLC0415  # torch, only when needed
+
+    raise typer.Exit(commands_export.export(config=config))
+
+
+@app.command()
+def quantize(
+    *,
+    config: Configuration,
+    accuracy_control: Annotated[
+        str | None,
+        typer.Option(
+            metavar="max_drop=X",
+            help="Leave operations of the INT8 IR float until mAP@0.5 on the validation split "
+            "falls by no more than this.",
+        ),
+    ] = None,
+) -> None:
+    """Add INT8 graphs, calibrated on images of the frozen split: OpenVINO IR and ONNX.
+
+    Example: `hilum-train quantize --config run.yaml --accuracy-control max_drop=0.01`
+    """
+    from training import commands_export  # noqa: PLC0415  # torch and NNCF, only when needed
+
+    raise typer.Exit(commands_export.quantize(config=config, accuracy_control=accuracy_control))
+
+
+@app.command()
+def tensorrt(
+    *,
+    config: Configuration,
+    capability: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="8.9",
+            help="Compute capability of a card; may be given several times. "
+            "[default: the configuration's]",
+        ),
+    ] = None,
+) -> None:
+    """Compile INT8 and FP16 engines for cards, and say what became of each. Needs no card.
+
+    Example: `hilum-train tensorrt --config run.yaml --capability 8.6 --capability 8.9`
+    """
+    from training import commands_export  # noqa: PLC0415  # TensorRT, only when needed
+
+    raise typer.Exit(commands_export.tensorrt(config=config, capabilities=capability or []))
+
+
+@app.command()
+def parity(*, config: Configuration) -> None:
+    """Compare every exported variant with torch on the frozen split, within declared bounds.
+
+    Exit status 1 where a bound is not kept; then no bundle is made.
+
+    Example: `hilum-train parity --config run.yaml`
+    """
+    from training import commands_export  # noqa: PLC0415  # torch, only when needed
+
+    raise typer.Exit(commands_export.parity(config=config))
+
+
 @data.command()
 def vindr(
     *,
