@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("error")
 
 Set = tuple[list[Entry], list[list[Finding]]]
 
-quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 places = st.integers(0, 40)
 sides = st.integers(5, 40)
 classes = st.sampled_from((0, 3, 8))
