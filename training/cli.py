@@ -303,6 +303,7 @@ def evaluate(
             data=data_dir,
             variant=variant,
             baseline=baseline,
+            baseline_variant=baseline_variant,
             gate=gate,
             choose_on=choose_on,
             false_positives=false_positives,

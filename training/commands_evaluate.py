@@ -37,6 +37,7 @@ def evaluate(
     data: Path | None,
     variant: str | None,
     baseline: Path | None,
+    baseline_variant: str | None,
     gate: Path | None,
     choose_on: str | None,
     false_positives: float,
@@ -55,6 +56,8 @@ def evaluate(
             "--choose-on is for weights; a bundle brings its own operating points",
             hint="evaluation.json also tells, under `aims`, which points this split would give.",
         )
+    if baseline_variant is not None and baseline is None:
+        raise TrainingError("--baseline-variant is of a --baseline, which is not given")
     if choose_on is not None and data is None:
         raise TrainingError("--choose-on names a split of --data, which is not given")
     subject = bundle or Weights(Path(weights or ""), architecture, input_size)
@@ -65,6 +68,7 @@ def evaluate(
         data=data,
         variant=variant,
         baseline=baseline,
+        baseline_variant=baseline_variant,
         rules=gate,
         choose_on=choose_on,
         false_positives=false_positives,

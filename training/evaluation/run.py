@@ -56,7 +56,8 @@ class Request:
     `data` is a stored set and `split` one of its frozen splits; without `data`, `split` is itself a
     folder with a set, all of whose images are used. `choose_on` is the split of `data` on which
     operating points are chosen for weights, with at most `false_positives` per class and image, not
-    under `floor`; None takes the split itself. A bundle brings its own.
+    under `floor`; None takes the split itself. A bundle brings its own. The baseline is measured
+    through `baseline_variant`, or the subject's if it has that, or its first.
     """
 
     subject: Path | Weights
@@ -65,6 +66,7 @@ class Request:
     data: Path | None = None
     variant: str | None = None
     baseline: Path | None = None
+    baseline_variant: str | None = None
     rules: Path | None = None
     choose_on: str | None = None
     false_positives: float = 0.05
@@ -163,8 +165,9 @@ def _baseline(request: Request, entries: Sequence[Entry], on_step: Step) -> meas
     if request.baseline is None:
         return None
     bundle = Bundle.open(request.baseline)
-    names = [engine.name for engine in bundle.manifest.engines]
-    variant = request.variant if request.variant in names else None
+    variant = request.baseline_variant
+    if variant is None and request.variant in {of.name for of in bundle.manifest.engines}:
+        variant = request.variant
     with _open(request.baseline, variant) as opened:
         found = _detect("detect, baseline", entries, opened, request, on_step)
         return measure.Measured(opened.subject, opened.points or {}, "the bundle's own", found)

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
+from ultralytics.nn.tasks import DetectionModel
 
 from hilum.catalog import CATALOG
 from hilum.manifest import EngineVariant
 from tests.support.bundles import VARIANT, contents, manifest, pack, picture
-from tests.support.models import random_detector
 from training.cli import app
 from training.data.splits import Split
 from training.evaluation.results import Evaluation
@@ -151,9 +151,11 @@ def test_beside_a_baseline(
     assert "Beside the baseline" in (tmp_path / "evaluation.html").read_text()
 
 
-def test_weights_with_points_of_another_split(run: Said, data: Path, tmp_path: Path) -> None:
+def test_weights_with_points_of_another_split(
+    run: Said, network: DetectionModel, data: Path, tmp_path: Path
+) -> None:
     weights = tmp_path / "weights.pt"
-    torch.save(random_detector().state_dict(), weights)
+    torch.save(network.state_dict(), weights)
     status, said = run(
         *("--weights", weights, "--input-size", 64, "--data", data, "--split", "test"),
         *("--choose-on", "valid", "--out", tmp_path / "out", "--resamples", 20),
@@ -227,6 +229,8 @@ def test_what_is_wrong_is_said_and_what_was_there_stays(
         (("--weights", tmp_path / "no.pt", *usual[2:]), "no.pt"),
         ((*usual, "--variant", "openvino-int4"), "no engine variant"),
         ((*usual, "--baseline", broken), "broken.bundle"),
+        ((*usual, "--baseline", bundle, "--baseline-variant", "x"), "no engine variant"),
+        ((*usual, "--baseline-variant", "x"), "which is not given"),
         ((*usual, "--choose-on", "valid"), "--choose-on is for weights"),
         ((*usual, "--gate", rules), "did you mean 'map50'"),
         ((*usual, "--gate", tmp_path / "no.yaml"), "no.yaml"),
