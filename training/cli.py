@@ -263,6 +263,10 @@ def evaluate(
         Path | None,
         typer.Option(metavar="BUNDLE", help="Also measure this one and compare, image by image."),
     ] = None,
+    baseline_variant: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Its engine variant.  [default: as above, or its first]"),
+    ] = None,
     gate: Annotated[
         Path | None,
         typer.Option("--gate", metavar="YAML", help="Rules; the exit status is 1 where one fails."),
