@@ -102,7 +102,7 @@ def _table(evaluation: Evaluation) -> Table:
 def _told(figure: Figure | None) -> tuple[str, str]:
     if figure is None:
         return "-", "no example"
-    return f"{figure.value:.3f}", f"{figure.low:.3f} to {figure.high:.3f}"
+    return f"{figure.value:z.3f}", f"{figure.low:z.3f} to {figure.high:z.3f}"
 
 
 def _judge(evaluation: Evaluation) -> None:

@@ -203,8 +203,9 @@ def _per_class(of: Evaluation) -> str:
         bars, svg.unit("average precision at overlap 0.5"), described="Average precision by class"
     )
     head = "".join(f"<th class='n'>{title}</th>" for title in _TITLES)
+    hollow = "<p class='note'>Hollow: the baseline.</p>" if of.baseline else ""
     return (
-        f"<h2>Class by class</h2>{chart}<div class='wide'><table class='small'><tr><th></th>{head}"
+        f"<h2>Class by class</h2>{chart}{hollow}<div class='wide'><table class='small'><tr><th></th>{head}"
         f"</tr>{''.join(rows)}</table></div><p class='note'>Sensitivity and false marks are at the "
         "operating point. 'May hide' counts the images in which the class may be without being "
         "labelled: there a mark that met no box is neither right nor wrong.</p>"
@@ -281,7 +282,11 @@ def _subgroups(of: Evaluation) -> str:
         axis = svg.unit(words if name == "map50" else "sensitivity at the operating points")
         chart = svg.intervals(bars, axis, described=f"{words} by subgroup", names=270)
         charts.append(f"<figure>{chart}</figure>")
-    return f"<h2>Subgroups</h2>{''.join(charts)}"
+    return (
+        f"<h2>Subgroups</h2>{''.join(charts)}<p class='note'>The mean precision of a subgroup is over "
+        "the classes that it shows, so subgroups that show other classes are not quite comparable."
+        "</p>"
+    )
 
 
 def _bar(name: str, figure: Figure | None, other: Figure | None = None) -> svg.Bar:

@@ -151,7 +151,7 @@ def intervals(
             parts.append(f'<circle class="hollow" cx="{across(bar.other):.1f}" cy="{y}" r="4"/>')
         parts.append(f'<circle class="dot" cx="{across(bar.value):.1f}" cy="{y}" r="4"/>')
         parts.append(
-            f'<text class="number" {right}>{bar.value:.3f} [{bar.low:.3f}, {bar.high:.3f}]</text>'
+            f'<text class="number" {right}>{bar.value:z.3f} [{bar.low:z.3f}, {bar.high:z.3f}]</text>'
         )
     return _svg(width, height, described, parts)
 
