@@ -205,8 +205,8 @@ def _per_class(of: Evaluation) -> str:
     head = "".join(f"<th class='n'>{title}</th>" for title in _TITLES)
     hollow = "<p class='note'>Hollow: the baseline.</p>" if of.baseline else ""
     return (
-        f"<h2>Class by class</h2>{chart}{hollow}<div class='wide'><table class='small'><tr><th></th>{head}"
-        f"</tr>{''.join(rows)}</table></div><p class='note'>Sensitivity and false marks are at the "
+        f"<h2>Class by class</h2>{chart}{hollow}<div class='wide'><table class='small'><tr><th></th>"
+        f"{head}</tr>{''.join(rows)}</table></div><p class='note'>Sensitivity and false marks are at the "
         "operating point. 'May hide' counts the images in which the class may be without being "
         "labelled: there a mark that met no box is neither right nor wrong.</p>"
     )
@@ -283,9 +283,9 @@ def _subgroups(of: Evaluation) -> str:
         chart = svg.intervals(bars, axis, described=f"{words} by subgroup", names=270)
         charts.append(f"<figure>{chart}</figure>")
     return (
-        f"<h2>Subgroups</h2>{''.join(charts)}<p class='note'>The mean precision of a subgroup is over "
-        "the classes that it shows, so subgroups that show other classes are not quite comparable."
-        "</p>"
+        f"<h2>Subgroups</h2>{''.join(charts)}<p class='note'>The mean precision of a subgroup is "
+        "over the classes that it shows, so subgroups that show other classes are not quite "
+        "comparable.</p>"
     )
 
 

@@ -150,9 +150,8 @@ def intervals(
         if bar.other is not None:
             parts.append(f'<circle class="hollow" cx="{across(bar.other):.1f}" cy="{y}" r="4"/>')
         parts.append(f'<circle class="dot" cx="{across(bar.value):.1f}" cy="{y}" r="4"/>')
-        parts.append(
-            f'<text class="number" {right}>{bar.value:z.3f} [{bar.low:z.3f}, {bar.high:z.3f}]</text>'
-        )
+        numbers_said = f"{bar.value:z.3f} [{bar.low:z.3f}, {bar.high:z.3f}]"
+        parts.append(f'<text class="number" {right}>{numbers_said}</text>')
     return _svg(width, height, described, parts)
 
 
