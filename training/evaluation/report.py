@@ -205,8 +205,9 @@ def _per_class(of: Evaluation) -> str:
     head = "".join(f"<th class='n'>{title}</th>" for title in _TITLES)
     hollow = "<p class='note'>Hollow: the baseline.</p>" if of.baseline else ""
     return (
-        f"<h2>Class by class</h2>{chart}{hollow}<div class='wide'><table class='small'><tr><th></th>"
-        f"{head}</tr>{''.join(rows)}</table></div><p class='note'>Sensitivity and false marks are at the "
+        f"<h2>Class by class</h2>{chart}{hollow}<div class='wide'><table class='small'>"
+        f"<tr><th></th>{head}</tr>{''.join(rows)}</table></div>"
+        "<p class='note'>Sensitivity and false marks are at the "
         "operating point. 'May hide' counts the images in which the class may be without being "
         "labelled: there a mark that met no box is neither right nor wrong.</p>"
     )
@@ -218,7 +219,7 @@ def _small_curves(of: Evaluation) -> str:
         for finding in CATALOG:
             line = curve_of(finding.slug)
             if line is not None:
-                chart = svg.lines([line], x, y, size=(218, 180), described=finding.name)
+                chart = svg.lines([line], x, y, size=(208, 176), described=finding.name)
                 caption = f"<figcaption>{finding.name}</figcaption>"
                 figures.append(f"<figure>{chart}{caption}</figure>")
         return f"<div class='row'>{''.join(figures)}</div>"
