@@ -276,6 +276,9 @@ def evaluate(
         int | None,
         typer.Option(help="Of plain weights, in pixels.  [default: what the file says, or 416]"),
     ] = None,
+    device: Annotated[
+        str, typer.Option(help="Where torch computes with weights, such as `cuda`.")
+    ] = "cpu",
     choose_on: Annotated[
         str | None,
         typer.Option(
@@ -303,6 +306,7 @@ def evaluate(
             weights=weights,
             architecture=architecture,
             input_size=input_size,
+            device=device,
             split=split,
             data=data_dir,
             variant=variant,

@@ -33,6 +33,7 @@ def evaluate(
     weights: Path | None,
     architecture: str,
     input_size: int | None,
+    device: str,
     split: str,
     data: Path | None,
     variant: str | None,
@@ -60,7 +61,7 @@ def evaluate(
         raise TrainingError("--baseline-variant is of a --baseline, which is not given")
     if choose_on is not None and data is None:
         raise TrainingError("--choose-on names a split of --data, which is not given")
-    subject = bundle or Weights(Path(weights or ""), architecture, input_size)
+    subject = bundle or Weights(Path(weights or ""), architecture, input_size, device)
     request = Request(
         subject=subject,
         split=split,

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.data.store import Entry
-from training.evaluation.matching import Found
 
 RESAMPLES: Final = 1000
 LEVEL: Final = 0.95
@@ -25,9 +24,6 @@ Counts = NDArray[np.float64]
 
 Figure = Callable[[Counts], NDArray[np.float64]]
 """Counts (R, images) -> f64 (R,), one value per set; NaN where a set cannot tell."""
-
-Statistic = Callable[[Sequence[Entry], Found], Figure]
-"""What is computed, before it is said on which sets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,23 +64,9 @@ def interval(values: NDArray[np.float64], level: float = LEVEL) -> Interval | No
     return Interval(value, min(float(low), value), max(float(high), value))
 
 
-def paired_difference(
-    statistic: Statistic,
-    entries: Sequence[Entry],
-    found_a: Found,
-    found_b: Found,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Interval | None:
-    """The figure of `a` less that of `b`, both on the same re-drawn sets.
+def difference(a: Figure, b: Figure, counts: Counts) -> Interval | None:
+    """The figure `a` less `b`, both on the very sets that `draws` gave.
 
     None where the set cannot tell, say for want of an example.
     """
-    counts = draws(entries, resamples=resamples, seed=seed)
-    return difference(statistic(entries, found_a), statistic(entries, found_b), counts)
-
-
-def difference(a: Figure, b: Figure, counts: Counts) -> Interval | None:
-    """The figure `a` less `b` on the sets that `draws` gave."""
     return interval(a(counts) - b(counts))

@@ -6,27 +6,23 @@ down to the head's floor is kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from ultralytics.nn.tasks import DetectionModel
 
-from edge_agent.core.findings import Finding, findings_from
+from edge_agent.core.findings import Finding, OutputsInvalid, findings_from
 from edge_agent.core.geometry import Letterbox
 from edge_agent.engines.base import Engine
-from edge_agent.engines.bundle import Bundle
 from edge_agent.imaging.letterbox import letterbox
 from hilum.catalog import CATALOG
 from hilum.manifest import HeadSpec, InputSpec
-from training.bundle import measuring_engine
 from training.data.store import Entry
+from training.errors import TrainingError
 from training.export import to_grey
-from training.network import load_model
 
 Detector = Callable[[NDArray[np.uint8]], Sequence[Finding]]
 """u8 (H, W) -> findings in that picture's pixels, down to the head's score floor."""
@@ -40,44 +36,24 @@ def of_engine(engine: Engine, spec: InputSpec, head: HeadSpec) -> Detector:
     return _detector(engine.infer, spec, head)
 
 
-@contextmanager
-def of_bundle(bundle: Bundle, variant: str) -> Iterator[Detector]:
-    """What one of a bundle's engine variants finds; the engine is closed afterwards.
-
-    Raises:
-        BundleInvalid: the bundle has no such variant.
-        EngineFailed: this processor cannot run it.
-    """
-    engine = measuring_engine(bundle, bundle.variant(variant))
-    try:
-        yield of_engine(engine, bundle.manifest.input, bundle.manifest.head)
-    finally:
-        engine.close()
-
-
-def of_weights(
-    path: Path,
-    spec: InputSpec,
-    head: HeadSpec,
-    architecture: str = "yolo11n",
+def of_network(
+    network: DetectionModel, spec: InputSpec, head: HeadSpec, device: str = "cpu"
 ) -> Detector:
-    """What a network finds with weights that training wrote; f32, on the CPU.
+    """What a network of torch finds, in FP32; three input channels are summed into the grey one.
 
     Raises:
-        TrainingError: the file holds no weights of this architecture.
+        TrainingError: torch has no such device here.
     """
-    return of_network(load_model(path, architecture), spec, head)
-
-
-def of_network(network: nn.Module, spec: InputSpec, head: HeadSpec) -> Detector:
-    """What a network of torch finds; three input channels are summed into the grey one."""
-    grey = to_grey(network).eval()
+    try:
+        grey = to_grey(network).eval().to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise TrainingError(f"torch cannot compute on {device!r}: {error}") from error
 
     def infer(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            outputs = grey(torch.from_numpy(batch).float() / 255)
+            outputs = grey(torch.from_numpy(batch).to(device).float() / 255)
         decoded = outputs[0] if isinstance(outputs, tuple | list) else outputs
-        return np.asarray(decoded.numpy(), np.float32)
+        return np.asarray(decoded.cpu().numpy(), np.float32)
 
     infer(np.zeros((1, 1, spec.height, spec.width), np.uint8))  # The head now has its anchors.
     return _detector(infer, spec, head)
@@ -110,12 +86,23 @@ def detect_all(
         on_image: told how many images are done, of how many.
 
     Raises:
-        TrainingError: an image cannot be read; none is skipped.
+        TrainingError: an image cannot be read, or the network's answer to it is no answer; none is
+            skipped.
     """
+
+    def look(entry: Entry) -> tuple[Finding, ...]:
+        try:
+            return tuple(detector(entry.read()))
+        except OutputsInvalid as error:
+            raise TrainingError(
+                f"the network gives no findings for {entry.path}: {error}",
+                hint="Its weights are damaged, or its training went astray.",
+            ) from error
+
     results: list[tuple[Finding, ...]] = []
     with ThreadPoolExecutor(workers) as pool:
         try:
-            for findings in pool.map(lambda entry: tuple(detector(entry.read())), entries):
+            for findings in pool.map(look, entries):
                 results.append(findings)
                 on_image(len(results), len(entries))
         except BaseException:

@@ -6,7 +6,6 @@ Names are made of letters, digits, `_`, `.` and `/`, so that MLflow takes them t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +20,6 @@ from training.evaluation.points import AtPoints, at_points
 from training.evaluation.results import Figure, Figures
 
 Columns = dict[str, NDArray[np.float64]]
-
-HIGHER_IS_WORSE: Final = ("ece", "ece_image", "false_positives")
-"""First parts of the names of figures that should be low."""
 
 
 def everything(matched: Matched, counts: Counts, points: Mapping[str, float]) -> Columns:

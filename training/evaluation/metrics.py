@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hilum.catalog import CATALOG
 from training.data.store import Entry
 from training.errors import TrainingError
-from training.evaluation.bootstrap import Counts, Figure, Statistic
+from training.evaluation.bootstrap import Counts, Figure
 from training.evaluation.matching import Found, Matched, match
 
 _RECALLS: Final = np.linspace(0.0, 1.0, 101)
@@ -30,15 +30,6 @@ def mean_average_precision(entries: Sequence[Entry], found: Found, iou: float) -
     if not len(matched.box_image):
         raise TrainingError("no image has a labelled box: there is no precision to average")
     return float(mean_precision(matched, (iou,))(np.ones((1, len(entries))))[0])
-
-
-def map_at(*ious: float) -> Statistic:
-    """Mean average precision over the classes, averaged over these overlaps."""
-
-    def statistic(entries: Sequence[Entry], found: Found) -> Figure:
-        return mean_precision(match(entries, found, ious), ious)
-
-    return statistic
 
 
 def mean_precision(matched: Matched, ious: Sequence[float]) -> Figure:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hilum.catalog import CATALOG
 from training.data.store import Entry
-from training.evaluation.bootstrap import Counts, Figure, Statistic
+from training.evaluation.bootstrap import Counts
 from training.evaluation.matching import IOU, Found, Matched, match
 
 _STEPS: Final = 10_000
@@ -39,11 +39,6 @@ class AtPoints:
     def false_positives(self, counts: Counts) -> NDArray[np.float64]:
         """False findings per image where they can be told, f64 (R, C); NaN where nowhere."""
         return _share(counts @ self.false, counts @ self.known)
-
-    def sensitivity_of(self, slug: str) -> Figure:
-        """The sensitivity of one class."""
-        index = [finding.slug for finding in CATALOG].index(slug)
-        return lambda counts: self.sensitivity(counts)[:, index]
 
 
 def at_points(matched: Matched, points: Mapping[str, float], iou: float = IOU) -> AtPoints:
@@ -82,15 +77,6 @@ def sensitivity(
         for finding, share in zip(CATALOG, shares, strict=True)
         if not np.isnan(share)
     }
-
-
-def sensitivity_at(points: Mapping[str, float], slug: str, iou: float = IOU) -> Statistic:
-    """One class's sensitivity at its threshold, to be compared between detectors."""
-
-    def statistic(entries: Sequence[Entry], found: Found) -> Figure:
-        return at_points(match(entries, found, (iou,)), points, iou).sensitivity_of(slug)
-
-    return statistic
 
 
 def choose(

@@ -42,11 +42,12 @@ Step = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Weights in a file; the rest is only for files that do not say it themselves."""
+    """Weights in a file. Architecture and size are for files that do not say them themselves."""
 
     path: Path
     architecture: str = "yolo11n"
     input_size: int | None = None
+    device: str = "cpu"
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,9 +225,9 @@ def _weights(weights: Weights) -> _Opened:
             name=weights.path.name,
             digest=digest,
             engine=f"torch {torch.__version__}",
-            device="CPU",
+            device=weights.device,
         ),
-        detector=of_network(network, spec, head),
+        detector=of_network(network, spec, head, weights.device),
         points=None,
         score_floor=head.score_floor,
     )

@@ -167,6 +167,23 @@ def test_weights_with_points_of_another_split(
     assert set(found.points) == {finding.slug for finding in CATALOG}
 
 
+def test_weights_that_went_astray_are_said(
+    run: Said, network: DetectionModel, data: Path, tmp_path: Path
+) -> None:
+    weights = tmp_path / "astray.pt"
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    state["model.0.conv.weight"][:] = float("nan")
+    torch.save(state, weights)
+    usual = ("--weights", weights, "--input-size", 64, "--split", data, "--out", tmp_path / "out")
+    status, said = run(*usual)
+    assert status == 1
+    assert "0.png" in said
+    assert "not finite" in said
+    status, said = run(*usual, "--device", "abacus")
+    assert status == 1
+    assert "abacus" in said
+
+
 def test_a_whole_folder_is_a_split_too(run: Said, bundle: Path, data: Path, tmp_path: Path) -> None:
     status, said = run("--bundle", bundle, "--split", data, "--out", tmp_path, "--resamples", 10)
     assert status == 0, said

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from hilum.catalog import BY_SLUG
-from tests.support.labelled import TWO, by_chance, entry, finding
-from training.evaluation.bootstrap import Interval, draws, interval, paired_difference
-from training.evaluation.metrics import map_at
-from training.evaluation.points import sensitivity_at
+from tests.support.labelled import NODULE, OPACITY, TWO, by_chance, entry, finding
+from training.data.store import Entry
+from training.evaluation.bootstrap import Figure, Interval, difference, draws, interval
+from training.evaluation.matching import Found, match
+from training.evaluation.metrics import mean_precision
+from training.evaluation.points import at_points
 
 
 def test_the_first_set_is_the_set_itself_and_the_others_are_as_large() -> None:
@@ -35,29 +37,39 @@ def test_an_interval_holds_its_value_and_says_when_there_is_none() -> None:
     assert interval(np.array([np.nan, 0.5])) is None
 
 
+def map50(entries: list[Entry], found: Found) -> Figure:
+    return mean_precision(match(entries, found), (0.5,))
+
+
 def test_a_detector_differs_from_itself_by_nothing() -> None:
     entries, found = by_chance(30)
-    same = paired_difference(map_at(0.5), entries, found, found, resamples=100)
+    figure = map50(entries, found)
+    same = difference(figure, figure, draws(entries, resamples=100))
     assert same == Interval(0.0, 0.0, 0.0)
 
 
 def test_pairing_tells_a_small_difference_from_chance() -> None:
     entries, found = by_chance(120, seed=2)
     worse = [said[: -(-len(said) * 4 // 5)] for said in found]
-    paired = paired_difference(map_at(0.5), entries, worse, found, resamples=200)
-    alone = interval(map_at(0.5)(entries, found)(draws(entries, resamples=200)))
+    counts = draws(entries, resamples=200)
+    paired = difference(map50(entries, worse), map50(entries, found), counts)
+    alone = interval(map50(entries, found)(counts))
     assert paired is not None
     assert alone is not None
     assert paired.high - paired.low < alone.high - alone.low
 
 
-def test_the_sensitivity_of_one_class_can_be_compared() -> None:
+def test_a_difference_that_cannot_be_told_is_none() -> None:
     points = dict.fromkeys(BY_SLUG, 0.5)
     better, worse = [[finding(0, 0.9), finding(100, 0.9)], []], [[finding(0, 0.9)], []]
-    paired = paired_difference(
-        sensitivity_at(points, "nodule_mass"), TWO, better, worse, resamples=50
+    a, b = (at_points(match(TWO, found), points) for found in (better, worse))
+    counts = draws(TWO, resamples=50)
+    known = difference(
+        lambda c: a.sensitivity(c)[:, NODULE], lambda c: b.sensitivity(c)[:, NODULE], counts
     )
-    assert paired is not None
-    assert paired.value == 0.5
-    nothing = paired_difference(sensitivity_at(points, "ild"), TWO, better, worse, resamples=50)
+    assert known is not None
+    assert known.value == 0.5
+    nothing = difference(
+        lambda c: a.sensitivity(c)[:, OPACITY], lambda c: b.sensitivity(c)[:, OPACITY], counts
+    )
     assert nothing is None
