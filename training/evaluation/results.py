@@ -6,12 +6,16 @@ another schema version. There is no NaN in it: what cannot be told is null.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from training.evaluation.bootstrap import Interval
+
+
+_NOT_IN_NAMES: Final = re.compile(r"[^\w .-]", re.ASCII)
 
 
 class _Frozen(BaseModel):
@@ -174,7 +178,8 @@ class Evaluation(_Frozen):
         yield from self.figures.items()
         for group in self.subgroups:
             for name, figure in group.figures.items():
-                yield f"subgroup/{group.fact}/{group.value}/{name}", figure
+                value = _NOT_IN_NAMES.sub("_", group.value)
+                yield f"subgroup/{group.fact}/{value}/{name}", figure
         if self.baseline is not None:
             for name, figure in self.baseline.differences.items():
                 yield f"difference/{name}", figure

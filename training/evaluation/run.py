@@ -96,7 +96,7 @@ def run(request: Request, on_step: Step = lambda *_: None) -> Evaluation:
     """
     entries, digest = _split(request, request.split)
     settings = measure.Settings(
-        split=request.split,
+        split=request.split if request.data else Path(request.split).resolve().name,
         split_digest=digest,
         floor=request.floor,
         resamples=request.resamples,

@@ -41,7 +41,7 @@ def _value(fact: str, said: str) -> str:
     years = _years(said)
     for low, high in AGE_BANDS:
         if years is not None and years >= low and (high is None or years <= high):
-            return f"{low}-{high}" if high is not None else f"{low}+"
+            return f"{low}-{high}" if high is not None else f"{low} and over"
     return ""
 
 

@@ -50,7 +50,12 @@ def test_names_are_such_as_mlflow_takes(evaluation: Evaluation) -> None:
     names = evaluation.all_figures()
     assert {"map40", "map50", "map50_95", "froc/0.125", "froc/8", "ap50/ild"} <= set(names)
     assert {"difference/map50", "subgroup/sex/F/map50", "difference/sensitivity/ild"} <= set(names)
-    assert all(re.fullmatch(r"[\w./ +-]+", name) for name in names)
+    group = evaluation.subgroups[0].model_copy(
+        update={"fact": "manufacturer", "value": "Röntgen (A+B)/C"}
+    )
+    names |= evaluation.model_copy(update={"subgroups": (group,)}).all_figures()
+    assert "subgroup/manufacturer/R_ntgen _A_B__C/map50" in names
+    assert all(re.fullmatch(r"[\w./ -]+", name, re.ASCII) for name in names)
 
 
 def test_a_class_without_an_example_is_null_not_nought() -> None:
@@ -108,7 +113,7 @@ def test_subgroups_are_of_facts_that_part_the_images() -> None:
         ("sex", "M"): [False, True, False, False, False],
         ("age", "0-17"): [False, True, True, False, False],
         ("age", "60-79"): [True, False, False, False, False],
-        ("age", "80+"): [False, False, False, True, False],
+        ("age", "80 and over"): [False, False, False, True, False],
     }
 
 
