@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict
 
 from training.evaluation.bootstrap import Interval
 
-
 _NOT_IN_NAMES: Final = re.compile(r"[^\w .-]", re.ASCII)
 
 
