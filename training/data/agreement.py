@@ -55,25 +55,25 @@ def measure(rows: pd.DataFrame, *, iou: float = IOU) -> tuple[ClassAgreement, ..
                 boxes=len(of_class),
                 f1=2 * int(matched[finding.index]) / compared if compared else None,
                 kappa=fleiss_kappa(
-                    marked.reindex(asked.index, fill_value=0).to_numpy(), asked.to_numpy()
+                    marked.reindex(asked.index, fill_value=0).to_numpy(float), asked.to_numpy(float)
                 ),
             )
         )
     return tuple(found)
 
 
-def fleiss_kappa(marked: NDArray[np.int64], asked: NDArray[np.int64]) -> float | None:
+def fleiss_kappa(marked: NDArray[np.float64], asked: NDArray[np.float64]) -> float | None:
     """Kappa of two categories; images that fewer than two read say nothing of agreement.
 
     Args:
-        marked: i64 (N,), how many readers of each image said yes.
-        asked: i64 (N,), how many readers it had.
+        marked: f64 (N,), how many readers of each image said yes.
+        asked: f64 (N,), how many readers it had.
 
     Returns:
         None where all said the same of everything, so that chance alone explains it.
     """
     several = asked > 1
-    yes, total = marked[several].astype(float), asked[several].astype(float)
+    yes, total = marked[several], asked[several]
     if not total.size or yes.sum() in {0, total.sum()}:
         return None
     no = total - yes

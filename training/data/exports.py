@@ -31,7 +31,7 @@ def to_yolo(folder: Path, out: Path, on_done: OnDone) -> int:
 
     Raises:
         TrainingError: the set is unfinished or undivided, or a picture is missing.
-        OSError: the disk cannot be written.
+        OSError: a picture or label cannot be written.
     """
     total, done = _count(folder), 0
     for name in splits.NAMES:
@@ -68,7 +68,7 @@ def to_coco(folder: Path, out: Path, on_done: OnDone) -> int:
 
     Raises:
         TrainingError: the set is unfinished or undivided, or a picture is missing.
-        OSError: the disk cannot be written.
+        OSError: a picture or label cannot be written.
     """
     total, done = _count(folder), 0
     categories = [{"id": f.index + 1, "name": f.name, "supercategory": "finding"} for f in CATALOG]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from hilum.catalog import CATALOG
 from training.data import checks, fusion, intake, splits, tables, vindr
 from training.data.intake import Taken, Task
+from training.data.outputs import writing
 from training.data.splits import Split
 from training.data.tables import Tables
 from training.data.vindr import Annotations
@@ -50,8 +51,8 @@ def collect(wanted: Wanted, told: Told) -> Tables:
     """Read, check, take in, fuse and divide; writes pictures, but none of the tables.
 
     Raises:
-        TrainingError: the input cannot be used; the message names file and row.
-        OSError: a picture cannot be stored.
+        TrainingError: the input cannot be used (the message names file and row), or a picture
+            cannot be stored.
     """
     read = vindr.read(wanted.annotations, skip_bad=wanted.skip_bad)
     if wanted.images is None:
@@ -92,7 +93,8 @@ def _with_pictures(
     ]
     taken: list[Taken] = []
     journal = wanted.out / intake.JOURNAL
-    wanted.out.mkdir(parents=True, exist_ok=True)
+    with writing(wanted.out):
+        wanted.out.mkdir(parents=True, exist_ok=True)
     for done, one in enumerate(intake.take_all(tasks, journal, workers=wanted.workers), start=1):
         taken.append(one)
         told("images", done, len(tasks))
@@ -205,5 +207,5 @@ def groups(images: pd.DataFrame) -> list[str]:
         known &= False  # one name for all is what a de-identifier writes
     names = images["image_id"].where(~known, images["patient_id"]).tolist()
     printed = [k for k, hash_ in enumerate(images["fingerprint"]) if hash_]
-    alike = checks.near_duplicates([images["fingerprint"].iat[k] for k in printed])
+    alike = checks.near_duplicates([str(images["fingerprint"].iat[k]) for k in printed])
     return checks.grouped(names, [(printed[i], printed[j], bits) for i, j, bits in alike])

@@ -8,6 +8,7 @@ else; a disk that cannot be written ends the run.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -23,6 +24,7 @@ from edge_agent.core.study_context import StudyContext
 from edge_agent.errors import StudyImageRefused
 from edge_agent.imaging import read_study
 from training.data import checks
+from training.data.outputs import writing
 from training.errors import TrainingError
 
 JOURNAL: Final = "images.jsonl"
@@ -99,7 +101,7 @@ def take(task: Task) -> Taken:
     """Read, check and store one file.
 
     Raises:
-        OSError: the picture cannot be stored.
+        TrainingError: the picture cannot be stored.
     """
     stamp = stamp_of(task)
     unread = Taken(task.image_id, task.source.name, stamp)
@@ -107,6 +109,9 @@ def take(task: Task) -> Taken:
         data = task.source.read_bytes()
         fit = None if task.fit is None else (task.fit, task.fit)
         radiograph, context = read_study(data, fit=fit)
+        if radiograph.pixels.size > radiograph.rows * radiograph.columns:
+            # Smaller than the input: kept as it is, enlarging it adds nothing but bytes.
+            radiograph, context = read_study(data)
     except StudyImageRefused as refusal:
         return _refused(unread, refusal.message)
     except OSError as error:
@@ -115,12 +120,7 @@ def take(task: Task) -> Taken:
     if "constant" in flags:
         return _refused(unread, checks.FLAGS["constant"])
     encoded = cv2.imencode(".png", radiograph.pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1]
-    part = task.target.with_suffix(".part")
-    try:
-        part.write_bytes(encoded.tobytes())
-        part.replace(task.target)
-    finally:
-        part.unlink(missing_ok=True)
+    _store(encoded.tobytes(), task.target)
     return Taken(
         image_id=task.image_id,
         source=task.source.name,
@@ -139,6 +139,17 @@ def take(task: Task) -> Taken:
         fingerprint=checks.fingerprint(radiograph.pixels),
         size_bytes=encoded.size,
     )
+
+
+def _store(data: bytes, target: Path) -> None:
+    # The process in the name: one that was orphaned by a kill may still be writing.
+    part = target.with_name(f".{target.stem}.{os.getpid()}.part")
+    with writing(target):
+        try:
+            part.write_bytes(data)
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def _refused(unread: Taken, why: str) -> Taken:
@@ -174,8 +185,8 @@ def take_all(
     """Take in what has not been taken in before, yielding everything in the order it is known.
 
     Raises:
-        TrainingError: the folder holds pictures made from other files or at another size.
-        OSError: a picture or the journal cannot be written.
+        TrainingError: the folder holds pictures made from other files or at another size; a
+            picture or the journal cannot be written.
     """
     before = _noted(journal)
     # Looked at first: a refused run has changed nothing.
@@ -194,12 +205,17 @@ def take_all(
         else:
             todo.append(task)
     if todo:
-        todo[0].target.parent.mkdir(parents=True, exist_ok=True)
+        pictures = todo[0].target.parent
+        with writing(pictures):
+            pictures.mkdir(parents=True, exist_ok=True)
+            for stale in pictures.glob(".*.part"):
+                stale.unlink(missing_ok=True)
     with journal.open("a", encoding="utf-8") as notes:
         for taken in _in_processes(todo, workers, take):
             if not taken.why:  # what failed is tried again the next time
-                notes.write(json.dumps(asdict(taken)) + "\n")
-                notes.flush()
+                with writing(journal):
+                    notes.write(json.dumps(asdict(taken)) + "\n")
+                    notes.flush()
             yield taken
 
 

@@ -172,16 +172,17 @@ def _concerns(
 ) -> list[Concern]:
     found = []
     for flag, meaning in checks.FLAGS.items():
-        ids = tables.images.loc[tables.images["flags"].str.split().map(lambda f, k=flag: k in f)]
-        found += _concern(meaning, ids["image_id"].tolist())
-    usual = int(asked.mode().iat[0])
+        shown = [flag in flags.split() for flags in tables.images["flags"]]
+        found += _concern(meaning, tables.images.loc[shown, "image_id"].tolist())
+    usual = asked.mode().to_numpy(int)[0]
     odd = asked.index[asked != usual].tolist()
     found += _concern(f"not read by {usual} readers as the others are", odd)
     said = tables.readers.groupby(["image_id", "rad_id"])["class_id"]
     both = (said.max() == len(CATALOG)) & (said.min() < len(CATALOG))
-    ids = sorted({image_id for image_id, _ in both.index[both]})
-    found += _concern("a reader says both 'No finding' and a finding", ids)
-    across, within = [], []
+    torn = sorted({str(image_id) for image_id, _ in both.index[both]})
+    found += _concern("a reader says both 'No finding' and a finding", torn)
+    across: list[str] = []
+    within: list[str] = []
     for one, other in _alike(tables.images):
         (within if side.get(one) == side.get(other) else across).extend((one, other))
     found += _concern("all but the same picture in two different splits", across)

@@ -112,7 +112,7 @@ def _drawn(
     scale = _SIDE / max(pixels.shape)
     small = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     picture = cv2.cvtColor(small, cv2.COLOR_GRAY2BGR)
-    boxes = [(row, colours[row.rad_id], 1) for row in drawn.itertuples()]
+    boxes = [(row, colours[str(row.rad_id)], 1) for row in drawn.itertuples()]
     boxes += [(row, "#ffffff", 2) for row in fused.itertuples()]
     for row, colour, width in boxes:
         blue_green_red = tuple(int(colour[k : k + 2], 16) for k in (5, 3, 1))

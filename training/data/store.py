@@ -165,7 +165,9 @@ def _read(folder: Path) -> tuple[Entry, ...]:
                 weight = float(row.get("weight") or 1)
             except (KeyError, ValueError) as error:
                 raise TrainingError(f"{folder}/annotations.csv, row {number}: {error}") from error
-            labels.setdefault(row["image_id"], []).append(Label(index, *box, weight))
+            labels.setdefault(row["image_id"], []).append(
+                Label(index, box[0], box[1], box[2], box[3], weight)
+            )
     with (folder / "images.csv").open(newline="", encoding="utf-8") as lines:
         entries = tuple(
             Entry(

@@ -31,7 +31,7 @@ from pydicom.uid import (
 
 from hilum.catalog import CATALOG
 from training.data import readers
-from training.data.outputs import replacing
+from training.data.outputs import replacing, writing
 from training.data.store import NO_FINDING
 from training.data.synthetic import SIZE, Generator, Label
 from training.errors import TrainingError
@@ -100,8 +100,7 @@ def write(
 
     Raises:
         TrainingError: real backgrounds: they show what nobody has marked, and the table has no
-            column to say so.
-        OSError: the disk cannot be written.
+            column to say so; or the disk cannot be written.
     """
     if generator.backgrounds:
         raise TrainingError(
@@ -153,8 +152,9 @@ def _make(study: Study) -> tuple[Label, ...]:
     generator, folder = _given
     sample = generator.sample(study.seed)
     path = folder / study.path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data_set(sample.pixels, study).save_as(path, enforce_file_format=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data_set(sample.pixels, study).save_as(path, enforce_file_format=True)
     return sample.labels
 
 

@@ -72,7 +72,7 @@ def write(tables: Tables, folder: Path, report: str) -> None:
     """Replace all tables, the split and the report of a set together.
 
     Raises:
-        OSError: nothing has been replaced.
+        TrainingError: the disk cannot be written; nothing has been replaced.
     """
     with replacing(folder) as place:
         tables.images[list(IMAGES)].to_csv(place("images.csv"), index=False)
@@ -109,7 +109,8 @@ def read(folder: Path, *, divided: bool = True) -> Tables:
         for name in ("x_min", "y_min", "x_max", "y_max"):
             frame[name] = pd.to_numeric(frame[name], errors="coerce")
     absent = not divided and not (folder / splits.FILE).exists()
-    return Tables(*frames, split=Split(0, {}) if absent else splits.load(folder))
+    images, readers, fused, rejected = frames
+    return Tables(images, readers, fused, rejected, Split(0, {}) if absent else splits.load(folder))
 
 
 _TYPES: Final = dict.fromkeys(
