@@ -5,7 +5,8 @@ Layout:
     manifest.json             what it is (hilum.manifest.Manifest); its SHA-256 is the digest
     openvino/int8.xml, .bin   INT8 IR                                -> openvino-int8
     openvino/float.xml, .bin  f32 IR, weights stored as f16          -> openvino-bf16, -fp32
-    model.onnx                f32 graph, weights stored as f16       -> onnxruntime-fp32
+    model.onnx                f32 graph, weights stored as f16       -> onnxruntime-fp32, and the
+                              two above where there is no f32 IR
     onnx/int8.onnx            INT8 as pairs around convolutions      -> onnxruntime-int8
     tensorrt/int8.onnx        the same, its float parts in f16       -> tensorrt-int8
     tensorrt/fp16.onnx        f16 graph                              -> tensorrt-fp16
@@ -119,9 +120,16 @@ class Graphs:
         """The variants that there are files for, in the bundle's order."""
         return tuple(name for name in VARIANTS if set(self.files_of(name)) <= set(self.members))
 
+    def form_of(self, variant: str) -> dict[str, Any]:
+        """Runtime, precision and files; OpenVINO reads the ONNX graph where there is no IR."""
+        form = _FORMS[variant]
+        if form["model"] == FLOAT_XML and FLOAT_XML not in self.members:
+            return {**form, "model": ONNX, "weights": None}
+        return form
+
     def files_of(self, variant: str) -> tuple[str, ...]:
         """The paths of all that a variant needs."""
-        form = _FORMS[variant]
+        form = self.form_of(variant)
         graphs = (form["model"], form.get("weights"))
         plans = (target.model for target in self.targets.get(variant, ()))
         return tuple(path for path in (*graphs, *plans) if path)
@@ -386,7 +394,7 @@ def _manifest(parts: BundleParts, content: Mapping[str, bytes]) -> Manifest:
         head=parts.graphs.head,
         engines=tuple(
             EngineVariant(
-                **_FORMS[name],
+                **parts.graphs.form_of(name),
                 name=name,
                 operating_points=points[name],
                 targets=parts.graphs.targets.get(name, ()),

@@ -11,13 +11,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.core.findings import Finding, findings_from
+from edge_agent.core.findings import findings_from
 from edge_agent.core.geometry import Letterbox
 from edge_agent.engines.openvino import computes_bf16
 from edge_agent.engines.tensorrt_runtime import open_runtime
@@ -60,7 +61,6 @@ FOLDER: Final = "export"
 PARITY: Final = "parity.json"
 
 Step = Callable[[str, int, int], None]
-Detected = tuple[tuple[Entry, ...], list[tuple[Finding, ...]]]
 
 
 def export(config: Config, on_step: Step = lambda *_: None) -> Exported:
@@ -107,7 +107,7 @@ def quantise(config: Config, on_step: Step = lambda *_: None) -> Exported:
             hint="300 of the real kind are a good number.",
         )
     images = [
-        _input(entry, exported.record.input) for entry in entries[: settings.calibration_images]
+        _input(entry, exported.record.input)[0] for entry in entries[: settings.calibration_images]
     ]
     on_step("quantise", 0, 3)
     onnx = _float_onnx(config, exported)
@@ -193,10 +193,8 @@ def prove(config: Config, on_step: Step = lambda *_: None) -> ParityResult:
     valid, _ = split_of(config, settings.choose_on)
 
     def side(name: str, detector: Detector) -> Side:
-        chosen_on, judged_on = (
-            detect_all(entries, detector, on_image=lambda k, n, what=what: on_step(what, k, n))
-            for what, entries in ((f"{name}: points", valid), (f"{name}: figures", test))
-        )
+        chosen_on = detect_all(valid, detector, on_image=partial(on_step, f"{name}: points"))
+        judged_on = detect_all(test, detector, on_image=partial(on_step, f"{name}: figures"))
         points = choose(
             valid, chosen_on, false_positives=settings.false_positives, floor=settings.floor
         )
@@ -311,10 +309,11 @@ def _same_weights(path: Path, exported: Exported) -> None:
         )
 
 
-def _input(entry: Entry, spec: InputSpec) -> NDArray[np.uint8]:
+def _input(entry: Entry, spec: InputSpec) -> tuple[NDArray[np.uint8], Letterbox]:
+    """What the network takes of an image, u8 (1, 1, H, W), and where in it the image lies."""
     pixels = entry.read()
     fit = Letterbox.fit(pixels.shape[0], pixels.shape[1], spec.height, spec.width)
-    return letterbox(pixels, fit, spec.pad_value)[None, None]
+    return letterbox(pixels, fit, spec.pad_value)[None, None], fit
 
 
 def _metric(record: Record) -> Callable[[Infer, Sequence[Entry]], float]:
@@ -324,9 +323,7 @@ def _metric(record: Record) -> Callable[[Infer, Sequence[Entry]], float]:
     def metric(infer: Infer, entries: Sequence[Entry]) -> float:
         found = []
         for entry in entries:
-            pixels = entry.read()
-            fit = Letterbox.fit(*pixels.shape, record.input.height, record.input.width)
-            batch = letterbox(pixels, fit, record.input.pad_value)[None, None]
+            batch, fit = _input(entry, record.input)
             found.append(findings_from(infer(batch)[0], fit, record.head, floors))
         return mean_average_precision(entries, found, 0.5)
 

@@ -24,8 +24,6 @@ from hilum.catalog import CATALOG
 from hilum.manifest import HeadSpec, InputSpec, Provenance
 from training import gate as gates
 from training.bundle import (
-    FLOAT_BIN,
-    FLOAT_XML,
     INT8_BIN,
     INT8_XML,
     ONNX,
@@ -44,7 +42,7 @@ from training.data.synthetic import Generator
 from training.errors import TrainingError
 from training.evaluation.detectors import detect_all, of_engine
 from training.evaluation.summary import Report, report
-from training.export import export_onnx, float_ir, halve_weights, ir_bytes, to_openvino
+from training.export import export_onnx, halve_weights, ir_bytes, to_openvino
 from training.network import load_model
 from training.quantize import quantize
 from training.train import Progress, train
@@ -242,7 +240,6 @@ def _graphs(plan: StarterPlan, entries: Sequence[Entry], weights: Path) -> Graph
         calibration.append(letterbox(pixels, fit)[None, None])
     int8 = ir_bytes(quantize(to_openvino(onnx), calibration))
     members = dict(zip((INT8_XML, INT8_BIN), int8, strict=True))
-    members |= dict(zip((FLOAT_XML, FLOAT_BIN), float_ir(onnx), strict=True))
     return Graphs(
         members={**members, ONNX: halve_weights(onnx)},
         input=InputSpec(height=size, width=size),

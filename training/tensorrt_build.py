@@ -81,7 +81,7 @@ def build_engines(
         path = f"tensorrt/{variant.removeprefix('tensorrt-')}-{runtime.package}.plan"
         members[path] = runtime.build(onnx, fit).content
         made = EngineTarget(
-            package=runtime.package,  # type: ignore[arg-type]  # checked by the manifest
+            package=runtime.package,
             version=runtime.version,
             capabilities=fit,
             model=path,

@@ -6,6 +6,7 @@ use the device's primary context, the one that TensorRT computes in.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from importlib.util import find_spec
@@ -114,8 +115,7 @@ class CudaPythonCard:
 
     def __init__(self) -> None:
         """Take the first card's primary context."""
-        from cuda.bindings import driver  # noqa: PLC0415  # loads CUDA
-
+        driver: Foreign = importlib.import_module("cuda.bindings.driver")
         self._cuda = driver
         self._call(driver.cuInit(0))
         self._device = self._call(driver.cuDeviceGet(0))
