@@ -107,7 +107,8 @@ def quantise(config: Config, on_step: Step = lambda *_: None) -> Exported:
             hint="300 of the real kind are a good number.",
         )
     images = [
-        _input(entry, exported.record.input)[0] for entry in entries[: settings.calibration_images]
+        input_of(entry, exported.record.input)[0]
+        for entry in entries[: settings.calibration_images]
     ]
     on_step("quantise", 0, 3)
     onnx = _float_onnx(config, exported)
@@ -309,7 +310,7 @@ def _same_weights(path: Path, exported: Exported) -> None:
         )
 
 
-def _input(entry: Entry, spec: InputSpec) -> tuple[NDArray[np.uint8], Letterbox]:
+def input_of(entry: Entry, spec: InputSpec) -> tuple[NDArray[np.uint8], Letterbox]:
     """What the network takes of an image, u8 (1, 1, H, W), and where in it the image lies."""
     pixels = entry.read()
     fit = Letterbox.fit(pixels.shape[0], pixels.shape[1], spec.height, spec.width)
@@ -323,7 +324,7 @@ def _metric(record: Record) -> Callable[[Infer, Sequence[Entry]], float]:
     def metric(infer: Infer, entries: Sequence[Entry]) -> float:
         found = []
         for entry in entries:
-            batch, fit = _input(entry, record.input)
+            batch, fit = input_of(entry, record.input)
             found.append(findings_from(infer(batch)[0], fit, record.head, floors))
         return mean_average_precision(entries, found, 0.5)
 
