@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,14 +19,21 @@ pytestmark = [pytest.mark.training, pytest.mark.slow, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]
 
 
-def test_two_workers_train_and_one_writes(tmp_path: Path) -> None:
+@pytest.fixture
+def short() -> Iterator[str]:
+    """A folder whose path leaves room for Ray's sockets."""
+    with tempfile.TemporaryDirectory(prefix="r") as folder:
+        yield folder
+
+
+def test_two_workers_train_and_one_writes(tmp_path: Path, short: str) -> None:
     config = configured(tmp_path)
     command = Path(sys.executable).with_name("hilum-train")
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": f"{ROOT}:{ROOT / 'proto'}",
-        "RAY_TMPDIR": str(tmp_path),
+        "RAY_TMPDIR": short,
         "RAY_ADDRESS": "local",
     }
     done = subprocess.run(
