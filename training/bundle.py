@@ -15,6 +15,8 @@ Layout:
     gate/gate.xml, .bin       content gate, where the bundle has one
     golden/<case>.png         8-bit grey pictures of the input's size, synthetic
     model-card.md             for whom, on what, how good, what not
+    sbom.cdx.json             what it was made with, as CycloneDX
+    evidence/*.json           what the manifest's change_control rests on
 
 Members are ordered by name and carry one fixed time stamp; texts are deflated, weights stored.
 """
@@ -42,6 +44,7 @@ from edge_agent.engines.openvino import DEFAULT_OPTIONS, OpenVinoEngine, OpenVin
 from hilum.catalog import CATALOG
 from hilum.manifest import (
     MANIFEST_NAME,
+    ChangeControl,
     EngineTarget,
     EngineVariant,
     GateSpec,
@@ -95,7 +98,7 @@ _FORMS: Final[dict[str, dict[str, Any]]] = {
     TRT_FP16: {"runtime": "tensorrt", "precision": "fp16", "model": CARD_FP16},
 }
 _GATE_XML, _GATE_BIN = "gate/gate.xml", "gate/gate.bin"
-_CASES, _CARD = "golden/cases.json", "model-card.md"
+_CASES, _CARD, _SBOM = "golden/cases.json", "model-card.md", "sbom.cdx.json"
 _TEXTS: Final = {".xml", ".json", ".md"}
 GATE_HEADING: Final = "## Gate by content"
 """How a gate's section of the model card begins."""
@@ -152,7 +155,7 @@ class BundleParts:
 
     `operating_points` gives, per variant, a threshold for each finding's slug; the bundle has just
     these variants. `pictures` are candidates for golden cases: synthetic, u8 (H, W) of the input's
-    size, by a lower-case name.
+    size, by a lower-case name. `evidence` are further members by their paths.
     """
 
     name: str
@@ -164,6 +167,9 @@ class BundleParts:
     model_card: str
     provenance: Provenance
     gate: GateParts | None = None
+    change_control: ChangeControl | None = None
+    sbom: bytes | None = None
+    evidence: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def draft_bundle(path: Path, graphs: Graphs) -> Bundle:
@@ -360,6 +366,9 @@ def _write(path: Path, parts: BundleParts, cases: tuple[GoldenCase, ...]) -> Bun
     }
     if parts.gate:
         content |= {_GATE_XML: parts.gate.xml, _GATE_BIN: parts.gate.weights}
+    if parts.sbom:
+        content[_SBOM] = parts.sbom
+    content |= parts.evidence
     content |= {case.image: _png(parts.pictures[case.name]) for case in cases}
     manifest = _manifest(parts, content)
     manifest_bytes = manifest.to_bytes()
@@ -406,6 +415,8 @@ def _manifest(parts: BundleParts, content: Mapping[str, bytes]) -> Manifest:
         model_card=_CARD,
         provenance=parts.provenance,
         gate=_gate_spec(parts.gate) if parts.gate else None,
+        change_control=parts.change_control,
+        sbom=_SBOM if parts.sbom else None,
         files=_files(content),
     )
 

@@ -240,6 +240,28 @@ class ParityBounds(Section):
 class BundleConfig(Section):
     """What the bundle says about itself."""
 
+    name: str = Field("hilum", pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
+    version: str = Field("0.1.0", pattern=r"^\d+\.\d+\.\d+$")
+    intended_use: str = Field(
+        "Research use only. Not a medical device, not for diagnosis.", min_length=1
+    )
+    data: str | None = Field(None, description="what the set is called; null: its folder's name")
+    variants: tuple[str, ...] | None = Field(
+        None, min_length=1, description="engine variants to ship; null: all that were measured"
+    )
+    gate: Path | None = Field(
+        None, description="a content gate from `hilum-train gate`, or a bundle that has one"
+    )
+    replaces: Path | None = Field(None, description="the bundle that this one is to follow")
+    plan: str = Field("", description="the change control plan that it was made under")
+    modifications: str = Field("First version.", min_length=1, description="what changed, and why")
+    impact: str = Field(
+        "Scores and operating points are this bundle's own: thresholds of another do not hold.",
+        min_length=1,
+        description="what the change means for those who use it",
+    )
+    limits: tuple[str, ...] = Field((), description="what it cannot do, one sentence each")
+
 
 class TrackingConfig(Section):
     """Where runs are recorded: an MLflow server's address, or a SQLite file without a server."""

@@ -10,13 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from training import begun
 from training.checkpoints import CHECKPOINT
 from training.config import Config
 from training.data import splits, store
 from training.data.store import Entry
 from training.distributed import Group
 from training.errors import TrainingError
-from training.tracking import MlflowTracker, Tracker, Untracked, tags_of
+from training.tracking import MlflowTracker, Tracker, Untracked, git_revision, tags_of
 from training.train import EpochReport, Progress, classes_without_example, train
 
 
@@ -85,8 +86,10 @@ def run(
     if missing := classes_without_example(sets.train):
         speak(f"warning: no example to learn from: {', '.join(missing)}")
     tracker: Tracker = Untracked()
+    if group.leads:
+        gone_on = (config.out / CHECKPOINT).is_file()
+        begun.note(config, sets.digest, git_revision(), resume=gone_on)
     if tracked and group.leads:
-        config.out.mkdir(parents=True, exist_ok=True)
         tracker = MlflowTracker(config, tags_of(sets.digest, group), speak)
 
     def done(report: EpochReport) -> None:
