@@ -139,9 +139,7 @@ def _compared(of: Evaluation) -> str:
     axis = svg.Axis(
         "this one less the baseline", -reach, reach, (-round(reach, 2), 0, round(reach, 2))
     )
-    chart = svg.intervals(
-        bars, axis, described="Differences from the baseline", width=860, names=400, zero=0
-    )
+    chart = svg.intervals(bars, axis, described="Differences from the baseline", zero=0)
     return (
         f"<h2>Beside the baseline</h2><p>{_subject(of.baseline.subject)}, on the same images; both "
         "are measured on the same re-drawn sets. An interval that leaves out 0 is a difference "
@@ -281,7 +279,7 @@ def _subgroups(of: Evaluation) -> str:
             for group in of.subgroups
         ]
         axis = svg.unit(words if name == "map50" else "sensitivity at the operating points")
-        chart = svg.intervals(bars, axis, described=f"{words} by subgroup", names=270)
+        chart = svg.intervals(bars, axis, described=f"{words} by subgroup")
         charts.append(f"<figure>{chart}</figure>")
     return (
         f"<h2>Subgroups</h2>{''.join(charts)}<p class='note'>The mean precision of a subgroup is "

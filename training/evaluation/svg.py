@@ -108,14 +108,12 @@ def intervals(
     x: Axis,
     *,
     described: str,
-    width: int = 720,
-    names: int = 190,
     zero: float | None = None,
 ) -> str:
     """One row for each value: a dot on its interval, the numbers beside it."""
-    numbers, row = 150, 22
-    height = row * len(bars) + BOTTOM
-    inner = width - names - numbers
+    names = round(20 + 6.8 * max((len(bar.name) for bar in bars), default=0))
+    inner, numbers, row = 360, 160, 22
+    width, height = names + inner + numbers, row * len(bars) + BOTTOM
 
     def across(value: float) -> float:
         return names + x.place(value) * inner
