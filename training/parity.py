@@ -21,7 +21,7 @@ from training.config import ParityBounds
 from training.data.store import Entry
 from training.errors import TrainingError
 from training.evaluation import bootstrap
-from training.evaluation.bootstrap import Interval, difference
+from training.evaluation.bootstrap import Interval, difference, interval
 from training.evaluation.matching import IOU, Found, match
 from training.evaluation.metrics import mean_precision
 from training.evaluation.points import at_points
@@ -129,16 +129,19 @@ def compare(
     counts = bootstrap.draws(entries, resamples=resamples, seed=seed)
     matched = [match(entries, side.found, (IOU, _MAP_IOU)) for side in sides]
     precision = [mean_precision(it, (_MAP_IOU,)) for it in matched]
-    points = [at_points(it, side.points) for it, side in zip(matched, sides, strict=True)]
+    found = [
+        at_points(it, side.points).sensitivity(counts)
+        for it, side in zip(matched, sides, strict=True)
+    ]
     fell = difference(precision[0], precision[1], counts)
     if fell is None:
         raise TrainingError("no image of the split has a labelled box: there is nothing to compare")
     map50 = _drop(precision[0](counts[:1])[0], fell)
     sensitivity = {}
     for finding in CATALOG:
-        a, b = (it.sensitivity_of(finding.slug) for it in points)
-        if (interval := difference(a, b, counts)) is not None:
-            sensitivity[finding.slug] = _drop(a(counts[:1])[0], interval)
+        a, b = (of_class[:, finding.index] for of_class in found)
+        if (spread := interval(a - b)) is not None:
+            sensitivity[finding.slug] = _drop(a[0], spread)
     return VariantParity(
         name=name,
         engine=engine,
@@ -189,13 +192,13 @@ def _moved(a: Finding, b: Finding) -> float:
     )
 
 
-def _drop(reference: float, interval: Interval) -> Drop:
+def _drop(reference: float, fell: Interval) -> Drop:
     return Drop(
         reference=round(float(reference), 6),
-        variant=round(float(reference) - interval.value, 6),
-        drop=round(interval.value, 6),
-        low=round(interval.low, 6),
-        high=round(interval.high, 6),
+        variant=round(float(reference) - fell.value, 6),
+        drop=round(fell.value, 6),
+        low=round(fell.low, 6),
+        high=round(fell.high, 6),
     )
 
 
