@@ -9,9 +9,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from hilum.catalog import CATALOG
+from hilum.catalog import BY_SLUG, CATALOG
 from training.data.store import Entry
-from training.evaluation.bootstrap import Counts
+from training.evaluation.bootstrap import Counts, Figure
 from training.evaluation.matching import IOU, Found, Matched, match
 
 _STEPS: Final = 10_000
@@ -39,6 +39,11 @@ class AtPoints:
     def false_positives(self, counts: Counts) -> NDArray[np.float64]:
         """False findings per image where they can be told, f64 (R, C); NaN where nowhere."""
         return _share(counts @ self.false, counts @ self.known)
+
+    def sensitivity_of(self, slug: str) -> Figure:
+        """The sensitivity of one class, to be compared between detectors."""
+        index = BY_SLUG[slug].index
+        return lambda counts: self.sensitivity(counts)[:, index]
 
 
 def at_points(matched: Matched, points: Mapping[str, float], iou: float = IOU) -> AtPoints:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hilum.catalog import BY_SLUG
-from tests.support.labelled import NODULE, OPACITY, TWO, by_chance, entry, finding
+from tests.support.labelled import TWO, by_chance, entry, finding
 from training.data.store import Entry
 from training.evaluation.bootstrap import Figure, Interval, difference, draws, interval
 from training.evaluation.matching import Found, match
@@ -64,12 +64,7 @@ def test_a_difference_that_cannot_be_told_is_none() -> None:
     better, worse = [[finding(0, 0.9), finding(100, 0.9)], []], [[finding(0, 0.9)], []]
     a, b = (at_points(match(TWO, found), points) for found in (better, worse))
     counts = draws(TWO, resamples=50)
-    known = difference(
-        lambda c: a.sensitivity(c)[:, NODULE], lambda c: b.sensitivity(c)[:, NODULE], counts
-    )
+    known = difference(a.sensitivity_of("nodule_mass"), b.sensitivity_of("nodule_mass"), counts)
     assert known is not None
     assert known.value == 0.5
-    nothing = difference(
-        lambda c: a.sensitivity(c)[:, OPACITY], lambda c: b.sensitivity(c)[:, OPACITY], counts
-    )
-    assert nothing is None
+    assert difference(a.sensitivity_of("ild"), b.sensitivity_of("ild"), counts) is None
