@@ -323,6 +323,59 @@ def evaluate(
     )
 
 
+@app.command()
+def bundle(*, config: Configuration) -> None:
+    """Pack a run that was exported, proven and evaluated; the same run gives the same bytes.
+
+    No bundle is made outside the bounds that were declared when the run began.
+
+    Example: `hilum-train bundle --config c.yaml`
+    """
+    from training import commands_bundle  # noqa: PLC0415  # torch, only when needed
+
+    raise typer.Exit(commands_bundle.bundle(config=config))
+
+
+@app.command()
+def publish(
+    *,
+    bundle: Annotated[Path, typer.Option(metavar="BUNDLE", help="What to publish.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="URI", help="MLflow: `http://host:5000`, or `sqlite:///FILE` without a server."
+        ),
+    ],
+    model: Annotated[str, typer.Option(help="Name of the registered model.")] = "hilum",
+    experiment: Annotated[str, typer.Option(help="Where its run is listed.")] = "hilum",
+    alias: Annotated[str, typer.Option(help="Moves to this version.")] = "candidate",
+) -> None:
+    """Register a bundle in MLflow, with its figures and tags; the same one twice is one version.
+
+    Example: `hilum-train publish --bundle a.bundle --to http://127.0.0.1:5000`
+    """
+    from training import commands_bundle  # noqa: PLC0415  # torch, only when needed
+
+    raise typer.Exit(
+        commands_bundle.publish(
+            bundle=bundle, to=to, model=model, experiment=experiment, alias=alias
+        )
+    )
+
+
+@app.command("all")
+def everything(*, config: Configuration) -> None:
+    """From an imported set to a published bundle: train, evaluate, export, prove, pack, publish.
+
+    Started again it goes on where it was; steps whose inputs have not changed are skipped.
+
+    Example: `hilum-train all --config c.yaml`
+    """
+    from training import commands_bundle  # noqa: PLC0415  # torch, only when needed
+
+    raise typer.Exit(commands_bundle.everything(config=config))
+
+
 SetFolder = Annotated[Path, typer.Option("--data", metavar="DIR", help="A set of `data vindr`.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same one divides the same set the same way.")]
 ValidShare = Annotated[float, typer.Option(min=0, max=0.9, help="Share of the valid split.")]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 METRICS: Final = "metrics.jsonl"
-_RUN: Final = "mlflow-run.json"
+RUN: Final = "mlflow-run.json"
 _PACKAGES: Final = ("hilum", "torch", "torchvision", "ultralytics", "numpy", "mlflow-skinny")
 _SQLITE: Final = "sqlite:///"
 
@@ -93,9 +93,9 @@ class MlflowTracker:
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         tracking = self._config.tracking
-        client = MlflowClient(tracking_uri=_made(tracking.uri))
-        experiment = _experiment(client, tracking.experiment, tracking.uri)
-        kept = self._config.out / _RUN
+        client = MlflowClient(tracking_uri=prepared(tracking.uri))
+        experiment = experiment_of(client, tracking.experiment, tracking.uri)
+        kept = self._config.out / RUN
         known = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
         if known.get("uri") == tracking.uri:
             self._run = str(known["run"])
@@ -140,14 +140,14 @@ class MlflowTracker:
             self._warned = True
 
 
-def _made(uri: str) -> str:
+def prepared(uri: str) -> str:
     """The same address, with a folder for a SQLite file that is not there yet."""
     if uri.startswith(_SQLITE):
         Path(uri.removeprefix(_SQLITE)).parent.mkdir(parents=True, exist_ok=True)
     return uri
 
 
-def _experiment(client: MlflowClient, name: str, uri: str) -> str:
+def experiment_of(client: MlflowClient, name: str, uri: str) -> str:
     """The experiment's id; a new one keeps its artifacts beside the SQLite file."""
     known = client.get_experiment_by_name(name)
     if known is not None:

@@ -128,8 +128,12 @@ def _table(path: Path, columns: list[str], rows: list[list[object]]) -> None:
     beside.replace(path)
 
 
-def read(folder: Path, split: str | None = None) -> tuple[Entry, ...]:
+def read(
+    folder: Path, split: str | None = None, split_file: Path | None = None
+) -> tuple[Entry, ...]:
     """The entries of a stored set, in order; of one frozen split where it is named.
+
+    The split is the set's own, unless `split_file` holds another.
 
     Raises:
         TrainingError: a table is absent (the set is unfinished), a row cannot be used, or the
@@ -138,7 +142,7 @@ def read(folder: Path, split: str | None = None) -> tuple[Entry, ...]:
     entries = _read(folder)
     if split is None:
         return entries
-    wanted = splits.load(folder).of(split)
+    wanted = splits.load(split_file or folder).of(split)
     by_id = {entry.image_id: entry for entry in entries}
     if missing := [image_id for image_id in wanted if image_id not in by_id]:
         raise TrainingError(

@@ -55,7 +55,8 @@ class Request:
     """What to evaluate on what.
 
     `data` is a stored set and `split` one of its frozen splits; without `data`, `split` is itself a
-    folder with a set, all of whose images are used. `choose_on` is the split of `data` on which
+    folder with a set, all of whose images are used. `split_file` is another frozen split of `data`
+    than its own. `choose_on` is the split of `data` on which
     operating points are chosen for weights, with at most `false_positives` per class and image, not
     under `floor`; None takes the split itself. A bundle brings its own. The baseline is measured
     through `baseline_variant`, or the subject's if it has that, or its first.
@@ -65,6 +66,7 @@ class Request:
     split: str
     out: Path
     data: Path | None = None
+    split_file: Path | None = None
     variant: str | None = None
     baseline: Path | None = None
     baseline_variant: str | None = None
@@ -127,7 +129,8 @@ def _split(request: Request, name: str) -> tuple[tuple[Entry, ...], str | None]:
     """The images of a split, and the digest of the frozen file that it is in."""
     if request.data is None:
         return store.read(Path(name)), None
-    return store.read(request.data, name), splits.load(request.data).digest
+    file = request.split_file
+    return store.read(request.data, name, file), splits.load(file or request.data).digest
 
 
 def _rules(
