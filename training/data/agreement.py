@@ -55,7 +55,8 @@ def measure(rows: pd.DataFrame, *, iou: float = IOU) -> tuple[ClassAgreement, ..
                 boxes=len(of_class),
                 f1=2 * int(matched[finding.index]) / compared if compared else None,
                 kappa=fleiss_kappa(
-                    marked.reindex(asked.index, fill_value=0).to_numpy(float), asked.to_numpy(float)
+                    marked.reindex(asked.index, fill_value=0).to_numpy(np.float64),
+                    asked.to_numpy(np.float64),
                 ),
             )
         )

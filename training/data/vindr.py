@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 from pandera.errors import SchemaErrors
@@ -168,7 +169,8 @@ def _table(path: Path) -> pd.DataFrame:
     if "class_id" not in table.columns:
         table["class_id"] = table["class_name"].map(_index_of)
     for name in BOX:
-        table[name] = pd.to_numeric(table[name], errors="coerce").astype("float64")
+        numbers = pd.to_numeric(table[name], errors="coerce").astype("float64")
+        table[name] = numbers.where(np.isfinite(numbers))
     for name in ("image_id", "class_name", "rad_id"):
         table[name] = table[name].fillna("").astype(str)
     table["row"] = table.index + 2  # the header is row 1
