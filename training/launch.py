@@ -49,7 +49,7 @@ def run_on_ray(config: Config, *, workers: int, resume: bool) -> Path:
     placed = _absolute(config)
     started = not ray.is_initialized()
     if started:
-        ray.init(log_to_driver=True, configure_logging=False, include_dashboard=False)
+        _start()
     try:
         there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         gpus = config.train.device != "cpu" and there.get("GPU", 0) > 0
@@ -71,6 +71,16 @@ def run_on_ray(config: Config, *, workers: int, resume: bool) -> Path:
         if started:
             ray.shutdown()
     return config.out / "weights.pt"
+
+
+def _start() -> None:
+    try:
+        ray.init(log_to_driver=True, configure_logging=False, include_dashboard=False)
+    except Exception as error:  # Ray raises bare ones where a part of it does not come up
+        raise TrainingError(
+            f"Ray could not be started or reached: {error}",
+            hint="RAY_ADDRESS names a running cluster; without it one is started on this host.",
+        ) from error
 
 
 def _worker(told: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.training, pytest.mark.slow]
+pytestmark = [pytest.mark.training, pytest.mark.slow, pytest.mark.timeout(600)]
 
 torch = pytest.importorskip("torch")
 
@@ -64,6 +64,7 @@ def test_two_processes_train_one_network(tmp_path: Path) -> None:
     for rank in told:
         assert rank["gradient_difference"] < 1e-4
         assert rank["other_without_exchange"] > 1e-2
+    assert "process 1 of 2 has other weights" in told[1]["disagreement"]
     # One process speaks and tracks.
     assert told[0]["said"]
     assert not told[1]["said"]

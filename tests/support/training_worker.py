@@ -16,6 +16,7 @@ from torch import nn
 from training.config import Config, load_config
 from training.data.loader import Batch, batches
 from training.distributed import ALONE, Group, joined
+from training.errors import TrainingError
 from training.losses import Criterion, class_weights
 from training.network import build_model
 from training.run import read_sets, run
@@ -62,7 +63,13 @@ def main(config_path: Path, folder: Path) -> None:
         alone = gradient(config, ALONE, whole)
         together = gradient(config, group, own)
         unshared = gradient(config, group, own, exchange=False)
+        try:
+            group.check_agreement(f"digest of process {group.rank}")
+            disagreement = ""
+        except TrainingError as error:
+            disagreement = error.message
         told = {
+            "disagreement": disagreement,
             "weights": weights,
             "images": images,
             "said": said,
