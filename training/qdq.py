@@ -48,9 +48,9 @@ def quantize_onnx(model: bytes, calibration: Iterable[NDArray[np.uint8]]) -> byt
             YOLO's, or one that was not quantised as it should be.
     """
     proto = read_onnx(model)
+    chosen = convolutions(proto, head_nodes(proto))
     images = list(calibration)
     _check_images(proto, images)
-    chosen = convolutions(proto, head_nodes(proto))
     reach = _reach(proto, sorted({node.input[0] for node in chosen}), images)
     _insert(proto, {node.name for node in chosen}, reach)
     onnx.checker.check_model(proto)
