@@ -189,8 +189,7 @@ class PyCudaCard:
 
     def __init__(self) -> None:
         """Take the first card's primary context."""
-        from pycuda import driver  # noqa: PLC0415  # loads CUDA
-
+        driver: Foreign = importlib.import_module("pycuda.driver")
         driver.init()
         device = driver.Device(0)
         self._cuda = driver
