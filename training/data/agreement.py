@@ -48,16 +48,14 @@ def measure(rows: pd.DataFrame, *, iou: float = IOU) -> tuple[ClassAgreement, ..
         # Each box takes part in as many comparisons as its image had other readers.
         compared = int((asked.loc[of_class["image_id"]] - 1).sum())
         marked = marks[marks["class_id"] == finding.index].groupby("image_id").size()
+        yes = marked.reindex(asked.index, fill_value=0)
         found.append(
             ClassAgreement(
                 name=finding.name,
                 images=len(marked),
                 boxes=len(of_class),
                 f1=2 * int(matched[finding.index]) / compared if compared else None,
-                kappa=fleiss_kappa(
-                    marked.reindex(asked.index, fill_value=0).to_numpy(np.float64),
-                    asked.to_numpy(np.float64),
-                ),
+                kappa=fleiss_kappa(np.asarray(yes, np.float64), np.asarray(asked, np.float64)),
             )
         )
     return tuple(found)
