@@ -152,9 +152,14 @@ def libraries(
         Library(
             name=name,
             version=found.version,
-            licence=found.metadata.get("License-Expression", "") or "",
+            licence=_licence(found),
             needs=tuple(sorted((needs & set(met)) - {name, root[0]})),
         )
         for name, (found, needs) in sorted(met.items())
         if name != root[0]
     )
+
+
+def _licence(found: Distribution) -> str:
+    stated = "License-Expression" in found.metadata
+    return str(found.metadata["License-Expression"]) if stated else ""

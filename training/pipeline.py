@@ -194,7 +194,12 @@ def _steps(config: Config, train: Callable[[Config], object], told: Told) -> tup
         ),
         Step(
             "parity",
-            lambda: {"data": _data(config), "export": _file_digest(out / exported), **judged},
+            lambda: {
+                "data": _data(config),
+                "export": _file_digest(out / exported),
+                "variants": config.bundle.variants,
+                **judged,
+            },
             lambda: steps.prove(config, told),
             (steps.PARITY,),
         ),

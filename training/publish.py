@@ -12,6 +12,8 @@ import re
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -82,13 +84,14 @@ def publish(
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     try:
         client = MlflowClient(tracking_uri=prepared(uri), registry_uri=uri)
-        version = _version_of(client, model, bundle.digest)
-        new = version is None
-        if version is None:
-            version = _register(
-                client, bundle, uri, model=model, experiment=experiment, run_id=run_id
-            )
-        client.set_registered_model_alias(model, alias, version)
+        with _speaking_to(uri):
+            version = _version_of(client, model, bundle.digest)
+            new = version is None
+            if version is None:
+                version = _register(
+                    client, bundle, uri, model=model, experiment=experiment, run_id=run_id
+                )
+            client.set_registered_model_alias(model, alias, version)
     except TrainingError:
         raise
     except Exception as error:
@@ -97,6 +100,19 @@ def publish(
             hint="Nothing is lost: see that it runs and can be reached, then publish again.",
         ) from error
     return Published(model, version, alias, new)
+
+
+@contextmanager
+def _speaking_to(uri: str) -> Iterator[None]:
+    """MLflow's own address meanwhile: a SQLite registry asks there for the model it is to list."""
+    import mlflow  # noqa: PLC0415 - takes seconds; only where wanted
+
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else ""
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)
 
 
 def _version_of(client: MlflowClient, model: str, digest: str) -> str | None:

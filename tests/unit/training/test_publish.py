@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import mlflow
 import pytest
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
@@ -45,9 +46,11 @@ def check_registry(uri: str, bundle: Bundle, folder: Path) -> None:
     logged = client.get_logged_model(version.source.removeprefix("models:/"))
     told = {metric.key: metric.value for metric in logged.metrics}
     assert told == bundle.manifest.provenance.metrics
-    got = Path(
-        download_artifacts("models:/hilum@candidate", dst_path=str(folder), tracking_uri=uri)
-    )
+    mlflow.set_tracking_uri(uri)
+    try:
+        got = Path(download_artifacts("models:/hilum@candidate", dst_path=str(folder)))
+    finally:
+        mlflow.set_tracking_uri("")
     file = next(got.rglob("*.bundle"))
     digests = [hashlib.sha256(it.read_bytes()).hexdigest() for it in (file, bundle.path)]
     assert digests[0] == digests[1]
