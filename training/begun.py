@@ -68,7 +68,7 @@ def note(config: Config, split_digest: str, git_revision: str, *, resume: bool =
         TrainingError: the run that is gone on with declared other bounds, or had another split.
     """
     path = config.out / FILE
-    if resume and path.is_file():
+    if resume:
         begun = read(config)
         if begun.split_digest != split_digest:
             raise TrainingError(f"{path} tells of another split than is configured now")

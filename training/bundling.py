@@ -67,7 +67,7 @@ def make_bundle(config: Config) -> Bundle:
         graphs=exported.graphs,
         operating_points={it.name: it.points for it in shipped},
         pictures=golden_pictures(config.train.input_size),
-        model_card=release_card(told),
+        model_card=release_card(told) + _credits(config),
         provenance=_provenance(config, told),
         gate=gates.load(config.bundle.gate) if config.bundle.gate else None,
         change_control=_change(config, told, begun),
@@ -157,6 +157,16 @@ def _told(
         parity=parity,
         shipped=shipped,
     )
+
+
+def _credits(config: Config) -> str:
+    path = config.bundle.credits
+    if path is None:
+        return ""
+    try:
+        return f"\n## Credits\n\n{path.read_text(encoding='utf-8').strip()}\n"
+    except (OSError, UnicodeDecodeError) as error:
+        raise TrainingError(f"cannot read the credits {path}: {error}") from error
 
 
 def _provenance(config: Config, told: Told) -> Provenance:

@@ -261,6 +261,9 @@ class BundleConfig(Section):
         description="what the change means for those who use it",
     )
     limits: tuple[str, ...] = Field((), description="what it cannot do, one sentence each")
+    credits: Path | None = Field(
+        None, description="Markdown with which the card ends: whose data and pictures were used"
+    )
 
 
 class TrackingConfig(Section):

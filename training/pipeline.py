@@ -213,6 +213,7 @@ def _steps(config: Config, train: Callable[[Config], object], told: Told) -> tup
                 "settings": [_plain(config.train), _plain(config.bundle), judged],
                 "gate": _optional(config.bundle.gate),
                 "replaces": _optional(config.bundle.replaces),
+                "credits": _optional(config.bundle.credits),
             },
             lambda: bundling.make_bundle(config),
             (bundle,),
