@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,7 +13,6 @@ from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.tensorrt_runtime import open_runtime, packages_installed
 from hilum.manifest import Provenance
 from tests.support.exported_runs import SIZE, exportable
-from tests.support.models import random_detector
 from training import commands_export, exported
 from training import export_steps as steps
 from training.bundle import TRT_FP16, TRT_INT8, VARIANTS, BundleParts, write_bundle
@@ -22,14 +22,17 @@ from training.errors import TrainingError
 from training.export_steps import FOLDER, PARITY
 from training.parity import ParityResult
 
+if TYPE_CHECKING:
+    from ultralytics.nn.tasks import DetectionModel
+
 pytestmark = pytest.mark.training
 RTX = "tensorrt_rtx"
 
 
 @pytest.fixture(scope="module")
-def stated(tmp_path_factory: pytest.TempPathFactory) -> Config:
+def stated(tmp_path_factory: pytest.TempPathFactory, network: DetectionModel) -> Config:
     """A run whose graphs have been exported, quantised, compiled and proven, in wide bounds."""
-    config = load_config(exportable(tmp_path_factory.mktemp("run"), random_detector()))
+    config = load_config(exportable(tmp_path_factory.mktemp("run"), network))
     steps.export(config)
     steps.quantise(config)
     if RTX in packages_installed():
@@ -39,9 +42,9 @@ def stated(tmp_path_factory: pytest.TempPathFactory) -> Config:
 
 
 @pytest.fixture
-def fresh(tmp_path: Path) -> Config:
+def fresh(tmp_path: Path, network: DetectionModel) -> Config:
     """A run with nothing but weights."""
-    return load_config(exportable(tmp_path, random_detector()))
+    return load_config(exportable(tmp_path, network))
 
 
 def bounded(config: Config, map50: float, sensitivity: float) -> Config:
