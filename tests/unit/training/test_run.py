@@ -56,7 +56,7 @@ def test_splits_are_read_as_frozen_and_nothing_is_made_up(tmp_path: Path) -> Non
     frozen(file, train=("000",), valid=())
     with pytest.raises(TrainingError, match="'valid' is empty"):
         read_sets(config)
-    frozen(file, train=("000", "nobody", "no one"), valid=("001",))
+    frozen(file, train=("000", "nobody", "others"), valid=("001",))
     with pytest.raises(TrainingError, match="names nobody and 1 more"):
         read_sets(config)
     other = tmp_path / "other.json"
