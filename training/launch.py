@@ -88,7 +88,11 @@ def _worker(told: dict[str, Any]) -> None:
     config = Config.model_validate(told)
     with joined(config.train.device) as group:
         # A run that Ray begins again goes on from its checkpoint.
-        run(config, group, resume=True, say=lambda line: print(line, file=sys.stderr))
+        run(config, group, resume=True, say=_say)
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")  # Ray has put a print of its own in place, which says it twice
 
 
 def _absolute(config: Config) -> Config:
