@@ -2,7 +2,8 @@
 
 `tensorrt_rtx` compiles for stated compute capabilities on a processor. What it made of each graph
 is read from its own log: on Turing (7.5) it turns INT8 convolutions into f16 without a word, so
-what is called INT8 is counted, and a capability that has none is left out.
+what is called INT8 is counted, and a capability that has none is left out. In one file with others
+it would take INT8 from them too: such a file is compiled as for the oldest of its cards.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ def build_engines(
         on_step: told how far it is.
 
     Raises:
-        TrainingError: no capability, no graph for cards, or not one engine came out.
+        TrainingError: no capability, no graph for cards, not one engine came out, or the one for
+            all capabilities is not INT8.
         EngineFailed: the package does not know a capability, or cannot compile the graph.
     """
     if not capabilities:
@@ -79,7 +81,10 @@ def build_engines(
         if not fit:
             continue
         path = f"tensorrt/{variant.removeprefix('tensorrt-')}-{runtime.package}.plan"
-        members[path] = runtime.build(onnx, fit).content
+        together = runtime.build(onnx, fit)
+        if problem := _inspect(variant, ", ".join(fit), together, wanted).left_out:
+            raise TrainingError(f"{variant}: {problem}")
+        members[path] = together.content
         made = EngineTarget(
             package=runtime.package,
             version=runtime.version,
