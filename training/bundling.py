@@ -6,10 +6,11 @@ Everything is read from the folder, so the same folder gives the same bytes.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from edge_agent.engines.base import Pixels
 from edge_agent.engines.bundle import Bundle
 from hilum.manifest import (
     AcceptanceBound,
@@ -38,6 +39,7 @@ EVALUATION: Final = "evaluation"
 """Folder of the evaluation, in the run's."""
 EVALUATION_MEMBER, PARITY_MEMBER = "evidence/evaluation.json", "evidence/parity.json"
 BEGUN_MEMBER, SETTINGS_MEMBER = "evidence/begun.json", "evidence/settings.json"
+_CANDIDATES: Final = 24
 _MAP, _SENSITIVITY = "map50_drop", "sensitivity_drop"
 _FIGURES: Final = ("map40", "map50", "map50_95", "froc/mean", "auroc/mean", "sensitivity")
 
@@ -47,8 +49,13 @@ def bundle_path(config: Config) -> Path:
     return config.out / f"{config.bundle.name}-{config.bundle.version}.bundle"
 
 
-def make_bundle(config: Config) -> Bundle:
+def make_bundle(config: Config, pictures: Mapping[str, Pixels] | None = None) -> Bundle:
     """Make the bundle of a run that was exported, proven and evaluated.
+
+    Args:
+        config: of the run.
+        pictures: candidates for golden cases, synthetic, u8 (H, W) of the input's size by a
+            lower-case name; painted chests by default.
 
     Raises:
         TrainingError: something is missing or belongs to another model, a declared bound is not
@@ -66,7 +73,7 @@ def make_bundle(config: Config) -> Bundle:
         intended_use=config.bundle.intended_use,
         graphs=exported.graphs,
         operating_points={it.name: it.points for it in shipped},
-        pictures=golden_pictures(config.train.input_size),
+        pictures=pictures or golden_pictures(config.train.input_size, _CANDIDATES),
         model_card=release_card(told) + _credits(config),
         provenance=_provenance(config, told),
         gate=gates.load(config.bundle.gate) if config.bundle.gate else None,

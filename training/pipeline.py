@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
+from edge_agent.engines.base import Pixels
 from edge_agent.engines.bundle import Bundle
 from training import begun, bundling
 from training import export_steps as steps
@@ -59,6 +60,7 @@ def run_all(
     config: Config,
     train: Callable[[Config], object],
     *,
+    pictures: Mapping[str, Pixels] | None = None,
     say: Callable[[str], None] = lambda _: None,
     on_step: Told = lambda *_: None,
 ) -> Done:
@@ -67,6 +69,7 @@ def run_all(
     Args:
         config: all of it.
         train: trains as configured, going on where a stopped training was.
+        pictures: candidates for golden cases, as `bundling.make_bundle` takes them.
         say: told a line for each step: done, or skipped.
         on_step: told how far a step is.
 
@@ -75,7 +78,7 @@ def run_all(
     """
     _refuse_early(config)
     done = _read(config.out)
-    for step in _steps(config, train, on_step):
+    for step in _steps(config, train, pictures, on_step):
         inputs = _digest_of(step.inputs())
         known = done.get(step.name)
         if known and known["inputs"] == inputs and _stand(config.out, known["outputs"]):
@@ -150,7 +153,12 @@ def evaluate(config: Config, on_step: Told = lambda *_: None) -> None:
         )
 
 
-def _steps(config: Config, train: Callable[[Config], object], told: Told) -> tuple[Step, ...]:
+def _steps(
+    config: Config,
+    train: Callable[[Config], object],
+    pictures: Mapping[str, Pixels] | None,
+    told: Told,
+) -> tuple[Step, ...]:
     out = config.out
     evaluation = f"{bundling.EVALUATION}/{evaluating.JSON}"
     exported = f"{steps.FOLDER}/{EXPORTED}"
@@ -215,7 +223,7 @@ def _steps(config: Config, train: Callable[[Config], object], told: Told) -> tup
                 "replaces": _optional(config.bundle.replaces),
                 "credits": _optional(config.bundle.credits),
             },
-            lambda: bundling.make_bundle(config),
+            lambda: bundling.make_bundle(config, pictures),
             (bundle,),
         ),
     )

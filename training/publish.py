@@ -107,7 +107,8 @@ def _speaking_to(uri: str) -> Iterator[None]:
     """MLflow's own address meanwhile: a SQLite registry asks there for the model it is to list."""
     import mlflow  # noqa: PLC0415 - takes seconds; only where wanted
 
-    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else ""
+    known = mlflow.is_tracking_uri_set()  # type: ignore[no-untyped-call]
+    before = mlflow.get_tracking_uri() if known else ""
     mlflow.set_tracking_uri(uri)
     try:
         yield
@@ -163,6 +164,7 @@ def _register(
         model,
         source=f"models:/{logged.model_id}",
         run_id=run,
+        model_id=logged.model_id,
         tags=tags,
         description=f"{manifest.name} {manifest.version}. {manifest.intended_use}",
     )

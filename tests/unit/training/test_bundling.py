@@ -14,7 +14,8 @@ import pytest
 
 from edge_agent.engines.bundle import Bundle
 from hilum.catalog import CATALOG
-from tests.support.exported_runs import exportable
+from tests.support.exported_runs import SIZE, exportable
+from tests.support.models import blobs
 from training import begun, bundling, pipeline
 from training import export_steps as steps
 from training.config import Config, load_config
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.training
 
+PICTURES = {f"case-{k}": blobs(500 + k, SIZE, SIZE) for k in range(16)}
+"""Of the kind that the network of random weights marks; in painted chests it sees nothing."""
 SHIPPED = ["openvino-int8", "openvino-fp32", "onnxruntime-fp32"]
 
 
@@ -48,7 +51,7 @@ def proven(network: DetectionModel, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="module")
 def bundle(proven: Path) -> Bundle:
-    return bundling.make_bundle(load_config(proven))
+    return bundling.make_bundle(load_config(proven), PICTURES)
 
 
 def changed(path: Path, section: str, **values: object) -> Config:
@@ -60,7 +63,7 @@ def changed(path: Path, section: str, **values: object) -> Config:
 
 def test_the_same_run_gives_the_same_bytes(proven: Path, bundle: Bundle) -> None:
     before = bundle.path.read_bytes()
-    again = bundling.make_bundle(load_config(proven))
+    again = bundling.make_bundle(load_config(proven), PICTURES)
     assert again.path.read_bytes() == before
     assert again.digest == bundle.digest
 
@@ -170,6 +173,6 @@ def test_a_full_disk_leaves_the_bundle_that_was_there(proven: Path, bundle: Bund
     listed = sorted(bundle.path.parent.iterdir())
     room = len(before) // 2
     with full_disk(room), pytest.raises(TrainingError, match=r"cannot write .*toy-1\.2\.3\.bundle"):
-        bundling.make_bundle(changed(proven, "bundle", modifications="Another one."))
+        bundling.make_bundle(changed(proven, "bundle", modifications="Another one."), PICTURES)
     assert bundle.path.read_bytes() == before
     assert sorted(bundle.path.parent.iterdir()) == listed

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from tests.support.exported_runs import exportable
+from tests.support.exported_runs import SIZE, exportable
+from tests.support.models import blobs
 from training import begun, pipeline
 from training.config import Config, load_config
 from training.data import splits
@@ -25,6 +26,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 
+PICTURES = {f"case-{k}": blobs(500 + k, SIZE, SIZE) for k in range(16)}
 ALL = ["run", "evaluate", "export", "parity", "bundle"]
 
 
@@ -63,13 +65,15 @@ def path(network: DetectionModel, tmp_path_factory: pytest.TempPathFactory) -> P
 def first(path: Path, network: DetectionModel) -> tuple[pipeline.Done, list[str], Trained]:
     said: list[str] = []
     training = Trained(network)
-    return pipeline.run_all(load_config(path), training, say=said.append), said, training
+    done = pipeline.run_all(load_config(path), training, pictures=PICTURES, say=said.append)
+    return done, said, training
 
 
 def again(path: Path, network: DetectionModel, config: Config | None = None) -> list[str]:
     """Run all once more; the names of the steps that were done."""
     said: list[str] = []
-    pipeline.run_all(config or load_config(path), Trained(network), say=said.append)
+    of = config or load_config(path)
+    pipeline.run_all(of, Trained(network), pictures=PICTURES, say=said.append)
     return [line.removesuffix(": done") for line in said if line.endswith(": done")]
 
 
