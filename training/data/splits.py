@@ -24,6 +24,9 @@ FILE: Final = "split.json"
 NAMES: Final = ("train", "valid", "test")
 FORMAT: Final = 1
 
+_ATTEMPTS: Final = 50
+_STRIDE: Final = 1_000_003  # away from the seeds that people give
+
 
 @dataclass(frozen=True, slots=True)
 class Split:
@@ -86,9 +89,7 @@ def make(
     of_group = np.zeros((len(names), labels.shape[1]), np.bool_)
     for k, group in enumerate(groups):
         of_group[place[group]] |= labels[k]
-    side = IterativeStratification(
-        labels=of_group, r=np.asarray(shares), random_state=check_random_state(seed)
-    )
+    side = _sides(of_group, shares, seed)
     images = {
         name: tuple(ids[k] for k in order if side[place[groups[k]]] == number)
         for number, name in enumerate(NAMES)
@@ -101,6 +102,26 @@ def make(
                 hint="Add images, or give the split a larger share.",
             )
     return Split(seed, images)
+
+
+def _sides(labels: NDArray[np.bool_], shares: Sequence[float], seed: int) -> NDArray[np.int64]:
+    """Number of the split for each group; where few are to be divided, the first try without a gap.
+
+    The algorithm gives each class to the split that lacks it most, which can leave a small split
+    with nothing at all.
+    """
+    wanted = {number for number, share in enumerate(shares) if share}
+    for attempt in range(_ATTEMPTS):
+        side = np.asarray(
+            IterativeStratification(
+                labels=labels,
+                r=np.asarray(shares),
+                random_state=check_random_state(seed + attempt * _STRIDE),
+            )
+        )
+        if wanted <= set(side.tolist()):
+            break
+    return side
 
 
 def load(path: Path) -> Split:

@@ -53,6 +53,14 @@ def test_an_empty_split_is_refused() -> None:
         splits.make(list("abcd"), np.ones((4, 1), bool), ["p"] * 4, seed=0)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_few_images_are_divided_too(seed: int) -> None:
+    ids, labels, _ = some(16)
+    split = splits.make(ids, labels, ids, seed=seed)
+    assert all(split.images.values())
+    assert split == splits.make(ids, labels, ids, seed=seed)
+
+
 def test_a_split_without_a_share_may_be_empty_until_it_is_asked_for() -> None:
     ids, labels, groups = some()
     split = splits.make(ids, labels, groups, seed=1, shares=(0.9, 0.1, 0.0))
