@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, Literal
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import (
@@ -272,6 +273,13 @@ class TrackingConfig(Section):
     uri: str = "sqlite:///runs/mlflow.db"
     experiment: str = Field("hilum", min_length=1)
     model: str = Field("hilum", min_length=1, description="name of the registered model")
+
+    @field_validator("uri")
+    @classmethod
+    def _uri_holds_no_password(cls, uri: str) -> str:
+        if "@" in urlsplit(uri).netloc:
+            raise ValueError("holds a name or password: put them into ~/.mlflow/credentials")
+        return uri
 
 
 class Config(Section):

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 from edge_agent.engines.bundle import Bundle
 from training.bundling import BEGUN_MEMBER, EVALUATION_MEMBER, PARITY_MEMBER
@@ -74,11 +75,17 @@ def publish(
             f"cannot publish to {uri!r}",
             hint="Name a server (http://host:5000) or a file (sqlite:///runs/mlflow.db).",
         )
+    if "@" in urlsplit(uri).netloc:
+        raise TrainingError(
+            "the address of MLflow holds a name or password, which would end up in logs",
+            hint="Put them into ~/.mlflow/credentials, or MLFLOW_TRACKING_USERNAME and _PASSWORD.",
+        )
     if _RESERVED.fullmatch(alias):
         raise TrainingError(f"MLflow keeps the alias {alias!r} for itself; choose another")
     # Its own defaults wait for minutes at every call.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     from mlflow import MlflowClient  # noqa: PLC0415 - takes seconds; only where wanted
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -96,7 +103,7 @@ def publish(
         raise
     except Exception as error:
         raise TrainingError(
-            f"MLflow at {_shown(uri)} cannot take {bundle.path.name}: {_first_line(error)}",
+            f"MLflow at {uri} cannot take {bundle.path.name}: {_first_line(error)}",
             hint="Nothing is lost: see that it runs and can be reached, then publish again.",
         ) from error
     return Published(model, version, alias, new)
@@ -227,11 +234,6 @@ def metrics_of(bundle: Bundle) -> dict[str, float]:
     except ValueError as error:
         raise TrainingError(f"{bundle.path}: its evidence is not understood: {error}") from error
     return found or dict(bundle.manifest.provenance.metrics)
-
-
-def _shown(uri: str) -> str:
-    """The address without what logs in."""
-    return re.sub(r"//[^/@]*@", "//", uri)
 
 
 def _first_line(error: Exception) -> str:

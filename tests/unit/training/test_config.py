@@ -31,6 +31,10 @@ def test_little_needs_to_be_said(tmp_path: Path) -> None:
         ("data: {dataset: a}\ntrian: {}", "unknown key trian; did you mean train?"),
         ("data: {dataset: a}\ntrain: {batch: 0}", "train.batch: Input should be greater"),
         ("data: {dataset: a}\ntrain: {weights: w.pt}", "train: weights and weights_sha256 go"),
+        (
+            "data: {dataset: a}\ntracking: {uri: 'http://me:secret@host'}",
+            "tracking.uri: holds a name or password",
+        ),
         ("train: {}", "data: Field required"),
         ("", "states no settings"),
         ("data: [", "is no YAML"),
@@ -41,6 +45,7 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, says: str) -> None:
         load_config(stated(tmp_path, text))
     assert says in caught.value.message
     assert "c.yaml" in caught.value.message
+    assert "secret" not in caught.value.message
 
 
 def test_an_absent_file_is_named(tmp_path: Path) -> None:
