@@ -24,9 +24,6 @@ FILE: Final = "split.json"
 NAMES: Final = ("train", "valid", "test")
 FORMAT: Final = 1
 
-_ATTEMPTS: Final = 50
-_STRIDE: Final = 1_000_003  # away from the seeds that people give
-
 
 @dataclass(frozen=True, slots=True)
 class Split:
@@ -105,22 +102,20 @@ def make(
 
 
 def _sides(labels: NDArray[np.bool_], shares: Sequence[float], seed: int) -> NDArray[np.int64]:
-    """Number of the split for each group; where few are to be divided, the first try without a gap.
+    """Number of the split for each group.
 
-    The algorithm gives each class to the split that lacks it most, which can leave a small split
-    with nothing at all.
+    The algorithm gives each class to the split that lacks it most, which leaves a small split of a
+    small set with nothing at all; it then gets its share at random from the largest.
     """
-    wanted = {number for number, share in enumerate(shares) if share}
-    for attempt in range(_ATTEMPTS):
-        side = np.asarray(
-            IterativeStratification(
-                labels=labels,
-                r=np.asarray(shares),
-                random_state=check_random_state(seed + attempt * _STRIDE),
-            )
-        )
-        if wanted <= set(side.tolist()):
-            break
+    random = check_random_state(seed)
+    side = np.asarray(
+        IterativeStratification(labels=labels, r=np.asarray(shares), random_state=random), np.int64
+    )
+    for number, share in enumerate(shares):
+        if share and not (side == number).any():
+            largest = np.flatnonzero(side == np.bincount(side).argmax())
+            count = min(max(1, round(share * len(side))), len(largest) - 1)
+            side[random.choice(largest, count, replace=False)] = number
     return side
 
 
