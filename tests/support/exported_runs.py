@@ -21,7 +21,7 @@ from training.data.splits import Split
 from training.evaluation.detectors import of_network
 
 SIZE = 96
-LABELLED = 0.55
+LABELLED = 0.75
 """Findings of at least this score are the set's boxes."""
 PARTS = {"train": 6, "valid": 6, "test": 8}
 
