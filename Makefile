@@ -7,7 +7,7 @@ SHELL := bash
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
 RUN := $(UV) run --no-sync
-TEST_ENV := $(UV) sync --quiet --locked --extra edge --extra training --group demo
+TEST_ENV := $(UV) sync --quiet --locked --extra edge --extra training --extra ray --extra tensorrt --group demo
 PROTOS := $(wildcard proto/hilum/v1/*.proto)
 
 .PHONY: help

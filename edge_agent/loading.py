@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -17,12 +18,14 @@ from edge_agent.engines.choose import AUTO, Choice, choose
 from edge_agent.engines.gate import OpenVinoGate
 from edge_agent.engines.golden import run_golden
 from edge_agent.engines.runtimes import open_engine, runtime_version
-from edge_agent.errors import HilumError
+from edge_agent.errors import EngineFailed, HilumError
 from edge_agent.imaging import Limits
 from edge_agent.serving.decode_workers import DecodePolicy
 from edge_agent.serving.decoding import Decoder, ThreadDecoder, WorkerDecoder
 from edge_agent.serving.pipeline import Model, Pipeline
 from edge_agent.serving.threads import run_to_end
+
+log = logging.getLogger(__name__)
 
 _PROBLEMS_TOLD: Final = 3
 _THREADS_INSTEAD: Final = 2
@@ -71,11 +74,7 @@ def load_model(settings: Settings) -> tuple[Model, BatchPolicy]:
         BundleInvalid, ConfigInvalid, EngineFailed: the operator must act.
     """
     bundle = open_bundle(settings)
-    threads, cache_dir = settings.engine.threads, settings.cache_dir
-    choice = choose(bundle, cache_dir, threads, wanted=settings.engine.variant)
-    engine = open_engine(
-        bundle, choice.variant, threads=threads, cache_dir=cache_dir, batch=choice.batch
-    )
+    choice, engine = _chosen_engine(bundle, settings)
     model = Model(
         bundle.manifest,
         bundle.digest,
@@ -91,6 +90,30 @@ def load_model(settings: Settings) -> tuple[Model, BatchPolicy]:
 def _reason(choice: Choice) -> str:
     """Why this variant, and whether that was found out now."""
     return f"{choice.reason}; remembered" if choice.remembered else choice.reason
+
+
+def _chosen_engine(bundle: Bundle, settings: Settings) -> tuple[Choice, Engine]:
+    """The engine for this box. A card that fails today is done without, if a processor can."""
+    threads, cache_dir = settings.engine.threads, settings.cache_dir
+    failed: dict[str, str] = {}
+    while True:
+        choice = choose(bundle, cache_dir, threads, wanted=settings.engine.variant, without=failed)
+        may_fall_back = choice.variant.runtime == "tensorrt" and settings.engine.variant == AUTO
+        try:
+            engine = open_engine(
+                bundle, choice.variant, threads=threads, cache_dir=cache_dir, batch=choice.batch
+            )
+        except EngineFailed as error:
+            if not may_fall_back:
+                raise
+            problem = error.message
+        else:
+            problem = golden_problem(bundle, engine) if may_fall_back else ""
+            if not problem:
+                return choice, engine
+            engine.close()
+        failed[choice.variant.name] = problem
+        log.warning("engine given up", extra={"engine": choice.variant.name, "why": problem})
 
 
 def golden_problem(bundle: Bundle, engine: Engine) -> str:

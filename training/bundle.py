@@ -3,13 +3,20 @@
 Layout:
 
     manifest.json             what it is (hilum.manifest.Manifest); its SHA-256 is the digest
-    openvino/int8.xml, .bin   INT8 IR                                  -> variant openvino-int8
-    model.onnx                f32 graph, weights stored as f16         -> variants openvino-bf16,
-                              openvino-fp32, onnxruntime-fp32
+    openvino/int8.xml, .bin   INT8 IR                                -> openvino-int8
+    openvino/float.xml, .bin  f32 IR, weights stored as f16          -> openvino-bf16, -fp32
+    model.onnx                f32 graph, weights stored as f16       -> onnxruntime-fp32, and the
+                              two above where there is no f32 IR
+    onnx/int8.onnx            INT8 as pairs around convolutions      -> onnxruntime-int8
+    tensorrt/int8.onnx        the same, its float parts in f16       -> tensorrt-int8
+    tensorrt/fp16.onnx        f16 graph                              -> tensorrt-fp16
+    tensorrt/*.plan           engines for stated cards, of either    -> EngineVariant.targets
     golden/cases.json         hilum.manifest.GoldenCases
     gate/gate.xml, .bin       content gate, where the bundle has one
     golden/<case>.png         8-bit grey pictures of the input's size, synthetic
     model-card.md             for whom, on what, how good, what not
+    sbom.cdx.json             what it was made with, as CycloneDX
+    evidence/*.json           what the manifest's change_control rests on
 
 Members are ordered by name and carry one fixed time stamp; texts are deflated, weights stored.
 """
@@ -21,7 +28,7 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,6 +44,8 @@ from edge_agent.engines.openvino import DEFAULT_OPTIONS, OpenVinoEngine, OpenVin
 from hilum.catalog import CATALOG
 from hilum.manifest import (
     MANIFEST_NAME,
+    ChangeControl,
+    EngineTarget,
     EngineVariant,
     GateSpec,
     GateThresholds,
@@ -56,28 +65,40 @@ from training.errors import TrainingError
 INT8: Final = "openvino-int8"
 BF16: Final = "openvino-bf16"
 FP32: Final = "openvino-fp32"
+ORT_INT8: Final = "onnxruntime-int8"
 ORT_FP32: Final = "onnxruntime-fp32"
-VARIANTS: Final = (INT8, BF16, FP32, ORT_FP32)
+TRT_INT8: Final = "tensorrt-int8"
+TRT_FP16: Final = "tensorrt-fp16"
+VARIANTS: Final = (INT8, BF16, FP32, ORT_INT8, ORT_FP32, TRT_INT8, TRT_FP16)
 """All that a bundle may hold, in its order."""
 
 TOLERANCES: Final = {
     INT8: GoldenTolerance(score=0.1, min_iou=0.7),
     BF16: GoldenTolerance(score=0.1, min_iou=0.7),
     FP32: GoldenTolerance(score=0.05, min_iou=0.8),
+    ORT_INT8: GoldenTolerance(score=0.1, min_iou=0.7),
     ORT_FP32: GoldenTolerance(score=0.05, min_iou=0.8),
+    TRT_INT8: GoldenTolerance(score=0.1, min_iou=0.7),
+    TRT_FP16: GoldenTolerance(score=0.05, min_iou=0.8),
 }
 """Wide enough for another processor's rounding (INT8's float parts are BF16 where that is native),
 far too narrow for a saturated INT8 convolution."""
 
-_XML, _BIN, _ONNX = "openvino/int8.xml", "openvino/int8.bin", "model.onnx"
+INT8_XML, INT8_BIN = "openvino/int8.xml", "openvino/int8.bin"
+FLOAT_XML, FLOAT_BIN = "openvino/float.xml", "openvino/float.bin"
+ONNX, ONNX_INT8 = "model.onnx", "onnx/int8.onnx"
+CARD_INT8, CARD_FP16 = "tensorrt/int8.onnx", "tensorrt/fp16.onnx"
 _FORMS: Final[dict[str, dict[str, Any]]] = {
-    INT8: {"runtime": "openvino", "precision": "int8", "model": _XML, "weights": _BIN},
-    BF16: {"runtime": "openvino", "precision": "bf16", "model": _ONNX},
-    FP32: {"runtime": "openvino", "precision": "fp32", "model": _ONNX},
-    ORT_FP32: {"runtime": "onnxruntime", "precision": "fp32", "model": _ONNX},
+    INT8: {"runtime": "openvino", "precision": "int8", "model": INT8_XML, "weights": INT8_BIN},
+    BF16: {"runtime": "openvino", "precision": "bf16", "model": FLOAT_XML, "weights": FLOAT_BIN},
+    FP32: {"runtime": "openvino", "precision": "fp32", "model": FLOAT_XML, "weights": FLOAT_BIN},
+    ORT_INT8: {"runtime": "onnxruntime", "precision": "int8", "model": ONNX_INT8},
+    ORT_FP32: {"runtime": "onnxruntime", "precision": "fp32", "model": ONNX},
+    TRT_INT8: {"runtime": "tensorrt", "precision": "int8", "model": CARD_INT8},
+    TRT_FP16: {"runtime": "tensorrt", "precision": "fp16", "model": CARD_FP16},
 }
 _GATE_XML, _GATE_BIN = "gate/gate.xml", "gate/gate.bin"
-_CASES, _CARD = "golden/cases.json", "model-card.md"
+_CASES, _CARD, _SBOM = "golden/cases.json", "model-card.md", "sbom.cdx.json"
 _TEXTS: Final = {".xml", ".json", ".md"}
 GATE_HEADING: Final = "## Gate by content"
 """How a gate's section of the model card begins."""
@@ -87,13 +108,34 @@ _UNDECIDED: Final = Provenance(trained_on="draft", command="draft", seed=0, base
 
 @dataclass(frozen=True, slots=True)
 class Graphs:
-    """The model itself: INT8 IR from `training.export.ir_bytes`, ONNX from `halve_weights`."""
+    """The model itself: files by the paths that the layout above gives them.
 
-    int8_xml: bytes
-    int8_bin: bytes
-    onnx: bytes
+    `targets` gives, per variant of TensorRT, the engines compiled ahead of time.
+    """
+
+    members: Mapping[str, bytes]
     input: InputSpec
     head: HeadSpec
+    targets: Mapping[str, tuple[EngineTarget, ...]] = field(default_factory=dict)
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """The variants that there are files for, in the bundle's order."""
+        return tuple(name for name in VARIANTS if set(self.files_of(name)) <= set(self.members))
+
+    def form_of(self, variant: str) -> dict[str, Any]:
+        """Runtime, precision and files; OpenVINO reads the ONNX graph where there is no IR."""
+        form = _FORMS[variant]
+        if form["model"] == FLOAT_XML and FLOAT_XML not in self.members:
+            return {**form, "model": ONNX, "weights": None}
+        return form
+
+    def files_of(self, variant: str) -> tuple[str, ...]:
+        """The paths of all that a variant needs."""
+        form = self.form_of(variant)
+        graphs = (form["model"], form.get("weights"))
+        plans = (target.model for target in self.targets.get(variant, ()))
+        return tuple(path for path in (*graphs, *plans) if path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +155,7 @@ class BundleParts:
 
     `operating_points` gives, per variant, a threshold for each finding's slug; the bundle has just
     these variants. `pictures` are candidates for golden cases: synthetic, u8 (H, W) of the input's
-    size, by a lower-case name.
+    size, by a lower-case name. `evidence` are further members by their paths.
     """
 
     name: str
@@ -125,6 +167,9 @@ class BundleParts:
     model_card: str
     provenance: Provenance
     gate: GateParts | None = None
+    change_control: ChangeControl | None = None
+    sbom: bytes | None = None
+    evidence: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def draft_bundle(path: Path, graphs: Graphs) -> Bundle:
@@ -139,7 +184,7 @@ def draft_bundle(path: Path, graphs: Graphs) -> Bundle:
         version="0.0.0",
         intended_use="Measuring while a bundle is made.",
         graphs=graphs,
-        operating_points=dict.fromkeys(VARIANTS, floor),
+        operating_points=dict.fromkeys(graphs.variants, floor),
         pictures={},
         model_card="",
         provenance=_UNDECIDED,
@@ -168,9 +213,10 @@ def write_bundle(
         TrainingError: operating points are for no variant or an unknown one, no picture is fit to
             be a golden case, or the written bundle fails its own cases.
     """
-    if not parts.operating_points or not set(parts.operating_points) <= set(VARIANTS):
+    there = parts.graphs.variants
+    if not parts.operating_points or not set(parts.operating_points) <= set(there):
         raise TrainingError(
-            f"operating points for {sorted(parts.operating_points)}, not for some of {VARIANTS}"
+            f"operating points for {sorted(parts.operating_points)}, not for some of {there}"
         )
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         draft = _write(Path(folder) / "draft.bundle", parts, ())
@@ -294,11 +340,16 @@ def measuring_engine(
 ) -> Engine:
     """An engine for a variant of a bundle in the making; ONNX Runtime heeds only the threads.
 
+    A variant of TensorRT is measured on its very graph, but by ONNX Runtime on the processor: the
+    same INT8 and f16 steps, in another order of rounding. The card itself is asked by the golden
+    cases, on every box that has one.
+
     Raises:
         EngineFailed: this processor cannot run the variant, say for want of BF16.
     """
-    if variant.runtime == "onnxruntime":
-        return OnnxRuntimeEngine(bundle, variant, OnnxRuntimeOptions(threads=options.threads))
+    if variant.runtime in {"onnxruntime", "tensorrt"}:
+        stand_in = variant.model_copy(update={"runtime": "onnxruntime", "targets": ()})
+        return OnnxRuntimeEngine(bundle, stand_in, OnnxRuntimeOptions(threads=options.threads))
     return OpenVinoEngine(bundle, variant, options)
 
 
@@ -306,15 +357,18 @@ def _write(path: Path, parts: BundleParts, cases: tuple[GoldenCase, ...]) -> Bun
     """Write the archive as it is described; nothing is checked beyond the manifest's own form."""
     tolerances = {name: TOLERANCES[name] for name in VARIANTS if name in parts.operating_points}
     golden = GoldenCases.model_construct(tolerances=tolerances, cases=cases)
+    graphs = parts.graphs
+    used = {path for name in parts.operating_points for path in graphs.files_of(name)}
     content = {
-        _XML: parts.graphs.int8_xml,
-        _BIN: parts.graphs.int8_bin,
-        _ONNX: parts.graphs.onnx,
+        **{path: graphs.members[path] for path in used},
         _CASES: golden.to_bytes(),
         _CARD: _card(parts.model_card, parts.gate).encode(),
     }
     if parts.gate:
         content |= {_GATE_XML: parts.gate.xml, _GATE_BIN: parts.gate.weights}
+    if parts.sbom:
+        content[_SBOM] = parts.sbom
+    content |= parts.evidence
     content |= {case.image: _png(parts.pictures[case.name]) for case in cases}
     manifest = _manifest(parts, content)
     manifest_bytes = manifest.to_bytes()
@@ -348,7 +402,12 @@ def _manifest(parts: BundleParts, content: Mapping[str, bytes]) -> Manifest:
         input=parts.graphs.input,
         head=parts.graphs.head,
         engines=tuple(
-            EngineVariant(**_FORMS[name], name=name, operating_points=points[name])
+            EngineVariant(
+                **parts.graphs.form_of(name),
+                name=name,
+                operating_points=points[name],
+                targets=parts.graphs.targets.get(name, ()),
+            )
             for name in VARIANTS
             if name in points
         ),
@@ -356,6 +415,8 @@ def _manifest(parts: BundleParts, content: Mapping[str, bytes]) -> Manifest:
         model_card=_CARD,
         provenance=parts.provenance,
         gate=_gate_spec(parts.gate) if parts.gate else None,
+        change_control=parts.change_control,
+        sbom=_SBOM if parts.sbom else None,
         files=_files(content),
     )
 

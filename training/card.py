@@ -9,7 +9,7 @@ from typing import Final
 
 from hilum.catalog import CATALOG
 from training.config import TrainConfig
-from training.evaluate import Report
+from training.evaluation.summary import Report
 
 HARDLY: Final = 0.1
 

@@ -2,77 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from functools import wraps
 from pathlib import Path
-from typing import Final, ParamSpec
+from typing import Final
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from edge_agent.errors import HilumError
 from hilum.catalog import CATALOG
 from training import starter as starters
-from training import train as training
 from training.config import TrainConfig
+from training.console import bars, reported, stderr
 from training.data import backgrounds as real
 from training.data import lungs, store
 from training.data import statistics as boxes
+from training.data import studies as dicom
 from training.data.synthetic import Generator, Sample
 from training.errors import TrainingError
 
-EXIT_OK: Final = 0
-EXIT_FAILED: Final = 1
-
-Arguments = ParamSpec("Arguments")
 _PREVIEWED: Final = 24
-stderr = Console(stderr=True)
-
-
-def reported(command: Callable[Arguments, None]) -> Callable[Arguments, int]:
-    """Run a command to its exit status; errors go to the terminal in two lines."""
-
-    @wraps(command)
-    def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> int:
-        try:
-            command(*args, **kwargs)
-        except HilumError as error:
-            stderr.print(f"error: {error.message}", style="red", markup=False, soft_wrap=True)
-            if error.hint:
-                stderr.print(error.hint, markup=False, soft_wrap=True)
-            return EXIT_FAILED
-        except OSError as error:
-            stderr.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
-            return EXIT_FAILED
-        return EXIT_OK
-
-    return run
-
-
-@contextmanager
-def bars() -> Iterator[Callable[[str, int, int], None]]:
-    """One bar per step, made when the step is first told about."""
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=stderr,
-    ) as progress:
-        tasks: dict[str, object] = {}
-
-        def told(step: str, done: int, total: int) -> None:
-            if step not in tasks:
-                tasks[step] = progress.add_task(step, total=total)
-            progress.update(tasks[step], completed=done)  # type: ignore[arg-type] # an opaque id
-
-        yield told
 
 
 @reported
@@ -83,36 +33,25 @@ def synthetic(
     seed: int,
     backgrounds: Path | None,
     preview: Path | None,
+    studies: bool,
     workers: int,
 ) -> None:
     """Write a synthetic set, and a contact sheet where asked for."""
     shapes = lungs.load()
     pictures = real.load(backgrounds, shapes) if backgrounds is not None else ()
     generator = Generator(shapes, boxes.load(), pictures)
+    seeds = range(seed, seed + count)
+    write = dicom.write if studies else store.write
     shown: list[Sample] = []
     with bars() as told:
-        seeds = range(seed, seed + count)
-        for done, sample in enumerate(store.write(generator, out, seeds, workers=workers), start=1):
-            shown += [sample] if len(shown) < _PREVIEWED else []
+        for done, _ in enumerate(write(generator, out, seeds, workers=workers), start=1):
             told("paint", done, count)
+        if preview is not None:
+            for sample_seed in seeds[:_PREVIEWED]:
+                shown.append(generator.sample(sample_seed))
+                told("preview", len(shown), min(count, _PREVIEWED))
     if preview is not None and not cv2.imwrite(str(preview), contact_sheet(shown)):
         raise TrainingError(f"cannot write the preview {preview}")
-
-
-@reported
-def run_training(*, data: Path, out: Path, resume: bool, settings: dict[str, int]) -> None:
-    """Train on a stored set."""
-    config = _config(settings)
-    entries = store.read(data)
-    with bars() as told:
-
-        def step(progress: training.Progress) -> None:
-            done = progress.epoch * progress.steps + progress.step + 1
-            total = config.epochs * progress.steps
-            told("train", done, total)
-
-        weights = training.train(entries, config, out, resume=resume, on_step=step)
-    stderr.print(f"weights: {weights}", markup=False, soft_wrap=True)
 
 
 @reported

@@ -1,16 +1,75 @@
-"""What a training run is made of, stated in one frozen place."""
+"""What a training run is made of, stated in one frozen place and read from one YAML file."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Final, Literal
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from hilum.catalog import BY_SLUG
+from training.errors import TrainingError
+
+SHA256: Final = r"^[0-9a-f]{64}$"
 
 
-class TrainConfig(BaseModel):
+class Section(BaseModel):
+    """A part of the configuration: never changed once read, nothing in it that is not known."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class DataConfig(Section):
+    """What is learnt from. Relative paths here and below start at the current folder."""
+
+    dataset: Path = Field(description="a stored set (`hilum-train data` or `synthetic`)")
+    split_file: Path | None = Field(
+        None, description="the frozen split; null: split.json in the set's own folder"
+    )
+
+
+class Range(Section):
+    """Numbers from `low` to `high`; whole ones if both are."""
+
+    low: int | float
+    high: int | float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _rises(self) -> Range:
+        if not self.low < self.high or (self.log and self.low <= 0):
+            raise ValueError("low lies below high, and above 0 where log")
+        return self
+
+
+class Choice(Section):
+    """One of these."""
+
+    choices: tuple[str | int | float | bool | None, ...] = Field(min_length=1)
+
+
+class TrainConfig(Section):
     """Settings of one run; stored in every checkpoint, so that a resumed run is the same run."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     architecture: str = Field("yolo11n", pattern=r"^yolo11[nslmx]$")
+    activation: Literal["silu", "hardswish", "relu"] = "silu"
+    weights: Path | None = Field(
+        None, description="initial weights; null: random. `.pt` of tensors only, or converted"
+    )
+    weights_sha256: str | None = Field(
+        None, pattern=SHA256, description="digest of that file; without it nothing is loaded"
+    )
     input_size: int = Field(416, ge=64, le=1280, multiple_of=32)
     small_size: int = Field(256, ge=64, multiple_of=32, description="input of the first epochs")
     small_epochs: int = Field(
@@ -21,7 +80,7 @@ class TrainConfig(BaseModel):
         7, ge=1, description="where the learning rate rises once more; null: nowhere"
     )
     restart_share: float = Field(0.5, gt=0, le=1, description="how far it rises then")
-    batch: int = Field(16, ge=1)
+    batch: int = Field(16, ge=1, description="images of one step, over all processes together")
     learning_rate: float = Field(2e-3, gt=0)
     final_share: float = Field(0.02, gt=0, le=1, description="last learning rate over the first")
     weight_decay: float = Field(0.02, ge=0)
@@ -34,12 +93,60 @@ class TrainConfig(BaseModel):
     box_gain: float = 7.5
     class_gain: float = 0.7
     dfl_gain: float = 1.5
+    class_weights: Literal["even", "balanced"] | dict[str, float] = Field(
+        "even", description="balanced: rare classes count more; or a weight for each finding's slug"
+    )
+    reader_weights: bool = Field(
+        True, description="a finding that few of an image's readers marked counts less"
+    )
+    prune: float = Field(
+        0.0, ge=0, lt=1, description="share of the inner channels that go before the first epoch"
+    )
+    metric: Literal["map50", "map40"] = Field("map50", description="on the validation split")
+    validate_every: int = Field(1, ge=1, description="epochs")
+    patience: int | None = Field(
+        None, ge=1, description="epochs without a better metric before it stops; null: never"
+    )
+    augment: bool = True
+    mosaic: float = Field(
+        0.0, ge=0, le=1, description="share of inputs that are made of four pictures"
+    )
+    vertical_flip: float = Field(0.0, ge=0, le=1, description="share of inputs upside down")
     seed: int = 11
+    bfloat16: bool = Field(True, description="where the processor computes it")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA if it is there")
     threads: int = Field(
         1, ge=1, description="two that wait for each other lose more where others run"
     )
-    bfloat16: bool = True
-    augment: bool = True
+    loaders: int = Field(1, ge=1, description="threads that read and augment pictures")
+
+    @field_validator("class_weights")
+    @classmethod
+    def _weights_name_findings(cls, stated: str | dict[str, float]) -> str | dict[str, float]:
+        if isinstance(stated, dict):
+            for slug, weight in stated.items():
+                if slug not in BY_SLUG:
+                    near = get_close_matches(slug, BY_SLUG, n=1)
+                    hint = f"; did you mean {near[0]}?" if near else ""
+                    raise ValueError(f"{slug} is no finding{hint}")
+                if not weight > 0:
+                    raise ValueError(f"{slug}: a weight is above 0")
+        return stated
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> TrainConfig:
+        if (self.weights is None) != (self.weights_sha256 is None):
+            raise ValueError("weights and weights_sha256 go together: a file and its digest")
+        if self.prune and self.weights is None:
+            raise ValueError("prune takes channels from trained weights: state weights")
+        if (self.mosaic or self.vertical_flip) and not self.augment:
+            raise ValueError("mosaic and vertical_flip need augment")
+        return self
+
+    def same_run(self, other: TrainConfig) -> bool:
+        """Whether another's checkpoints may be gone on from; the machine may be another one."""
+        of_the_machine = {"device", "threads", "loaders", "weights"}
+        return self.model_dump(exclude=of_the_machine) == other.model_dump(exclude=of_the_machine)
 
     def hidden_in(self, epoch: int) -> float:
         """Weight of an absence that nobody has confirmed, in an epoch.
@@ -52,3 +159,179 @@ class TrainConfig(BaseModel):
     def size_in(self, epoch: int) -> int:
         """Input size in an epoch, in pixels."""
         return self.small_size if epoch < self.small_epochs else self.input_size
+
+
+class TuneConfig(Section):
+    """What is searched for. Every trial is a run with the settings of `train`, but for these."""
+
+    trials: int = Field(20, ge=1, description="finished ones, those of earlier calls included")
+    storage: str = Field("sqlite:///runs/tune.db", pattern=r"^sqlite:///.+")
+    study: str = Field("hilum", min_length=1)
+    warm_trials: int = Field(4, ge=1, description="finished ones before any is cut short")
+    warm_epochs: int = Field(2, ge=0, description="epochs that every trial may do")
+    space: dict[str, Range | Choice] = Field(
+        {
+            "learning_rate": Range(low=5e-4, high=5e-3, log=True),
+            "weight_decay": Range(low=5e-3, high=5e-2, log=True),
+            "class_gain": Range(low=0.3, high=1.5),
+        },
+        min_length=1,
+        description="settings of `train` by name",
+    )
+
+    @field_validator("space")
+    @classmethod
+    def _settings_are_known(cls, space: dict[str, Range | Choice]) -> dict[str, Range | Choice]:
+        for name in space:
+            if name not in TrainConfig.model_fields:
+                near = get_close_matches(name, TrainConfig.model_fields, n=1)
+                raise ValueError(
+                    f"train has no {name}" + (f"; did you mean {near[0]}?" if near else "")
+                )
+        return space
+
+
+class EvaluateConfig(Section):
+    """How the trained model is measured."""
+
+    split: str = Field("test", min_length=1, description="what the figures are of")
+    choose_on: str = Field(
+        "valid", min_length=1, description="the split on which operating points are chosen"
+    )
+    false_positives: float = Field(
+        0.05, ge=0, description="at most, per class and image, at the operating points"
+    )
+    floor: float = Field(0.1, gt=0, lt=1, description="the lowest operating point ever chosen")
+    resamples: int = Field(1000, ge=10, description="re-drawn sets, for intervals")
+    seed: int = Field(0, ge=0, description="of the re-drawn sets")
+    rules: Path | None = Field(None, description="the gate's rules; null: there is no gate")
+
+
+class ExportConfig(Section):
+    """Which graphs are made of it, and how they are quantised."""
+
+    calibrate_on: str = Field(
+        "train", min_length=1, description="the split whose images INT8 learns its ranges from"
+    )
+    calibration_images: int = Field(
+        300, ge=0, description="of the real kind; 300 are a good number"
+    )
+    symmetric: bool = Field(False, description="INT8 IR with activations around zero: quicker")
+    fast_bias_correction: bool | None = Field(
+        None, description="null: try both ways, keep the one closer to the float graph"
+    )
+    max_drop: float | None = Field(
+        None, gt=0, lt=1, description="accuracy control: how far mAP50 on `control_on` may fall"
+    )
+    control_on: str = Field("valid", min_length=1, description="accuracy control's split")
+    capabilities: tuple[str, ...] = Field(
+        ("8.6", "8.9", "12.0"), description="compute capabilities that engines are compiled for"
+    )
+
+
+class ParityBounds(Section):
+    """How far the exported graphs may fall behind; declared before the run, never after it."""
+
+    map50_drop: float = Field(0.01, ge=0, le=1)
+    sensitivity_drop: float = Field(
+        0.03, ge=0, le=1, description="of any class, at its operating point"
+    )
+
+
+class BundleConfig(Section):
+    """What the bundle says about itself."""
+
+    name: str = Field("hilum", pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
+    version: str = Field("0.1.0", pattern=r"^\d+\.\d+\.\d+$")
+    intended_use: str = Field(
+        "Research use only. Not a medical device, not for diagnosis.", min_length=1
+    )
+    data: str | None = Field(None, description="what the set is called; null: its folder's name")
+    variants: tuple[str, ...] | None = Field(
+        None, min_length=1, description="engine variants to ship; null: all that were measured"
+    )
+    gate: Path | None = Field(
+        None, description="a content gate from `hilum-train gate`, or a bundle that has one"
+    )
+    replaces: Path | None = Field(None, description="the bundle that this one is to follow")
+    plan: str = Field("", description="the change control plan that it was made under")
+    modifications: str = Field("First version.", min_length=1, description="what changed, and why")
+    impact: str = Field(
+        "Scores and operating points are this bundle's own: thresholds of another do not hold.",
+        min_length=1,
+        description="what the change means for those who use it",
+    )
+    limits: tuple[str, ...] = Field((), description="what it cannot do, one sentence each")
+    credits: Path | None = Field(
+        None, description="Markdown with which the card ends: whose data and pictures were used"
+    )
+
+
+class TrackingConfig(Section):
+    """Where runs are recorded: an MLflow server's address, or a SQLite file without a server."""
+
+    uri: str = "sqlite:///runs/mlflow.db"
+    experiment: str = Field("hilum", min_length=1)
+    model: str = Field("hilum", min_length=1, description="name of the registered model")
+
+    @field_validator("uri")
+    @classmethod
+    def _uri_holds_no_password(cls, uri: str) -> str:
+        if "@" in urlsplit(uri).netloc:
+            raise ValueError("holds a name or password: put them into ~/.mlflow/credentials")
+        return uri
+
+
+class Config(Section):
+    """One model, from the data to the published bundle."""
+
+    out: Path = Field(Path("runs/hilum"), description="folder of the run")
+    data: DataConfig
+    train: TrainConfig = TrainConfig()
+    tune: TuneConfig = TuneConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    export: ExportConfig = ExportConfig()
+    parity: ParityBounds = ParityBounds()
+    bundle: BundleConfig = BundleConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+
+def load_config(path: Path) -> Config:
+    """Read and check a configuration.
+
+    Raises:
+        TrainingError: the file is absent, no YAML, or has an unknown key or a value that cannot
+            be; the message names file and key.
+    """
+    try:
+        stated = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise TrainingError(f"cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise TrainingError(f"{path} is no YAML: {error}") from error
+    if not isinstance(stated, dict):
+        raise TrainingError(f"{path} states no settings; it begins with a section such as `data:`")
+    try:
+        return Config.model_validate(stated)
+    except ValidationError as error:
+        raise TrainingError(f"{path}: {'; '.join(_complaints(error))}") from error
+
+
+def _complaints(error: ValidationError) -> Iterator[str]:
+    known = tuple(_keys(Config))
+    for fault in error.errors(include_url=False):
+        key = ".".join(map(str, fault["loc"])) or "the whole"
+        if fault["type"] == "extra_forbidden":
+            near = get_close_matches(key, known, n=1)
+            yield f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else "")
+        else:
+            yield f"{key}: {fault['msg'].removeprefix('Value error, ')}"
+
+
+def _keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    fields: Mapping[str, Any] = section.model_fields
+    for name, field in fields.items():
+        yield prefix + name
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from _keys(inner, f"{prefix}{name}.")

@@ -28,29 +28,6 @@ _SMALL: Final = 64
 """Constants of fewer values (shapes, scales) keep their precision."""
 
 
-def load_model(path: Path, architecture: str = "yolo11n") -> DetectionModel:
-    """A network with the weights of one of our own checkpoints; no pickled code is run.
-
-    Channels and classes are taken from the weights.
-
-    Args:
-        path: a state_dict of tensors, as the training loop writes it.
-        architecture: the ultralytics model's name.
-
-    Raises:
-        TrainingError: the file is no plain state_dict, or is for another architecture.
-    """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        channels = state["model.0.conv.weight"].shape[1]
-        classes = next(v for k, v in reversed(state.items()) if ".cv3." in k).shape[0]
-        model = DetectionModel(f"{architecture}.yaml", ch=channels, nc=classes, verbose=False)
-        model.load_state_dict(state)
-    except Exception as error:
-        raise TrainingError(f"{path} holds no weights of {architecture}: {error}") from error
-    return model.eval()
-
-
 def to_grey(model: DetectionModel) -> DetectionModel:
     """The same network for one grey channel; a grey picture gives the same outputs.
 
@@ -153,6 +130,14 @@ def halve_weights(model: bytes) -> bytes:
 def to_openvino(model: bytes) -> ov.Model:
     """OpenVINO's graph of an ONNX model; constants folded, each SiLU one Swish."""
     return ov.convert_model(io.BytesIO(model))
+
+
+def float_ir(model: bytes) -> tuple[bytes, bytes]:
+    """OpenVINO IR (xml, bin) of an f32 ONNX model, each `x * Sigmoid(x)` one operation.
+
+    The runtime computes it in f32, or in BF16 where the processor does that natively.
+    """
+    return ir_bytes(to_openvino(model))
 
 
 def ir_bytes(model: ov.Model) -> tuple[bytes, bytes]:

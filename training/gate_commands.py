@@ -8,7 +8,7 @@ from pathlib import Path
 from edge_agent.engines.bundle import Bundle
 from training import gate as gates
 from training.bundle import with_gate
-from training.commands import bars, reported, stderr
+from training.console import bars, reported, stderr
 from training.gate import GatePlan
 from training.gate_network import GateConfig
 from training.gate_report import card, other_pictures, report

@@ -16,8 +16,9 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 import nncf
 import numpy as np
@@ -32,6 +33,7 @@ from training.errors import TrainingError
 PROBES: Final = 32
 TOP: Final = 20
 
+_ACTIVATIONS: Final = {"Swish", "HSwish", "Relu"}
 _CONVOLUTIONS: Final = {"Convolution", "GroupConvolution"}
 _MOVES: Final = {
     "Concat", "MaxPool", "Reshape", "Slice", "Split", "Squeeze", "StridedSlice", "Transpose",
@@ -40,6 +42,15 @@ _MOVES: Final = {
 """Operations that only move or pick values: what is quantised before them stays so."""
 _QUANTISED: Final = _CONVOLUTIONS | {"Add", "Interpolate", "MatMul"}
 """Operations that NNCF gives quantised inputs on a CPU."""
+_EXACT: Final = {"INFERENCE_PRECISION_HINT": "f32"}
+_PARAMETERS: Final = nncf.AdvancedQuantizationParameters(
+    activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
+)
+
+Checked = Any
+"""One image to measure on, whatever the metric makes of it."""
+Infer = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+"""u8 (1, 1, H, W) -> raw outputs, f32 (1, 4 + classes, anchors)."""
 
 
 def quantize(
@@ -71,12 +82,86 @@ def quantize(
     _check_images(model, images)
     prepared = model.clone()
     fuse_swish(prepared)
-    preset = nncf.QuantizationPreset.PERFORMANCE if symmetric else nncf.QuantizationPreset.MIXED
+    preset = _preset(symmetric)
     if fast_bias_correction is not None:
         return _quantize(prepared, images, preset, fast_bias_correction)
     candidates = [_quantize(prepared, images, preset, fast) for fast in (False, True)]
     probes = images[:: max(1, len(images) // PROBES)]
     return min(candidates, key=lambda candidate: disagreement(candidate, model, probes))
+
+
+@dataclass(frozen=True, slots=True)
+class Controlled:
+    """What accuracy control gave: the graph, how far it fell, and what it left float for that."""
+
+    model: ov.Model
+    drop: float
+    left_float: tuple[str, ...]
+
+
+def quantize_controlled(
+    model: ov.Model,
+    calibration: Iterable[NDArray[np.uint8]],
+    validation: Sequence[Checked],
+    metric: Callable[[Infer, Sequence[Checked]], float],
+    max_drop: float,
+    *,
+    symmetric: bool = False,
+) -> Controlled:
+    """Quantise, then leave the most harmful operations float until the metric holds.
+
+    NNCF ranks the operations and takes INT8 back from one after the other; what came out is then
+    measured here, on all of the validation images.
+
+    Args:
+        model: from `training.export.to_openvino`; left as it is.
+        calibration: as `quantize` takes it.
+        validation: images to measure on, whatever `metric` makes of them.
+        metric: from a function that runs a graph on u8 (1, 1, H, W), and images, to a figure that
+            is better the higher it is.
+        max_drop: how far the figure may fall, absolutely.
+        symmetric: as `quantize` takes it.
+
+    Raises:
+        TrainingError: what `quantize` raises, no validation image, or the figure falls further
+            however much is left float.
+    """
+    images = list(calibration)
+    _check_images(model, images)
+    if not validation:
+        raise TrainingError("no validation image: accuracy control needs some to measure on")
+    prepared = model.clone()
+    fuse_swish(prepared)
+
+    def measured(compiled: ov.CompiledModel, items: Iterable[Checked]) -> tuple[float, None]:
+        return metric(lambda batch: np.array(compiled(batch)[0]), list(items)), None
+
+    with _quiet():
+        made = nncf.quantize_with_accuracy_control(
+            prepared.clone(),
+            nncf.Dataset(images),
+            nncf.Dataset(validation),
+            measured,
+            max_drop=max_drop,
+            drop_type=nncf.DropType.ABSOLUTE,
+            preset=_preset(symmetric),
+            subset_size=len(images),
+            ignored_scope=nncf.IgnoredScope(names=head_names(prepared)),
+            advanced_quantization_parameters=_PARAMETERS,
+        )
+    left_float = check_quantised(made, prepared, may_leave=True)
+    core = ov.Core()
+    before, after = (
+        measured(core.compile_model(graph, "CPU", _EXACT), validation)[0]
+        for graph in (prepared, made)
+    )
+    if before - after > max_drop:
+        raise TrainingError(
+            f"INT8 loses {before - after:.4f} with {len(left_float)} convolutions left float; "
+            f"max_drop is {max_drop:g}",
+            hint="Allow more, calibrate on more images, or ship the float variants alone.",
+        )
+    return Controlled(made, before - after, left_float)
 
 
 def _quantize(
@@ -93,12 +178,15 @@ def _quantize(
             subset_size=len(images),
             fast_bias_correction=fast_bias_correction,
             ignored_scope=nncf.IgnoredScope(names=head_names(prepared)),
-            advanced_parameters=nncf.AdvancedQuantizationParameters(
-                activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
-            ),
+            advanced_parameters=_PARAMETERS,
         )
     check_quantised(quantised, prepared)
     return quantised
+
+
+def _preset(symmetric: bool) -> nncf.QuantizationPreset:
+    preset = nncf.QuantizationPreset
+    return preset.PERFORMANCE if symmetric else preset.MIXED
 
 
 def disagreement(
@@ -110,8 +198,7 @@ def disagreement(
     a class's score, plus one minus the overlap of the boxes.
     """
     core = ov.Core()
-    settings = {"INFERENCE_PRECISION_HINT": "f32"}
-    exact, other = (core.compile_model(m, "CPU", settings) for m in (reference, candidate))
+    exact, other = (core.compile_model(m, "CPU", _EXACT) for m in (reference, candidate))
     means = []
     for image in images:
         wanted, got = exact(image)[0][0], other(image)[0][0]
@@ -134,7 +221,7 @@ def fuse_swish(model: ov.Model) -> int:
     """Rewrite every `x * Sigmoid(x)` in place to one Swish; the number of activations afterwards.
 
     `openvino.convert_model` does most of it; a graph read in another way may have none. A network
-    trained with Hardswish has its one operation already.
+    trained with Hardswish or ReLU has its one operation already.
 
     Raises:
         TrainingError: the graph has neither at all, so it is not the network we think it is.
@@ -151,9 +238,9 @@ def fuse_swish(model: ov.Model) -> int:
                 node.output(0).replace(swish.output(0))
                 break
     model.validate_nodes_and_infer_types()
-    count = sum(1 for op in model.get_ops() if op.get_type_name() in {"Swish", "HSwish"})
+    count = sum(1 for op in model.get_ops() if op.get_type_name() in _ACTIVATIONS)
     if count == 0:
-        raise TrainingError("the graph has no SiLU; is it a YOLO11?")
+        raise TrainingError("the graph has no SiLU, Hardswish or ReLU; is it a YOLO11?")
     return count
 
 
@@ -202,30 +289,39 @@ def expected_quantisers(model: ov.Model) -> set[str]:
     return expected
 
 
-def check_quantised(quantised: ov.Model, float_model: ov.Model) -> None:
+def check_quantised(
+    quantised: ov.Model, float_model: ov.Model, *, may_leave: bool = False
+) -> tuple[str, ...]:
     """Raise TrainingError unless exactly what should be INT8 is INT8.
 
     1. The FakeQuantize operations are those that the float graph's structure asks for.
     2. Every convolution outside the head has INT8 weights; the DFL's are float.
+
+    With `may_leave` some of both may be missing, as accuracy control leaves them; the names of
+    the convolutions left float are returned.
     """
     expected = {f"{name}/fq_output_0" for name in expected_quantisers(float_model)}
     present = {
         op.get_friendly_name() for op in quantised.get_ops() if op.get_type_name() == "FakeQuantize"
     }
-    if expected != present:
+    if not (present <= expected if may_leave else present == expected):
         raise TrainingError(
             f"{len(present)} FakeQuantize, expected {len(expected)}; "
             f"missing {sorted(expected - present)[:5]}, unexpected {sorted(present - expected)[:5]}"
         )
     head = set(head_names(quantised))
-    wrong = [
-        op.get_friendly_name()
+    kinds = {
+        op.get_friendly_name(): _has_int8_weights(op)
         for op in quantised.get_ops()
         if op.get_type_name() in _CONVOLUTIONS
-        and _has_int8_weights(op) == (op.get_friendly_name() in head)
-    ]
+    }
+    left = tuple(sorted(name for name, int8 in kinds.items() if not int8 and name not in head))
+    wrong = [name for name, int8 in kinds.items() if int8 and name in head]
+    if not may_leave:
+        wrong += left
     if wrong:
         raise TrainingError(f"convolutions with weights of the wrong kind: {wrong[:5]}")
+    return left
 
 
 def _inputs(node: ov.Node) -> list[ov.Node]:

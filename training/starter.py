@@ -15,7 +15,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.core.findings import Finding, findings_from
 from edge_agent.core.geometry import Letterbox
 from edge_agent.engines.base import Engine
 from edge_agent.engines.bundle import Bundle
@@ -24,7 +23,16 @@ from edge_agent.imaging.letterbox import letterbox
 from hilum.catalog import CATALOG
 from hilum.manifest import HeadSpec, InputSpec, Provenance
 from training import gate as gates
-from training.bundle import BundleParts, Graphs, draft_bundle, measuring_engine, write_bundle
+from training.bundle import (
+    INT8_BIN,
+    INT8_XML,
+    ONNX,
+    BundleParts,
+    Graphs,
+    draft_bundle,
+    measuring_engine,
+    write_bundle,
+)
 from training.card import Card, Credit, model_card
 from training.config import TrainConfig
 from training.data import backgrounds as real
@@ -32,8 +40,10 @@ from training.data import lungs, statistics, store
 from training.data.store import Entry
 from training.data.synthetic import Generator
 from training.errors import TrainingError
-from training.evaluate import Detector, Report, detect_all, report
-from training.export import export_onnx, halve_weights, ir_bytes, load_model, to_openvino
+from training.evaluation.detectors import detect_all, of_engine
+from training.evaluation.summary import Report, report
+from training.export import export_onnx, halve_weights, ir_bytes, to_openvino
+from training.network import load_model
 from training.quantize import quantize
 from training.train import Progress, train
 
@@ -142,7 +152,7 @@ def assemble(
     engines = _engines(draft)
     for number, (name, engine) in enumerate(engines.items()):
         on_step("measure", number, len(engines))
-        detector = detector_of(engine, graphs.input, graphs.head)
+        detector = of_engine(engine, graphs.input, graphs.head)
         chosen = report(
             sets.valid,
             detect_all(sets.valid, detector),
@@ -196,18 +206,6 @@ def assemble(
     return write_bundle(plan.out / f"{NAME}-{plan.version}.bundle", parts)
 
 
-def detector_of(engine: Engine, spec: InputSpec, head: HeadSpec) -> Detector:
-    """The clinic's own path from a picture to findings, every score down to the head's floor."""
-    floors = [head.score_floor] * len(CATALOG)
-
-    def detect(pixels: NDArray[np.uint8]) -> Sequence[Finding]:
-        fit = Letterbox.fit(pixels.shape[0], pixels.shape[1], spec.height, spec.width)
-        batch = letterbox(pixels, fit, spec.pad_value)[None, None]
-        return findings_from(engine.infer(batch)[0], fit, head, floors)
-
-    return detect
-
-
 def golden_pictures(size: int, count: int = 12) -> dict[str, NDArray[np.uint8]]:
     """Procedural radiographs of the input's very size; no patient's pixels are in a bundle."""
     generator = Generator(lungs.load(), statistics.load())
@@ -240,11 +238,10 @@ def _graphs(plan: StarterPlan, entries: Sequence[Entry], weights: Path) -> Graph
         pixels = entry.read()
         fit = Letterbox.fit(pixels.shape[0], pixels.shape[1], size, size)
         calibration.append(letterbox(pixels, fit)[None, None])
-    xml, weights_bin = ir_bytes(quantize(to_openvino(onnx), calibration))
+    int8 = ir_bytes(quantize(to_openvino(onnx), calibration))
+    members = dict(zip((INT8_XML, INT8_BIN), int8, strict=True))
     return Graphs(
-        int8_xml=xml,
-        int8_bin=weights_bin,
-        onnx=halve_weights(onnx),
+        members={**members, ONNX: halve_weights(onnx)},
         input=InputSpec(height=size, width=size),
         head=HeadSpec(),
     )

@@ -1,167 +1,237 @@
 """The training loop: YOLO11 on one grey channel, readable from top to bottom.
 
 The network, its loss and the assignment of targets are ultralytics'; the loop, the data and the
-checkpoints are ours. A checkpoint holds tensors and plain values only and is loaded with
-`weights_only=True`.
+checkpoints are ours. One process or many run the same lines: `training.distributed.Group` is a
+group of one where nobody else is there, and what many do together is what one would do alone.
 """
 
 from __future__ import annotations
 
+import copy
 import math
-import os
+import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Queue
-from threading import Thread
+from queue import Full, Queue
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from ultralytics.cfg import get_cfg
-from ultralytics.nn.tasks import DetectionModel
-from ultralytics.utils.loss import v8DetectionLoss
 
 from hilum.catalog import CATALOG
+from training import checkpoints
+from training.checkpoints import CHECKPOINT, WEIGHTS, Average, History, Run
 from training.config import TrainConfig
-from training.data.loader import Batch, batches
+from training.data.loader import Batch, batches, steps
 from training.data.store import Entry
+from training.distributed import ALONE, Group, computes_bf16, digest_of
 from training.errors import TrainingError
+from training.losses import Criterion, class_weights, count
+from training.network import build_model, load_initial
+from training.prune import prune
+from training.validate import measure
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What happened in the step just done; `loss` is its box, class and DFL part."""
+    """What happened in the step just done.
+
+    `loss` is the box, class and DFL part per image; `images` the ids of what this process saw.
+    """
 
     epoch: int
     step: int
     steps: int
     loss: tuple[float, float, float]
     images_per_s: float
+    images: tuple[str, ...]
 
 
-def build_model(config: TrainConfig) -> DetectionModel:
-    """A fresh network with random weights; one input channel, the catalogue's classes."""
-    model = DetectionModel(f"{config.architecture}.yaml", ch=1, nc=len(CATALOG), verbose=False)
-    model.args = get_cfg(
-        overrides={"box": config.box_gain, "cls": config.class_gain, "dfl": config.dfl_gain}
-    )
-    return model
+@dataclass(frozen=True, slots=True)
+class EpochReport:
+    """What happened in an epoch, once its checkpoint is on disk.
 
-
-class WeightedAbsence(nn.Module):
-    """Binary cross-entropy that says little about the absence of classes an image may hide.
-
-    `weight` f32 (N, classes) is set for every batch: what the absence of a class counts. Positive
-    targets always count in full.
+    `loss` is the mean over the whole epoch and all processes; `metric` is None where none was
+    measured; `weights` is the digest of this process's weights, the same in all.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.ones(1, len(CATALOG))
-
-    def forward(self, scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Loss per anchor and class, (N, anchors, classes)."""
-        loss = nn.functional.binary_cross_entropy_with_logits(scores, targets, reduction="none")
-        return loss * torch.where(targets > 0, 1.0, self.weight[:, None, :])
-
-
-class Average:
-    """Exponential moving average of the weights; what is evaluated and shipped."""
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.updates = 0
-        self.state = {k: v.detach().clone() for k, v in model.state_dict().items()}
-
-    @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Move towards the model's present weights; faster in the beginning."""
-        self.updates += 1
-        decay = self.decay * (1 - math.exp(-self.updates / 300))
-        for key, value in model.state_dict().items():
-            kept = self.state[key]
-            if kept.dtype.is_floating_point:
-                kept.lerp_(value, 1 - decay)
-            else:
-                kept.copy_(value)
+    epoch: int
+    loss: tuple[float, float, float]
+    learning_rate: float
+    images_per_s: float
+    metric: float | None
+    best: bool
+    weights: str
 
 
 def train(
-    entries: tuple[Entry, ...],
+    entries: Sequence[Entry],
     config: TrainConfig,
     out: Path,
     *,
+    valid: Sequence[Entry] = (),
+    group: Group = ALONE,
     resume: bool = False,
     on_step: Callable[[Progress], None] = lambda _: None,
-    on_epoch: Callable[[int], None] = lambda _: None,
+    on_epoch: Callable[[EpochReport], None] = lambda _: None,
 ) -> Path:
-    """Train and return the path of the averaged weights.
+    """Train and return the path of the averaged weights: of the best epoch where there is a metric.
 
-    Writes `checkpoint.pt` after every epoch and `weights.pt` (the average's state_dict) beside it.
+    Writes `checkpoint.pt` after every epoch and `weights.pt` beside it, in the leading process.
 
     Args:
         entries: the training split.
         config: the run's settings; a resumed run must state the same ones.
         out: folder of the run.
+        valid: the split that the metric is measured on; without it the last epoch is shipped.
+        group: this process's place among those that train together.
         resume: go on from `out/checkpoint.pt`, where there is one.
-        on_step: told after every step.
-        on_epoch: told after every epoch, once its checkpoint is on disk.
+        on_step: told after every step, in every process.
+        on_epoch: told after every epoch, in every process.
 
     Raises:
-        TrainingError: fewer images than one batch, the checkpoint belongs to other settings, or
-            the loss is no number any more.
+        TrainingError: fewer images than one batch, the checkpoint belongs to other settings or
+            data, the disk is full, or the loss is no number any more.
     """
+    _check(entries, valid, config, group)
+    _set_up(config)
+    run, optimizer = _begin(entries, config, out, group, resume=resume)
+    criterion = Criterion(run.model, group, class_weights(config, entries).to(group.device))
+    network = group.wrap(run.model)
+    while run.history.done < config.epochs and not run.history.over(config.patience):
+        epoch = run.history.done
+        loss, speed = _epoch(
+            run, network, criterion, optimizer, entries, epoch=epoch, group=group, told=on_step
+        )
+        digest = digest_of(run.model.state_dict())
+        group.check_agreement(digest)
+        metric = _metric(run, valid, epoch, group)
+        best = run.history.note(epoch, metric) if metric is not None else False
+        run.history.done = epoch + 1
+        if group.leads:
+            # Without any metric so far, the newest weights are the ones to ship.
+            ship = best or run.history.best_epoch is None
+            checkpoints.save(out, run, optimizer, weights=ship)
+        rate = optimizer.param_groups[0]["lr"]
+        on_epoch(EpochReport(epoch, loss, rate, speed, metric, best, digest))
+    return out / WEIGHTS
+
+
+def _check(
+    entries: Sequence[Entry], valid: Sequence[Entry], config: TrainConfig, group: Group
+) -> None:
     if len(entries) < config.batch:
         raise TrainingError(f"{len(entries)} images do not fill one batch of {config.batch}")
+    if config.batch < group.world:
+        raise TrainingError(f"a batch of {config.batch} does not reach {group.world} processes")
+    if valid and not any(entry.labels for entry in valid):
+        raise TrainingError("the validation split has no labelled box: nothing can be measured")
+    if config.patience is not None and not valid:
+        raise TrainingError("patience needs a validation split")
+
+
+def _set_up(config: TrainConfig) -> None:
+    """Seed all that draws random numbers, in every process alike."""
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    out.mkdir(parents=True, exist_ok=True)
-    model = build_model(config).to(memory_format=torch.channels_last)
-    criterion = v8DetectionLoss(model)
-    criterion.bce = WeightedAbsence()
+    np.random.seed(config.seed)  # noqa: NPY002 - third-party code draws from this one
+    random.seed(config.seed)
+
+
+def _begin(
+    entries: Sequence[Entry], config: TrainConfig, out: Path, group: Group, *, resume: bool
+) -> tuple[Run, torch.optim.Optimizer]:
+    """The network and all that goes with it: new, from given weights, or from a checkpoint."""
+    data = checkpoints.data_digest(entries)
+    stored = checkpoints.read(out / CHECKPOINT, config, data) if resume else None
+    model = build_model(config)
+    if stored is not None:
+        checkpoints.widths_from(model, stored)
+    elif config.weights is not None and config.weights_sha256 is not None:
+        load_initial(model, config.weights, config.weights_sha256)
+        prune(model, config.prune)
+    model.to(device=group.device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(_parameter_groups(model, config), lr=config.learning_rate)
-    average = Average(model, config.ema_decay)
-    steps = len(entries) // config.batch
-    first = _restore(out / "checkpoint.pt", config, model, optimizer, average) if resume else 0
-    for epoch in range(first, config.epochs):
-        model.train()
-        stream = _ahead(
-            batches(
-                entries,
-                config.size_in(epoch),
-                config.batch,
-                seed=config.seed,
-                epoch=epoch,
-                augment=config.augment,
-            )
-        )
+    run = Run(config, data, model, Average(model, config.ema_decay), History())
+    if stored is not None:
+        checkpoints.restore(run, stored, optimizer)
+    if group.leads:
+        out.mkdir(parents=True, exist_ok=True)
+    return run, optimizer
+
+
+def _epoch(
+    run: Run,
+    network: nn.Module,
+    criterion: Criterion,
+    optimizer: torch.optim.Optimizer,
+    entries: Sequence[Entry],
+    *,
+    epoch: int,
+    group: Group,
+    told: Callable[[Progress], None],
+) -> tuple[tuple[float, float, float], float]:
+    """One epoch; the mean loss of all processes per image, and images per second of all."""
+    config = run.config
+    count = len(steps(len(entries), config, epoch, group.world))
+    run.model.train()
+    seen = torch.zeros(3, device=group.device)
+    began = time.monotonic()
+    source = batches(entries, config, epoch, rank=group.rank, world=group.world)
+    with closing(_ahead(source)) as stream:
         for step, batch in enumerate(stream):
-            began = time.monotonic()
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(config, epoch * steps + step, steps)
-            loss = _forward(
-                model,
-                criterion,
+            step_began = time.monotonic()
+            for parameters in optimizer.param_groups:
+                parameters["lr"] = learning_rate(config, epoch * count + step, count)
+            loss = criterion(
+                _predict(network, batch, config, group.device),
                 batch,
                 hidden_weight=config.hidden_in(epoch),
-                bfloat16=config.bfloat16,
+                images=batch.together,
             )
             if not bool(torch.isfinite(loss).all()):
                 raise TrainingError(f"the loss is no number in epoch {epoch}, step {step}")
-            torch.autograd.backward(loss.sum())
-            nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+            # The mean over processes that DDP takes becomes the sum, which is the whole batch's.
+            torch.autograd.backward(loss.sum() * group.world)
+            nn.utils.clip_grad_norm_(run.model.parameters(), 10.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            average.update(model)
-            box, classes, dfl = (loss.detach() / config.batch).tolist()
-            seconds = time.monotonic() - began
-            on_step(Progress(epoch, step, steps, (box, classes, dfl), config.batch / seconds))
-        _save(out, epoch + 1, config=config, model=model, optimizer=optimizer, average=average)
-        on_epoch(epoch)
-    return out / "weights.pt"
+            group.average_statistics(run.model)
+            run.average.update(run.model)
+            seen += loss.detach()
+            box, classes, dfl = (loss.detach() * group.world / batch.together).tolist()
+            speed = batch.together / (time.monotonic() - step_began)
+            images = tuple(entries[k].image_id for k in batch.chosen)
+            told(Progress(epoch, step, count, (box, classes, dfl), speed, images))
+    box, classes, dfl = (group.total(seen) / len(entries)).tolist()
+    return (box, classes, dfl), len(entries) / (time.monotonic() - began)
+
+
+def _predict(
+    network: nn.Module, batch: Batch, config: TrainConfig, device: torch.device
+) -> dict[str, Any]:
+    """Raw outputs for this process's images, in BF16 where that is quicker."""
+    pixels = torch.from_numpy(batch.pixels).to(device, non_blocking=True)
+    pixels = pixels.to(memory_format=torch.channels_last).float() / 255
+    bfloat16 = config.bfloat16 and computes_bf16(device)
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16):
+        predictions: dict[str, Any] = network(pixels)
+    return predictions
+
+
+def _metric(run: Run, valid: Sequence[Entry], epoch: int, group: Group) -> float | None:
+    """The metric of the averaged weights, measured by all processes; None where it is not due."""
+    last = epoch + 1 == run.config.epochs
+    if not valid or not (last or (epoch + 1) % run.config.validate_every == 0):
+        return None
+    shadow = copy.deepcopy(run.model)
+    shadow.load_state_dict(run.average.state)
+    return measure(shadow.eval(), valid, run.config, group)
 
 
 def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
@@ -197,117 +267,39 @@ def _parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, A
     ]
 
 
-def _forward(
-    model: DetectionModel,
-    criterion: v8DetectionLoss,
-    batch: Batch,
-    *,
-    hidden_weight: float,
-    bfloat16: bool,
-) -> torch.Tensor:
-    """The three parts of the loss, summed over the batch, f32 (3,)."""
-    pixels = torch.from_numpy(batch.pixels).to(memory_format=torch.channels_last).float() / 255
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16):
-        predictions = model(pixels)
-    # Assignment and loss need full precision; only the convolutions run in BF16.
-    predictions = {
-        key: [v.float() for v in value] if isinstance(value, list) else value.float()
-        for key, value in predictions.items()
-    }
-    criterion.bce.weight = torch.where(torch.from_numpy(batch.known), 1.0, hidden_weight)
-    targets = {
-        "batch_idx": torch.from_numpy(batch.image).float(),
-        "cls": torch.from_numpy(batch.classes).float()[:, None],
-        "bboxes": torch.from_numpy(batch.boxes),
-    }
-    loss: torch.Tensor = criterion(predictions, targets)[0]
-    return loss
-
-
-def _ahead(source: Iterator[Batch]) -> Iterator[Batch]:
+def _ahead(source: Iterator[Batch]) -> Generator[Batch]:
     """Prepare the next batches in a thread (decoding and warping release the interpreter)."""
     queue: Queue[Batch | BaseException | None] = Queue(maxsize=3)
+    stopped = Event()
+
+    def put(item: Batch | BaseException | None) -> bool:
+        while not stopped.is_set():
+            try:
+                queue.put(item, timeout=0.2)
+            except Full:
+                continue
+            return True
+        return False
 
     def fill() -> None:
         try:
             for batch in source:
-                queue.put(batch)
-            queue.put(None)
+                if not put(batch):
+                    return
+            put(None)
         except BaseException as error:  # noqa: BLE001 - raised again where the batch is awaited
-            queue.put(error)
+            put(error)
 
     Thread(target=fill, daemon=True, name="batches").start()
-    while (item := queue.get()) is not None:
-        if isinstance(item, BaseException):
-            raise item
-        yield item
-
-
-def _save(
-    out: Path,
-    done: int,
-    *,
-    config: TrainConfig,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    average: Average,
-) -> None:
-    checkpoint = {
-        "done": done,
-        "config": config.model_dump_json(),
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "average": average.state,
-        "updates": average.updates,
-    }
-    _write(checkpoint, out / "checkpoint.pt")
-    _write(average.state, out / "weights.pt")
-
-
-def _write(content: dict[str, Any], path: Path) -> None:
-    beside = path.with_suffix(".part")
-    with beside.open("wb") as out:
-        torch.save(content, out)
-        out.flush()
-        os.fsync(out.fileno())
-    beside.replace(path)
-
-
-def _restore(
-    path: Path,
-    config: TrainConfig,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    average: Average,
-) -> int:
-    """Take up a checkpoint; the number of epochs that are done, 0 where there is none."""
-    if not path.is_file():
-        return 0
-    stored = torch.load(path, weights_only=True)
-    if TrainConfig.model_validate_json(stored["config"]) != config:
-        raise TrainingError(f"{path} was written by a run with other settings; use another folder")
-    model.load_state_dict(stored["model"])
-    optimizer.load_state_dict(stored["optimizer"])
-    average.state = stored["average"]
-    average.updates = stored["updates"]
-    return int(stored["done"])
-
-
-def load_weights(path: Path, config: TrainConfig) -> DetectionModel:
-    """The network with weights that `train` wrote, ready to be evaluated or exported.
-
-    Raises:
-        TrainingError: the file is absent or does not belong to this architecture.
-    """
-    model = build_model(config)
     try:
-        model.load_state_dict(torch.load(path, weights_only=True))
-    except (OSError, RuntimeError) as error:
-        raise TrainingError(f"cannot use the weights {path}: {error}") from error
-    return model.eval()
+        while (item := queue.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stopped.set()
 
 
-def seed_everything(seed: int) -> None:
-    """Seed numpy's and torch's global generators, for libraries that draw from them."""
-    np.random.seed(seed)  # noqa: NPY002 - third-party code draws from this one
-    torch.manual_seed(seed)
+def classes_without_example(entries: Sequence[Entry]) -> list[str]:
+    """Names of the findings that cannot be learnt from these images."""
+    return [f.name for f, n in zip(CATALOG, count(entries), strict=True) if not n]

@@ -7,6 +7,7 @@ others, on the golden pictures. `core.choice` decides.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -45,6 +46,7 @@ def choose(
     threads: int = 0,
     *,
     wanted: str = AUTO,
+    without: Collection[str] = (),
     effort: Effort = DEFAULT_EFFORT,
     start: Start = ProbeProcess,
 ) -> Choice:
@@ -55,6 +57,7 @@ def choose(
         cache_dir: the agent's; choices and compiled models are kept in folders of it.
         threads: for computing; 0 means as many as there are cores.
         wanted: a variant's name to run that one, if it agrees with the golden cases; or `auto`.
+        without: variants that are known not to work on this box just now.
         effort: how long measuring may take.
         start: makes the probes.
 
@@ -63,7 +66,7 @@ def choose(
         ConfigInvalid: the wanted variant is not there, or the cache folder is not private.
         EngineFailed: no candidate says what the golden cases say; the message tells of each.
     """
-    candidates = _candidates(bundle, wanted)
+    candidates = _candidates(bundle, wanted, without)
     circumstances = Circumstances(
         hardware=Hardware.here(),
         runtimes={it.runtime: runtime_version(it.runtime) or "" for it in candidates},
@@ -106,9 +109,13 @@ def _to_remember(found: Measured, circumstances: Circumstances) -> Remembered:
     )
 
 
-def _candidates(bundle: Bundle, wanted: str) -> list[EngineVariant]:
+def _candidates(bundle: Bundle, wanted: str, without: Collection[str]) -> list[EngineVariant]:
     manifest = bundle.manifest
-    runnable = [it for it in manifest.engines if runtime_version(it.runtime) is not None]
+    runnable = [
+        it
+        for it in manifest.engines
+        if it.name not in without and runtime_version(it.runtime) is not None
+    ]
     if not runnable:
         raise BundleInvalid(
             f"the bundle {manifest.name} {manifest.version} has no engine that runs here"

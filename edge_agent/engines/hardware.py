@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final, Self
 
 _CPUINFO: Final = Path("/proc/cpuinfo")
+_NVIDIA: Final = Path("/proc/driver/nvidia")
 _ISA_LIMIT: Final = "ONEDNN_MAX_CPU_ISA"
 
 
@@ -18,12 +19,14 @@ class Hardware:
 
     `flags` are the kernel's names, sorted (`amx_int8`, `avx512_vnni`, ...). `isa_limit` is what
     the operator allows oneDNN, which both runtimes compute with, by its environment variable.
+    `cards` are NVIDIA's, each with the driver's version.
     """
 
     cpu: str
     cores: int
     flags: tuple[str, ...]
     isa_limit: str
+    cards: tuple[str, ...] = ()
 
     @classmethod
     def here(cls) -> Self:
@@ -34,6 +37,7 @@ class Hardware:
             cores=len(os.sched_getaffinity(0)),
             flags=tuple(sorted(facts.get("flags", facts.get("Features", "")).split())),
             isa_limit=os.environ.get(_ISA_LIMIT, ""),
+            cards=nvidia_cards(),
         )
 
 
@@ -41,6 +45,27 @@ def cpu_model() -> str:
     """The processor's own name, such as `AMD EPYC`."""
     facts = _cpuinfo()
     return facts.get("model name") or platform.processor() or platform.machine()
+
+
+def nvidia_cards() -> tuple[str, ...]:
+    """NVIDIA cards that the kernel's driver shows, by model, each with the driver's version.
+
+    Asks no library: that would take memory, and CUDA does not survive a fork.
+    """
+    try:
+        driver = (_NVIDIA / "version").read_text(encoding="utf-8").partition("\n")[0].split()
+        files = sorted((_NVIDIA / "gpus").glob("*/information"))
+        entries = [file.read_text(encoding="utf-8") for file in files]
+    except OSError:
+        return ()
+    version = next((word for word in driver if word[:1].isdigit()), "unknown")
+    models = (
+        line.partition(":")[2].strip()
+        for entry in entries
+        for line in entry.splitlines()
+        if line.startswith("Model:")
+    )
+    return tuple(f"{model}, driver {version}" for model in models)
 
 
 def _cpuinfo() -> dict[str, str]:

@@ -10,15 +10,25 @@ from typing import Final
 from edge_agent.core.choice import ONE_AT_A_TIME, BatchPolicy
 from edge_agent.engines.base import Engine
 from edge_agent.engines.bundle import Bundle
+from edge_agent.engines.cuda import bindings_installed
+from edge_agent.engines.hardware import nvidia_cards
+from edge_agent.engines.tensorrt_runtime import packages_installed
 from edge_agent.errors import BundleInvalid
 from hilum.manifest import EngineVariant
 
-KNOWN: Final = ("openvino", "onnxruntime")
-"""Runtimes that this agent has an engine for; the package goes by the same name."""
+KNOWN: Final = ("openvino", "onnxruntime", "tensorrt")
+"""Runtimes that this agent has an engine for; the first two's packages go by the same name."""
 
 
 def runtime_version(runtime: str) -> str | None:
-    """The installed runtime's version, without importing it; None if there is none to use."""
+    """The installed runtime's version, without importing it; None if there is none to use.
+
+    TensorRT counts only where there is a card, and a package to reach it with.
+    """
+    if runtime == "tensorrt":
+        packages = packages_installed()
+        usable = packages and bindings_installed() and nvidia_cards()
+        return " ".join(next(iter(packages.items()))) if usable else None
     if runtime not in KNOWN or find_spec(runtime) is None:
         return None
     try:
@@ -72,6 +82,15 @@ def open_engine(
 
         return OnnxRuntimeEngine(
             bundle, variant, OnnxRuntimeOptions(threads=threads, streams=batch.parallel_requests)
+        )
+    if variant.runtime == "tensorrt":
+        from edge_agent.engines.tensorrt import (  # noqa: PLC0415  # costs memory
+            TensorRtEngine,
+            TensorRtOptions,
+        )
+
+        return TensorRtEngine(
+            bundle, variant, TensorRtOptions(cache_dir / "compiled" if cache_dir else None)
         )
     raise BundleInvalid(
         f"{variant.name} is for {variant.runtime}, which this agent has no part for"

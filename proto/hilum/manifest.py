@@ -21,6 +21,7 @@ MemberPath = Annotated[
     str, Field(pattern=r"^[a-z0-9][a-zA-Z0-9_.-]*(/[a-zA-Z0-9_][a-zA-Z0-9_.-]*)*$")
 ]
 Score = Annotated[float, Field(ge=0, le=1)]
+ComputeCapability = Annotated[str, Field(pattern=r"^\d{1,2}\.\d$")]
 
 
 class _Frozen(BaseModel):
@@ -62,11 +63,25 @@ class HeadSpec(_Frozen):
     multi_label: bool = True
 
 
+class EngineTarget(_Frozen):
+    """An engine compiled ahead of time: for cards of these compute capabilities, and one runtime.
+
+    `package` is what loads it and `version` that package's own, to the last digit: TensorRT loads
+    no engine that another version built.
+    """
+
+    package: Literal["tensorrt", "tensorrt_rtx"]
+    version: Annotated[str, Field(pattern=r"^\d+(\.\d+)*$")]
+    capabilities: Annotated[tuple[ComputeCapability, ...], Field(min_length=1)]
+    model: MemberPath
+
+
 class EngineVariant(_Frozen):
     """One way to run the model: a runtime, a precision and its files.
 
     `operating_points` gives the score threshold per finding slug; they belong to this variant of
-    this bundle and to nothing else.
+    this bundle and to nothing else. `targets` are engines of TensorRT compiled from `model` ahead
+    of time; a box whose card is in none of them compiles `model` itself.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
@@ -75,6 +90,13 @@ class EngineVariant(_Frozen):
     model: MemberPath
     weights: MemberPath | None = None
     operating_points: dict[str, Score]
+    targets: tuple[EngineTarget, ...] = ()
+
+    @model_validator(mode="after")
+    def _targets_are_tensorrt(self) -> Self:
+        if self.targets and self.runtime != "tensorrt":
+            raise ValueError(f"{self.name} is for {self.runtime}, which has no targets")
+        return self
 
     @model_validator(mode="after")
     def _points_name_findings(self) -> Self:
@@ -135,6 +157,75 @@ class Provenance(_Frozen):
     metrics: dict[str, float] = {}
 
 
+class AcceptanceBound(_Frozen):
+    """What a modification had to keep to, stated before it was made: `name` is at most this."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+    at_most: float
+
+
+class AcceptanceResult(_Frozen):
+    """What was then measured under a bound, with its 95% interval.
+
+    `subject` is a finding's slug where the bound is on each finding: the one that came off worst.
+    """
+
+    bound: str
+    variant: str
+    subject: str = ""
+    value: float
+    low: float
+    high: float
+
+
+class ModificationProtocol(_Frozen):
+    """How the modification was to be made and judged; `bounds` were declared before the run.
+
+    `declared` is the SHA-256 of the file that was written when the run began, which holds them.
+    """
+
+    data: str
+    split: str
+    split_digest: Sha256
+    declared: Sha256
+    bounds: Annotated[tuple[AcceptanceBound, ...], Field(min_length=1)]
+
+
+class ChangeControl(_Frozen):
+    """What a predetermined change control plan (FDA, December 2024) asks of a modification.
+
+    `modifications` describes what changed, `protocol` and `results` prove it, `impact` and `limits`
+    say what it means for those who use it. `plan` names the organisation's own document, if there
+    is one; `replaces` is the digest of the bundle that came before, and that a site goes back to;
+    `evidence` lists the members that say more.
+    """
+
+    plan: str = ""
+    modifications: str
+    replaces: Sha256 | None = None
+    protocol: ModificationProtocol
+    results: Annotated[tuple[AcceptanceResult, ...], Field(min_length=1)]
+    impact: str
+    limits: tuple[str, ...] = ()
+    evidence: tuple[MemberPath, ...] = ()
+
+    @model_validator(mode="after")
+    def _keeps_its_bounds(self) -> Self:
+        bounds = {bound.name: bound.at_most for bound in self.protocol.bounds}
+        for result in self.results:
+            if result.bound not in bounds:
+                raise ValueError(f"{result.bound} of {result.variant} was never declared")
+            if not result.value <= bounds[result.bound]:
+                raise ValueError(
+                    f"{result.variant}: {result.bound} is {result.value:g}, declared was at most "
+                    f"{bounds[result.bound]:g}"
+                )
+        unmeasured = sorted(set(bounds) - {result.bound for result in self.results})
+        if unmeasured:
+            raise ValueError(f"declared but not measured: {unmeasured}")
+        return self
+
+
 class Manifest(_Frozen):
     """`manifest.json` of a bundle. Unknown fields and unknown schema versions are refused."""
 
@@ -150,6 +241,8 @@ class Manifest(_Frozen):
     model_card: MemberPath
     provenance: Provenance
     gate: GateSpec | None = None
+    change_control: ChangeControl | None = None
+    sbom: MemberPath | None = None
     files: dict[MemberPath, Member]
 
     @model_validator(mode="after")
@@ -165,12 +258,27 @@ class Manifest(_Frozen):
             if missing:
                 raise ValueError(f"{engine.name} has no operating point for {missing}")
             wanted |= {path for path in (engine.model, engine.weights) if path}
+            wanted |= {target.model for target in engine.targets}
         if self.gate:
             wanted |= {self.gate.model, self.gate.weights}
+        if self.sbom:
+            wanted.add(self.sbom)
+        if self.change_control:
+            wanted |= set(self.change_control.evidence)
+            self._check_results(self.change_control.results, set(names))
         absent = sorted(wanted - set(self.files))
         if absent:
             raise ValueError(f"files does not list {absent}")
         return self
+
+    @staticmethod
+    def _check_results(results: tuple[AcceptanceResult, ...], variants: set[str]) -> None:
+        """Every variant that is shipped was measured, and no other is spoken of."""
+        measured = {result.variant for result in results}
+        if measured != variants:
+            raise ValueError(
+                f"change_control has results of {sorted(measured)}, engines are {sorted(variants)}"
+            )
 
     def to_bytes(self) -> bytes:
         """The one serialisation: UTF-8 JSON, two-space indent, a final newline."""

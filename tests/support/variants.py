@@ -66,8 +66,13 @@ def variant(name: str, **changes: Any) -> EngineVariant:
     return EngineVariant(**fields | changes)
 
 
-def bundle_with(path: Path, *variants: EngineVariant, onnx: bytes | None = None) -> Bundle:
-    """A sound bundle of the transparent model with just these variants."""
+def bundle_with(
+    path: Path,
+    *variants: EngineVariant,
+    onnx: bytes | None = None,
+    more: dict[str, bytes] | None = None,
+) -> Bundle:
+    """A sound bundle of the transparent model with just these variants; `more` are members."""
     mass = GoldenFinding(finding="nodule_mass", score=0.8, box=(30, 33, 50, 63))
     names = [it.name for it in variants]
     cases = GoldenCases(
@@ -82,6 +87,7 @@ def bundle_with(path: Path, *variants: EngineVariant, onnx: bytes | None = None)
     members = bundles.contents() | {
         "model.onnx": transparent_onnx() if onnx is None else onnx,
         "golden/cases.json": cases.to_bytes(),
+        **(more or {}),
     }
     manifest_bytes = bundles.manifest(members, engines=variants).to_bytes()
     return Bundle.open(bundles.pack(path, members, manifest_bytes))

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
 
+from edge_agent import loading
+from edge_agent.core.choice import ONE_AT_A_TIME
+from edge_agent.engines.base import Engine
+from edge_agent.engines.bundle import Bundle
+from edge_agent.engines.choose import Choice
 from edge_agent.engines.fake import FakeEngine
-from edge_agent.errors import ConfigInvalid
+from edge_agent.errors import ConfigInvalid, EngineFailed
 from edge_agent.loading import bundle_facts, golden_problem, load_model, open_bundle
+from hilum.manifest import EngineVariant
 from tests.agents import SIDE, settings, write_toy_bundle
+from tests.support.bundles import VARIANT
+from tests.support.variants import bundle_with, variant
 
 
 def test_a_loaded_model_says_what_the_bundle_says(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -53,3 +66,54 @@ def test_an_engine_that_answers_wrongly_is_told_by_the_golden_cases(
     )
     wrong.close()
     assert "closed" in golden_problem(bundle, wrong)
+
+
+CARD = "tensorrt-int8"
+
+
+@pytest.fixture
+def with_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, list[Engine]]:
+    """A bundle whose variant for cards is the one chosen for as long as it is not excluded."""
+    path = tmp_path / "a.bundle"
+    bundle_with(
+        path, variant(CARD, precision="int8", model="model.onnx", weights=None), variant(VARIANT)
+    )
+
+    def choose(bundle: Bundle, *_: object, without: Collection[str] = (), **__: object) -> Choice:
+        named = bundle.variant(VARIANT if CARD in without else CARD)
+        return Choice(named, "measured before", (), ONE_AT_A_TIME, remembered=True)
+
+    monkeypatch.setattr(loading, "choose", choose)
+    return path, []
+
+
+@pytest.mark.parametrize("fails", ["to open", "its golden cases"])
+def test_a_card_that_fails_at_a_later_start_is_done_without(
+    fails: str,
+    with_card: tuple[Path, list[Engine]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    path, opened = with_card
+    real = loading.open_engine
+
+    def open_engine(bundle: Bundle, named: EngineVariant, **options: Any) -> Engine:
+        if named.name != CARD:
+            return real(bundle, named, **options)
+        if fails == "to open":
+            raise EngineFailed("the card has fallen off the bus")
+        opened.append(FakeEngine(96, 96, name=CARD))  # Blind to what the cases show.
+        return opened[-1]
+
+    monkeypatch.setattr(loading, "open_engine", open_engine)
+    model, _ = load_model(settings(bundle=path, cache_dir=tmp_path / "cache"))
+    assert model.engine.name == VARIANT
+    model.close()
+    told = settings(bundle=path, cache_dir=tmp_path / "cache", engine={"variant": CARD})
+    if fails == "to open":  # What the operator asked for by name is not replaced in silence.
+        with pytest.raises(EngineFailed, match="fallen off the bus"):
+            load_model(told)
+    else:
+        (given_up,) = opened
+        with pytest.raises(EngineFailed, match="is closed"):
+            given_up.infer(np.zeros((1, 1, 96, 96), np.uint8))

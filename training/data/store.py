@@ -1,16 +1,22 @@
-"""A synthetic set on disk: PNG pictures, reader boxes in VinDr-CXR's columns, facts per image.
+"""A set on disk: PNG pictures, boxes in VinDr-CXR's columns, facts per image.
 
-images/000000.png ...   u8 grey
-annotations.csv         image_id, class_name, class_id, rad_id, x_min, y_min, x_max, y_max
-images.csv              image_id, background, unknown (slugs, parted by spaces)
+images/<image_id>.png   u8 grey
+annotations.csv         image_id, class_name, class_id, x_min, y_min, x_max, y_max in pixels of the
+                        stored picture; `weight`, `readers` where readers' boxes were fused
+images.csv              image_id, background, unknown (slugs, parted by spaces); where known
+                        rows, columns, patient_id, sex, age (years), view, manufacturer, photometric
+split.json              which image is in which split (`training.data.splits`), once that is made
+
+A set that was imported also keeps every reader's own boxes (readers.csv), what was left out
+(rejected.csv) and report.html; see `training.data.tables`.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Final
@@ -20,20 +26,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hilum.catalog import BY_NAME, BY_SLUG, CATALOG
+from training.data import splits
 from training.data.synthetic import Generator, Label, Sample
 from training.errors import TrainingError
 
 NO_FINDING: Final = "No finding"
+FACTS: Final = ("sex", "age", "view", "manufacturer", "photometric")
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One stored image: where it lies, what is marked on it, what not to learn from it."""
+    """One stored image: where it lies, what is marked on it, what not to learn from it.
 
+    `patient` is "" where nobody is known; `facts` holds what is known of sex, age, view,
+    manufacturer and photometric, by these names.
+    """
+
+    image_id: str
     path: Path
     background: str
     unknown: frozenset[int]
     labels: tuple[Label, ...]
+    patient: str = ""
+    facts: Mapping[str, str] = field(default_factory=dict)
 
     def read(self) -> NDArray[np.uint8]:
         """The picture, u8 (H, W).
@@ -113,12 +128,31 @@ def _table(path: Path, columns: list[str], rows: list[list[object]]) -> None:
     beside.replace(path)
 
 
-def read(folder: Path) -> tuple[Entry, ...]:
-    """The entries of a stored set, in order.
+def read(
+    folder: Path, split: str | None = None, split_file: Path | None = None
+) -> tuple[Entry, ...]:
+    """The entries of a stored set, in order; of one frozen split where it is named.
+
+    The split is the set's own, unless `split_file` holds another.
 
     Raises:
-        TrainingError: a table is absent (the set is unfinished), or a row cannot be used.
+        TrainingError: a table is absent (the set is unfinished), a row cannot be used, or the
+            split is absent, empty, changed, or names images that the set does not hold.
     """
+    entries = _read(folder)
+    if split is None:
+        return entries
+    wanted = splits.load(split_file or folder).of(split)
+    by_id = {entry.image_id: entry for entry in entries}
+    if missing := [image_id for image_id in wanted if image_id not in by_id]:
+        raise TrainingError(
+            f"{folder} does not hold the image {missing[0]} of its split {split!r}"
+            + (f", nor {len(missing) - 1} others" if missing[1:] else "")
+        )
+    return tuple(by_id[image_id] for image_id in wanted)
+
+
+def _read(folder: Path) -> tuple[Entry, ...]:
     for name in ("images.csv", "annotations.csv"):
         if not (folder / name).is_file():
             raise TrainingError(
@@ -132,16 +166,22 @@ def read(folder: Path) -> tuple[Entry, ...]:
             try:
                 index = BY_NAME[row["class_name"]].index
                 box = [float(row[k]) for k in ("x_min", "y_min", "x_max", "y_max")]
+                weight = float(row.get("weight") or 1)
             except (KeyError, ValueError) as error:
                 raise TrainingError(f"{folder}/annotations.csv, row {number}: {error}") from error
-            labels.setdefault(row["image_id"], []).append(Label(index, *box))
+            labels.setdefault(row["image_id"], []).append(
+                Label(index, box[0], box[1], box[2], box[3], weight)
+            )
     with (folder / "images.csv").open(newline="", encoding="utf-8") as lines:
         entries = tuple(
             Entry(
+                image_id=row["image_id"],
                 path=folder / "images" / f"{row['image_id']}.png",
                 background=row["background"],
                 unknown=frozenset(BY_SLUG[slug].index for slug in row["unknown"].split()),
                 labels=tuple(labels.get(row["image_id"], ())),
+                patient=row.get("patient_id") or "",
+                facts={name: row[name] for name in FACTS if row.get(name)},
             )
             for row in csv.DictReader(lines)
         )

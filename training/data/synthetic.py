@@ -69,13 +69,17 @@ _ANYWHERE: Final = {_index("calcification"), EFFUSION, _index("pleural_thickenin
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """One synthetic finding: catalogue index and box in pixels."""
+    """One marked finding: catalogue index and box in pixels.
+
+    `weight` in (0, 1] says how many of an image's readers agreed on it; 1 where nobody was asked.
+    """
 
     index: int
     x_min: float
     y_min: float
     x_max: float
     y_max: float
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -268,6 +268,17 @@ def test_what_cannot_run_here_is_no_candidate(
         chosen(three, tmp_path, usual())
 
 
+def test_what_is_known_not_to_work_is_done_without_and_measured_apart(
+    three: Bundle, tmp_path: Path
+) -> None:
+    assert chosen(three, tmp_path, usual()).variant.name == FP32
+    bench = usual()
+    choice = chosen(three, tmp_path, bench, without={FP32: "the card is gone"})
+    assert choice.variant.name == INT8
+    assert {job.variant for job in bench.started} == {INT8, ORT}
+    assert chosen(three, tmp_path, usual()).variant.name == FP32
+
+
 def test_batches_are_used_where_the_engine_gains_by_them(three: Bundle, tmp_path: Path) -> None:
     def gpu(job: Job, timing: Timing) -> float:
         return 5.0 + timing.images * timing.calls * 0.5

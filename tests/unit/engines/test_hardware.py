@@ -51,3 +51,21 @@ def test_other_kernels_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert seen.cpu != ""
     (tmp_path / "cpuinfo").unlink()
     assert shown(tmp_path, monkeypatch, None).flags == ()
+
+
+def test_cards_are_read_from_the_kernel_with_their_driver(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardware, "_NVIDIA", tmp_path)
+    assert Hardware.here().cards == ()
+    (tmp_path / "version").write_text(
+        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.14  Thu Feb 22\nGCC version: 12\n"
+    )
+    for slot, model in (("0000:01:00.0", "NVIDIA L4"), ("0000:02:00.0", "NVIDIA RTX A2000")):
+        folder = tmp_path / "gpus" / slot
+        folder.mkdir(parents=True)
+        (folder / "information").write_text(f"Model: \t\t {model}\nIRQ:   \t\t 24\n")
+    assert Hardware.here().cards == (
+        "NVIDIA L4, driver 550.54.14",
+        "NVIDIA RTX A2000, driver 550.54.14",
+    )

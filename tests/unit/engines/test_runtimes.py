@@ -33,7 +33,24 @@ def test_choosing_imports_no_runtime() -> None:
 def test_versions_are_the_packages() -> None:
     assert runtime_version("openvino") == version("openvino")
     assert runtime_version("onnxruntime") == version("onnxruntime")
-    assert runtime_version("tensorrt") is None
+
+
+def test_tensorrt_counts_where_a_card_a_binding_and_a_package_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    where = "edge_agent.engines.runtimes."
+    whole = {
+        "nvidia_cards": ("NVIDIA L4, driver 550.1",),
+        "bindings_installed": "cuda.bindings",
+        "packages_installed": {"tensorrt_rtx": "1.7.1", "other": "2"},
+    }
+    for name, value in whole.items():
+        monkeypatch.setattr(where + name, lambda value=value: value)
+    assert runtime_version("tensorrt") == "tensorrt_rtx 1.7.1"
+    for name, value in whole.items():
+        monkeypatch.setattr(where + name, lambda: ())
+        assert runtime_version("tensorrt") is None
+        monkeypatch.setattr(where + name, lambda value=value: value)
 
 
 def test_a_runtime_that_is_not_installed_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,6 +73,7 @@ def test_each_variant_gets_the_engine_of_its_runtime(tmp_path: Path, parallel: i
 
 
 def test_a_runtime_without_an_engine_is_refused(tmp_path: Path) -> None:
-    foreign = variant("openvino-fp32", runtime="tensorrt")
-    with pytest.raises(BundleInvalid, match="is for tensorrt"):
-        open_engine(bundle_with(tmp_path / "a.bundle", foreign), foreign)
+    named = variant("openvino-fp32")
+    bundle = bundle_with(tmp_path / "a.bundle", named)
+    with pytest.raises(BundleInvalid, match="is for tpu"):
+        open_engine(bundle, named.model_copy(update={"runtime": "tpu"}))

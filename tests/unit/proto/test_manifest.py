@@ -90,6 +90,64 @@ def test_a_wrong_manifest_is_refused(damage: Any) -> None:
         Manifest.model_validate(wrong)
 
 
+def changed() -> dict[str, Any]:
+    """A manifest of a model that was changed under a plan."""
+    said = {"bound": "map50_drop", "variant": "openvino-int8", "value": 0.002}
+    control = {
+        "modifications": "Trained on 2,000 more images.",
+        "replaces": "1" * 64,
+        "protocol": {
+            "data": "15,000 radiographs",
+            "split": "test",
+            "split_digest": "2" * 64,
+            "declared": "3" * 64,
+            "bounds": [{"name": "map50_drop", "at_most": 0.01}],
+        },
+        "results": [said | {"low": -0.001, "high": 0.004}],
+        "impact": "None on how it is used.",
+        "limits": ["Frontal views only."],
+        "evidence": ["evidence/parity.json"],
+    }
+    evidence = {"evidence/parity.json": {"sha256": "0" * 64, "size_bytes": 1}}
+    some = fields()
+    return some | {"change_control": control, "files": some["files"] | evidence}
+
+
+def test_a_change_and_its_proof_are_taken_and_may_be_absent() -> None:
+    manifest = Manifest.model_validate(changed())
+    assert manifest.change_control is not None
+    assert manifest.change_control.replaces == "1" * 64
+    assert Manifest.model_validate_json(manifest.to_bytes()) == manifest
+    assert Manifest.model_validate(fields()).change_control is None
+
+
+WRONG_CHANGES: dict[str, Any] = {
+    "a bound not kept": lambda c: c["results"][0].update(value=0.02),
+    "no number": lambda c: c["results"][0].update(value=float("nan")),
+    "a bound that nobody declared": lambda c: c["results"][0].update(bound="auroc_drop"),
+    "a bound that nobody measured": lambda c: c["protocol"]["bounds"].append(
+        {"name": "auroc_drop", "at_most": 0.1}
+    ),
+    "no bound": lambda c: c["protocol"].update(bounds=[]),
+    "no result": lambda c: c.update(results=[]),
+    "a result of another engine": lambda c: c["results"][0].update(variant="openvino-fp32"),
+    "evidence that is not there": lambda c: c["evidence"].append("evidence/none.json"),
+}
+
+
+@pytest.mark.parametrize("damage", WRONG_CHANGES.values(), ids=WRONG_CHANGES.keys())
+def test_a_change_that_does_not_prove_itself_is_refused(damage: Any) -> None:
+    wrong = changed()
+    damage(wrong["change_control"])
+    with pytest.raises(ValidationError):
+        Manifest.model_validate(wrong)
+
+
+def test_a_list_of_parts_must_be_there() -> None:
+    with pytest.raises(ValidationError, match="sbom"):
+        Manifest.model_validate(fields() | {"sbom": "sbom.cdx.json"})
+
+
 @pytest.mark.parametrize(
     "path", ["../up", "/etc/passwd", "a/../b", "a//b", ".hidden", "a\\b", "a/", "", "./a", "a/./b"]
 )

@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.annotated import make_studies
 from tests.support.models import random_detector
 from training.export import export_onnx, to_openvino
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import openvino as ov
     from ultralytics.nn.tasks import DetectionModel
 
@@ -32,3 +35,9 @@ def onnx_bytes(network: DetectionModel) -> bytes:
 def float_graph(onnx_bytes: bytes) -> ov.Model:
     """The same for OpenVINO; tests leave it as it is."""
     return to_openvino(onnx_bytes)
+
+
+@pytest.fixture(scope="session")
+def annotated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty DICOM studies and their table; tests leave it as it is."""
+    return make_studies(tmp_path_factory.mktemp("annotated"), 20)

@@ -19,10 +19,15 @@ from hilum.catalog import CATALOG
 from hilum.manifest import MANIFEST_NAME, HeadSpec, InputSpec, Provenance
 from tests.support.bundles import ANCHORS, MASS, ROWS, SIZE, picture, transparent_ir
 from training.bundle import (
+    BF16,
+    FLOAT_BIN,
+    FLOAT_XML,
     FP32,
     INT8,
+    INT8_BIN,
+    INT8_XML,
+    ONNX,
     ORT_FP32,
-    VARIANTS,
     BundleParts,
     Graphs,
     draft_bundle,
@@ -57,9 +62,15 @@ def transparent_onnx(gain: float = 1.0) -> bytes:
 
 
 def graphs(gain: float = 1.0) -> Graphs:
-    return Graphs(
-        *transparent_ir(), transparent_onnx(gain), InputSpec(height=SIZE, width=SIZE), HeadSpec()
-    )
+    xml, weights = transparent_ir()
+    members = {
+        INT8_XML: xml,
+        INT8_BIN: weights,
+        FLOAT_XML: xml,
+        FLOAT_BIN: weights,
+        ONNX: transparent_onnx(gain),
+    }
+    return Graphs(members, InputSpec(height=SIZE, width=SIZE), HeadSpec())
 
 
 PARTS = BundleParts(
@@ -113,7 +124,7 @@ def test_other_parts_are_another_digest(tmp_path: Path) -> None:
 
 def test_a_draft_can_be_measured_with_but_not_run_by_an_agent(tmp_path: Path) -> None:
     draft = draft_bundle(tmp_path / "draft.bundle", PARTS.graphs)
-    assert [variant.name for variant in draft.manifest.engines] == list(VARIANTS)
+    assert [variant.name for variant in draft.manifest.engines] == [INT8, BF16, FP32, ORT_FP32]
     engine = measuring_engine(draft, draft.variant(INT8), OPTIONS)
     assert engine.infer(MASS[None, None]).shape == (1, ROWS, ANCHORS)
     assert set(draft.variant(INT8).operating_points.values()) == {HeadSpec().score_floor}
@@ -134,7 +145,7 @@ REFUSED: dict[str, tuple[BundleParts, str]] = {
     ),
     "a variant that is blind": (
         replace(PARTS, graphs=graphs(gain=0.1)),
-        "no golden picture shows openvino-fp32",
+        "no golden picture shows onnxruntime-fp32",
     ),
 }
 

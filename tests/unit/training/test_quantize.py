@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import nncf
 import numpy as np
@@ -17,12 +18,14 @@ from tests.support.models import blobs
 from training.errors import TrainingError
 from training.export import export_onnx, to_openvino
 from training.quantize import (
+    Infer,
     check_quantised,
     disagreement,
     expected_quantisers,
     fuse_swish,
     head_names,
     quantize,
+    quantize_controlled,
 )
 
 pytestmark = pytest.mark.training
@@ -156,6 +159,33 @@ def test_by_default_the_closer_of_both_corrections_is_kept() -> None:
     assert apart[0] != apart[1]
     kept = disagreement(quantize(graph, CALIBRATION), graph, CALIBRATION)
     assert kept == pytest.approx(min(apart), rel=1e-6)
+
+
+Pair = tuple[NDArray[np.uint8], NDArray[np.float32]]
+
+
+def loyal(infer: Infer, pairs: Sequence[Pair]) -> float:
+    """How near a graph's scores are to the float one's; 1 is equal."""
+    apart = [np.abs(infer(image) - wanted)[:, 4:].mean() for image, wanted in pairs]
+    return 1 - float(np.mean(apart))
+
+
+def test_accuracy_control_leaves_float_what_costs_too_much() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = DetectionModel(copy.deepcopy(TINY), ch=1, verbose=False).eval()
+    graph = to_openvino(export_onnx(model, 128, 128))
+    references = [(image, run(graph, image)) for image in CALIBRATION]
+    plain = quantize(graph, CALIBRATION, fast_bias_correction=True)
+    cost = 1 - loyal(lambda image: run(plain, image), references)
+    kept = quantize_controlled(graph, CALIBRATION, references, loyal, 2 * cost)
+    assert kept.left_float == ()
+    assert count(kept.model, "FakeQuantize") == count(plain, "FakeQuantize")
+    strict = quantize_controlled(graph, CALIBRATION, references, loyal, cost / 2)
+    assert strict.left_float
+    assert strict.drop <= cost / 2
+    with pytest.raises(TrainingError, match="no validation image"):
+        quantize_controlled(graph, CALIBRATION, [], loyal, 0.1)
 
 
 def test_hardswish_with_ranges_around_zero(float_graph: ov.Model) -> None:

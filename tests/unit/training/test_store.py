@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 from edge_agent.core.geometry import Letterbox
 from edge_agent.imaging.letterbox import letterbox
 from hilum.catalog import CATALOG
+from tests.support.toy_sets import TOY_TRAIN
+from training.config import TrainConfig
 from training.data import loader, lungs, statistics, store
 from training.data.synthetic import Generator, Sample
 from training.errors import TrainingError
@@ -47,18 +50,23 @@ def test_a_damaged_row_is_named(made: tuple[Path, list[Sample]], tmp_path: Path)
 
 
 def test_a_missing_picture_is_named(tmp_path: Path) -> None:
-    entry = store.Entry(tmp_path / "gone.png", "painted", frozenset(), ())
+    entry = store.Entry("gone", tmp_path / "gone.png", "painted", frozenset(), ())
     with pytest.raises(TrainingError, match=r"gone\.png"):
         entry.read()
+
+
+def plain(size: int, **settings: Any) -> TrainConfig:
+    return TrainConfig.model_validate(
+        {**TOY_TRAIN, "input_size": size, "small_epochs": 0, "augment": False, **settings}
+    )
 
 
 def test_batches_without_augmentation_are_the_clinics_pixels(
     made: tuple[Path, list[Sample]],
 ) -> None:
     entries = store.read(made[0])
-    batch = next(loader.batches(entries, 96, 4, seed=1, epoch=0, augment=False))
-    order = np.random.default_rng([1, 0]).permutation(len(entries))
-    for row, k in enumerate(order[:4].tolist()):
+    batch = next(loader.batches(entries, plain(96, batch=4), 0))
+    for row, k in enumerate(batch.chosen):
         pixels = entries[k].read()
         fit = Letterbox.fit(pixels.shape[0], pixels.shape[1], 96, 96)
         assert np.array_equal(batch.pixels[row, 0], letterbox(pixels, fit))
@@ -67,8 +75,8 @@ def test_batches_without_augmentation_are_the_clinics_pixels(
 
 def test_augmented_boxes_stay_on_what_they_mark(made: tuple[Path, list[Sample]]) -> None:
     entries = store.read(made[0])
-    same = list(loader.batches(entries, 128, 4, seed=5, epoch=2, augment=True))
-    again = list(loader.batches(entries, 128, 4, seed=5, epoch=2, augment=True))
+    config = plain(128, batch=4, augment=True)
+    same, again = list(loader.batches(entries, config, 2)), list(loader.batches(entries, config, 2))
     assert len(same) == len(entries) // 4
     for one, other in zip(same, again, strict=True):
         assert np.array_equal(one.pixels, other.pixels)
@@ -83,9 +91,9 @@ def test_a_marked_square_is_still_in_its_box_after_augmentation(tmp_path: Path) 
     pixels[80:120, 100:160] = 255
     cv2.imwrite(str(tmp_path / "square.png"), pixels)
     label = store.Label(8, 100, 80, 160, 120)
-    entry = store.Entry(tmp_path / "square.png", "painted", frozenset(), (label,))
+    entry = store.Entry("square", tmp_path / "square.png", "painted", frozenset(), (label,))
     for epoch in range(12):
-        batch = next(loader.batches([entry], 160, 1, seed=0, epoch=epoch, augment=True))
+        batch = next(loader.batches([entry], plain(160, batch=1, augment=True), epoch))
         ys, xs = np.nonzero(batch.pixels[0, 0] > 170)
         centre = np.array([xs.mean() + 0.5, ys.mean() + 0.5]) / 160
         assert np.abs(centre - batch.boxes[0, :2]).max() < 0.01

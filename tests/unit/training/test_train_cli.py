@@ -21,7 +21,14 @@ def run(*arguments: str | Path) -> tuple[int, str]:
 
 @pytest.mark.parametrize(
     "command",
-    [["synthetic"], ["train"], ["starter"], ["data", "statistics"], ["data", "lung-shapes"]],
+    [
+        ["synthetic"],
+        ["run"],
+        ["tune"],
+        ["starter"],
+        ["data", "statistics"],
+        ["data", "lung-shapes"],
+    ],
 )
 def test_every_command_has_help_with_an_example(command: list[str]) -> None:
     status, said = run(*command, "--help")
@@ -46,8 +53,8 @@ def test_what_is_wrong_is_said_and_the_status_is_not_zero(
 ) -> None:
     for arguments, says in (
         (["synthetic", "--out", tmp_path, "--backgrounds", tmp_path / "no"], "is not a folder"),
-        (["train", "--data", tmp_path, "--out", tmp_path / "run"], "cut short"),
-        (["train", "--data", tmp_path, "--out", tmp_path, "--input-size", "100"], "input_size"),
+        (["run", "--config", tmp_path / "no.yaml"], "no.yaml"),
+        (["tune", "--config", tmp_path / "no.yaml"], "no.yaml"),
         (
             ["starter", "--out", tmp_path, "--work", tmp_path, "--backgrounds", tmp_path],
             "no frontal",

@@ -1,0 +1,202 @@
+"""The TensorRT engine: a bundle's engine for this very card, or its graph compiled here.
+
+Where the bundle brings an engine for the card's compute capability, made by the very package and
+version that is installed here, that one is loaded. Otherwise the variant's graph is compiled on the
+box, and kept for the next start.
+
+What this module has been run on, and what not: docs/tensorrt.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from edge_agent.core.findings import BOX_ROWS
+from edge_agent.engines.base import Pixels, RawOutputs
+from edge_agent.engines.bundle import Bundle
+from edge_agent.engines.compiled_cache import CompiledCache
+from edge_agent.engines.cuda import Card, open_card, ours
+from edge_agent.engines.hardware import nvidia_cards
+from edge_agent.engines.tensorrt_runtime import LoadedPlan, Port, Runtime, open_runtime
+from edge_agent.errors import BundleInvalid, EngineFailed
+from hilum.manifest import EngineTarget, EngineVariant, Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRtOptions:
+    """How to run. `cache_dir` keeps engines compiled here; it is made with mode 0700."""
+
+    cache_dir: Path | None = None
+
+
+DEFAULT_OPTIONS: Final = TensorRtOptions()
+
+
+class TensorRtEngine:
+    """One engine on one card; implements `engines.base.Engine`. Runs take turns."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        variant: EngineVariant,
+        options: TensorRtOptions = DEFAULT_OPTIONS,
+        *,
+        runtime: Runtime | None = None,
+        card: Card | None = None,
+    ) -> None:
+        """Load or compile one of the bundle's variants and run it once.
+
+        Args:
+            bundle, variant: what to run.
+            options: how to run it.
+            runtime, card: what to run it on; by default whatever is installed, and the first card.
+
+        Raises:
+            BundleInvalid: the variant is for another runtime, or the engine's input or output is
+                not what the manifest says.
+            ConfigInvalid: the cache folder is not private.
+            EngineFailed: TensorRT or CUDA is not here, there is no card, or the engine cannot be
+                loaded, compiled or run.
+        """
+        if variant.runtime != "tensorrt":
+            raise BundleInvalid(f"{variant.name} is for {variant.runtime}, not for TensorRT")
+        self.name = variant.name
+        self.max_batch = 1  # The graphs that a bundle holds have a fixed batch.
+        self._input = bundle.manifest.input
+        runtime = runtime or open_runtime()
+        self._card = card or open_card()
+        self.device = f"GPU: {self._card.name}"
+        self._turn = threading.Lock()
+        # None means: closed.
+        self._session: _Session | None = None
+        self._left = False
+        try:
+            with ours("load the engine"), self._card.use():
+                plan = _plan(bundle, variant, runtime, self._card, options)
+                self._session = _Session(self._card, plan, bundle.manifest)
+            blank = np.full(self._shape(1), self._input.pad_value, np.uint8)
+            self.infer(blank)
+        except BaseException:
+            self.close()
+            raise
+
+    def infer(self, batch: Pixels) -> RawOutputs:
+        """Run the model on each image of the batch; see `engines.base.Engine.infer`."""
+        if batch.dtype != np.uint8 or batch.shape != self._shape(len(batch)) or not batch.size:
+            wanted = self._shape(1)[1:]
+            raise EngineFailed(
+                f"a batch of {batch.dtype} {batch.shape}; {self.name} takes u8 (N, *{wanted})"
+            )
+        with self._turn:
+            if self._session is None:
+                raise EngineFailed(f"{self.name} is closed")
+            with ours("infer"), self._card.use():
+                outputs = np.concatenate([self._session.run(image[None]) for image in batch])
+        if not np.isfinite(outputs).all():
+            raise EngineFailed(f"{self.name} gave outputs that are not finite")
+        return outputs
+
+    def close(self) -> None:
+        """Free the card's memory once what is in flight has ended. A second call does nothing."""
+        with self._turn:
+            session, self._session = self._session, None
+            if session is not None:
+                with self._card.use():
+                    session.close()
+            if not self._left:
+                self._left = True
+                self._card.close()
+
+    def _shape(self, images: int) -> tuple[int, ...]:
+        return (images, self._input.channels, self._input.height, self._input.width)
+
+
+class _Session:
+    """A loaded plan with its memory on the card and a stream. The card is in use throughout."""
+
+    def __init__(self, card: Card, plan: LoadedPlan, manifest: Manifest) -> None:
+        source, result = _check_form(plan.ports, manifest)
+        self._card, self._plan = card, plan
+        self._shape = result.shape
+        pixels = np.prod(source.shape, dtype=int)
+        outputs = np.prod(result.shape, dtype=int) * np.dtype(np.float32).itemsize
+        with contextlib.ExitStack() as undo:
+            self._source = card.allocate(int(pixels))
+            undo.callback(card.free, self._source)
+            self._result = card.allocate(int(outputs))
+            undo.callback(card.free, self._result)
+            self._stream = card.stream()
+            undo.callback(card.end_stream, self._stream)
+            plan.bind(source.name, self._source)
+            plan.bind(result.name, self._result)
+            self._undo = undo.pop_all()
+
+    def run(self, image: Pixels) -> RawOutputs:
+        """One image, u8 (1, 1, H, W), to outputs f32 (1, rows, anchors)."""
+        pixels = np.ascontiguousarray(image)
+        outputs = np.empty(self._shape, np.float32)
+        self._card.upload(pixels, self._source, self._stream)
+        if not self._plan.enqueue(self._stream):
+            raise EngineFailed("TensorRT did not take the image")
+        self._card.download(self._result, outputs, self._stream)
+        self._card.wait(self._stream)
+        return outputs
+
+    def close(self) -> None:
+        self._undo.close()
+
+
+def target_for(variant: EngineVariant, runtime: Runtime, capability: str) -> EngineTarget | None:
+    """The engine compiled ahead of time that this runtime can load on such a card, if any."""
+    for target in variant.targets:
+        made_by = (target.package, target.version)
+        if made_by == (runtime.package, runtime.version) and capability in target.capabilities:
+            return target
+    return None
+
+
+def _plan(
+    bundle: Bundle,
+    variant: EngineVariant,
+    runtime: Runtime,
+    card: Card,
+    options: TensorRtOptions,
+) -> LoadedPlan:
+    target = target_for(variant, runtime, card.capability)
+    if target is not None:
+        return runtime.load(bundle.read(target.model))
+    cache = CompiledCache.open(options.cache_dir) if options.cache_dir else None
+    key = (
+        bundle.manifest.files[variant.model].sha256,
+        runtime.package,
+        runtime.version,
+        card.name,
+        card.capability,
+        repr(nvidia_cards()),
+    )
+    if cache and (kept := cache.load(*key)) is not None:
+        with contextlib.suppress(EngineFailed):  # Of sound bytes, and still refused.
+            return runtime.load(kept)
+    content = runtime.build(bundle.read(variant.model)).content
+    if cache:
+        cache.store(content, *key)
+    return runtime.load(content)
+
+
+def _check_form(ports: tuple[Port, ...], manifest: Manifest) -> tuple[Port, Port]:
+    spec, rows = manifest.input, BOX_ROWS + len(manifest.findings)
+    sources = [port for port in ports if port.is_input]
+    results = [port for port in ports if not port.is_input]
+    wanted = ("uint8", (1, spec.channels, spec.height, spec.width))
+    if [(port.dtype, port.shape) for port in sources] != [wanted]:
+        raise BundleInvalid(f"the engine's inputs are {sources}, not what the manifest says")
+    found = [(port.dtype, port.shape[:2], len(port.shape)) for port in results]
+    if found != [("float32", (1, rows), 3)]:
+        raise BundleInvalid(f"the engine's outputs are {results}, not f32 (1, {rows}, anchors)")
+    return sources[0], results[0]

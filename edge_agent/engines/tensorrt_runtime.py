@@ -1,0 +1,264 @@
+"""TensorRT behind one face: `tensorrt`, or `tensorrt_rtx`, whose Python interface is the same.
+
+Graphs say themselves which type each value has (f16, INT8), so they are built strongly typed and no
+flag decides about precision. Building for stated compute capabilities needs no card and only
+`tensorrt_rtx` can do it; building for the card at hand works with both. What a compiled engine
+consists of is told in the build's log, which is the one place where it can be read without a card.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import Any, Final, Protocol
+
+from edge_agent.errors import EngineFailed
+
+Foreign = Any
+"""An object of TensorRT, which has no types."""
+
+PACKAGES: Final = {
+    "tensorrt": ("tensorrt", "tensorrt-cu12", "tensorrt-cu13"),
+    "tensorrt_rtx": ("tensorrt-rtx", "tensorrt-rtx-cu12", "tensorrt-rtx-cu13"),
+}
+"""Packages that may be there, the preferred one first, and the distributions they come in."""
+
+_LAYER: Final = re.compile(r"^Name: (?P<name>.*?), LayerType: (?P<kind>\w+), Inputs: (?P<rest>.*)$")
+_DATATYPE: Final = re.compile(r"Datatype: (\w+)")
+_CONVOLUTIONS: Final = {"correlation", "conv", "Convolution", "CaskConvolution"}
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An input or output of a plan: `dtype` by numpy's name."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    is_input: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer of a compiled engine: its kind, and the type of what goes into it."""
+
+    name: str
+    kind: str
+    takes: str
+
+    @property
+    def is_convolution(self) -> bool:
+        """Whether it is a convolution, by whichever name the compiler has for it."""
+        return self.kind in _CONVOLUTIONS
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A compiled engine, serialised, with its layers as the build told them (perhaps none)."""
+
+    content: bytes
+    layers: tuple[Layer, ...]
+
+
+class LoadedPlan(Protocol):
+    """A plan on the card."""
+
+    @property
+    def ports(self) -> tuple[Port, ...]:
+        """Its inputs and outputs."""
+        ...
+
+    def bind(self, name: str, address: int) -> None:
+        """Say where on the card an input or output lies."""
+        ...
+
+    def enqueue(self, stream: int) -> bool:
+        """Queue one run; whether that could be done."""
+        ...
+
+
+class Runtime(Protocol):
+    """What loads and builds plans."""
+
+    @property
+    def package(self) -> str:
+        """`tensorrt` or `tensorrt_rtx`."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """The package's own version, to the last digit."""
+        ...
+
+    def build(self, onnx: bytes, capabilities: Sequence[str] = ()) -> Plan:
+        """Compile an ONNX graph, for these compute capabilities or for the card at hand.
+
+        Raises:
+            EngineFailed: the graph is not understood, or cannot be compiled for a card so old.
+        """
+        ...
+
+    def load(self, plan: bytes) -> LoadedPlan:
+        """Put a plan on the card of the current context.
+
+        Raises:
+            EngineFailed: it is damaged, or for another card or version.
+        """
+        ...
+
+
+def packages_installed() -> dict[str, str]:
+    """Versions of the packages that are installed, in the order of preference; imports none."""
+    found = {}
+    for package, distributions in PACKAGES.items():
+        if find_spec(package) is None:
+            continue
+        found[package] = "unknown"
+        for name in distributions:
+            with contextlib.suppress(PackageNotFoundError):
+                found[package] = version(name)
+    return found
+
+
+def open_runtime(package: str | None = None) -> TensorRt:
+    """The named package, or the preferred one of those installed.
+
+    Raises:
+        EngineFailed: it is not installed, or cannot be imported.
+    """
+    installed = packages_installed()
+    chosen = package or next(iter(installed), None)
+    if chosen not in installed:
+        raise EngineFailed(
+            f"{package or 'TensorRT'} is not installed",
+            hint="Install the extra `tensorrt` (uv sync --extra tensorrt): it brings "
+            "tensorrt-rtx-cu12. NVIDIA's own index has `tensorrt`.",
+        )
+    try:
+        return TensorRt(chosen)
+    except (ImportError, OSError) as error:
+        raise EngineFailed(f"{chosen} cannot be imported: {error}") from error
+
+
+class TensorRt:
+    """A `Runtime` over the installed package. Not thread-safe; make one for each engine."""
+
+    def __init__(self, package: str) -> None:
+        """Import the package: some hundred megabytes of memory."""
+        self._trt: Foreign = importlib.import_module(package)
+        self.package = package
+        self.version = str(self._trt.__version__)
+        self._log = _logger(self._trt)
+
+    def build(self, onnx: bytes, capabilities: Sequence[str] = ()) -> Plan:
+        """See `Runtime.build`."""
+        trt = self._trt
+        self._log.lines.clear()
+        builder = trt.Builder(self._log)
+        typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+        network = builder.create_network(0 if typed is None else 1 << int(typed))
+        parser = trt.OnnxParser(network, self._log)
+        if not parser.parse(onnx):
+            problems = [str(parser.get_error(k).desc()) for k in range(parser.num_errors)]
+            raise EngineFailed(f"{self.package} does not understand the graph: {problems[:2]}")
+        config = builder.create_builder_config()
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+        self._aim(config, capabilities)
+        content = builder.build_serialized_network(network, config)
+        if content is None:
+            raise EngineFailed(f"{self.package} cannot compile the graph: {self._log.last_error}")
+        return Plan(bytes(content), tuple(_layers(self._log.lines)))
+
+    def load(self, plan: bytes) -> LoadedPlan:
+        """See `Runtime.load`."""
+        self._log.lines.clear()
+        engine = self._trt.Runtime(self._log).deserialize_cuda_engine(plan)
+        context = engine.create_execution_context() if engine else None
+        if context is None:
+            raise EngineFailed(f"{self.package} cannot load the engine: {self._log.last_error}")
+        return _Loaded(self._trt, engine, context)
+
+    def _aim(self, config: Foreign, capabilities: Sequence[str]) -> None:
+        if not capabilities:
+            return
+        known = getattr(self._trt, "ComputeCapability", None)
+        if known is None:
+            raise EngineFailed(
+                f"{self.package} compiles for the card at hand only",
+                hint="tensorrt_rtx compiles for stated compute capabilities, without a card.",
+            )
+        names = [f"SM{capability.replace('.', '')}" for capability in capabilities]
+        for name, capability in zip(names, capabilities, strict=True):
+            if name not in known.__members__:
+                able = sorted(_dotted(it) for it in known.__members__ if it.startswith("SM"))
+                raise EngineFailed(
+                    f"{self.package} {self.version} does not compile for compute capability "
+                    f"{capability}; it does for {', '.join(able)}"
+                )
+        config.num_compute_capabilities = len(names)
+        for index, name in enumerate(names):
+            config.set_compute_capability(known.__members__[name], index)
+
+
+class _Loaded:
+    """A `LoadedPlan`; keeps the engine alive for as long as its context."""
+
+    def __init__(self, trt: Foreign, engine: Foreign, context: Foreign) -> None:
+        self._engine, self._context = engine, context
+        names = [engine.get_tensor_name(k) for k in range(engine.num_io_tensors)]
+        self.ports = tuple(
+            Port(
+                name,
+                str(trt.nptype(engine.get_tensor_dtype(name)).__name__),
+                tuple(engine.get_tensor_shape(name)),
+                engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT,
+            )
+            for name in names
+        )
+
+    def bind(self, name: str, address: int) -> None:
+        if not self._context.set_tensor_address(name, address):
+            raise EngineFailed(f"the engine has no tensor {name}")
+
+    def enqueue(self, stream: int) -> bool:
+        return bool(self._context.execute_async_v3(stream))
+
+
+def _logger(trt: Foreign) -> Foreign:
+    """A logger that keeps what it is told; the base class is the package's own."""
+
+    class Log(trt.ILogger):  # type: ignore[misc]  # known only at run time
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.lines: list[tuple[int, str]] = []
+
+        def log(self, severity: Foreign, message: str) -> None:
+            self.lines.append((int(severity), message))
+
+        @property
+        def last_error(self) -> str:
+            errors = [message for severity, message in self.lines if severity <= 1]
+            return errors[-1] if errors else "it does not say why"
+
+    return Log()
+
+
+def _layers(log: Sequence[tuple[int, str]]) -> Iterator[Layer]:
+    """The layers that a build's log lists after `Layers:`."""
+    for _, message in log:
+        if not message.startswith("Layers:"):
+            continue
+        for line in message.splitlines()[1:]:
+            if found := _LAYER.match(line):
+                first = _DATATYPE.search(found["rest"].partition("Constants:")[0])
+                yield Layer(found["name"], found["kind"], first[1] if first else "")
+
+
+def _dotted(name: str) -> str:
+    digits = name.removeprefix("SM")
+    return f"{digits[:-1]}.{digits[-1]}"

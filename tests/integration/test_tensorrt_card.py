@@ -1,0 +1,79 @@
+"""TensorRT on a real card. Skipped where there is none: then nothing of this has been tested.
+
+.venv/bin/python -m pytest tests/integration/test_tensorrt_card.py -rs
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_agent.core.findings import BOX_ROWS
+from edge_agent.engines.bundle import Bundle
+from edge_agent.engines.choose import choose
+from edge_agent.engines.golden import run_golden
+from edge_agent.engines.runtimes import open_engine, runtime_version
+from hilum.manifest import Provenance
+from tests.support.exported_runs import exportable
+from tests.support.models import random_detector
+from training import export_steps as steps
+from training.bundle import TRT_FP16, TRT_INT8, BundleParts, measuring_engine, write_bundle
+from training.config import load_config
+from training.data import store
+
+pytestmark = [
+    pytest.mark.training,
+    pytest.mark.skipif(
+        runtime_version("tensorrt") is None,
+        reason="no NVIDIA card with driver, TensorRT and cuda-python: TensorRT is NOT tested here",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp("card")
+    config = load_config(exportable(folder / "toy", random_detector()))
+    steps.export(config)
+    made = steps.quantise(config)
+    result = steps.prove(config)
+    pictures = {
+        f"case-{k}": steps.input_of(entry, made.record.input)[0][0, 0]
+        for k, entry in enumerate(store.read(config.data.dataset))
+    }
+    parts = BundleParts(
+        name="toy",
+        version="0.0.1",
+        intended_use="Tests.",
+        graphs=made.graphs,
+        operating_points={it.name: it.points for it in result.variants},
+        pictures=pictures,
+        model_card="# Toy\n",
+        provenance=Provenance(trained_on="noise", command="none", seed=0, base_weights="none"),
+    )
+    return write_bundle(folder / "a.bundle", parts)
+
+
+@pytest.mark.parametrize("name", [TRT_FP16, TRT_INT8])
+def test_the_card_says_what_the_processor_says(name: str, bundle: Bundle, tmp_path: Path) -> None:
+    variant = bundle.variant(name)
+    engine = open_engine(bundle, variant, cache_dir=tmp_path)
+    processor = measuring_engine(bundle, variant)
+    rng = np.random.default_rng(1)
+    spec = bundle.manifest.input
+    batch = rng.integers(0, 256, (4, 1, spec.height, spec.width), dtype=np.uint8)
+    on_card, here = engine.infer(batch), processor.infer(batch)
+    assert engine.device.startswith("GPU: ")
+    assert np.abs(on_card[:, BOX_ROWS:] - here[:, BOX_ROWS:]).mean() < 0.02
+    assert [verdict for verdict in run_golden(bundle, engine) if not verdict.passed] == []
+    np.testing.assert_array_equal(engine.infer(batch[2:3]), on_card[2:3])
+    engine.close()
+
+
+def test_the_agent_tries_the_card_beside_the_processor(bundle: Bundle, tmp_path: Path) -> None:
+    choice = choose(bundle, tmp_path)
+    tried = {it.variant: it for it in choice.measured}
+    assert tried[TRT_FP16].median_ms is not None, tried[TRT_FP16].problem
+    assert tried[TRT_INT8].median_ms is not None, tried[TRT_INT8].problem

@@ -1,0 +1,190 @@
+"""What holds of every figure, whatever is labelled and whatever is found."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from edge_agent.core.findings import Box, Finding
+from hilum.catalog import BY_SLUG, CATALOG
+from tests.support.labelled import entry
+from training.data.store import Entry
+from training.data.synthetic import Label
+from training.evaluation import froc
+from training.evaluation.bootstrap import draws, interval
+from training.evaluation.figures import everything
+from training.evaluation.image_level import auroc, image_level
+from training.evaluation.matching import IOUS, match
+from training.evaluation.metrics import average_precision, mean_average_precision
+from training.evaluation.points import at_points, choose, sensitivity
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+Set = tuple[list[Entry], list[list[Finding]]]
+
+quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+places = st.integers(0, 40)
+sides = st.integers(5, 40)
+classes = st.sampled_from((0, 3, 8))
+scores = st.integers(1, 100).map(lambda n: n / 100)
+POINTS = dict.fromkeys(BY_SLUG, 0.5)
+
+
+@st.composite
+def labels(draw: st.DrawFn) -> Label:
+    x, y, width, height = draw(places), draw(places), draw(sides), draw(sides)
+    return Label(draw(classes), x, y, x + width, y + height)
+
+
+@st.composite
+def findings(draw: st.DrawFn) -> Finding:
+    x, y, width, height = draw(places), draw(places), draw(sides), draw(sides)
+    return Finding(draw(classes), draw(scores), Box(x, y, x + width, y + height))
+
+
+@st.composite
+def sets(draw: st.DrawFn) -> Set:
+    entries, found = [], []
+    for k in range(draw(st.integers(1, 6))):
+        unknown = frozenset(draw(st.sets(classes, max_size=1)))
+        own = draw(st.lists(labels(), max_size=3))
+        entries.append(entry(*own, image_id=f"{k}", unknown=unknown))
+        found.append(draw(st.lists(findings(), max_size=5)))
+    assume(any(e.labels for e in entries))
+    return entries, found
+
+
+@given(sets(), st.randoms(use_true_random=False))
+@quick
+def test_the_order_of_images_and_findings_does_not_matter(given_set: Set, random: object) -> None:
+    entries, found = given_set
+    order = np.random.default_rng(0).permutation(len(entries))
+    shuffled = [entries[k] for k in order]
+    turned = [found[k][::-1] for k in order]
+    ours = everything(match(entries, found), np.ones((1, len(entries))), POINTS)
+    other = everything(match(shuffled, turned), np.ones((1, len(entries))), POINTS)
+    for name, column in ours.items():
+        np.testing.assert_allclose(column, other[name], atol=1e-12, err_msg=name)
+
+
+@given(sets())
+@quick
+def test_perfect_detections_are_perfect(given_set: Set) -> None:
+    entries, _ = given_set
+    perfect = [
+        [Finding(b.index, 1.0, Box(b.x_min, b.y_min, b.x_max, b.y_max)) for b in e.labels]
+        for e in entries
+    ]
+    figures = everything(match(entries, perfect), np.ones((1, len(entries))), POINTS)
+    for name in ("map40", "map50", "map50_95", "sensitivity", "froc/0.125", "auroc/mean"):
+        value = figures[name][0]
+        assert value == pytest.approx(1.0) or (name == "auroc/mean" and np.isnan(value))
+    assert figures["false_positives"][0] == 0
+    assert figures["ece"][0] == 0
+
+
+@given(sets())
+@quick
+def test_every_figure_lies_where_it_can(given_set: Set) -> None:
+    entries, found = given_set
+    counts = draws(entries, resamples=5)
+    for name, column in everything(match(entries, found), counts, POINTS).items():
+        told = column[~np.isnan(column)]
+        most = np.inf if name.startswith("false_positives") else 1 + 1e-12
+        assert (told >= 0).all(), name
+        assert (told <= most).all(), name
+
+
+@given(sets())
+@quick
+def test_an_interval_holds_its_value(given_set: Set) -> None:
+    entries, found = given_set
+    counts = draws(entries, resamples=20)
+    for column in everything(match(entries, found), counts, POINTS).values():
+        told = interval(column)
+        assert told is None or told.low <= told.value <= told.high
+
+
+@given(sets())
+@quick
+def test_sensitivity_never_falls_as_more_is_put_up_with(given_set: Set) -> None:
+    entries, found = given_set
+    matched, counts = match(entries, found), draws(entries, resamples=5)
+    rates = (0.0, 0.1, 0.25, 0.5, 1.0, 3.0)
+    for table in (froc.pooled(matched, counts, rates), froc.per_class(matched, counts, rates)):
+        told = table[~np.isnan(table).any(axis=-1)]
+        assert (np.diff(told, axis=-1) >= 0).all()
+
+
+@given(sets(), scores, scores)
+@quick
+def test_a_lower_threshold_finds_no_less(given_set: Set, a: float, b: float) -> None:
+    entries, found = given_set
+    low, high = (sensitivity(entries, found, dict.fromkeys(BY_SLUG, s)) for s in sorted((a, b)))
+    assert all(low[slug] >= high[slug] for slug in high)
+
+
+@given(sets())
+@quick
+def test_a_stricter_overlap_finds_no_more_at_any_rank(given_set: Set) -> None:
+    entries, found = given_set
+    hits = match(entries, found).hits
+    matched_boxes = hits.sum(axis=1)
+    assert list(IOUS) == sorted(IOUS)
+    assert (np.diff(matched_boxes) <= 0).all()
+
+
+@given(sets(), st.sampled_from((0.0, 0.2, 0.5, 1.0)))
+@quick
+def test_a_chosen_threshold_keeps_its_promise_about_false_marks(
+    given_set: Set, allowed: float
+) -> None:
+    entries, found = given_set
+    points = choose(entries, found, false_positives=allowed, floor=0.1)
+    rates = at_points(match(entries, found), points).false_positives(np.ones((1, len(entries))))
+    # At 1.0, the highest threshold there is, a score of 1.0 still counts.
+    for finding, rate in zip(CATALOG, rates[0], strict=True):
+        assert np.isnan(rate) or rate <= allowed + 1e-9 or points[finding.slug] == 1.0
+
+
+@given(sets(), st.sampled_from((0.3, 0.5, 1.0)))
+@quick
+def test_a_chosen_threshold_reaches_its_sensitivity_if_any_does(
+    given_set: Set, wanted: float
+) -> None:
+    entries, found = given_set
+    points = choose(entries, found, sensitivity=wanted, floor=0.05)
+    reached = sensitivity(entries, found, dict.fromkeys(BY_SLUG, 1.0) | points)
+    most = sensitivity(entries, found, dict.fromkeys(BY_SLUG, 0.05))
+    assert set(points) == set(most)
+    assert all(reached[slug] >= min(wanted, most[slug]) - 1e-9 for slug in points)
+
+
+@given(sets())
+@quick
+def test_a_hidden_class_makes_no_image_worse(given_set: Set) -> None:
+    entries, found = given_set
+    hiding = [
+        entry(*e.labels, image_id=e.image_id, unknown=frozenset(range(len(CATALOG))))
+        for e in entries
+    ]
+    matched, hidden = match(entries, found), match(hiding, found)
+    ones = np.ones((1, len(entries)))
+    open_ap = average_precision(matched, ones, IOUS)
+    hidden_ap = average_precision(hidden, ones, IOUS)
+    assert not hidden.false.any()
+    assert (hidden_ap >= open_ap - 1e-12)[~np.isnan(open_ap)].all()
+    assert mean_average_precision(hiding, found, 0.5) >= 0
+
+
+@given(sets())
+@quick
+def test_auroc_of_turned_scores_is_what_is_left_of_one(given_set: Set) -> None:
+    entries, found = given_set
+    images = image_level(match(entries, found))
+    ones = np.ones((1, len(entries)))
+    areas = auroc(images, ones)
+    images.scores[:] = 1 - images.scores
+    np.testing.assert_allclose(auroc(images, ones), 1 - areas, atol=1e-12)

@@ -1,0 +1,35 @@
+"""Small sets as a hospital would hand them over, and the real annotation table."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from training.data import lungs, statistics, studies
+from training.data.synthetic import Generator
+
+HEADER = "image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max\n"
+
+
+def real_table() -> Path:
+    """VinDr-CXR's training annotations, as torchxrayvision carries them (without importing it)."""
+    spec = find_spec("torchxrayvision")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "data" / "vinbigdata-train.csv.gz"
+
+
+def make_studies(folder: Path, count: int, *, first: int = 0) -> Path:
+    """DICOM studies and their table, painted."""
+    generator = Generator(lungs.load(), statistics.load())
+    for _ in studies.write(generator, folder, range(first, first + count), workers=1):
+        pass
+    return folder
+
+
+def table(folder: Path, rows: str, *, header: str = HEADER) -> Path:
+    """An annotation table with these rows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "train.csv"
+    path.write_text(header + rows, encoding="utf-8")
+    return path

@@ -1,0 +1,211 @@
+"""From weights to proven graphs and a bundle with engines for cards, step by step, at toy size."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from edge_agent.engines.bundle import Bundle
+from edge_agent.engines.tensorrt_runtime import open_runtime, packages_installed
+from hilum.manifest import Provenance
+from tests.support.exported_runs import SIZE, exportable
+from training import commands_export, exported
+from training import export_steps as steps
+from training.bundle import TRT_FP16, TRT_INT8, VARIANTS, BundleParts, write_bundle
+from training.config import Config, load_config
+from training.data import store
+from training.errors import TrainingError
+from training.export_steps import FOLDER, PARITY
+from training.parity import ParityResult
+
+if TYPE_CHECKING:
+    from ultralytics.nn.tasks import DetectionModel
+
+pytestmark = pytest.mark.training
+RTX = "tensorrt_rtx"
+
+
+@pytest.fixture(scope="module")
+def stated(tmp_path_factory: pytest.TempPathFactory, network: DetectionModel) -> Config:
+    """A run whose graphs have been exported, quantised, compiled and proven, in wide bounds."""
+    config = load_config(exportable(tmp_path_factory.mktemp("run"), network))
+    steps.export(config)
+    steps.quantise(config)
+    if RTX in packages_installed():
+        steps.compile_for_cards(config)
+    steps.prove(config)
+    return config
+
+
+@pytest.fixture
+def fresh(stated: Config, tmp_path: Path) -> Config:
+    """A run with nothing but weights, configured by `c.yaml` beside it."""
+    config = stated.model_copy(update={"out": tmp_path / "run"})
+    config.out.mkdir()
+    shutil.copy(stated.out / "weights.pt", config.out)
+    (tmp_path / "c.yaml").write_text(config.model_dump_json(), encoding="utf-8")  # JSON is YAML.
+    return config
+
+
+def bounded(config: Config, map50: float, sensitivity: float) -> Config:
+    bounds = config.parity.model_copy(update={"map50_drop": map50, "sensitivity_drop": sensitivity})
+    return config.model_copy(update={"parity": bounds})
+
+
+def with_export(config: Config, **changes: object) -> Config:
+    return config.model_copy(update={"export": config.export.model_copy(update=changes)})
+
+
+def test_each_variant_is_compared_and_the_float_ones_lose_nothing(stated: Config) -> None:
+    result = ParityResult.model_validate_json((stated.out / PARITY).read_bytes())
+    names = [it.name for it in result.variants]
+    assert sorted([*names, *result.not_measured]) == sorted(VARIANTS)
+    by_name = {it.name: it for it in result.variants}
+    int8 = by_name["openvino-int8"]
+    for name in ("openvino-fp32", "onnxruntime-fp32"):
+        exact = by_name[name]
+        assert exact.map50.reference > 0.8
+        assert exact.map50.drop < int8.map50.drop
+        assert exact.box_shift.median_px < 0.1 < int8.box_shift.median_px
+    assert by_name[TRT_INT8].engine.startswith("ONNX Runtime in TensorRT's place")
+    assert result.images == 8
+
+
+def test_proven_graphs_become_a_bundle_that_proves_itself(stated: Config, tmp_path: Path) -> None:
+    made, result = steps.proven(stated)
+    entries = store.read(stated.data.dataset)
+    pictures = {
+        f"case-{k}": steps.input_of(entry, made.record.input)[0][0, 0]
+        for k, entry in enumerate(entries)
+    }
+    parts = BundleParts(
+        name="toy",
+        version="0.0.1",
+        intended_use="Tests.",
+        graphs=made.graphs,
+        operating_points={it.name: it.points for it in result.variants},
+        pictures=pictures,
+        model_card="# Toy\n",
+        provenance=Provenance(trained_on="noise", command="none", seed=0, base_weights="none"),
+    )
+    bundle = write_bundle(tmp_path / "a.bundle", parts)
+    assert Bundle.open(bundle.path).manifest.input.height == SIZE
+    if RTX in packages_installed():
+        for name in (TRT_INT8, TRT_FP16):
+            (target,) = bundle.variant(name).targets
+            assert (target.package, target.capabilities) == (RTX, ("8.9",))
+            assert target.version == open_runtime(RTX).version
+            assert bundle.read(target.model)[:4] == b"vtrt"
+
+
+def test_what_was_compiled_is_int8_where_it_says_so(stated: Config) -> None:
+    if RTX not in packages_installed():
+        pytest.skip("tensorrt_rtx is not installed")
+    seen = {it.variant: it for it in exported.load(stated.out / FOLDER).record.inspected}
+    assert seen[TRT_INT8].convolutions["Int8"] == 87
+    assert seen[TRT_FP16].convolutions.get("Int8", 0) == 0
+    assert seen[TRT_INT8].size_bytes > 1_000_000
+
+
+def test_turing_gets_no_int8_and_the_record_says_why(
+    stated: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if RTX not in packages_installed():
+        pytest.skip("tensorrt_rtx is not installed")
+    before = exported.load(stated.out / FOLDER)
+    made = steps.compile_for_cards(stated, ["7.5"])
+    assert made.record.targets[TRT_INT8] == ()
+    assert made.record.targets[TRT_FP16][0].capabilities == ("7.5",)
+    (int8,) = (it for it in made.record.inspected if it.variant == TRT_INT8)
+    assert "only 0 of 87 quantised convolutions became INT8" in int8.left_out
+    exported.save(stated.out / FOLDER, before)
+
+
+def test_a_bound_that_is_not_kept_names_itself_and_no_bundle_can_be_made(stated: Config) -> None:
+    path = stated.out / PARITY
+    kept = path.read_bytes()
+    strict = bounded(stated, 0.0, 0.0)
+    with pytest.raises(TrainingError, match="run against other bounds than are configured"):
+        steps.proven(strict)
+    with pytest.raises(TrainingError, match=r"openvino-int8: .*the bound is 0 \(parity\.") as told:
+        steps.prove(strict)
+    assert "No bundle is made" in told.value.hint
+    assert ParityResult.model_validate_json(path.read_bytes()).problems
+    with pytest.raises(TrainingError, match="is not the trained one"):
+        steps.proven(strict)
+    path.write_bytes(kept)
+
+
+def test_files_that_changed_or_are_missing_are_noticed(stated: Config) -> None:
+    graph = stated.out / FOLDER / "model.onnx"
+    kept = graph.read_bytes()
+    graph.write_bytes(kept[:-1])
+    with pytest.raises(TrainingError, match=r"model\.onnx is not what export\.json says"):
+        steps.proven(stated)
+    graph.unlink()
+    with pytest.raises(TrainingError, match=r"there is no .*model\.onnx"):
+        steps.proven(stated)
+    graph.write_bytes(kept)
+    weights = stated.out / "weights.pt"
+    trained = weights.read_bytes()
+    weights.write_bytes(trained + b"\0")
+    with pytest.raises(TrainingError, match="holds other weights than were exported"):
+        steps.quantise(stated)
+    weights.write_bytes(trained)
+    steps.proven(stated)
+
+
+def test_steps_out_of_order_say_which_comes_first(fresh: Config) -> None:
+    with pytest.raises(TrainingError, match=r"no .*export\.json") as told:
+        steps.quantise(fresh)
+    assert "hilum-train export" in told.value.hint
+    with pytest.raises(TrainingError, match=r"no .*export\.json"):
+        steps.prove(fresh)
+    (fresh.out / "weights.pt").unlink()
+    with pytest.raises(TrainingError, match="there are no weights") as told:
+        steps.export(fresh)
+    assert "hilum-train run" in told.value.hint
+
+
+def test_without_calibration_images_the_message_names_the_setting(stated: Config) -> None:
+    before = (stated.out / FOLDER / exported.FILE).read_bytes()
+    with pytest.raises(TrainingError, match=r"export\.calibration_images is 0"):
+        steps.quantise(with_export(stated, calibration_images=0))
+    with pytest.raises(TrainingError, match="there is no split 'calibration'"):
+        steps.quantise(with_export(stated, calibrate_on="calibration"))
+    assert (stated.out / FOLDER / exported.FILE).read_bytes() == before
+
+
+def test_commands_end_with_a_status_and_a_sentence(
+    fresh: Config, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "c.yaml"
+    assert commands_export.quantize(config=path, accuracy_control="max_drop=much") == 1
+    assert "--accuracy-control max_drop=0.01" in capfd.readouterr().err
+    assert commands_export.parity(config=path) == 1
+    assert "Run `hilum-train export` first." in capfd.readouterr().err
+    assert commands_export.export(config=path) == 0
+    assert "model.onnx" in capfd.readouterr().err
+    record = json.loads((fresh.out / FOLDER / exported.FILE).read_text(encoding="utf-8"))
+    assert record["calibration"] is None
+
+
+def test_an_unfinished_write_leaves_what_was_there(
+    stated: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = exported.load(stated.out / FOLDER)
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("training.exported.os.fsync", full)
+    spoilt = replace(before, members={**before.members, "model.onnx": b"other"})
+    with pytest.raises(OSError, match="No space left"):
+        exported.save(stated.out / FOLDER, spoilt)
+    assert exported.load(stated.out / FOLDER) == before
+    assert list((stated.out / FOLDER).rglob("*.part")) == []

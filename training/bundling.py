@@ -1,0 +1,243 @@
+"""From a run's folder to its bundle: graphs, proof, card, list of parts, one archive.
+
+Everything is read from the folder, so the same folder gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from edge_agent.engines.base import Pixels
+from edge_agent.engines.bundle import Bundle
+from hilum.manifest import (
+    AcceptanceBound,
+    AcceptanceResult,
+    ChangeControl,
+    ModificationProtocol,
+    Provenance,
+)
+from training import begun as beginnings
+from training import export_steps as steps
+from training import gate as gates
+from training.begun import Begun
+from training.bundle import BundleParts, write_bundle
+from training.config import Config
+from training.data import splits
+from training.errors import TrainingError
+from training.evaluation.results import Evaluation
+from training.evaluation.run import JSON
+from training.exported import Exported
+from training.parity import Drop, ParityResult, VariantParity
+from training.release_card import Told, limits_of, release_card
+from training.sbom import Made, sbom
+from training.starter import golden_pictures
+
+EVALUATION: Final = "evaluation"
+"""Folder of the evaluation, in the run's."""
+EVALUATION_MEMBER, PARITY_MEMBER = "evidence/evaluation.json", "evidence/parity.json"
+BEGUN_MEMBER, SETTINGS_MEMBER = "evidence/begun.json", "evidence/settings.json"
+_CANDIDATES: Final = 24
+_MAP, _SENSITIVITY = "map50_drop", "sensitivity_drop"
+_FIGURES: Final = ("map40", "map50", "map50_95", "froc/mean", "auroc/mean", "sensitivity")
+
+
+def bundle_path(config: Config) -> Path:
+    """Where the configured bundle goes."""
+    return config.out / f"{config.bundle.name}-{config.bundle.version}.bundle"
+
+
+def make_bundle(config: Config, pictures: Mapping[str, Pixels] | None = None) -> Bundle:
+    """Make the bundle of a run that was exported, proven and evaluated.
+
+    Args:
+        config: of the run.
+        pictures: candidates for golden cases, synthetic, u8 (H, W) of the input's size by a
+            lower-case name; painted chests by default.
+
+    Raises:
+        TrainingError: something is missing or belongs to another model, a declared bound is not
+            kept or was changed since the run began, or the bundle cannot be written or does not
+            prove itself. A bundle that was there before is untouched.
+    """
+    exported, parity = steps.proven(config)
+    begun = beginnings.read(config)
+    evaluation = _evaluation(config, exported, parity)
+    shipped = _shipped(config, parity)
+    told = _told(config, evaluation, parity, shipped)
+    parts = BundleParts(
+        name=config.bundle.name,
+        version=config.bundle.version,
+        intended_use=config.bundle.intended_use,
+        graphs=exported.graphs,
+        operating_points={it.name: it.points for it in shipped},
+        pictures=pictures or golden_pictures(config.train.input_size, _CANDIDATES),
+        model_card=release_card(told) + _credits(config),
+        provenance=_provenance(config, told),
+        gate=gates.load(config.bundle.gate) if config.bundle.gate else None,
+        change_control=_change(config, told, begun),
+        sbom=sbom(
+            Made(
+                name=config.bundle.name,
+                version=config.bundle.version,
+                intended_use=config.bundle.intended_use,
+                weights_sha256=exported.record.weights_sha256,
+                data=told.data,
+                train=config.train,
+                begun=begun,
+            )
+        ),
+        evidence={
+            EVALUATION_MEMBER: evaluation.to_bytes(),
+            PARITY_MEMBER: _without_images(parity).to_bytes(),
+            BEGUN_MEMBER: begun.to_bytes(),
+            SETTINGS_MEMBER: _settings(config),
+        },
+    )
+    path = bundle_path(config)
+    try:
+        return write_bundle(path, parts)
+    except OSError as error:
+        raise TrainingError(
+            f"cannot write {path}: {error.strerror or error}; what was there before is untouched"
+        ) from error
+
+
+def _evaluation(config: Config, exported: Exported, parity: ParityResult) -> Evaluation:
+    path = config.out / EVALUATION / JSON
+    hint = "Run `hilum-train all`, or `hilum-train evaluate --weights` with this `--out`."
+    try:
+        evaluation = Evaluation.model_validate_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"there is no evaluation in {path}", hint=hint) from error
+    if evaluation.subject.digest != exported.record.weights_sha256:
+        raise TrainingError(f"{path} is of other weights than were exported", hint=hint)
+    if evaluation.data.split_digest != parity.split_digest:
+        raise TrainingError(f"{path} is of another split than {steps.PARITY}", hint=hint)
+    if failed := [it for it in evaluation.gate or () if not it.passed]:
+        said = "; ".join(f"{it.rule}: {it.said}" for it in failed)
+        raise TrainingError(f"the evaluation's gate did not pass: {said}")
+    return evaluation
+
+
+def _without_images(parity: ParityResult) -> ParityResult:
+    """The proof without image ids, which are a hospital's own."""
+    return parity.model_copy(
+        update={
+            "variants": tuple(
+                it.model_copy(
+                    update={"box_shift": it.box_shift.model_copy(update={"worst_image": ""})}
+                )
+                for it in parity.variants
+            )
+        }
+    )
+
+
+def _shipped(config: Config, parity: ParityResult) -> tuple[VariantParity, ...]:
+    wanted = config.bundle.variants
+    if wanted is None:
+        return parity.variants
+    known = {it.name: it for it in parity.variants}
+    for name in wanted:
+        if name not in known:
+            why = parity.not_measured.get(name, "it was not exported")
+            raise TrainingError(f"bundle.variants names {name}, which was not measured: {why}")
+    return tuple(it for it in parity.variants if it.name in wanted)
+
+
+def _told(
+    config: Config,
+    evaluation: Evaluation,
+    parity: ParityResult,
+    shipped: Sequence[VariantParity],
+) -> Told:
+    split = splits.load(config.data.split_file or config.data.dataset)
+    return Told(
+        bundle=config.bundle,
+        train=config.train,
+        data=config.bundle.data or config.data.dataset.name,
+        images=len(split.of("train")),
+        evaluation=evaluation,
+        parity=parity,
+        shipped=shipped,
+    )
+
+
+def _credits(config: Config) -> str:
+    path = config.bundle.credits
+    if path is None:
+        return ""
+    try:
+        return f"\n## Credits\n\n{path.read_text(encoding='utf-8').strip()}\n"
+    except (OSError, UnicodeDecodeError) as error:
+        raise TrainingError(f"cannot read the credits {path}: {error}") from error
+
+
+def _provenance(config: Config, told: Told) -> Provenance:
+    train = config.train
+    base = f"{train.weights.name}, SHA-256 {train.weights_sha256}" if train.weights else ""
+    metrics = {
+        name: figure.value for name in _FIGURES if (figure := told.evaluation.figures.get(name))
+    }
+    metrics |= {f"{it.name}/map50": it.map50.variant for it in told.shipped}
+    return Provenance(
+        trained_on=f"{told.images} images of {told.data}",
+        command="hilum-train all --config c.yaml",
+        seed=train.seed,
+        base_weights=base or "none (random)",
+        metrics={name: round(value, 4) for name, value in metrics.items()},
+    )
+
+
+def _change(config: Config, told: Told, begun: Begun) -> ChangeControl:
+    said = config.bundle
+    return ChangeControl(
+        plan=said.plan,
+        modifications=said.modifications,
+        replaces=Bundle.open(said.replaces).digest if said.replaces else None,
+        protocol=ModificationProtocol(
+            data=told.data,
+            split=begun.split,
+            split_digest=begun.split_digest,
+            declared=begun.digest,
+            bounds=tuple(
+                AcceptanceBound(name=name, at_most=bound)
+                for name, bound in begun.bounds.model_dump().items()
+            ),
+        ),
+        results=tuple(_results(told.shipped)),
+        impact=said.impact,
+        limits=limits_of(told),
+        evidence=(EVALUATION_MEMBER, PARITY_MEMBER, BEGUN_MEMBER, SETTINGS_MEMBER),
+    )
+
+
+def _results(shipped: Sequence[VariantParity]) -> Iterator[AcceptanceResult]:
+    for it in shipped:
+        yield _result(_MAP, it.name, "", it.map50)
+        if it.sensitivity:
+            slug, worst = max(it.sensitivity.items(), key=lambda pair: pair[1].drop)
+            yield _result(_SENSITIVITY, it.name, slug, worst)
+
+
+def _result(bound: str, variant: str, subject: str, drop: Drop) -> AcceptanceResult:
+    return AcceptanceResult(
+        bound=bound,
+        variant=variant,
+        subject=subject,
+        value=drop.drop,
+        low=drop.low,
+        high=drop.high,
+    )
+
+
+def _settings(config: Config) -> bytes:
+    """The configuration, without where things lay on the machine that made it."""
+    settings = config.model_dump(mode="json", include={"train", "evaluate", "export", "parity"})
+    weights, rules = config.train.weights, config.evaluate.rules
+    settings["train"]["weights"] = weights.name if weights else None
+    settings["evaluate"]["rules"] = rules.name if rules else None
+    return (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode()

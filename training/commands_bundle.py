@@ -1,0 +1,57 @@
+"""What `hilum-train bundle`, `publish` and `all` do: call, show progress, say what came of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edge_agent.engines.bundle import Bundle
+from training import bundling, pipeline
+from training.commands_train import say
+from training.config import Config, load_config
+from training.console import bars, reported
+from training.distributed import joined
+from training.errors import TrainingError
+from training.publish import publish as publish_bundle
+from training.run import run as run_once
+from training.train import Progress
+
+
+@reported
+def bundle(*, config: Path) -> None:
+    """Pack a run that was exported, proven and evaluated."""
+    made = bundling.make_bundle(load_config(config))
+    say(f"{made.path}: {made.digest}")
+
+
+@reported
+def publish(*, bundle: Path, to: str, model: str, experiment: str, alias: str) -> None:
+    """Register a bundle."""
+    opened = Bundle.open(bundle)
+    published = publish_bundle(opened, to, model=model, experiment=experiment, alias=alias)
+    known = "" if published.new else " (was there already)"
+    say(f"{published.model} version {published.version}, alias {published.alias}{known}")
+
+
+@reported
+def everything(*, config: Path) -> None:
+    """Do all steps that are missing."""
+    stated = load_config(config)
+    with joined(stated.train.device) as group:
+        if group.world > 1:
+            raise TrainingError(
+                "all runs in one process",
+                hint="Train with torchrun and `hilum-train run`; `all` then does the rest.",
+            )
+
+        with bars() as told:
+
+            def step(progress: Progress) -> None:
+                done = progress.epoch * progress.steps + progress.step + 1
+                told("train", done, stated.train.epochs * progress.steps)
+
+            def train(of: Config) -> None:
+                run_once(of, group, resume=True, say=say, on_step=step)
+
+            done = pipeline.run_all(stated, train, say=say, on_step=told)
+    say(f"{done.bundle.path}: {done.bundle.digest}")
+    say(f"Try it: hilum-edge detect --bundle {done.bundle.path} IMAGE")

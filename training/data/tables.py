@@ -1,0 +1,119 @@
+"""The tables of an imported set, read and written together.
+
+images.csv       one row per image that was taken in: `IMAGES`
+readers.csv      what each reader said, in pixels of the stored picture; "No finding" rows too
+annotations.csv  the same fused: `fusion.COLUMNS`
+rejected.csv     what was left out: file, row (0 for a whole image), image_id, why
+split.json       `splits`
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+
+from training.data import splits
+from training.data.outputs import replacing
+from training.data.splits import Split
+from training.errors import TrainingError
+
+IMAGES: Final = (
+    "image_id",
+    "rows",
+    "columns",
+    "original_rows",
+    "original_columns",
+    "patient_id",
+    "sex",
+    "age",
+    "view",
+    "manufacturer",
+    "photometric",
+    "background",
+    "unknown",
+    "flags",
+    "fingerprint",
+)
+READERS: Final = (
+    "image_id",
+    "class_name",
+    "class_id",
+    "rad_id",
+    "x_min",
+    "y_min",
+    "x_max",
+    "y_max",
+)
+PICTURES: Final = "images"
+REPORT: Final = "report.html"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tables:
+    """All that a set says of its images."""
+
+    images: pd.DataFrame
+    readers: pd.DataFrame
+    fused: pd.DataFrame
+    rejected: pd.DataFrame
+    split: Split
+
+    @property
+    def pictured(self) -> bool:
+        """Whether the set has pictures, or annotations only."""
+        return bool((self.images["rows"] > 0).any())
+
+
+def write(tables: Tables, folder: Path, report: str) -> None:
+    """Replace all tables, the split and the report of a set together.
+
+    Raises:
+        TrainingError: the disk cannot be written; nothing has been replaced.
+    """
+    with replacing(folder) as place:
+        tables.images[list(IMAGES)].to_csv(place("images.csv"), index=False)
+        tables.readers[list(READERS)].to_csv(place("readers.csv"), index=False)
+        tables.fused.to_csv(place("annotations.csv"), index=False)
+        tables.rejected.to_csv(place("rejected.csv"), index=False)
+        write_split(tables.split, place(splits.FILE))
+        place(REPORT).write_text(report, encoding="utf-8")
+
+
+def write_split(split: Split, path: Path) -> None:
+    """One split as JSON."""
+    path.write_text(json.dumps(split.document(), indent=1) + "\n", encoding="utf-8")
+
+
+def read(folder: Path, *, divided: bool = True) -> Tables:
+    """Read an imported set; its split may be absent (and is empty then) if `divided` is False.
+
+    Raises:
+        TrainingError: a table or the split is absent or cannot be read.
+    """
+    frames = []
+    for name in ("images.csv", "readers.csv", "annotations.csv", "rejected.csv"):
+        try:
+            frames.append(
+                pd.read_csv(folder / name, dtype=_TYPES, keep_default_na=False, na_values=[])
+            )
+        except (OSError, ValueError) as error:
+            raise TrainingError(
+                f"cannot read {folder / name}: {error}",
+                hint="Make the set with `hilum-train data vindr`.",
+            ) from error
+    for frame in frames[1:3]:
+        for name in ("x_min", "y_min", "x_max", "y_max"):
+            frame[name] = pd.to_numeric(frame[name], errors="coerce")
+    absent = not divided and not (folder / splits.FILE).exists()
+    images, readers, fused, rejected = frames
+    return Tables(images, readers, fused, rejected, Split(0, {}) if absent else splits.load(folder))
+
+
+_TYPES: Final = dict.fromkeys(
+    set(IMAGES) - {"rows", "columns", "original_rows", "original_columns"} | {"rad_id", "source"},
+    str,
+)

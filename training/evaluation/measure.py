@@ -1,0 +1,228 @@
+"""From labelled images and what was found on them to an evaluation, without pixels or engines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hilum.catalog import CATALOG
+from training.data.store import Entry
+from training.errors import TrainingError
+from training.evaluation import calibration, figures, froc
+from training.evaluation.bootstrap import LEVEL, RESAMPLES, Counts, draws, interval
+from training.evaluation.image_level import ANY, ImageLevel, image_level, roc
+from training.evaluation.matching import IOU, Found, Matched, match
+from training.evaluation.points import at_points, choose_from
+from training.evaluation.results import (
+    Aim,
+    Baseline,
+    ChosenPoint,
+    ClassFacts,
+    Curve,
+    Curves,
+    DataFacts,
+    Evaluation,
+    Figure,
+    Method,
+    Reliability,
+    Subgroup,
+    Subject,
+)
+from training.evaluation.subgroups import groups
+
+SENSITIVITIES: Final = (0.8, 0.9)
+FALSE_POSITIVES: Final = (0.05, 0.1, 0.2)
+_DRAWN: Final = 200
+"""Points of a curve that are kept for drawing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A detector on the set: who it is, where its thresholds lie, what it found."""
+
+    subject: Subject
+    points: Mapping[str, float]
+    points_from: str
+    found: Found
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to measure.
+
+    `sensitivities` and `false_positives` (per class and image) are aims for which the operating
+    points are told that this set would give, none of them under `floor`.
+    """
+
+    split: str
+    split_digest: str | None = None
+    score_floor: float = 0.05
+    floor: float = 0.1
+    sensitivities: tuple[float, ...] = SENSITIVITIES
+    false_positives: tuple[float, ...] = FALSE_POSITIVES
+    resamples: int = RESAMPLES
+    seed: int = 0
+
+
+def evaluate(
+    entries: Sequence[Entry],
+    measured: Measured,
+    settings: Settings,
+    baseline: Measured | None = None,
+) -> Evaluation:
+    """All figures with their intervals.
+
+    Raises:
+        TrainingError: there is no image, or not one labelled box.
+    """
+    matched = match(entries, measured.found)
+    if not len(matched.box_image):
+        raise TrainingError(
+            f"{settings.split} has no labelled box: there is nothing to find",
+            hint="Evaluate on a split that shows at least one finding.",
+        )
+    counts = draws(entries, resamples=settings.resamples, seed=settings.seed)
+    columns = figures.everything(matched, counts, measured.points)
+    images = image_level(matched)
+    return Evaluation(
+        subject=measured.subject,
+        data=_facts(entries, matched, settings),
+        method=Method(
+            iou=IOU,
+            resamples=settings.resamples,
+            seed=settings.seed,
+            level=LEVEL,
+            score_floor=settings.score_floor,
+            points_from=measured.points_from,
+        ),
+        points=dict(measured.points),
+        figures=figures.told(columns),
+        aims=tuple(_aims(matched, counts, settings)),
+        curves=_curves(matched, images),
+        subgroups=tuple(
+            Subgroup(
+                fact=group.fact,
+                value=group.value,
+                images=int(group.members.sum()),
+                boxes=int(matched.boxes[group.members].sum()),
+                figures=figures.told(
+                    figures.in_short(matched, counts, measured.points, group.members)
+                ),
+            )
+            for group in groups(entries)
+        ),
+        baseline=_compared(entries, columns, counts, baseline) if baseline else None,
+    )
+
+
+def _facts(entries: Sequence[Entry], matched: Matched, settings: Settings) -> DataFacts:
+    patients = {entry.patient for entry in entries}
+    return DataFacts(
+        split=settings.split,
+        split_digest=settings.split_digest,
+        images=len(entries),
+        clear_images=int((matched.boxes.sum(axis=1) == 0).sum()),
+        boxes=int(matched.boxes.sum()),
+        patients=None if "" in patients else len(patients),
+        classes={
+            finding.slug: ClassFacts(
+                boxes=int(matched.boxes[:, k].sum()),
+                images=int((matched.boxes[:, k] > 0).sum()),
+                hidden_in=int((~matched.known[:, k]).sum()),
+            )
+            for k, finding in enumerate(CATALOG)
+        },
+    )
+
+
+def _compared(
+    entries: Sequence[Entry], columns: figures.Columns, counts: Counts, baseline: Measured
+) -> Baseline:
+    others = figures.everything(match(entries, baseline.found), counts, baseline.points)
+    return Baseline(
+        subject=baseline.subject,
+        points=dict(baseline.points),
+        figures=figures.told(others),
+        differences=figures.differences(columns, others),
+    )
+
+
+def _aims(matched: Matched, counts: Counts, settings: Settings) -> list[Aim]:
+    wanted: list[tuple[Literal["sensitivity", "false_positives"], float]] = [
+        *(("sensitivity", at) for at in settings.sensitivities),
+        *(("false_positives", at) for at in settings.false_positives),
+    ]
+    return [_aim(matched, counts, settings.floor, aim, at) for aim, at in wanted]
+
+
+def _aim(
+    matched: Matched,
+    counts: Counts,
+    floor: float,
+    aim: Literal["sensitivity", "false_positives"],
+    at: float,
+) -> Aim:
+    if aim == "sensitivity":
+        chosen = choose_from(matched, sensitivity=at, floor=floor)
+    else:
+        chosen = choose_from(matched, false_positives=at, floor=floor)
+    done = at_points(matched, {finding.slug: 1.0 for finding in CATALOG} | chosen)
+    found, false = done.sensitivity(counts), done.false_positives(counts)
+    points: dict[str, ChosenPoint | None] = dict.fromkeys((f.slug for f in CATALOG), None)
+    for finding in CATALOG:
+        k, threshold = finding.index, chosen.get(finding.slug)
+        if threshold is not None:
+            kept = found[0, k] >= at if aim == "sensitivity" else not false[0, k] > at
+            points[finding.slug] = ChosenPoint(
+                threshold=threshold,
+                reached=bool(kept),
+                sensitivity=Figure.of(interval(found[:, k])),
+                false_positives=Figure.of(interval(false[:, k])),
+            )
+    return Aim(aim=aim, at=at, points=points)
+
+
+def _curves(matched: Matched, images: ImageLevel) -> Curves:
+    present = [finding for finding in CATALOG if matched.boxes[:, finding.index].any()]
+    whole = froc.curve(matched)
+    frocs = {"all": _curve(whole.false, whole.sensitivity)}
+    recalls = {}
+    for finding in present:
+        of = froc.curve(matched, finding.index)
+        frocs[finding.slug] = _curve(of.false, of.sensitivity)
+        recalls[finding.slug] = _precision_recall(matched, finding.index)
+    told = [(finding.slug, finding.index) for finding in present] + [("any", ANY)]
+    number, right, score = calibration.of_findings(matched).reliability()
+    return Curves(
+        froc=frocs,
+        precision_recall=recalls,
+        roc={
+            name: _curve(*roc(images, k))
+            for name, k in told
+            if not images.present[images.told[:, k], k].all()
+        },
+        reliability=Reliability(
+            number=tuple(int(n) for n in number),
+            score=tuple(round(float(s), 4) for s in score),
+            right=tuple(round(float(r), 4) for r in right),
+        ),
+    )
+
+
+def _precision_recall(matched: Matched, index: int) -> Curve:
+    row = matched.at(0.5)
+    own = (matched.classes == index) & (matched.hits[row] | matched.false[row])
+    true = np.cumsum(matched.hits[row][own])
+    recall = true / matched.boxes[:, index].sum()
+    return _curve(recall, true / np.arange(1, len(true) + 1))
+
+
+def _curve(x: NDArray[np.float64], y: NDArray[np.float64]) -> Curve:
+    kept = np.unique(np.linspace(0, max(0, len(x) - 1), _DRAWN).round().astype(int))[: len(x)]
+    return Curve(
+        x=tuple(round(float(v), 5) for v in x[kept]), y=tuple(round(float(v), 5) for v in y[kept])
+    )
