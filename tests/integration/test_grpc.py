@@ -260,7 +260,7 @@ async def test_a_stream_takes_no_more_than_its_share() -> None:
     async with running_agent(narrow, gated) as agent, connected(agent) as detector:
         stream = detector.DetectStream()
         sending = asyncio.create_task(_send(stream, range(150, 158)))
-        await gated.gate.arrival(150)
+        # Either of the first two may be decoded first and be the one in the engine.
         await eventually(lambda: gated.taken == 2)
         other = detector.Detect(request(200))
         await eventually(lambda: gated.taken == 3)
