@@ -69,7 +69,7 @@ def export(*, data: Path, form: Format, out: Path) -> None:
 def _summary(imported: Tables, folder: Path) -> None:
     images, boxes = imported.images, imported.readers["x_min"].notna().sum()
     _say(
-        f"{len(images):,} images, {imported.readers['rad_id'].nunique()} readers, "
+        f"{len(images):,} images, {imported.readers['rad_id'].nunique()} reader(s), "
         f"{boxes:,} boxes; {len(imported.fused):,} findings after fusion"
     )
     if len(imported.rejected):

@@ -46,7 +46,7 @@ def annotated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_whole_real_table(tmp_path: Path) -> None:
     done = hilum_train("data", "vindr", "--annotations", real_table(), "--out", tmp_path / "set")
     assert done.returncode == 0, done.stderr
-    assert "15,000 images, 17 readers, 36,096 boxes; 22,717 findings after fusion" in done.stderr
+    assert "15,000 images, 17 reader(s), 36,096 boxes; 22,717 findings after fusion" in done.stderr
     known = tables.read(tmp_path / "set")
     assert len(known.readers) == 67_914
     assert known.fused["readers"].value_counts().to_dict() == {1: 13_893, 2: 4_271, 3: 4_553}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +13,10 @@ import pytest
 
 from edge_agent.imaging import read_study
 from hilum.catalog import CATALOG
+from tests.support.crashing import crash_on_b
 from training.data import exports, importing, intake, quality_report, splits, store, studies, tables
 from training.data.importing import Wanted
-from training.data.intake import Taken, Task
+from training.data.intake import Task
 from training.errors import TrainingError
 
 
@@ -201,15 +201,9 @@ def test_the_same_picture_is_never_on_two_sides(copy: Path, tmp_path: Path) -> N
     assert "all but the same picture twice, in one split" in (out / tables.REPORT).read_text()
 
 
-def _crash(task: Task) -> Taken:
-    if task.image_id == "b":
-        os._exit(9)
-    return Taken(task.image_id, task.source.name, intake.stamp_of(task), rows=1)
-
-
 def test_a_decoder_that_crashes_costs_its_file_only(tmp_path: Path) -> None:
     tasks = [Task(name, tmp_path / name, tmp_path / f"{name}.png", None) for name in "abcd"]
-    taken = list(intake.take_all(tasks, tmp_path / "notes", workers=2, take=_crash))
+    taken = list(intake.take_all(tasks, tmp_path / "notes", workers=2, take=crash_on_b))
     assert sorted(one.image_id for one in taken) == list("abcd")
     assert {one.image_id: one.why for one in taken if one.why} == {"b": "the decoder crashed on it"}
 

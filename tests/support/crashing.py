@@ -1,0 +1,14 @@
+"""What an import hands to its processes, made to crash; quick to import, as each process does."""
+
+from __future__ import annotations
+
+import os
+
+from training.data.intake import Taken, Task, stamp_of
+
+
+def crash_on_b(task: Task) -> Taken:
+    """Take nothing in; on the image `b` die as a native decoder does."""
+    if task.image_id == "b":
+        os._exit(9)
+    return Taken(task.image_id, task.source.name, stamp_of(task), rows=1)
