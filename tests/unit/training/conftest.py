@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
 from tests.support.annotated import make_studies
 from tests.support.models import random_detector
+from tests.support.whole_runs import WholeRun, whole_run
 from training.export import export_onnx, to_openvino
 
 if TYPE_CHECKING:
@@ -17,6 +19,12 @@ if TYPE_CHECKING:
     from ultralytics.nn.tasks import DetectionModel
 
 SIZE = 128
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Torch's threads wait for each other by spinning: on a busy machine a step takes seconds."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +49,9 @@ def float_graph(onnx_bytes: bytes) -> ov.Model:
 def annotated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twenty DICOM studies and their table; tests leave it as it is."""
     return make_studies(tmp_path_factory.mktemp("annotated"), 20)
+
+
+@pytest.fixture(scope="session")
+def whole(network: DetectionModel, tmp_path_factory: pytest.TempPathFactory) -> WholeRun:
+    """A run that went through all steps; tests leave it as it is."""
+    return whole_run(tmp_path_factory.mktemp("whole"), network)
