@@ -8,15 +8,13 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from edge_agent.engines.bundle import Bundle
 from hilum.catalog import CATALOG
-from tests.support.exported_runs import SIZE, exportable
-from tests.support.models import blobs
-from training import begun, bundling, pipeline
+from tests.support.whole_runs import PICTURES, SHIPPED, WholeRun
+from training import begun, bundling
 from training import export_steps as steps
 from training.config import Config, load_config
 from training.errors import TrainingError
@@ -24,34 +22,22 @@ from training.evaluation.results import Evaluation
 from training.parity import ParityResult
 from training.publish import metrics_of
 
-if TYPE_CHECKING:
-    from ultralytics.nn.tasks import DetectionModel
-
-pytestmark = pytest.mark.training
-
-PICTURES = {f"case-{k}": blobs(500 + k, SIZE, SIZE) for k in range(16)}
-"""Of the kind that the network of random weights marks; in painted chests it sees nothing."""
-SHIPPED = ["openvino-int8", "openvino-fp32", "onnxruntime-fp32"]
+pytestmark = [
+    pytest.mark.training,
+    # Left to SQLAlchemy's pool by MLflow's own store.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
 
 
-@pytest.fixture(scope="module")
-def proven(network: DetectionModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def proven(whole: WholeRun) -> Path:
     """The configuration of a run that may be bundled."""
-    folder = tmp_path_factory.mktemp("proven")
-    said = {"name": "toy", "version": "1.2.3", "variants": SHIPPED, "limits": ["Knows no patient."]}
-    path = exportable(folder, network, bundle=said)
-    config = load_config(path)
-    begun.note(config, steps.split_of(config, "test")[1], "abc")
-    pipeline.evaluate(config)
-    steps.export(config)
-    steps.quantise(config)
-    steps.prove(config)
-    return path
+    return whole.path
 
 
-@pytest.fixture(scope="module")
-def bundle(proven: Path) -> Bundle:
-    return bundling.make_bundle(load_config(proven), PICTURES)
+@pytest.fixture
+def bundle(whole: WholeRun) -> Bundle:
+    return whole.done.bundle
 
 
 def changed(path: Path, section: str, **values: object) -> Config:

@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
-from tests.support.exported_runs import SIZE, exportable
-from tests.support.models import blobs
-from training import begun, pipeline
+from tests.support.whole_runs import PICTURES, Trained, WholeRun
+from training import pipeline
 from training.config import Config, load_config
 from training.data import splits
 from training.errors import TrainingError
@@ -26,47 +24,12 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 
-PICTURES = {f"case-{k}": blobs(500 + k, SIZE, SIZE) for k in range(16)}
 ALL = ["run", "evaluate", "export", "parity", "bundle"]
 
 
-class Trained:
-    """Stands where the training is: puts weights that find something in the run's folder.
-
-    The training itself is tested where it is; a toy that learnt for seconds finds nothing, and what
-    finds nothing cannot become a bundle.
-    """
-
-    def __init__(self, network: DetectionModel) -> None:
-        self.times = 0
-        self._network = network
-
-    def __call__(self, config: Config) -> None:
-        self.times += 1
-        begun.note(config, pipeline.read_sets(config).digest, "abc")
-        torch.save(self._network.state_dict(), config.out / "weights.pt")
-
-
-@pytest.fixture(scope="module")
-def path(network: DetectionModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("all")
-    made = exportable(
-        folder,
-        network,
-        export={"calibration_images": 4, "fast_bias_correction": True, "capabilities": []},
-        bundle={"name": "toy", "variants": ["openvino-int8", "onnxruntime-fp32"]},
-        tracking={"uri": f"sqlite:///{folder}/mlflow.db"},
-    )
-    shutil.rmtree(folder / "run")
-    return made
-
-
-@pytest.fixture(scope="module")
-def first(path: Path, network: DetectionModel) -> tuple[pipeline.Done, list[str], Trained]:
-    said: list[str] = []
-    training = Trained(network)
-    done = pipeline.run_all(load_config(path), training, pictures=PICTURES, say=said.append)
-    return done, said, training
+@pytest.fixture
+def path(whole: WholeRun) -> Path:
+    return whole.path
 
 
 def again(path: Path, network: DetectionModel, config: Config | None = None) -> list[str]:
@@ -79,9 +42,9 @@ def again(path: Path, network: DetectionModel, config: Config | None = None) -> 
 
 @pytest.mark.slow
 def test_all_is_done_once_and_then_no_more(
-    path: Path, first: tuple[pipeline.Done, list[str], Trained], network: DetectionModel
+    path: Path, whole: WholeRun, network: DetectionModel
 ) -> None:
-    done, said, training = first
+    done, said, training = whole.done, whole.said, whole.training
     assert [line for line in said if line.endswith(": done")] == [f"{it}: done" for it in ALL]
     assert training.times == 1
     assert (done.published.version, done.published.new) == ("1", True)
@@ -92,7 +55,7 @@ def test_all_is_done_once_and_then_no_more(
 
 @pytest.mark.slow
 def test_only_what_rests_on_a_change_is_done_again(
-    path: Path, first: tuple[pipeline.Done, list[str], Trained], network: DetectionModel
+    path: Path, whole: WholeRun, network: DetectionModel
 ) -> None:
     config = load_config(path)
     other = config.bundle.model_copy(update={"modifications": "Said better."})
@@ -106,7 +69,7 @@ def test_only_what_rests_on_a_change_is_done_again(
 @pytest.mark.slow
 def test_a_step_that_fails_keeps_those_before_it(
     path: Path,
-    first: tuple[pipeline.Done, list[str], Trained],
+    whole: WholeRun,
     network: DetectionModel,
     tmp_path: Path,
 ) -> None:
@@ -115,16 +78,16 @@ def test_a_step_that_fails_keeps_those_before_it(
     config = load_config(path)
     strict = config.evaluate.model_copy(update={"rules": rules})
     before = sorted(it for it in config.out.rglob("*") if it.is_file())
-    bundle = first[0].bundle.path.read_bytes()
+    bundle = whole.done.bundle.path.read_bytes()
     with pytest.raises(TrainingError, match="the gate does not let it pass: map50 at least 2"):
         again(path, network, config.model_copy(update={"evaluate": strict}))
     assert sorted(it for it in config.out.rglob("*") if it.is_file()) == before
-    assert first[0].bundle.path.read_bytes() == bundle
+    assert whole.done.bundle.path.read_bytes() == bundle
     assert again(path, network) == ["evaluate"]
 
 
 def test_a_moved_bound_is_refused_before_anything_is_done(
-    path: Path, first: tuple[pipeline.Done, list[str], Trained], network: DetectionModel
+    path: Path, whole: WholeRun, network: DetectionModel
 ) -> None:
     config = load_config(path)
     moved = config.parity.model_copy(update={"map50_drop": 0.2})
