@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.signal_stack import SignalStack
+
 IN_CI = os.environ.get("CI") == "true"
 
 
@@ -17,6 +19,18 @@ def absent(what: str) -> None:
     if IN_CI:
         pytest.fail(f"{what}; in CI this is a failure, not a skip")
     pytest.skip(what)
+
+
+@pytest.fixture(scope="session")
+def signal_stack() -> SignalStack:
+    """The main thread's alternate signal stack as the tests found it."""
+    return SignalStack.here()
+
+
+@pytest.fixture(autouse=True)
+def _own_signal_stack(signal_stack: SignalStack) -> None:
+    """Undo what cores that tests and NNCF made by themselves left (see `openvino_core`)."""
+    signal_stack.install()
 
 
 @pytest.hookimpl(tryfirst=True)

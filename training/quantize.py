@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from openvino import opset13 as ops
 
 from edge_agent.core.findings import BOX_ROWS
+from edge_agent.engines.openvino_core import new_core
 from training.errors import TrainingError
 
 PROBES: Final = 32
@@ -150,7 +151,7 @@ def quantize_controlled(
             advanced_quantization_parameters=_PARAMETERS,
         )
     left_float = check_quantised(made, prepared, may_leave=True)
-    core = ov.Core()
+    core = new_core()
     before, after = (
         measured(core.compile_model(graph, "CPU", _EXACT), validation)[0]
         for graph in (prepared, made)
@@ -197,7 +198,7 @@ def disagreement(
     Mean over images and the `TOP` anchors of the reference's highest scores: largest difference of
     a class's score, plus one minus the overlap of the boxes.
     """
-    core = ov.Core()
+    core = new_core()
     exact, other = (core.compile_model(m, "CPU", _EXACT) for m in (reference, candidate))
     means = []
     for image in images:

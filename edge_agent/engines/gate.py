@@ -23,6 +23,7 @@ from edge_agent.core.gate import (
 from edge_agent.core.geometry import Letterbox
 from edge_agent.engines.base import Pixels
 from edge_agent.engines.bundle import Bundle
+from edge_agent.engines.openvino_core import new_core
 from edge_agent.errors import BundleInvalid, EngineFailed
 from hilum.manifest import GateSpec, InputSpec
 
@@ -68,7 +69,7 @@ class OpenVinoGate:
         self._spec = spec
         self._lock = threading.Lock()
         try:
-            core = ov.Core()
+            core = new_core()
             compiled = core.compile_model(core.read_model(xml, weights), "CPU", _SETTINGS)
         except Exception as error:
             raise EngineFailed(f"OpenVINO could not load the gate: {error}") from error

@@ -21,6 +21,7 @@ from edge_agent.core.findings import BOX_ROWS
 from edge_agent.engines.base import Pixels, RawOutputs
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.compiled_cache import CompiledCache
+from edge_agent.engines.openvino_core import new_core
 from edge_agent.errors import BundleInvalid, EngineFailed, HilumError
 from hilum.manifest import EngineVariant, InputSpec, Manifest
 
@@ -74,7 +75,7 @@ class OpenVinoEngine:
         # None in the pool means: closed.
         self._pool: LifoQueue[ov.InferRequest | None] = LifoQueue()
         with _ours("load the model"):
-            core = ov.Core()
+            core = new_core()
             self._device = f"{options.device}: {_processor(core, options)}"
             _check_precision(core, variant, options)
             compiled = _compile(core, bundle, variant, options)
@@ -141,7 +142,7 @@ class OpenVinoEngine:
 
 def computes_bf16(device: str = "CPU", core: ov.Core | None = None) -> bool:
     """Whether a device computes BF16 in hardware, so that variants of this precision run on it."""
-    abilities = (core or ov.Core()).get_property(device, "OPTIMIZATION_CAPABILITIES")
+    abilities = (core or new_core()).get_property(device, "OPTIMIZATION_CAPABILITIES")
     return "BF16" in abilities
 
 
