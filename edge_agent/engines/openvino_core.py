@@ -1,9 +1,9 @@
 """OpenVINO's core, made so that it leaves the caller's signal handling alone.
 
 On processors with AMX the CPU plugin gives the thread that loads it an alternate signal stack, and
-frees it when the plugin goes. Two plugins that do not go in the opposite order of their coming leave
-the thread with a freed one (seen in 2026.4). Python runs its signal handlers there, so that a SIGTERM
-overwrites whatever lies at that place by then. A thread that ends has no signals to handle.
+frees it when the plugin goes. Two plugins that do not go in the opposite order of their coming
+leave the thread with a freed one (seen in 2026.4). Python runs its signal handlers there, so that a
+SIGTERM overwrites whatever lies at that place by then. A thread that has ended handles no signals.
 """
 
 from __future__ import annotations
