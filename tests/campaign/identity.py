@@ -17,7 +17,7 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -206,7 +206,8 @@ async def campaign(
     try:
         await agent.load()
         run = Campaign(agent, chance, tally)
-        await _all_clients(run, iter(range(requests)), clients, kill_every, kill_all_every)
+        numbers = _with_harm(run, requests, kill_every, kill_all_every)
+        await _all_clients(run, numbers, clients)
         assert agent._pipeline
         pipeline = agent._pipeline
         await eventually(lambda: pipeline.taken == 0)
@@ -219,9 +220,16 @@ async def campaign(
     return tally
 
 
-async def _all_clients(
-    run: Campaign, numbers: Any, clients: int, kill_every: int, kill_all_every: int
-) -> None:
+def _with_harm(run: Campaign, requests: int, kill_every: int, kill_all_every: int) -> Iterator[int]:
+    """The requests' numbers; harm is done as each due one is drawn, whoever draws it."""
+    for number in range(requests):
+        if number % kill_every == kill_every - 1:
+            kills = number // kill_every
+            run.harm(everything=kills % kill_all_every == kill_all_every - 1)
+        yield number
+
+
+async def _all_clients(run: Campaign, numbers: Iterator[int], clients: int) -> None:
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(
             httpx.AsyncClient(base_url=run.agent.page, timeout=120)
@@ -231,9 +239,6 @@ async def _all_clients(
             async with grpc.aio.insecure_channel(run.agent.address) as channel:
                 stub = detection_pb2_grpc.DetectorStub(channel)
                 for number in numbers:
-                    if number % kill_every == kill_every - 1:
-                        kills = number // kill_every
-                        run.harm(everything=kills % kill_all_every == kill_all_every - 1)
                     if index % 4 == 1:
                         await run.by_http(http, number)
                     elif index % 8 == 2:
