@@ -25,6 +25,7 @@ from edge_agent.engines.choose import choose
 from edge_agent.engines.golden import read_picture
 from edge_agent.engines.hardware import Hardware
 from edge_agent.loading import open_bundle
+from edge_agent.process_memory import family, memory_kb
 from hilum.client import AsyncClient, Result
 
 ROUNDS: Final = 30
@@ -195,24 +196,7 @@ async def _images_per_s(client: AsyncClient, data: bytes, *, concurrency: int) -
 
 def memory_mb(pid: int | None = None) -> float:
     """Proportional set size of a process (None: this one) and all it has started, in MB."""
-    root = pid or os.getpid()
-    return sum(map(_pss_kb, [root, *_descendants(root)])) / 1e3
-
-
-def _descendants(pid: int) -> list[int]:
-    found = []
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, children.read_text(encoding="ascii").split()):
-            found += [child, *_descendants(child)]
-    return found
-
-
-def _pss_kb(pid: int) -> int:
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
-    except OSError:  # It has ended, or hides itself.
-        return 0
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return sum(map(memory_kb, family(pid or os.getpid()))) / 1e3
 
 
 def synthetic_dicom(bundle: Bundle) -> bytes:

@@ -28,12 +28,12 @@ import httpx
 from google.protobuf.message import DecodeError
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
+from edge_agent.process_memory import family, memory_kb
 from hilum.codes import ErrorCode
 from hilum.v1 import detection_pb2 as pb
 from tests.support.hostile_strategies import Case, cases, small_radiographs
 from tests.support.known_images import Failed, Seen, grpc_failure, http_failure, same, seen
 from tests.support.live_agent import LiveAgent, live_agent
-from tests.support.processes import family, memory_kb
 
 ROUND: Final = 200
 CHECK_EVERY: Final = 20

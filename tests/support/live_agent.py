@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 import httpx
 
+from edge_agent.process_memory import family
 from tests.agents import agent_process, serving_line
-from tests.support.processes import family
 
 ENDS_WITHIN_S = 60.0
 

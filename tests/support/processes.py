@@ -10,6 +10,8 @@ from typing import Final, TextIO
 
 import numpy as np
 
+from edge_agent.process_memory import family, memory_kb
+
 _PAIRS_AT_MOST: Final = 2000
 """Samples that `growth_per_hour` looks at; beyond, evenly spread ones of them."""
 
@@ -61,33 +63,6 @@ class Watch:
         return sample
 
 
-def family(pid: int) -> list[int]:
-    """The process, its children, theirs and so on."""
-    found = [pid]
-    for task in _entries(f"/proc/{pid}/task"):
-        try:
-            children = (task / "children").read_text(encoding="ascii").split()
-        except OSError:  # It has just ended.
-            continue
-        for child in map(int, children):
-            found += family(child)
-    return found
-
-
-def memory_kb(pid: int) -> int:
-    """Proportional set size, so that what processes share counts once; 0 if it has ended.
-
-    A decode worker shows it only to root; to others, what is resident and not shared.
-    """
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    except PermissionError:
-        return _own_resident_kb(pid)
-    except (OSError, StopIteration):
-        return 0
-
-
 def open_files(pid: int) -> int:
     """How many file descriptors are open; 0 if it has ended, or where only root may count them."""
     return len(_entries(f"/proc/{pid}/fd"))
@@ -100,16 +75,6 @@ def growth_per_hour(seconds: Sequence[float], values: Sequence[float]) -> float:
     first, second = np.triu_indices(len(at), 1)
     apart = at[second] - at[first]
     return float(np.median((value[second] - value[first])[apart > 0] / apart[apart > 0])) * 3600
-
-
-def _own_resident_kb(pid: int) -> int:
-    try:
-        _size, resident, shared, *_ = map(
-            int, Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()
-        )
-    except OSError:
-        return 0
-    return (resident - shared) * 4
 
 
 def _entries(folder: str) -> list[Path]:

@@ -6,9 +6,9 @@ from functools import partial
 
 import pytest
 
+from edge_agent.process_memory import memory_kb
 from edge_agent.serving.memory import give_back_free_memory, keep_tidy
 from tests.agents import eventually
-from tests.support.processes import memory_kb
 
 BLOCK, BLOCKS = 100_000, 1000
 MOST_KB = BLOCK * BLOCKS * 8 // 10_000
