@@ -276,11 +276,7 @@ def split_of(config: Config, name: str) -> tuple[tuple[Entry, ...], str]:
     """
     folder = config.data.dataset
     split = splits.load(config.data.split_file or folder)
-    entries = {entry.image_id: entry for entry in store.read(folder)}
-    wanted = split.of(name)
-    if missing := [image_id for image_id in wanted if image_id not in entries]:
-        raise TrainingError(f"{folder} does not hold the image {missing[0]} of its split {name!r}")
-    return tuple(entries[image_id] for image_id in wanted), split.digest
+    return store.of_split(folder, store.read(folder), split, name), split.digest
 
 
 def _judge(result: ParityResult, config: Config) -> None:

@@ -7,7 +7,6 @@ last, so a folder whose files do not agree with it was cut short.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hilum.manifest import EngineTarget, HeadSpec, InputSpec, MemberPath, Sha256
 from training.bundle import Graphs
+from training.data.outputs import replacing
 from training.errors import TrainingError
 
 FILE: Final = "export.json"
@@ -124,19 +124,6 @@ def save(folder: Path, exported: Exported) -> None:
     """Write all files beside their places, then rename; the record last."""
     contents = dict(exported.members)
     contents[FILE] = (exported.record.model_dump_json(indent=2) + "\n").encode()
-    parts: list[tuple[Path, Path]] = []
-    try:
+    with replacing(folder) as place:
         for name, content in contents.items():
-            final = folder / name
-            final.parent.mkdir(parents=True, exist_ok=True)
-            part = final.with_name(f".{final.name}.part")
-            parts.append((part, final))
-            with part.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        for part, final in parts:
-            part.replace(final)
-    finally:
-        for part, _ in parts:
-            part.unlink(missing_ok=True)
+            place(name).write_bytes(content)

@@ -39,20 +39,9 @@ def read_sets(config: Config) -> Sets:
     """
     folder = config.data.dataset
     split = splits.load(config.data.split_file or folder)
-    entries = {entry.image_id: entry for entry in store.read(folder)}
-
-    def of(name: str) -> tuple[Entry, ...]:
-        ids = split.of(name)
-        if missing := [image_id for image_id in ids if image_id not in entries]:
-            raise TrainingError(
-                f"the split {name!r} names {missing[0]} and {len(missing) - 1} more that "
-                f"{folder} does not hold"
-                if missing[1:]
-                else f"the split {name!r} names {missing[0]}, which {folder} does not hold"
-            )
-        return tuple(entries[image_id] for image_id in ids)
-
-    return Sets(of("train"), of("valid"), split.digest)
+    entries = store.read(folder)
+    train, valid = (store.of_split(folder, entries, split, name) for name in ("train", "valid"))
+    return Sets(train, valid, split.digest)
 
 
 def run(

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from training.checkpoints import CHECKPOINT
 from training.config import Config, Range, TrainConfig
+from training.data.outputs import replacing
 from training.distributed import Group
 from training.errors import TrainingError
 from training.run import run
@@ -73,12 +74,9 @@ def search(
 def best_config(config: Config, study: optuna.Study) -> Path:
     """Write the configuration with the best settings into the run's folder; its path."""
     best = config.model_copy(update={"train": _settings(config.train, study.best_params)})
-    path = config.out / BEST
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".part")
-    beside.write_text(yaml.safe_dump(best.model_dump(mode="json"), sort_keys=False))
-    beside.replace(path)
-    return path
+    with replacing(config.out) as place:
+        place(BEST).write_text(yaml.safe_dump(best.model_dump(mode="json"), sort_keys=False))
+    return config.out / BEST
 
 
 def _trial(study: optuna.Study, trial: optuna.Trial, config: Config, group: Group) -> str:

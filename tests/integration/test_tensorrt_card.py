@@ -15,19 +15,16 @@ from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.choose import choose
 from edge_agent.engines.golden import run_golden
 from edge_agent.engines.runtimes import open_engine, runtime_version
-from hilum.manifest import Provenance
-from tests.support.exported_runs import exportable
+from tests.support.exported_runs import exportable, toy_parts
 from tests.support.models import random_detector
 from training import export_steps as steps
 from training.bundle import (
     TRT_FP16,
     TRT_INT8,
-    BundleParts,
     measuring_engine,
     write_bundle,
 )
 from training.config import load_config
-from training.data import store
 
 pytestmark = [
     pytest.mark.training,
@@ -45,21 +42,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     steps.export(config)
     made = steps.quantise(config)
     result = steps.prove(config)
-    pictures = {
-        f"case-{k}": steps.input_of(entry, made.record.input)[0][0, 0]
-        for k, entry in enumerate(store.read(config.data.dataset))
-    }
-    parts = BundleParts(
-        name="toy",
-        version="0.0.1",
-        intended_use="Tests.",
-        graphs=made.graphs,
-        operating_points={it.name: it.points for it in result.variants},
-        pictures=pictures,
-        model_card="# Toy\n",
-        provenance=Provenance(trained_on="noise", command="none", seed=0, base_weights="none"),
-    )
-    return write_bundle(folder / "a.bundle", parts)
+    return write_bundle(folder / "a.bundle", toy_parts(config, made, result))
 
 
 @pytest.mark.parametrize("name", [TRT_FP16, TRT_INT8])

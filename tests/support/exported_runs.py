@@ -15,10 +15,16 @@ import torch
 from ultralytics.nn.tasks import DetectionModel
 
 from hilum.catalog import CATALOG
-from hilum.manifest import HeadSpec, InputSpec
+from hilum.manifest import HeadSpec, InputSpec, Provenance
 from tests.support.models import blobs
+from training import export_steps as steps
+from training.bundle import BundleParts
+from training.config import Config
+from training.data import store
 from training.data.splits import Split
 from training.evaluation.detectors import of_network
+from training.exported import Exported
+from training.parity import ParityResult
 
 SIZE = 96
 LABELLED = 0.75
@@ -73,3 +79,21 @@ def _write_set(folder: Path, network: DetectionModel) -> None:
 def _table(path: Path, columns: list[str], rows: list[list[str]] | list[list[object]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as out:
         csv.writer(out).writerows([columns, *rows])
+
+
+def toy_parts(config: Config, made: Exported, result: ParityResult) -> BundleParts:
+    """What a bundle of a proven run is made of, the set's own pictures as golden cases."""
+    pictures = {
+        f"case-{k}": steps.input_of(entry, made.record.input)[0][0, 0]
+        for k, entry in enumerate(store.read(config.data.dataset))
+    }
+    return BundleParts(
+        name="toy",
+        version="0.0.1",
+        intended_use="Tests.",
+        graphs=made.graphs,
+        operating_points={it.name: it.points for it in result.variants},
+        pictures=pictures,
+        model_card="# Toy\n",
+        provenance=Provenance(trained_on="noise", command="none", seed=0, base_weights="none"),
+    )

@@ -30,9 +30,9 @@ def writing(path: Path) -> Iterator[None]:
 def replacing(folder: Path) -> Iterator[Callable[[str], Path]]:
     """Write beside, then rename.
 
-    Yields a function from a file's name to the path where it is to be written. When the block ends,
-    all of them take their names; if it fails (a full disk, an interruption), none does and what was
-    there before is as it was.
+    Yields a function from a file's name in the folder to the path where it is to be written. When
+    the block ends, all of them take their names, in the order they were asked for; if it fails (a
+    full disk, an interruption), none does and what was there before is as it was.
 
     Raises:
         TrainingError: the disk cannot be written.
@@ -40,8 +40,10 @@ def replacing(folder: Path) -> Iterator[Callable[[str], Path]]:
     parts: dict[Path, Path] = {}
 
     def place(name: str) -> Path:
-        part = folder / f".{name}.part"
-        parts[part] = folder / name
+        final = folder / name
+        part = final.with_name(f".{final.name}.part")
+        part.parent.mkdir(parents=True, exist_ok=True)
+        parts[part] = final
         return part
 
     with writing(folder):

@@ -14,7 +14,7 @@ A set that was imported also keeps every reader's own boxes (readers.csv), what 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from hilum.catalog import BY_NAME, BY_SLUG, CATALOG
 from training.data import splits
+from training.data.outputs import replacing
 from training.data.synthetic import Generator, Label, Sample
 from training.errors import TrainingError
 
@@ -114,18 +115,17 @@ def write(
             if not sample.labels:
                 rows.append([name, NO_FINDING, len(CATALOG), "S1", "", "", "", ""])
             yield sample
-    _table(folder / "images.csv", ["image_id", "background", "unknown"], facts)
     columns = ["image_id", "class_name", "class_id", "rad_id", "x_min", "y_min", "x_max", "y_max"]
-    _table(folder / "annotations.csv", columns, rows)
+    with replacing(folder) as place:
+        _table(place("images.csv"), ["image_id", "background", "unknown"], facts)
+        _table(place("annotations.csv"), columns, rows)
 
 
 def _table(path: Path, columns: list[str], rows: list[list[object]]) -> None:
-    beside = path.with_suffix(".part")
-    with beside.open("w", newline="", encoding="utf-8") as out:
+    with path.open("w", newline="", encoding="utf-8") as out:
         writer = csv.writer(out)
         writer.writerow(columns)
         writer.writerows(rows)
-    beside.replace(path)
 
 
 def read(
@@ -142,12 +142,25 @@ def read(
     entries = _read(folder)
     if split is None:
         return entries
-    wanted = splits.load(split_file or folder).of(split)
+    return of_split(folder, entries, splits.load(split_file or folder), split)
+
+
+def of_split(
+    folder: Path, entries: Sequence[Entry], split: splits.Split, name: str
+) -> tuple[Entry, ...]:
+    """Those of a set's entries that belong to one part of a frozen split, in the split's order.
+
+    Raises:
+        TrainingError: the part is absent or empty, or names images that the set does not hold.
+    """
     by_id = {entry.image_id: entry for entry in entries}
+    wanted = split.of(name)
     if missing := [image_id for image_id in wanted if image_id not in by_id]:
         raise TrainingError(
-            f"{folder} does not hold the image {missing[0]} of its split {split!r}"
-            + (f", nor {len(missing) - 1} others" if missing[1:] else "")
+            f"the split {name!r} names {missing[0]} and {len(missing) - 1} more that "
+            f"{folder} does not hold"
+            if missing[1:]
+            else f"the split {name!r} names {missing[0]}, which {folder} does not hold"
         )
     return tuple(by_id[image_id] for image_id in wanted)
 

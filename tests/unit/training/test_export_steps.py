@@ -12,19 +12,16 @@ import pytest
 
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.tensorrt_runtime import open_runtime, packages_installed
-from hilum.manifest import Provenance
-from tests.support.exported_runs import SIZE, exportable
+from tests.support.exported_runs import SIZE, exportable, toy_parts
 from training import commands_export, exported
 from training import export_steps as steps
 from training.bundle import (
     TRT_FP16,
     TRT_INT8,
     VARIANTS,
-    BundleParts,
     write_bundle,
 )
 from training.config import Config, load_config
-from training.data import store
 from training.errors import TrainingError
 from training.export_steps import FOLDER, PARITY
 from training.parity import ParityResult
@@ -84,22 +81,7 @@ def test_each_variant_is_compared_and_the_float_ones_lose_nothing(stated: Config
 
 def test_proven_graphs_become_a_bundle_that_proves_itself(stated: Config, tmp_path: Path) -> None:
     made, result = steps.proven(stated)
-    entries = store.read(stated.data.dataset)
-    pictures = {
-        f"case-{k}": steps.input_of(entry, made.record.input)[0][0, 0]
-        for k, entry in enumerate(entries)
-    }
-    parts = BundleParts(
-        name="toy",
-        version="0.0.1",
-        intended_use="Tests.",
-        graphs=made.graphs,
-        operating_points={it.name: it.points for it in result.variants},
-        pictures=pictures,
-        model_card="# Toy\n",
-        provenance=Provenance(trained_on="noise", command="none", seed=0, base_weights="none"),
-    )
-    bundle = write_bundle(tmp_path / "a.bundle", parts)
+    bundle = write_bundle(tmp_path / "a.bundle", toy_parts(stated, made, result))
     assert Bundle.open(bundle.path).manifest.input.height == SIZE
     if RTX in packages_installed():
         for name in (TRT_INT8, TRT_FP16):
@@ -209,9 +191,9 @@ def test_an_unfinished_write_leaves_what_was_there(
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("training.exported.os.fsync", full)
+    monkeypatch.setattr("training.data.outputs.os.fsync", full)
     spoilt = replace(before, members={**before.members, "model.onnx": b"other"})
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(TrainingError, match=r"cannot write .*: No space left"):
         exported.save(stated.out / FOLDER, spoilt)
     assert exported.load(stated.out / FOLDER) == before
     assert list((stated.out / FOLDER).rglob("*.part")) == []
