@@ -31,7 +31,7 @@ from edge_agent.serving.http_face import HttpLimits
 from edge_agent.serving.http_render import Renderer
 from edge_agent.serving.http_schema import ModelFacts
 from edge_agent.serving.http_server import HttpServer
-from edge_agent.serving.memory import keep_tidy
+from edge_agent.serving.memory import keep_tidy, reuse_freed_memory
 from edge_agent.serving.metrics import AgentMetrics, Face, Sources
 from edge_agent.serving.pipeline import Pipeline
 from edge_agent.serving.tls import grpc_credentials
@@ -88,6 +88,7 @@ class Agent:
             ConfigInvalid: an address is taken or not this machine's, a file cannot be used, or the
                 agent would be open to other machines.
         """
+        reuse_freed_memory()
         self._doors = doors = await asyncio.to_thread(open_doors, self._settings)
         if doors.tls is not None:
             self._metrics.tls_ends(doors.tls.not_after.timestamp())

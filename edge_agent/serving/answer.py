@@ -21,7 +21,7 @@ class StudyRequest:
     """
 
     request_id: str
-    image: bytes = field(repr=False)
+    image: bytes | memoryview = field(repr=False)
     score_threshold: float | None = None
     priority: Priority = Priority.ROUTINE
     deadline: float | None = None

@@ -28,7 +28,7 @@ class Decoder(Protocol):
         """
         ...
 
-    async def decode(self, image: bytes, fit: tuple[int, int]) -> Radiograph:
+    async def decode(self, image: bytes | memoryview, fit: tuple[int, int]) -> Radiograph:
         """Decode one study image.
 
         The study context stays behind: the detector has no use for it.
@@ -60,7 +60,7 @@ class WorkerDecoder:
         """See `Decoder.start`."""
         await self._workers.start()
 
-    async def decode(self, image: bytes, fit: tuple[int, int]) -> Radiograph:
+    async def decode(self, image: bytes | memoryview, fit: tuple[int, int]) -> Radiograph:
         """See `Decoder.decode`. Who is cancelled leaves at once; the late answer meets nobody."""
         return (await self._workers.decode(image, fit=fit)).radiograph
 
@@ -87,11 +87,11 @@ class ThreadDecoder:
     async def start(self) -> None:
         """See `Decoder.start`."""
 
-    async def decode(self, image: bytes, fit: tuple[int, int]) -> Radiograph:
+    async def decode(self, image: bytes | memoryview, fit: tuple[int, int]) -> Radiograph:
         """See `Decoder.decode`. Returns only when the work has ended, also when cancelled."""
         return await run_to_end(self._pool, self._decode, image, fit)
 
-    def _decode(self, image: bytes, fit: tuple[int, int]) -> Radiograph:
+    def _decode(self, image: bytes | memoryview, fit: tuple[int, int]) -> Radiograph:
         radiograph, _study_context = read_study(image, limits=self._limits, fit=fit)
         return radiograph
 

@@ -15,6 +15,7 @@ from edge_agent.core.findings import Finding
 from edge_agent.errors import HilumError, InvalidRequest
 from edge_agent.serving.answer import Answer, ImageFacts, StudyRequest
 from edge_agent.serving.pipeline import Model
+from edge_agent.serving.wire_image import image_apart
 from hilum.catalog import BY_SLUG, CATALOG, Concept
 from hilum.client import DetectError
 from hilum.v1 import detection_pb2 as pb
@@ -28,23 +29,26 @@ _PRIORITIES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A `DetectRequest` as plain values.
-
-    The message itself holds a second copy of the image; it ends where this is made.
-    """
+    """A `DetectRequest` as plain values; the image lies in the message as it came."""
 
     request_id: str
-    image: bytes
+    image: bytes | memoryview
     score_threshold: float | None
     priority: Priority
 
     @classmethod
-    def of(cls, message: pb.DetectRequest) -> Self:
-        """Convert. A priority of a newer contract counts as routine."""
+    def read(cls, data: bytes) -> Self:
+        """Read a message. A priority of a newer contract counts as routine.
+
+        Raises:
+            DecodeError: these bytes are not protobuf.
+        """
+        image, rest = image_apart(data) or (None, data)
+        message = pb.DetectRequest.FromString(rest)
         options = message.options
         return cls(
             request_id=message.request_id,
-            image=message.image,
+            image=message.image if image is None else image,
             score_threshold=(
                 options.score_threshold if options.HasField("score_threshold") else None
             ),
@@ -65,13 +69,13 @@ def received(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     Left to gRPC, bytes that cannot be read would end the call with a status that means an
     unforeseen error, and no code.
     """
+    parse = Asked.read if parse == pb.DetectRequest.FromString else parse
 
     def read(data: bytes) -> Any:  # noqa: ANN401  # whatever message it parses
         try:
-            message = parse(data)
+            return parse(data)
         except DecodeError:
             return Unreadable()
-        return Asked.of(message) if isinstance(message, pb.DetectRequest) else message
 
     return read
 

@@ -1,4 +1,7 @@
-"""What the network face adds: a gRPC round trip with RG1 beside decoding and inference alone."""
+"""What the network face adds: a gRPC round trip with RG1 beside decoding and inference alone.
+
+Beside it stands what gRPC itself takes: the same message to a server that only counts its bytes.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from edge_agent.serving.answer import StudyRequest
 from hilum.v1 import detection_pb2 as pb
 from hilum.v1 import detection_pb2_grpc
 from tests.agents import agent_process, serving_line
+from tests.bench.echo import METHOD, echo_server
 from tests.bench.load import agents_cache, images
 
 ROUNDS = 40
@@ -25,30 +29,42 @@ WARM_UP = 5
 def run() -> None:
     """Print the table: an agent as its own process and the bare pipeline here, taken in turns."""
     print(f"One request at a time, medians of {ROUNDS} in ms. Target: at most 3 ms beside the two.")
-    print("| RG1 | decoding | inference | round trip | beside those two | bare pipeline |")
-    print("|---|---|---|---|---|---|")
+    print(
+        "| RG1 | decoding | inference | round trip | beside those two | of that, bare gRPC "
+        "| bare pipeline |"
+    )
+    print("|---|---|---|---|---|---|---|")
     for name, image in images().items():
         print(_row(f"{name}, {len(image) / 1e6:.1f} MB", image), flush=True)
 
 
 def _row(title: str, image: bytes) -> str:
     spent: list[pb.Timings] = []
-    with agent_process("--port", "0") as process, asyncio.Runner() as runner:
+    with (
+        agent_process("--port", "0") as process,
+        echo_server() as echo_address,
+        asyncio.Runner() as runner,
+    ):
         address = serving_line(process)["address"]
         stack = AsyncExitStack()
         settings = load_settings(None, {"cache_dir": agents_cache()})
         pipeline = runner.run(stack.enter_async_context(open_pipeline(settings)))
-        with grpc.insecure_channel(address) as channel:
+        with grpc.insecure_channel(address) as channel, grpc.insecure_channel(echo_address) as bare:
             detector = detection_pb2_grpc.DetectorStub(channel)
-            whole, inner = _interleaved(
+            count = bare.unary_unary(METHOD, pb.DetectRequest.SerializeToString)
+            whole, inner, echo = _interleaved(
                 lambda: spent.append(detector.Detect(pb.DetectRequest(image=image)).timings),
                 lambda: runner.run(pipeline.detect(StudyRequest("bench", image))),
+                lambda: count(pb.DetectRequest(image=image)),
             )
         runner.run(stack.aclose())
     decode = statistics.median(t.decode_ms for t in spent[WARM_UP:])
     infer = statistics.median(t.infer_ms for t in spent[WARM_UP:])
     beside = whole - decode - infer
-    return f"| {title} | {decode:.1f} | {infer:.1f} | {whole:.1f} | {beside:.1f} | {inner:.1f} |"
+    return (
+        f"| {title} | {decode:.1f} | {infer:.1f} | {whole:.1f} | {beside:.1f} | {echo:.1f} "
+        f"| {inner:.1f} |"
+    )
 
 
 def _interleaved(*calls: Callable[[], object]) -> list[float]:

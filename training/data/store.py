@@ -80,6 +80,15 @@ def _make(task: tuple[int, Path]) -> Sample:
     return sample
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """Samples of one set that are made alike; their image ids begin with `name`."""
+
+    name: str
+    generator: Generator
+    seeds: range
+
+
 def write(
     generator: Generator, folder: Path, seeds: range, *, workers: int = 2
 ) -> Iterator[Sample]:
@@ -87,38 +96,46 @@ def write(
 
     The tables are written last, so a folder without them is an unfinished set.
     """
+    return write_parts([Part("", generator, seeds)], folder, workers=workers)
+
+
+def write_parts(parts: Sequence[Part], folder: Path, *, workers: int = 2) -> Iterator[Sample]:
+    """The same for a set of several parts, one after the other."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    paths = [folder / "images" / f"{k:06d}.png" for k in range(len(seeds))]
     rows: list[list[object]] = []
     facts: list[list[object]] = []
-    # Spawned, not forked: OpenCV's own threads do not survive a fork.
-    with ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_adopt, initargs=(generator,)
-    ) as pool:
-        for path, sample in zip(
-            paths, pool.map(_make, zip(seeds, paths, strict=True), chunksize=8), strict=True
-        ):
-            name = path.stem
-            unknown = " ".join(CATALOG[k].slug for k in sorted(sample.unknown))
-            facts.append([name, sample.background, unknown])
-            for label in sample.labels:
-                box = [label.x_min, label.y_min, label.x_max, label.y_max]
-                rows.append(
-                    [
-                        name,
-                        CATALOG[label.index].name,
-                        label.index,
-                        "S1",
-                        *(round(v, 1) for v in box),
-                    ]
-                )
-            if not sample.labels:
-                rows.append([name, NO_FINDING, len(CATALOG), "S1", "", "", "", ""])
-            yield sample
+    for part in parts:
+        paths = [folder / "images" / f"{name}.png" for name in ids_of(part)]
+        # Spawned, not forked: OpenCV's own threads do not survive a fork.
+        with ProcessPoolExecutor(
+            workers, mp_context=get_context("spawn"), initializer=_adopt, initargs=(part.generator,)
+        ) as pool:
+            made = pool.map(_make, zip(part.seeds, paths, strict=True), chunksize=8)
+            for path, sample in zip(paths, made, strict=True):
+                unknown = " ".join(CATALOG[k].slug for k in sorted(sample.unknown))
+                facts.append([path.stem, sample.background, unknown])
+                rows += _rows(path.stem, sample)
+                yield sample
     columns = ["image_id", "class_name", "class_id", "rad_id", "x_min", "y_min", "x_max", "y_max"]
     with replacing(folder) as place:
         _table(place("images.csv"), ["image_id", "background", "unknown"], facts)
         _table(place("annotations.csv"), columns, rows)
+
+
+def ids_of(part: Part) -> list[str]:
+    """The image ids of a part, in the order of its seeds."""
+    prefix = f"{part.name}-" if part.name else ""
+    return [f"{prefix}{k:06d}" for k in range(len(part.seeds))]
+
+
+def _rows(name: str, sample: Sample) -> list[list[object]]:
+    if not sample.labels:
+        return [[name, NO_FINDING, len(CATALOG), "S1", "", "", "", ""]]
+    return [
+        [name, CATALOG[label.index].name, label.index, "S1"]
+        + [round(v, 1) for v in (label.x_min, label.y_min, label.x_max, label.y_max)]
+        for label in sample.labels
+    ]
 
 
 def _table(path: Path, columns: list[str], rows: list[list[object]]) -> None:

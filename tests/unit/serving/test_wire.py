@@ -10,7 +10,7 @@ from edge_agent.core.findings import Box, Finding
 from edge_agent.core.radiograph import ImageWarning, Spacing
 from edge_agent.errors import Overloaded
 from edge_agent.serving import wire
-from edge_agent.serving.answer import Answer, ImageFacts, Timings
+from edge_agent.serving.answer import Answer, ImageFacts, StudyRequest, Timings
 from hilum.catalog import CATALOG
 from hilum.codes import WarningCode
 from hilum.v1 import detection_pb2 as pb
@@ -39,6 +39,11 @@ def answer(*findings: Finding, spacing: Spacing | None = None) -> Answer:
         engine="openvino-int8",
         timings=Timings(1, 2, 3, 4, 10),
     )
+
+
+def asked(message: pb.DetectRequest) -> StudyRequest:
+    read = wire.Asked.read(message.SerializeToString())
+    return wire.study_request(read, request_id="a", deadline=None)
 
 
 @pytest.mark.parametrize("kind", CATALOG, ids=lambda kind: kind.slug)
@@ -84,10 +89,12 @@ def test_json_is_the_contracts_own_and_says_empty_lists() -> None:
 def test_a_threshold_of_zero_is_not_taken_for_absent() -> None:
     message = pb.DetectRequest(options=pb.DetectOptions(score_threshold=0))
     assert (
-        wire.study_request(wire.Asked.of(message), request_id="a", deadline=None).score_threshold
+        wire.study_request(
+            wire.Asked.read(message.SerializeToString()), request_id="a", deadline=None
+        ).score_threshold
         == 0
     )
-    bare = wire.study_request(wire.Asked.of(pb.DetectRequest()), request_id="a", deadline=None)
+    bare = asked(pb.DetectRequest())
     assert bare.score_threshold is None
 
 
@@ -99,7 +106,9 @@ def test_priorities(number: int, priority: Priority) -> None:
     message = pb.DetectRequest()
     message.options.priority = number  # type: ignore[assignment]
     assert (
-        wire.study_request(wire.Asked.of(message), request_id="a", deadline=None).priority
+        wire.study_request(
+            wire.Asked.read(message.SerializeToString()), request_id="a", deadline=None
+        ).priority
         is priority
     )
 
