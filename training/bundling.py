@@ -30,10 +30,10 @@ from training.errors import TrainingError
 from training.evaluation.results import Evaluation
 from training.evaluation.run import JSON
 from training.exported import Exported
+from training.golden_pictures import golden_pictures
 from training.parity import Drop, ParityResult, VariantParity
 from training.release_card import Told, limits_of, release_card
 from training.sbom import Made, sbom
-from training.starter import golden_pictures
 
 EVALUATION: Final = "evaluation"
 """Folder of the evaluation, in the run's."""
@@ -185,7 +185,7 @@ def _provenance(config: Config, told: Told) -> Provenance:
     metrics |= {f"{it.name}/map50": it.map50.variant for it in told.shipped}
     return Provenance(
         trained_on=f"{told.images} images of {told.data}",
-        command="hilum-train all --config c.yaml",
+        command=config.bundle.command,
         seed=train.seed,
         base_weights=base or "none (random)",
         metrics={name: round(value, 4) for name, value in metrics.items()},

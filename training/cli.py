@@ -154,31 +154,54 @@ def starter(
         Path | None,
         typer.Option(metavar="FILE", help="A content gate from `gate`, or a bundle that has one."),
     ] = None,
+    begin_with: Annotated[
+        Path | None,
+        typer.Option(metavar="BUNDLE", help="Train an earlier bundle's network further."),
+    ] = None,
+    activation: Annotated[
+        Literal["silu", "hardswish", "relu"], typer.Option(help="hardswish: quicker in INT8.")
+    ] = "silu",
     seed: Annotated[int, typer.Option(min=0, help="Of the split and the training.")] = 11,
+    name: Annotated[str, typer.Option(help="Name of the bundle.")] = "starter",
     version: Annotated[str, typer.Option(help="Version of the bundle.")] = "0.1.0",
+    modifications: Annotated[
+        str, typer.Option(metavar="TEXT", help="What changed, for the card.")
+    ] = "First version.",
     train_images: Annotated[int, typer.Option(min=16)] = 4800,
-    held_out_images: Annotated[int, typer.Option(min=8)] = 400,
-    epochs: Annotated[int, typer.Option(min=1)] = 7,
-    small_epochs: Annotated[int, typer.Option(min=0)] = 4,
+    held_out_images: Annotated[
+        int, typer.Option(min=8, help="For operating points, and as many for figures.")
+    ] = 1000,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="12 from random weights, 9 with --begin-with.")
+    ] = None,
+    small_epochs: Annotated[
+        int | None, typer.Option(min=0, help="Of them at 256 pixels: 4, or none.")
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=0)] = None,
     workers: Workers = 2,
 ) -> None:
-    """Remake the starter bundle: data, training, INT8, operating points, card, archive.
+    """Remake the starter bundle: a painted set, then every step of `all`.
 
     Example: `hilum-train starter --out edge_agent/starter --backgrounds RADIOGRAPHS`
     """
     from training import commands  # noqa: PLC0415  # torch, only when needed
 
+    stated = {"epochs": epochs, "small_epochs": small_epochs, "learning_rate": learning_rate}
     raise typer.Exit(
         commands.starter(
             out=out,
             work=work,
             backgrounds=backgrounds,
             gate=gate,
+            beginning=begin_with,
+            name=name,
             version=version,
+            modifications=modifications,
             train_images=train_images,
             held_out_images=held_out_images,
             workers=workers,
-            settings={"epochs": epochs, "small_epochs": small_epochs, "seed": seed},
+            settings={key: value for key, value in stated.items() if value is not None}
+            | {"seed": seed, "activation": activation},
         )
     )
 

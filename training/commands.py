@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -13,8 +12,9 @@ from pydantic import ValidationError
 
 from hilum.catalog import CATALOG
 from training import starter as starters
+from training.commands_train import alone, say
 from training.config import TrainConfig
-from training.console import bars, reported, stderr
+from training.console import bars, reported
 from training.data import backgrounds as real
 from training.data import lungs, store
 from training.data import statistics as boxes
@@ -61,28 +61,35 @@ def starter(
     work: Path,
     backgrounds: Path | None,
     gate: Path | None,
+    beginning: Path | None,
+    name: str,
     version: str,
+    modifications: str,
     train_images: int,
     held_out_images: int,
     workers: int,
-    settings: dict[str, int],
+    settings: dict[str, object],
 ) -> None:
     """Make the starter bundle."""
-    config = _config(settings)
+    train = _config({**starters.TRAIN, **(starters.TRAIN_FURTHER if beginning else {}), **settings})
     plan = starters.StarterPlan(
         out=out,
         work=work,
         backgrounds=backgrounds,
         gate=gate,
+        name=name,
         version=version,
-        seed=config.seed,
+        modifications=modifications,
+        replaces=beginning,
+        seed=train.seed,
         train_images=train_images,
         held_out_images=held_out_images,
         workers=workers,
+        train=train,
     )
-    with bars() as told:
-        bundle = starters.make_starter(replace(plan, config=config), told)
-    stderr.print(f"{bundle.path}: {bundle.digest}", markup=False, soft_wrap=True)
+    with alone(train.device) as (train_one, told):
+        bundle = starters.make_starter(plan, train_one, beginning=beginning, say=say, on_step=told)
+    say(f"{bundle.path}: {bundle.digest}")
 
 
 @reported
@@ -97,7 +104,7 @@ def lung_shapes(*, masks: Path, out: Path) -> None:
     lungs.save(lungs.measure(masks), out)
 
 
-def _config(settings: dict[str, int]) -> TrainConfig:
+def _config(settings: dict[str, object]) -> TrainConfig:
     try:
         return TrainConfig.model_validate(settings)
     except ValidationError as error:

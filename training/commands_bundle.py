@@ -6,14 +6,10 @@ from pathlib import Path
 
 from edge_agent.engines.bundle import Bundle
 from training import bundling, pipeline
-from training.commands_train import say
-from training.config import Config, load_config
-from training.console import bars, reported
-from training.distributed import joined
-from training.errors import TrainingError
+from training.commands_train import alone, say
+from training.config import load_config
+from training.console import reported
 from training.publish import publish as publish_bundle
-from training.run import run as run_once
-from training.train import Progress
 
 
 @reported
@@ -36,22 +32,7 @@ def publish(*, bundle: Path, to: str, model: str, experiment: str, alias: str) -
 def everything(*, config: Path) -> None:
     """Do all steps that are missing."""
     stated = load_config(config)
-    with joined(stated.train.device) as group:
-        if group.world > 1:
-            raise TrainingError(
-                "all runs in one process",
-                hint="Train with torchrun and `hilum-train run`; `all` then does the rest.",
-            )
-
-        with bars() as told:
-
-            def step(progress: Progress) -> None:
-                done = progress.epoch * progress.steps + progress.step + 1
-                told("train", done, stated.train.epochs * progress.steps)
-
-            def train(of: Config) -> None:
-                run_once(of, group, resume=True, say=say, on_step=step)
-
-            done = pipeline.run_all(stated, train, say=say, on_step=told)
+    with alone(stated.train.device) as (train, told):
+        done = pipeline.run_all(stated, train, say=say, on_step=told)
     say(f"{done.bundle.path}: {done.bundle.digest}")
     say(f"Try it: hilum-edge detect --bundle {done.bundle.path} IMAGE")

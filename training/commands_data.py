@@ -44,7 +44,7 @@ def split(*, data: Path, seed: int, shares: tuple[float, float, float], new: boo
     divided = replace(known, split=made)
     report = quality_report.render(divided, data)
     with replacing(data) as place:
-        tables.write_split(made, place(splits.FILE))
+        splits.save(made, place(splits.FILE))
         place(tables.REPORT).write_text(report, encoding="utf-8")
     _say(_of_split(divided))
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +12,7 @@ from training.config import Config, load_config
 from training.console import bars, reported, stderr
 from training.distributed import Group, joined
 from training.errors import TrainingError
+from training.pipeline import Told
 from training.run import run as run_once
 from training.train import Progress
 
@@ -42,6 +46,33 @@ def here(config: Config, group: Group, *, resume: bool) -> Path:
             told("train", done, config.train.epochs * progress.steps)
 
         return run_once(config, group, resume=resume, say=say, on_step=step)
+
+
+@contextmanager
+def alone(
+    device: Literal["auto", "cpu", "cuda"],
+) -> Iterator[tuple[Callable[[Config], Path], Told]]:
+    """What trains in this process alone, going on where a run was, and bars for that and all else.
+
+    Raises:
+        TrainingError: torchrun started other processes beside this one.
+    """
+    with joined(device) as group:
+        if group.world > 1:
+            raise TrainingError(
+                "all runs in one process",
+                hint="Train with torchrun and `hilum-train run`; `all` then does the rest.",
+            )
+        with bars() as told:
+            yield partial(_train, group, told), told
+
+
+def _train(group: Group, told: Told, config: Config) -> Path:
+    def step(progress: Progress) -> None:
+        done = progress.epoch * progress.steps + progress.step + 1
+        told("train", done, config.train.epochs * progress.steps)
+
+    return run_once(config, group, resume=True, say=say, on_step=step)
 
 
 @reported

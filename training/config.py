@@ -224,6 +224,9 @@ class ExportConfig(Section):
         None, gt=0, lt=1, description="accuracy control: how far mAP50 on `control_on` may fall"
     )
     control_on: str = Field("valid", min_length=1, description="accuracy control's split")
+    float_ir: bool = Field(
+        True, description="false: OpenVINO's float variants read the ONNX graph; a smaller bundle"
+    )
     capabilities: tuple[str, ...] = Field(
         ("8.6", "8.9", "12.0"), description="compute capabilities that engines are compiled for"
     )
@@ -262,6 +265,9 @@ class BundleConfig(Section):
         description="what the change means for those who use it",
     )
     limits: tuple[str, ...] = Field((), description="what it cannot do, one sentence each")
+    command: str = Field(
+        "hilum-train all --config c.yaml", min_length=1, description="what makes it again"
+    )
     credits: Path | None = Field(
         None, description="Markdown with which the card ends: whose data and pictures were used"
     )

@@ -76,8 +76,9 @@ def export(config: Config, on_step: Step = lambda *_: None) -> Exported:
     on_step("export", 0, 3)
     onnx = export_onnx(load_model(path, config.train.architecture), size, size)
     on_step("export", 1, 3)
-    members = dict(zip((FLOAT_XML, FLOAT_BIN), float_ir(onnx), strict=True))
-    members |= {ONNX: halve_weights(onnx), CARD_FP16: to_half(onnx)}
+    members = {ONNX: halve_weights(onnx), CARD_FP16: to_half(onnx)}
+    if config.export.float_ir:
+        members |= dict(zip((FLOAT_XML, FLOAT_BIN), float_ir(onnx), strict=True))
     on_step("export", 2, 3)
     record = Record(
         weights_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),

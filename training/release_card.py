@@ -55,6 +55,7 @@ def _what(told: Told) -> str:
 {train.architecture.upper()} ({train.activation}) with one grey input channel of {train.input_size}
 x {train.input_size} pixels, trained from {start}{base} on {told.images:,} images of {told.data}
 (seed {train.seed}, at most {train.epochs} epochs). The classes are the 14 findings of VinDr-CXR.
+Made by `{told.bundle.command}`.
 
 **This version:** {told.bundle.modifications}
 

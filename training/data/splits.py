@@ -148,3 +148,8 @@ def load(path: Path) -> Split:
     if len(seen) != len(set(seen)):
         raise TrainingError(f"{file} has an image in two splits")
     return split
+
+
+def save(split: Split, path: Path) -> None:
+    """Write it as JSON; whoever calls sees to it that the file is whole or not there."""
+    path.write_text(json.dumps(split.document(), indent=1) + "\n", encoding="utf-8")

@@ -9,7 +9,6 @@ split.json       `splits`
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -79,13 +78,8 @@ def write(tables: Tables, folder: Path, report: str) -> None:
         tables.readers[list(READERS)].to_csv(place("readers.csv"), index=False)
         tables.fused.to_csv(place("annotations.csv"), index=False)
         tables.rejected.to_csv(place("rejected.csv"), index=False)
-        write_split(tables.split, place(splits.FILE))
+        splits.save(tables.split, place(splits.FILE))
         place(REPORT).write_text(report, encoding="utf-8")
-
-
-def write_split(split: Split, path: Path) -> None:
-    """One split as JSON."""
-    path.write_text(json.dumps(split.document(), indent=1) + "\n", encoding="utf-8")
 
 
 def read(folder: Path, *, divided: bool = True) -> Tables:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.data import splits, tables
+from training.data import splits
 from training.errors import TrainingError
 
 
@@ -74,7 +74,7 @@ def test_a_split_without_a_share_may_be_empty_until_it_is_asked_for() -> None:
 
 def test_frozen_and_loaded_again(tmp_path: Path) -> None:
     split = splits.make(*some(), seed=1)
-    tables.write_split(split, tmp_path / splits.FILE)
+    splits.save(split, tmp_path / splits.FILE)
     assert splits.load(tmp_path) == splits.load(tmp_path / splits.FILE) == split
 
 
@@ -87,7 +87,7 @@ def test_a_changed_split_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_image_on_two_sides_is_refused(tmp_path: Path) -> None:
-    tables.write_split(splits.Split(0, {"train": ("a",), "test": ("a",)}), tmp_path / splits.FILE)
+    splits.save(splits.Split(0, {"train": ("a",), "test": ("a",)}), tmp_path / splits.FILE)
     with pytest.raises(TrainingError, match="in two splits"):
         splits.load(tmp_path)
 

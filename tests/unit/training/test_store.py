@@ -97,3 +97,16 @@ def test_a_marked_square_is_still_in_its_box_after_augmentation(tmp_path: Path) 
         ys, xs = np.nonzero(batch.pixels[0, 0] > 170)
         centre = np.array([xs.mean() + 0.5, ys.mean() + 0.5]) / 160
         assert np.abs(centre - batch.boxes[0, :2]).max() < 0.01
+
+
+def test_parts_of_a_set_have_names_of_their_own(tmp_path: Path) -> None:
+    generator = Generator(lungs.load(), statistics.load())
+    parts = [
+        store.Part("train", generator, range(20, 22)),
+        store.Part("test", generator, range(31, 32)),
+    ]
+    samples = list(store.write_parts(parts, tmp_path, workers=1))
+    entries = store.read(tmp_path)
+    assert [it.image_id for it in entries] == ["train-000000", "train-000001", "test-000000"]
+    assert np.array_equal(entries[2].read(), samples[2].pixels)
+    assert np.array_equal(samples[2].pixels, generator.sample(31).pixels)
