@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from playwright.sync_api import Browser, BrowserContext, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Request, expect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edge_agent.core.access import Action, Denied, Identity, Principal, Reason, Role
@@ -21,21 +21,12 @@ from hilum.catalog import CATALOG
 from tests.agents import SIDE, fake_pipeline, settings
 from tests.conftest import pydicom_file
 from tests.http_agents import SAID, ScriptedEngine, http_app, served_apart
+from tests.support.browser import chromium
 
 pytestmark = pytest.mark.service("chromium")
 
 OPERATING_POINT = 0.25
 ABOVE = [score for _, score, _ in SAID if score >= OPERATING_POINT]
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 RG1 = "RG1_UNCI.dcm"
 ANKLE = "RG3_UNCI.dcm"
 
@@ -52,10 +43,8 @@ def origin() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @dataclass

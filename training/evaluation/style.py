@@ -14,7 +14,7 @@ h2 { font-size: 19px; margin: 36px 0 10px; border-top: 1px solid var(--line); pa
 p { max-width: 76ch; }
 .lead { font-size: 16px; }
 .note, figcaption { color: var(--soft); font-size: 13.5px; }
-code { font: 13px ui-monospace, "DejaVu Sans Mono", monospace; }
+code { font: 13px ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere; }
 table { border-collapse: collapse; }
 th, td { text-align: left; padding: 4px 14px 4px 0; border-bottom: 1px solid var(--line);
   vertical-align: top; }
@@ -44,5 +44,7 @@ svg .number { font-variant-numeric: tabular-nums; } svg .none { fill: var(--soft
 .picture { width: 270px; } .picture svg { display: block; width: 100%; background: #000; }
 rect { fill: none; pointer-events: all; } rect.label { stroke: #35d0c4; }
 rect.mark { stroke: #ffb020; stroke-dasharray: 2.5% 1.5%; }
+@media (max-width: 700px) { main { padding: 16px 14px 40px; }
+  table { display: block; overflow-x: auto; } }
 .note .label { color: #0a8178; font-weight: 600; } .note .mark { color: #a86400; font-weight: 600; }
 """

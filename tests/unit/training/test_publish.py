@@ -3,13 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from pathlib import Path
 
 import mlflow
@@ -61,49 +54,9 @@ def test_to_a_sqlite_file(bundle: Bundle, tmp_path: Path) -> None:
     check_registry(f"sqlite:///{tmp_path}/runs/mlflow.db", bundle, tmp_path / "got")
 
 
-def free_port() -> int:
-    with closing(socket.socket()) as it:
-        it.bind(("127.0.0.1", 0))
-        return int(it.getsockname()[1])
-
-
-@contextmanager
-def server(folder: Path) -> Iterator[str]:
-    """A real `mlflow server` of one worker."""
-    port = free_port()
-    command = [
-        *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)),
-        *("--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/server.db"),
-        *("--artifacts-destination", str(folder / "artifacts")),
-    ]
-    with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen(
-            command,
-            cwd=folder,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        )
-        try:
-            deadline = time.monotonic() + 120
-            while not answers(port):
-                assert process.poll() is None, (folder / "server.log").read_text()
-                assert time.monotonic() < deadline, (folder / "server.log").read_text()
-                time.sleep(0.1)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            process.wait(30)
-
-
-def answers(port: int) -> bool:
-    with closing(socket.socket()) as it:
-        return it.connect_ex(("127.0.0.1", port)) == 0
-
-
 @pytest.mark.slow
 def test_to_a_server_and_clear_words_once_it_is_gone(bundle: Bundle, tmp_path: Path) -> None:
-    with server(tmp_path) as uri:
+    with mlflow_server(tmp_path) as uri:
         check_registry(uri, bundle, tmp_path / "got")
     with pytest.raises(TrainingError) as caught:
         publish(bundle, uri)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.mlflow_server import mlflow_server
 from tests.support.toy_sets import configured
 from training.config import Config, load_config
 from training.distributed import ALONE
@@ -80,3 +81,23 @@ def test_what_could_not_be_told_is_told_later(tmp_path: Path) -> None:
     (run,) = client.search_runs([client.get_experiment_by_name("hilum").experiment_id])
     history = client.get_metric_history(run.info.run_id, "map50")
     assert [(m.step, m.value) for m in history] == [(0, 0.25), (1, 0.5)]
+
+
+@pytest.mark.slow
+def test_a_server_is_told_as_it_happens(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    (tmp_path / "server").mkdir()
+    with mlflow_server(tmp_path / "server") as uri:
+        config, warnings = stated(tmp_path / "run", uri), []
+        tracker = MlflowTracker(config, tags_of("abc", ALONE), warnings.append)
+        tracker.metrics({"map50": 0.25}, 0)
+        client = MlflowClient(tracking_uri=uri)
+        (run,) = client.search_runs([client.get_experiment_by_name("hilum").experiment_id])
+        assert run.data.metrics == {"map50": 0.25}  # before it has ended
+        assert run.data.tags["split_digest"] == "abc"
+        names = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
+        assert names == {"config.json", "environment.json"}
+        tracker.end("FINISHED")
+        assert client.get_run(run.info.run_id).info.status == "FINISHED"
+    assert warnings == []
