@@ -14,12 +14,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+import cv2
+import numpy as np
 import torch
 
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.openvino import computes_bf16
+from hilum.catalog import CATALOG
 from hilum.manifest import InputSpec
-from training.bundle import BF16, FP32, INT8, ORT_FP32
+from training.bundle import BF16, FP32, INT8, ORT_FP32, measuring_engine
 from training.config import (
     BundleConfig,
     Config,
@@ -35,6 +38,7 @@ from training.data import lungs, splits, statistics, store
 from training.data.outputs import replacing
 from training.data.synthetic import Generator
 from training.errors import TrainingError
+from training.evaluation.detectors import of_engine
 from training.export_steps import input_of
 from training.network import described
 from training.pipeline import Told, run_all
@@ -61,6 +65,7 @@ TRAIN_FURTHER: Final[dict[str, object]] = {
 }
 """And where an earlier bundle's network is trained further."""
 FIRST_SEED: Final = {"train": 0, "valid": 10_000_000, "test": 20_000_000}
+_CLEAR: Final = "clear.txt"
 _MEASURED_ON: Final = 64
 
 
@@ -154,6 +159,8 @@ def make_starter(
     if beginning is not None:
         plan = begin_with(plan, beginning)
     made = run_all(plan.config, train, say=say, on_step=on_step).bundle
+    for name, marks in marks_on_clear(plan, made).items():
+        say(f"{name}: {', '.join(map(str, marks))} marks on held-out radiographs that are clear")
     with replacing(plan.out) as place:
         shutil.copyfile(made.path, place(made.path.name))
     return Bundle.open(plan.out / made.path.name)
@@ -195,6 +202,8 @@ def paint(plan: StarterPlan, on_step: Told = lambda *_: None) -> None:
     with replacing(plan.work) as place:
         used = [background.name for background in (*training, *held_out)]
         place("credits.md").write_text(_credits(plan.backgrounds, used), encoding="utf-8")
+        clear = [f"{background.name}\n" for background in held_out if background.clear]
+        place(_CLEAR).write_text("".join(clear), encoding="utf-8")
     split = splits.Split(plan.seed, {part.name: tuple(store.ids_of(part)) for part in parts})
     with replacing(folder) as place:  # Last: a set with its split is whole.
         splits.save(split, place(splits.FILE))
@@ -218,6 +227,25 @@ def begin_with(plan: StarterPlan, bundle: Path) -> StarterPlan:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     train = {**plan.train.model_dump(), "weights": path, "weights_sha256": digest}
     return replace(plan, train=TrainConfig.model_validate(train))
+
+
+def marks_on_clear(plan: StarterPlan, bundle: Bundle) -> dict[str, list[int]]:
+    """How many findings each variant marks on each held-out film whose readers found nothing."""
+    names = (plan.work / _CLEAR).read_text(encoding="utf-8").splitlines()
+    if plan.backgrounds is None or not names:
+        return {}
+    films = [cv2.imread(str(plan.backgrounds / name), cv2.IMREAD_GRAYSCALE) for name in names]
+    counts: dict[str, list[int]] = {}
+    for variant in bundle.manifest.engines:
+        engine = measuring_engine(bundle, variant)
+        detect = of_engine(engine, bundle.manifest.input, bundle.manifest.head)
+        points = [variant.operating_points[finding.slug] for finding in CATALOG]
+        counts[variant.name] = [
+            sum(found.score >= points[found.index] for found in detect(np.asarray(film, np.uint8)))
+            for film in films
+        ]
+        engine.close()
+    return counts
 
 
 def _credits(folder: Path | None, used: Sequence[str]) -> str:
