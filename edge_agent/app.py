@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Final, TypeVar
@@ -183,9 +184,10 @@ class Agent:
     async def recheck(self) -> None:
         """Run the golden cases again, beside what is in flight; serve or stop serving by them.
 
-        Where there is no model yet because this box failed them all, try again from the start.
+        Where there is no model yet because this box failed them all, try again from the start. One
+        that has yet to be loaded, or is being loaded, will be tested anyway.
         """
-        if self._loading.locked() or self._problem == _STOPPING:
+        if self._loading.locked() or self._problem in {_LOADING, _STOPPING}:
             return
         if self._pipeline is None:
             await self.load()
@@ -306,11 +308,7 @@ async def serve(settings: Settings, load: Load = load_pipeline) -> int:
         OperatorError: the agent cannot listen or its model cannot be loaded.
     """
     stop = asyncio.Event()
-    _on_signals(stop)
     agent = Agent(settings, load)
-    await agent.start()
-    loading = asyncio.create_task(agent.load())
-    signalled = asyncio.create_task(stop.wait())
     rechecking: set[asyncio.Task[None]] = set()
 
     def recheck() -> None:
@@ -318,7 +316,10 @@ async def serve(settings: Settings, load: Load = load_pipeline) -> int:
         rechecking.add(task)
         task.add_done_callback(rechecking.discard)
 
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, recheck)
+    _on_signals(stop, recheck)
+    await agent.start()
+    loading = asyncio.create_task(agent.load())
+    signalled = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({loading, signalled}, return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
@@ -333,7 +334,7 @@ async def serve(settings: Settings, load: Load = load_pipeline) -> int:
     return 0 if drained else 1
 
 
-def _on_signals(stop: asyncio.Event) -> None:
+def _on_signals(stop: asyncio.Event, recheck: Callable[[], None]) -> None:
     def received(signum: int) -> None:
         if stop.is_set():
             os._exit(128 + signum)  # What a shell reports for a program that a signal ended.
@@ -343,3 +344,4 @@ def _on_signals(stop: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, received, signum)
+    loop.add_signal_handler(signal.SIGHUP, recheck)

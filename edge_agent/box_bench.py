@@ -19,7 +19,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import UID, ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 
 from edge_agent.app import Agent
-from edge_agent.config import Settings
+from edge_agent.config import AccessSettings, Settings, TlsSettings
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.choose import choose
 from edge_agent.engines.golden import read_picture
@@ -112,17 +112,7 @@ async def measure(settings: Settings, image: Path | None = None) -> BoxReport:
     bundle = open_bundle(settings)
     data = await asyncio.to_thread(image.read_bytes) if image else synthetic_dicom(bundle)
     with tempfile.TemporaryDirectory(prefix="hilum-bench-") as folder:
-        # Into folders of its own: what the serving agent keeps is left alone.
-        apart = settings.model_copy(
-            update={
-                "cache_dir": Path(folder) / "cache",
-                "state_dir": Path(folder) / "state",
-                "grpc": settings.grpc.model_copy(update={"host": "127.0.0.1", "port": 0}),
-                "http": settings.http.model_copy(update={"host": "127.0.0.1", "port": 0}),
-                "tls": type(settings.tls)(),
-                "access": type(settings.access)(),
-            }
-        )
+        apart = set_apart(settings, Path(folder))
         choice = await asyncio.to_thread(
             choose,
             bundle,
@@ -143,6 +133,27 @@ async def measure(settings: Settings, image: Path | None = None) -> BoxReport:
         engines=tuple(EngineRow(it.variant, it.median_ms, it.problem) for it in choice.measured),
         image=title,
         **served,
+    )
+
+
+def set_apart(settings: Settings, folder: Path) -> Settings:
+    """The same agent beside the one that serves: what that one keeps or listens on is left alone.
+
+    Args:
+        settings: the serving agent's.
+        folder: where everything is written instead.
+    """
+    here = {"host": "127.0.0.1", "port": 0}
+    return settings.model_copy(
+        update={
+            "cache_dir": folder / "cache",
+            "state_dir": folder / "state",
+            "grpc": settings.grpc.model_copy(update=here),
+            "http": settings.http.model_copy(update=here),
+            "tls": TlsSettings(),
+            "access": AccessSettings(),
+            "audit": settings.audit.model_copy(update={"folder": None}),
+        }
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final
@@ -15,8 +15,8 @@ from edge_agent.core.choice import BatchPolicy
 from edge_agent.engines.base import Engine
 from edge_agent.engines.bundle import Bundle, starter_bundle_path
 from edge_agent.engines.choose import AUTO, Choice, choose
-from edge_agent.engines.gate import OpenVinoGate
-from edge_agent.engines.golden import run_golden
+from edge_agent.engines.gate import Gate, OpenVinoGate
+from edge_agent.engines.golden import Verdict, run_gate, run_golden
 from edge_agent.engines.runtimes import open_engine, runtime_version
 from edge_agent.errors import EngineFailed, HilumError
 from edge_agent.imaging import Limits
@@ -75,14 +75,15 @@ def load_model(settings: Settings) -> tuple[Model, BatchPolicy]:
     """
     bundle = open_bundle(settings)
     choice, engine = _chosen_engine(bundle, settings)
+    gate = OpenVinoGate.of(bundle)
     model = Model(
         bundle.manifest,
         bundle.digest,
         choice.variant,
         engine,
         _reason(choice),
-        gate=OpenVinoGate.of(bundle),
-        self_test=partial(golden_problem, bundle, engine),
+        gate=gate,
+        self_test=partial(golden_problem, bundle, engine, gate),
     )
     return model, choice.batch
 
@@ -116,19 +117,22 @@ def _chosen_engine(bundle: Bundle, settings: Settings) -> tuple[Choice, Engine]:
         log.warning("engine given up", extra={"engine": choice.variant.name, "why": problem})
 
 
-def golden_problem(bundle: Bundle, engine: Engine) -> str:
-    """Why this engine's answers cannot be trusted on this box; empty if they can. Blocks."""
+def golden_problem(bundle: Bundle, engine: Engine, gate: Gate | None = None) -> str:
+    """Why these cannot be trusted on this box, by the golden cases; empty if they can. Blocks."""
     try:
-        verdicts = run_golden(bundle, engine)
+        if wrong := _told(run_golden(bundle, engine)):
+            return f"{engine.name} does not answer the bundle's golden cases as recorded ({wrong})."
+        if gate is not None and (wrong := _told(run_gate(bundle, gate.judge))):
+            return f"The gate by content refuses the bundle's golden cases, all chests ({wrong})."
     except HilumError as error:
         return error.message
+    return ""
+
+
+def _told(verdicts: Iterable[Verdict]) -> str:
+    """The first few problems in words; empty if there is none."""
     problems = [f"{verdict.case}: {it}" for verdict in verdicts for it in verdict.problems]
-    if not problems:
-        return ""
-    return (
-        f"{engine.name} does not answer the bundle's golden cases as recorded "
-        f"({'; '.join(problems[:_PROBLEMS_TOLD])})."
-    )
+    return "; ".join(problems[:_PROBLEMS_TOLD])
 
 
 def image_limits(settings: Settings) -> Limits:
@@ -164,16 +168,33 @@ def load_pipeline(settings: Settings, decoder: Decoder) -> Pipeline:
 
 @contextlib.asynccontextmanager
 async def open_pipeline(settings: Settings) -> AsyncIterator[Pipeline]:
-    """A pipeline without a server, closed at the end."""
+    """A pipeline without a server, closed at the end.
+
+    What was measured at an earlier start may not hold today: the golden cases are run first.
+
+    Raises:
+        BundleInvalid, ConfigInvalid, EngineFailed: the operator must act.
+    """
     decoder = build_decoder(settings)
     try:
         pipeline = await run_load(settings, load_pipeline, decoder)
         try:
+            await _check_sound(pipeline.model)
             yield pipeline
         finally:
             await asyncio.to_thread(pipeline.close)
     finally:
         await decoder.close()
+
+
+async def _check_sound(model: Model) -> None:
+    problem = await asyncio.to_thread(model.self_test)
+    if problem:
+        raise EngineFailed(
+            problem,
+            hint="This box does not compute what the bundle's makers saw. Update the agent, use "
+            "another bundle or engine, or another box.",
+        )
 
 
 async def run_load(settings: Settings, load: Load, decoder: Decoder) -> Pipeline:

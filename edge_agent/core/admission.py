@@ -10,10 +10,10 @@ Pure: the caller passes `now` (monotonic seconds) and carries out what is decide
    ahead in its own class, a routine sees at most `(n + 1) * (stat_burst + 1) - 1` starts before
    its own, a stat at most `2 * n + 1`.
 3. A ticket whose deadline has come is never started: it expires and its place is free.
-4. A ticket starts only when its decoded bytes fit the budget. One that is due but does not fit
-   holds back all others until it does, so that big images are not starved by small ones.
-5. The encoded bytes of all tickets, waiting or running, have a budget too; beyond it: refused.
-6. One image larger than a whole budget is let through alone.
+4. The encoded bytes of all tickets, waiting or running, have a budget; beyond it: refused.
+5. One request larger than the whole budget is let through alone.
+
+What images take once decoded is bounded by who decodes (docs/decisions/0032-decoded-bytes.md).
 """
 
 from __future__ import annotations
@@ -92,18 +92,17 @@ class IllegalEvent(Exception):
 
 @dataclass(frozen=True, slots=True)
 class AdmissionPolicy:
-    """The bounds. Bytes are of pixels once decoded, and of requests as they came in."""
+    """The bounds. Bytes are of requests as they came in."""
 
     slots: int = 2
     capacity: int = 64
     stat_burst: int = 4
     aged_s: float = 5.0
-    decoded_bytes: int = 512 << 20
     encoded_bytes: int = 1 << 30
 
     def __post_init__(self) -> None:
-        if min(self.slots, self.stat_burst, self.decoded_bytes, self.encoded_bytes) < 1:
-            raise ValueError("slots, stat_burst and both byte budgets must be at least 1")
+        if min(self.slots, self.stat_burst, self.encoded_bytes) < 1:
+            raise ValueError("slots, stat_burst and the byte budget must be at least 1")
         if self.capacity < 0 or self.aged_s < 0:
             raise ValueError("capacity and aged_s must be at least 0")
 
@@ -142,7 +141,6 @@ class Ticket:
     id: int
     priority: Priority
     deadline: float
-    decoded_bytes: int
     encoded_bytes: int
     offered_at: float
     state: State = State.OFFERED
@@ -165,7 +163,6 @@ class AdmissionStats:
 
     queued: dict[Priority, int]
     running: int
-    decoded_bytes: int
     encoded_bytes: int
     mean_service_s: float | None
     reached: dict[tuple[State, Priority], int] = field(default_factory=dict)
@@ -180,7 +177,6 @@ class Admission:
         self.closed = False
         self._queues: dict[Priority, dict[int, Ticket]] = {p: {} for p in Priority}
         self._running: dict[int, Ticket] = {}
-        self._decoded = ByteBudget(policy.decoded_bytes)
         self._encoded = ByteBudget(policy.encoded_bytes)
         self._last_id = 0
         self._stat_in_a_row = 0
@@ -196,7 +192,6 @@ class Admission:
         priority: Priority,
         *,
         deadline: float,
-        decoded_bytes: int = 0,
         encoded_bytes: int = 0,
     ) -> Ticket:
         """Ask for a place. The ticket comes back `QUEUED` or `REFUSED`.
@@ -207,13 +202,12 @@ class Admission:
             now: monotonic seconds, like `deadline`.
             priority: `stat` or `routine`.
             deadline: the work is not started at or after this instant; `math.inf` for none.
-            decoded_bytes: memory that the work will hold while it runs.
             encoded_bytes: memory that the request holds already, until it ends.
         """
-        if min(decoded_bytes, encoded_bytes) < 0:
+        if encoded_bytes < 0:
             raise ValueError("sizes cannot be negative")
         self._last_id += 1
-        ticket = Ticket(self._last_id, priority, deadline, decoded_bytes, encoded_bytes, now)
+        ticket = Ticket(self._last_id, priority, deadline, encoded_bytes, now)
         refusal = self._why_not(now, ticket)
         if refusal is None:
             self._move(ticket, Event.ADMIT)
@@ -278,7 +272,6 @@ class Admission:
         return AdmissionStats(
             queued={priority: len(queue) for priority, queue in self._queues.items()},
             running=len(self._running),
-            decoded_bytes=self._decoded.used_bytes,
             encoded_bytes=self._encoded.used_bytes,
             mean_service_s=self._mean_service_s,
             reached=dict(self._reached),
@@ -299,23 +292,20 @@ class Admission:
         return None
 
     def _due(self, now: float) -> Ticket | None:
-        """The ticket that starts next, or None while there is no slot or no room for it."""
+        """The ticket that starts next, or None while there is no slot or nobody waits."""
         if len(self._running) >= self.policy.slots:
             return None
         stat = next(iter(self._queues[Priority.STAT].values()), None)
         routine = next(iter(self._queues[Priority.ROUTINE].values()), None)
         if stat is None or routine is None:
-            ticket = stat or routine
-        else:
-            aged = now - routine.offered_at >= self.policy.aged_s
-            burst = 1 if aged else self.policy.stat_burst
-            ticket = routine if self._stat_in_a_row >= burst else stat
-        return ticket if ticket is not None and self._decoded.fits(ticket.decoded_bytes) else None
+            return stat or routine
+        aged = now - routine.offered_at >= self.policy.aged_s
+        burst = 1 if aged else self.policy.stat_burst
+        return routine if self._stat_in_a_row >= burst else stat
 
     def _start(self, ticket: Ticket, now: float) -> None:
         self._move(ticket, Event.START)
         del self._queues[ticket.priority][ticket.id]
-        self._decoded.reserve(ticket.decoded_bytes)
         self._running[ticket.id] = ticket
         ticket.started_at = now
         overtook = ticket.priority is Priority.STAT and self._queues[Priority.ROUTINE]
@@ -330,9 +320,7 @@ class Admission:
         self._reached[target, ticket.priority] += 1
 
     def _forget(self, ticket: Ticket) -> None:
-        if self._running.pop(ticket.id, None) is not None:
-            self._decoded.release(ticket.decoded_bytes)
-        else:
+        if self._running.pop(ticket.id, None) is None:
             del self._queues[ticket.priority][ticket.id]
         self._encoded.release(ticket.encoded_bytes)
 

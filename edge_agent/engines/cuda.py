@@ -93,7 +93,8 @@ def open_card() -> Card:
     if found is None:
         raise EngineFailed(
             "neither cuda-python nor pycuda is installed",
-            hint="Install the extra `tensorrt`: pip install 'hilum[edge,tensorrt]'.",
+            hint="Install the extra `tensorrt` from Hilum's repository: "
+            "uv sync --extra edge --extra tensorrt, or pip install '.[edge,tensorrt]'.",
         )
     with ours("open the card"):
         return CudaPythonCard() if found == BINDINGS[0] else PyCudaCard()

@@ -3,17 +3,19 @@
 A processor without the right instructions, a damaged library or a wrong blob can make an engine
 answer quickly and wrongly. A bundle's golden cases are synthetic pictures with the findings that
 each variant gave when the bundle was made; they are run before an engine may answer for a patient.
+The gate by content looks at them too: each shows a chest, upright, so it must refuse none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from edge_agent.core.findings import Box, Finding, OutputsInvalid, findings_from, iou
+from edge_agent.core.gate import GateVerdict
 from edge_agent.core.geometry import Letterbox
 from edge_agent.engines.base import Engine, Pixels
 from edge_agent.engines.bundle import Bundle
@@ -24,14 +26,14 @@ from hilum.manifest import EngineVariant, GoldenFinding, GoldenTolerance, InputS
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What one case showed; `problems` is empty where all is as recorded."""
+    """What one case showed; `problems` is empty where all is as it should be."""
 
     case: str
     problems: tuple[str, ...]
 
     @property
     def passed(self) -> bool:
-        """Whether the engine said what was recorded."""
+        """Whether nothing is wrong with it."""
         return not self.problems
 
 
@@ -52,6 +54,25 @@ def run_golden(bundle: Bundle, engine: Engine) -> tuple[Verdict, ...]:
         problems = differences(
             case.expected[variant.name], found, variant.operating_points, tolerance
         )
+        verdicts.append(Verdict(case.name, problems))
+    return tuple(verdicts)
+
+
+def run_gate(bundle: Bundle, judge: Callable[[Pixels], GateVerdict]) -> tuple[Verdict, ...]:
+    """Have a bundle's gate judge every golden picture, in the bundle's order.
+
+    Args:
+        bundle: whose pictures.
+        judge: `engines.gate.Gate.judge`.
+
+    Raises:
+        BundleInvalid: a picture is not of the input's form.
+        EngineFailed: the gate gave no answer.
+    """
+    verdicts = []
+    for case in bundle.golden.cases:
+        seen = judge(read_picture(bundle.read(case.image), bundle.manifest.input))
+        problems = () if seen.refusal is None else (f"refused as {seen.refusal}",)
         verdicts.append(Verdict(case.name, problems))
     return tuple(verdicts)
 

@@ -47,7 +47,6 @@ class Gate:
         priority: Priority,
         *,
         deadline: float | None = None,
-        decoded_bytes: int = 0,
         encoded_bytes: int = 0,
     ) -> AsyncIterator[Ticket]:
         """Wait for a slot and hold it for the body; leaving the body, however, frees it.
@@ -58,7 +57,6 @@ class Gate:
         Args:
             priority: `stat` or `routine`.
             deadline: on the gate's clock (monotonic seconds); the body is never entered after it.
-            decoded_bytes: memory the body will hold, as well as can be told beforehand.
             encoded_bytes: memory the request holds already.
 
         Raises:
@@ -66,7 +64,7 @@ class Gate:
             DeadlineExceeded: the deadline passed before a slot was free.
             NotReady: the gate is closed.
         """
-        ticket = await self._enter(priority, deadline, decoded_bytes, encoded_bytes)
+        ticket = await self._enter(priority, deadline, encoded_bytes)
         try:
             yield ticket
         except asyncio.CancelledError:
@@ -104,14 +102,13 @@ class Gate:
         return self._admission.stats()
 
     async def _enter(
-        self, priority: Priority, deadline: float | None, decoded_bytes: int, encoded_bytes: int
+        self, priority: Priority, deadline: float | None, encoded_bytes: int
     ) -> Ticket:
         self.look()
         ticket = self._admission.offer(
             self._clock(),
             priority,
             deadline=math.inf if deadline is None else deadline,
-            decoded_bytes=decoded_bytes,
             encoded_bytes=encoded_bytes,
         )
         if ticket.refusal is not None:

@@ -18,6 +18,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Final
 
 from edge_agent.errors import DecoderFailed, NotReady
+from edge_agent.serving.deadlines import begun_before
 from edge_agent.serving.decode_answers import Decoded
 from edge_agent.serving.decode_job import DecodeJob, NeverStarted
 from edge_agent.serving.decode_messages import DecodeRequest, WorkerConfig
@@ -123,6 +124,7 @@ class DecodeWorkers:
         fit: tuple[int, int] | None = None,
         pad_value: int = 114,
         timeout_s: float | None = None,
+        deadline: float | None = None,
     ) -> Decoded:
         """Decode one study image; waits for an idle worker.
 
@@ -133,9 +135,11 @@ class DecodeWorkers:
             fit: height and width of the model's input, or None for all pixels.
             pad_value: grey around the picture in the model's input.
             timeout_s: in place of the policy's.
+            deadline: on the event loop's clock; no worker is given the image after it.
 
         Raises:
             StudyImageRefused, or what else the reader raises on purpose.
+            DeadlineExceeded: the deadline passed before a worker was idle.
             DecoderFailed: the worker crashed, hung or ran out of memory on this image.
             NotReady: not started, or closed.
         """
@@ -145,7 +149,8 @@ class DecodeWorkers:
             raise ValueError(f"a model input of {fit} is out of bounds")
         limit_s = self._policy.timeout_s if timeout_s is None else timeout_s
         while True:
-            worker = await self._take_idle()
+            async with begun_before(deadline):
+                worker = await self._take_idle()
             request = DecodeRequest(next(self._sequences), len(view), fit, pad_value)
             try:
                 return await self._shepherd(

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from edge_agent.core.radiograph import Radiograph
 from edge_agent.imaging import Limits, read_study
+from edge_agent.serving.deadlines import begun_before
 from edge_agent.serving.decode_workers import DecodePolicy, DecodeStats, DecodeWorkers
 from edge_agent.serving.threads import run_to_end
 
@@ -17,7 +18,10 @@ class Decoder(Protocol):
 
     @property
     def concurrency(self) -> int:
-        """How many images may be decoded at once; the pipeline asks for no more."""
+        """How many images are decoded at once; more than that wait.
+
+        So it bounds the memory that decoding takes, however many images arrive together.
+        """
         ...
 
     async def start(self) -> None:
@@ -28,8 +32,10 @@ class Decoder(Protocol):
         """
         ...
 
-    async def decode(self, image: bytes | memoryview, fit: tuple[int, int]) -> Radiograph:
-        """Decode one study image.
+    async def decode(
+        self, image: bytes | memoryview, fit: tuple[int, int], *, deadline: float | None = None
+    ) -> Radiograph:
+        """Decode one study image, as soon as there is room.
 
         The study context stays behind: the detector has no use for it.
 
@@ -37,9 +43,11 @@ class Decoder(Protocol):
             image: the file as it is.
             fit: height and width in pixels of the model's input; the radiograph may come shrunk,
                 but never below what the input needs.
+            deadline: on the event loop's clock; decoding is not begun after it.
 
         Raises:
             StudyImageRefused: this image cannot be looked at.
+            DeadlineExceeded: the deadline passed before decoding was begun.
             DecoderFailed: the decoder itself failed.
         """
         ...
@@ -60,9 +68,11 @@ class WorkerDecoder:
         """See `Decoder.start`."""
         await self._workers.start()
 
-    async def decode(self, image: bytes | memoryview, fit: tuple[int, int]) -> Radiograph:
+    async def decode(
+        self, image: bytes | memoryview, fit: tuple[int, int], *, deadline: float | None = None
+    ) -> Radiograph:
         """See `Decoder.decode`. Who is cancelled leaves at once; the late answer meets nobody."""
-        return (await self._workers.decode(image, fit=fit)).radiograph
+        return (await self._workers.decode(image, fit=fit, deadline=deadline)).radiograph
 
     async def close(self) -> None:
         """See `Decoder.close`. What is being decoded fails."""
@@ -83,13 +93,21 @@ class ThreadDecoder:
         self.concurrency = threads
         self._limits = limits
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._free = asyncio.Semaphore(threads)
 
     async def start(self) -> None:
         """See `Decoder.start`."""
 
-    async def decode(self, image: bytes | memoryview, fit: tuple[int, int]) -> Radiograph:
-        """See `Decoder.decode`. Returns only when the work has ended, also when cancelled."""
-        return await run_to_end(self._pool, self._decode, image, fit)
+    async def decode(
+        self, image: bytes | memoryview, fit: tuple[int, int], *, deadline: float | None = None
+    ) -> Radiograph:
+        """See `Decoder.decode`. Work that has begun is finished, also when cancelled."""
+        async with begun_before(deadline):
+            await self._free.acquire()
+        try:
+            return await run_to_end(self._pool, self._decode, image, fit)
+        finally:
+            self._free.release()
 
     def _decode(self, image: bytes | memoryview, fit: tuple[int, int]) -> Radiograph:
         radiograph, _study_context = read_study(image, limits=self._limits, fit=fit)

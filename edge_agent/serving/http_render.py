@@ -20,7 +20,7 @@ class Renderer:
     """Draws study images, one at a time: it must never crowd out the detector.
 
     Args:
-        decoder: for this renderer alone.
+        decoder: may be the detector's own; a picture takes one of its places while it is drawn.
         max_waiting: how many may wait; one more is refused at once.
     """
 

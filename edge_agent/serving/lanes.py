@@ -15,7 +15,7 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from edge_agent.core.choice import BatchPolicy
-from edge_agent.errors import DeadlineExceeded
+from edge_agent.serving.deadlines import is_past, too_late
 
 Job = TypeVar("Job")
 Outcome = TypeVar("Outcome")
@@ -88,12 +88,11 @@ class Lanes(Generic[Job, Outcome]):
             working.add_done_callback(partial(self._finish, batch))
 
     def _next_batch(self) -> list[_Seat[Job, Outcome]]:
-        now = asyncio.get_running_loop().time()
         batch: list[_Seat[Job, Outcome]] = []
         while self._waiting and len(batch) < self._max_batch:
             seat = self._waiting.popleft()
             seat.begun.set_result(None)
-            if seat.deadline is not None and seat.deadline <= now:
+            if is_past(seat.deadline):
                 seat.done.set_exception(too_late())
             else:
                 batch.append(seat)
@@ -127,8 +126,3 @@ async def _to_its_end(
         return done.result()
     done.exception()  # Nobody is left to take it; retrieved, lest asyncio report it as lost.
     raise cancelled
-
-
-def too_late() -> DeadlineExceeded:
-    """The error of a request whose time is up."""
-    return DeadlineExceeded("The caller's deadline passed before the work was begun.")

@@ -161,12 +161,9 @@ def _admission(stats: AdmissionStats) -> Iterator[Metric]:
         queued.add_metric((priority,), stats.queued.get(priority, 0))
     yield queued
     yield GaugeMetricFamily("hilum_running_requests", "Requests at work.", value=stats.running)
-    held = GaugeMetricFamily(
-        "hilum_held_bytes", "Memory that requests hold: as sent and decoded.", labels=("form",)
+    yield GaugeMetricFamily(
+        "hilum_held_bytes", "What requests hold, as sent.", value=stats.encoded_bytes
     )
-    held.add_metric(("encoded",), stats.encoded_bytes)
-    held.add_metric(("decoded",), stats.decoded_bytes)
-    yield held
     refused = CounterMetricFamily(
         "hilum_admission_refusals", "Requests refused a place.", labels=("reason",)
     )

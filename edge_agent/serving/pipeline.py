@@ -24,8 +24,9 @@ from edge_agent.errors import EngineFailed, InvalidRequest
 from edge_agent.imaging.letterbox import letterbox
 from edge_agent.serving.admission import Gate
 from edge_agent.serving.answer import Answer, ImageFacts, StudyRequest, Timings
+from edge_agent.serving.deadlines import begun_before, is_past, too_late
 from edge_agent.serving.decoding import Decoder
-from edge_agent.serving.lanes import Lanes, too_late
+from edge_agent.serving.lanes import Lanes
 from hilum.manifest import EngineVariant, Manifest
 
 MAX_REQUEST_ID: Final = 128
@@ -94,7 +95,9 @@ class Pipeline:
 
     Requests pass `core.admission`: `stat` before `routine`, refused at once where no place is
     free. Deadlines are honoured before each stage; work that has begun in the engine is finished.
-    The decoder belongs to whoever gave it.
+    Large images that arrive together wait for the decoder, which bounds the memory they take
+    there; what comes back from it is as small as the model's input. The decoder belongs to
+    whoever gave it, and others may have it decode as well.
     """
 
     def __init__(
@@ -145,7 +148,6 @@ class Pipeline:
         """
         check(request)
         model = self.model
-        size = model.manifest.input
         laps = _Laps()
         async with AsyncExitStack() as held:
             with laps.lap("queue"):
@@ -153,7 +155,6 @@ class Pipeline:
                     self._gate.admit(
                         request.priority,
                         deadline=request.deadline,
-                        decoded_bytes=size.height * size.width,
                         encoded_bytes=len(request.image),
                     )
                 )
@@ -174,22 +175,19 @@ class Pipeline:
 
     async def _decode(self, request: StudyRequest, laps: _Laps) -> Radiograph:
         size = self.model.manifest.input
+        with laps.lap("queue"):
+            async with begun_before(request.deadline):
+                await self._decode_slots.acquire()
         try:
-            with laps.lap("queue"):
-                async with asyncio.timeout_at(request.deadline):
-                    await self._decode_slots.acquire()
-        except TimeoutError:
-            raise too_late() from None
-        try:
-            if _is_past(request.deadline):
-                raise too_late()
             with laps.lap("decode"):
-                return await self._decoder.decode(request.image, (size.height, size.width))
+                return await self._decoder.decode(
+                    request.image, (size.height, size.width), deadline=request.deadline
+                )
         finally:
             self._decode_slots.release()
 
     async def _look(self, request: StudyRequest, radiograph: Radiograph, laps: _Laps) -> Sight:
-        if _is_past(request.deadline):
+        if is_past(request.deadline):
             raise too_late()
         job = LookJob(radiograph, request.score_threshold, laps, time.perf_counter())
         return await self._lanes.run(job, deadline=request.deadline)
@@ -295,7 +293,3 @@ def _find(
             return Sight(findings_from(outputs, box, model.manifest.head, thresholds), warnings)
         except OutputsInvalid as error:
             return EngineFailed(f"{model.engine.name} gave no sound outputs: {error}.")
-
-
-def _is_past(deadline: float | None) -> bool:
-    return deadline is not None and asyncio.get_running_loop().time() >= deadline

@@ -20,7 +20,13 @@ import pytest
 import pytest_asyncio
 
 from edge_agent.core.radiograph import Radiograph
-from edge_agent.errors import DecoderFailed, EngineFailed, NotReady, StudyImageRefused
+from edge_agent.errors import (
+    DeadlineExceeded,
+    DecoderFailed,
+    EngineFailed,
+    NotReady,
+    StudyImageRefused,
+)
 from edge_agent.imaging import Limits, read_study
 from edge_agent.serving.decode_worker import read_and_fit
 from edge_agent.serving.decode_workers import DecodePolicy, DecodeWorkers
@@ -317,6 +323,27 @@ async def test_a_cancelled_request_that_goes_on_is_ended(workers: DecodeWorkers)
     await until(lambda: workers.stats().replaced == before.replaced + 1, "it is replaced")
     await all_are_back(workers)
     assert workers.stats().failures["abandoned"] == before.failures.get("abandoned", 0) + 1
+
+
+async def test_a_deadline_that_passes_while_waiting_for_a_worker(workers: DecodeWorkers) -> None:
+    before = workers.stats()
+    busy = [
+        asyncio.create_task(workers.decode(misbehaving("sleep 1", tagged_image(1)), fit=FIT))
+        for _ in range(workers.concurrency)
+    ]
+    await until(lambda: workers.stats().idle == 0, "all are busy")
+    now = asyncio.get_running_loop().time()
+    for deadline in (now + 0.05, now):
+        with pytest.raises(DeadlineExceeded):
+            await workers.decode(tagged_image(2), fit=FIT, deadline=deadline)
+    assert [tags_of(await task) for task in busy] == [{1}] * workers.concurrency
+    with pytest.raises(DeadlineExceeded):
+        await workers.decode(tagged_image(2), fit=FIT, deadline=now)
+    assert workers.stats().decoded == before.decoded + workers.concurrency
+    in_time = asyncio.get_running_loop().time() + 60
+    assert tags_of(await workers.decode(tagged_image(3), fit=FIT, deadline=in_time)) == {3}
+    await all_are_back(workers)
+    assert workers.stats().pids == before.pids
 
 
 async def test_cancelled_while_waiting_for_a_worker(workers: DecodeWorkers) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from edge_agent.engines.bundle import Bundle, starter_bundle_path
-from edge_agent.engines.golden import read_picture, run_golden
+from edge_agent.engines.gate import OpenVinoGate
+from edge_agent.engines.golden import read_picture, run_gate, run_golden
 from edge_agent.engines.openvino import OpenVinoEngine, OpenVinoOptions, computes_bf16
 from edge_agent.engines.runtimes import open_engine
 from hilum.manifest import EngineVariant
@@ -42,6 +43,12 @@ def test_every_variant_still_says_what_was_recorded(starter: Bundle) -> None:
         verdicts = run_golden(starter, engine)
         assert [v for v in verdicts if not v.passed] == [], variant.name
         engine.close()
+
+
+def test_its_gate_refuses_none_of_its_golden_pictures(starter: Bundle) -> None:
+    gate = OpenVinoGate.of(starter)
+    assert gate is not None
+    assert [verdict for verdict in run_gate(starter, gate.judge) if not verdict.passed] == []
 
 
 @pytest.mark.parametrize("precision", ["f32", "bf16"])

@@ -106,6 +106,37 @@ async def test_a_model_that_cannot_be_loaded_ends_the_agent() -> None:
         await serve(settings(), fails)
 
 
+async def test_told_to_recheck_before_it_serves_it_starts_as_if_it_had_not_been() -> None:
+    """Before it listens, and again while it loads: the golden cases are to be run anyway."""
+    tested = []
+
+    def self_test() -> str:
+        tested.append(1)
+        return ""
+
+    def load(settings: Settings, decoder: Decoder) -> Pipeline:
+        os.kill(os.getpid(), signal.SIGHUP)
+        return fake_pipeline(settings, decoder, self_test=self_test)
+
+    told = settings(grpc={"port": free_port()})
+    running = asyncio.create_task(serve(told, load))
+    await asyncio.sleep(0)  # It has begun, and waits for the first thing that takes time.
+    os.kill(os.getpid(), signal.SIGHUP)
+    async with grpc.aio.insecure_channel(told.grpc.address) as channel:
+        detector = detection_pb2_grpc.DetectorStub(channel)
+        watch = health_pb2_grpc.HealthStub(channel).Watch(
+            health_pb2.HealthCheckRequest(), wait_for_ready=True
+        )
+        while (await watch.read()).status == NOT_SERVING:
+            pass
+        assert tag_of(await detector.Detect(request(150))) == 150
+    assert len(tested) == 1
+    os.kill(os.getpid(), signal.SIGHUP)
+    await eventually(lambda: len(tested) == 2)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await running == 0
+
+
 async def test_told_to_stop_while_it_loads_it_ends_with_0() -> None:
     def load(settings: Settings, decoder: Decoder) -> Pipeline:
         os.kill(os.getpid(), signal.SIGTERM)

@@ -47,7 +47,6 @@ class AdmissionMachine(RuleBasedStateMachine):
         capacity=st.integers(1, 6),
         stat_burst=st.integers(1, 3),
         aged_s=st.sampled_from([0.0, 2.0, math.inf]),
-        decoded=st.integers(1, 12),
         encoded=st.integers(1, 40),
     )
     def begin(
@@ -57,10 +56,9 @@ class AdmissionMachine(RuleBasedStateMachine):
         capacity: int,
         stat_burst: int,
         aged_s: float,
-        decoded: int,
         encoded: int,
     ) -> None:
-        self.policy = AdmissionPolicy(slots, capacity, stat_burst, aged_s, decoded, encoded)
+        self.policy = AdmissionPolicy(slots, capacity, stat_burst, aged_s, encoded)
         self.queue = Admission(self.policy)
         self.now = 0.0
         self.watched: dict[int, Watched] = {}
@@ -72,22 +70,15 @@ class AdmissionMachine(RuleBasedStateMachine):
         target=tickets,
         priority=st.sampled_from(Priority),
         patience=st.sampled_from([0.0, 1.0, 2.0, 3.0, math.inf]),
-        decoded_bytes=st.integers(0, 15),
         encoded_bytes=st.integers(0, 15),
     )
-    def offer(
-        self, priority: Priority, patience: float, decoded_bytes: int, encoded_bytes: int
-    ) -> Ticket:
+    def offer(self, priority: Priority, patience: float, encoded_bytes: int) -> Ticket:
         self.step()
         live = self.of(State.QUEUED) + self.of(State.RUNNING)
         ahead = sum(w.ticket.priority is priority for w in self.of(State.QUEUED))
         held = sum(w.ticket.encoded_bytes for w in live)
         ticket = self.queue.offer(
-            self.now,
-            priority,
-            deadline=self.now + patience,
-            decoded_bytes=decoded_bytes,
-            encoded_bytes=encoded_bytes,
+            self.now, priority, deadline=self.now + patience, encoded_bytes=encoded_bytes
         )
         if patience == 0.0:
             expected = Refusal.DEADLINE_PASSED
@@ -179,26 +170,15 @@ class AdmissionMachine(RuleBasedStateMachine):
         running, queued = self.of(State.RUNNING), self.of(State.QUEUED)
         assert len(running) <= self.policy.slots
         assert len(running) + len(queued) <= self.policy.slots + self.policy.capacity
-        for budget, sizes, used in (
-            (
-                self.policy.decoded_bytes,
-                [w.ticket.decoded_bytes for w in running],
-                self.queue.stats().decoded_bytes,
-            ),
-            (
-                self.policy.encoded_bytes,
-                [w.ticket.encoded_bytes for w in running + queued],
-                self.queue.stats().encoded_bytes,
-            ),
-        ):
-            assert used == sum(sizes)
-            assert used <= budget or len([size for size in sizes if size]) == 1
+        sizes = [w.ticket.encoded_bytes for w in running + queued]
+        used = self.queue.stats().encoded_bytes
+        assert used == sum(sizes)
+        assert used <= self.policy.encoded_bytes or len([size for size in sizes if size]) == 1
 
     @invariant()
-    def no_slot_is_idle_while_somebody_fits(self) -> None:
+    def no_slot_is_idle_while_somebody_waits(self) -> None:
         self.step()
-        free = self.policy.slots - len(self.of(State.RUNNING))
-        if free and self.queue.stats().decoded_bytes == 0:
+        if len(self.of(State.RUNNING)) < self.policy.slots:
             assert not self.of(State.QUEUED)
 
     def teardown(self) -> None:
@@ -212,7 +192,7 @@ class AdmissionMachine(RuleBasedStateMachine):
             self.step()
         assert self.queue.idle
         stats = self.queue.stats()
-        assert (stats.decoded_bytes, stats.encoded_bytes) == (0, 0)
+        assert stats.encoded_bytes == 0
         assert sum(stats.refusals.values()) == self.refused
 
 

@@ -1,8 +1,9 @@
-"""What an import hands to its processes, made to crash; quick to import, as each process does."""
+"""What an import hands to its processes, made to fail; quick to import, as each process does."""
 
 from __future__ import annotations
 
 import os
+import re
 
 from training.data.intake import Taken, Task, stamp_of
 
@@ -11,4 +12,11 @@ def crash_on_b(task: Task) -> Taken:
     """Take nothing in; on the image `b` die as a native decoder does."""
     if task.image_id == "b":
         os._exit(9)
+    return Taken(task.image_id, task.source.name, stamp_of(task), rows=1)
+
+
+def hang_on_b(task: Task) -> Taken:
+    """Take nothing in; on the image `b` never come back, nor let the interpreter run."""
+    if task.image_id == "b":
+        re.fullmatch(r"(a+)+b", "a" * 64)  # native code, and longer than anybody waits
     return Taken(task.image_id, task.source.name, stamp_of(task), rows=1)

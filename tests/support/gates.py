@@ -16,6 +16,7 @@ from openvino import opset13 as ops
 
 from edge_agent.core.gate import OUTPUTS
 from hilum.manifest import GateSpec, GateThresholds, InputSpec
+from tests.support import bundles
 
 SIZE = 32
 THRESHOLDS = GateThresholds(
@@ -50,6 +51,22 @@ def transparent_gate(*, outputs: int = OUTPUTS) -> tuple[bytes, bytes]:
         path = Path(folder) / "gate.xml"
         ov.save_model(ov.Model([result], [images]), path, compress_to_fp16=False)
         return path.read_bytes(), path.with_suffix(".bin").read_bytes()
+
+
+def bundle_with_gate(path: Path, *, refuses: bool = False) -> Path:
+    """The transparent bundle of `tests.support.bundles` with this gate.
+
+    With `refuses`, the gate takes one of the golden pictures for no chest. To the detector that
+    picture shows what was recorded all the same: the gate reads its top, the detector the rest.
+    """
+    xml, weights = transparent_gate()
+    members = {**bundles.contents(), SPEC.model: xml, SPEC.weights: weights}
+    if refuses:
+        scale = bundles.SIZE // SIZE
+        picture = bundles.MASS.copy()
+        picture[:scale, 2 * scale : 3 * scale] = 255
+        members["golden/mass.png"] = bundles.png(picture)
+    return bundles.pack(path, members, bundles.manifest(members, gate=SPEC).to_bytes())
 
 
 def shows(

@@ -10,7 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.box_bench import COLUMNS, ROWS, memory_mb, synthetic_dicom
+from edge_agent.box_bench import COLUMNS, ROWS, memory_mb, set_apart, synthetic_dicom
+from edge_agent.config import (
+    AccessSettings,
+    AuditSettings,
+    DecodeSettings,
+    GrpcSettings,
+    HttpSettings,
+    Settings,
+    TlsSettings,
+)
 from edge_agent.engines.bundle import Bundle
 from edge_agent.imaging import read_study
 from tests.agents import write_toy_bundle
@@ -26,7 +35,9 @@ def test_the_report_tells_what_the_box_does(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | {"XDG_CACHE_HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path)},
+        env=os.environ
+        | {"XDG_CACHE_HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path)}
+        | {"HILUM_EDGE__AUDIT__FOLDER": str(tmp_path / "audit")},
     )
     assert ran.returncode == 0, ran.stderr
     found = json.loads(report.read_text())
@@ -35,7 +46,34 @@ def test_the_report_tells_what_the_box_does(tmp_path: Path) -> None:
     assert 0 < found["decode_ms"] < found["round_trip_ms"]
     assert found["images_per_s"] > 0
     assert found["memory_idle_mb"] > 50
-    assert not (tmp_path / "hilum").exists(), "it keeps its hands off the serving agent's folders"
+    for name in ("hilum", "audit"):
+        assert not (tmp_path / name).exists(), "it keeps its hands off the serving agent's folders"
+
+
+def test_nothing_that_the_serving_agent_keeps_or_needs_is_used(tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    serving = Settings(
+        bundle=theirs / "a.bundle",
+        cache_dir=theirs / "cache",
+        state_dir=theirs / "state",
+        grpc=GrpcSettings(host="0.0.0.0", port=50051, stream_concurrency=3),  # noqa: S104
+        http=HttpSettings(host="0.0.0.0", port=8080),  # noqa: S104
+        tls=TlsSettings(certificate=theirs / "a.pem", key=theirs / "a.key"),
+        access=AccessSettings(keys=theirs / "keys.json"),
+        audit=AuditSettings(folder=theirs / "audit"),
+        decode=DecodeSettings(workers=3),
+    )
+    apart = set_apart(serving, tmp_path / "ours")
+    assert (apart.bundle, apart.decode) == (serving.bundle, serving.decode)
+    assert apart.grpc.stream_concurrency == 3
+    assert apart.audit.enabled
+    others = apart.model_copy(update={"bundle": None}).model_dump_json()
+    assert str(theirs) not in others
+    assert apart.audit_dir == tmp_path / "ours" / "state" / "audit"
+    assert (apart.grpc.host, apart.grpc.port, apart.http.host, apart.http.port) == (
+        *("127.0.0.1", 0),
+        *("127.0.0.1", 0),
+    )
 
 
 def test_the_picture_is_one_that_the_agent_takes(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from edge_agent.cli import app
 from hilum.v1 import detection_pb2 as pb
 from tests.agents import logging_restored, tagged_png, write_toy_bundle
 from tests.conftest import pydicom_file
+from tests.support.gates import bundle_with_gate
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +210,17 @@ def test_a_bundle_that_is_none_ends_with_1() -> None:
     assert ran.exit_code == 1
     assert "bundle_invalid" in ran.stderr
     assert ran.stdout == ""
+
+
+def test_a_box_that_fails_the_golden_cases_answers_nothing(tmp_path: Path) -> None:
+    unsound = bundle_with_gate(tmp_path / "unsound.bundle", refuses=True)
+    for _start in ("the first", "one that remembers what was measured"):
+        ran = hilum_edge("detect", put("a.png"), "--bundle", unsound)
+        assert ran.exit_code == 1
+        assert ran.stdout == ""
+        said = " ".join(ran.stderr.split())
+        assert "engine_failed" in said
+        assert "mass: refused as not_a_chest" in said
 
 
 def test_a_bundle_that_is_not_there_is_said_so() -> None:

@@ -16,10 +16,18 @@ from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.choose import Choice
 from edge_agent.engines.fake import FakeEngine
 from edge_agent.errors import ConfigInvalid, EngineFailed
-from edge_agent.loading import bundle_facts, golden_problem, load_model, open_bundle
+from edge_agent.loading import (
+    bundle_facts,
+    golden_problem,
+    load_model,
+    open_bundle,
+    open_pipeline,
+)
+from edge_agent.serving.answer import StudyRequest
 from hilum.manifest import EngineVariant
-from tests.agents import SIDE, settings, write_toy_bundle
+from tests.agents import SIDE, settings, tagged_png, write_toy_bundle
 from tests.support.bundles import VARIANT
+from tests.support.gates import bundle_with_gate
 from tests.support.variants import bundle_with, variant
 
 
@@ -66,6 +74,33 @@ def test_an_engine_that_answers_wrongly_is_told_by_the_golden_cases(
     )
     wrong.close()
     assert "closed" in golden_problem(bundle, wrong)
+
+
+def test_a_gate_that_refuses_a_golden_picture_is_told_of(tmp_path: Path) -> None:
+    told = settings(
+        bundle=bundle_with_gate(tmp_path / "a.bundle", refuses=True), cache_dir=tmp_path / "cache"
+    )
+    model, _batch = load_model(told)
+    said = model.self_test()
+    assert "The gate by content refuses" in said
+    assert "(mass: refused as not_a_chest)" in said
+    model.close()
+
+
+async def test_without_a_server_too_nothing_is_answered_before_the_golden_cases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = settings(bundle=write_toy_bundle(tmp_path / "toy.bundle"), cache_dir=tmp_path / "cache")
+    async with open_pipeline(told) as pipeline:
+        assert (await pipeline.detect(StudyRequest("", tagged_png(200)))).findings
+    wrong = FakeEngine(SIDE, SIDE, name="openvino-fp32")  # Sees another class than recorded.
+    monkeypatch.setattr(loading, "open_engine", lambda *_, **__: wrong)
+    with pytest.raises(EngineFailed, match="does not answer the bundle's golden cases") as caught:
+        async with open_pipeline(told):
+            pytest.fail("it must not be had")
+    assert caught.value.hint
+    with pytest.raises(EngineFailed, match="is closed"):
+        wrong.infer(np.zeros((1, 1, SIDE, SIDE), np.uint8))
 
 
 CARD = "tensorrt-int8"

@@ -34,12 +34,9 @@ def offer(
     *,
     now: float = 0.0,
     deadline: float = math.inf,
-    decoded_bytes: int = 0,
     encoded_bytes: int = 0,
 ) -> Ticket:
-    return queue.offer(
-        now, priority, deadline=deadline, decoded_bytes=decoded_bytes, encoded_bytes=encoded_bytes
-    )
+    return queue.offer(now, priority, deadline=deadline, encoded_bytes=encoded_bytes)
 
 
 def order_of_starts(queue: Admission, now: float = 0.0) -> list[int]:
@@ -84,7 +81,7 @@ def test_the_table_leaves_every_state_but_the_last_ones() -> None:
 def test_a_rejected_event_changes_nothing(state: State, event: Event) -> None:
     queue = admission(slots=2)
     if state is State.OFFERED:
-        ticket = Ticket(1, ROUTINE, math.inf, 0, 0, 0.0)
+        ticket = Ticket(1, ROUTINE, math.inf, 0, 0.0)
     else:
         ticket = bring_to(queue, state)
     offer(queue)
@@ -169,23 +166,15 @@ def test_retry_after_follows_the_recent_service_time() -> None:
     assert refused.retry_after_s == pytest.approx(2 * 4.0 / 2)
 
 
-def test_a_ticket_that_does_not_fit_the_budget_holds_back_smaller_ones() -> None:
-    queue = admission(slots=4, decoded_bytes=100)
-    first, big, small = (offer(queue, decoded_bytes=size) for size in (60, 50, 10))
-    assert queue.step(0.0).started == (first,)
-    queue.finish(first, 1.0)
-    assert queue.step(1.0).started == (big, small)
-    assert queue.stats().decoded_bytes == 60
-
-
-def test_one_image_larger_than_the_whole_budget_goes_alone() -> None:
-    queue = admission(slots=4, decoded_bytes=100)
-    first, huge, last = (offer(queue, decoded_bytes=size) for size in (10, 500, 10))
-    assert queue.step(0.0).started == (first,)
-    queue.finish(first, 1.0)
-    assert queue.step(1.0).started == (huge,)
-    queue.finish(huge, 2.0)
-    assert queue.step(2.0).started == (last,)
+def test_one_request_larger_than_the_whole_budget_goes_alone() -> None:
+    queue = admission(slots=4, encoded_bytes=100)
+    huge = offer(queue, encoded_bytes=500)
+    assert queue.step(0.0).started == (huge,)
+    assert offer(queue, encoded_bytes=1).refusal is Refusal.BYTES_FULL
+    queue.finish(huge, 1.0)
+    small = offer(queue, encoded_bytes=10)
+    assert queue.step(1.0).started == (small,)
+    assert offer(queue, encoded_bytes=500).refusal is Refusal.BYTES_FULL
 
 
 def test_encoded_bytes_are_bounded_over_waiting_and_running() -> None:
@@ -247,7 +236,7 @@ def test_a_budget_takes_all_or_nothing() -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    [{"slots": 0}, {"capacity": -1}, {"stat_burst": 0}, {"aged_s": -1.0}, {"decoded_bytes": 0}],
+    [{"slots": 0}, {"capacity": -1}, {"stat_burst": 0}, {"aged_s": -1.0}, {"encoded_bytes": 0}],
 )
 def test_senseless_bounds_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="at least"):
@@ -256,4 +245,4 @@ def test_senseless_bounds_are_refused(bad: dict[str, float]) -> None:
 
 def test_negative_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="negative"):
-        offer(admission(), decoded_bytes=-1)
+        offer(admission(), encoded_bytes=-1)

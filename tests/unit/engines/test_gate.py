@@ -12,7 +12,7 @@ from edge_agent.errors import BundleInvalid, EngineFailed
 from hilum.codes import ErrorCode, WarningCode
 from hilum.manifest import InputSpec
 from tests.support import bundles
-from tests.support.gates import SPEC, shows, transparent_gate
+from tests.support.gates import SPEC, bundle_with_gate, shows, transparent_gate
 
 
 @pytest.fixture
@@ -87,13 +87,8 @@ def test_a_network_of_another_form_is_refused() -> None:
 
 
 def test_a_bundle_may_carry_a_gate(tmp_path: Path) -> None:
-    xml, weights = transparent_gate()
-    plain = bundles.contents()
-    members = {**plain, SPEC.model: xml, SPEC.weights: weights}
-    manifest = bundles.manifest(members, gate=SPEC)
-    path = bundles.pack(tmp_path / "a.bundle", members, manifest.to_bytes())
-    gate = OpenVinoGate.of(Bundle.open(path))
+    gate = OpenVinoGate.of(Bundle.open(bundle_with_gate(tmp_path / "a.bundle")))
     assert gate is not None
     assert gate.judge(shows(other=255)).refusal == ErrorCode.NOT_A_CHEST
-    without = bundles.pack(tmp_path / "b.bundle", plain)
+    without = bundles.pack(tmp_path / "b.bundle", bundles.contents())
     assert OpenVinoGate.of(Bundle.open(without)) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,12 +12,14 @@ from edge_agent.core.findings import Box, Finding
 from edge_agent.engines.base import Pixels, RawOutputs
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.fake import FakeEngine
-from edge_agent.engines.golden import differences, read_picture, run_golden
+from edge_agent.engines.gate import OpenVinoGate
+from edge_agent.engines.golden import Verdict, differences, read_picture, run_gate, run_golden
 from edge_agent.engines.openvino import OpenVinoEngine, OpenVinoOptions
 from edge_agent.errors import BundleInvalid, EngineFailed
 from hilum.catalog import CATALOG
 from hilum.manifest import GoldenFinding, GoldenTolerance, InputSpec
 from tests.support import bundles
+from tests.support.gates import bundle_with_gate
 
 TOLERANCE = GoldenTolerance(score=0.1, min_iou=0.7)
 POINTS = {finding.slug: 0.5 for finding in CATALOG}
@@ -99,6 +102,19 @@ def test_an_engine_without_an_answer_is_an_error_not_a_verdict(bundle: Bundle) -
         run_golden(bundle, Broken(bundles.SIZE, bundles.SIZE, name=bundles.VARIANT))
     with pytest.raises(BundleInvalid, match="no engine variant 'fake'"):
         run_golden(bundle, FakeEngine(bundles.SIZE, bundles.SIZE))
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_the_gate_may_refuse_no_golden_picture(refuses: bool, tmp_path: Path) -> None:
+    with_gate = Bundle.open(bundle_with_gate(tmp_path / "a.bundle", refuses=refuses))
+    gate = OpenVinoGate.of(with_gate)
+    assert gate is not None
+    mass, clear = run_gate(with_gate, gate.judge)
+    assert mass == Verdict("mass", ("refused as not_a_chest",) if refuses else ())
+    assert clear == Verdict("clear", ())
+    gate.close()
+    with pytest.raises(EngineFailed, match="closed"):
+        run_gate(with_gate, gate.judge)
 
 
 @pytest.mark.parametrize(

@@ -219,7 +219,7 @@ async def test_a_closed_gate_drains(clock: Clock) -> None:
 
 async def test_a_crowd_with_random_cancellations_leaves_nothing_behind() -> None:
     chance = random.Random(7)
-    policy = AdmissionPolicy(slots=3, capacity=20, aged_s=0.001, decoded_bytes=10)
+    policy = AdmissionPolicy(slots=3, capacity=20, aged_s=0.001, encoded_bytes=60)
     gate = Gate(policy)
     inside: set[int] = set()
 
@@ -227,7 +227,7 @@ async def test_a_crowd_with_random_cancellations_leaves_nothing_behind() -> None
         deadline = asyncio.get_running_loop().time() + chance.choice([0.0005, 0.01, 5.0])
         try:
             async with gate.admit(
-                chance.choice([STAT, ROUTINE]), deadline=deadline, decoded_bytes=number % 7
+                chance.choice([STAT, ROUTINE]), deadline=deadline, encoded_bytes=number % 7
             ) as ticket:
                 inside.add(ticket.id)
                 assert len(inside) <= policy.slots
@@ -263,5 +263,5 @@ async def test_a_crowd_with_random_cancellations_leaves_nothing_behind() -> None
     )
     await gate.drained()
     stats = gate.stats()
-    assert (stats.running, sum(stats.queued.values()), stats.decoded_bytes) == (0, 0, 0)
+    assert (stats.running, sum(stats.queued.values()), stats.encoded_bytes) == (0, 0, 0)
     assert not gate._waiters

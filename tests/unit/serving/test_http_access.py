@@ -65,6 +65,10 @@ def audit() -> MemoryAudit:
         ("viewer", "/metrics", 200),
         (None, "/", 200),
         (None, "/docs", 200),
+        (None, "/openapi.json", 200),
+        (None, "/js/app.js", 200),
+        (None, "/healthz", 401),
+        ("viewer", "/healthz", 200),
     ],
 )
 async def test_who_may_do_what(audit: MemoryAudit, key: str | None, path: str, status: int) -> None:
@@ -77,6 +81,10 @@ async def test_who_may_do_what(audit: MemoryAudit, key: str | None, path: str, s
             answer = await client.get(path)
     assert answer.status_code == status
     assert ("www-authenticate" in answer.headers) == (status == 401)
+    unlogged = {"/", "/docs", "/openapi.json", "/js/app.js"}
+    if status == 200:
+        unlogged |= {"/healthz", "/metrics"}
+    assert len(audit.events) == (path not in unlogged)
 
 
 async def test_denied_before_the_body_is_read(audit: MemoryAudit) -> None:

@@ -28,12 +28,16 @@ class Held:
         ramp = np.linspace(0, 255, rows * columns).reshape(rows, columns)
         self._answer = Radiograph(ramp.astype(np.uint8), rows, columns, "png", 8)
 
-    async def decode(self, image: bytes, fit: tuple[int, int]) -> Radiograph:
+    async def start(self) -> None: ...
+
+    async def decode(
+        self, image: bytes | memoryview, fit: tuple[int, int], *, deadline: float | None = None
+    ) -> Radiograph:
         self.begun.set()
         await self.free.wait()
         return self._answer
 
-    def close(self) -> None: ...
+    async def close(self) -> None: ...
 
 
 def shape_of(png: bytes) -> tuple[int, ...]:

@@ -89,7 +89,6 @@ def test_state_is_read_when_metrics_are() -> None:
             admission=lambda: AdmissionStats(
                 queued={Priority.STAT: 1, Priority.ROUTINE: int(str(now["queued"]))},
                 running=2,
-                decoded_bytes=7_000_000,
                 encoded_bytes=900_000,
                 mean_service_s=0.1,
                 reached={(State.DONE, Priority.STAT): 40},
@@ -106,7 +105,7 @@ def test_state_is_read_when_metrics_are() -> None:
     assert found["hilum_queued_requests{priority=stat}"] == 1
     assert found["hilum_queued_requests{priority=routine}"] == 3
     assert found["hilum_running_requests"] == 2
-    assert found["hilum_held_bytes{form=decoded}"] == 7_000_000
+    assert found["hilum_held_bytes"] == 900_000
     assert found["hilum_admission_refusals_total{reason=queue_full}"] == 5
     assert found["hilum_admission_tickets_total{priority=stat,state=done}"] == 40
     assert found["hilum_audit_failing"] == 1
