@@ -8,6 +8,7 @@ from edge_agent.engines.bundle import Bundle, starter_bundle_path
 from edge_agent.engines.golden import run_golden
 from edge_agent.engines.openvino import OpenVinoEngine, OpenVinoOptions
 from hilum.catalog import CATALOG
+from hilum.manifest import ChangeControl
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +34,26 @@ def test_the_card_says_what_it_is_not(bundle: Bundle) -> None:
     assert "CC BY" in card
 
 
+def test_its_card_and_its_evidence_tell_what_int8_costs(bundle: Bundle) -> None:
+    card = bundle.read(bundle.manifest.model_card).decode()
+    told = card.split("## What is shipped, beside what was trained")[1]
+    assert "| torch, FP32 |" in told
+    assert "| openvino-int8 |" in told
+    change = bundle.manifest.change_control
+    assert change is not None
+    assert change.replaces
+    assert all(it.value <= _bound(change, it.bound) for it in change.results)
+    assert bundle.manifest.sbom
+
+
+def _bound(change: ChangeControl, name: str) -> float:
+    return next(it.at_most for it in change.protocol.bounds if it.name == name)
+
+
 def test_operating_points_and_figures_are_there(bundle: Bundle) -> None:
     for engine in bundle.manifest.engines:
         assert set(engine.operating_points) == {finding.slug for finding in CATALOG}
         assert all(0.05 <= point <= 0.95 for point in engine.operating_points.values())
-    assert {"int8_map40", "fp32_map40"} <= set(bundle.manifest.provenance.metrics)
+    metrics = set(bundle.manifest.provenance.metrics)
+    assert {"map40", "openvino-int8/map50", "openvino-fp32/map50"} <= metrics
     assert bundle.path.stat().st_size < 16 * 2**20
