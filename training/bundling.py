@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from edge_agent.engines.base import Pixels
 from edge_agent.engines.bundle import Bundle
+from edge_agent.errors import HilumError
 from hilum.manifest import (
     AcceptanceBound,
     AcceptanceResult,
@@ -23,7 +25,7 @@ from training import begun as beginnings
 from training import export_steps as steps
 from training import gate as gates
 from training.begun import Begun
-from training.bundle import BundleParts, write_bundle
+from training.bundle import VARIANTS, BundleParts, GateParts, write_bundle
 from training.config import Config
 from training.data import splits
 from training.errors import TrainingError
@@ -47,6 +49,35 @@ _FIGURES: Final = ("map40", "map50", "map50_95", "froc/mean", "auroc/mean", "sen
 def bundle_path(config: Config) -> Path:
     """Where the configured bundle goes."""
     return config.out / f"{config.bundle.name}-{config.bundle.version}.bundle"
+
+
+def check(config: Config) -> None:
+    """Refuse what no run could be packed with: a wrong gate, predecessor, credits or variant.
+
+    Raises:
+        TrainingError: one of them is absent or not what it should be; the message names it.
+    """
+    stated = config.bundle
+    for name in stated.variants or ():
+        if name not in VARIANTS:
+            raise TrainingError(
+                f"bundle.variants names {name}, which no bundle holds",
+                hint=f"There are: {', '.join(VARIANTS)}.",
+            )
+    with _named("bundle.gate"):
+        _gate(config)
+    with _named("bundle.replaces"):
+        _replaced(config)
+    with _named("bundle.credits"):
+        _credits(config)
+
+
+@contextmanager
+def _named(setting: str) -> Iterator[None]:
+    try:
+        yield
+    except HilumError as error:
+        raise TrainingError(f"{setting}: {error.message}", hint=error.hint) from error
 
 
 def make_bundle(config: Config, pictures: Mapping[str, Pixels] | None = None) -> Bundle:
@@ -76,7 +107,7 @@ def make_bundle(config: Config, pictures: Mapping[str, Pixels] | None = None) ->
         pictures=pictures or golden_pictures(config.train.input_size, _CANDIDATES),
         model_card=release_card(told) + _credits(config),
         provenance=_provenance(config, told),
-        gate=gates.load(config.bundle.gate) if config.bundle.gate else None,
+        gate=_gate(config),
         change_control=_change(config, told, begun),
         sbom=sbom(
             Made(
@@ -166,6 +197,16 @@ def _told(
     )
 
 
+def _gate(config: Config) -> GateParts | None:
+    return gates.load(config.bundle.gate) if config.bundle.gate else None
+
+
+def _replaced(config: Config) -> str | None:
+    """The digest of the bundle that this one is to follow."""
+    path = config.bundle.replaces
+    return Bundle.open(path).digest if path else None
+
+
 def _credits(config: Config) -> str:
     path = config.bundle.credits
     if path is None:
@@ -197,7 +238,7 @@ def _change(config: Config, told: Told, begun: Begun) -> ChangeControl:
     return ChangeControl(
         plan=said.plan,
         modifications=said.modifications,
-        replaces=Bundle.open(said.replaces).digest if said.replaces else None,
+        replaces=_replaced(config),
         protocol=ModificationProtocol(
             data=told.data,
             split=begun.split,
@@ -237,7 +278,9 @@ def _result(bound: str, variant: str, subject: str, drop: Drop) -> AcceptanceRes
 def _settings(config: Config) -> bytes:
     """The configuration, without where things lay on the machine that made it."""
     settings = config.model_dump(mode="json", include={"train", "evaluate", "export", "parity"})
-    weights, rules = config.train.weights, config.evaluate.rules
+    weights, wanted = config.train.weights, config.evaluate
     settings["train"]["weights"] = weights.name if weights else None
-    settings["evaluate"]["rules"] = rules.name if rules else None
+    settings["evaluate"]["rules"] = wanted.rules.name if wanted.rules else None
+    if wanted.baseline:
+        settings["evaluate"]["baseline"] = wanted.baseline.name
     return (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode()

@@ -156,6 +156,21 @@ def read(path: Path, config: TrainConfig, data: str) -> dict[str, Any] | None:
     return stored
 
 
+def metrics_in(path: Path) -> dict[int, float]:
+    """The metrics that a checkpoint's run has measured, by epoch; none where there is no file.
+
+    Raises:
+        TrainingError: it is not one of ours.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+        return {int(k): float(v) for k, v in stored["history"]["metrics"].items()}
+    except Exception as error:
+        raise TrainingError(f"{path} is no checkpoint: {error}; use another folder") from error
+
+
 def restore(run: Run, stored: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
     """Take a checkpoint up; the model already has its widths (`shrink_to`)."""
     run.model.load_state_dict(stored["model"])

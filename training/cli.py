@@ -159,8 +159,9 @@ def starter(
         typer.Option(metavar="BUNDLE", help="Train an earlier bundle's network further."),
     ] = None,
     activation: Annotated[
-        Literal["silu", "hardswish", "relu"], typer.Option(help="hardswish: quicker in INT8.")
-    ] = "silu",
+        Literal["silu", "hardswish", "relu"] | None,
+        typer.Option(help="hardswish: quicker in INT8.  [default: silu, or the bundle's]"),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the split and the training.")] = 11,
     name: Annotated[str, typer.Option(help="Name of the bundle.")] = "starter",
     version: Annotated[str, typer.Option(help="Version of the bundle.")] = "0.1.0",
@@ -186,7 +187,12 @@ def starter(
     """
     from training import commands  # noqa: PLC0415  # torch, only when needed
 
-    stated = {"epochs": epochs, "small_epochs": small_epochs, "learning_rate": learning_rate}
+    stated = {
+        "epochs": epochs,
+        "small_epochs": small_epochs,
+        "learning_rate": learning_rate,
+        "activation": activation,
+    }
     raise typer.Exit(
         commands.starter(
             out=out,
@@ -201,7 +207,7 @@ def starter(
             held_out_images=held_out_images,
             workers=workers,
             settings={key: value for key, value in stated.items() if value is not None}
-            | {"seed": seed, "activation": activation},
+            | {"seed": seed},
         )
     )
 
@@ -309,9 +315,20 @@ def evaluate(
         ),
     ] = None,
     false_positives: Annotated[
-        float,
-        typer.Option(min=0, help="Per class and image, at operating points chosen for weights."),
-    ] = 0.05,
+        float | None,
+        typer.Option(
+            min=0,
+            help="Per class and image, at operating points chosen for weights.  [default: 0.05]",
+        ),
+    ] = None,
+    sensitivity: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            max=1,
+            help="Instead: share of each class's boxes to find, at points chosen for weights.",
+        ),
+    ] = None,
     resamples: Annotated[int, typer.Option(min=10, help="Re-drawn sets for intervals.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Of the re-drawn sets.")] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Threads that read and detect.")] = 2,
@@ -338,6 +355,7 @@ def evaluate(
             gate=gate,
             choose_on=choose_on,
             false_positives=false_positives,
+            sensitivity=sensitivity,
             resamples=resamples,
             seed=seed,
             workers=workers,
@@ -427,8 +445,8 @@ def quantize(
         str | None,
         typer.Option(
             metavar="max_drop=X",
-            help="Leave operations of the INT8 IR float until mAP@0.5 on the validation split "
-            "falls by no more than this.",
+            help="Leave operations of OpenVINO's INT8 IR float until mAP@0.5 on the validation "
+            "split falls by no more than this; the INT8 ONNX graph is as always.",
         ),
     ] = None,
 ) -> None:

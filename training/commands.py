@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from edge_agent.engines.bundle import Bundle
 from hilum.catalog import CATALOG
 from training import starter as starters
 from training.commands_train import alone, say
@@ -19,8 +21,10 @@ from training.data import backgrounds as real
 from training.data import lungs, store
 from training.data import statistics as boxes
 from training.data import studies as dicom
+from training.data.outputs import replacing
 from training.data.synthetic import Generator, Sample
 from training.errors import TrainingError
+from training.unfuse import activation_of
 
 _PREVIEWED: Final = 24
 
@@ -37,6 +41,10 @@ def synthetic(
     workers: int,
 ) -> None:
     """Write a synthetic set, and a contact sheet where asked for."""
+    if preview is not None and not cv2.haveImageWriter(str(preview)):
+        raise TrainingError(
+            f"{preview}: no kind of picture is called so", hint="Let its name end in .png."
+        )
     shapes = lungs.load()
     pictures = real.load(backgrounds, shapes) if backgrounds is not None else ()
     generator = Generator(shapes, boxes.load(), pictures)
@@ -50,8 +58,10 @@ def synthetic(
             for sample_seed in seeds[:_PREVIEWED]:
                 shown.append(generator.sample(sample_seed))
                 told("preview", len(shown), min(count, _PREVIEWED))
-    if preview is not None and not cv2.imwrite(str(preview), contact_sheet(shown)):
-        raise TrainingError(f"cannot write the preview {preview}")
+    if preview is not None:
+        encoded = cv2.imencode(preview.suffix, contact_sheet(shown))[1]
+        with replacing(preview.parent) as place:
+            place(preview.name).write_bytes(encoded.tobytes())
 
 
 @reported
@@ -68,10 +78,14 @@ def starter(
     train_images: int,
     held_out_images: int,
     workers: int,
-    settings: dict[str, object],
+    settings: Mapping[str, object],
 ) -> None:
     """Make the starter bundle."""
-    train = _config({**starters.TRAIN, **(starters.TRAIN_FURTHER if beginning else {}), **settings})
+    usual = starters.TRAIN
+    if beginning is not None:
+        kept = {"activation": activation_of(Bundle.open(beginning))}
+        usual = {**usual, **starters.TRAIN_FURTHER, **kept}
+    train = _config({**usual, **settings})
     plan = starters.StarterPlan(
         out=out,
         work=work,
@@ -104,7 +118,7 @@ def lung_shapes(*, masks: Path, out: Path) -> None:
     lungs.save(lungs.measure(masks), out)
 
 
-def _config(settings: dict[str, object]) -> TrainConfig:
+def _config(settings: Mapping[str, object]) -> TrainConfig:
     try:
         return TrainConfig.model_validate(settings)
     except ValidationError as error:

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from training.console import bars, reported, stderr
 from training.errors import TrainingError
+from training.evaluation.points import PointRule
 from training.evaluation.results import Evaluation, Figure
 from training.evaluation.run import HTML, JSON, Request, Weights, run
 
@@ -24,6 +25,7 @@ _SAID: Final = (
     "quiet_share",
     "ece",
 )
+_AIMS: Final = "evaluation.json also tells, under `aims`, which points this split would give."
 
 
 @reported
@@ -41,7 +43,8 @@ def evaluate(
     baseline_variant: str | None,
     gate: Path | None,
     choose_on: str | None,
-    false_positives: float,
+    false_positives: float | None,
+    sensitivity: float | None,
     resamples: int,
     seed: int,
     workers: int,
@@ -55,7 +58,14 @@ def evaluate(
     if bundle is not None and choose_on is not None:
         raise TrainingError(
             "--choose-on is for weights; a bundle brings its own operating points",
-            hint="evaluation.json also tells, under `aims`, which points this split would give.",
+            hint=_AIMS,
+        )
+    if false_positives is not None and sensitivity is not None:
+        raise TrainingError("points have one aim: --false-positives or --sensitivity, not both")
+    if bundle is not None and (false_positives is not None or sensitivity is not None):
+        aim = "--sensitivity" if false_positives is None else "--false-positives"
+        raise TrainingError(
+            f"{aim} is for weights; a bundle brings its own operating points", hint=_AIMS
         )
     if baseline_variant is not None and baseline is None:
         raise TrainingError("--baseline-variant is of a --baseline, which is not given")
@@ -72,7 +82,7 @@ def evaluate(
         baseline_variant=baseline_variant,
         rules=gate,
         choose_on=choose_on,
-        false_positives=false_positives,
+        points=PointRule(false_positives, sensitivity),
         resamples=resamples,
         seed=seed,
         workers=workers,

@@ -13,8 +13,10 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     ValidationError,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -22,6 +24,8 @@ from hilum.catalog import BY_SLUG
 from training.errors import TrainingError
 
 SHA256: Final = r"^[0-9a-f]{64}$"
+
+Activation = Literal["silu", "hardswish", "relu"]
 
 
 class Section(BaseModel):
@@ -63,7 +67,7 @@ class TrainConfig(Section):
     """Settings of one run; stored in every checkpoint, so that a resumed run is the same run."""
 
     architecture: str = Field("yolo11n", pattern=r"^yolo11[nslmx]$")
-    activation: Literal["silu", "hardswish", "relu"] = "silu"
+    activation: Activation = "silu"
     weights: Path | None = Field(
         None, description="initial weights; null: random. `.pt` of tensors only, or converted"
     )
@@ -73,11 +77,11 @@ class TrainConfig(Section):
     input_size: int = Field(416, ge=64, le=1280, multiple_of=32)
     small_size: int = Field(256, ge=64, multiple_of=32, description="input of the first epochs")
     small_epochs: int = Field(
-        4, ge=0, description="epochs at small_size; cheap, and they carry over"
+        0, ge=0, description="epochs at small_size; cheap, and they carry over"
     )
     epochs: int = Field(12, ge=1, description="all epochs, the small ones included")
     restart_epoch: int | None = Field(
-        7, ge=1, description="where the learning rate rises once more; null: nowhere"
+        None, ge=1, description="where the learning rate rises once more; null: nowhere"
     )
     restart_share: float = Field(0.5, gt=0, le=1, description="how far it rises then")
     batch: int = Field(16, ge=1, description="images of one step, over all processes together")
@@ -198,13 +202,44 @@ class EvaluateConfig(Section):
     choose_on: str = Field(
         "valid", min_length=1, description="the split on which operating points are chosen"
     )
-    false_positives: float = Field(
+    false_positives: float | None = Field(
         0.05, ge=0, description="at most, per class and image, at the operating points"
+    )
+    sensitivity: float | None = Field(
+        None, gt=0, le=1, description="share of each class's boxes to find; then no false_positives"
     )
     floor: float = Field(0.1, gt=0, lt=1, description="the lowest operating point ever chosen")
     resamples: int = Field(1000, ge=10, description="re-drawn sets, for intervals")
     seed: int = Field(0, ge=0, description="of the re-drawn sets")
     rules: Path | None = Field(None, description="the gate's rules; null: there is no gate")
+    baseline: Path | None = Field(
+        None, description="a bundle to compare with, image by image; null: `bundle.replaces`"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _points_have_one_aim(cls, stated: Any) -> Any:  # noqa: ANN401 - not yet checked
+        """A sensitivity takes the place of the usual rate of false positives."""
+        if not isinstance(stated, Mapping) or stated.get("sensitivity") is None:
+            return stated
+        if stated.get("false_positives") is not None:
+            raise ValueError("state false_positives or sensitivity: points have one aim")
+        return {**stated, "false_positives": None}
+
+    @model_validator(mode="after")
+    def _points_have_an_aim(self) -> EvaluateConfig:
+        if self.false_positives is None and self.sensitivity is None:
+            raise ValueError("state false_positives or sensitivity: points need an aim")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _leave_out_what_is_not_stated(
+        self, serialize: SerializerFunctionWrapHandler
+    ) -> dict[str, Any]:
+        """Steps are known by these settings: what came later changes nothing where it is null."""
+        plain: dict[str, Any] = serialize(self)
+        later = {"sensitivity", "baseline"}
+        return {name: it for name, it in plain.items() if name not in later or it is not None}
 
 
 class ExportConfig(Section):

@@ -42,12 +42,13 @@ from training.bundle import (
 from training.checkpoints import WEIGHTS
 from training.config import Config
 from training.data import splits, store
-from training.data.outputs import replacing
+from training.data.outputs import replacing, writing
 from training.data.store import Entry
+from training.distributed import choose_device
 from training.errors import TrainingError
 from training.evaluation.detectors import Detector, detect_all, of_engine, of_network
 from training.evaluation.metrics import mean_average_precision
-from training.evaluation.points import choose
+from training.evaluation.points import PointRule
 from training.export import export_onnx, float_ir, halve_weights, ir_bytes, to_openvino
 from training.exported import Calibration, Exported, Record, digests, load, save
 from training.half import to_half
@@ -102,11 +103,7 @@ def quantise(config: Config, on_step: Step = lambda *_: None) -> Exported:
     exported = load(config.out / FOLDER)
     settings = config.export
     entries, digest = split_of(config, settings.calibrate_on)
-    if not settings.calibration_images:
-        raise TrainingError(
-            "export.calibration_images is 0: INT8 needs images to learn its ranges from",
-            hint="300 of the real kind are a good number.",
-        )
+    check_calibration(config)
     images = [
         input_of(entry, exported.record.input)[0]
         for entry in entries[: settings.calibration_images]
@@ -130,6 +127,7 @@ def quantise(config: Config, on_step: Step = lambda *_: None) -> Exported:
             checked,
             _metric(exported.record),
             settings.max_drop,
+            fast_bias_correction=settings.fast_bias_correction,
             symmetric=settings.symmetric,
         )
         int8 = controlled.model
@@ -160,6 +158,19 @@ def quantise(config: Config, on_step: Step = lambda *_: None) -> Exported:
     return made
 
 
+def check_calibration(config: Config) -> None:
+    """Refuse to quantise on nothing.
+
+    Raises:
+        TrainingError: no calibration image is asked for.
+    """
+    if not config.export.calibration_images:
+        raise TrainingError(
+            "export.calibration_images is 0: INT8 needs images to learn its ranges from",
+            hint="300 of the real kind are a good number.",
+        )
+
+
 def compile_for_cards(
     config: Config, capabilities: Sequence[str] = (), on_step: Step = lambda *_: None
 ) -> Exported:
@@ -185,7 +196,8 @@ def prove(config: Config, on_step: Step = lambda *_: None) -> ParityResult:
 
     Raises:
         TrainingError: nothing is exported yet, the weights are others than those exported, a split
-            is not as it must be, or a bound was not kept; then the message names bound and value.
+            is not as it must be, the disk is full, the run's device is not here, or a bound was not
+            kept; then the message names bound and value.
     """
     exported = load(config.out / FOLDER)
     weights = config.out / WEIGHTS
@@ -193,20 +205,20 @@ def prove(config: Config, on_step: Step = lambda *_: None) -> ParityResult:
     record, settings = exported.record, config.evaluate
     test, digest = split_of(config, settings.split)
     valid, _ = split_of(config, settings.choose_on)
+    device, rule = str(choose_device(config.train.device)), point_rule(config)
 
     def side(name: str, detector: Detector) -> Side:
         chosen_on = detect_all(valid, detector, on_image=partial(on_step, f"{name}: points"))
         judged_on = detect_all(test, detector, on_image=partial(on_step, f"{name}: figures"))
-        points = choose(
-            valid, chosen_on, false_positives=settings.false_positives, floor=settings.floor
-        )
-        return Side(judged_on, points)
+        return Side(judged_on, rule.choose(valid, chosen_on))
 
-    network = load_model(weights, config.train.architecture)
-    reference = side("torch", of_network(network, record.input, record.head))
-    draft = draft_bundle(config.out / FOLDER / "draft.bundle", exported.graphs)
+    path = config.out / FOLDER / "draft.bundle"
     compared, not_measured = [], {}
     try:
+        with writing(path):
+            draft = draft_bundle(path, exported.graphs)
+        network = load_model(weights, config.train.architecture)
+        reference = side("torch", of_network(network, record.input, record.head, device))
         for variant in draft.manifest.engines:
             if variant.precision == "bf16" and not computes_bf16():
                 not_measured[variant.name] = "this processor does not compute BF16"
@@ -227,15 +239,14 @@ def prove(config: Config, on_step: Step = lambda *_: None) -> ParityResult:
             )
             engine.close()
     finally:
-        draft.path.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
     result = ParityResult(
         export_digest=record.digest,
         split=settings.split,
         split_digest=digest,
         images=len(test),
         bounds=config.parity,
-        points_chosen=f"on {settings.choose_on}, at most {settings.false_positives:g} false marks "
-        "per class and image, each side by itself",
+        points_chosen=f"on {settings.choose_on}, {rule}, each side by itself",
         reference_points=dict(reference.points),
         variants=tuple(compared),
         not_measured=not_measured,
@@ -266,6 +277,12 @@ def proven(config: Config) -> tuple[Exported, ParityResult]:
         raise TrainingError(f"{path} was run against other bounds than are configured", hint=hint)
     _judge(result, config)
     return exported, result
+
+
+def point_rule(config: Config) -> PointRule:
+    """What the configured operating points are chosen for."""
+    stated = config.evaluate
+    return PointRule(stated.false_positives, stated.sensitivity, stated.floor)
 
 
 def split_of(config: Config, name: str) -> tuple[tuple[Entry, ...], str]:

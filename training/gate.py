@@ -26,6 +26,7 @@ from training.bundle import GATE_HEADING, GateParts
 from training.data import gate_images as images
 from training.data.gate_images import Picture
 from training.data.gate_views import INPUT, handled, inverted, plain, turned
+from training.data.outputs import replacing
 from training.errors import TrainingError
 from training.export import export_module, ir_bytes, to_openvino
 from training.gate_network import (
@@ -222,13 +223,17 @@ def parts_of(network: GateNetwork, thresholds: GateThresholds, card: str) -> Gat
 
 
 def save(parts: GateParts, path: Path) -> None:
-    """Write a gate to a file of its own, for `training.bundle.with_gate` and BundleParts."""
+    """Write a gate to a file of its own, for `training.bundle.with_gate` and BundleParts.
+
+    Raises:
+        TrainingError: the disk cannot be written; what was there is as it was.
+    """
     facts = {
         "input": parts.input.model_dump(),
         "thresholds": parts.thresholds.model_dump(),
         "card": parts.card,
     }
-    with zipfile.ZipFile(path, "w") as archive:
+    with replacing(path.parent) as place, zipfile.ZipFile(place(path.name), "w") as archive:
         for name, content in (
             ("gate.json", json.dumps(facts, indent=2).encode()),
             ("gate.xml", parts.xml),

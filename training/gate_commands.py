@@ -9,6 +9,7 @@ from edge_agent.engines.bundle import Bundle
 from training import gate as gates
 from training.bundle import with_gate
 from training.console import bars, reported, stderr
+from training.data.outputs import replacing
 from training.gate import GatePlan
 from training.gate_network import GateConfig
 from training.gate_report import card, other_pictures, report
@@ -25,7 +26,8 @@ def gate(
     gates.save(gates.parts_of(trained.network, trained.thresholds, card(trained, plan)), out)
     text = report(trained, other_pictures(others))
     if tables is not None:
-        tables.write_text(text, encoding="utf-8")
+        with replacing(tables.parent) as place:
+            place(tables.name).write_text(text, encoding="utf-8")
     stderr.print(text, markup=False)
 
 

@@ -26,7 +26,7 @@ try:
     from ray.train.torch import TorchConfig, TorchTrainer
 except ImportError as missing:
     raise TrainingError(
-        "Ray is not installed", hint="Install the extra: pip install 'hilum[ray]'"
+        "Ray is not installed", hint="Install the extra: uv sync --extra ray"
     ) from missing
 
 FAILURES = 3

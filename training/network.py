@@ -103,7 +103,9 @@ def load_initial(model: DetectionModel, path: Path, sha256: str) -> float:
     """Begin with another run's weights; the share of the model's tensors that were taken over.
 
     Tensors of another shape (a head for other classes) keep their random values. Weights for three
-    colour channels are summed into the one grey channel, which is exact for a grey picture.
+    colour channels are summed into the one grey channel, which is exact for a grey picture. The
+    activation that they were trained with is not asked for: another one is a worse beginning, not
+    an error.
 
     Args:
         model: takes the weights up, and the widths of a pruned network.

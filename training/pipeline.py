@@ -11,27 +11,30 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
 from edge_agent.engines.base import Pixels
 from edge_agent.engines.bundle import Bundle
+from edge_agent.engines.tensorrt_runtime import packages_installed
 from training import begun, bundling
 from training import export_steps as steps
 from training.checkpoints import WEIGHTS
 from training.config import Config, Section, TrainConfig
 from training.data import splits
 from training.data.outputs import replacing
+from training.distributed import choose_device
 from training.errors import TrainingError
 from training.evaluation import run as evaluating
 from training.exported import FILE as EXPORTED
 from training.publish import Published, publish
-from training.run import read_sets
+from training.run import read_parts
 from training.tracking import RUN
 
 FILE: Final = "steps.json"
 TABLES: Final = ("images.csv", "annotations.csv")
+_RTX: Final = "tensorrt_rtx"
+"""The package that compiles for cards without one."""
 
 Told = Callable[[str, int, int], None]
 """Told what is being done, how far it is and how far it goes."""
@@ -78,7 +81,7 @@ def run_all(
     """
     _refuse_early(config)
     done = _read(config.out)
-    for step in _steps(config, train, pictures, on_step):
+    for step in _steps(config, train, pictures, say, on_step):
         inputs = _digest_of(step.inputs())
         known = done.get(step.name)
         if known and known["inputs"] == inputs and _stand(config.out, known["outputs"]):
@@ -103,10 +106,21 @@ def run_all(
 
 
 def _refuse_early(config: Config) -> None:
-    """What can be known to fail fails before anything takes time."""
-    read_sets(config)
-    for name in (config.evaluate.split, config.evaluate.choose_on, config.export.calibrate_on):
-        steps.split_of(config, name)
+    """What can be known to fail fails before anything takes time.
+
+    Raises:
+        TrainingError: a split, a picture, the rules or what the bundle is to hold is not as it
+            must be, or a bound was moved.
+        BundleInvalid: so is the baseline.
+    """
+    wanted, export = config.evaluate, config.export
+    parts = ["train", "valid", wanted.split, wanted.choose_on, export.calibrate_on]
+    if export.max_drop is not None:
+        parts.append(export.control_on)
+    read_parts(config, dict.fromkeys(parts))
+    steps.check_calibration(config)
+    bundling.check(config)
+    evaluating.check(_request(config, "cpu"))
     if (config.out / begun.FILE).is_file() and (config.out / WEIGHTS).is_file():
         begun.read(config)
 
@@ -121,30 +135,14 @@ def tracked_run(config: Config) -> str | None:
 
 
 def evaluate(config: Config, on_step: Told = lambda *_: None) -> None:
-    """Measure the run's weights as configured, into the run's folder.
+    """Measure the run's weights as configured, into the run's folder, where they were trained.
 
     Raises:
-        TrainingError: a split, the rules or the weights cannot be used, or a rule fails.
+        TrainingError: a split, the rules, the baseline, the weights or the run's device cannot be
+            used, or a rule fails.
     """
-    wanted = config.evaluate
-    evaluation = evaluating.run(
-        evaluating.Request(
-            subject=evaluating.Weights(
-                config.out / WEIGHTS, config.train.architecture, config.train.input_size
-            ),
-            split=wanted.split,
-            out=config.out / bundling.EVALUATION,
-            data=config.data.dataset,
-            split_file=config.data.split_file,
-            rules=wanted.rules,
-            choose_on=wanted.choose_on,
-            false_positives=wanted.false_positives,
-            floor=wanted.floor,
-            resamples=wanted.resamples,
-            seed=wanted.seed,
-        ),
-        on_step,
-    )
+    request = _request(config, str(choose_device(config.train.device)))
+    evaluation = evaluating.run(request, on_step)
     if failed := [verdict for verdict in evaluation.gate or () if not verdict.passed]:
         said = "; ".join(f"{verdict.rule}: {verdict.said}" for verdict in failed)
         raise TrainingError(
@@ -153,10 +151,35 @@ def evaluate(config: Config, on_step: Told = lambda *_: None) -> None:
         )
 
 
+def baseline_of(config: Config) -> Path | None:
+    """The bundle that the new weights are compared with: the one stated, or the one replaced."""
+    return config.evaluate.baseline or config.bundle.replaces
+
+
+def _request(config: Config, device: str) -> evaluating.Request:
+    wanted, train = config.evaluate, config.train
+    return evaluating.Request(
+        subject=evaluating.Weights(
+            config.out / WEIGHTS, train.architecture, train.input_size, device
+        ),
+        split=wanted.split,
+        out=config.out / bundling.EVALUATION,
+        data=config.data.dataset,
+        split_file=config.data.split_file,
+        baseline=baseline_of(config),
+        rules=wanted.rules,
+        choose_on=wanted.choose_on,
+        points=steps.point_rule(config),
+        resamples=wanted.resamples,
+        seed=wanted.seed,
+    )
+
+
 def _steps(
     config: Config,
     train: Callable[[Config], object],
     pictures: Mapping[str, Pixels] | None,
+    say: Callable[[str], None],
     told: Told,
 ) -> tuple[Step, ...]:
     out = config.out
@@ -168,8 +191,12 @@ def _steps(
     def export() -> None:
         steps.export(config, told)
         steps.quantise(config, told)
-        if config.export.capabilities and find_spec("tensorrt_rtx"):
+        if not config.export.capabilities:
+            return
+        if _RTX in packages_installed():
             steps.compile_for_cards(config, on_step=told)
+        else:
+            say(f"export: no engines for cards ahead of time: {_RTX} is not installed")
 
     return (
         Step(
@@ -185,6 +212,7 @@ def _steps(
                 "weights": _file_digest(out / WEIGHTS),
                 "evaluate": judged["evaluate"],
                 "rules": _optional(config.evaluate.rules),
+                **_baseline(config),
             },
             lambda: evaluate(config, told),
             (evaluation,),
@@ -196,6 +224,7 @@ def _steps(
                 "weights": _file_digest(out / WEIGHTS),
                 "export": _plain(config.export),
                 "size": config.train.input_size,
+                **_compiler(config),
             },
             export,
             (exported,),
@@ -238,6 +267,21 @@ def _data(config: Config) -> Content:
         "tables": [_file_digest(folder / name) for name in TABLES],
         "pictures": _digest_of([[path.name, path.stat().st_size] for path in pictures]),
     }
+
+
+def _baseline(config: Config) -> Content:
+    """The baseline, where there is one."""
+    path = baseline_of(config)
+    return {} if path is None else {"baseline": _file_digest(path)}
+
+
+def _compiler(config: Config) -> Content:
+    """What would compile for cards, where that is wanted and it is installed.
+
+    So a run that was exported without it gets its engines once it is there.
+    """
+    found = packages_installed().get(_RTX) if config.export.capabilities else None
+    return {} if found is None else {_RTX: found}
 
 
 def _of_run(config: TrainConfig) -> Content:

@@ -86,9 +86,7 @@ def quantize(
     preset = _preset(symmetric)
     if fast_bias_correction is not None:
         return _quantize(prepared, images, preset, fast_bias_correction)
-    candidates = [_quantize(prepared, images, preset, fast) for fast in (False, True)]
-    probes = images[:: max(1, len(images) // PROBES)]
-    return min(candidates, key=lambda candidate: disagreement(candidate, model, probes))
+    return _closer_way(prepared, model, images, preset)[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +105,7 @@ def quantize_controlled(
     metric: Callable[[Infer, Sequence[Checked]], float],
     max_drop: float,
     *,
+    fast_bias_correction: bool | None = None,
     symmetric: bool = False,
 ) -> Controlled:
     """Quantise, then leave the most harmful operations float until the metric holds.
@@ -121,6 +120,8 @@ def quantize_controlled(
         metric: from a function that runs a graph on u8 (1, 1, H, W), and images, to a figure that
             is better the higher it is.
         max_drop: how far the figure may fall, absolutely.
+        fast_bias_correction: as `quantize` takes it; by default the way that is closer before
+            anything is left float.
         symmetric: as `quantize` takes it.
 
     Raises:
@@ -133,6 +134,9 @@ def quantize_controlled(
         raise TrainingError("no validation image: accuracy control needs some to measure on")
     prepared = model.clone()
     fuse_swish(prepared)
+    preset, fast = _preset(symmetric), fast_bias_correction
+    if fast is None:
+        fast, _ = _closer_way(prepared, model, images, preset)
 
     def measured(compiled: ov.CompiledModel, items: Iterable[Checked]) -> tuple[float, None]:
         return metric(lambda batch: np.array(compiled(batch)[0]), list(items)), None
@@ -145,8 +149,9 @@ def quantize_controlled(
             measured,
             max_drop=max_drop,
             drop_type=nncf.DropType.ABSOLUTE,
-            preset=_preset(symmetric),
+            preset=preset,
             subset_size=len(images),
+            fast_bias_correction=fast,
             ignored_scope=nncf.IgnoredScope(names=head_names(prepared)),
             advanced_quantization_parameters=_PARAMETERS,
         )
@@ -163,6 +168,19 @@ def quantize_controlled(
             hint="Allow more, calibrate on more images, or ship the float variants alone.",
         )
     return Controlled(made, before - after, left_float)
+
+
+def _closer_way(
+    prepared: ov.Model,
+    reference: ov.Model,
+    images: Sequence[NDArray[np.uint8]],
+    preset: nncf.QuantizationPreset,
+) -> tuple[bool, ov.Model]:
+    """Whether the quick correction of biases stays closer to the float graph, and what it gives."""
+    made = {fast: _quantize(prepared, images, preset, fast) for fast in (False, True)}
+    probes = images[:: max(1, len(images) // PROBES)]
+    fast = min(made, key=lambda way: disagreement(made[way], reference, probes))
+    return fast, made[fast]
 
 
 def _quantize(

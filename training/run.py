@@ -6,9 +6,12 @@ every trial.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from training import begun
 from training.checkpoints import CHECKPOINT
@@ -34,14 +37,30 @@ def read_sets(config: Config) -> Sets:
     """The training and validation split of the configured set.
 
     Raises:
-        TrainingError: the set or the split is absent or damaged, a split is empty, or it names
-            an image that the set does not hold.
+        TrainingError: as `read_parts` raises it.
+    """
+    (train, valid), digest = read_parts(config, ("train", "valid"))
+    return Sets(train, valid, digest)
+
+
+def read_parts(config: Config, names: Iterable[str]) -> tuple[tuple[tuple[Entry, ...], ...], str]:
+    """Parts of the configured set's frozen split, and the split's digest.
+
+    Raises:
+        TrainingError: the set or the split is absent or damaged, a part is absent or empty, or
+            names an image that the set does not hold or whose picture is not there.
     """
     folder = config.data.dataset
     split = splits.load(config.data.split_file or folder)
     entries = store.read(folder)
-    train, valid = (store.of_split(folder, entries, split, name) for name in ("train", "valid"))
-    return Sets(train, valid, split.digest)
+    parts = tuple(store.of_split(folder, entries, split, name) for name in names)
+    paths = dict.fromkeys(entry.path for part in parts for entry in part)
+    if missing := [path for path in paths if not path.is_file()]:
+        raise TrainingError(
+            f"{len(missing)} of {len(paths)} pictures are not there; the first is {missing[0]}",
+            hint="Restore them, or make the set again.",
+        )
+    return parts, split.digest
 
 
 def run(
@@ -88,16 +107,17 @@ def run(
 
     status = "FAILED"
     try:
-        weights = train(
-            sets.train,
-            config.train,
-            config.out,
-            valid=sets.valid,
-            group=group,
-            resume=resume,
-            on_step=on_step,
-            on_epoch=done,
-        )
+        with _own_threads():
+            weights = train(
+                sets.train,
+                config.train,
+                config.out,
+                valid=sets.valid,
+                group=group,
+                resume=resume,
+                on_step=on_step,
+                on_epoch=done,
+            )
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -105,6 +125,16 @@ def run(
     finally:
         tracker.end(status)
     return weights
+
+
+@contextmanager
+def _own_threads() -> Iterator[None]:
+    """`train.threads` holds while a network is trained; what comes after has as many as before."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def refuse_second_run(config: Config, *, resume: bool) -> None:

@@ -42,7 +42,7 @@ from training.evaluation.detectors import of_engine
 from training.export_steps import input_of
 from training.network import described
 from training.pipeline import Told, run_all
-from training.unfuse import unfused
+from training.unfuse import activation_of, unfused
 
 NAME: Final = "starter"
 INTENDED_USE: Final = (
@@ -55,7 +55,13 @@ LIMITS: Final = (
     "Most of them show pneumonia that nobody had outlined: no mark on one counts as a false one.",
     "Not for children.",
 )
-TRAIN: Final[dict[str, object]] = {"validate_every": 3}
+TRAIN: Final[dict[str, object]] = {
+    "small_size": 256,
+    "small_epochs": 4,
+    "epochs": 12,
+    "restart_epoch": 7,
+    "validate_every": 3,
+}
 """Settings of `train` where nobody states others."""
 TRAIN_FURTHER: Final[dict[str, object]] = {
     "small_epochs": 0,
@@ -196,17 +202,15 @@ def paint(plan: StarterPlan, on_step: Told = lambda *_: None) -> None:
         )
         for name, count in counts.items()
     ]
-    samples = store.write_parts(parts, folder, workers=plan.workers)
-    for done, _ in enumerate(samples, start=1):
-        on_step("paint", done, sum(counts.values()))
     with replacing(plan.work) as place:
         used = [background.name for background in (*training, *held_out)]
         place("credits.md").write_text(_credits(plan.backgrounds, used), encoding="utf-8")
         clear = [f"{background.name}\n" for background in held_out if background.clear]
         place(_CLEAR).write_text("".join(clear), encoding="utf-8")
     split = splits.Split(plan.seed, {part.name: tuple(store.ids_of(part)) for part in parts})
-    with replacing(folder) as place:  # Last: a set with its split is whole.
-        splits.save(split, place(splits.FILE))
+    samples = store.write_parts(parts, folder, split=split, workers=plan.workers)
+    for done, _ in enumerate(samples, start=1):
+        on_step("paint", done, sum(counts.values()))
 
 
 def begin_with(plan: StarterPlan, bundle: Path) -> StarterPlan:
@@ -220,8 +224,10 @@ def begin_with(plan: StarterPlan, bundle: Path) -> StarterPlan:
         size = plan.train.input_size
         entries = store.read(plan.work / "set", "train")[:_MEASURED_ON]
         pictures = [input_of(entry, InputSpec(height=size, width=size))[0] for entry in entries]
-        network = unfused(Bundle.open(bundle), plan.train.architecture, pictures)
-        content = described(network.state_dict(), plan.train)
+        opened = Bundle.open(bundle)
+        network = unfused(opened, plan.train.architecture, pictures)
+        as_it_was = plan.train.model_copy(update={"activation": activation_of(opened)})
+        content = described(network.state_dict(), as_it_was)
         with replacing(plan.work) as place:
             torch.save(content, place(path.name))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -30,7 +30,7 @@ from training.config import TrainConfig
 from training.data.loader import Batch, batches, steps
 from training.data.store import Entry
 from training.distributed import ALONE, Group, computes_bf16, digest_of
-from training.errors import TrainingError
+from training.errors import Diverged, TrainingError
 from training.losses import Criterion, class_weights, count
 from training.network import build_model, load_initial
 from training.prune import prune
@@ -96,7 +96,8 @@ def train(
 
     Raises:
         TrainingError: fewer images than one batch, the checkpoint belongs to other settings or
-            data, the disk is full, or the loss is no number any more.
+            data, or the disk is full.
+        Diverged: the loss is no number any more.
     """
     _check(entries, valid, config, group)
     _set_up(config)
@@ -195,7 +196,7 @@ def _epoch(
                 images=batch.together,
             )
             if not bool(torch.isfinite(loss).all()):
-                raise TrainingError(f"the loss is no number in epoch {epoch}, step {step}")
+                raise Diverged(f"the loss is no number in epoch {epoch}, step {step}")
             # The mean over processes that DDP takes becomes the sum, which is the whole batch's.
             torch.autograd.backward(loss.sum() * group.world)
             nn.utils.clip_grad_norm_(run.model.parameters(), 10.0)

@@ -1,7 +1,8 @@
 """Search for settings: Optuna's TPE, weak trials cut short, resumable from a SQLite file.
 
 Every trial is a run in a folder named by its settings. A killed search fails the trial that it was
-in and begins it again first, from that trial's own checkpoint. One search at a time uses a storage.
+in and begins it again first, from that trial's own checkpoint. A trial whose loss becomes no number
+has failed, and the search goes on. One search at a time uses a storage.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -19,16 +20,18 @@ import yaml
 from optuna.trial import TrialState
 from pydantic import ValidationError
 
-from training.checkpoints import CHECKPOINT
+from training.checkpoints import CHECKPOINT, metrics_in
 from training.config import Config, Range, TrainConfig
 from training.data.outputs import replacing
 from training.distributed import Group
-from training.errors import TrainingError
-from training.run import run
+from training.errors import Diverged, TrainingError
+from training.run import read_sets, run
 from training.train import EpochReport
 
 BEST: Final = "best.yaml"
 _SQLITE: Final = "sqlite:///"
+_GIVE_UP: Final = 5
+"""So many failed trials one after the other are no accident of their settings."""
 
 
 def search(
@@ -44,27 +47,29 @@ def search(
         config: `tune` says what is searched, `train` all the rest.
         group: where trials compute.
         say: told one line per trial.
-        told: trials done and wanted.
+        told: trials done and wanted; failed ones count for nothing.
 
     Raises:
-        TrainingError: another search uses the storage, every trial failed, or what a run raises.
+        TrainingError: another search uses the storage, several trials failed one after the other,
+            none came to its end, or what a run raises beside `Diverged`.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     plan = config.tune
+    read_sets(config)  # what is wrong with the data is said here, not by every trial
     with _alone(Path(plan.storage.removeprefix(_SQLITE))):
-        study = optuna.create_study(
-            storage=plan.storage,
-            study_name=plan.study,
-            load_if_exists=True,
-            direction="maximize",
-            sampler=optuna.samplers.TPESampler(seed=config.train.seed),
-            pruner=optuna.pruners.MedianPruner(plan.warm_trials, plan.warm_epochs),
-        )
+        study = _study(config)
         _begin_again(study)
+        failed = 0
         while (done := _done(study)) < plan.trials:
             told((done, plan.trials))
             trial = study.ask()
-            say(_trial(study, trial, config, group))
+            line, failure = _trial(study, trial, config, group)
+            say(line)
+            failed = failed + 1 if failure else 0
+            if failed == _GIVE_UP:
+                raise TrainingError(
+                    f"{failed} trials failed one after the other", hint="Narrow `tune.space`."
+                ) from failure
         told((plan.trials, plan.trials))
     if not study.get_trials(states=(TrialState.COMPLETE,)):
         raise TrainingError("no trial came to its end: nothing is known to be best")
@@ -79,24 +84,37 @@ def best_config(config: Config, study: optuna.Study) -> Path:
     return config.out / BEST
 
 
-def _trial(study: optuna.Study, trial: optuna.Trial, config: Config, group: Group) -> str:
-    """One trial; what came of it, in a line."""
-    drawn = {name: _draw(trial, name, config) for name in config.tune.space}
-    settings = _settings(config.train, drawn)
+def folder_of(config: Config, drawn: Mapping[str, Any]) -> Path:
+    """Where the trial with these settings runs."""
     name = hashlib.sha256(json.dumps(drawn, sort_keys=True).encode()).hexdigest()[:12]
-    out = config.out / "trials" / name
-    best = -1.0
+    return config.out / "trials" / name
 
-    def judge(report: EpochReport) -> None:
-        nonlocal best
-        if report.metric is None:
-            return
-        best = max(best, report.metric)
-        trial.report(report.metric, report.epoch)
-        if trial.should_prune():
-            raise optuna.TrialPruned
 
+def _study(config: Config) -> optuna.Study:
+    plan = config.tune
+    study = optuna.create_study(
+        storage=plan.storage,
+        study_name=plan.study,
+        load_if_exists=True,
+        direction="maximize",
+        pruner=optuna.pruners.MedianPruner(plan.warm_trials, plan.warm_epochs),
+    )
+    # With the same seed at each start, a search that goes on would draw its first settings again.
+    seed = config.train.seed + len(study.get_trials(deepcopy=False))
+    study.sampler = optuna.samplers.TPESampler(seed=seed)
+    return study
+
+
+def _trial(
+    study: optuna.Study, trial: optuna.Trial, config: Config, group: Group
+) -> tuple[str, Diverged | None]:
+    """One trial; what came of it, in a line, and why it failed if it did."""
+    drawn = {name: _draw(trial, name, config) for name in config.tune.space}
+    out = folder_of(config, drawn)
+    failure = None
     try:
+        settings = _settings(config.train, drawn)
+        judge = _Judge(trial, metrics_in(out / CHECKPOINT))
         run(
             config.model_copy(update={"train": settings, "out": out}),
             group,
@@ -106,12 +124,43 @@ def _trial(study: optuna.Study, trial: optuna.Trial, config: Config, group: Grou
         )
     except optuna.TrialPruned:
         study.tell(trial, state=TrialState.PRUNED)
-        said = f"cut short at {best:.4f}"
+        said = f"cut short at {judge.best:.4f}"
+    except Diverged as error:
+        study.tell(trial, state=TrialState.FAIL)
+        said, failure = f"failed, {error.message},", error
+    except TrainingError:
+        # With nothing to go on from, it must not be what every later start begins with.
+        if not (out / CHECKPOINT).is_file():
+            study.tell(trial, state=TrialState.FAIL)
+        raise
     else:
-        study.tell(trial, best)
-        said = f"{best:.4f}"
+        study.tell(trial, judge.best)
+        said = f"{judge.best:.4f}"
     (out / CHECKPOINT).unlink(missing_ok=True)  # the large part, and not gone on from any more
-    return f"trial {trial.number}: {said} with {drawn}"
+    return f"trial {trial.number}: {said} with {drawn}", failure
+
+
+class _Judge:
+    """Tells Optuna every metric, keeps the best one, and ends a trial that is weak.
+
+    Args:
+        trial: what is judged.
+        known: metrics by epoch from before the search was killed.
+    """
+
+    def __init__(self, trial: optuna.Trial, known: Mapping[int, float]) -> None:
+        self.best = max(known.values(), default=-1.0)
+        self._trial = trial
+        for epoch, metric in known.items():
+            trial.report(metric, epoch)
+
+    def __call__(self, report: EpochReport) -> None:
+        if report.metric is None:
+            return
+        self.best = max(self.best, report.metric)
+        self._trial.report(report.metric, report.epoch)
+        if self._trial.should_prune():
+            raise optuna.TrialPruned
 
 
 def _draw(trial: optuna.Trial, name: str, config: Config) -> Any:  # noqa: ANN401 - any setting

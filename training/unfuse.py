@@ -7,7 +7,8 @@ are measured on pictures, and scale and shift are set to undo exactly them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -20,11 +21,17 @@ from ultralytics.nn.modules import Conv
 from ultralytics.nn.tasks import DetectionModel
 
 from edge_agent.engines.bundle import Bundle
-from hilum.catalog import CATALOG
+from training.config import Activation
 from training.errors import TrainingError
+from training.network import new_network
 
 _PREFIX: Final = "model."
 _HALF: Final = "/f16"
+_ACTIVATIONS: Final[dict[str, Activation]] = {
+    "HardSwish": "hardswish",
+    "HardSigmoid": "hardswish",  # with a product: how older graphs spell it
+    "Relu": "relu",
+}
 
 
 def unfused(
@@ -38,32 +45,59 @@ def unfused(
         pictures: u8 (1, 1, H, W) each, of the kind the network is for; tens of them.
 
     Raises:
-        TrainingError: no ONNX graph, one of another architecture, or no picture.
+        TrainingError: no ONNX graph, one of another architecture or of no activation that is
+            known, or no picture.
     """
     if not pictures:
         raise TrainingError("no picture to measure the network's statistics on")
-    folded = _folded_weights(bundle)
-    model = DetectionModel(f"{architecture}.yaml", ch=1, nc=len(CATALOG), verbose=False).eval()
+    model = new_network(architecture, activation_of(bundle)).eval()
     try:
-        _fill(model, folded)
+        _fill(model, _folded_weights(bundle))
     except (KeyError, RuntimeError) as error:
         raise TrainingError(f"{bundle.path} holds no weights of {architecture}: {error}") from error
     _measure(model, pictures)
     return model
 
 
-def _folded_weights(bundle: Bundle) -> dict[str, torch.Tensor]:
-    """Parameters by their names in torch, f32."""
+def activation_of(bundle: Bundle) -> Activation:
+    """The activation that a bundle's network has throughout.
+
+    A training that goes on from its weights may have another one; then they are a worse beginning.
+
+    Raises:
+        TrainingError: no ONNX graph, or one without an activation that is known.
+    """
+    found = Counter(_activations(_graph(bundle)))
+    if not found:
+        raise TrainingError(f"{bundle.path} has an activation that is not known here")
+    return found.most_common(1)[0][0]
+
+
+def _activations(graph: onnx.GraphProto) -> Iterator[Activation]:
+    """One for each layer. The head's Sigmoid is none: SiLU is a product of it and its input."""
+    products = {frozenset(node.input) for node in graph.node if node.op_type == "Mul"}
+    for node in graph.node:
+        if node.op_type == "Sigmoid" and {node.input[0], node.output[0]} in products:
+            yield "silu"
+        elif node.op_type in _ACTIVATIONS:
+            yield _ACTIVATIONS[node.op_type]
+
+
+def _graph(bundle: Bundle) -> onnx.GraphProto:
     engines = [it for it in bundle.manifest.engines if it.precision == "fp32"]
     path = next((it.model for it in engines if it.model.endswith(".onnx")), None)
     if path is None:
         raise TrainingError(f"{bundle.path} has no ONNX graph to take weights from")
-    graph = onnx.load_from_string(bundle.read(path)).graph
+    return onnx.load_from_string(bundle.read(path)).graph
+
+
+def _folded_weights(bundle: Bundle) -> dict[str, torch.Tensor]:
+    """Parameters by their names in torch, f32."""
     return {
         tensor.name.removesuffix(_HALF).removeprefix(_PREFIX): torch.from_numpy(
             np.array(numpy_helper.to_array(tensor), np.float32)
         )
-        for tensor in graph.initializer
+        for tensor in _graph(bundle).initializer
         if tensor.name.startswith(_PREFIX)
     }
 

@@ -44,6 +44,10 @@ def hilum_train(
     )
 
 
+def hardly_any_room() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
@@ -101,9 +105,6 @@ def test_a_full_disk_leaves_what_was_there(annotated: Path, tmp_path: Path, pict
     if pictures:
         arguments += ["--images", annotated / "studies"]
 
-    def hardly_any_room() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
-
     done = hilum_train(*arguments, "--fusion-iou", 0.6, "--new-split", limit=hardly_any_room)
     assert done.returncode == 1
     assert f"error: cannot write {out}" in done.stderr
@@ -130,6 +131,17 @@ def test_bad_tables_end_with_a_message(tmp_path: Path, rows: str, says: str) -> 
     assert not (tmp_path / "set").exists()
 
 
+@pytest.mark.parametrize("form", [[], ["--studies"]])
+def test_a_set_that_the_disk_did_not_take_is_not_whole(tmp_path: Path, form: list[str]) -> None:
+    out = tmp_path / "set"
+    painted = ["synthetic", *form, "--out", out, "--count", 2, "--workers", 1]
+    done = hilum_train(*painted, limit=hardly_any_room)
+    assert done.returncode == 1
+    assert f"error: cannot write {out}/" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [path for path in out.rglob("*") if path.is_file()] == []
+
+
 def test_divide_report_export(annotated: Path, tmp_path: Path) -> None:
     out = tmp_path / "set"
     made = hilum_train(
@@ -140,6 +152,7 @@ def test_divide_report_export(annotated: Path, tmp_path: Path) -> None:
     assert made.returncode == 0, made.stderr
     digest = splits.load(out).digest
     assert digest in made.stderr
+    assert "left out" not in made.stderr
     frozen = hilum_train("data", "split", "--data", out, "--seed", 5)
     assert frozen.returncode == 1
     assert "is frozen" in frozen.stderr

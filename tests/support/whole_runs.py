@@ -13,6 +13,7 @@ from tests.support.exported_runs import SIZE, exportable
 from tests.support.models import blobs
 from training import begun, pipeline
 from training.config import Config, load_config
+from training.run import read_sets
 
 PICTURES = {f"case-{k}": blobs(500 + k, SIZE, SIZE) for k in range(32)}
 """Of the kind that the network of random weights marks; in painted chests it sees nothing."""
@@ -32,7 +33,7 @@ class Trained:
 
     def __call__(self, config: Config) -> None:
         self.times += 1
-        begun.note(config, pipeline.read_sets(config).digest, "abc")
+        begun.note(config, read_sets(config).digest, "abc")
         torch.save(self._network.state_dict(), config.out / "weights.pt")
 
 

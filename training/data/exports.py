@@ -30,10 +30,12 @@ def to_yolo(folder: Path, out: Path, on_done: OnDone) -> int:
         How many images.
 
     Raises:
-        TrainingError: the set is unfinished or undivided, or a picture is missing.
+        TrainingError: `out` is not empty, the set is unfinished or undivided, or a picture is
+            missing.
         OSError: a picture or label cannot be written.
     """
     total, done = _count(folder), 0
+    _check_empty(out)
     for name in splits.NAMES:
         for kind in ("images", "labels"):
             (out / kind / name).mkdir(parents=True, exist_ok=True)
@@ -53,7 +55,9 @@ def to_yolo(folder: Path, out: Path, on_done: OnDone) -> int:
     names = "".join(f"  {finding.index}: {json.dumps(finding.name)}\n" for finding in CATALOG)
     sides = "".join(f"{'val' if n == 'valid' else n}: images/{n}\n" for n in splits.NAMES)
     with replacing(out) as place:
-        place("data.yaml").write_text(f"path: .\n{sides}names:\n{names}", encoding="utf-8")
+        # Without `path`, which ultralytics would look for in the current folder, the splits are
+        # looked for beside the file.
+        place("data.yaml").write_text(f"{sides}names:\n{names}", encoding="utf-8")
     return done
 
 
@@ -67,10 +71,12 @@ def to_coco(folder: Path, out: Path, on_done: OnDone) -> int:
         How many images.
 
     Raises:
-        TrainingError: the set is unfinished or undivided, or a picture is missing.
+        TrainingError: `out` is not empty, the set is unfinished or undivided, or a picture is
+            missing.
         OSError: a picture or label cannot be written.
     """
     total, done = _count(folder), 0
+    _check_empty(out)
     categories = [{"id": f.index + 1, "name": f.name, "supercategory": "finding"} for f in CATALOG]
     documents: dict[str, dict[str, Any]] = {}
     for name in splits.NAMES:
@@ -110,6 +116,15 @@ def to_coco(folder: Path, out: Path, on_done: OnDone) -> int:
 
 
 FORMS: Final[dict[str, Callable[[Path, Path, OnDone], int]]] = {"yolo": to_yolo, "coco": to_coco}
+
+
+def _check_empty(out: Path) -> None:
+    # What another split left would stay, and YOLO takes whatever lies in a split's folder.
+    if out.exists() and any(out.iterdir()):
+        raise TrainingError(
+            f"{out} is not empty",
+            hint="A picture of an earlier export would lie in two splits. Name another folder.",
+        )
 
 
 def _count(folder: Path) -> int:

@@ -23,6 +23,7 @@ from training.errors import TrainingError
 Told = Callable[[str, int, int], None]
 
 _EDGE: Final = 1.0  # readers' tools count pixels from 0 or from 1
+_UNNAMED: Final = "no usable row of the table names this file"
 _RESIZED: Final = 0.1  # share of images with boxes outside, from which on it is no slip of a reader
 
 
@@ -80,7 +81,7 @@ def _with_pictures(
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Readers' rows in pixels of the stored pictures; images; what was rejected."""
     ids = read.rows["image_id"].unique().tolist()
-    found, _ = intake.find(folder, ids)
+    found, others = intake.find(folder, ids)
     absent = read.rows.drop_duplicates("image_id")
     absent = absent[~absent["image_id"].isin(list(found))]
     missing = _rejects(read.source, absent, f"there is no such image in {folder}")
@@ -114,7 +115,10 @@ def _with_pictures(
         if not wanted.skip_bad:
             raise TrainingError(vindr.told(str(wanted.annotations), outside), hint=vindr.SKIP_HINT)
     images = images[images["image_id"].isin(rows["image_id"])].reset_index(drop=True)
-    rejected = pd.concat([read.rejected, missing, broken, outside], ignore_index=True)
+    strange = pd.DataFrame(
+        [(name, 0, Path(name).stem, _UNNAMED) for name in others], columns=list(vindr.REJECTED)
+    )
+    rejected = pd.concat([read.rejected, missing, broken, outside, strange], ignore_index=True)
     return rows, images, rejected
 
 

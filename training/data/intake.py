@@ -1,18 +1,20 @@
 """Study images into a set: read as the clinic's are, checked, stored as grey PNG.
 
 The work is done by several processes and noted line by line in `images.jsonl`, so that a run that
-was killed goes on where it stopped. A file that cannot be read costs this file its place, nothing
-else; a disk that cannot be written ends the run.
+was killed goes on where it stopped. A file that cannot be read, or that a decoder crashes on or
+hangs in, costs this file its place, nothing else; a disk that cannot be written ends the run.
 """
 
 from __future__ import annotations
 
 import json
-import os
+import signal
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
+from functools import partial
 from hashlib import sha256
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,7 +25,7 @@ import cv2
 from edge_agent.core.study_context import StudyContext
 from edge_agent.errors import StudyImageRefused
 from edge_agent.imaging import read_study
-from training.data import checks
+from training.data import checks, outputs
 from training.data.outputs import writing
 from training.errors import TrainingError
 
@@ -69,6 +71,9 @@ class Taken:
 
 
 Take = Callable[[Task], Taken]
+
+LIMIT_S: Final = 120.0
+"""What one file may take. The largest radiographs take a few seconds, on a busy machine too."""
 
 
 def find(folder: Path, wanted: Iterable[str]) -> tuple[dict[str, Path], list[str]]:
@@ -120,7 +125,7 @@ def take(task: Task) -> Taken:
     if "constant" in flags:
         return _refused(unread, checks.FLAGS["constant"])
     encoded = cv2.imencode(".png", radiograph.pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1]
-    _store(encoded.tobytes(), task.target)
+    outputs.write_whole(encoded.tobytes(), task.target)
     return Taken(
         image_id=task.image_id,
         source=task.source.name,
@@ -139,17 +144,6 @@ def take(task: Task) -> Taken:
         fingerprint=checks.fingerprint(radiograph.pixels),
         size_bytes=encoded.size,
     )
-
-
-def _store(data: bytes, target: Path) -> None:
-    # The process in the name: one that was orphaned by a kill may still be writing.
-    part = target.with_name(f".{target.stem}.{os.getpid()}.part")
-    with writing(target):
-        try:
-            part.write_bytes(data)
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
 
 
 def _refused(unread: Taken, why: str) -> Taken:
@@ -180,9 +174,21 @@ def stamp_of(task: Task) -> str:
 
 
 def take_all(
-    tasks: list[Task], journal: Path, *, workers: int, take: Take = take
+    tasks: list[Task],
+    journal: Path,
+    *,
+    workers: int,
+    take: Take = take,
+    limit_s: float = LIMIT_S,
 ) -> Iterator[Taken]:
     """Take in what has not been taken in before, yielding everything in the order it is known.
+
+    Args:
+        tasks: the files.
+        journal: where it is noted what has been taken in.
+        workers: how many processes work.
+        take: what is done with a file.
+        limit_s: how long that may take; a file that takes longer cannot be used.
 
     Raises:
         TrainingError: the folder holds pictures made from other files or at another size; a
@@ -211,7 +217,7 @@ def take_all(
             for stale in pictures.glob(".*.part"):
                 stale.unlink(missing_ok=True)
     with journal.open("a", encoding="utf-8") as notes:
-        for taken in _in_processes(todo, workers, take):
+        for taken in _in_processes(todo, workers, take, limit_s):
             if not taken.why:  # what failed is tried again the next time
                 with writing(journal):
                     notes.write(json.dumps(asdict(taken)) + "\n")
@@ -243,15 +249,15 @@ def _complete(known: Taken, target: Path) -> bool:
         return False
 
 
-def _in_processes(tasks: list[Task], workers: int, take: Take) -> Iterator[Taken]:
+def _in_processes(tasks: list[Task], workers: int, take: Take, limit_s: float) -> Iterator[Taken]:
     left = list(reversed(tasks))
     while left:
         suspects: list[Task] = []
-        yield from _until_one_dies(left, suspects, workers, take)
-        # A decoder that crashes takes its process along, and nobody says which file it was: each
-        # that was in the works is tried in a process of its own.
+        yield from _until_one_dies(left, suspects, workers, partial(_limited, take, limit_s))
+        # A decoder that crashes or hangs takes its process along, and nobody says which file it
+        # was: each that was in the works is tried in a process of its own.
         for task in suspects:
-            yield _alone(task, take)
+            yield _alone(task, take, limit_s)
 
 
 def _until_one_dies(
@@ -277,13 +283,27 @@ def _until_one_dies(
             raise
 
 
-def _alone(task: Task, take: Take) -> Taken:
+def _alone(task: Task, take: Take, limit_s: float) -> Taken:
     with _pool(1) as pool:
+        began = time.monotonic()
         try:
-            return pool.submit(take, task).result()
+            return pool.submit(_limited, take, limit_s, task).result()
         except BrokenProcessPool:
             unread = Taken(task.image_id, task.source.name, stamp_of(task))
-            return _refused(unread, "the decoder crashed on it")
+            if time.monotonic() - began < limit_s:
+                return _refused(unread, "the decoder crashed on it")
+            return _refused(unread, f"the decoder did not come to an end in {limit_s:g} s")
+
+
+def _limited(take: Take, limit_s: float, task: Task) -> Taken:
+    """In a worker: take a file in; the system ends the process if that takes too long."""
+    # No handler in Python could: native code that hangs does not let the interpreter run.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, limit_s)
+    try:
+        return take(task)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:

@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from training.data.outputs import replacing
 from training.errors import TrainingError
 
 SHIPPED: Final = Path(__file__).with_name("lung_shapes.json")
@@ -170,14 +171,19 @@ def measure(masks: Path) -> ShapeModel:
 
 
 def save(model: ShapeModel, path: Path) -> None:
-    """Write what `load` reads."""
+    """Write what `load` reads.
+
+    Raises:
+        TrainingError: the disk cannot be written; what was there is as it was.
+    """
     document = {
         "source": "V7 Labs COVID-19 X-ray dataset, lung masks (torchxrayvision)",
         "aspect": [round(v, 4) for v in model.aspect],
         "mean": [round(v, 4) for v in model.mean.tolist()],
         "modes": [[round(v, 4) for v in mode] for mode in model.modes.tolist()],
     }
-    path.write_text(json.dumps(document) + "\n", encoding="utf-8")
+    with replacing(path.parent) as place:
+        place(path.name).write_text(json.dumps(document) + "\n", encoding="utf-8")
 
 
 def _masks(source: Path) -> Iterator[Mask]:

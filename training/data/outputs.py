@@ -26,6 +26,22 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
+def write_whole(data: bytes, path: Path) -> None:
+    """Write one of many files, whole or not at all; a power cut may still take it.
+
+    Raises:
+        TrainingError: the disk cannot be written.
+    """
+    # The process in the name: one that was orphaned by a kill may still be writing.
+    part = path.with_name(f".{path.stem}.{os.getpid()}.part")
+    with writing(path):
+        try:
+            part.write_bytes(data)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
 @contextmanager
 def replacing(folder: Path) -> Iterator[Callable[[str], Path]]:
     """Write beside, then rename.

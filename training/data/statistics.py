@@ -20,6 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hilum.catalog import BY_NAME, CATALOG
+from training.data.outputs import replacing
 from training.errors import TrainingError
 
 SHIPPED: Final = Path(__file__).with_name("box_statistics.json")
@@ -86,7 +87,7 @@ def measure(annotations: Path) -> BoxStatistics:
         TrainingError: the file cannot be read, lacks a column or names an unknown class.
     """
     try:
-        table = pd.read_csv(annotations)
+        table = pd.read_csv(annotations, dtype={"image_id": str})
     except (OSError, ValueError) as error:
         raise TrainingError(f"cannot read {annotations}: {error}") from error
     if missing := [name for name in _COLUMNS if name not in table.columns]:
@@ -168,7 +169,11 @@ def _of_class(framed: pd.DataFrame, images: int) -> ClassStatistics:
 
 
 def save(statistics: BoxStatistics, path: Path) -> None:
-    """Write as JSON; histograms in parts per ten thousand, flat, row by row."""
+    """Write as JSON; histograms in parts per ten thousand, flat, row by row.
+
+    Raises:
+        TrainingError: the disk cannot be written; what was there is as it was.
+    """
 
     def flat(histogram: NDArray[np.float64]) -> list[int]:
         return [round(1e4 * value) for value in histogram.ravel().tolist()]
@@ -187,7 +192,8 @@ def save(statistics: BoxStatistics, path: Path) -> None:
             for finding, of_class in zip(CATALOG, statistics.classes, strict=True)
         },
     }
-    path.write_text(json.dumps(document) + "\n", encoding="utf-8")
+    with replacing(path.parent) as place:
+        place(path.name).write_text(json.dumps(document) + "\n", encoding="utf-8")
 
 
 def load(path: Path = SHIPPED) -> BoxStatistics:

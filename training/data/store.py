@@ -27,12 +27,14 @@ from numpy.typing import NDArray
 
 from hilum.catalog import BY_NAME, BY_SLUG, CATALOG
 from training.data import splits
-from training.data.outputs import replacing
+from training.data.outputs import replacing, write_whole
 from training.data.synthetic import Generator, Label, Sample
 from training.errors import TrainingError
 
 NO_FINDING: Final = "No finding"
 FACTS: Final = ("sex", "age", "view", "manufacturer", "photometric")
+IMAGES: Final = "images.csv"
+ANNOTATIONS: Final = "annotations.csv"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,9 @@ def _make(task: tuple[int, Path]) -> Sample:
     seed, path = task
     assert _generator is not None  # noqa: S101 - the pool's initializer has set it
     sample = _generator.sample(seed)
-    cv2.imwrite(str(path), sample.pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    # Not by OpenCV, which does not say what the disk did not take.
+    encoded = cv2.imencode(".png", sample.pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1]
+    write_whole(encoded.tobytes(), path)
     return sample
 
 
@@ -95,12 +99,18 @@ def write(
     """Generate and store one sample per seed, yielding each as it is done, in order.
 
     The tables are written last, so a folder without them is an unfinished set.
+
+    Raises:
+        TrainingError: the folder holds a set already, or the disk cannot be written.
     """
     return write_parts([Part("", generator, seeds)], folder, workers=workers)
 
 
-def write_parts(parts: Sequence[Part], folder: Path, *, workers: int = 2) -> Iterator[Sample]:
-    """The same for a set of several parts, one after the other."""
+def write_parts(
+    parts: Sequence[Part], folder: Path, *, split: splits.Split | None = None, workers: int = 2
+) -> Iterator[Sample]:
+    """The same for a set of several parts, one after the other, and its frozen split."""
+    refuse_finished(folder)
     (folder / "images").mkdir(parents=True, exist_ok=True)
     rows: list[list[object]] = []
     facts: list[list[object]] = []
@@ -118,8 +128,24 @@ def write_parts(parts: Sequence[Part], folder: Path, *, workers: int = 2) -> Ite
                 yield sample
     columns = ["image_id", "class_name", "class_id", "rad_id", "x_min", "y_min", "x_max", "y_max"]
     with replacing(folder) as place:
-        _table(place("images.csv"), ["image_id", "background", "unknown"], facts)
-        _table(place("annotations.csv"), columns, rows)
+        _table(place(IMAGES), ["image_id", "background", "unknown"], facts)
+        _table(place(ANNOTATIONS), columns, rows)
+        if split is not None:
+            splits.save(split, place(splits.FILE))
+
+
+def refuse_finished(folder: Path) -> None:
+    """Leave a whole set alone: while it is painted over, its tables label other pictures.
+
+    Raises:
+        TrainingError: the folder holds a set's table.
+    """
+    for name in (IMAGES, ANNOTATIONS):
+        if (folder / name).exists():
+            raise TrainingError(
+                f"{folder} holds a set already: {name}",
+                hint="Name another folder, or remove this one.",
+            )
 
 
 def ids_of(part: Part) -> list[str]:
@@ -183,13 +209,13 @@ def of_split(
 
 
 def _read(folder: Path) -> tuple[Entry, ...]:
-    for name in ("images.csv", "annotations.csv"):
+    for name in (IMAGES, ANNOTATIONS):
         if not (folder / name).is_file():
             raise TrainingError(
                 f"{folder} holds no {name}: not a set, or its generation was cut short"
             )
     labels: dict[str, list[Label]] = {}
-    with (folder / "annotations.csv").open(newline="", encoding="utf-8") as lines:
+    with (folder / ANNOTATIONS).open(newline="", encoding="utf-8") as lines:
         for number, row in enumerate(csv.DictReader(lines), start=2):
             if row["class_name"] == NO_FINDING:
                 continue
@@ -202,7 +228,7 @@ def _read(folder: Path) -> tuple[Entry, ...]:
             labels.setdefault(row["image_id"], []).append(
                 Label(index, box[0], box[1], box[2], box[3], weight)
             )
-    with (folder / "images.csv").open(newline="", encoding="utf-8") as lines:
+    with (folder / IMAGES).open(newline="", encoding="utf-8") as lines:
         entries = tuple(
             Entry(
                 image_id=row["image_id"],

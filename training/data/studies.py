@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from hashlib import md5
+from io import BytesIO
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Final
@@ -31,12 +32,12 @@ from pydicom.uid import (
 
 from hilum.catalog import CATALOG
 from training.data import readers
-from training.data.outputs import replacing, writing
-from training.data.store import NO_FINDING
+from training.data.outputs import replacing, write_whole, writing
+from training.data.store import ANNOTATIONS, NO_FINDING, refuse_finished
 from training.data.synthetic import SIZE, Generator, Label
 from training.errors import TrainingError
 
-TABLE: Final = "annotations.csv"
+TABLE: Final = ANNOTATIONS
 _MACHINES: Final = ("Ansel Imaging", "Baryta", "Collodion Medical")
 _BITS: Final = 12
 
@@ -100,13 +101,14 @@ def write(
 
     Raises:
         TrainingError: real backgrounds: they show what nobody has marked, and the table has no
-            column to say so; or the disk cannot be written.
+            column to say so; the folder holds a set already; or the disk cannot be written.
     """
     if generator.backgrounds:
         raise TrainingError(
             "studies are painted throughout, without real backgrounds",
             hint="A table in VinDr-CXR's layout cannot say what a real picture may hide.",
         )
+    refuse_finished(folder)
     studies = plan(seeds)
     rows: list[list[object]] = []
     # Spawned, not forked: OpenCV's own threads do not survive a fork.
@@ -151,10 +153,12 @@ def _make(study: Study) -> tuple[Label, ...]:
     assert _given is not None  # noqa: S101 - the pool's initializer has set it
     generator, folder = _given
     sample = generator.sample(study.seed)
+    file = BytesIO()
+    data_set(sample.pixels, study).save_as(file, enforce_file_format=True)
     path = folder / study.path
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        data_set(sample.pixels, study).save_as(path, enforce_file_format=True)
+    write_whole(file.getvalue(), path)
     return sample.labels
 
 

@@ -3,7 +3,8 @@
 One row per box a reader drew, or one "No finding" row per reader who drew none:
 image_id, class_name, rad_id, x_min, y_min, x_max, y_max (pixels of the original picture; class_id
 may stand beside the name). The table of the training set has 67,914 rows, 15,000 images and three
-readers each (Nguyen et al., Scientific Data 2022).
+readers each (Nguyen et al., Scientific Data 2022). That is `train.csv` of the VinBigData challenge;
+the `annotations_train.csv` of PhysioNet names eight findings more, which nothing here knows.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ SMALLEST_SIDE: Final = 2.0
 """Pixels of the original picture: nothing is drawn around less."""
 
 _TOLD: Final = 5
+_UNKNOWN: Final = "an unknown class"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,9 +92,7 @@ _SCHEMA: Final = pa.DataFrameSchema(
                 _SAFE_ID, error="the image_id is none (letters, digits, dot, dash, underscore)"
             )
         ),
-        "class_name": pa.Column(
-            checks=pa.Check.isin([*BY_NAME, NO_FINDING], error="an unknown class")
-        ),
+        "class_name": pa.Column(checks=pa.Check.isin([*BY_NAME, NO_FINDING], error=_UNKNOWN)),
         "rad_id": pa.Column(checks=pa.Check.str_length(min_value=1, error="no reader is named")),
         **{name: pa.Column(float, nullable=True) for name in BOX},
     },
@@ -130,7 +130,7 @@ def read(path: Path, *, skip_bad: bool = False) -> Annotations:
         }
     ).sort_values("row", ignore_index=True)
     if len(rejected) and not skip_bad:
-        raise TrainingError(told(str(path), rejected), hint=SKIP_HINT)
+        raise TrainingError(told(str(path), rejected), hint=_hint(rejected))
     rows = table.drop(index=list(why)).reset_index(drop=True)
     if rows.empty:
         raise TrainingError(f"{path} holds no row that can be used")
@@ -141,6 +141,17 @@ def read(path: Path, *, skip_bad: bool = False) -> Annotations:
 SKIP_HINT: Final = (
     "Mend them, or leave them out with --skip-bad: the report lists what was left out."
 )
+
+
+_CLASSES_HINT: Final = (
+    f"Known are {', '.join(BY_NAME)} and {NO_FINDING!r}, the classes of the VinBigData challenge's "
+    "train.csv; PhysioNet's annotations_train.csv has eight more."
+)
+
+
+def _hint(rejected: pd.DataFrame) -> str:
+    unknown = rejected["why"].str.startswith(_UNKNOWN).any()
+    return f"{SKIP_HINT} {_CLASSES_HINT}" if unknown else SKIP_HINT
 
 
 def told(what: str, rejected: pd.DataFrame) -> str:
@@ -156,24 +167,26 @@ def told(what: str, rejected: pd.DataFrame) -> str:
 
 def _table(path: Path) -> pd.DataFrame:
     try:
-        table = pd.read_csv(path)
+        # As text: an id such as 000012 or NA is no number and not nothing. With blank lines, so
+        # that the number of a row is that of its line.
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, skip_blank_lines=False)
     except (OSError, ValueError, EOFError, zlib.error) as error:
         raise TrainingError(f"cannot read {path}: {error}") from error
+    if not isinstance(table.index, pd.RangeIndex):  # the first fields were taken for names of rows
+        raise TrainingError(f"{path} has more fields in its rows than in its header")
     if missing := [name for name in COLUMNS if name not in table.columns]:
         raise TrainingError(
             f"{path} lacks the columns {', '.join(missing)}",
             hint=f"An annotation table has the columns {', '.join(COLUMNS)}.",
         )
     kept = [*COLUMNS, "class_id"] if "class_id" in table.columns else [*COLUMNS]
-    table = table[kept].copy()
+    table["row"] = table.index + 2  # the header is row 1
+    table = table.loc[(table[kept] != "").any(axis=1), [*kept, "row"]].copy()
     if "class_id" not in table.columns:
         table["class_id"] = table["class_name"].map(_index_of)
     for name in BOX:
         numbers = pd.to_numeric(table[name], errors="coerce").astype("float64")
         table[name] = numbers.where(np.isfinite(numbers))
-    for name in ("image_id", "class_name", "rad_id"):
-        table[name] = table[name].fillna("").astype(str)
-    table["row"] = table.index + 2  # the header is row 1
     return table
 
 
@@ -186,7 +199,7 @@ def _faults(table: pd.DataFrame) -> dict[int, str]:
         cases = cases.drop_duplicates("index").sort_values("index")
         faults = dict(zip(cases["index"].astype(int), cases["check"], strict=True))
         return {
-            index: f"{why}: {table.at[index, 'class_name']!r}" if why == "an unknown class" else why
+            index: f"{why}: {table.at[index, 'class_name']!r}" if why == _UNKNOWN else why
             for index, why in faults.items()
         }
     return {}

@@ -45,6 +45,9 @@ def of_network(
         TrainingError: torch has no such device here.
     """
     try:
+        if torch.device(device).type == "cuda":
+            # By default a card's convolutions round to TF32.
+            torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined] # made on import
         grey = to_grey(network).eval().to(device)
     except (RuntimeError, AssertionError) as error:
         raise TrainingError(f"torch cannot compute on {device!r}: {error}") from error

@@ -110,7 +110,10 @@ def check_names(rules: Rules, known: Figures, path: Path) -> None:
         if rule.metric not in known:
             near = get_close_matches(rule.metric, known, n=1)
             also = (
-                " A difference needs --baseline." if rule.metric.startswith("difference/") else ""
+                " A difference needs a baseline: --baseline, or in a configuration "
+                "evaluate.baseline or bundle.replaces."
+                if rule.metric.startswith("difference/")
+                else ""
             )
             raise TrainingError(
                 f"{path}: rule {number}: there is no figure {rule.metric!r}"

@@ -79,12 +79,8 @@ def evaluate(
     Raises:
         TrainingError: there is no image, or not one labelled box.
     """
+    check_labelled(entries, settings.split)
     matched = match(entries, measured.found)
-    if not len(matched.box_image):
-        raise TrainingError(
-            f"{settings.split} has no labelled box: there is nothing to find",
-            hint="Evaluate on a split that shows at least one finding.",
-        )
     counts = draws(entries, resamples=settings.resamples, seed=settings.seed)
     columns = figures.everything(matched, counts, measured.points)
     images = image_level(matched)
@@ -117,6 +113,21 @@ def evaluate(
         ),
         baseline=_compared(entries, columns, counts, baseline) if baseline else None,
     )
+
+
+def check_labelled(entries: Sequence[Entry], split: str) -> None:
+    """Refuse a set on which nothing can be measured.
+
+    Raises:
+        TrainingError: there is no image, or not one labelled box.
+    """
+    if not entries:
+        raise TrainingError("there is no image to evaluate on")
+    if not any(entry.labels for entry in entries):
+        raise TrainingError(
+            f"{split} has no labelled box: there is nothing to find",
+            hint="Evaluate on a split that shows at least one finding.",
+        )
 
 
 def _facts(entries: Sequence[Entry], matched: Matched, settings: Settings) -> DataFacts:

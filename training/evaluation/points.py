@@ -14,8 +14,54 @@ from training.data.store import Entry
 from training.evaluation.bootstrap import Counts, Figure
 from training.evaluation.matching import IOU, Found, Matched, match
 
+USUAL: Final = 0.05
+"""False marks per class and image that are put up with where nothing else is stated."""
 _STEPS: Final = 10_000
 """Thresholds are multiples of one over this: what a manifest shows is what was measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class PointRule:
+    """What operating points are chosen for; none of them lies under `floor`.
+
+    A rate of false positives per class and image, or the share of each class's boxes to find; where
+    neither is stated, the usual rate.
+
+    Raises:
+        ValueError: both are stated.
+    """
+
+    false_positives: float | None = None
+    sensitivity: float | None = None
+    floor: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.false_positives is not None and self.sensitivity is not None:
+            raise ValueError("state a rate of false positives or a sensitivity, not both")
+
+    def choose(self, entries: Sequence[Entry], found: Found) -> dict[str, float]:
+        """A threshold for every class.
+
+        Without a box nothing tells how much of a class is found: for a sensitivity, such a class
+        takes the threshold of the usual rate.
+        """
+        matched = match(entries, found, (IOU,))
+        rated = choose_from(matched, false_positives=self._rate, floor=self.floor)
+        if self.sensitivity is None:
+            return rated
+        return rated | choose_from(matched, sensitivity=self.sensitivity, floor=self.floor)
+
+    def __str__(self) -> str:
+        if self.sensitivity is None:
+            return f"at most {self._rate:g} false marks per class and image"
+        return (
+            f"a sensitivity of {self.sensitivity:g} per class, as far as thresholds from "
+            f"{self.floor:g} on reach it (without a box to find: {USUAL:g} false marks per image)"
+        )
+
+    @property
+    def _rate(self) -> float:
+        return USUAL if self.false_positives is None else self.false_positives
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +24,7 @@ from training.evaluation import gate, measure
 from training.evaluation.detectors import Detector, detect_all, of_engine, of_network
 from training.evaluation.matching import Found, match
 from training.evaluation.misses import worst
-from training.evaluation.points import choose
+from training.evaluation.points import PointRule
 from training.evaluation.report import page
 from training.evaluation.results import Evaluation, Subject
 from training.network import load_model
@@ -57,9 +57,9 @@ class Request:
     `data` is a stored set and `split` one of its frozen splits; without `data`, `split` is itself a
     folder with a set, all of whose images are used. `split_file` is another frozen split of `data`
     than its own. `choose_on` is the split of `data` on which
-    operating points are chosen for weights, with at most `false_positives` per class and image, not
-    under `floor`; None takes the split itself. A bundle brings its own. The baseline is measured
-    through `baseline_variant`, or the subject's if it has that, or its first.
+    operating points are chosen for weights, as `points` says; None takes the split itself. A bundle
+    brings its own. The baseline is measured through `baseline_variant`, or the subject's if it has
+    that, or its first.
     """
 
     subject: Path | Weights
@@ -72,8 +72,7 @@ class Request:
     baseline_variant: str | None = None
     rules: Path | None = None
     choose_on: str | None = None
-    false_positives: float = 0.05
-    floor: float = 0.1
+    points: PointRule = field(default_factory=PointRule)
     resamples: int = 1000
     seed: int = 0
     workers: int = 2
@@ -96,15 +95,7 @@ def run(request: Request, on_step: Step = lambda *_: None) -> Evaluation:
         TrainingError: a file, a split or a rule is not as it must be; the message says which.
         BundleInvalid: a bundle is broken or lacks the variant.
     """
-    entries, digest = _split(request, request.split)
-    settings = measure.Settings(
-        split=request.split if request.data else Path(request.split).resolve().name,
-        split_digest=digest,
-        floor=request.floor,
-        resamples=request.resamples,
-        seed=request.seed,
-    )
-    rules = _rules(request, entries, settings)
+    entries, settings, rules = _prepared(request)
     with _open(request.subject, request.variant) as opened:
         settings = replace(settings, score_floor=opened.score_floor)
         found = _detect("detect", entries, opened, request, on_step)
@@ -123,6 +114,35 @@ def run(request: Request, on_step: Step = lambda *_: None) -> Evaluation:
         place(JSON).write_bytes(evaluation.to_bytes())
         place(HTML).write_bytes(shown.encode())
     return evaluation
+
+
+def check(request: Request) -> None:
+    """Refuse what `run` would refuse before it looks at a picture; the subject may be absent.
+
+    Raises:
+        TrainingError, BundleInvalid: as `run` raises them for split, rules and baseline.
+    """
+    _prepared(request)
+
+
+def _prepared(
+    request: Request,
+) -> tuple[tuple[Entry, ...], measure.Settings, gate.Rules | None]:
+    """Images, settings and rules, all of them fit to be worked with, the baseline too."""
+    entries, digest = _split(request, request.split)
+    settings = measure.Settings(
+        split=request.split if request.data else Path(request.split).resolve().name,
+        split_digest=digest,
+        floor=request.points.floor,
+        resamples=request.resamples,
+        seed=request.seed,
+    )
+    measure.check_labelled(entries, settings.split)
+    if request.baseline is not None:
+        bundle = Bundle.open(request.baseline)
+        if request.baseline_variant is not None:
+            bundle.variant(request.baseline_variant)
+    return entries, settings, _rules(request, entries, settings)
 
 
 def _split(request: Request, name: str) -> tuple[tuple[Entry, ...], str | None]:
@@ -154,15 +174,16 @@ def _points(
     """Operating points, and in words where they come from."""
     if opened.points is not None:
         return opened.points, "the bundle's own"
-    aim = f"at most {request.false_positives:g} false marks per class and image"
     if request.choose_on is None:
-        said = f"chosen on this very set for {aim}, so figures at them are a little too good"
+        said = (
+            f"chosen on this very set for {request.points}, so figures at them are a little too "
+            "good"
+        )
     else:
         entries, _ = _split(request, request.choose_on)
         found = _detect("choose points", entries, opened, request, on_step)
-        said = f"chosen on {request.choose_on} for {aim}"
-    chosen = choose(entries, found, false_positives=request.false_positives, floor=request.floor)
-    return chosen, said
+        said = f"chosen on {request.choose_on} for {request.points}"
+    return request.points.choose(entries, found), said
 
 
 def _baseline(request: Request, entries: Sequence[Entry], on_step: Step) -> measure.Measured | None:

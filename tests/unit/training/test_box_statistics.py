@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from hilum.catalog import BY_SLUG, CATALOG
+from tests.support.disks import room_for
 from training.data import statistics
 from training.errors import TrainingError
 
@@ -52,6 +53,10 @@ def test_saved_and_loaded_again_says_the_same(tmp_path: Path) -> None:
         assert np.allclose(one.centres, other.centres, atol=2e-3)
         assert np.allclose(one.sizes, other.sizes, atol=2e-3)
         assert one.boxes == other.boxes
+    before = (tmp_path / "boxes.json").read_bytes()
+    with room_for(100), pytest.raises(TrainingError, match="cannot write"):
+        statistics.save(measured, tmp_path / "boxes.json")
+    assert (tmp_path / "boxes.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import resource
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from edge_agent.engines.bundle import Bundle
 from hilum.catalog import CATALOG
+from tests.support.disks import room_for
 from tests.support.whole_runs import PICTURES, SHIPPED, WholeRun
 from training import begun, bundling
 from training import export_steps as steps
@@ -95,6 +93,15 @@ def test_nothing_in_it_tells_where_it_was_made(proven: Path, bundle: Bundle) -> 
             assert str(proven.parent).encode() not in archive.read(name), name
 
 
+def test_settings_name_files_without_their_folders(proven: Path) -> None:
+    kept = changed(
+        proven, "evaluate", rules=Path("/home/me/rules.yaml"), baseline=Path("/home/me/a.bundle")
+    )
+    told = json.loads(bundling._settings(kept))["evaluate"]
+    assert (told["rules"], told["baseline"]) == ("rules.yaml", "a.bundle")
+    assert "baseline" not in json.loads(bundling._settings(load_config(proven)))["evaluate"]
+
+
 def test_outside_the_declared_bounds_there_is_no_bundle(proven: Path) -> None:
     config = load_config(proven)
     path = config.out / steps.PARITY
@@ -143,22 +150,11 @@ def test_a_variant_that_was_not_measured_is_not_shipped(proven: Path) -> None:
         bundling.make_bundle(changed(proven, "bundle", variants=("tensorrt-int9",)))
 
 
-@contextmanager
-def full_disk(size_bytes: int) -> Iterator[None]:
-    """No file may grow beyond this size."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def test_a_full_disk_leaves_the_bundle_that_was_there(proven: Path, bundle: Bundle) -> None:
     before = bundle.path.read_bytes()
     listed = sorted(bundle.path.parent.iterdir())
     room = len(before) // 2
-    with full_disk(room), pytest.raises(TrainingError, match=r"cannot write .*toy-1\.2\.3\.bundle"):
+    with room_for(room), pytest.raises(TrainingError, match=r"cannot write .*toy-1\.2\.3\.bundle"):
         bundling.make_bundle(changed(proven, "bundle", modifications="Another one."), PICTURES)
     assert bundle.path.read_bytes() == before
     assert sorted(bundle.path.parent.iterdir()) == listed

@@ -167,6 +167,31 @@ def test_weights_with_points_of_another_split(
     assert set(found.points) == {finding.slug for finding in CATALOG}
 
 
+def test_weights_with_points_for_a_stated_sensitivity(
+    run: Said, network: DetectionModel, data: Path, tmp_path: Path
+) -> None:
+    weights = tmp_path / "weights.pt"
+    torch.save(network.state_dict(), weights)
+    usual = ("--weights", weights, "--input-size", 64, "--data", data, "--split", "test")
+    usual = (*usual, "--choose-on", "valid", "--resamples", 10)
+    points = {}
+    for aim in (("--sensitivity", 1), ("--false-positives", 0.05), ()):
+        status, said = run(*usual, *aim, "--out", tmp_path / "out")
+        assert status == 0, said
+        found = read(tmp_path / "out")
+        points[aim] = found.points
+        wanted = "a sensitivity of 1 per class" if "--sensitivity" in aim else "at most 0.05 false"
+        assert f"chosen on valid for {wanted}" in found.method.points_from
+    lowest, *rated = (of["nodule_mass"] for of in points.values())
+    assert rated[0] == rated[1]
+    assert lowest <= rated[0]
+    del points["--sensitivity", 1]["nodule_mass"], points[()]["nodule_mass"]
+    assert points["--sensitivity", 1] == points[()]
+    status, said = run(*usual, "--sensitivity", 0.9, "--false-positives", 0.1, "--out", tmp_path)
+    assert status == 1
+    assert "points have one aim: --false-positives or --sensitivity, not both" in said
+
+
 def test_weights_that_went_astray_are_said(
     run: Said, network: DetectionModel, data: Path, tmp_path: Path
 ) -> None:
@@ -249,6 +274,8 @@ def test_what_is_wrong_is_said_and_what_was_there_stays(
         ((*usual, "--baseline", bundle, "--baseline-variant", "x"), "no engine variant"),
         ((*usual, "--baseline-variant", "x"), "which is not given"),
         ((*usual, "--choose-on", "valid"), "--choose-on is for weights"),
+        ((*usual, "--sensitivity", "0.9"), "--sensitivity is for weights"),
+        ((*usual, "--false-positives", "0.1"), "--false-positives is for weights"),
         ((*usual, "--gate", rules), "did you mean 'map50'"),
         ((*usual, "--gate", tmp_path / "no.yaml"), "no.yaml"),
     ):

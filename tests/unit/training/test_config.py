@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from training.config import load_config
+from training.config import EvaluateConfig, load_config
 from training.errors import TrainingError
 
 
@@ -21,6 +21,8 @@ def test_little_needs_to_be_said(tmp_path: Path) -> None:
     assert config.data.dataset == Path("set")
     assert config.train.architecture == "yolo11s"
     assert config.parity.map50_drop == 0.01
+    assert {config.train.size_in(epoch) for epoch in range(12)} == {config.train.input_size}
+    assert config.train.restart_epoch is None
     assert config.tracking.uri == "sqlite:///runs/mlflow.db"
 
 
@@ -35,6 +37,11 @@ def test_little_needs_to_be_said(tmp_path: Path) -> None:
             "data: {dataset: a}\ntracking: {uri: 'http://me:secret@host'}",
             "tracking.uri: holds a name or password",
         ),
+        (
+            "data: {dataset: a}\nevaluate: {sensitivity: 0.9, false_positives: 0.1}",
+            "evaluate: state false_positives or sensitivity: points have one aim",
+        ),
+        ("data: {dataset: a}\nevaluate: {false_positives: null}", "points need an aim"),
         ("train: {}", "data: Field required"),
         ("", "states no settings"),
         ("data: [", "is no YAML"),
@@ -46,6 +53,25 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, says: str) -> None:
     assert says in caught.value.message
     assert "c.yaml" in caught.value.message
     assert "secret" not in caught.value.message
+
+
+def test_a_sensitivity_takes_the_place_of_the_usual_rate(tmp_path: Path) -> None:
+    config = load_config(stated(tmp_path, "data: {dataset: a}\nevaluate: {sensitivity: 0.9}"))
+    assert (config.evaluate.sensitivity, config.evaluate.false_positives) == (0.9, None)
+    again = stated(tmp_path, config.model_dump_json())  # JSON is YAML.
+    assert load_config(again) == config
+
+
+def test_steps_know_the_usual_evaluation_by_what_they_always_did() -> None:
+    assert EvaluateConfig().model_dump(mode="json") == {
+        "split": "test",
+        "choose_on": "valid",
+        "false_positives": 0.05,
+        "floor": 0.1,
+        "resamples": 1000,
+        "seed": 0,
+        "rules": None,
+    }
 
 
 def test_an_absent_file_is_named(tmp_path: Path) -> None:

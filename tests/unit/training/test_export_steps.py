@@ -4,26 +4,37 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
 from edge_agent.engines.bundle import Bundle
+from edge_agent.engines.openvino import OpenVinoOptions
 from edge_agent.engines.tensorrt_runtime import open_runtime, packages_installed
+from tests.conftest import absent
+from tests.support.disks import room_for
 from tests.support.exported_runs import SIZE, exportable, toy_parts
 from training import commands_export, exported
 from training import export_steps as steps
 from training.bundle import (
+    INT8,
     TRT_FP16,
     TRT_INT8,
     VARIANTS,
+    draft_bundle,
+    measuring_engine,
     write_bundle,
 )
 from training.config import Config, load_config
 from training.errors import TrainingError
+from training.evaluation.detectors import detect_all, of_engine, of_network
+from training.evaluation.metrics import mean_average_precision
 from training.export_steps import FOLDER, PARITY
+from training.network import load_model
 from training.parity import ParityResult
 
 if TYPE_CHECKING:
@@ -43,6 +54,22 @@ def stated(tmp_path_factory: pytest.TempPathFactory, network: DetectionModel) ->
         steps.compile_for_cards(config)
     steps.prove(config)
     return config
+
+
+@pytest.fixture
+def rtx() -> None:
+    """What compiles for cards without one is there."""
+    if RTX not in packages_installed():
+        absent("tensorrt_rtx is not installed")
+
+
+@pytest.fixture
+def as_before(stated: Config) -> Iterator[None]:
+    """Graphs and proof are put back after a test that changes them."""
+    graphs, proof = exported.load(stated.out / FOLDER), (stated.out / PARITY).read_bytes()
+    yield
+    exported.save(stated.out / FOLDER, graphs)
+    (stated.out / PARITY).write_bytes(proof)
 
 
 @pytest.fixture
@@ -77,41 +104,115 @@ def test_each_variant_is_compared_and_the_float_ones_lose_nothing(stated: Config
         assert exact.box_shift.median_px < 0.1 < int8.box_shift.median_px
     assert by_name[TRT_INT8].engine.startswith("ONNX Runtime in TensorRT's place")
     assert result.images == 8
+    assert result.points_chosen == (
+        "on valid, at most 0.05 false marks per class and image, each side by itself"
+    )
+
+
+@pytest.mark.usefixtures("as_before")
+def test_points_are_chosen_for_a_stated_sensitivity(stated: Config) -> None:
+    usual = ParityResult.model_validate_json((stated.out / PARITY).read_bytes())
+    aim = stated.evaluate.model_validate({"resamples": 10, "floor": 0.1, "sensitivity": 0.5})
+    result = steps.prove(stated.model_copy(update={"evaluate": aim}))
+    assert result.points_chosen.startswith("on valid, a sensitivity of 0.5 per class")
+    assert result.reference_points != usual.reference_points
+    assert set(result.reference_points) == set(usual.reference_points)
+    for it in result.variants:
+        assert set(it.points) == set(result.reference_points)
 
 
 def test_proven_graphs_become_a_bundle_that_proves_itself(stated: Config, tmp_path: Path) -> None:
     made, result = steps.proven(stated)
     bundle = write_bundle(tmp_path / "a.bundle", toy_parts(stated, made, result))
     assert Bundle.open(bundle.path).manifest.input.height == SIZE
-    if RTX in packages_installed():
-        for name in (TRT_INT8, TRT_FP16):
-            (target,) = bundle.variant(name).targets
-            assert (target.package, target.capabilities) == (RTX, ("8.9",))
-            assert target.version == open_runtime(RTX).version
-            assert bundle.read(target.model)[:4] == b"vtrt"
-
-
-def test_what_was_compiled_is_int8_where_it_says_so(stated: Config) -> None:
     if RTX not in packages_installed():
-        pytest.skip("tensorrt_rtx is not installed")
+        absent("tensorrt_rtx is not installed")
+    for name in (TRT_INT8, TRT_FP16):
+        (target,) = bundle.variant(name).targets
+        assert (target.package, target.capabilities) == (RTX, ("8.9",))
+        assert target.version == open_runtime(RTX).version
+        assert bundle.read(target.model)[:4] == b"vtrt"
+
+
+@pytest.mark.usefixtures("rtx")
+def test_what_was_compiled_is_int8_where_it_says_so(stated: Config) -> None:
     seen = {it.variant: it for it in exported.load(stated.out / FOLDER).record.inspected}
-    assert seen[TRT_INT8].convolutions["Int8"] == 87
+    # The one that stays float is the DFL.
+    assert seen[TRT_INT8].convolutions == {"Float": 1, "Int8": 87}
     assert seen[TRT_FP16].convolutions.get("Int8", 0) == 0
     assert seen[TRT_INT8].size_bytes > 1_000_000
 
 
-def test_turing_gets_no_int8_and_the_record_says_why(
-    stated: Config, capsys: pytest.CaptureFixture[str]
-) -> None:
-    if RTX not in packages_installed():
-        pytest.skip("tensorrt_rtx is not installed")
-    before = exported.load(stated.out / FOLDER)
+@pytest.mark.usefixtures("rtx", "as_before")
+def test_turing_gets_no_int8_and_the_record_says_why(stated: Config) -> None:
     made = steps.compile_for_cards(stated, ["7.5"])
     assert made.record.targets[TRT_INT8] == ()
     assert made.record.targets[TRT_FP16][0].capabilities == ("7.5",)
     (int8,) = (it for it in made.record.inspected if it.variant == TRT_INT8)
     assert "only 0 of 87 quantised convolutions became INT8" in int8.left_out
-    exported.save(stated.out / FOLDER, before)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("rtx", "as_before")
+def test_one_engine_is_for_all_cards_that_were_asked_for(stated: Config) -> None:
+    made = steps.compile_for_cards(stated, ["8.6", "8.9"])
+    for name in (TRT_INT8, TRT_FP16):
+        (target,) = made.record.targets[name]
+        assert target.capabilities == ("8.6", "8.9")
+        alone = {it.capability: it for it in made.record.inspected if it.variant == name}
+        assert set(alone) == {"8.6", "8.9"}
+        # It holds what each of them takes.
+        assert len(made.members[target.model]) > max(it.size_bytes for it in alone.values())
+        wanted = 87 if name == TRT_INT8 else 0
+        assert {it.convolutions.get("Int8", 0) for it in alone.values()} == {wanted}
+    assert exported.load(stated.out / FOLDER) == made
+
+
+def test_torch_computes_where_the_run_was_trained(stated: Config) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("a card is there: the run would be compared on it")
+    on_card = stated.model_copy(
+        update={"train": stated.train.model_copy(update={"device": "cuda"})}
+    )
+    with pytest.raises(TrainingError, match="needs CUDA device 0"):
+        steps.prove(on_card)
+
+
+def test_a_full_disk_names_the_file_that_is_proven_from(stated: Config) -> None:
+    before = (stated.out / PARITY).read_bytes()
+    listed = sorted((stated.out / FOLDER).rglob("*"))
+    with room_for(100_000), pytest.raises(TrainingError, match=r"cannot write .*draft\.bundle: F"):
+        steps.prove(stated)
+    assert (stated.out / PARITY).read_bytes() == before
+    assert sorted((stated.out / FOLDER).rglob("*")) == listed
+
+
+@pytest.mark.slow
+def test_accuracy_control_measures_on_the_images_of_its_split(
+    stated: Config, fresh: Config
+) -> None:
+    shutil.copytree(stated.out / FOLDER, fresh.out / FOLDER)
+    with pytest.raises(TrainingError, match="there is no split 'exam'"):
+        steps.quantise(with_export(fresh, max_drop=0.9, control_on="exam"))
+    made = steps.quantise(with_export(fresh, max_drop=0.9))
+    found = made.record.calibration
+    assert found is not None
+    assert (found.max_drop, found.left_float, found.images) == (0.9, (), 4)
+    valid, _ = steps.split_of(fresh, "valid")
+    spec, head = made.record.input, made.record.head
+    draft = draft_bundle(fresh.out / "draft.bundle", made.graphs)
+    exact = OpenVinoOptions(inference_precision="f32")
+    engine = measuring_engine(draft, draft.variant(INT8), exact)
+    before, after = (
+        mean_average_precision(valid, detect_all(valid, detector), 0.5)
+        for detector in (
+            of_network(load_model(fresh.out / "weights.pt"), spec, head),
+            of_engine(engine, spec, head),
+        )
+    )
+    engine.close()
+    assert found.drop == pytest.approx(before - after, abs=0.005)
+    assert found.drop > 0.02
 
 
 def test_a_bound_that_is_not_kept_names_itself_and_no_bundle_can_be_made(stated: Config) -> None:

@@ -15,6 +15,7 @@ from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.gate import OpenVinoGate
 from hilum.codes import ErrorCode
 from tests.support import bundles
+from tests.support.disks import room_for
 from tests.support.gates import SPEC, THRESHOLDS, transparent_gate
 from training import gate as gates
 from training.bundle import GATE_HEADING, GateParts, with_gate
@@ -165,6 +166,17 @@ def test_a_small_training_learns_which_way_is_up(tmp_path: Path) -> None:
     gate = OpenVinoGate(loaded.xml, loaded.weights, spec)
     assert gate.judge(unseen).probabilities.inverted == pytest.approx(upright.inverted, abs=0.02)
     assert gate.judge(unseen).probabilities.turns == pytest.approx(upright.turns, abs=0.02)
+
+
+def test_a_gate_that_the_disk_does_not_take_leaves_the_one_before(tmp_path: Path) -> None:
+    parts = GateParts(b"x" * 2000, b"w", SPEC.input, THRESHOLDS, "A test.")
+    path = tmp_path / "gate.zip"
+    gates.save(parts, path)
+    before = path.read_bytes()
+    with room_for(1000), pytest.raises(TrainingError, match="cannot write"):
+        gates.save(parts, path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_nothing_to_tell_from_is_an_error() -> None:

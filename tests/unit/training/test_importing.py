@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from edge_agent.imaging import read_study
 from hilum.catalog import CATALOG
-from tests.support.crashing import crash_on_b
+from tests.support.crashing import crash_on_b, hang_on_b
 from training.data import exports, importing, intake, quality_report, splits, store, studies, tables
 from training.data.importing import Wanted
 from training.data.intake import Task
@@ -119,6 +120,22 @@ def test_missing_images_are_named_by_row_or_left_out(copy: Path, tmp_path: Path)
     assert tables.read(out).rejected["image_id"].tolist() == [gone.stem]
 
 
+def test_files_that_nobody_annotated_are_listed(copy: Path, tmp_path: Path) -> None:
+    (copy / "studies" / "more").mkdir()
+    for name in ("000012.dcm", "more/stray.png"):
+        (copy / "studies" / name).touch()
+    (copy / "studies" / "notes.txt").touch()  # no study image
+    out = made(wanted(copy, tmp_path / "set"))
+    rejected = tables.read(out).rejected
+    assert rejected["image_id"].tolist() == ["000012", "stray"]
+    assert rejected["source"].tolist() == ["000012.dcm", "stray.png"]
+    why = "no usable row of the table names this file"
+    assert set(rejected["why"]) == {why}
+    report = (out / tables.REPORT).read_text()
+    assert f"{why}: 2" in report
+    assert "stray.png" in report
+
+
 def test_boxes_outside_are_named_by_row_or_left_out(copy: Path, tmp_path: Path) -> None:
     table = copy / studies.TABLE
     lines = table.read_text().splitlines()
@@ -208,6 +225,16 @@ def test_a_decoder_that_crashes_costs_its_file_only(tmp_path: Path) -> None:
     assert {one.image_id: one.why for one in taken if one.why} == {"b": "the decoder crashed on it"}
 
 
+def test_a_decoder_that_hangs_costs_its_file_only(tmp_path: Path) -> None:
+    tasks = [Task(name, tmp_path / name, tmp_path / f"{name}.png", None) for name in "abcdefg"]
+    notes = tmp_path / "notes"
+    taken = list(intake.take_all(tasks, notes, workers=2, take=hang_on_b, limit_s=2))
+    assert sorted(one.image_id for one in taken) == list("abcdefg")
+    why = "the decoder did not come to an end in 2 s"
+    assert {one.image_id: one.why for one in taken if one.why} == {"b": why}
+    assert "b" not in {json.loads(line)["image_id"] for line in notes.read_text().splitlines()}
+
+
 def test_two_files_for_one_image_are_named(tmp_path: Path) -> None:
     for name in ("a.dcm", "sub/a.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -229,6 +256,43 @@ def test_yolo(a_set: Path, tmp_path: Path) -> None:
     assert 512 * (y + height / 2) == pytest.approx(label.y_max, abs=0.01)
     assert (tmp_path / "images/train" / entry.path.name).read_bytes() == entry.path.read_bytes()
     assert '  8: "Nodule/Mass"' in (tmp_path / "data.yaml").read_text()
+
+
+@pytest.mark.training
+def test_yolo_is_found_by_ultralytics_from_anywhere(
+    a_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ultralytics.data.utils import check_det_dataset
+
+    # It would fetch a font to write on pictures with.
+    monkeypatch.setattr("ultralytics.data.utils.check_font", lambda font: None)
+    out = tmp_path / "yolo"
+    exports.to_yolo(a_set, out, lambda done, total: None)
+    for here in (tmp_path, out, Path("/")):
+        monkeypatch.chdir(here)
+        file = Path(os.path.relpath(out / "data.yaml", here))
+        for stated in (file, file.absolute()):
+            known = check_det_dataset(stated, autodownload=False)
+            for ours, theirs in (("train", "train"), ("valid", "val"), ("test", "test")):
+                assert Path(known[theirs]) == (out / "images" / ours).resolve()
+            assert known["names"] == {finding.index: finding.name for finding in CATALOG}
+
+
+@pytest.mark.parametrize("form", ["yolo", "coco"])
+def test_a_second_split_is_not_exported_over_the_first(
+    a_set: Path, tmp_path: Path, form: str
+) -> None:
+    out = tmp_path / "out"
+    exports.FORMS[form](a_set, out, lambda done, total: None)
+    before = sorted(out.rglob("*"))
+    anew = Path(shutil.copytree(a_set, tmp_path / "set"))
+    known = tables.read(anew)
+    other = importing.divide(known.images, known.fused, seed=9, shares=(0.6, 0.2, 0.2))
+    splits.save(other, anew / splits.FILE)
+    with pytest.raises(TrainingError, match="is not empty") as caught:
+        exports.FORMS[form](anew, out, lambda done, total: None)
+    assert "two splits" in caught.value.hint
+    assert sorted(out.rglob("*")) == before
 
 
 def test_coco_is_read_by_cocos_own_library(a_set: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.support.disks import room_for
 from training.data import chest, lungs
 from training.errors import TrainingError
 
@@ -45,6 +46,17 @@ def test_lungs_of_a_painted_chest_are_found() -> None:
     found, score = lungs.fit(pixels, model, np.random.default_rng(0))
     assert score > 0.5
     assert overlap(found.mask((512, 512)), painted.lungs.mask((512, 512))) > 0.7
+
+
+def test_what_the_disk_does_not_take_leaves_what_was_there(tmp_path: Path) -> None:
+    path, model = tmp_path / "shapes" / "lungs.json", lungs.load()
+    lungs.save(model, path)
+    before = path.read_bytes()
+    assert np.allclose(lungs.load(path).modes, model.modes)
+    with room_for(100), pytest.raises(TrainingError, match="cannot write"):
+        lungs.save(model, path)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_too_few_masks_are_refused(tmp_path: Path) -> None:

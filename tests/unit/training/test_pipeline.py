@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 
+from edge_agent.errors import HilumError
 from tests.support.whole_runs import PICTURES, Trained, WholeRun
-from training import pipeline
+from training import export_steps as steps
+from training import exported, pipeline
+from training.bundle import TRT_FP16
 from training.config import Config, load_config
 from training.data import splits
 from training.errors import TrainingError
+from training.evaluation.results import Evaluation
 
 if TYPE_CHECKING:
     from ultralytics.nn.tasks import DetectionModel
@@ -111,6 +116,141 @@ def test_an_empty_split_is_refused_before_anything_is_done(
         pipeline.run_all(elsewhere, training)
     assert training.times == 0
     assert not (tmp_path / "run").exists()
+
+
+def elsewhere(path: Path, out: Path, **sections: dict[str, Any]) -> Config:
+    """The same configuration with another folder and other values, checked as from a file."""
+    stated = load_config(path).model_dump(mode="json", exclude_unset=True) | {"out": str(out)}
+    for name, values in sections.items():
+        stated[name] = stated.get(name, {}) | values
+    return Config.model_validate(stated)
+
+
+@pytest.mark.parametrize(
+    ("stated", "says"),
+    [
+        ({"export": {"calibration_images": 0}}, r"export\.calibration_images is 0"),
+        ({"export": {"max_drop": 0.1, "control_on": "exam"}}, "there is no split 'exam'"),
+        ({"evaluate": {"rules": "no.yaml"}}, r"cannot read the rules no\.yaml"),
+        ({"evaluate": {"rules": "{tmp}/map5.yaml"}}, "no figure 'map5'; did you mean 'map50'"),
+        ({"evaluate": {"rules": "{tmp}/difference.yaml"}}, "no figure 'difference/map50'"),
+        ({"evaluate": {"baseline": "{tmp}/map5.yaml"}}, r"map5\.yaml"),
+        ({"bundle": {"gate": "no.zip"}}, r"bundle\.gate: no\.zip holds no gate"),
+        ({"bundle": {"gate": "{bundle}"}}, r"bundle\.gate: .*toy-1\.2\.3\.bundle holds no gate"),
+        ({"bundle": {"replaces": "no.bundle"}}, r"bundle\.replaces: .*no\.bundle"),
+        ({"bundle": {"credits": "no.md"}}, r"bundle\.credits: cannot read the credits no\.md"),
+        ({"bundle": {"variants": ["openvino-int4"]}}, "openvino-int4, which no bundle holds"),
+    ],
+)
+def test_what_must_fail_at_the_end_is_refused_at_the_beginning(
+    whole: WholeRun, network: DetectionModel, tmp_path: Path, stated: dict[str, Any], says: str
+) -> None:
+    for name, metric in (("map5", "map5"), ("difference", "difference/map50")):
+        rules = f"rules: [{{metric: {metric}, at_least: 0.1}}]"
+        (tmp_path / f"{name}.yaml").write_text(rules, encoding="utf-8")
+    text = json.dumps(stated).replace("{tmp}", str(tmp_path))
+    sections = json.loads(text.replace("{bundle}", str(whole.done.bundle.path)))
+    training = Trained(network)
+    with pytest.raises(HilumError, match=says):
+        pipeline.run_all(elsewhere(whole.path, tmp_path / "run", **sections), training)
+    assert training.times == 0
+    assert not (tmp_path / "run").exists()
+
+
+def test_pictures_that_are_not_there_are_missed_at_the_beginning(
+    path: Path, network: DetectionModel, tmp_path: Path
+) -> None:
+    folder = tmp_path / "set"
+    shutil.copytree(load_config(path).data.dataset, folder)
+    *_, first, second = splits.load(folder).of("test")
+    for image in (first, second):
+        (folder / "images" / f"{image}.png").unlink()
+    training = Trained(network)
+    config = elsewhere(path, tmp_path / "run", data={"dataset": str(folder)})
+    with pytest.raises(TrainingError, match=rf"2 of 20 pictures .* first is .*{first}\.png"):
+        pipeline.run_all(config, training)
+    assert training.times == 0
+
+
+@pytest.mark.slow
+def test_the_bundle_that_is_replaced_is_the_baseline(
+    path: Path, whole: WholeRun, tmp_path: Path
+) -> None:
+    before = whole.done.bundle
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("rules: [{metric: difference/map50, at_least: 0.5}]", encoding="utf-8")
+    config = elsewhere(
+        path,
+        tmp_path / "run",
+        evaluate={"rules": str(rules), "resamples": 10},
+        bundle={"replaces": str(before.path)},
+    )
+    config.out.mkdir()
+    shutil.copy(load_config(path).out / "weights.pt", config.out)
+    with pytest.raises(TrainingError, match="does not let it pass: difference/map50 at least 0"):
+        pipeline.evaluate(config)
+    written = (config.out / "evaluation" / "evaluation.json").read_bytes()
+    found = Evaluation.model_validate_json(written)
+    assert found.subject.device == "cpu"
+    assert found.baseline is not None
+    assert found.baseline.subject.digest == before.digest
+    stated = config.evaluate.model_copy(update={"baseline": Path("other.bundle")})
+    other = config.model_copy(update={"evaluate": stated})
+    assert pipeline.baseline_of(other) == Path("other.bundle")
+
+
+def inputs_of(config: Config, name: str) -> dict[str, Any]:
+    made = pipeline._steps(config, lambda _: None, None, lambda _: None, lambda *_: None)
+    (step,) = (it for it in made if it.name == name)
+    return step.inputs()
+
+
+def test_a_baseline_counts_only_where_there_is_one(path: Path, whole: WholeRun) -> None:
+    config = load_config(path)
+    usual = inputs_of(config, "evaluate")
+    assert set(usual) == {"data", "weights", "evaluate", "rules"}
+    replaces = config.bundle.model_copy(update={"replaces": whole.done.bundle.path})
+    other = inputs_of(config.model_copy(update={"bundle": replaces}), "evaluate")
+    assert set(other) - set(usual) == {"baseline"}
+    assert other | usual == other
+
+
+def test_what_compiles_for_cards_counts_only_where_that_is_wanted(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config(path)
+    wanted = config.model_copy(
+        update={"export": config.export.model_copy(update={"capabilities": ("8.9",)})}
+    )
+    with_it: list[dict[str, Any]] = []
+    for installed in ({}, {"tensorrt_rtx": "1.7.1"}, {"tensorrt_rtx": "1.8"}):
+        monkeypatch.setattr(pipeline, "packages_installed", lambda installed=installed: installed)
+        assert set(inputs_of(config, "export")) == {"data", "weights", "export", "size"}
+        with_it.append(inputs_of(wanted, "export"))
+    assert [it.get("tensorrt_rtx") for it in with_it] == [None, "1.7.1", "1.8"]
+
+
+@pytest.mark.slow
+def test_without_a_compiler_for_cards_it_is_said_that_there_are_no_engines(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "packages_installed", dict)
+    config = elsewhere(path, tmp_path / "run", export={"capabilities": ["8.9"]})
+    config.out.mkdir()
+    shutil.copy(load_config(path).out / "weights.pt", config.out)
+    said: list[str] = []
+    made = pipeline._steps(config, lambda _: None, None, said.append, lambda *_: None)
+    next(it for it in made if it.name == "export").act()
+    assert said == ["export: no engines for cards ahead of time: tensorrt_rtx is not installed"]
+    assert exported.load(config.out / steps.FOLDER).graphs.targets.get(TRT_FP16, ()) == ()
+
+
+def test_weights_are_measured_where_they_were_trained(path: Path, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("a card is there: the weights would be measured on it")
+    config = elsewhere(path, tmp_path / "run", train={"device": "cuda"})
+    with pytest.raises(TrainingError, match="needs CUDA device 0"):
+        pipeline.evaluate(config)
 
 
 def test_the_example_that_newcomers_run_is_a_configuration() -> None:

@@ -188,6 +188,25 @@ def test_accuracy_control_leaves_float_what_costs_too_much() -> None:
         quantize_controlled(graph, CALIBRATION, [], loyal, 0.1)
 
 
+@pytest.mark.parametrize("fast", [False, True])
+def test_accuracy_control_corrects_biases_as_stated(fast: bool) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = DetectionModel(copy.deepcopy(TINY), ch=1, verbose=False).eval()
+    graph = to_openvino(export_onnx(model, 128, 128))
+    references = [(image, run(graph, image)) for image in CALIBRATION]
+    plain = quantize(graph, CALIBRATION, fast_bias_correction=fast)
+    kept = quantize_controlled(
+        graph, CALIBRATION, references, loyal, 0.9, fast_bias_correction=fast
+    )
+    wanted = disagreement(plain, graph, CALIBRATION)
+    assert disagreement(kept.model, graph, CALIBRATION) == pytest.approx(wanted, rel=1e-6)
+    if not fast:
+        assert wanted != disagreement(
+            quantize(graph, CALIBRATION, fast_bias_correction=True), graph, CALIBRATION
+        )
+
+
 def test_hardswish_with_ranges_around_zero(float_graph: ov.Model) -> None:
     graph = float_graph.clone()
     for op in graph.get_ordered_ops():

@@ -67,6 +67,35 @@ def test_splits_are_read_as_frozen_and_nothing_is_made_up(tmp_path: Path) -> Non
     ]
 
 
+def test_pictures_that_are_not_there_are_counted_before_anything_is_done(tmp_path: Path) -> None:
+    config = load_config(configured(tmp_path))
+    images = tmp_path / "set" / "images"
+    for name in ("003.png", "007.png", "011.png"):
+        (images / name).unlink()
+    with pytest.raises(TrainingError) as told:
+        run(config, ALONE, tracked=False)
+    assert (
+        told.value.message == f"3 of 13 pictures are not there; the first is {images / '003.png'}"
+    )
+    assert not config.out.exists()
+
+
+def test_the_threads_of_a_training_are_its_own(tmp_path: Path) -> None:
+    config = load_config(configured(tmp_path, train={"epochs": 1}))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    seen = []
+    try:
+        run(config, ALONE, tracked=False, on_epoch=lambda _: seen.append(torch.get_num_threads()))
+        assert (seen, torch.get_num_threads()) == ([1], 2)
+        (config.out / "checkpoint.pt").write_bytes(b"damaged")
+        with pytest.raises(TrainingError):
+            run(config, ALONE, tracked=False, resume=True)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_what_cannot_be_steered_by_is_refused(tmp_path: Path) -> None:
     from dataclasses import replace
 

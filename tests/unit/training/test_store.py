@@ -35,6 +35,16 @@ def test_round_trip(made: tuple[Path, list[Sample]]) -> None:
         assert [label.index for label in entry.labels] == [label.index for label in sample.labels]
 
 
+def test_a_whole_set_is_not_painted_over(made: tuple[Path, list[Sample]]) -> None:
+    folder, _ = made
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    generator = Generator(lungs.load(), statistics.load())
+    with pytest.raises(TrainingError, match="holds a set already") as caught:
+        next(store.write(generator, folder, range(2), workers=1))
+    assert "another folder" in caught.value.hint
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
 def test_an_unfinished_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="cut short"):
         store.read(tmp_path)

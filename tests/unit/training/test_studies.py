@@ -73,6 +73,13 @@ def test_the_table_is_one_that_the_importer_reads(annotated: Path) -> None:
     assert (table.rows["class_id"] == len(CATALOG)).any()
 
 
+def test_a_whole_set_is_not_painted_over(generator: Generator, annotated: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in annotated.rglob("*")}
+    with pytest.raises(TrainingError, match="holds a set already"):
+        next(studies.write(generator, annotated, range(1)))
+    assert {path: path.stat().st_mtime_ns for path in annotated.rglob("*")} == before
+
+
 def test_real_backgrounds_are_refused(generator: Generator, tmp_path: Path) -> None:
     real = Generator(generator.shapes, generator.statistics, backgrounds=(None,))  # type: ignore[arg-type]
     with pytest.raises(TrainingError, match="without real backgrounds"):

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnxruntime
 import pytest
 import torch
 
 from edge_agent.engines.bundle import Bundle, starter_bundle_path
+from tests.support.models import blobs
+from tests.support.variants import bundle_with, transparent_onnx, variant
+from training.config import Activation
 from training.errors import TrainingError
-from training.unfuse import unfused
+from training.export import export_onnx
+from training.network import ACTIVATIONS, new_network
+from training.unfuse import activation_of, unfused
 
 pytestmark = pytest.mark.training
+
+SIZE = 64
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +51,35 @@ def test_it_says_what_the_bundle_says_in_evaluation_and_nearly_so_in_training(
             assert np.abs(got[:, :4] - wanted[:, :4]).max() < 0.1
     norms = [it for it in model.modules() if isinstance(it, torch.nn.BatchNorm2d)]
     assert all((it.running_var > 0).all() for it in norms)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("activation", ["hardswish", "relu"])
+def test_the_activation_is_the_bundles(tmp_path: Path, activation: Activation) -> None:
+    shown = [blobs(k, SIZE, SIZE)[None, None] for k in range(4)]
+    network = new_network("yolo11n", activation).train()
+    network(torch.from_numpy(np.concatenate(shown)).float() / 255)  # statistics that are not zero
+    graph = export_onnx(network.eval(), SIZE, SIZE)
+    made = bundle_with(tmp_path / "a.bundle", variant("onnxruntime-fp32"), onnx=graph)
+    assert activation_of(made) == activation
+    model = unfused(made, "yolo11n", shown)
+    kinds = {type(it).__name__ for it in model.modules()}
+    assert {name for name in ("SiLU", "Hardswish", "ReLU") if name in kinds} == {
+        ACTIVATIONS[activation].removeprefix("torch.nn.").removesuffix("()")
+    }
+    session = onnxruntime.InferenceSession(graph)
+    with torch.no_grad():
+        for picture in shown:
+            (wanted,) = session.run(None, {"images": picture})
+            got = model(torch.from_numpy(picture).float() / 255)[0].numpy()
+            assert np.abs(got[:, 4:] - wanted[:, 4:]).max() < 1e-3
+            assert np.abs(got[:, :4] - wanted[:, :4]).max() < 0.1
+
+
+def test_an_activation_that_is_not_known_is_an_error(tmp_path: Path) -> None:
+    made = bundle_with(tmp_path / "a.bundle", variant("onnxruntime-fp32"), onnx=transparent_onnx())
+    with pytest.raises(TrainingError, match="not known here"):
+        activation_of(made)
 
 
 def test_another_architecture_is_refused(bundle: Bundle) -> None:

@@ -27,6 +27,39 @@ def test_a_table_without_class_ids_is_enough(tmp_path: Path) -> None:
     assert read.rows["class_id"].tolist() == [8]
 
 
+def test_ids_are_text(tmp_path: Path) -> None:
+    rows = "000012,ILD,5,01,10,20,30,50\n1e5,ILD,5,02,10,20,30,50\nNA,No finding,14,02,,,,\n"
+    read = vindr.read(table(tmp_path, rows))
+    assert read.rows["image_id"].tolist() == ["000012", "1e5", "NA"]
+    assert read.rows["rad_id"].tolist() == ["01", "02", "02"]
+    assert read.rows["x_max"].tolist()[:2] == [30, 30]
+
+
+def test_blank_lines_are_no_rows_but_count_as_lines(tmp_path: Path) -> None:
+    path = table(tmp_path, "\n" + GOOD + ",,,,,,,\n\nb,ILD,5,R1,9,1,1,9\n\n")
+    assert path.read_text().splitlines()[6].startswith("b,")
+    with pytest.raises(TrainingError, match=r"train\.csv, row 7: the box is inverted"):
+        vindr.read(path)
+    read = vindr.read(path, skip_bad=True)
+    assert read.rows["row"].tolist() == [3, 4]
+    assert read.rejected["row"].tolist() == [7]
+
+
+def test_rows_longer_than_the_header_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="more fields in its rows"):
+        vindr.read(table(tmp_path, "a,ILD,5,R1,10,20,30,50,\n"))
+
+
+def test_an_unknown_class_comes_with_the_known_ones(tmp_path: Path) -> None:
+    header = "image_id,rad_id,class_name,x_min,y_min,x_max,y_max\n"  # as PhysioNet's
+    rows = "a,R1,ILD,10,20,30,50\na,R2,Emphysema,10,20,30,50\n"
+    with pytest.raises(TrainingError, match="row 3: an unknown class: 'Emphysema'") as caught:
+        vindr.read(table(tmp_path, rows, header=header))
+    for name in ("Aortic enlargement", "No finding", "PhysioNet", "--skip-bad"):
+        assert name in caught.value.hint
+    assert len(vindr.read(table(tmp_path, rows, header=header), skip_bad=True).rows) == 1
+
+
 @pytest.mark.parametrize(
     ("row", "why"),
     [

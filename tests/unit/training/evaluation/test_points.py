@@ -8,7 +8,7 @@ from hilum.catalog import BY_SLUG
 from tests.support.labelled import ITSELF, NODULE, OPACITY, TWO, entry, finding
 from training.data.synthetic import Label
 from training.evaluation.matching import match
-from training.evaluation.points import at_points, choose, sensitivity
+from training.evaluation.points import PointRule, at_points, choose, sensitivity
 
 
 def test_the_threshold_keeps_false_positives_down_and_respects_the_floor() -> None:
@@ -42,6 +42,23 @@ def test_one_aim_is_stated_not_two() -> None:
     for aims in ({}, {"false_positives": 0.1, "sensitivity": 0.5}):
         with pytest.raises(ValueError, match="not both"):
             choose(TWO, [[], []], floor=0.1, **aims)
+
+
+def test_a_rule_gives_every_class_a_threshold_and_says_what_for() -> None:
+    found = [[finding(0, 0.9), finding(100, 0.45678)], [finding(50, 0.7, OPACITY)]]
+    usual = PointRule()
+    assert usual.choose(TWO, found) == choose(TWO, found, false_positives=0.05, floor=0.1)
+    assert str(usual) == "at most 0.05 false marks per class and image"
+    assert str(PointRule(0.2)) == "at most 0.2 false marks per class and image"
+    half = PointRule(sensitivity=0.5)
+    points = half.choose(TWO, found)
+    assert set(points) == set(BY_SLUG)
+    assert points["nodule_mass"] == 0.9
+    # Without a box nothing tells its sensitivity: it is kept from marking too much.
+    assert points["lung_opacity"] == usual.choose(TWO, found)["lung_opacity"] > 0.7
+    assert str(half).startswith("a sensitivity of 0.5 per class")
+    with pytest.raises(ValueError, match="not both"):
+        PointRule(0.05, 0.5)
 
 
 def test_what_a_threshold_does() -> None:

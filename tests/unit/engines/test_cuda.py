@@ -1,0 +1,378 @@
+"""Which package brings the card, and what is asked of it: by drivers in memory that keep a record.
+
+A driver in memory is no proof of a card: nothing here has reached NVIDIA's. What has, and what has
+not, is in docs/tensorrt.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import sys
+from collections.abc import Callable
+from enum import Enum
+from functools import partial
+from importlib import import_module
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge_agent.engines.cuda import (
+    Card,
+    CudaPythonCard,
+    PyCudaCard,
+    bindings_installed,
+    open_card,
+    ours,
+)
+from edge_agent.engines.hardware import nvidia_cards
+from edge_agent.errors import EngineFailed
+from hilum.codes import ErrorCode
+from tests.conftest import absent
+
+CUDA_PYTHON, PYCUDA = "cuda.bindings", "pycuda"
+STREAM = 77
+
+
+class Result(Enum):
+    """As cuda-python has it: every call answers with one of these first."""
+
+    CUDA_SUCCESS = 0
+    CUDA_ERROR_OUT_OF_MEMORY = 2
+    CUDA_ERROR_NO_DEVICE = 100
+
+
+class Memory:
+    """A card's memory under both drivers: what lies where, who uses it, what was done in order."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.held: dict[int, np.ndarray[Any, np.dtype[np.uint8]]] = {}
+        self.streams: set[int] = set()
+        self.contexts = 0
+        self.users = 0
+
+    @property
+    def is_left(self) -> bool:
+        return not (self.held or self.streams or self.contexts or self.users)
+
+    def retain(self, device: int = 0) -> str:
+        assert device == 0
+        self.contexts += 1
+        return "context"
+
+    def release(self, device: int = 0) -> None:
+        assert device == 0
+        self.contexts -= 1
+
+    def push(self, context: str = "context") -> None:
+        assert context == "context"
+        self.users += 1
+
+    def pop(self) -> str:
+        self.users -= 1
+        return "context"
+
+    def take(self, size_bytes: int) -> int:
+        assert self.users, "no context is current"
+        address = 0x1000 * (1 + len(self.calls))
+        self.calls.append(f"allocate {size_bytes}")
+        self.held[address] = np.zeros(size_bytes, np.uint8)
+        return address
+
+    def give_back(self, address: int) -> None:
+        assert self.users, "no context is current"
+        self.calls.append("free")
+        del self.held[address]
+
+    def begin(self, flags: int) -> int:
+        assert flags == 1, "the stream would wait for the default one"
+        self.streams.add(STREAM)
+        return STREAM
+
+    def end(self, stream: int) -> None:
+        self.streams.remove(stream)
+
+    def to_card(self, address: int, host: int, size_bytes: int, stream: int) -> None:
+        assert stream in self.streams
+        self.calls.append("to the card")
+        ctypes.memmove(self.held[address].ctypes.data, host, size_bytes)
+
+    def from_card(self, host: int, address: int, size_bytes: int, stream: int) -> None:
+        assert stream in self.streams
+        self.calls.append("from the card")
+        ctypes.memmove(host, self.held[address].ctypes.data, size_bytes)
+
+    def wait(self, stream: int) -> None:
+        assert stream in self.streams
+        self.calls.append("wait")
+
+
+def cuda_python(memory: Memory, **refuses: Result) -> ModuleType:
+    """`cuda.bindings.driver`, as far as it is used; a call refuses with the stated status."""
+    acts: dict[str, Callable[..., Any]] = {
+        "cuInit": lambda flags: None,
+        "cuDeviceGet": lambda number: number,
+        "cuDeviceGetName": lambda length, device: b"Fake 4000".ljust(length, b"\0"),
+        "cuDeviceGetAttribute": lambda kind, device: {"major": 8, "minor": 9}[kind],
+        "cuDevicePrimaryCtxRetain": memory.retain,
+        "cuDevicePrimaryCtxRelease": memory.release,
+        "cuCtxPushCurrent": memory.push,
+        "cuCtxPopCurrent": memory.pop,
+        "cuMemAlloc": memory.take,
+        "cuMemFree": memory.give_back,
+        "cuStreamCreate": memory.begin,
+        "cuStreamDestroy": memory.end,
+        "cuMemcpyHtoDAsync": memory.to_card,
+        "cuMemcpyDtoHAsync": memory.from_card,
+        "cuStreamSynchronize": memory.wait,
+    }
+
+    def answer(name: str, *arguments: Any) -> tuple[Any, ...]:
+        if name in refuses:
+            return (refuses[name], None)
+        given = acts[name](*arguments)
+        return (Result.CUDA_SUCCESS,) if given is None else (Result.CUDA_SUCCESS, given)
+
+    module = ModuleType("cuda.bindings.driver")
+    vars(module).update(
+        {name: partial(answer, name) for name in acts},
+        CUresult=Result,
+        CUstream_flags=SimpleNamespace(CU_STREAM_NON_BLOCKING=1),
+        CUdevice_attribute=SimpleNamespace(
+            CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR="major",
+            CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR="minor",
+        ),
+    )
+    return module
+
+
+class Allocation:
+    """As pycuda has it: memory is an object with an address."""
+
+    def __init__(self, memory: Memory, size_bytes: int) -> None:
+        self._memory, self._address = memory, memory.take(size_bytes)
+
+    def __int__(self) -> int:
+        return self._address
+
+    def free(self) -> None:
+        self._memory.give_back(self._address)
+
+
+class Stream:
+    """As pycuda has it: ends when nobody holds it any more."""
+
+    handle = STREAM
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        memory.begin(1)
+
+    def __del__(self) -> None:
+        self._memory.end(STREAM)
+
+    def synchronize(self) -> None:
+        self._memory.wait(STREAM)
+
+
+def pycuda(memory: Memory, **refuses: Exception) -> ModuleType:
+    """`pycuda.driver`, as far as it is used; a call raises what is stated."""
+
+    def device(number: int) -> SimpleNamespace:
+        memory.retain(number)
+        memory.release(number)
+        return SimpleNamespace(
+            name=lambda: "Fake 4000",
+            compute_capability=lambda: (8, 9),
+            retain_primary_context=lambda: (
+                memory.retain() and SimpleNamespace(push=memory.push, detach=memory.release)
+            ),
+        )
+
+    def to_card(address: int, host: np.ndarray[Any, Any], stream: Stream) -> None:
+        memory.to_card(address, host.ctypes.data, host.nbytes, stream.handle)
+
+    def from_card(host: np.ndarray[Any, Any], address: int, stream: Stream) -> None:
+        memory.from_card(host.ctypes.data, address, host.nbytes, stream.handle)
+
+    acts: dict[str, Callable[..., Any]] = {
+        "init": lambda: None,
+        "Device": device,
+        "mem_alloc": partial(Allocation, memory),
+        "Stream": partial(Stream, memory),
+        "memcpy_htod_async": to_card,
+        "memcpy_dtoh_async": from_card,
+    }
+
+    def answer(name: str, *arguments: Any) -> Any:
+        if name in refuses:
+            raise refuses[name]
+        return acts[name](*arguments)
+
+    module = ModuleType("pycuda.driver")
+    vars(module).update(
+        {name: partial(answer, name) for name in acts}, Context=SimpleNamespace(pop=memory.pop)
+    )
+    return module
+
+
+def install(monkeypatch: pytest.MonkeyPatch, **drivers: ModuleType) -> None:
+    """Let these packages be the installed ones, whatever else is."""
+    for package, name in (("cuda_python", CUDA_PYTHON), ("pycuda", PYCUDA)):
+        driver = drivers.get(package)
+        if driver is None:
+            monkeypatch.setitem(sys.modules, name, None)
+            continue
+        above = ModuleType(name)
+        above.__spec__ = ModuleSpec(name, None)
+        above.__path__ = []
+        if "." in name:
+            root = name.partition(".")[0]
+            parent = ModuleType(root)
+            parent.__path__ = []
+            monkeypatch.setitem(sys.modules, root, parent)
+        monkeypatch.setitem(sys.modules, name, above)
+        monkeypatch.setitem(sys.modules, f"{name}.driver", driver)
+
+
+BOTH = pytest.mark.parametrize("package", ["cuda_python", "pycuda"])
+
+
+def opened(package: str, memory: Memory, monkeypatch: pytest.MonkeyPatch) -> Card:
+    driver = cuda_python(memory) if package == "cuda_python" else pycuda(memory)
+    install(monkeypatch, **{package: driver})
+    return open_card()
+
+
+def test_cuda_python_is_preferred_and_pycuda_used_where_it_is_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    memory = Memory()
+    both = {"cuda_python": cuda_python(memory), "pycuda": pycuda(memory)}
+    install(monkeypatch, **both)
+    assert bindings_installed() == CUDA_PYTHON
+    assert isinstance(open_card(), CudaPythonCard)
+    install(monkeypatch, pycuda=both["pycuda"])
+    assert bindings_installed() == PYCUDA
+    assert isinstance(open_card(), PyCudaCard)
+    install(monkeypatch)
+    assert bindings_installed() is None
+    with pytest.raises(EngineFailed, match="neither cuda-python nor pycuda is installed") as told:
+        open_card()
+    assert "tensorrt" in told.value.hint
+
+
+@BOTH
+def test_a_card_is_told_by_name_and_capability(
+    package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = opened(package, Memory(), monkeypatch)
+    assert (card.name, card.capability) == ("Fake 4000", "8.9")
+
+
+@BOTH
+def test_copies_go_the_right_way_and_nothing_is_kept(
+    package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = Memory()
+    card = opened(package, memory, monkeypatch)
+    sent = np.arange(6, dtype=np.float32).reshape(2, 3)
+    got = np.full_like(sent, -1)
+    with card.use():
+        address, stream = card.allocate(sent.nbytes), card.stream()
+        assert (type(address), stream) == (int, STREAM)
+        card.upload(sent, address, stream)
+        card.download(address, got, stream)
+        card.wait(stream)
+        card.free(address)
+        card.end_stream(stream)
+    card.close()
+    np.testing.assert_array_equal(got, sent)
+    np.testing.assert_array_equal(sent.ravel(), range(6))
+    assert memory.calls == ["allocate 24", "to the card", "from the card", "wait", "free"]
+    assert memory.is_left
+
+
+@BOTH
+def test_the_card_is_left_by_the_thread_whatever_happens_there(
+    package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = Memory()
+    card = opened(package, memory, monkeypatch)
+    seen = []
+    with contextlib.suppress(ValueError), card.use():
+        seen.append(memory.users)
+        raise ValueError
+    assert (seen, memory.users) == ([1], 0)
+
+
+def test_what_cuda_python_refuses_is_our_error_with_its_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    memory = Memory()
+    install(
+        monkeypatch,
+        cuda_python=cuda_python(memory, cuInit=Result.CUDA_ERROR_NO_DEVICE),
+    )
+    with pytest.raises(EngineFailed, match="CUDA refused: CUDA_ERROR_NO_DEVICE"):
+        open_card()
+    assert memory.is_left
+    full = cuda_python(memory, cuMemAlloc=Result.CUDA_ERROR_OUT_OF_MEMORY)
+    install(monkeypatch, cuda_python=full)
+    card = open_card()
+    with pytest.raises(EngineFailed, match="CUDA_ERROR_OUT_OF_MEMORY") as told, card.use():
+        card.allocate(1 << 40)
+    assert told.value.code == EngineFailed.default_code != ErrorCode.INTERNAL
+    card.close()
+    assert memory.is_left
+
+
+def test_what_pycuda_raises_is_our_error_with_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = Memory()
+    install(monkeypatch, pycuda=pycuda(memory, Device=RuntimeError("no such device")))
+    with pytest.raises(EngineFailed, match="CUDA could not open the card: no such device"):
+        open_card()
+    full = pycuda(memory, mem_alloc=MemoryError("cuMemAlloc failed"))
+    install(monkeypatch, pycuda=full)
+    card = open_card()
+    # As the engine calls it: inside `ours`.
+    with (
+        pytest.raises(EngineFailed, match="CUDA could not load the engine: cuMemAlloc failed"),
+        ours("load the engine"),
+        card.use(),
+    ):
+        card.allocate(1 << 40)
+    card.close()
+    assert memory.is_left
+
+
+def real_driver() -> ModuleType:
+    """cuda-python's own module, which is there without a card."""
+    try:
+        found = find_spec(f"{CUDA_PYTHON}.driver")
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        absent("cuda-python is not installed")
+    return import_module(f"{CUDA_PYTHON}.driver")
+
+
+def test_the_real_package_has_all_that_its_stand_in_has() -> None:
+    driver = real_driver()
+    stand_in = cuda_python(Memory())
+    used = {name for name in vars(stand_in) if name.lower().startswith("cu")}
+    assert {name for name in used if not hasattr(driver, name)} == set()
+    assert driver.CUresult.CUDA_SUCCESS == 0
+    assert driver.CUstream_flags.CU_STREAM_NON_BLOCKING == 1
+
+
+@pytest.mark.skipif(bool(nvidia_cards()), reason="a card is there: test_tensorrt_card.py uses it")
+def test_without_a_driver_the_real_package_gives_our_error() -> None:
+    real_driver()
+    with pytest.raises(EngineFailed, match="CUDA"):
+        open_card()
