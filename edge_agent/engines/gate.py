@@ -23,7 +23,7 @@ from edge_agent.core.gate import (
 from edge_agent.core.geometry import Letterbox
 from edge_agent.engines.base import Pixels
 from edge_agent.engines.bundle import Bundle
-from edge_agent.engines.openvino_core import new_core
+from edge_agent.engines.openvino_core import new_core, run
 from edge_agent.errors import BundleInvalid, EngineFailed
 from hilum.manifest import GateSpec, InputSpec
 
@@ -96,8 +96,7 @@ class OpenVinoGate:
             if self._request is None:
                 raise EngineFailed("the gate is closed")
             try:
-                results = self._request.infer({0: batch}, share_inputs=True)
-                seen = GateProbabilities.from_outputs(results[0][0])
+                seen = GateProbabilities.from_outputs(run(self._request, batch)[0])
             except GateOutputsInvalid as error:
                 raise EngineFailed(f"the gate gave {error}") from error
             except Exception as error:

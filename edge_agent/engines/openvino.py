@@ -21,7 +21,7 @@ from edge_agent.core.findings import BOX_ROWS
 from edge_agent.engines.base import Pixels, RawOutputs
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.compiled_cache import CompiledCache
-from edge_agent.engines.openvino_core import new_core
+from edge_agent.engines.openvino_core import new_core, run
 from edge_agent.errors import BundleInvalid, EngineFailed, HilumError
 from hilum.manifest import EngineVariant, InputSpec, Manifest
 
@@ -108,8 +108,8 @@ class OpenVinoEngine:
         with self._request() as request, _ours("infer"):
             for image, answer in zip(batch, outputs, strict=True):
                 pixels = np.ascontiguousarray(image[None])
-                # The shared output is the request's own memory: copied before its next use.
-                answer[:] = request.infer({0: pixels}, share_inputs=True, share_outputs=True)[0][0]
+                # What comes back is the request's own memory: copied before its next use.
+                answer[:] = run(request, pixels)[0]
         if not np.isfinite(outputs).all():
             raise EngineFailed(f"{self._name} gave outputs that are not finite")
         return outputs
