@@ -15,7 +15,7 @@ import pytest
 from edge_agent.engines.bundle import Bundle
 from tests.conftest import pydicom_file
 
-pytestmark = [pytest.mark.training, pytest.mark.slow]
+pytestmark = [pytest.mark.training, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
