@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
+from typing import Any
 
 import grpc
 import pytest
@@ -27,18 +27,23 @@ from tests.agents import (
     tag_of,
     tagged_png,
 )
+from tests.support.ports import free_port
 
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def request(tag: int) -> pb.DetectRequest:
     return pb.DetectRequest(request_id=str(tag), image=tagged_png(tag))
+
+
+async def serving(channel: grpc.aio.Channel) -> Any:  # gRPC's own
+    """Until the agent says that it serves; the watch that said so."""
+    watch = health_pb2_grpc.HealthStub(channel).Watch(
+        health_pb2.HealthCheckRequest(), wait_for_ready=True
+    )
+    while (await watch.read()).status == NOT_SERVING:
+        pass
+    return watch
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
@@ -50,11 +55,7 @@ async def test_a_signal_lets_what_is_in_flight_be_answered_and_nothing_more(
     running = asyncio.create_task(serve(told, gated))
     async with grpc.aio.insecure_channel(told.grpc.address) as channel:
         detector = detection_pb2_grpc.DetectorStub(channel)
-        watch = health_pb2_grpc.HealthStub(channel).Watch(
-            health_pb2.HealthCheckRequest(), wait_for_ready=True
-        )
-        while (await watch.read()).status == NOT_SERVING:
-            pass
+        watch = await serving(channel)
         unary = detector.Detect(request(150))
         await gated.gate.arrival(150)
         stream = detector.DetectStream()
@@ -124,11 +125,7 @@ async def test_told_to_recheck_before_it_serves_it_starts_as_if_it_had_not_been(
     os.kill(os.getpid(), signal.SIGHUP)
     async with grpc.aio.insecure_channel(told.grpc.address) as channel:
         detector = detection_pb2_grpc.DetectorStub(channel)
-        watch = health_pb2_grpc.HealthStub(channel).Watch(
-            health_pb2.HealthCheckRequest(), wait_for_ready=True
-        )
-        while (await watch.read()).status == NOT_SERVING:
-            pass
+        await serving(channel)
         assert tag_of(await detector.Detect(request(150))) == 150
     assert len(tested) == 1
     os.kill(os.getpid(), signal.SIGHUP)

@@ -11,17 +11,13 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-
-def _free_port() -> int:
-    with closing(socket.socket()) as it:
-        it.bind(("127.0.0.1", 0))
-        return int(it.getsockname()[1])
+from tests.support.ports import free_port
 
 
 @contextmanager
 def mlflow_server(folder: Path) -> Iterator[str]:
     """One of one worker; its address. Ended at the end."""
-    port = _free_port()
+    port = free_port()
     command = [
         *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)),
         *("--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/server.db"),

@@ -170,12 +170,18 @@ def loyal(infer: Infer, pairs: Sequence[Pair]) -> float:
     return 1 - float(np.mean(apart))
 
 
-def test_accuracy_control_leaves_float_what_costs_too_much() -> None:
+def tiny() -> tuple[ov.Model, list[Pair]]:
+    """A small float graph, and what it says of each calibration picture."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = DetectionModel(copy.deepcopy(TINY), ch=1, verbose=False).eval()
     graph = to_openvino(export_onnx(model, 128, 128))
     references = [(image, run(graph, image)) for image in CALIBRATION]
+    return graph, references
+
+
+def test_accuracy_control_leaves_float_what_costs_too_much() -> None:
+    graph, references = tiny()
     plain = quantize(graph, CALIBRATION, fast_bias_correction=True)
     cost = 1 - loyal(lambda image: run(plain, image), references)
     kept = quantize_controlled(graph, CALIBRATION, references, loyal, 2 * cost)
@@ -190,11 +196,7 @@ def test_accuracy_control_leaves_float_what_costs_too_much() -> None:
 
 @pytest.mark.parametrize("fast", [False, True])
 def test_accuracy_control_corrects_biases_as_stated(fast: bool) -> None:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = DetectionModel(copy.deepcopy(TINY), ch=1, verbose=False).eval()
-    graph = to_openvino(export_onnx(model, 128, 128))
-    references = [(image, run(graph, image)) for image in CALIBRATION]
+    graph, references = tiny()
     plain = quantize(graph, CALIBRATION, fast_bias_correction=fast)
     kept = quantize_controlled(
         graph, CALIBRATION, references, loyal, 0.9, fast_bias_correction=fast
