@@ -16,7 +16,7 @@ from edge_agent.core.radiograph import ImageFormat, ImageWarning, Radiograph, Sp
 from edge_agent.core.study_context import StudyContext
 from edge_agent.errors import DecoderFailed, HilumError
 from edge_agent.serving.decode_messages import DecodeRequest
-from edge_agent.serving.shared_pixels import Grey, SharedPixels
+from edge_agent.serving.shared_pixels import SharedPixels
 from hilum.codes import ErrorCode
 
 _Side = Annotated[int, Field(ge=1, le=1 << 20)]
@@ -33,15 +33,10 @@ class InvalidAnswer(DecoderFailed):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Decoded:
-    """One study image, decoded.
-
-    `model_input` is u8 of shape `fit`, letterboxed; None where no fit was asked for. All pixels
-    are the agent's own copies.
-    """
+    """One study image, decoded; the pixels are the agent's own copy."""
 
     radiograph: Radiograph
     context: StudyContext
-    model_input: Grey | None
 
 
 class _Plain(BaseModel):
@@ -76,7 +71,6 @@ class _Answer(_Plain):
     sequence: int
     error: _Error | None = None
     shape: tuple[_Side, _Side] | None = None
-    model_input: bool = False
     facts: Facts | None = None
     context: StudyContext | None = None
 
@@ -106,19 +100,12 @@ def read_answer(packet: bytes, request: DecodeRequest, memory: SharedPixels) -> 
         raise _rebuilt(answer.error)
     if answer.shape is None or answer.facts is None or answer.context is None:
         raise InvalidAnswer("The decoder's answer is not whole.")
-    pixel_count = answer.shape[0] * answer.shape[1]
-    input_count = 0 if request.fit is None else request.fit[0] * request.fit[1]
-    if (request.fit is not None) != answer.model_input:
-        raise InvalidAnswer("The decoder made no model input, or one that nobody asked for.")
-    if pixel_count + input_count > memory.output_bytes:
+    if answer.shape[0] * answer.shape[1] > memory.output_bytes:
         raise InvalidAnswer("The decoder claims more pixels than there is room for.")
     facts = {name: getattr(answer.facts, name) for name in Facts.model_fields}
     return Decoded(
         radiograph=Radiograph(pixels=memory.take_pixels(answer.shape), **facts),
         context=answer.context,
-        model_input=(
-            None if request.fit is None else memory.take_pixels(request.fit, start=pixel_count)
-        ),
     )
 
 

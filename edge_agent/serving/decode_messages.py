@@ -50,7 +50,6 @@ class DecodeRequest:
     sequence: int
     size_bytes: int
     fit: tuple[int, int] | None
-    pad_value: int
 
     def to_bytes(self) -> bytes:
         """One packet."""
@@ -64,9 +63,7 @@ class DecodeRequest:
         return cls(**values, fit=None if fit is None else (fit[0], fit[1]))
 
 
-def success(
-    sequence: int, radiograph: Radiograph, context: StudyContext, *, model_input: bool
-) -> bytes:
+def success(sequence: int, radiograph: Radiograph, context: StudyContext) -> bytes:
     """The packet that says: the pixels lie in the shared memory, these are the facts."""
     facts = {f.name: getattr(radiograph, f.name) for f in fields(radiograph) if f.name != "pixels"}
     facts["spacing"] = None if radiograph.spacing is None else asdict(radiograph.spacing)
@@ -75,7 +72,6 @@ def success(
         {
             "sequence": sequence,
             "shape": radiograph.pixels.shape,
-            "model_input": model_input,
             "facts": facts,
             "context": asdict(context),
         }

@@ -26,7 +26,7 @@ import numpy as np
 from edge_agent.imaging import Limits
 from edge_agent.serving import containment
 from edge_agent.serving.decode_messages import WorkerConfig
-from edge_agent.serving.decode_worker import WARM_UP_FIT, DecodeWorker, Reader, read_and_fit
+from edge_agent.serving.decode_worker import WARM_UP_FIT, DecodeWorker, Reader
 from edge_agent.serving.shared_pixels import SharedPixels
 
 _MAX_ORDER_BYTES: Final = 256
@@ -153,7 +153,7 @@ def main() -> int:
         reader = load_reader(config.reader)
         cv2.setNumThreads(1)
         sample = sample_image()
-        read_and_fit(reader, sample, Limits(**config.limits), WARM_UP_FIT, 0)
+        reader(sample, limits=Limits(**config.limits), fit=WARM_UP_FIT)
         _check_one_thread()
     except Exception as error:  # noqa: BLE001  # told to the agent, which cannot start
         _send(agent, {"failed": f"{type(error).__name__}: {error}"[:1000]})

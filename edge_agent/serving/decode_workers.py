@@ -31,7 +31,6 @@ if TYPE_CHECKING:  # At run time it would bring the decoders into the agent's ow
 log = logging.getLogger(__name__)
 
 READER: Final = "edge_agent.imaging:read_study"
-_MAX_INPUT_PIXELS: Final = 4096 * 4096
 _FIRST_RETRY_S: Final = 0.05
 _LAST_RETRY_S: Final = 5.0
 
@@ -79,7 +78,7 @@ class DecodeWorkers:
             limits=asdict(limits),
             memory_bytes=self._policy.memory_bytes,
             input_bytes=limits.max_bytes,
-            output_bytes=limits.max_pixels + _MAX_INPUT_PIXELS,
+            output_bytes=limits.max_pixels,
         )
         self._limits = limits
         self._nursery: Nursery | None = None
@@ -122,7 +121,6 @@ class DecodeWorkers:
         data: bytes | memoryview,
         *,
         fit: tuple[int, int] | None = None,
-        pad_value: int = 114,
         timeout_s: float | None = None,
         deadline: float | None = None,
     ) -> Decoded:
@@ -132,8 +130,8 @@ class DecodeWorkers:
 
         Args:
             data: the file as it is. It must not change until this returns.
-            fit: height and width of the model's input, or None for all pixels.
-            pad_value: grey around the picture in the model's input.
+            fit: height and width of the model's input, which the picture may be shrunk for; None
+                for all pixels.
             timeout_s: in place of the policy's.
             deadline: on the event loop's clock; no worker is given the image after it.
 
@@ -145,13 +143,11 @@ class DecodeWorkers:
         """
         view = memoryview(data).cast("B")
         self._limits.check_bytes(len(view))
-        if fit is not None and not 0 < fit[0] * fit[1] <= _MAX_INPUT_PIXELS:
-            raise ValueError(f"a model input of {fit} is out of bounds")
         limit_s = self._policy.timeout_s if timeout_s is None else timeout_s
         while True:
             async with begun_before(deadline):
                 worker = await self._take_idle()
-            request = DecodeRequest(next(self._sequences), len(view), fit, pad_value)
+            request = DecodeRequest(next(self._sequences), len(view), fit)
             try:
                 return await self._shepherd(
                     DecodeJob(worker, request, view, limit_s, self._copiers)

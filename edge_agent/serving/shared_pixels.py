@@ -73,24 +73,21 @@ class SharedPixels:
         """The study image, read-only, without a copy."""
         return memoryview(self._map)[:size_bytes].toreadonly()
 
-    def put_pixels(self, *pictures: Grey) -> None:
-        """Copy u8 pictures out, one behind the other.
+    def put_pixels(self, picture: Grey) -> None:
+        """Copy a u8 picture out.
 
         Raises:
-            DecoderFailed: together they are larger than `output_bytes`.
+            DecoderFailed: it is larger than `output_bytes`.
         """
-        start = 0
-        if sum(picture.size for picture in pictures) > self.output_bytes:
+        if picture.size > self.output_bytes:
             raise DecoderFailed("The decoder made more pixels than there is room for.")
-        for picture in pictures:
-            self._output[start : start + picture.size].reshape(picture.shape)[...] = picture
-            start += picture.size
+        self._output[: picture.size].reshape(picture.shape)[...] = picture
 
-    def take_pixels(self, shape: tuple[int, int], start: int = 0) -> Grey:
-        """A copy, u8 of `shape`, of the output from `start`; nobody else can change it."""
+    def take_pixels(self, shape: tuple[int, int]) -> Grey:
+        """A copy, u8 of `shape`, of the output; nobody else can change it."""
         rows, columns = shape
-        self._large |= start + rows * columns > KEEP_BYTES
-        return self._output[start : start + rows * columns].reshape(shape).copy()
+        self._large |= rows * columns > KEEP_BYTES
+        return self._output[: rows * columns].reshape(shape).copy()
 
     def shrink(self) -> None:
         """Give back the pages that only large images need, if there has been one."""

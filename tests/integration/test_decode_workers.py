@@ -28,10 +28,9 @@ from edge_agent.errors import (
     StudyImageRefused,
 )
 from edge_agent.imaging import Limits, read_study
-from edge_agent.serving.decode_worker import read_and_fit
 from edge_agent.serving.decode_workers import DecodePolicy, DecodeWorkers
 from hilum.codes import ErrorCode
-from tests.campaign.decode_workers import SIDE, campaign, tagged_image, tags_of
+from tests.campaign.decode_workers import SIDE, campaign, tag_in, tagged_image
 from tests.conftest import pydicom_file
 from tests.support.hostile_reader import PATH, misbehaving
 
@@ -79,7 +78,7 @@ async def all_are_back(workers: DecodeWorkers) -> None:
     """All places are filled, and whoever is there answers right."""
     await until(lambda: workers.stats().idle == workers.concurrency, "workers were not replaced")
     for tag in range(4):
-        assert tags_of(await workers.decode(tagged_image(tag), fit=FIT)) == {tag}
+        assert tag_in(await workers.decode(tagged_image(tag), fit=FIT)) == tag
 
 
 def exists(pid: int) -> bool:
@@ -131,7 +130,7 @@ async def test_a_study_is_decoded_exactly_as_in_process(
     workers: DecodeWorkers, name: str, fit: tuple[int, int] | None
 ) -> None:
     data = pydicom_file(name).read_bytes()
-    here, context, model_input = read_and_fit(read_study, data, Limits(), fit, 114)
+    here, context = read_study(data, fit=fit)
     decoded = await workers.decode(memoryview(data), fit=fit)
     for field in fields(Radiograph):
         mine, theirs = getattr(here, field.name), getattr(decoded.radiograph, field.name)
@@ -142,17 +141,14 @@ async def test_a_study_is_decoded_exactly_as_in_process(
     assert decoded.radiograph.pixels.flags.owndata
     assert decoded.context == context
     assert context.patient_id
-    assert (decoded.model_input is None) == (model_input is None)
-    if model_input is not None:
-        np.testing.assert_array_equal(decoded.model_input, model_input)
 
 
 async def test_real_rasters_too(workers: DecodeWorkers, radiographs: list[Path]) -> None:
     for file in radiographs[:6]:
         data = file.read_bytes()
-        here = read_and_fit(read_study, data, Limits(), (640, 640), 0)[2]
-        decoded = await workers.decode(data, fit=(640, 640), pad_value=0)
-        np.testing.assert_array_equal(decoded.model_input, here)
+        here, _context = read_study(data, fit=(640, 640))
+        decoded = await workers.decode(data, fit=(640, 640))
+        np.testing.assert_array_equal(decoded.radiograph.pixels, here.pixels)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +216,7 @@ async def test_a_crash_costs_one_image_its_answer(
     )
     assert isinstance(crash, DecoderFailed)
     assert how in crash.message
-    assert [tags_of(other) for other in others if not isinstance(other, BaseException)] == [{5}] * 6
+    assert [tag_in(other) for other in others if not isinstance(other, BaseException)] == [5] * 6
     await all_are_back(workers)
     assert workers.stats().replaced == before.replaced + 1
     assert len(set(workers.stats().pids) & set(before.pids)) == 1
@@ -236,7 +232,7 @@ async def test_a_memory_bomb_is_an_error_and_the_agent_lives(workers: DecodeWork
 async def test_a_hang_ends_when_its_time_is_over(workers: DecodeWorkers, command: str) -> None:
     hang = asyncio.create_task(workers.decode(misbehaving(command, tagged_image(0)), timeout_s=0.2))
     for tag in range(6):
-        assert tags_of(await workers.decode(tagged_image(tag), fit=FIT)) == {tag}
+        assert tag_in(await workers.decode(tagged_image(tag), fit=FIT)) == tag
     with pytest.raises(DecoderFailed, match=r"not done with this image in 0\.2 s"):
         await hang
     await all_are_back(workers)
@@ -258,8 +254,8 @@ async def test_killed_from_outside_while_it_decodes(workers: DecodeWorkers, tmp_
     failed = [end for end in ends if isinstance(end, BaseException)]
     (answered,) = (end for end in ends if not isinstance(end, BaseException))
     assert [isinstance(end, DecoderFailed) and "SIGKILL" in end.message for end in failed] == [True]
-    assert tags_of(answered) == {1 + ends.index(answered)}
-    assert tags_of(await waiting) == {9}
+    assert tag_in(answered) == 1 + ends.index(answered)
+    assert tag_in(await waiting) == 9
     await all_are_back(workers)
     assert victim not in workers.stats().pids
 
@@ -277,7 +273,7 @@ async def test_idle_workers_that_die_are_replaced_and_nobody_notices(
     assert sum(isinstance(answer, DecoderFailed) for answer in answers) <= len(before.pids)
     for tag, answer in enumerate(answers):
         if not isinstance(answer, BaseException):
-            assert tags_of(answer) == {tag}
+            assert tag_in(answer) == tag
     await all_are_back(workers)
     assert not set(before.pids) & set(workers.stats().pids)
 
@@ -307,7 +303,7 @@ async def test_a_late_answer_is_thrown_away_and_its_worker_used_again(
         task.cancel()
     await asyncio.wait(late)
     for tag in range(8, 12):
-        assert tags_of(await workers.decode(tagged_image(tag), fit=FIT)) == {tag}
+        assert tag_in(await workers.decode(tagged_image(tag), fit=FIT)) == tag
     await all_are_back(workers)
     assert workers.stats().pids == before.pids
     assert workers.stats().decoded >= before.decoded + 2 + 4
@@ -336,12 +332,12 @@ async def test_a_deadline_that_passes_while_waiting_for_a_worker(workers: Decode
     for deadline in (now + 0.05, now):
         with pytest.raises(DeadlineExceeded):
             await workers.decode(tagged_image(2), fit=FIT, deadline=deadline)
-    assert [tags_of(await task) for task in busy] == [{1}] * workers.concurrency
+    assert [tag_in(await task) for task in busy] == [1] * workers.concurrency
     with pytest.raises(DeadlineExceeded):
         await workers.decode(tagged_image(2), fit=FIT, deadline=now)
     assert workers.stats().decoded == before.decoded + workers.concurrency
     in_time = asyncio.get_running_loop().time() + 60
-    assert tags_of(await workers.decode(tagged_image(3), fit=FIT, deadline=in_time)) == {3}
+    assert tag_in(await workers.decode(tagged_image(3), fit=FIT, deadline=in_time)) == 3
     await all_are_back(workers)
     assert workers.stats().pids == before.pids
 
@@ -358,8 +354,8 @@ async def test_cancelled_while_waiting_for_a_worker(workers: DecodeWorkers) -> N
         task.cancel()
     await asyncio.wait(waiting)
     assert [task.cancelled() for task in waiting] == [True, False] * 3
-    assert [tags_of(task.result()) for task in waiting[1::2]] == [{1}, {3}, {5}]
-    assert [tags_of(await task) for task in slow] == [{1}, {1}]
+    assert [tag_in(task.result()) for task in waiting[1::2]] == [1, 3, 5]
+    assert [tag_in(await task) for task in slow] == [1, 1]
     await all_are_back(workers)
 
 
@@ -373,7 +369,7 @@ FACTS = {
 FORGED = {
     "not json": "nonsense",
     "an old sequence": json.dumps(
-        {"sequence": 1, "shape": [256, 256], "model_input": True, "facts": FACTS, "context": {}}
+        {"sequence": 1, "shape": [256, 256], "facts": FACTS, "context": {}}
     ),
     "nothing": json.dumps({"sequence": 1}),
     "unknown fields": json.dumps({"sequence": 1, "do": "fork"}),
@@ -417,7 +413,7 @@ async def test_an_answer_in_advance_never_reaches_the_next_request() -> None:
         if isinstance(end, BaseException):
             assert "another request" in str(end)
         else:
-            assert tags_of(end) == {2}
+            assert tag_in(end) == 2
         await all_are_back(workers)
         assert workers.stats().replaced == 1
 
@@ -471,7 +467,7 @@ async def test_signals_for_the_agent_are_left_to_the_agent(workers: DecodeWorker
         for pid in (stats.nursery_pid, *stats.pids):
             os.kill(pid, number)
     for tag in range(6):
-        assert tags_of(await workers.decode(tagged_image(tag), fit=FIT)) == {tag}
+        assert tag_in(await workers.decode(tagged_image(tag), fit=FIT)) == tag
     assert workers.stats().pids == stats.pids
 
 
@@ -546,9 +542,8 @@ async def test_descriptors_and_memory_stay_flat_over_2000_requests(
     async def some(count: int) -> None:
         async def client(offset: int) -> None:
             for tag in range(offset, offset + count // 8):
-                assert tags_of(await workers.decode(tagged_image(tag % 256), fit=FIT)) == {
-                    tag % 256
-                }
+                image = tagged_image(tag % 256)
+                assert tag_in(await workers.decode(image, fit=FIT)) == tag % 256
 
         await asyncio.gather(*(client(31 * number) for number in range(8)))
         await asyncio.gather(*(workers.decode(rg1, fit=(640, 640)) for _ in range(4)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields, replace
+from dataclasses import fields
 from datetime import date
 from typing import Any
 
@@ -29,7 +29,7 @@ from hilum.codes import ErrorCode, WarningCode
 
 PIXELS = np.arange(12, dtype=np.uint8).reshape(3, 4)
 RADIOGRAPH = Radiograph(PIXELS, 300, 400, "dicom", 12)
-REQUEST = DecodeRequest(sequence=5, size_bytes=100, fit=None, pad_value=114)
+REQUEST = DecodeRequest(sequence=5, size_bytes=100, fit=None)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ radiographs = st.builds(
 def test_a_study_survives_the_way(
     memory: SharedPixels, radiograph: Radiograph, context: StudyContext
 ) -> None:
-    packet = success(5, radiograph, context, model_input=False)
+    packet = success(5, radiograph, context)
     decoded = read_answer(packet, REQUEST, memory)
     for field in fields(Radiograph):
         if field.name != "pixels":
@@ -79,7 +79,6 @@ def test_a_study_survives_the_way(
             assert type(got) is type(sent)
     np.testing.assert_array_equal(decoded.radiograph.pixels, PIXELS)
     assert decoded.context == context
-    assert decoded.model_input is None
 
 
 def test_every_fact_of_a_radiograph_has_its_place() -> None:
@@ -88,13 +87,13 @@ def test_every_fact_of_a_radiograph_has_its_place() -> None:
 
 def test_a_header_may_hold_what_is_no_utf8(memory: SharedPixels) -> None:
     context = StudyContext(patient_name="M\udcfcller", patient_birth_date=date(1970, 1, 1))
-    decoded = read_answer(success(5, RADIOGRAPH, context, model_input=False), REQUEST, memory)
+    decoded = read_answer(success(5, RADIOGRAPH, context), REQUEST, memory)
     assert decoded.context.patient_name == "M?ller"
 
 
 def test_texts_that_fill_a_message_are_refused_as_corrupt(memory: SharedPixels) -> None:
     context = StudyContext(patient_name="x" * MAX_MESSAGE_BYTES)
-    packet = success(5, RADIOGRAPH, context, model_input=False)
+    packet = success(5, RADIOGRAPH, context)
     assert len(packet) < MAX_MESSAGE_BYTES
     with pytest.raises(StudyImageRefused) as refused:
         read_answer(packet, REQUEST, memory)
@@ -121,7 +120,7 @@ def test_an_unforeseen_error_keeps_its_text_back(memory: SharedPixels) -> None:
 
 
 def good() -> dict[str, Any]:
-    answer: dict[str, Any] = json.loads(success(5, RADIOGRAPH, StudyContext(), model_input=False))
+    answer: dict[str, Any] = json.loads(success(5, RADIOGRAPH, StudyContext()))
     return answer
 
 
@@ -152,7 +151,6 @@ def with_facts(**facts: Any) -> dict[str, Any]:
         good() | {"shape": [64, 65]},
         good() | {"shape": [1 << 20, 1 << 20]},
         good() | {"shape": [1 << 64, 1]},
-        good() | {"model_input": True},
         good() | {"context": {"patient_id": 5}},
         good() | {"context": {"study_date": "yesterday"}},
         good() | {"context": None},
@@ -180,24 +178,12 @@ def test_bytes_that_are_no_answer_are_an_invalid_answer(
         read_answer(packet, REQUEST, memory)
 
 
-def test_a_model_input_has_the_size_that_was_asked_for(memory: SharedPixels) -> None:
-    packet = success(5, RADIOGRAPH, StudyContext(), model_input=True)
-    decoded = read_answer(packet, replace(REQUEST, fit=(2, 3)), memory)
-    assert decoded.model_input is not None
-    assert decoded.model_input.shape == (2, 3)
-    with pytest.raises(InvalidAnswer, match="room"):
-        read_answer(packet, replace(REQUEST, fit=(4096, 1)), memory)
-    with pytest.raises(InvalidAnswer, match="model input"):
-        read_answer(packet, REQUEST, memory)
-
-
 @given(
     st.builds(
         DecodeRequest,
         sequence=st.integers(1, 1 << 62),
         size_bytes=st.integers(0, 1 << 40),
         fit=st.none() | st.tuples(st.integers(1, 4096), st.integers(1, 4096)),
-        pad_value=st.integers(0, 255),
     )
 )
 def test_a_request_survives_the_way(request_: DecodeRequest) -> None:

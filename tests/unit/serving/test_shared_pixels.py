@@ -26,10 +26,8 @@ def test_the_image_goes_in_and_pixels_come_out() -> None:
     assert bytes(worker.image(8)) == b"an image"
     assert worker.image(8).readonly
     first = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    second = np.arange(100, 106, dtype=np.uint8).reshape(2, 3)
-    worker.put_pixels(first, np.asfortranarray(second))
+    worker.put_pixels(np.asfortranarray(first))
     np.testing.assert_array_equal(agent.take_pixels((3, 4)), first)
-    np.testing.assert_array_equal(agent.take_pixels((2, 3), start=12), second)
     agent.close_fd()
 
 
@@ -62,7 +60,7 @@ def test_a_worker_cannot_cut_it_off_under_the_agent() -> None:
 def test_more_pixels_than_there_is_room_for_are_an_error() -> None:
     _agent, worker = both_sides(output_bytes=mmap.PAGESIZE)
     with pytest.raises(DecoderFailed, match="room"):
-        worker.put_pixels(np.zeros((1, mmap.PAGESIZE), np.uint8), np.zeros((1, 1), np.uint8))
+        worker.put_pixels(np.zeros((1, mmap.PAGESIZE + 1), np.uint8))
 
 
 def test_only_what_large_images_need_is_given_back() -> None:
