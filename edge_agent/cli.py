@@ -28,7 +28,11 @@ ConfigOption = Annotated[
 ]
 BundleOption = Annotated[
     Path | None,
-    typer.Option("--bundle", metavar="FILE", help="The model to use instead of the starter."),
+    typer.Option(
+        "--bundle",
+        metavar="FILE",
+        help="The model to use instead of the starter; `starter-hardswish` comes along too.",
+    ),
 ]
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 from edge_agent.config import Settings
 from edge_agent.core.choice import BatchPolicy
 from edge_agent.engines.base import Engine
-from edge_agent.engines.bundle import Bundle, starter_bundle_path
+from edge_agent.engines.bundle import Bundle, shipped_bundles, starter_bundle_path
 from edge_agent.engines.choose import AUTO, Choice, choose
 from edge_agent.engines.gate import Gate, OpenVinoGate
 from edge_agent.engines.golden import Verdict, run_gate, run_golden
@@ -39,7 +39,9 @@ def open_bundle(settings: Settings) -> Bundle:
     Raises:
         BundleInvalid: it is not there, or fails its own digests.
     """
-    return Bundle.open(settings.bundle or starter_bundle_path())
+    if settings.bundle is None:
+        return Bundle.open(starter_bundle_path())
+    return Bundle.open(shipped_bundles().get(str(settings.bundle), settings.bundle))
 
 
 def bundle_facts(settings: Settings) -> dict[str, Any]:

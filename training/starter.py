@@ -106,7 +106,10 @@ class StarterPlan:
             f"--gate {self.gate.name}" if self.gate else "",
             f"--begin-with {train.weights.stem}.bundle" if train.weights else "",
             f"--activation {train.activation}" if train.activation != "silu" else "",
-            f"--epochs {train.epochs} --small-epochs {train.small_epochs} --seed {self.seed}",
+            f"--epochs {train.epochs} --small-epochs {train.small_epochs}",
+            f"--learning-rate {train.learning_rate:g} --seed {self.seed}",
+            f"--name {self.name}" if self.name != NAME else "",
+            f"--version {self.version}",
         ]
         return " ".join([f"hilum-train starter --out {self.out}", *filter(None, given)])
 

@@ -42,6 +42,9 @@ MAX_MEMBERS: Final = 256
 MAX_MANIFEST_BYTES: Final = 1 << 20
 MAX_TOTAL_BYTES: Final = 2 << 30
 
+STARTER: Final = "starter"
+"""The name of the bundle that an agent runs until it is given another."""
+
 _PLAIN_PATH: Final = re.compile(r"[a-z0-9][a-zA-Z0-9_.-]*(/[a-zA-Z0-9_][a-zA-Z0-9_.-]*)*")
 _METHODS: Final = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 _ENCRYPTED: Final = 0x1
@@ -115,19 +118,25 @@ class Bundle:
         raise BundleInvalid(f"the bundle has no engine variant {name!r}", hint=f"It has: {known}.")
 
 
+def shipped_bundles() -> dict[str, Path]:
+    """The bundles inside the agent's own package by their names, trusted as that package is."""
+    folder = Path(str(files("edge_agent"))) / "starter"
+    return {path.stem.rpartition("-")[0]: path for path in sorted(folder.glob("*.bundle"))}
+
+
 def starter_bundle_path() -> Path:
-    """The bundle inside the agent's own package, trusted as that package is.
+    """The bundle that an agent runs until it is given another.
 
     Raises:
-        BundleInvalid: the package was built without one, or with several.
+        BundleInvalid: the package was built without it.
     """
-    found = sorted(Path(str(files("edge_agent"))).glob("starter/*.bundle"))
-    if len(found) != 1:
+    try:
+        return shipped_bundles()[STARTER]
+    except KeyError:
         raise BundleInvalid(
-            f"the agent's package holds {len(found)} starter bundles, expected one",
+            "the agent's package holds no starter bundle",
             hint="Name a bundle, or install the agent again.",
-        )
-    return found[0]
+        ) from None
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from edge_agent.engines.base import Engine
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.choose import Choice
 from edge_agent.engines.fake import FakeEngine
-from edge_agent.errors import ConfigInvalid, EngineFailed
+from edge_agent.errors import BundleInvalid, ConfigInvalid, EngineFailed
 from edge_agent.loading import (
     bundle_facts,
     golden_problem,
@@ -61,6 +61,16 @@ def test_an_engine_that_the_bundle_has_not_is_the_operators_to_mend(
     with pytest.raises(ConfigInvalid) as caught:
         load_model(told)
     assert "openvino-fp32" in caught.value.hint
+
+
+def test_a_bundle_that_comes_with_the_agent_goes_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = write_toy_bundle(tmp_path / "starter-toy-1.0.0.bundle")
+    monkeypatch.setattr(loading, "shipped_bundles", lambda: {"starter-toy": shipped})
+    assert open_bundle(settings(bundle=Path("starter-toy"))).path == shipped
+    with pytest.raises(BundleInvalid, match="starter-toys"):
+        open_bundle(settings(bundle=Path("starter-toys")))
 
 
 def test_an_engine_that_answers_wrongly_is_told_by_the_golden_cases(

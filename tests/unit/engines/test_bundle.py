@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.engines import bundle as module
-from edge_agent.engines.bundle import Bundle, starter_bundle_path
+from edge_agent.engines.bundle import Bundle, shipped_bundles, starter_bundle_path
 from edge_agent.errors import BundleInvalid
 from hilum.manifest import MANIFEST_NAME, bundle_digest
 from tests.support import bundles
@@ -218,18 +218,21 @@ def test_a_cut_file_is_refused(tmp_path: Path) -> None:
             Bundle.open(tmp_path / "b.bundle")
 
 
-def test_the_package_holds_exactly_one_starter(
+def test_the_starter_is_the_one_of_that_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "files", lambda package: tmp_path)
-    with pytest.raises(BundleInvalid, match="holds 0 starter bundles"):
+    with pytest.raises(BundleInvalid, match="holds no starter bundle"):
         starter_bundle_path()
-    (tmp_path / "starter").mkdir()
-    (tmp_path / "starter" / "one.bundle").touch()
-    assert starter_bundle_path() == tmp_path / "starter" / "one.bundle"
-    (tmp_path / "starter" / "two.bundle").touch()
-    with pytest.raises(BundleInvalid, match="holds 2 starter bundles"):
-        starter_bundle_path()
+    folder = tmp_path / "starter"
+    folder.mkdir()
+    (folder / "starter-1.2.3.bundle").touch()
+    (folder / "starter-other-1.0.0.bundle").touch()
+    assert starter_bundle_path() == folder / "starter-1.2.3.bundle"
+    assert shipped_bundles() == {
+        "starter": folder / "starter-1.2.3.bundle",
+        "starter-other": folder / "starter-other-1.0.0.bundle",
+    }
 
 
 def test_deflate_errors_are_ours(tmp_path: Path) -> None:

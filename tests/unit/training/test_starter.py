@@ -113,6 +113,15 @@ def test_it_goes_on_from_another_bundles_network(plan: StarterPlan, made: Bundle
     assert path.stat().st_mtime_ns == written
 
 
+def test_the_command_states_all_that_it_takes_to_make_it_again(plan: StarterPlan) -> None:
+    told = {"activation": "hardswish", "learning_rate": 5e-4}
+    other = replace(plan, name="starter-other", train=plan.train.model_copy(update=told))
+    assert "--activation hardswish" in other.command
+    assert "--learning-rate 0.0005 --seed" in other.command
+    assert other.command.endswith(" --name starter-other --version 1.2.3")
+    assert plan.command.endswith(f" --seed {plan.seed} --version 1.2.3")
+
+
 def test_credits_name_who_gave_what(tmp_path: Path) -> None:
     (tmp_path / "attribution.csv").write_text(
         "filename,location,license,doi,url\n"
