@@ -26,6 +26,7 @@ from edge_agent.imaging.letterbox import letterbox
 from hilum.catalog import CATALOG
 from hilum.manifest import HeadSpec, InputSpec
 from training import parity
+from training.batches import for_any_batch
 from training.bundle import (
     CARD_FP16,
     CARD_INT8,
@@ -77,7 +78,7 @@ def export(config: Config, on_step: Step = lambda *_: None) -> Exported:
     on_step("export", 0, 3)
     onnx = export_onnx(load_model(path, config.train.architecture), size, size)
     on_step("export", 1, 3)
-    members = {ONNX: halve_weights(onnx), CARD_FP16: to_half(onnx)}
+    members = {ONNX: halve_weights(onnx), CARD_FP16: to_half(for_any_batch(onnx))}
     if config.export.float_ir:
         members |= dict(zip((FLOAT_XML, FLOAT_BIN), float_ir(onnx), strict=True))
     on_step("export", 2, 3)
@@ -143,7 +144,7 @@ def quantise(config: Config, on_step: Step = lambda *_: None) -> Exported:
     on_step("quantise", 2, 3)
     members = dict(exported.members)
     members |= dict(zip((INT8_XML, INT8_BIN), ir_bytes(int8), strict=True))
-    members |= {ONNX_INT8: qdq, CARD_INT8: to_half(qdq)}
+    members |= {ONNX_INT8: qdq, CARD_INT8: to_half(for_any_batch(qdq))}
     # Engines of earlier graphs are none of these any more.
     graphs = Graphs(
         {path: content for path, content in members.items() if not path.endswith(".plan")},

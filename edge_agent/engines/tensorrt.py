@@ -23,7 +23,7 @@ from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.compiled_cache import CompiledCache
 from edge_agent.engines.cuda import Card, open_card, ours
 from edge_agent.engines.hardware import nvidia_cards
-from edge_agent.engines.tensorrt_runtime import LoadedPlan, Port, Runtime, open_runtime
+from edge_agent.engines.tensorrt_runtime import ANY, LoadedPlan, Port, Runtime, open_runtime
 from edge_agent.errors import BundleInvalid, EngineFailed
 from hilum.manifest import EngineTarget, EngineVariant, Manifest
 
@@ -67,7 +67,7 @@ class TensorRtEngine:
         if variant.runtime != "tensorrt":
             raise BundleInvalid(f"{variant.name} is for {variant.runtime}, not for TensorRT")
         self.name = variant.name
-        self.max_batch = 1  # The graphs that a bundle holds have a fixed batch.
+        self.max_batch = 1
         self._input = bundle.manifest.input
         runtime = runtime or open_runtime()
         self._card = card or open_card()
@@ -80,14 +80,15 @@ class TensorRtEngine:
             with ours("load the engine"), self._card.use():
                 plan = _plan(bundle, variant, runtime, self._card, options)
                 self._session = _Session(self._card, plan, bundle.manifest)
-            blank = np.full(self._shape(1), self._input.pad_value, np.uint8)
-            self.infer(blank)
+            self.max_batch = plan.max_batch
+            for images in {1, self.max_batch}:
+                self.infer(np.full(self._shape(images), self._input.pad_value, np.uint8))
         except BaseException:
             self.close()
             raise
 
     def infer(self, batch: Pixels) -> RawOutputs:
-        """Run the model on each image of the batch; see `engines.base.Engine.infer`."""
+        """Run the model, on at most `max_batch` images at once; see `engines.base.Engine.infer`."""
         if batch.dtype != np.uint8 or batch.shape != self._shape(len(batch)) or not batch.size:
             wanted = self._shape(1)[1:]
             raise EngineFailed(
@@ -97,7 +98,10 @@ class TensorRtEngine:
             if self._session is None:
                 raise EngineFailed(f"{self.name} is closed")
             with ours("infer"), self._card.use():
-                outputs = np.concatenate([self._session.run(image[None]) for image in batch])
+                runs = range(0, len(batch), self.max_batch)
+                outputs = np.concatenate(
+                    [self._session.run(batch[k : k + self.max_batch]) for k in runs]
+                )
         if not np.isfinite(outputs).all():
             raise EngineFailed(f"{self.name} gave outputs that are not finite")
         return outputs
@@ -123,9 +127,10 @@ class _Session:
     def __init__(self, card: Card, plan: LoadedPlan, manifest: Manifest) -> None:
         source, result = _check_form(plan.ports, manifest)
         self._card, self._plan = card, plan
-        self._shape = result.shape
-        pixels = np.prod(source.shape, dtype=int)
-        outputs = np.prod(result.shape, dtype=int) * np.dtype(np.float32).itemsize
+        self._shape = result.shape[1:]
+        pixels = plan.max_batch * np.prod(source.shape[1:], dtype=int)
+        values = plan.max_batch * np.prod(self._shape, dtype=int)
+        outputs = values * np.dtype(np.float32).itemsize
         with contextlib.ExitStack() as undo:
             self._source = card.allocate(int(pixels))
             undo.callback(card.free, self._source)
@@ -137,13 +142,13 @@ class _Session:
             plan.bind(result.name, self._result)
             self._undo = undo.pop_all()
 
-    def run(self, image: Pixels) -> RawOutputs:
-        """One image, u8 (1, 1, H, W), to outputs f32 (1, rows, anchors)."""
-        pixels = np.ascontiguousarray(image)
-        outputs = np.empty(self._shape, np.float32)
+    def run(self, batch: Pixels) -> RawOutputs:
+        """At most `max_batch` images, u8 (N, 1, H, W), to outputs f32 (N, rows, anchors)."""
+        pixels = np.ascontiguousarray(batch)
+        outputs = np.empty((len(batch), *self._shape), np.float32)
         self._card.upload(pixels, self._source, self._stream)
-        if not self._plan.enqueue(self._stream):
-            raise EngineFailed("TensorRT did not take the image")
+        if not self._plan.enqueue(len(batch), self._stream):
+            raise EngineFailed("TensorRT did not take the images")
         self._card.download(self._result, outputs, self._stream)
         self._card.wait(self._stream)
         return outputs
@@ -193,10 +198,13 @@ def _check_form(ports: tuple[Port, ...], manifest: Manifest) -> tuple[Port, Port
     spec, rows = manifest.input, BOX_ROWS + len(manifest.findings)
     sources = [port for port in ports if port.is_input]
     results = [port for port in ports if not port.is_input]
-    wanted = ("uint8", (1, spec.channels, spec.height, spec.width))
-    if [(port.dtype, port.shape) for port in sources] != [wanted]:
+    wanted = ("uint8", (spec.channels, spec.height, spec.width))
+    if [(port.dtype, port.shape[1:]) for port in sources] != [wanted]:
         raise BundleInvalid(f"the engine's inputs are {sources}, not what the manifest says")
-    found = [(port.dtype, port.shape[:2], len(port.shape)) for port in results]
-    if found != [("float32", (1, rows), 3)]:
-        raise BundleInvalid(f"the engine's outputs are {results}, not f32 (1, {rows}, anchors)")
-    return sources[0], results[0]
+    found = [(port.dtype, port.shape[1:2], len(port.shape)) for port in results]
+    if found != [("float32", (rows,), 3)]:
+        raise BundleInvalid(f"the engine's outputs are {results}, not f32 (N, {rows}, anchors)")
+    source, result = sources[0], results[0]
+    if source.shape[0] not in {1, ANY} or result.shape[0] != source.shape[0]:
+        raise BundleInvalid(f"the engine takes {source} and gives {result}: one image, or any")
+    return source, result

@@ -28,6 +28,12 @@ PACKAGES: Final = {
 }
 """Packages that may be there, the preferred one first, and the distributions they come in."""
 
+ANY: Final = -1
+MAX_BATCH: Final = 8
+"""Images at once that a graph for any number of them is compiled for."""
+_COMMON_BATCH: Final = 4
+"""The number that its kernels are chosen for."""
+
 _LAYER: Final = re.compile(r"^Name: (?P<name>.*?), LayerType: (?P<kind>\w+), Inputs: (?P<rest>.*)$")
 _DATATYPE: Final = re.compile(r"Datatype: (\w+)")
 _CONVOLUTIONS: Final = {"correlation", "conv", "Convolution", "CaskConvolution"}
@@ -35,7 +41,7 @@ _CONVOLUTIONS: Final = {"correlation", "conv", "Convolution", "CaskConvolution"}
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """An input or output of a plan: `dtype` by numpy's name."""
+    """An input or output of a plan: `dtype` by numpy's name; a first size of `ANY` is open."""
 
     name: str
     dtype: str
@@ -73,12 +79,17 @@ class LoadedPlan(Protocol):
         """Its inputs and outputs."""
         ...
 
+    @property
+    def max_batch(self) -> int:
+        """How many images one run takes."""
+        ...
+
     def bind(self, name: str, address: int) -> None:
         """Say where on the card an input or output lies."""
         ...
 
-    def enqueue(self, stream: int) -> bool:
-        """Queue one run; whether that could be done."""
+    def enqueue(self, images: int, stream: int) -> bool:
+        """Queue one run on so many images, at most `max_batch`; whether that could be done."""
         ...
 
 
@@ -97,6 +108,8 @@ class Runtime(Protocol):
 
     def build(self, onnx: bytes, capabilities: Sequence[str] = ()) -> Plan:
         """Compile an ONNX graph, for these compute capabilities or for the card at hand.
+
+        One that leaves open how many images it takes is compiled for up to `MAX_BATCH`.
 
         Raises:
             EngineFailed: the graph is not understood, or cannot be compiled for a card so old.
@@ -169,10 +182,22 @@ class TensorRt:
         config = builder.create_builder_config()
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
         self._aim(config, capabilities)
+        self._open_batch(builder, network, config)
         content = builder.build_serialized_network(network, config)
         if content is None:
             raise EngineFailed(f"{self.package} cannot compile the graph: {self._log.last_error}")
         return Plan(bytes(content), tuple(_layers(self._log.lines)))
+
+    def _open_batch(self, builder: Foreign, network: Foreign, config: Foreign) -> None:
+        """Say how many images will come, where the graph leaves that open."""
+        source = network.get_input(0)
+        images, *size = tuple(source.shape)
+        if images != ANY:
+            return
+        profile = builder.create_optimization_profile()
+        profile.set_shape(source.name, (1, *size), (_COMMON_BATCH, *size), (MAX_BATCH, *size))
+        if config.add_optimization_profile(profile) < 0:
+            raise EngineFailed(f"{self.package} refuses batches: {self._log.last_error}")
 
     def load(self, plan: bytes) -> LoadedPlan:
         """See `Runtime.load`."""
@@ -220,12 +245,21 @@ class _Loaded:
             )
             for name in names
         )
+        self._open = next((it for it in self.ports if it.is_input and it.shape[0] == ANY), None)
+        self.max_batch = 1
+        if self._open is not None:
+            _least, _common, most = engine.get_tensor_profile_shape(self._open.name, 0)
+            self.max_batch = int(most[0])
 
     def bind(self, name: str, address: int) -> None:
         if not self._context.set_tensor_address(name, address):
             raise EngineFailed(f"the engine has no tensor {name}")
 
-    def enqueue(self, stream: int) -> bool:
+    def enqueue(self, images: int, stream: int) -> bool:
+        if self._open is not None:
+            size = (images, *self._open.shape[1:])
+            if not self._context.set_input_shape(self._open.name, size):
+                return False
         return bool(self._context.execute_async_v3(stream))
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from edge_agent.engines.cuda import Array
-from edge_agent.engines.tensorrt_runtime import LoadedPlan, Plan, Port
+from edge_agent.engines.tensorrt_runtime import ANY, LoadedPlan, Plan, Port
 from edge_agent.errors import EngineFailed
 from tests.support.bundles import ANCHORS, ROWS, SIZE
 from tests.support.variants import seen
@@ -22,6 +22,8 @@ PORTS = (
     Port("images", "uint8", (1, 1, SIZE, SIZE), True),
     Port("outputs", "float32", (1, ROWS, ANCHORS), False),
 )
+OPEN_PORTS = tuple(replace(port, shape=(ANY, *port.shape[1:])) for port in PORTS)
+"""Those of a plan for any number of images."""
 
 
 @dataclass
@@ -65,13 +67,13 @@ class FakeCard:
     def upload(self, host: Array, address: int, stream: int) -> None:
         assert self.users
         self.streams[stream].append(
-            lambda: np.copyto(self.memory[address], host.reshape(-1).view(np.uint8))
+            lambda: np.copyto(self.memory[address][: host.nbytes], host.reshape(-1).view(np.uint8))
         )
 
     def download(self, address: int, host: Array, stream: int) -> None:
         assert self.users
         self.streams[stream].append(
-            lambda: np.copyto(host.reshape(-1).view(np.uint8), self.memory[address])
+            lambda: np.copyto(host.reshape(-1).view(np.uint8), self.memory[address][: host.nbytes])
         )
 
     def wait(self, stream: int) -> None:
@@ -92,23 +94,27 @@ class FakePlan:
     ports: tuple[Port, ...] = PORTS
     refuses: bool = False
     spoilt: bool = False
+    max_batch: int = 1
+    runs: list[int] = field(default_factory=list)
     bound: dict[str, int] = field(default_factory=dict)
 
     def bind(self, name: str, address: int) -> None:
         self.bound[name] = address
 
-    def enqueue(self, stream: int) -> bool:
-        if self.refuses:
+    def enqueue(self, images: int, stream: int) -> bool:
+        if self.refuses or not 0 < images <= self.max_batch:
             return False
-        self.card.streams[stream].append(self._compute)
+        self.runs.append(images)
+        self.card.streams[stream].append(lambda: self._compute(images))
         return True
 
-    def _compute(self) -> None:
-        pixels = self.card.memory[self.bound["images"]].reshape(1, 1, SIZE, SIZE)
-        outputs = seen(pixels)
+    def _compute(self, images: int) -> None:
+        source = self.card.memory[self.bound["images"]]
+        outputs = seen(source[: images * SIZE * SIZE].reshape(images, 1, SIZE, SIZE))
         if self.spoilt:
             outputs[:] = np.nan
-        np.copyto(self.card.memory[self.bound["outputs"]], outputs.reshape(-1).view(np.uint8))
+        given = outputs.reshape(-1).view(np.uint8)
+        np.copyto(self.card.memory[self.bound["outputs"]][: given.size], given)
 
 
 @dataclass

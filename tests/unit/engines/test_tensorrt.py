@@ -19,7 +19,8 @@ from edge_agent.engines.tensorrt_runtime import open_runtime
 from edge_agent.errors import BundleInvalid, EngineFailed
 from hilum.manifest import EngineTarget, EngineVariant
 from tests.support import bundles
-from tests.support.cards import PORTS, FakeCard, FakePlan, FakeRuntime
+from tests.support.bundles import SIZE
+from tests.support.cards import OPEN_PORTS, PORTS, FakeCard, FakePlan, FakeRuntime
 from tests.support.variants import bundle_with, noise, seen, transparent_onnx, variant
 
 TRT = "tensorrt-int8"
@@ -115,12 +116,27 @@ def test_an_engine_fits_one_package_one_version_and_stated_cards(
     assert (target_for(tensorrt(of), runtime, capability) is of) == fits
 
 
+def test_images_that_come_together_are_computed_together(with_target: Bundle) -> None:
+    card = FakeCard()
+    plan = FakePlan(card, OPEN_PORTS, max_batch=4)
+    engine = opened(with_target, card, FakeRuntime(plan))
+    assert engine.max_batch == 4
+    assert sorted(plan.runs) == [1, 4]  # Tried both before anybody's image comes.
+    plan.runs.clear()
+    np.testing.assert_array_equal(engine.infer(noise(1, 6)), seen(noise(1, 6)))
+    assert plan.runs == [4, 2]
+    engine.close()
+    assert card.memory == {}
+
+
 WRONG = {
     "another size": (replace(PORTS[0], shape=(1, 1, 32, 32)), PORTS[1]),
     "floats in": (replace(PORTS[0], dtype="float32"), PORTS[1]),
     "halves out": (PORTS[0], replace(PORTS[1], dtype="float16")),
     "other rows": (PORTS[0], replace(PORTS[1], shape=(1, 5, 9))),
     "two outputs": (*PORTS, PORTS[1]),
+    "one answer for any number": (OPEN_PORTS[0], PORTS[1]),
+    "pairs only": (replace(PORTS[0], shape=(2, 1, SIZE, SIZE)), PORTS[1]),
 }
 
 
@@ -129,14 +145,14 @@ def test_a_plan_of_another_form_is_refused_and_nothing_leaks(
     case: str, with_target: Bundle
 ) -> None:
     card = FakeCard()
-    with pytest.raises(BundleInvalid, match=r"the engine's (in|out)puts are"):
+    with pytest.raises(BundleInvalid, match=r"the engine('s (in|out)puts are| takes)"):
         opened(with_target, card, FakeRuntime(FakePlan(card, WRONG[case])))
     assert (card.memory, card.streams, card.closed, card.users) == ({}, {}, 1, 0)
 
 
 def test_answers_that_are_none_are_errors(with_target: Bundle) -> None:
     for plan, message in (
-        (FakePlan(FakeCard(), refuses=True), "did not take the image"),
+        (FakePlan(FakeCard(), refuses=True), "did not take the images"),
         (FakePlan(FakeCard(), spoilt=True), "not finite"),
     ):
         with pytest.raises(EngineFailed, match=message):
