@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from edge_agent.engines.base import Pixels
 from edge_agent.engines.bundle import Bundle
-from edge_agent.engines.tensorrt_runtime import packages_installed
+from edge_agent.engines.tensorrt_runtime import open_runtime, packages_installed
 from training import begun, bundling
 from training import export_steps as steps
 from training.checkpoints import WEIGHTS
@@ -112,6 +112,7 @@ def _refuse_early(config: Config) -> None:
         TrainingError: a split, a picture, the rules or what the bundle is to hold is not as it
             must be, or a bound was moved.
         BundleInvalid: so is the baseline.
+        EngineFailed: there is a compute capability for which nothing can be compiled here.
     """
     wanted, export = config.evaluate, config.export
     parts = ["train", "valid", wanted.split, wanted.choose_on, export.calibrate_on]
@@ -121,6 +122,8 @@ def _refuse_early(config: Config) -> None:
     steps.check_calibration(config)
     bundling.check(config)
     evaluating.check(_request(config, "cpu"))
+    if export.capabilities and _RTX in packages_installed():
+        open_runtime(_RTX).check(export.capabilities)
     if (config.out / begun.FILE).is_file() and (config.out / WEIGHTS).is_file():
         begun.read(config)
 

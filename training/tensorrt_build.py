@@ -59,6 +59,7 @@ def build_engines(
     """
     if not capabilities:
         raise TrainingError("no compute capability to compile for (export.capabilities)")
+    runtime.check(capabilities)
     variants = [name for name, path in _GRAPHS.items() if path in graphs.members]
     if not variants:
         raise TrainingError("there is no graph for cards yet: run `hilum-train quantize` first")

@@ -106,6 +106,14 @@ class Runtime(Protocol):
         """The package's own version, to the last digit."""
         ...
 
+    def check(self, capabilities: Sequence[str]) -> None:
+        """Make sure that it compiles for these compute capabilities, such as `8.9`.
+
+        Raises:
+            EngineFailed: it knows none of that name, or compiles for the card at hand only.
+        """
+        ...
+
     def build(self, onnx: bytes, capabilities: Sequence[str] = ()) -> Plan:
         """Compile an ONNX graph, for these compute capabilities or for the card at hand.
 
@@ -208,26 +216,36 @@ class TensorRt:
             raise EngineFailed(f"{self.package} cannot load the engine: {self._log.last_error}")
         return _Loaded(self._trt, engine, context)
 
+    def check(self, capabilities: Sequence[str]) -> None:
+        """See `Runtime.check`."""
+        self._named(capabilities)
+
     def _aim(self, config: Foreign, capabilities: Sequence[str]) -> None:
         if not capabilities:
             return
+        named = self._named(capabilities)
+        config.num_compute_capabilities = len(named)
+        for index, capability in enumerate(named):
+            config.set_compute_capability(capability, index)
+
+    def _named(self, capabilities: Sequence[str]) -> list[Foreign]:
         known = getattr(self._trt, "ComputeCapability", None)
         if known is None:
             raise EngineFailed(
                 f"{self.package} compiles for the card at hand only",
                 hint="tensorrt_rtx compiles for stated compute capabilities, without a card.",
             )
-        names = [f"SM{capability.replace('.', '')}" for capability in capabilities]
-        for name, capability in zip(names, capabilities, strict=True):
+        names = {it: f"SM{it.replace('.', '')}" for it in capabilities}
+        for capability, name in names.items():
             if name not in known.__members__:
-                able = sorted(_dotted(it) for it in known.__members__ if it.startswith("SM"))
+                able = sorted(
+                    (_dotted(it) for it in known.__members__ if it.startswith("SM")), key=float
+                )
                 raise EngineFailed(
                     f"{self.package} {self.version} does not compile for compute capability "
                     f"{capability}; it does for {', '.join(able)}"
                 )
-        config.num_compute_capabilities = len(names)
-        for index, name in enumerate(names):
-            config.set_compute_capability(known.__members__[name], index)
+        return [known.__members__[name] for name in names.values()]
 
 
 class _Loaded:

@@ -128,6 +128,9 @@ class FakeRuntime:
     loaded: list[bytes] = field(default_factory=list)
     refused: frozenset[bytes] = frozenset()
 
+    def check(self, capabilities: Sequence[str]) -> None:
+        pass
+
     def build(self, onnx: bytes, capabilities: Sequence[str] = ()) -> Plan:
         self.built.append(onnx)
         return Plan(b"built here", ())

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from edge_agent.errors import HilumError
+from edge_agent.engines.tensorrt_runtime import packages_installed
+from edge_agent.errors import EngineFailed, HilumError
+from tests.conftest import absent
 from tests.support.whole_runs import PICTURES, Trained, WholeRun
 from training import export_steps as steps
 from training import exported, pipeline
@@ -155,6 +157,18 @@ def test_what_must_fail_at_the_end_is_refused_at_the_beginning(
         pipeline.run_all(elsewhere(whole.path, tmp_path / "run", **sections), training)
     assert training.times == 0
     assert not (tmp_path / "run").exists()
+
+
+def test_a_card_for_which_nothing_can_be_compiled_is_refused_at_the_beginning(
+    path: Path, network: DetectionModel, tmp_path: Path
+) -> None:
+    if "tensorrt_rtx" not in packages_installed():
+        absent("tensorrt_rtx is not installed")
+    training = Trained(network)
+    config = elsewhere(path, tmp_path / "run", export={"capabilities": ["8.9", "1.2"]})
+    with pytest.raises(EngineFailed, match=r"capability 1\.2; it does for 7\.5, .*12\.0"):
+        pipeline.run_all(config, training)
+    assert training.times == 0
 
 
 def test_pictures_that_are_not_there_are_missed_at_the_beginning(

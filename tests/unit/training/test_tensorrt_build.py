@@ -13,6 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from edge_agent.engines.tensorrt_runtime import Layer, LoadedPlan, Plan
+from edge_agent.errors import EngineFailed
 from hilum.manifest import EngineTarget, HeadSpec, InputSpec
 from training.bundle import CARD_FP16, CARD_INT8, TRT_FP16, TRT_INT8, Graphs
 from training.errors import TrainingError
@@ -29,9 +30,14 @@ class Compiler:
 
     spoilt_by: frozenset[str] = frozenset()
     spoils_together: bool = False
+    unknown: frozenset[str] = frozenset()
     package: str = RTX
     version: str = "9.9"
     asked: list[tuple[str, ...]] = field(default_factory=list)
+
+    def check(self, capabilities: Sequence[str]) -> None:
+        if unknown := self.unknown & set(capabilities):
+            raise EngineFailed(f"does not compile for {unknown}")
 
     def build(self, onnx: bytes, capabilities: Sequence[str] = ()) -> Plan:
         self.asked.append(tuple(capabilities))
@@ -121,6 +127,13 @@ def test_engines_of_the_same_package_are_replaced_and_others_stay() -> None:
     assert built.graphs.targets[TRT_INT8][0] == other
     assert [it.version for it in built.graphs.targets[TRT_INT8]] == ["1", "9.9"]
     assert given.targets[TRT_INT8] == (earlier(RTX), other)
+
+
+def test_a_capability_that_is_unknown_is_told_before_any_is_compiled() -> None:
+    compiler = Compiler(unknown=frozenset({"9.0"}))
+    with pytest.raises(EngineFailed, match=r"9\.0"):
+        build_engines(graphs(), ["8.9", "9.0"], compiler)
+    assert compiler.asked == []
 
 
 def test_nothing_to_do_or_nothing_that_came_out_is_an_error() -> None:
