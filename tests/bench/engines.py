@@ -1,9 +1,9 @@
-"""Latency of the starter's engines, side by side: each round runs every engine once.
+"""Latency of the starters' engines, side by side: each round runs every engine once.
 
 The order is another one in each round: who runs after whom matters, since threads of the last one
 may still be spinning. Beside the medians stands the quickest round, the least disturbed one.
 
-Beside the bundle's own variants stands NNCF's default recipe on the same ONNX graph, where the
+Beside the bundles' own variants stands NNCF's default recipe on the starter's ONNX graph, where the
 training extra is installed: what quantising without care gives.
 """
 
@@ -18,7 +18,7 @@ from importlib.util import find_spec
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.engines.bundle import Bundle, starter_bundle_path
+from edge_agent.engines.bundle import Bundle, shipped_bundles, starter_bundle_path
 from edge_agent.engines.golden import read_picture
 from edge_agent.engines.runtimes import open_engine
 from edge_agent.errors import EngineFailed
@@ -27,6 +27,7 @@ ROUNDS = 60
 WARM_UP = 5
 THREADS = 2
 BASELINE = "NNCF's default INT8"
+HARDSWISH = "starter-hardswish"
 
 Run = Callable[[NDArray[np.uint8]], object]
 
@@ -65,11 +66,13 @@ def measure(
 
 def _contestants(bundle: Bundle, pictures: list[NDArray[np.uint8]]) -> dict[str, Run]:
     found: dict[str, Run] = {}
-    for variant in bundle.manifest.engines:
-        try:
-            found[variant.name] = open_engine(bundle, variant, threads=THREADS).infer
-        except EngineFailed as error:
-            print(f"{variant.name} is left out: {error.message}")
+    for shipped in (bundle, Bundle.open(shipped_bundles()[HARDSWISH])):
+        for variant in shipped.manifest.engines:
+            name = variant.name if shipped is bundle else f"Hardswish, {variant.name}"
+            try:
+                found[name] = open_engine(shipped, variant, threads=THREADS).infer
+            except EngineFailed as error:
+                print(f"{name} is left out: {error.message}")
     if find_spec("nncf") is not None:
         found[BASELINE] = _default_int8(bundle.read("model.onnx"), pictures)
     return found

@@ -1,4 +1,4 @@
-"""The bundle that comes with the agent proves itself on this machine."""
+"""The bundles that come with the agent prove themselves on this machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from edge_agent.engines.bundle import Bundle, starter_bundle_path
+from edge_agent.engines.bundle import Bundle, shipped_bundles
 from edge_agent.engines.gate import OpenVinoGate
 from edge_agent.engines.golden import read_picture, run_gate, run_golden
 from edge_agent.engines.openvino import OpenVinoEngine, OpenVinoOptions, computes_bf16
@@ -20,9 +20,9 @@ MAX_BYTES = 10 << 20
 OPTIONS = OpenVinoOptions(threads=2)
 
 
-@pytest.fixture(scope="module")
-def starter() -> Bundle:
-    return Bundle.open(starter_bundle_path())
+@pytest.fixture(scope="module", params=["starter", "starter-hardswish"])
+def starter(request: pytest.FixtureRequest) -> Bundle:
+    return Bundle.open(shipped_bundles()[request.param])
 
 
 def runnable(starter: Bundle) -> list[EngineVariant]:

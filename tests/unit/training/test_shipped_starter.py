@@ -1,19 +1,29 @@
-"""The bundle inside the agent's package: opens, proves itself, says what it is."""
+"""The bundles inside the agent's package: each opens, proves itself, says what it is."""
 
 from __future__ import annotations
 
 import pytest
 
-from edge_agent.engines.bundle import Bundle, starter_bundle_path
+from edge_agent.engines.bundle import Bundle, shipped_bundles, starter_bundle_path
 from edge_agent.engines.golden import run_golden
 from edge_agent.engines.openvino import OpenVinoEngine, OpenVinoOptions
 from hilum.catalog import CATALOG
 from hilum.manifest import ChangeControl
 
 
-@pytest.fixture(scope="module")
-def bundle() -> Bundle:
-    return Bundle.open(starter_bundle_path())
+@pytest.fixture(scope="module", params=["starter", "starter-hardswish"])
+def bundle(request: pytest.FixtureRequest) -> Bundle:
+    return Bundle.open(shipped_bundles()[request.param])
+
+
+def test_there_are_these_and_no_others() -> None:
+    assert {
+        (path.name, Bundle.open(path).manifest.name, Bundle.open(path).manifest.version)
+        for path in starter_bundle_path().parent.iterdir()
+    } == {
+        ("starter-0.2.0.bundle", "starter", "0.2.0"),
+        ("starter-hardswish-0.2.0.bundle", "starter-hardswish", "0.2.0"),
+    }
 
 
 @pytest.mark.parametrize("name", ["openvino-int8", "openvino-fp32"])
