@@ -112,9 +112,9 @@ class Pipeline:
         self.model = model
         self._decoder = decoder
         self._answered: Callable[[Timings], None] | None = None
-        # While some are decoded others compute: enough at work for both, the rest in the queue,
-        # where urgency counts.
-        at_work = decoder.concurrency + batch.parallel_requests * batch.max_batch
+        # While some are decoded others compute: enough at work for both, and one that is ready for
+        # the engine; the rest in the queue, where urgency counts.
+        at_work = decoder.concurrency + batch.parallel_requests * batch.max_batch + 1
         slots = min(queue_size, at_work)
         self._gate = Gate(
             AdmissionPolicy(slots, capacity=queue_size - slots, encoded_bytes=waiting_bytes)

@@ -17,7 +17,7 @@ from edge_agent.config import load_settings
 from tests.agents import agent_process, serving_line
 from tests.bench.load import BareLoop, clients, images
 
-ROUNDS: Final = 4
+ROUNDS: Final = 8
 ROUND_S: Final = 2.0
 CALLERS: Final = (8, 32)
 TARGET: Final = 0.90
