@@ -28,7 +28,8 @@ def for_any_batch(model: bytes) -> bytes:
         where one that is left to be inferred would be open to TensorRT.
 
     Raises:
-        TrainingError: a Reshape does not keep the images apart, or its target cannot be told.
+        TrainingError: a Reshape does not keep the images apart or its target cannot be told, or the
+            number of images does not reach the output.
     """
     proto = onnx.shape_inference.infer_shapes(read_onnx(model), strict_mode=True, data_prop=True)
     graph = proto.graph
@@ -45,8 +46,22 @@ def for_any_batch(model: bytes) -> bytes:
     graph.initializer.extend(constants)
     for port in (*graph.input, *graph.output):
         port.type.tensor_type.shape.dim[0].dim_param = IMAGES
+    _check_output(proto)
     onnx.checker.check_model(proto, full_check=True)
     return bytes(proto.SerializeToString(deterministic=True))
+
+
+def _check_output(proto: onnx.ModelProto) -> None:
+    """How many answers the output holds, inferred anew, must be as open as the input."""
+    blank = onnx.ModelProto()
+    blank.CopyFrom(proto)
+    for port in blank.graph.output:
+        port.type.tensor_type.ClearField("shape")
+    inferred = onnx.shape_inference.infer_shapes(blank, strict_mode=True, data_prop=True)
+    for port in inferred.graph.output:
+        sizes = port.type.tensor_type.shape.dim
+        if not sizes or sizes[0].HasField("dim_value"):
+            raise TrainingError(f"{port.name} is not for as many images as come in")
 
 
 def _leave_open(graph: onnx.GraphProto, node: onnx.NodeProto, size: list[int]) -> None:

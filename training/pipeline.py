@@ -78,6 +78,7 @@ def run_all(
 
     Raises:
         TrainingError: a step cannot be done; those before it are kept.
+        EngineFailed: nothing can be compiled here for one of the compute capabilities.
     """
     _refuse_early(config)
     done = _read(config.out)

@@ -105,7 +105,7 @@ class StarterPlan:
             "--backgrounds RADIOGRAPHS" if self.backgrounds else "",
             f"--gate {self.gate.name}" if self.gate else "",
             f"--begin-with {train.weights.stem}.bundle" if train.weights else "",
-            f"--activation {train.activation}" if train.activation != "silu" else "",
+            f"--activation {train.activation}",
             f"--epochs {train.epochs} --small-epochs {train.small_epochs}",
             f"--learning-rate {train.learning_rate:g} --seed {self.seed}",
             f"--name {self.name}" if self.name != NAME else "",

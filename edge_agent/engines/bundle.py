@@ -119,9 +119,21 @@ class Bundle:
 
 
 def shipped_bundles() -> dict[str, Path]:
-    """The bundles inside the agent's own package by their names, trusted as that package is."""
+    """The bundles inside the agent's own package by their names, trusted as that package is.
+
+    Raises:
+        BundleInvalid: the package was built with two of one name.
+    """
     folder = Path(str(files("edge_agent"))) / "starter"
-    return {path.stem.rpartition("-")[0]: path for path in sorted(folder.glob("*.bundle"))}
+    found: dict[str, Path] = {}
+    for path in sorted(folder.glob("*.bundle")):
+        name = path.stem.rpartition("-")[0]
+        if name in found:
+            raise BundleInvalid(
+                f"the agent's package holds two bundles {name}", hint="Install the agent again."
+            )
+        found[name] = path
+    return found
 
 
 def starter_bundle_path() -> Path:

@@ -17,7 +17,7 @@ import numpy as np
 from edge_agent.core.findings import Box, Finding, OutputsInvalid, findings_from, iou
 from edge_agent.core.gate import GateVerdict
 from edge_agent.core.geometry import Letterbox
-from edge_agent.engines.base import Engine, Pixels
+from edge_agent.engines.base import Engine, Pixels, RawOutputs
 from edge_agent.engines.bundle import Bundle
 from edge_agent.errors import BundleInvalid, EngineFailed
 from hilum.catalog import BY_SLUG, CATALOG
@@ -40,22 +40,27 @@ class Verdict:
 def run_golden(bundle: Bundle, engine: Engine) -> tuple[Verdict, ...]:
     """Run every golden case of a bundle on one of its engines, in the bundle's order.
 
+    An engine that takes several images in one run is asked for each alone and for several
+    together: it may compute them by other code.
+
     Raises:
         BundleInvalid: the engine's name is none of the bundle's variants, or a picture is not of
             the input's form.
         EngineFailed: the engine gave no answer, or one that is not finite.
     """
-    variant = bundle.variant(engine.name)
-    tolerance = bundle.golden.tolerances[variant.name]
-    verdicts = []
-    for case in bundle.golden.cases:
-        pixels = read_picture(bundle.read(case.image), bundle.manifest.input)
-        found = answer(engine, pixels, bundle.manifest, variant)
-        problems = differences(
-            case.expected[variant.name], found, variant.operating_points, tolerance
-        )
-        verdicts.append(Verdict(case.name, problems))
-    return tuple(verdicts)
+    manifest, variant = bundle.manifest, bundle.variant(engine.name)
+    cases, tolerance = bundle.golden.cases, bundle.golden.tolerances[variant.name]
+    pictures = [read_picture(bundle.read(case.image), manifest.input) for case in cases]
+    problems: dict[str, tuple[str, ...]] = {case.name: () for case in cases}
+    for images in sorted({1, engine.max_batch}):
+        for k in range(0, len(cases), images):
+            outputs = engine.infer(np.stack(pictures[k : k + images])[:, None])
+            for case, of_one in zip(cases[k : k + images], outputs, strict=True):
+                found = _findings(engine, of_one, manifest, variant)
+                problems[case.name] += differences(
+                    case.expected[variant.name], found, variant.operating_points, tolerance
+                )
+    return tuple(Verdict(name, found) for name, found in problems.items())
 
 
 def run_gate(bundle: Bundle, judge: Callable[[Pixels], GateVerdict]) -> tuple[Verdict, ...]:
@@ -85,10 +90,15 @@ def answer(
     Raises:
         EngineFailed: the engine gave no answer, or none that can be one.
     """
+    return _findings(engine, engine.infer(pixels[None, None])[0], manifest, variant)
+
+
+def _findings(
+    engine: Engine, outputs: RawOutputs, manifest: Manifest, variant: EngineVariant
+) -> tuple[Finding, ...]:
     spec = manifest.input
     whole = Letterbox.fit(spec.height, spec.width, spec.height, spec.width)
     thresholds = [variant.operating_points[slug] for slug in manifest.findings]
-    outputs = engine.infer(pixels[None, None])[0]
     try:
         return findings_from(outputs, whole, manifest.head, thresholds)
     except OutputsInvalid as error:

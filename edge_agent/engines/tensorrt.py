@@ -23,7 +23,14 @@ from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.compiled_cache import CompiledCache
 from edge_agent.engines.cuda import Card, open_card, ours
 from edge_agent.engines.hardware import nvidia_cards
-from edge_agent.engines.tensorrt_runtime import ANY, LoadedPlan, Port, Runtime, open_runtime
+from edge_agent.engines.tensorrt_runtime import (
+    ANY,
+    MAX_BATCH,
+    LoadedPlan,
+    Port,
+    Runtime,
+    open_runtime,
+)
 from edge_agent.errors import BundleInvalid, EngineFailed
 from hilum.manifest import EngineTarget, EngineVariant, Manifest
 
@@ -81,7 +88,7 @@ class TensorRtEngine:
                 plan = _plan(bundle, variant, runtime, self._card, options)
                 self._session = _Session(self._card, plan, bundle.manifest)
             self.max_batch = plan.max_batch
-            for images in {1, self.max_batch}:
+            for images in range(1, self.max_batch + 1):
                 self.infer(np.full(self._shape(images), self._input.pad_value, np.uint8))
         except BaseException:
             self.close()
@@ -184,6 +191,7 @@ def _plan(
         card.name,
         card.capability,
         repr(nvidia_cards()),
+        str(MAX_BATCH),
     )
     if cache and (kept := cache.load(*key)) is not None:
         with contextlib.suppress(EngineFailed):  # Of sound bytes, and still refused.
@@ -205,6 +213,10 @@ def _check_form(ports: tuple[Port, ...], manifest: Manifest) -> tuple[Port, Port
     if found != [("float32", (rows,), 3)]:
         raise BundleInvalid(f"the engine's outputs are {results}, not f32 (N, {rows}, anchors)")
     source, result = sources[0], results[0]
-    if source.shape[0] not in {1, ANY} or result.shape[0] != source.shape[0]:
+    if (
+        source.shape[0] not in {1, ANY}
+        or result.shape[0] != source.shape[0]
+        or ANY in result.shape[1:]
+    ):
         raise BundleInvalid(f"the engine takes {source} and gives {result}: one image, or any")
     return source, result

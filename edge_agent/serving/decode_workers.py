@@ -31,6 +31,8 @@ if TYPE_CHECKING:  # At run time it would bring the decoders into the agent's ow
 log = logging.getLogger(__name__)
 
 READER: Final = "edge_agent.imaging:read_study"
+_MAX_FIT_PIXELS: Final = 4096 * 4096
+"""Room for a picture that is smaller than the model's input and enlarged to it."""
 _FIRST_RETRY_S: Final = 0.05
 _LAST_RETRY_S: Final = 5.0
 
@@ -78,7 +80,7 @@ class DecodeWorkers:
             limits=asdict(limits),
             memory_bytes=self._policy.memory_bytes,
             input_bytes=limits.max_bytes,
-            output_bytes=limits.max_pixels,
+            output_bytes=max(limits.max_pixels, _MAX_FIT_PIXELS),
         )
         self._limits = limits
         self._nursery: Nursery | None = None
@@ -130,8 +132,8 @@ class DecodeWorkers:
 
         Args:
             data: the file as it is. It must not change until this returns.
-            fit: height and width of the model's input, which the picture may be shrunk for; None
-                for all pixels.
+            fit: height and width of the model's input, to which the picture may be shrunk or
+                enlarged; None for its own size.
             timeout_s: in place of the policy's.
             deadline: on the event loop's clock; no worker is given the image after it.
 

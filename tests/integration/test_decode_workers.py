@@ -143,6 +143,16 @@ async def test_a_study_is_decoded_exactly_as_in_process(
     assert context.patient_id
 
 
+async def test_what_is_smaller_than_the_models_input_has_room_to_be_enlarged() -> None:
+    few = DecodeWorkers(Limits(max_pixels=1 << 18), DecodePolicy(workers=1))
+    await few.start()
+    try:
+        decoded = await few.decode(tagged_image(3), fit=(640, 640))
+    finally:
+        await few.close()
+    assert decoded.radiograph.pixels.shape == (640, 640)
+
+
 async def test_real_rasters_too(workers: DecodeWorkers, radiographs: list[Path]) -> None:
     for file in radiographs[:6]:
         data = file.read_bytes()

@@ -233,6 +233,9 @@ def test_the_starter_is_the_one_of_that_name(
         "starter": folder / "starter-1.2.3.bundle",
         "starter-other": folder / "starter-other-1.0.0.bundle",
     }
+    (folder / "starter-other-1.0.1.bundle").touch()
+    with pytest.raises(BundleInvalid, match="holds two bundles starter-other"):
+        shipped_bundles()
 
 
 def test_deflate_errors_are_ours(tmp_path: Path) -> None:

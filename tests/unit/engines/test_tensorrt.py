@@ -15,11 +15,11 @@ import pytest
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.golden import run_golden
 from edge_agent.engines.tensorrt import TensorRtEngine, TensorRtOptions, target_for
-from edge_agent.engines.tensorrt_runtime import open_runtime
+from edge_agent.engines.tensorrt_runtime import ANY, open_runtime
 from edge_agent.errors import BundleInvalid, EngineFailed
 from hilum.manifest import EngineTarget, EngineVariant
 from tests.support import bundles
-from tests.support.bundles import SIZE
+from tests.support.bundles import ROWS, SIZE
 from tests.support.cards import OPEN_PORTS, PORTS, FakeCard, FakePlan, FakeRuntime
 from tests.support.variants import bundle_with, noise, seen, transparent_onnx, variant
 
@@ -121,7 +121,11 @@ def test_images_that_come_together_are_computed_together(with_target: Bundle) ->
     plan = FakePlan(card, OPEN_PORTS, max_batch=4)
     engine = opened(with_target, card, FakeRuntime(plan))
     assert engine.max_batch == 4
-    assert sorted(plan.runs) == [1, 4]  # Tried both before anybody's image comes.
+    assert plan.runs == [1, 2, 3, 4]  # Tried all before anybody's image comes.
+    plan.runs.clear()
+    assert all(verdict.passed for verdict in run_golden(with_target, engine))
+    cases = len(with_target.golden.cases)
+    assert plan.runs == [1] * cases + [min(4, cases)]
     plan.runs.clear()
     np.testing.assert_array_equal(engine.infer(noise(1, 6)), seen(noise(1, 6)))
     assert plan.runs == [4, 2]
@@ -136,6 +140,7 @@ WRONG = {
     "other rows": (PORTS[0], replace(PORTS[1], shape=(1, 5, 9))),
     "two outputs": (*PORTS, PORTS[1]),
     "one answer for any number": (OPEN_PORTS[0], PORTS[1]),
+    "any number of anchors": (PORTS[0], replace(PORTS[1], shape=(1, ROWS, ANY))),
     "pairs only": (replace(PORTS[0], shape=(2, 1, SIZE, SIZE)), PORTS[1]),
 }
 

@@ -46,9 +46,18 @@ def test_each_image_of_a_batch_is_computed_by_itself(single: bytes, images: int)
     np.testing.assert_allclose(run(for_any_batch(single), batch), alone, rtol=1e-4, atol=1e-3)
 
 
-def test_so_it_is_in_int8_and_f16(single: bytes) -> None:
+@pytest.mark.parametrize("images", [2, 3, 5])
+def test_so_it_is_in_f16(single: bytes, images: int) -> None:
+    card, batch = to_half(for_any_batch(single)), pictures(images)
+    alone = np.concatenate([run(to_half(single), image[None]) for image in batch])
+    np.testing.assert_array_equal(run(card, batch[:1]), alone[:1])
+    assert np.abs(run(card, batch)[:, 4:] - alone[:, 4:]).mean() < 0.001
+
+
+@pytest.mark.parametrize("images", [2, 3, 5])
+def test_so_it_is_in_int8_and_f16(single: bytes, images: int) -> None:
     int8 = quantize_onnx(single, list(pictures(4)[:, None]))
-    card, batch = to_half(for_any_batch(int8)), pictures(3)
+    card, batch = to_half(for_any_batch(int8)), pictures(images)
     alone = np.concatenate([run(to_half(int8), image[None]) for image in batch])
     np.testing.assert_array_equal(run(card, batch[:1]), alone[:1])
     # Sums may round in another order; a value between two steps of INT8 then falls to either.
@@ -72,6 +81,19 @@ def test_only_the_number_of_images_is_open(single: bytes) -> None:
     assert len(constants) == len(
         {name for node in graph.node for name in node.input} & {*constants}
     )
+
+
+def test_an_output_for_one_image_is_refused() -> None:
+    ports = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("images", [1, 4]), ("outputs", [1, 4]))
+    ]
+    axes = numpy_helper.from_array(np.array([0], np.int64), "axes")
+    mean = helper.make_node("ReduceMean", ["images", "axes"], ["outputs"], "mean", keepdims=1)
+    graph = helper.make_graph([mean], "g", ports[:1], ports[1:], [axes])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    with pytest.raises(TrainingError, match="outputs is not for as many images"):
+        for_any_batch(model.SerializeToString())
 
 
 def test_a_reshape_across_images_is_refused() -> None:
