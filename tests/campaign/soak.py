@@ -3,10 +3,7 @@
 A few clients ask without end, over gRPC, over a stream and over HTTP, for one radiograph in several
 forms; now and then a file is damaged, a picture is asked for, a caller leaves early, and once a
 minute a decode worker is killed. All processes of the agent are looked at every few seconds: how
-much memory they hold together, how many files are open. After the warm-up neither may grow. What
-is under way moves the memory by a hundred MB from one look to the next, so its floor is judged: the
-least of each minute. What is kept and never given back raises the floor. (A decode worker lives for
-two minutes at most here, so what one would keep for longer shows in `decode_workers`.)
+much memory they hold together, how many files are open. After the warm-up neither may grow.
 
     python -m tests.campaign.soak --minutes 60
     python -m tests.campaign.soak --requests 20000
@@ -23,9 +20,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
-from statistics import fmean
 from typing import Final, TextIO
 
 from tests.support.known_images import Asker, Failed, Seen, asking, same, sound_files
@@ -38,9 +33,7 @@ REFUSALS: Final = frozenset({"corrupt", "truncated", "not_an_image", "empty_file
 WARM_UP: Final = 0.25
 """Share of the run whose samples are not judged: allocators and caches fill up."""
 MEMORY_GROWS_AT_MOST: Final = 0.03
-"""Over the whole judged part, the floor's, as a share of it at the beginning."""
-FLOOR_S: Final = 60.0
-JUDGED_FROM_S: Final = 300.0
+"""Over the whole judged part, as a share of the memory at its beginning."""
 FILES_GROW_AT_MOST: Final = 1.0
 
 
@@ -62,17 +55,12 @@ class Tally:
 
 @dataclass(frozen=True)
 class Flatness:
-    """What the samples after the warm-up say. Memory in MB.
-
-    `first_mb` and `last_mb` are means over the first and the last fifth, whatever was under way.
-    """
+    """What the samples after the warm-up say. Memory in MB."""
 
     judged_s: float
-    floor_mb: float
-    floor_growth_mb: float
+    memory_mb: float
+    memory_growth_mb: float
     main_growth_mb: float
-    first_mb: float
-    last_mb: float
     files_growth: float
     most_files: int
     most_memory_mb: float
@@ -83,26 +71,16 @@ class Flatness:
         judged = samples[int(len(samples) * WARM_UP) :]
         seconds = [it.seconds for it in judged]
         judged_s = seconds[-1] - seconds[0]
-        minutes = [
-            list(it) for _, it in groupby(judged, lambda it: (it.seconds - seconds[0]) // FLOOR_S)
-        ]
-        minutes = minutes[:-1] or minutes  # The last one is cut short.
-        at = [it[0].seconds for it in minutes]
-        floor = [min(one.all_kb for one in it) / 1e3 for it in minutes]
-        main_floor = [min(one.main_kb for one in it) / 1e3 for it in minutes]
-        fifth = max(1, len(judged) // 5)
 
-        def growth(times: list[float], values: Sequence[float]) -> float:
-            return growth_per_hour(times, values) * judged_s / 3600 if len(times) > 1 else 0.0
+        def growth(values: list[int]) -> float:
+            return growth_per_hour(seconds, values) * judged_s / 3600
 
         return cls(
             judged_s=judged_s,
-            floor_mb=floor[0],
-            floor_growth_mb=growth(at, floor),
-            main_growth_mb=growth(at, main_floor),
-            first_mb=fmean(it.all_kb / 1e3 for it in judged[:fifth]),
-            last_mb=fmean(it.all_kb / 1e3 for it in judged[-fifth:]),
-            files_growth=growth(seconds, [it.all_files for it in judged]),
+            memory_mb=judged[0].all_kb / 1e3,
+            memory_growth_mb=growth([it.all_kb for it in judged]) / 1e3,
+            main_growth_mb=growth([it.main_kb for it in judged]) / 1e3,
+            files_growth=growth([it.all_files for it in judged]),
             most_files=max(it.all_files for it in judged),
             most_memory_mb=max(it.all_kb for it in judged) / 1e3,
         )
@@ -110,10 +88,8 @@ class Flatness:
     def problems(self) -> list[str]:
         """What is not flat."""
         found = []
-        if self.judged_s < JUDGED_FROM_S:
-            found.append("too short a run to judge its memory")
-        if self.floor_growth_mb > MEMORY_GROWS_AT_MOST * self.floor_mb:
-            found.append(f"memory grew by {self.floor_growth_mb:.1f} MB of {self.floor_mb:.0f}")
+        if self.memory_growth_mb > MEMORY_GROWS_AT_MOST * self.memory_mb:
+            found.append(f"memory grew by {self.memory_growth_mb:.1f} MB of {self.memory_mb:.0f}")
         if self.files_growth > FILES_GROW_AT_MOST:
             found.append(f"open files grew by {self.files_growth:.1f}")
         return found
@@ -280,11 +256,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(
         f"soak: {tally.requests} requests in {tally.samples[-1].seconds / 60:.1f} min: "
         f"{dict(tally.ends)}; workers killed: {tally.kills}; wrong: {len(problems)}\n"
-        f"  after the warm-up, over {flat.judged_s / 60:.1f} min: memory, each minute's least, "
-        f"{flat.floor_mb:.0f} MB and {flat.floor_growth_mb:+.1f} MB (the agent alone "
-        f"{flat.main_growth_mb:+.1f} MB); the mean {flat.first_mb:.0f} MB in the first fifth and "
-        f"{flat.last_mb:.0f} in the last, at most {flat.most_memory_mb:.0f}; "
-        f"open files {flat.files_growth:+.1f}, at most "
+        f"  after the warm-up, over {flat.judged_s / 60:.1f} min: memory {flat.memory_mb:.0f} MB "
+        f"and {flat.memory_growth_mb:+.1f} MB (the agent alone {flat.main_growth_mb:+.1f} MB), "
+        f"at most {flat.most_memory_mb:.0f} MB; open files {flat.files_growth:+.1f}, at most "
         f"{flat.most_files}\n  every sample: {arguments.table}; log lines: {dict(tally.logged)}"
     )
     for line in problems[:20]:
