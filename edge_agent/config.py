@@ -121,12 +121,11 @@ class EngineSettings(_Frozen):
 class LimitSettings(_Frozen):
     """What the agent takes on. `queue_size` counts requests that wait or are worked on.
 
-    `waiting_bytes` is what these may hold together, as sent. `max_pixels` leaves room for the
-    picture of 512 x 512 that decoders are warmed with.
+    `waiting_bytes` is what these may hold together, as sent.
     """
 
     max_image_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 30)] = 128 << 20
-    max_pixels: Annotated[int, Field(ge=1 << 18, le=1 << 30)] = 64_000_000
+    max_pixels: Annotated[int, Field(ge=1 << 16, le=1 << 30)] = 64_000_000
     queue_size: Annotated[int, Field(ge=1, le=100_000)] = 64
     waiting_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 38)] = 1 << 30
 

@@ -26,7 +26,7 @@ import numpy as np
 from edge_agent.imaging import Limits
 from edge_agent.serving import containment
 from edge_agent.serving.decode_messages import WorkerConfig
-from edge_agent.serving.decode_worker import WARM_UP_FIT, DecodeWorker, Reader
+from edge_agent.serving.decode_worker import DecodeWorker, Reader, warm_up
 from edge_agent.serving.shared_pixels import SharedPixels
 
 _MAX_ORDER_BYTES: Final = 256
@@ -153,7 +153,7 @@ def main() -> int:
         reader = load_reader(config.reader)
         cv2.setNumThreads(1)
         sample = sample_image()
-        reader(sample, limits=Limits(**config.limits), fit=WARM_UP_FIT)
+        warm_up(reader, sample)
         _check_one_thread()
     except Exception as error:  # noqa: BLE001  # told to the agent, which cannot start
         _send(agent, {"failed": f"{type(error).__name__}: {error}"[:1000]})

@@ -22,7 +22,12 @@ from edge_agent.serving.shared_pixels import SharedPixels
 
 Reader = Callable[..., tuple[Radiograph, StudyContext]]
 """Called as `edge_agent.imaging.read_study` is: `(data, limits=..., fit=...)`."""
-WARM_UP_FIT: Final = (320, 320)
+_WARM_UP_FIT: Final = (320, 320)
+
+
+def warm_up(reader: Reader, sample: bytes) -> None:
+    """Read our own sample, whatever little the agent's limits let callers send."""
+    reader(sample, limits=Limits(), fit=_WARM_UP_FIT)
 
 
 class DecodeWorker:
@@ -36,7 +41,7 @@ class DecodeWorker:
     def run(self, agent: socket.socket, sample: bytes, memory_bytes: int) -> None:
         """Warm up, say so, then answer until the agent closes its end."""
         containment.give_up_privileges()
-        self._reader(sample, limits=self._limits, fit=WARM_UP_FIT)
+        warm_up(self._reader, sample)
         containment.limit_memory(memory_bytes)
         agent.send(READY)
         while packet := agent.recv(MAX_MESSAGE_BYTES):

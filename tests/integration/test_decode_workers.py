@@ -144,7 +144,7 @@ async def test_a_study_is_decoded_exactly_as_in_process(
 
 
 async def test_what_is_smaller_than_the_models_input_has_room_to_be_enlarged() -> None:
-    few = DecodeWorkers(Limits(max_pixels=1 << 18), DecodePolicy(workers=1))
+    few = DecodeWorkers(Limits(max_pixels=SIDE * SIDE), DecodePolicy(workers=1))
     await few.start()
     try:
         decoded = await few.decode(tagged_image(3), fit=(640, 640))
