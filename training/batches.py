@@ -9,7 +9,7 @@ import onnx
 from onnx import numpy_helper
 
 from training.errors import TrainingError
-from training.onnx_head import read_onnx
+from training.onnx_head import drop_unused_constants, read_onnx
 
 IMAGES: Final = "images_at_once"
 """The open dimension's name, first of the input's and of the output's."""
@@ -40,10 +40,8 @@ def for_any_batch(model: bytes) -> bytes:
     for node in graph.node:
         if node.op_type == "Reshape":
             _leave_open(graph, node, sizes.get(node.output[0], []))
-    used = {name for node in graph.node for name in node.input}
-    constants = [tensor for tensor in graph.initializer if tensor.name in used]
-    del graph.initializer[:], graph.value_info[:]
-    graph.initializer.extend(constants)
+    drop_unused_constants(graph)
+    del graph.value_info[:]
     for port in (*graph.input, *graph.output):
         port.type.tensor_type.shape.dim[0].dim_param = IMAGES
     _check_output(proto)

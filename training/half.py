@@ -15,7 +15,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper, version_converter
 
 from training.errors import TrainingError
-from training.onnx_head import head_nodes, read_onnx
+from training.onnx_head import drop_unused_constants, head_nodes, read_onnx
 
 OPSET: Final = 21
 """The first in which scales of INT8 may be f16 and graphs are what TensorRT's parser knows best."""
@@ -46,9 +46,9 @@ def to_half(model: bytes) -> bytes:
             work.halve(node)
     del proto.graph.node[:]
     proto.graph.node.extend(work.nodes)
-    used = {name for node in work.nodes for name in node.input}
     del proto.graph.initializer[:]
-    proto.graph.initializer.extend(t for t in work.constants.values() if t.name in used)
+    proto.graph.initializer.extend(work.constants.values())
+    drop_unused_constants(proto.graph)
     onnx.checker.check_model(proto, full_check=True)
     return bytes(proto.SerializeToString(deterministic=True))
 

@@ -9,6 +9,14 @@ import onnx
 from training.errors import TrainingError
 
 
+def drop_unused_constants(graph: onnx.GraphProto) -> None:
+    """Take out what no node takes any more."""
+    used = {name for node in graph.node for name in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+
+
 def head_nodes(model: onnx.ModelProto) -> frozenset[str]:
     """Names of all nodes after the detection head's last convolutions.
 

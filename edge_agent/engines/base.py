@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterator
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
 RawOutputs = NDArray[np.float32]
+
+
+MAX_BATCH: Final = 8
+"""Images at once that a graph for any number of them is run on."""
+
+
+def in_runs(batch: Pixels, most: int) -> Iterator[Pixels]:
+    """A batch u8 (N, ...) in pieces of at most so many images, in their order."""
+    for start in range(0, len(batch), most):
+        yield batch[start : start + most]
 
 
 class Engine(Protocol):

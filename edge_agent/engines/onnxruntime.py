@@ -16,13 +16,12 @@ import numpy as np
 import onnxruntime as ort
 
 from edge_agent.core.findings import BOX_ROWS
-from edge_agent.engines.base import Pixels, RawOutputs
+from edge_agent.engines.base import MAX_BATCH, Pixels, RawOutputs, in_runs
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.hardware import cpu_model
 from edge_agent.errors import BundleInvalid, EngineFailed, HilumError
 from hilum.manifest import EngineVariant, InputSpec, Manifest
 
-MAX_BATCH: Final = 8
 """Images per run where the graph leaves their number open."""
 _ERRORS_ONLY: Final = 3
 
@@ -86,9 +85,9 @@ class OnnxRuntimeEngine:
             parts = [
                 session.run(
                     [self._output_name],
-                    {self._input_name: np.ascontiguousarray(batch[k : k + self.max_batch])},
+                    {self._input_name: np.ascontiguousarray(images)},
                 )[0]
-                for k in range(0, len(batch), self.max_batch)
+                for images in in_runs(batch, self.max_batch)
             ]
         outputs: RawOutputs = parts[0] if len(parts) == 1 else np.concatenate(parts)
         if not np.isfinite(outputs).all():

@@ -18,19 +18,12 @@ from typing import Final
 import numpy as np
 
 from edge_agent.core.findings import BOX_ROWS
-from edge_agent.engines.base import Pixels, RawOutputs
+from edge_agent.engines.base import MAX_BATCH, Pixels, RawOutputs, in_runs
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.compiled_cache import CompiledCache
 from edge_agent.engines.cuda import Card, open_card, ours
 from edge_agent.engines.hardware import nvidia_cards
-from edge_agent.engines.tensorrt_runtime import (
-    ANY,
-    MAX_BATCH,
-    LoadedPlan,
-    Port,
-    Runtime,
-    open_runtime,
-)
+from edge_agent.engines.tensorrt_runtime import ANY, LoadedPlan, Port, Runtime, open_runtime
 from edge_agent.errors import BundleInvalid, EngineFailed
 from hilum.manifest import EngineTarget, EngineVariant, Manifest
 
@@ -105,10 +98,8 @@ class TensorRtEngine:
             if self._session is None:
                 raise EngineFailed(f"{self.name} is closed")
             with ours("infer"), self._card.use():
-                runs = range(0, len(batch), self.max_batch)
-                outputs = np.concatenate(
-                    [self._session.run(batch[k : k + self.max_batch]) for k in runs]
-                )
+                runs = [self._session.run(images) for images in in_runs(batch, self.max_batch)]
+                outputs = np.concatenate(runs)
         if not np.isfinite(outputs).all():
             raise EngineFailed(f"{self.name} gave outputs that are not finite")
         return outputs

@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any, Final, Protocol
 
+from edge_agent.engines.base import MAX_BATCH
 from edge_agent.errors import EngineFailed
 
 Foreign = Any
@@ -29,10 +30,8 @@ PACKAGES: Final = {
 """Packages that may be there, the preferred one first, and the distributions they come in."""
 
 ANY: Final = -1
-MAX_BATCH: Final = 8
-"""Images at once that a graph for any number of them is compiled for."""
 _COMMON_BATCH: Final = 4
-"""The number that its kernels are chosen for."""
+"""Images at once that kernels are chosen for, where a graph takes any number of them."""
 
 _LAYER: Final = re.compile(r"^Name: (?P<name>.*?), LayerType: (?P<kind>\w+), Inputs: (?P<rest>.*)$")
 _DATATYPE: Final = re.compile(r"Datatype: (\w+)")

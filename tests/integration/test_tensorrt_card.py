@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from edge_agent.core.findings import BOX_ROWS
+from edge_agent.engines.base import MAX_BATCH
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.choose import choose
 from edge_agent.engines.golden import run_golden
 from edge_agent.engines.runtimes import open_engine, runtime_version
-from edge_agent.engines.tensorrt_runtime import MAX_BATCH
 from tests.support.exported_runs import exportable, toy_parts
 from tests.support.models import random_detector
 from training import export_steps as steps
@@ -59,6 +59,7 @@ def test_the_card_says_what_the_processor_says(name: str, bundle: Bundle, tmp_pa
     assert np.abs(on_card[:, BOX_ROWS:] - here[:, BOX_ROWS:]).mean() < 0.02
     assert [verdict for verdict in run_golden(bundle, engine) if not verdict.passed] == []
     assert engine.max_batch == MAX_BATCH
+    np.testing.assert_array_equal(engine.infer(batch), on_card)
     # Kernels may be others for another number of images.
     again = engine.infer(batch[2:3])
     assert np.abs(again[:, BOX_ROWS:] - on_card[2:3, BOX_ROWS:]).max() < 0.02

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnxruntime
 import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
@@ -28,6 +29,16 @@ def blobs(seed: int, height: int, width: int) -> NDArray[np.uint8]:
         distance = np.hypot(rows - y, columns - x) / radius
         picture += rng.uniform(40, 110) / (1 + np.exp(8 * (distance - 1)))
     return picture.clip(0, 255).astype(np.uint8)
+
+
+def by_onnx_runtime(model: bytes, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The outputs of a graph, on one thread."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    outputs: NDArray[np.float32] = session.run(["outputs"], {"images": pixels})[0]
+    return outputs
 
 
 def detector(channels: int = 1) -> DetectionModel:

@@ -2,70 +2,54 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from tests.support.models import by_onnx_runtime
 from training.batches import for_any_batch
 from training.errors import TrainingError
-from training.export import export_onnx
 from training.half import to_half
 from training.qdq import quantize_onnx
 
-ort = pytest.importorskip("onnxruntime")
-
-if TYPE_CHECKING:
-    from ultralytics.nn.tasks import DetectionModel
-
 pytestmark = pytest.mark.training
-SIZE = 96
-
-
-@pytest.fixture(scope="module")
-def single(network: DetectionModel) -> bytes:
-    return export_onnx(network, SIZE, SIZE)
+SIZE = 128
 
 
 def pictures(count: int) -> np.ndarray:
     return np.random.default_rng(7).integers(0, 256, (count, 1, SIZE, SIZE), dtype=np.uint8)
 
 
-def run(model: bytes, batch: np.ndarray) -> np.ndarray:
-    session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
-    (outputs,) = session.run(None, {session.get_inputs()[0].name: batch})
-    return np.asarray(outputs)
-
-
 @pytest.mark.parametrize("images", [1, 2, 5])
-def test_each_image_of_a_batch_is_computed_by_itself(single: bytes, images: int) -> None:
+def test_each_image_of_a_batch_is_computed_by_itself(onnx_bytes: bytes, images: int) -> None:
     batch = pictures(images)
-    alone = np.concatenate([run(single, image[None]) for image in batch])
-    np.testing.assert_allclose(run(for_any_batch(single), batch), alone, rtol=1e-4, atol=1e-3)
+    alone = np.concatenate([by_onnx_runtime(onnx_bytes, image[None]) for image in batch])
+    np.testing.assert_allclose(
+        by_onnx_runtime(for_any_batch(onnx_bytes), batch), alone, rtol=1e-4, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize("images", [2, 3, 5])
-def test_so_it_is_in_f16(single: bytes, images: int) -> None:
-    card, batch = to_half(for_any_batch(single)), pictures(images)
-    alone = np.concatenate([run(to_half(single), image[None]) for image in batch])
-    np.testing.assert_array_equal(run(card, batch[:1]), alone[:1])
-    assert np.abs(run(card, batch)[:, 4:] - alone[:, 4:]).mean() < 0.001
+def test_so_it_is_in_f16(onnx_bytes: bytes, images: int) -> None:
+    card, batch = to_half(for_any_batch(onnx_bytes)), pictures(images)
+    alone = np.concatenate([by_onnx_runtime(to_half(onnx_bytes), image[None]) for image in batch])
+    np.testing.assert_array_equal(by_onnx_runtime(card, batch[:1]), alone[:1])
+    assert np.abs(by_onnx_runtime(card, batch)[:, 4:] - alone[:, 4:]).mean() < 0.001
 
 
 @pytest.mark.parametrize("images", [2, 3, 5])
-def test_so_it_is_in_int8_and_f16(single: bytes, images: int) -> None:
-    int8 = quantize_onnx(single, list(pictures(4)[:, None]))
+def test_so_it_is_in_int8_and_f16(onnx_bytes: bytes, images: int) -> None:
+    int8 = quantize_onnx(onnx_bytes, list(pictures(4)[:, None]))
     card, batch = to_half(for_any_batch(int8)), pictures(images)
-    alone = np.concatenate([run(to_half(int8), image[None]) for image in batch])
-    np.testing.assert_array_equal(run(card, batch[:1]), alone[:1])
+    alone = np.concatenate([by_onnx_runtime(to_half(int8), image[None]) for image in batch])
+    np.testing.assert_array_equal(by_onnx_runtime(card, batch[:1]), alone[:1])
     # Sums may round in another order; a value between two steps of INT8 then falls to either.
-    assert np.abs(run(card, batch)[:, 4:] - alone[:, 4:]).mean() < 0.01
+    assert np.abs(by_onnx_runtime(card, batch)[:, 4:] - alone[:, 4:]).mean() < 0.01
 
 
-def test_only_the_number_of_images_is_open(single: bytes) -> None:
-    graph = onnx.load_from_string(for_any_batch(single)).graph
+def test_only_the_number_of_images_is_open(onnx_bytes: bytes) -> None:
+    graph = onnx.load_from_string(for_any_batch(onnx_bytes)).graph
     sizes = [
         [
             dimension.dim_param or dimension.dim_value
@@ -73,7 +57,7 @@ def test_only_the_number_of_images_is_open(single: bytes) -> None:
         ]
         for port in (*graph.input, *graph.output)
     ]
-    assert sizes == [["images_at_once", 1, SIZE, SIZE], ["images_at_once", 18, 189]]
+    assert sizes == [["images_at_once", 1, SIZE, SIZE], ["images_at_once", 18, 336]]
     constants = {it.name: numpy_helper.to_array(it) for it in graph.initializer}
     targets = [constants[node.input[1]] for node in graph.node if node.op_type == "Reshape"]
     assert targets

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper
 from ultralytics.nn.tasks import DetectionModel
 
 from edge_agent.engines.base import Pixels, RawOutputs
-from tests.support.models import blobs, detector, random_detector
+from tests.support.models import blobs, by_onnx_runtime, detector, random_detector
 from training.errors import TrainingError
 from training.export import export_onnx, halve_weights, to_grey
 from training.network import load_model
@@ -27,14 +26,6 @@ PICTURE = blobs(3, 128, 128)[None, None]
 def by_torch(model: DetectionModel, pixels: Pixels) -> RawOutputs:
     with torch.no_grad():
         outputs: RawOutputs = model(torch.from_numpy(pixels).float() / 255)[0].numpy()
-    return outputs
-
-
-def by_onnx_runtime(model: bytes, pixels: Pixels) -> RawOutputs:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    outputs: RawOutputs = session.run(["outputs"], {"images": pixels})[0]
     return outputs
 
 

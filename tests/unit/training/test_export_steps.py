@@ -177,8 +177,9 @@ def test_one_engine_is_for_all_cards_that_were_asked_for(stated: Config) -> None
         assert target.capabilities == ("8.6", "8.9")
         alone = {it.capability: it for it in made.record.inspected if it.variant == name}
         assert set(alone) == {"8.6", "8.9"}
-        # It holds what each of them takes.
+        # It holds what each of them takes, and says so itself.
         assert len(made.members[target.model]) >= max(it.size_bytes for it in alone.values())
+        assert b"accelerators={sm86 sm89 }" in made.members[target.model]
         wanted = 87 if name == TRT_INT8 else 0
         assert {it.convolutions.get("Int8", 0) for it in alone.values()} == {wanted}
     assert exported.load(stated.out / FOLDER) == made

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edge_agent.core.findings import BOX_ROWS
-from tests.support.models import blobs
+from tests.support.models import blobs, by_onnx_runtime
 from training.errors import TrainingError
 from training.half import to_half, types_used
 from training.onnx_head import convolutions, head_nodes, read_onnx
@@ -24,15 +23,6 @@ YOLO11N_CONVOLUTIONS, DISTINCT_INPUTS = 87, 79
 @pytest.fixture(scope="module")
 def int8(onnx_bytes: bytes) -> bytes:
     return quantize_onnx(onnx_bytes, CALIBRATION)
-
-
-def run(model: bytes, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    outputs: NDArray[np.float32] = session.run(None, {"images": pixels})[0]
-    return outputs
 
 
 def test_the_head_is_found_by_walking_and_has_the_decode_in_it(onnx_bytes: bytes) -> None:
@@ -62,7 +52,7 @@ def test_every_convolution_is_int8_around_zero_and_the_head_is_float(
 
 
 def test_it_says_nearly_the_same_and_is_the_same_each_time(int8: bytes, onnx_bytes: bytes) -> None:
-    exact, rounded = (run(model, CALIBRATION[0])[0] for model in (onnx_bytes, int8))
+    exact, rounded = (by_onnx_runtime(model, CALIBRATION[0])[0] for model in (onnx_bytes, int8))
     apart = np.abs(exact[BOX_ROWS:] - rounded[BOX_ROWS:])
     assert 1e-4 < apart.mean() < 0.05
     assert len(int8) < 0.3 * len(onnx_bytes)
@@ -81,7 +71,7 @@ def test_in_f16_all_but_the_decode_computes_in_f16(onnx_bytes: bytes, int8: byte
             TensorProto.UINT8,
             TensorProto.FLOAT,
         ]
-        exact, rounded = (run(it, CALIBRATION[0]) for it in (model, half))
+        exact, rounded = (by_onnx_runtime(it, CALIBRATION[0]) for it in (model, half))
         assert np.abs(exact[:, BOX_ROWS:] - rounded[:, BOX_ROWS:]).mean() < bound
         assert len(half) < 0.55 * len(onnx_bytes)
 
