@@ -2,16 +2,46 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 from edge_agent.process_memory import memory_kb
-from edge_agent.serving.memory import give_back_free_memory, keep_tidy
+from edge_agent.serving.memory import HEAPS, give_back_free_memory, keep_tidy
 from tests.agents import eventually
 
 BLOCK, BLOCKS = 100_000, 1000
 MOST_KB = BLOCK * BLOCKS * 8 // 10_000
+
+MANY_THREADS_ALLOCATE = """
+import ctypes, sys, threading
+from edge_agent.serving.memory import reuse_freed_memory
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.fopen.restype, libc.malloc_info.argtypes = ctypes.c_void_p, [ctypes.c_int, ctypes.c_void_p]
+libc.fclose.argtypes = [ctypes.c_void_p]
+if sys.argv[2] == "reuse":
+    reuse_freed_memory()
+all_have = threading.Barrier(9)
+
+def allocate():
+    libc.malloc(10_000)
+    all_have.wait()
+    all_have.wait()
+
+threads = [threading.Thread(target=allocate) for _ in range(8)]
+for thread in threads:
+    thread.start()
+all_have.wait()
+out = libc.fopen(sys.argv[1].encode(), b"w")
+libc.malloc_info(0, out)
+libc.fclose(out)
+all_have.wait()
+"""
 
 
 def blocks_with_gaps() -> list[bytes]:
@@ -42,3 +72,11 @@ async def test_it_is_given_back_again_and_again() -> None:
     tidying.cancel()
     with pytest.raises(asyncio.CancelledError):
         await tidying
+
+
+@pytest.mark.parametrize("how", ["reuse", "as glibc does"])
+def test_many_threads_share_few_heaps(how: str, tmp_path: Path) -> None:
+    told = tmp_path / "heaps.xml"
+    subprocess.run([sys.executable, "-c", MANY_THREADS_ALLOCATE, told, how], check=True)
+    heaps = told.read_text("ascii").count("<heap nr=")
+    assert (heaps <= HEAPS) == (how == "reuse"), heaps
