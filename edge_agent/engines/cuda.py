@@ -121,7 +121,7 @@ class CudaPythonCard:
         self._call(driver.cuInit(0))
         self._device = self._call(driver.cuDeviceGet(0))
         name: bytes = self._call(driver.cuDeviceGetName(256, self._device))
-        self.name = name.rstrip(b"\0").decode()
+        self.name = name.partition(b"\0")[0].decode()
         kinds = driver.CUdevice_attribute
         major, minor = (
             self._call(driver.cuDeviceGetAttribute(kind, self._device))

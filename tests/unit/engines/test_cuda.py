@@ -117,7 +117,7 @@ def cuda_python(memory: Memory, **refuses: Result) -> ModuleType:
     acts: dict[str, Callable[..., Any]] = {
         "cuInit": lambda flags: None,
         "cuDeviceGet": lambda number: number,
-        "cuDeviceGetName": lambda length, device: b"Fake 4000".ljust(length, b"\0"),
+        "cuDeviceGetName": lambda length, device: b"Fake 4000\0left over".ljust(length, b"\0"),
         "cuDeviceGetAttribute": lambda kind, device: {"major": 8, "minor": 9}[kind],
         "cuDevicePrimaryCtxRetain": memory.retain,
         "cuDevicePrimaryCtxRelease": memory.release,
