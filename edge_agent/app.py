@@ -42,6 +42,7 @@ ENVELOPE_BYTES: Final = 1 << 16
 """Room in a message for what stands beside the image."""
 WATCHERS_TOLD_WITHIN_S: Final = 1.0
 LOADING_ENDS_WITHIN_S: Final = 2.0
+ABANDONED_WITHIN_S: Final = 2.0
 _LOADING: Final = "The agent is loading its model."
 _STOPPING: Final = "The agent is stopping."
 
@@ -63,6 +64,7 @@ class Agent:
         self._health = Health("", SERVICE)
         self._metrics = AgentMetrics(self._sources())
         self._doors: Doors | None = None
+        self._accesses: list[GrpcAccess | GuardedAccess] = []
         self._detector: Detector | None = None
         self._grpc: grpc.aio.Server | None = None
         self._http: HttpServer | None = None
@@ -106,6 +108,7 @@ class Agent:
         settings = self._settings
         count = partial(self._metrics.request_answered, Face.GRPC)
         access = GrpcAccess(doors.grpc, doors.audit, count)
+        self._accesses.append(access)
         self._detector = Detector(
             self._ready_pipeline, access, stream_concurrency=settings.grpc.stream_concurrency
         )
@@ -141,6 +144,8 @@ class Agent:
     async def _start_http(self, doors: Doors) -> None:
         settings = self._settings
         count = partial(self._metrics.request_answered, Face.HTTP)
+        access = GuardedAccess(doors.http, doors.audit, count)
+        self._accesses.append(access)
         renderer = Renderer(self._decoder)
         app = create_http_app(
             pipeline=self._ready_pipeline,
@@ -148,7 +153,7 @@ class Agent:
             model_info=lambda: ModelFacts.of(self._ready_pipeline().model),
             readiness=lambda: self._problem,
             metrics=self._metrics.render,
-            access=GuardedAccess(doors.http, doors.audit, count),
+            access=access,
             names=doors.names,
             limits=_http_limits(settings),
         )
@@ -236,6 +241,14 @@ class Agent:
         await self._close()
         log.info("stopped")
         return True
+
+    def abandon(self) -> None:
+        """Give up what is in flight after a drain that timed out; the audit log says of what."""
+        for access in self._accesses:
+            access.give_up()
+        audit = self._doors.audit if self._doors else None
+        if audit is not None:
+            audit.close(ABANDONED_WITHIN_S)
 
     async def _drained(self) -> bool:
         draining = []
@@ -329,6 +342,8 @@ async def serve(settings: Settings, load: Load = load_pipeline) -> int:
         loading.cancel()
         _, left = await asyncio.wait({loading, *rechecking}, timeout=LOADING_ENDS_WITHIN_S)
         drained = await agent.stop()
+        if not drained:
+            agent.abandon()
         if left and stop.is_set():
             os._exit(0 if drained else 1)  # Measuring engines takes minutes; its probes end too.
     return 0 if drained else 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 from importlib.metadata import version as distribution_version
 from pathlib import Path
 from typing import Annotated
@@ -38,6 +40,9 @@ BundleOption = Annotated[
 
 def main() -> None:
     """Entry point of the installed command."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A file's name may have bytes that the terminal's encoding has no letters for.
+        sys.stdout.reconfigure(errors="backslashreplace")
     app()
 
 

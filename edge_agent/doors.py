@@ -46,6 +46,12 @@ def open_doors(settings: Settings) -> Doors:
             "access.certificate_rules is set, but gRPC asks for no client certificates.",
             hint="Set tls.client_ca to the CA that signs them.",
         )
+    if rules_file is not None and keys is None and settings.http.enabled:
+        raise ConfigInvalid(
+            "access.certificate_rules is set and access.keys is not: HTTP knows callers by key "
+            "only, so its port would stay open to everybody on this box.",
+            hint="Set access.keys (hilum-edge keys add), or http.enabled to false.",
+        )
     rules = CertificateRules(rules_file, utc_now) if rules_file else None
     speaks_tls = tls is not None
     grpc = Gatekeeper("gRPC", settings.grpc.host, tls=speaks_tls, keys=keys, certificates=rules)

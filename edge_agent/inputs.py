@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import itertools
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -22,7 +23,8 @@ def find_files(names: Iterable[str], *, recursive: bool = False) -> list[Path]:
     A file named outright is taken whatever it is, also if it is not there: that it cannot be read
     is said of it like any other failure. Of a folder those files are taken that look like study
     images: by their ending, or by DICOM's prefix where they have none of the known ones. Hidden
-    files are left out.
+    files are left out. What cannot be read, file or folder within a folder, is taken too: nothing
+    that may be a radiograph is passed over in silence.
 
     Args:
         names: files, folders, or patterns with `*`, `?`, `[...]` and `**`.
@@ -35,7 +37,7 @@ def find_files(names: Iterable[str], *, recursive: bool = False) -> list[Path]:
     for name in names:
         path = Path(name).expanduser()
         if path.is_dir():
-            chosen = list(_in_folder(path, recursive=recursive))
+            chosen = sorted(_in_folder(path, recursive=recursive))
             if not chosen:
                 deeper = "" if recursive else " (--recursive looks into folders within it)"
                 raise Misused(f"No study image in the folder {name}{deeper}.")
@@ -52,10 +54,22 @@ def find_files(names: Iterable[str], *, recursive: bool = False) -> list[Path]:
 
 
 def _in_folder(folder: Path, *, recursive: bool) -> Iterator[Path]:
-    for path in sorted(folder.rglob("*") if recursive else folder.iterdir()):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if not hidden and path.is_file() and looks_like_study_image(path):
-            yield path
+    unread: list[Path] = []
+    for place, within, names in os.walk(
+        folder, onerror=lambda error: unread.append(Path(error.filename))
+    ):
+        within[:] = [name for name in within if recursive and not name.startswith(".")]
+        for path in (Path(place, name) for name in names if not name.startswith(".")):
+            if _may_be_file(path) and looks_like_study_image(path):
+                yield path
+    yield from unread
+
+
+def _may_be_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return True
 
 
 def looks_like_study_image(path: Path) -> bool:
@@ -68,7 +82,7 @@ def looks_like_study_image(path: Path) -> bool:
         with path.open("rb") as file:
             return file.read(_PREAMBLE_BYTES + 4)[_PREAMBLE_BYTES:] == b"DICM"
     except OSError:
-        return False
+        return True  # Whoever reads it will say why it cannot be.
 
 
 def overlay_paths(target: Path, files: Sequence[Path], *, into_folder: bool) -> dict[Path, Path]:
@@ -79,9 +93,13 @@ def overlay_paths(target: Path, files: Sequence[Path], *, into_folder: bool) -> 
         files: the study images.
         into_folder: whether more than one plain file was named, so that `target` is a folder.
 
+    None is a study image itself, by whatever name: radiographs are not written over.
+
     Raises:
-        Misused: `target` is a single file for several images, or not a place for a picture.
+        Misused: `target` is a single file for several images, a study image, or not a place for a
+            picture.
     """
+    images = {file.resolve() for file in files}
     is_picture = target.suffix.lower() == ".png" and not target.is_dir()
     if is_picture and (into_folder or len(files) != 1):
         raise Misused(
@@ -90,6 +108,8 @@ def overlay_paths(target: Path, files: Sequence[Path], *, into_folder: bool) -> 
     if is_picture:
         if not target.parent.is_dir():
             raise Misused(f"--overlay {target}: there is no folder {target.parent}.")
+        if target.resolve() in images:
+            raise Misused(f"--overlay {target} is the study image itself: choose another name.")
         return {files[0]: target}
     if target.suffix and not target.is_dir():
         raise Misused(f"--overlay {target}: pictures are PNG files; end its name in .png.")
@@ -102,7 +122,7 @@ def overlay_paths(target: Path, files: Sequence[Path], *, into_folder: bool) -> 
     for file in files:
         stem = file.stem if file.suffix.lower() in SUFFIXES else file.name
         numbered = (f"{stem}-{number}.png" for number in itertools.count(2))
-        names = itertools.chain([f"{stem}.png"], numbered)
-        paths[file] = next(target / name for name in names if target / name not in taken)
+        places = (target / name for name in itertools.chain([f"{stem}.png"], numbered))
+        paths[file] = next(it for it in places if it not in taken and it.resolve() not in images)
         taken.add(paths[file])
     return paths

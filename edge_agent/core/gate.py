@@ -130,11 +130,16 @@ class GateVerdict:
         return (*warnings, *(w for w in self.warnings if w.code not in known))
 
 
+def _surely(probability: float, refuse_from: float) -> bool:
+    """A threshold of 1 switches the refusal off, also where rounding gives a probability of 1."""
+    return refuse_from < 1 and probability >= refuse_from
+
+
 def judge(seen: GateProbabilities, thresholds: GateThresholds) -> GateVerdict:
     """Turn probabilities into a verdict by the module's rules 1 to 4."""
     refusals: list[ErrorCode] = []
     warned: list[WarningCode] = []
-    if seen.other >= thresholds.refuse_other:
+    if _surely(seen.other, thresholds.refuse_other):
         refusals.append(ErrorCode.NOT_A_CHEST)
     elif seen.lateral >= thresholds.warn_lateral:
         warned.append(WarningCode.LATERAL_VIEW)
@@ -157,7 +162,7 @@ def judge(seen: GateProbabilities, thresholds: GateThresholds) -> GateVerdict:
             ErrorCode.INVERTED,
         ),
     ):
-        if probability >= refuse_from and surely_frontal:
+        if surely_frontal and _surely(probability, refuse_from):
             refusals.append(refusal)
         elif probability >= warn_from:
             warned.append(warning)

@@ -112,6 +112,7 @@ def read_items(element: Element) -> list[dict[int, Element]]:
     items: list[dict[int, Element]] = []
     position = 0
     while position + 8 <= len(element.value):
+        reader.count()
         tag, length = reader.item_header(position)
         if tag != _ITEM:
             break
@@ -132,6 +133,12 @@ class _Reader:
     def __post_init__(self) -> None:
         self._order = "<" if self.encoding.little else ">"
 
+    def count(self) -> None:
+        """One more element, item or fragment: so many, and no more, are looked at."""
+        self.seen += 1
+        if self.seen > _MAX_ELEMENTS:
+            raise corrupt("it has more elements than any study image")
+
     def item_header(self, position: int) -> tuple[int, int]:
         """Tag and length at `position`, read as items and implicit elements are."""
         if position + 8 > len(self.data):
@@ -141,9 +148,7 @@ class _Reader:
 
     def element_header(self, position: int) -> tuple[int, bytes, int, int]:
         """Tag, VR (empty where implicit), length, and where the value starts."""
-        self.seen += 1
-        if self.seen > _MAX_ELEMENTS:
-            raise corrupt("it has more elements than any study image")
+        self.count()
         tag, length = self.item_header(position)
         if not self.encoding.explicit or tag in _DELIMITERS:
             return tag, b"", length, position + 8
@@ -179,7 +184,7 @@ class _Reader:
         if depth > _MAX_DEPTH:
             raise corrupt("its sequences are nested too deep")
         while True:
-            self.seen += 1
+            self.count()
             tag, length = self.item_header(position)
             if tag == _SEQUENCE_END:
                 return position, position + 8
@@ -282,6 +287,7 @@ def _fragments(reader: _Reader, position: int) -> tuple[memoryview, ...]:
     """The fragments of encapsulated pixel data, offset table left out (PS3.5 A.4)."""
     fragments: list[memoryview] = []
     while position < len(reader.data):
+        reader.count()
         tag, length = reader.item_header(position)
         if tag == _SEQUENCE_END:
             break

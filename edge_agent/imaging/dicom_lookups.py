@@ -29,14 +29,22 @@ def presentation_of(header: Header, form: PixelFormat) -> Presentation:
     """
     shape = header.text(tags.PRESENTATION_LUT_SHAPE).upper()
     modality = _modality(header, signed=form.signed)
-    # After a modality LUT values are unsigned (C.11.1.1).
-    signed = form.signed and not isinstance(modality, LookupTable)
+    signed = _below_zero(modality, form)
     return Presentation(
         modality=modality,
         voi=_table(header, tags.VOI_LUT_SEQUENCE, signed=signed) or _window(header),
         inverse=form.photometric == "MONOCHROME1" or shape == "INVERSE",
         padding=_padding(header, signed=form.signed),
     )
+
+
+def _below_zero(modality: LookupTable | Rescale, form: PixelFormat) -> bool:
+    """Whether what the VOI LUT takes may be negative: its descriptor's sign (C.11.2.1.1)."""
+    if isinstance(modality, LookupTable):
+        return False  # After a modality LUT values are unsigned (C.11.1.1).
+    lowest = -(1 << (form.bits_stored - 1)) if form.signed else 0
+    ends = (lowest, lowest + (1 << form.bits_stored) - 1)
+    return min(modality.slope * end + modality.intercept for end in ends) < 0
 
 
 def _modality(header: Header, *, signed: bool) -> LookupTable | Rescale:

@@ -27,6 +27,8 @@ def declare_png(data: memoryview) -> Declared:
     exif = b""
     for kind, body in _chunks(data):
         if kind == b"IHDR":
+            if header:  # The decoder would go by the first one.
+                raise corrupt("the PNG has two headers")
             header = struct.unpack_from(">LLBB", body.ljust(10, b"\0"))
         elif kind == b"acTL":
             raise multi_frame("an animated PNG")

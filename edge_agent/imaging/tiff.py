@@ -64,8 +64,12 @@ def read_directory(data: memoryview, offset: int | None = None) -> Directory:
     values: dict[int, tuple[int, ...]] = {}
     for entry in range(position + 2, end, _ENTRY_BYTES):
         tag, kind, number = struct.unpack_from(order + "HHL", data, entry)
-        if tag in _WANTED and kind in _TYPES and number:
-            values[tag] = _values(data, order, entry + 8, _TYPES[kind], number)
+        if tag not in _WANTED:
+            continue
+        if tag in values or kind not in _TYPES or not number:
+            # Which one holds, and whether it does, decoders do not agree about.
+            raise corrupt("a TIFF element stands there twice, or is no whole number")
+        values[tag] = _values(data, order, entry + 8, _TYPES[kind], number)
     return Directory(values, *struct.unpack_from(order + "L", data, end))
 
 

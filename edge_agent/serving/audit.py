@@ -162,10 +162,11 @@ class AuditLog:
             self._done.wait_for(lambda: self._ended or not self._owes, timeout_s)
             return not self._owes
 
-    def close(self) -> int:
+    def close(self, timeout_s: float | None = None) -> int:
         """Write what is queued, note that the log was closed, and let the folder go.
 
-        Blocks: call it off the event loop, after the last access was recorded.
+        Blocks, at most for the time: call it off the event loop, after the last access was
+        recorded.
 
         Returns:
             How many entries could not be written because the disk is full or failing.
@@ -177,7 +178,10 @@ class AuditLog:
             self._queue(AuditEvent(Marker.CLOSED))
             self._closing = True
             self._work.notify()
-        self._thread.join()
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            _log.error("the audit log's disk hangs: %d entries may be lost", len(self._waiting))
+            return len(self._waiting)
         self._writer.close()
         link = self._writer.link
         _log.info("Audit log closed at entry %d, hash %s", link.count, link.hash)

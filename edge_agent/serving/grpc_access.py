@@ -48,6 +48,10 @@ class GrpcAccess:
         """
         self._visits.admit(_caller(context), action)
 
+    def give_up(self) -> None:
+        """Log what is still under way, before the process ends without waiting for it."""
+        self._visits.give_up()
+
 
 class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in its stubs only
     """Stands before every service but the detector, whose methods log what they did themselves.

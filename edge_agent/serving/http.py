@@ -14,13 +14,12 @@ from starlette.requests import ClientDisconnect
 from edge_agent.core.admission import ByteBudget
 from edge_agent.core.origins import PageNames
 from edge_agent.errors import HilumError
-from edge_agent.serving.http_access import Access
+from edge_agent.serving.http_access import Access, on_wrong_options
 from edge_agent.serving.http_errors import (
     ErrorBody,
     on_disconnect,
     on_hilum_error,
     on_http_exception,
-    on_validation_error,
 )
 from edge_agent.serving.http_face import HttpFace, HttpLimits, Looks, Renders
 from edge_agent.serving.http_pages import load_pages
@@ -88,7 +87,7 @@ def create_http_app(
     app.add_middleware(Shield, names=names, turned_away=access.turned_away)
     app.add_exception_handler(HilumError, on_hilum_error)
     app.add_exception_handler(HTTPException, on_http_exception)
-    app.add_exception_handler(RequestValidationError, on_validation_error)
+    app.add_exception_handler(RequestValidationError, on_wrong_options(access))
     app.add_exception_handler(ClientDisconnect, on_disconnect)
     _add_routes(
         app,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
 
+from fastapi.exceptions import RequestValidationError
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 
 from edge_agent.core.access import Action, Denied
+from edge_agent.errors import HilumError
 from edge_agent.serving.access import http_caller
+from edge_agent.serving.http_errors import error_response, invalid_options
 from edge_agent.serving.visits import Audit, Count, Gate, Visit, Visits, ignore
 
 
@@ -46,3 +50,26 @@ class GuardedAccess:
     def turned_away(self, denied: Denied) -> None:
         """See `Access.turned_away`."""
         self._visits.deny(denied, Action.PAGE)
+
+    def give_up(self) -> None:
+        """Log what is still under way, before the process ends without waiting for it."""
+        self._visits.give_up()
+
+
+def on_wrong_options(access: Access) -> Callable[[Request, Exception], Awaitable[Response]]:
+    """What answers options that do not fit, which FastAPI finds before any address is entered.
+
+    Strangers are told nothing about them, and the log hears of it either way. Only what looks at
+    images takes options.
+    """
+
+    async def answer(request: Request, error: Exception) -> Response:
+        if not isinstance(error, RequestValidationError):
+            raise TypeError(f"not a RequestValidationError: {type(error).__name__}")
+        try:
+            async with access.enter(request, Action.DETECT):
+                raise invalid_options(list(error.errors()))
+        except HilumError as refused:
+            return error_response(refused)
+
+    return answer

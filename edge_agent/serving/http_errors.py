@@ -6,7 +6,6 @@ import json
 import math
 from typing import Final
 
-from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
@@ -119,13 +118,6 @@ async def on_http_exception(_request: Request, error: Exception) -> Response:
     response = error_response(refused, status=error.status_code)
     response.headers.update(error.headers or {})
     return response
-
-
-async def on_validation_error(_request: Request, error: Exception) -> Response:
-    """Answer what does not fit a declared parameter."""
-    if not isinstance(error, RequestValidationError):
-        raise TypeError(f"not a RequestValidationError: {type(error).__name__}")
-    return error_response(invalid_options(list(error.errors())))
 
 
 async def on_disconnect(_request: Request, _error: Exception) -> Response:

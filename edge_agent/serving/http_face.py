@@ -33,6 +33,7 @@ PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
 # Boundaries, part headers and fields come on top of the files' own bytes.
 _FORM_OVERHEAD_BYTES: Final = 64 << 10
 _T = TypeVar("_T")
+_Asking = Callable[[bytes, str], StudyRequest]
 
 
 class Looks(Protocol):
@@ -96,7 +97,7 @@ class HttpFace:
             options = _options(query, form)
             visit.request_id = options.request_id or uuid.uuid4().hex
             image = self._image(_files(form, "file")[0])
-            study = _study_request(image, options, visit.request_id)
+            study = _asking(options)(image, visit.request_id)
             answer = await _unless_gone(request, self.pipeline().detect(study))
             visit.bundle_digest = answer.bundle_digest
         return _json(PredictResponse.of(answer))
@@ -112,25 +113,28 @@ class HttpFace:
             files = _files(form, "files")
             self.pipeline()  # Not ready: refused as a whole, before any of it is worked on.
             places = asyncio.Semaphore(self.limits.batch_concurrency)
+            asking = _asking(options)  # With one deadline, the caller's, for all of it together.
             items = [
-                self._batch_item(index, file, options, visit.request_id, places)
+                self._batch_item(index, file, asking, visit.request_id, places)
                 for index, file in enumerate(files)
             ]
             results = await _unless_gone(request, _all(items))
+            answers = [it.result for it in results if it.result is not None]
+            visit.bundle_digest = answers[0].bundle_digest if answers else ""
         return _json(BatchResponse(results=results))
 
     async def _batch_item(
         self,
         index: int,
         file: UploadedFile,
-        options: Options,
+        asking: _Asking,
         batch_id: str,
         places: asyncio.Semaphore,
     ) -> BatchItem:
         async with places:
             try:
                 request_id = f"{batch_id[:120]}-{index}"
-                study = _study_request(self._image(file), options, request_id)
+                study = asking(self._image(file), request_id)
                 answer = await self.pipeline().detect(study)
             except Exception as error:  # noqa: BLE001  # the boundary: every failure gets a code
                 failure = coded(error)
@@ -213,15 +217,21 @@ def _files(form: Form, field: str) -> tuple[UploadedFile, ...]:
     return form.files
 
 
-def _study_request(image: bytes, options: Options, request_id: str) -> StudyRequest:
-    loop = asyncio.get_running_loop()
-    return StudyRequest(
-        request_id=request_id,
-        image=image,
-        score_threshold=options.threshold,
-        priority=Priority(options.priority),
-        deadline=None if options.timeout_s is None else loop.time() + options.timeout_s,
-    )
+def _asking(options: Options) -> _Asking:
+    """What makes a request of an image and an id; its deadline counts from now."""
+    timeout_s = options.timeout_s
+    deadline = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
+
+    def asking(image: bytes, request_id: str) -> StudyRequest:
+        return StudyRequest(
+            request_id=request_id,
+            image=image,
+            score_threshold=options.threshold,
+            priority=Priority(options.priority),
+            deadline=deadline,
+        )
+
+    return asking
 
 
 async def _all(items: list[Coroutine[Any, Any, BatchItem]]) -> list[BatchItem]:

@@ -81,6 +81,8 @@ def read_limited(path: Path, max_bytes: int) -> bytes:
     """
     try:
         facts = path.stat()
+        if stat.S_ISDIR(facts.st_mode):
+            raise InvalidRequest("The folder cannot be read.", hint="Check its permissions.")
         if not stat.S_ISREG(facts.st_mode):
             raise InvalidRequest("This is not a plain file.", hint="Name files or folders.")
         if facts.st_size > max_bytes:

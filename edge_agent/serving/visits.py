@@ -77,6 +77,7 @@ class Visits:
         self._gate = gate
         self._audit = audit
         self._count = count
+        self._open: dict[int, tuple[Audit | None, Visit, Action]] = {}
 
     @contextmanager
     def enter(self, caller: Caller, action: Action) -> Iterator[Visit]:
@@ -90,12 +91,18 @@ class Visits:
         logged = self._audit if action not in UNLOGGED else None
         if logged is not None:
             self._require(logged, action)
+        self._open[id(visit)] = logged, visit, action
         try:
             yield visit
         except BaseException as error:
-            self._leave(logged, visit, action, self._code_of(error))
+            self._leave(visit, self._code_of(error))
             raise
-        self._leave(logged, visit, action, None)
+        self._leave(visit, None)
+
+    def give_up(self) -> None:
+        """Log every access that is still under way, before a process ends without waiting."""
+        for _, visit, _ in list(self._open.values()):
+            self._leave(visit, ErrorCode.NOT_READY)
 
     def admit(self, caller: Caller, action: Action) -> Principal:
         """Say who is calling, without an entry in the log unless they may not do this.
@@ -122,9 +129,11 @@ class Visits:
             self._count(action, error.code)
             raise
 
-    def _leave(
-        self, audit: Audit | None, visit: Visit, action: Action, code: ErrorCode | None
-    ) -> None:
+    def _leave(self, visit: Visit, code: ErrorCode | None) -> None:
+        left = self._open.pop(id(visit), None)
+        if left is None:
+            return  # It was given up.
+        audit, _, action = left
         self._count(action, code)
         if audit is None:
             return

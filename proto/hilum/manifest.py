@@ -211,6 +211,7 @@ class ChangeControl(_Frozen):
 
     @model_validator(mode="after")
     def _keeps_its_bounds(self) -> Self:
+        """Every variant was measured against every bound, and keeps it."""
         bounds = {bound.name: bound.at_most for bound in self.protocol.bounds}
         for result in self.results:
             if result.bound not in bounds:
@@ -220,9 +221,11 @@ class ChangeControl(_Frozen):
                     f"{result.variant}: {result.bound} is {result.value:g}, declared was at most "
                     f"{bounds[result.bound]:g}"
                 )
-        unmeasured = sorted(set(bounds) - {result.bound for result in self.results})
-        if unmeasured:
-            raise ValueError(f"declared but not measured: {unmeasured}")
+        measured = {(result.bound, result.variant) for result in self.results}
+        for variant in sorted({result.variant for result in self.results}):
+            unmeasured = sorted(name for name in bounds if (name, variant) not in measured)
+            if unmeasured:
+                raise ValueError(f"{variant}: declared but not measured: {unmeasured}")
         return self
 
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from edge_agent.app import Agent, serve
 from edge_agent.config import Settings
+from edge_agent.serving.audit_files import segments
+from edge_agent.serving.audit_verify import verify
 from edge_agent.serving.decoding import Decoder
 from edge_agent.serving.pipeline import Pipeline
 from hilum.v1 import detection_pb2 as pb
@@ -97,6 +102,35 @@ async def test_when_the_drain_timeout_passes_the_loss_is_said() -> None:
         gated.gate.let(150)
         assert tag_of(await call) == 150
         assert await agent.stop()
+
+
+async def test_what_is_given_up_stands_in_the_audit_log(tmp_path: Path) -> None:
+    gated = Gated()
+    told = settings(
+        drain_timeout_s=0.05,
+        audit={"enabled": True, "folder": tmp_path / "log"},
+        http={"enabled": True},
+    )
+    agent = Agent(told, gated)
+    await agent.start()
+    await agent.load()
+    async with connected(agent) as detector, httpx.AsyncClient(base_url=agent.page) as http:
+        unary = detector.Detect(request(150))
+        await gated.gate.arrival(150)
+        form = {"file": ("image", tagged_png(151))}
+        posted = asyncio.create_task(http.post("/predict", files=form, timeout=60))
+        await eventually(lambda: gated.taken == 2)
+        assert not await agent.stop()
+        agent.abandon()
+        gated.gate.let(150, 151)
+        assert tag_of(await unary) == 150  # Nothing is said of it twice.
+        posted.cancel()
+        assert await agent.stop()
+    assert verify(tmp_path / "log").ok
+    entries = [json.loads(it) for it in segments(tmp_path / "log")[0].read_text().splitlines()]
+    said = [(it["action"], it["outcome"]) for it in entries if it["action"] == "detect"]
+    assert said == [("detect", "not_ready")] * 2
+    assert entries[-1]["action"] == "log_closed"
 
 
 async def test_a_model_that_cannot_be_loaded_ends_the_agent() -> None:

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 from fastapi import FastAPI
-from playwright.sync_api import Browser, BrowserContext, Page, Request, expect
+from playwright.sync_api import Browser, BrowserContext, FilePayload, Page, Request, expect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edge_agent.core.access import Action, Denied, Identity, Principal, Reason, Role
@@ -219,6 +221,37 @@ class TestLooking:
         expect(second).to_have_attribute("aria-pressed", "true")
         expect(page.locator("#boxes .box.active")).to_have_attribute("data-id", "1")
 
+    def test_a_picture_that_comes_late_does_not_appear_with_anothers_findings(
+        self, page: Page
+    ) -> None:
+        """It is decoded while the next image is opened, and done after that one's findings."""
+        page.evaluate(
+            """() => {
+                const decode = window.createImageBitmap.bind(window);
+                window.late = [];
+                window.createImageBitmap = async (...given) => {
+                    const first = window.late.length === 0;
+                    let done;
+                    window.late.push(new Promise((resolve) => { done = resolve; }));
+                    if (first) {
+                        window.isHeld = true;
+                        await new Promise((resolve) => { window.letGo = resolve; });
+                    }
+                    const bitmap = await decode(...given);
+                    setTimeout(done);
+                    return bitmap;
+                };
+            }"""
+        )
+        page.set_input_files("#file", _white_picture())
+        page.wait_for_function("window.isHeld")
+        choose(page)
+        expect(boxes(page)).to_have_count(len(ABOVE))
+        right = _brightness(page)
+        page.evaluate("async () => { window.letGo(); await Promise.all(window.late); }")
+        page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
+        assert _brightness(page) == pytest.approx(right, abs=0.01)
+
 
 class TestSettings:
     def test_the_threshold_shows_and_hides_at_once(self, page: Page) -> None:
@@ -263,6 +296,14 @@ class TestSettings:
         expect(boxes(page)).to_have_count(0)
         choose(page)
         expect(boxes(page)).to_have_count(len(ABOVE))
+
+    def test_the_next_image_starts_with_its_boxes_shown(self, page: Page) -> None:
+        choose(page)
+        page.locator("#boxes-toggle").click()
+        expect(boxes(page)).to_have_count(0)
+        choose(page)
+        expect(boxes(page)).to_have_count(len(ABOVE))
+        expect(page.locator("#boxes-toggle")).to_have_attribute("aria-pressed", "true")
 
     def test_the_language_is_switched_and_remembered(self, page: Page) -> None:
         choose(page)
@@ -548,6 +589,12 @@ def _assert_fits(page: Page, width: int) -> None:
 
 def _base64(name: str) -> str:
     return base64.b64encode(pydicom_file(name).read_bytes()).decode()
+
+
+def _white_picture() -> FilePayload:
+    picture = np.full((500, 400), 255, np.uint8)
+    png = cv2.imencode(".png", picture)[1].tobytes()
+    return {"name": "white.png", "mimeType": "image/png", "buffer": png}
 
 
 def _brightness(page: Page) -> float:

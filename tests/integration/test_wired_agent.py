@@ -20,6 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from edge_agent.app import Agent
 from edge_agent.engines.fake import FakeEngine
+from edge_agent.errors import ConfigInvalid
 from edge_agent.serving.audit_files import segments
 from edge_agent.serving.audit_verify import verify
 from hilum.client import Client, DetectError, Result, Tls
@@ -244,6 +245,25 @@ async def test_a_client_certificate_counts_where_the_rules_name_it(tmp_path: Pat
             assert isinstance(outcome, Result) == admitted, outcome
     finally:
         assert await agent.stop()
+
+
+async def test_rules_for_certificates_do_not_leave_http_open(tmp_path: Path) -> None:
+    """HTTP knows callers by key only: without any, it would be open to everybody on the box."""
+    authority = Authority(tmp_path)
+    server = authority.server()
+    rules = tmp_path / "rules.toml"
+    rules.write_text('[[certificate]]\nsubject = "CN=pacs"\nrole = "clinic"\n')
+    told = settings(
+        tls={
+            "certificate": server.certificate,
+            "key": server.key,
+            "client_ca": authority.certificate,
+        },
+        access={"certificate_rules": rules},
+        http=HTTP,
+    )
+    with pytest.raises(ConfigInvalid, match="HTTP knows callers by key only"):
+        await Agent(told, fake_pipeline).start()
 
 
 def _ask(address: str, tls: Tls) -> Result | DetectError:

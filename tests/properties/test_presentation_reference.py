@@ -95,13 +95,17 @@ def files(draw: st.DrawFn) -> bytes:
     pixels = draw(arrays(dtype, (9, 7), elements=values))
     elements: dict[str, Any] = {"WindowCenter": None, "WindowWidth": None}
     modality = draw(st.sampled_from(["none", "rescale", "table"]))
-    if modality == "rescale":
+    by_table = draw(st.booleans())
+    intercept = draw(st.integers(-1500, 700))
+    if modality == "rescale" and by_table:  # Tables are looked up by whole numbers.
+        elements |= {"RescaleSlope": "1", "RescaleIntercept": str(intercept)}
+    elif modality == "rescale":
         elements["RescaleSlope"] = f"{draw(st.integers(1, 500)) / 100:.2f}"
         elements["RescaleIntercept"] = draw(decimals)
     elif modality == "table":
         elements["ModalityLUTSequence"] = [draw(tables(depths=[16], signed=signed))]
-    if modality != "rescale" and draw(st.booleans()):
-        after = signed and modality == "none"
+    if by_table:
+        after = {"none": low, "rescale": low + intercept, "table": 0}[modality] < 0
         elements["VOILUTSequence"] = [draw(tables(depths=[10, 12, 14, 16], signed=after))]
         if draw(st.booleans()):
             elements |= draw(windows())

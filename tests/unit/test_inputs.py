@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from edge_agent.errors import InvalidRequest
 from edge_agent.inputs import Misused, find_files, overlay_paths
+from edge_agent.serving.local import read_limited
 
 DICOM = bytes(128) + b"DICM" + b"rest"
 
@@ -64,6 +68,49 @@ def test_nothing_found_is_said(inbox: Path) -> None:
     empty.mkdir()
     with pytest.raises(Misused, match="--recursive"):
         find_files([str(empty)])
+
+
+def test_what_cannot_be_read_is_not_passed_over(
+    inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(path: Path, *arguments: object) -> object:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    (inbox / "IM0001").write_bytes(DICOM)
+    monkeypatch.setattr(Path, "open", denied)
+    assert "IM0001" in names(find_files([str(inbox)]))
+    monkeypatch.setattr(Path, "is_file", denied)
+    assert "IM0001" in names(find_files([str(inbox)]))
+
+
+def test_a_folder_within_that_cannot_be_read_is_taken_as_it_is(
+    inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scandir = os.scandir
+
+    def denied(path: str) -> Iterator[os.DirEntry[str]]:
+        if Path(path).name == "deep":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    assert inbox / "deep" in find_files([str(inbox)], recursive=True)
+    with pytest.raises(InvalidRequest, match="folder cannot be read"):
+        read_limited(inbox / "deep", 100)
+
+
+def test_a_radiograph_is_never_written_over(inbox: Path) -> None:
+    picture = inbox / "b.PNG"
+    link = inbox / "link.png"
+    link.symlink_to(picture)
+    for target in (picture, link, inbox / "deep" / ".." / "b.PNG"):
+        with pytest.raises(Misused, match="study image itself"):
+            overlay_paths(target, [picture], into_folder=False)
+    for name in ("x.dcm", "x.png", "x-2.png"):
+        (inbox / name).write_bytes(b"x")
+    files = [inbox / "x.dcm", inbox / "x.png", inbox / "x-2.png"]
+    places = overlay_paths(inbox, files, into_folder=True)
+    assert [place.name for place in places.values()] == ["x-3.png", "x-4.png", "x-2-2.png"]
 
 
 def test_overlay_of_one_file(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ async function open(files) {
   page.file = files[0];
   // What was hidden for one patient must not stay hidden for the next.
   page.settings = defaults();
+  showBoxes(true);
   await look();
 }
 
@@ -64,7 +65,7 @@ async function look() {
 async function drawPicture(file, work) {
   const picture = await api.render(file, work.signal);
   if (work.signal.aborted) return;
-  await stage.show(picture);
+  await stage.show(picture, work.signal);
   if (page.work === work && document.body.dataset.state === "working") {
     setState("working", t("work.looking"));
   }
@@ -208,15 +209,19 @@ function setAllKinds(isOn) {
   update({ announce: true });
 }
 
-function toggleBoxes() {
-  page.boxesOn = !page.boxesOn;
-  byId("boxes-toggle").setAttribute("aria-pressed", String(page.boxesOn));
+function showBoxes(isOn) {
+  page.boxesOn = isOn;
+  byId("boxes-toggle").setAttribute("aria-pressed", String(isOn));
   stage.redraw();
+}
+
+function toggleBoxes() {
+  showBoxes(!page.boxesOn);
 }
 
 function resetView() {
   stage.reset();
-  if (!page.boxesOn) toggleBoxes();
+  showBoxes(true);
 }
 
 async function speak(language, remember) {

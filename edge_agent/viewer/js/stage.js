@@ -30,9 +30,13 @@ export function hasPicture() {
   return source !== null;
 }
 
-/** Show a picture (a PNG) fitted, in its own window. */
-export async function show(blob) {
+/** Show a picture (a PNG) fitted, in its own window; not if it is given up while it is decoded. */
+export async function show(blob, signal) {
   const bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none" });
+  if (signal.aborted) {
+    bitmap.close(); // Another image has been opened: this one must not appear with its findings.
+    return;
+  }
   source = document.createElement("canvas");
   source.width = bitmap.width;
   source.height = bitmap.height;

@@ -65,6 +65,15 @@ def test_turn_and_polarity_refuse_only_what_is_surely_a_frontal_chest(
     assert len(verdict.warnings) == 2
 
 
+@pytest.mark.parametrize("shown", [seen(other=1.0), seen(turned=1.0), seen(inverted=1.0)])
+def test_a_threshold_of_one_switches_a_refusal_off(shown: GateProbabilities) -> None:
+    off = {"refuse_other": 1.0, "refuse_turned": 1.0, "refuse_inverted": 1.0}
+    assert judge(shown, THRESHOLDS).refusal is not None
+    verdict = judge(shown, THRESHOLDS.model_copy(update=off))
+    assert verdict.refusal is None
+    assert verdict.warnings
+
+
 def test_a_refusal_is_an_error_that_says_what_to_do() -> None:
     with pytest.raises(StudyImageRefused, match="does not show a chest") as caught:
         judge(seen(other=1.0), THRESHOLDS).check()

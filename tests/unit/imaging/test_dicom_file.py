@@ -153,3 +153,19 @@ class TestHostile:
         data = studies.written(ds, uid.DeflatedExplicitVRLittleEndian)
         assert refusal(data[:-400]) is ErrorCode.TRUNCATED
         assert refusal(data[:-600] + b"\xff" * 600) in {ErrorCode.TRUNCATED, ErrorCode.CORRUPT}
+
+
+EMPTY_ITEM = b"\xfe\xff\x00\xe0\0\0\0\0"
+START = b"\x08\x00\x05\x00CS\x0a\x00ISO_IR 100"
+
+
+def test_more_items_than_any_image_has_are_not_walked_through() -> None:
+    items = EMPTY_ITEM * 300_000
+    sequence = b"\x08\x00\x15\x11SQ\0\0\xff\xff\xff\xff" + items + b"\xfe\xff\xdd\xe0\0\0\0\0"
+    assert refusal(START + sequence) is ErrorCode.CORRUPT
+    pixels = b"\xe0\x7f\x10\x00OB\0\0\xff\xff\xff\xff" + items
+    assert refusal(START + pixels) is ErrorCode.CORRUPT
+    known = b"\x08\x00\x15\x11SQ\0\0" + struct.pack("<L", len(items)) + items
+    element = parsed(START + known).elements[0x0008_1115]
+    with pytest.raises(StudyImageRefused):
+        read_items(element)

@@ -10,6 +10,7 @@ from pydicom import Dataset, uid
 
 from edge_agent.errors import StudyImageRefused
 from edge_agent.imaging import Limits, read_study
+from edge_agent.imaging.gates import is_chest
 from hilum.codes import ErrorCode, WarningCode
 from tests import studies
 from tests.conftest import pydicom_file
@@ -118,10 +119,34 @@ class TestBodyPart:
 
     @pytest.mark.parametrize(
         "body_part",
-        ["ANKLE", "EXTREMITY", "TSPINE", "THORACIC SPINE", "ABDOMEN", "SKULL", "RIB", "HAND"],
+        [
+            *["ANKLE", "EXTREMITY", "TSPINE", "THORACIC SPINE", "ABDOMEN", "SKULL", "RIB", "HAND"],
+            *["COLUNA TORACICA", "COLONNA TORACICA", "THORACOLUMBAR"],
+        ],
     )
     def test_other_parts(self, body_part: str) -> None:
         data = studies.dicom(BodyPartExamined=body_part)
+        assert code_of(data) is ErrorCode.BODY_PART_NOT_CHEST
+
+    @pytest.mark.parametrize(
+        ("chest", "spine"),
+        [
+            ("\u80f8\u90e8", "\u80f8\u690e"),
+            (
+                "\u0413\u0440\u0443\u0434\u043d\u0430\u044f \u043a\u043b\u0435\u0442\u043a\u0430",
+                "\u0413\u0440\u0443\u0434. \u043f\u043e\u0437\u0432\u043e\u043d.",
+            ),
+            ("Thorax", "Thoracale wervelkolom"),
+            ("Thorax de face", "Colonne thoracique"),
+        ],
+    )
+    def test_a_spine_is_no_chest_in_any_language(self, chest: str, spine: str) -> None:
+        assert is_chest(chest)
+        assert not is_chest(spine)
+
+    def test_an_abdomen_is_no_chest_by_its_old_code_either(self) -> None:
+        region = coded("R-FAB57", "Abdomen and Pelvis")
+        data = studies.dicom(BodyPartExamined="ABDOMEN", AnatomicRegionSequence=region)
         assert code_of(data) is ErrorCode.BODY_PART_NOT_CHEST
 
     def test_a_real_ankle(self) -> None:

@@ -209,6 +209,13 @@ class TestPng:
         else:
             assert radiograph.pixels.shape == (200, 200)
 
+    def test_two_headers(self) -> None:
+        """The decoder goes by the first one, whatever the second would declare."""
+        data = pillow(GREY, "PNG")
+        header = data[8:33]
+        assert code_of(data[:33] + header + data[33:]) is ErrorCode.CORRUPT
+        assert code_of(data[:-12] + header + data[-12:]) is ErrorCode.CORRUPT
+
     def test_cut_short(self) -> None:
         data = pillow(GREY, "PNG")
         for end in (20, len(data) // 2, len(data) - 12, len(data) - 1):
@@ -245,6 +252,10 @@ class TestTiff:
 
     def test_white_is_zero(self) -> None:
         assert off_by(raw_tiff(255 - GREY, photometric=0)) == 0
+
+    def test_white_is_zero_in_jpeg(self) -> None:
+        data = pillow(255 - GREY, "TIFF", compression="jpeg", quality=98)
+        assert off_by(with_tag(data, 262, becomes=(262, 0))) <= 4
 
     def test_colour_and_alpha(self) -> None:
         assert off_by(pillow(tinted(), "TIFF"), LUMINANCE) <= 1
@@ -303,6 +314,15 @@ class TestTiff:
         data += struct.pack("<H", count) + entries + bytes(4)
         assert code_of(data) is ErrorCode.UNSUPPORTED_PIXELS
 
+    def test_an_element_that_stands_there_twice(self) -> None:
+        """Which one holds decoders do not agree about, so a size by the other could be any."""
+        assert code_of(with_tag(raw_tiff(GREY), 277, becomes=(257, 9))) is ErrorCode.CORRUPT
+        offsets = struct.pack("<HHLL", 273, 4, 1_000_000, 16)
+        at = 16 + 4_000_000
+        many = b"II*\0" + struct.pack("<L", at) + bytes(at - 8)
+        many += struct.pack("<H", 60_000) + offsets * 60_000 + bytes(4)
+        assert code_of(many) is ErrorCode.CORRUPT
+
     def test_tiles_of_any_size_are_not_believed(self) -> None:
         data = raw_tiff(GREY, tiled=True, tile=1 << 16)
         assert code_of(data) is ErrorCode.CORRUPT
@@ -311,6 +331,17 @@ class TestTiff:
         data = raw_tiff(GREY)
         for end in (5, 50, len(data) // 2, len(data) - 1):
             assert code_of(data[:end]) is ErrorCode.TRUNCATED
+
+
+def with_tag(data: bytes, tag: int, *, becomes: tuple[int, int]) -> bytes:
+    """A little-endian TIFF file with one directory entry's tag and (short) value changed."""
+    (at,) = struct.unpack_from("<L", data, 4)
+    (count,) = struct.unpack_from("<H", data, at)
+    for entry in range(at + 2, at + 2 + 12 * count, 12):
+        if struct.unpack_from("<H", data, entry)[0] == tag:
+            changed = struct.pack("<HHLHH", becomes[0], 3, 1, becomes[1], 0)
+            return data[:entry] + changed + data[entry + 12 :]
+    raise AssertionError(f"no tag {tag}")
 
 
 def raw_tiff(
@@ -364,7 +395,7 @@ def raw_tiff(
 
 class TestOrientation:
     @pytest.mark.parametrize("orientation", range(1, 9))
-    @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+    @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "JPEG in TIFF", "YCbCr in TIFF"])
     @pytest.mark.parametrize("fit", [None, (64, 96)])
     def test_pictures_come_upright(
         self, kind: str, orientation: int, fit: tuple[int, int] | None
@@ -372,7 +403,14 @@ class TestOrientation:
         exif = Image.Exif()
         exif[0x0112] = orientation
         stored = stored_as(GREY, orientation)
-        data = pillow(stored, kind, exif=exif, **({"quality": 98} if kind == "JPEG" else {}))
+        image = Image.fromarray(stored)
+        if kind.startswith("YCbCr"):
+            image = image.convert("RGB").convert("YCbCr")
+        options = {
+            "JPEG": {"quality": 98},
+            "JPEG in TIFF": {"quality": 98, "compression": "jpeg"},
+        }
+        data = pillow(image, kind.rpartition(" ")[2], exif=exif, **options.get(kind, {}))
         radiograph, _ = read_study(data, fit=fit)
         assert (radiograph.rows, radiograph.columns) == GREY.shape
         expected = GREY

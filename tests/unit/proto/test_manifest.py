@@ -143,6 +143,23 @@ def test_a_change_that_does_not_prove_itself_is_refused(damage: Any) -> None:
         Manifest.model_validate(wrong)
 
 
+def test_every_engine_is_measured_against_every_bound() -> None:
+    change = changed()
+    other = change["engines"][0] | {"name": "openvino-fp32", "precision": "fp32"}
+    change["engines"].append(other)
+    control = change["change_control"]
+    control["protocol"]["bounds"].append({"name": "sensitivity_drop", "at_most": 0.02})
+    first = control["results"][0]
+    control["results"] += [
+        first | {"variant": "openvino-fp32"},
+        first | {"variant": "openvino-fp32", "bound": "sensitivity_drop"},
+    ]
+    with pytest.raises(ValidationError, match=r"openvino-int8: .*not measured.*sensitivity_drop"):
+        Manifest.model_validate(change)
+    control["results"].append(first | {"bound": "sensitivity_drop"})
+    Manifest.model_validate(change)
+
+
 def test_a_list_of_parts_must_be_there() -> None:
     with pytest.raises(ValidationError, match="sbom"):
         Manifest.model_validate(fields() | {"sbom": "sbom.cdx.json"})

@@ -14,7 +14,16 @@ from edge_agent.errors import EngineFailed, NotReady, Overloaded
 from edge_agent.serving.answer import Answer, Priority, StudyRequest
 from edge_agent.serving.http_face import HttpLimits
 from hilum.catalog import CATALOG
-from tests.agents import DIGEST, SIDE, SQUARE, Gate, fake_pipeline, settings, tagged_png
+from tests.agents import (
+    DIGEST,
+    SIDE,
+    SQUARE,
+    Gate,
+    eventually,
+    fake_pipeline,
+    settings,
+    tagged_png,
+)
 from tests.http_agents import caller, file_form, http_app
 
 TAG = 204  # Class 8 (nodule or mass), score 0.8.
@@ -264,6 +273,25 @@ class TestBatch:
         scores = [result["predictions"][0]["confidence"] for result in answered]
         assert scores == pytest.approx([tag / 255 for tag in tags], abs=1e-6)
         assert [r["request_id"] for r in answered] == ["b-0", "b-1", "b-3", "b-4", "b-5"]
+
+    async def test_its_deadline_is_one_for_all_files(self) -> None:
+        gate = Gate()
+        pipeline = fake_pipeline(settings(), None, FakeEngine(SIDE, SIDE, before=gate))
+        files = [("files", ("image", tagged_png(tag))) for tag in (200, 201)]
+        clock = asyncio.get_running_loop().time
+        gate.let(201)
+        app = http_app(pipeline, limits=HttpLimits(batch_concurrency=1))
+        async with caller(app) as client:
+            began = clock()
+            batch = asyncio.ensure_future(
+                client.post("/predict/batch", files=files, data={"timeout_s": "0.3"})
+            )
+            await gate.arrival(200)
+            await eventually(lambda: clock() > began + 0.6)
+            gate.let(200)
+            results = (await batch).json()["results"]
+        assert [item["status"] for item in results] == [200, 504]
+        assert results[1]["error"]["code"] == "deadline_exceeded"
 
     async def test_a_file_beyond_the_limit_fails_alone(self) -> None:
         small = tagged_png(TAG)

@@ -94,6 +94,25 @@ async def test_denied_before_the_body_is_read(audit: MemoryAudit) -> None:
     assert answer.status_code == 401
 
 
+async def test_strangers_are_told_nothing_of_options_and_the_log_hears_of_them(
+    audit: MemoryAudit,
+) -> None:
+    app = http_app(access=GuardedAccess(KeysByName(), audit))
+    async with caller(app) as client:
+        stranger = await client.post("/predict?nonsense=1", **file_form(tagged_png(200)))
+        known = await client.post(
+            "/predict/batch?nonsense=1",
+            **file_form(tagged_png(200), "files"),
+            headers={"Authorization": "Bearer clinic"},
+        )
+    assert (stranger.status_code, known.status_code) == (401, 422)
+    assert "nonsense" in known.json()["error"]["message"]
+    assert [it.outcome for it in audit.events] == [
+        Reason.NO_CREDENTIAL,
+        ErrorCode.INVALID_REQUEST,
+    ]
+
+
 async def test_an_access_is_logged_with_its_outcome(audit: MemoryAudit) -> None:
     app = http_app(access=GuardedAccess(KeysByName(), audit))
     async with caller(app, Authorization="Bearer clinic") as client:
