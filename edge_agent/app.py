@@ -60,6 +60,7 @@ class Agent:
         self._decoder = build_decoder(settings)
         self._pipeline: Pipeline | None = None
         self._problem = _LOADING
+        self._sound = False
         self._loading = asyncio.Lock()
         self._health = Health("", SERVICE)
         self._metrics = AgentMetrics(self._sources())
@@ -200,14 +201,17 @@ class Agent:
         async with self._loading:
             model = self._pipeline.model
             problem = await asyncio.to_thread(model.self_test)
-            if self._problem != _STOPPING:
-                await self._judge(problem)
-                log.info("golden cases run", extra={"sound": not problem})
+            await self._judge(problem)
+            log.info("golden cases run", extra={"sound": not problem})
 
     async def _judge(self, problem: str) -> None:
-        self._problem = problem
+        """By the golden cases: an agent that stops goes on to answer only if it is sound."""
+        self._sound = not problem
         if problem:
             log.error("not serving", extra={"why": problem})
+        if self._problem == _STOPPING:
+            return
+        self._problem = problem
         await self._health.set_serving(not problem)
 
     def _say_serving(self, pipeline: Pipeline) -> None:
@@ -275,7 +279,7 @@ class Agent:
             await asyncio.to_thread(audit.close)
 
     def _ready_pipeline(self) -> Pipeline:
-        if self._pipeline is None or self._problem not in {"", _STOPPING}:
+        if self._pipeline is None or not self._sound:
             raise NotReady(self._problem)
         return self._pipeline
 
@@ -344,8 +348,10 @@ async def serve(settings: Settings, load: Load = load_pipeline) -> int:
         drained = await agent.stop()
         if not drained:
             agent.abandon()
-        if left and stop.is_set():
-            os._exit(0 if drained else 1)  # Measuring engines takes minutes; its probes end too.
+        if stop.is_set() and (left or not drained):
+            # Measuring engines takes minutes, and a thread that hangs in its work does not end:
+            # neither would the event loop, which waits for both.
+            os._exit(0 if drained else 1)
     return 0 if drained else 1
 
 

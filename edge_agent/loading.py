@@ -204,9 +204,12 @@ async def run_load(settings: Settings, load: Load, decoder: Decoder) -> Pipeline
     with ThreadPoolExecutor(1, thread_name_prefix="load") as executor:
         starting = asyncio.create_task(decoder.start())
         try:
-            pipeline = await run_to_end(executor, load, settings, decoder)
-            await starting
-        finally:
+            return await run_to_end(executor, load, settings, decoder)
+        except asyncio.CancelledError:
             starting.cancel()
+            raise
+        finally:
+            # Also where there is no pipeline: the next attempt takes the decoder as it is.
             await asyncio.wait({starting})
-    return pipeline
+            if not starting.cancelled():
+                starting.result()

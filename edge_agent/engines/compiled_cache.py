@@ -8,6 +8,7 @@ not agree is as good as absent. A blob is trusted like code, so the folder must 
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -51,7 +52,8 @@ class CompiledCache:
             write_private(path, hashlib.sha256(blob).digest(), blob)
             keep_newest(self.folder, KEEP)
         except OSError:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # A disk that takes no writing lets nothing be removed either.
+                path.unlink(missing_ok=True)
 
     def _path(self, depends_on: tuple[str, ...]) -> Path:
         # Each word by its own digest, so that moving a boundary between two gives another name.

@@ -10,7 +10,9 @@ What this module has been run on, and what not: docs/tensorrt.md.
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -26,6 +28,8 @@ from edge_agent.engines.hardware import nvidia_cards
 from edge_agent.engines.tensorrt_runtime import ANY, LoadedPlan, Port, Runtime, open_runtime
 from edge_agent.errors import BundleInvalid, EngineFailed
 from hilum.manifest import EngineTarget, EngineVariant, Manifest
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +113,12 @@ class TensorRtEngine:
         with self._turn:
             session, self._session = self._session, None
             if session is not None:
-                with self._card.use():
+                with _as_far_as_it_goes(), self._card.use():
                     session.close()
             if not self._left:
                 self._left = True
-                self._card.close()
+                with _as_far_as_it_goes():
+                    self._card.close()
 
     def _shape(self, images: int) -> tuple[int, ...]:
         return (images, self._input.channels, self._input.height, self._input.width)
@@ -153,6 +158,16 @@ class _Session:
 
     def close(self) -> None:
         self._undo.close()
+
+
+@contextlib.contextmanager
+def _as_far_as_it_goes() -> Iterator[None]:
+    """After one failed kernel CUDA refuses every call, also those that give memory back."""
+    try:
+        with ours("free the card's memory"):
+            yield
+    except EngineFailed as error:
+        log.warning("a card's memory was not given back: %s", error.message)
 
 
 def target_for(variant: EngineVariant, runtime: Runtime, capability: str) -> EngineTarget | None:

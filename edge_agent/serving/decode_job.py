@@ -65,9 +65,12 @@ class DecodeJob:
         """Nobody waits for the answer any more: let the worker have this much longer."""
         self._hurried = True
         self.limit_s = min(self.limit_s, grace_s)
-        if self._limit is not None and (until := self._limit.when()) is not None:
+        limit = self._limit
+        if limit is None or limit.expired():
+            return
+        if (until := limit.when()) is not None:
             now = asyncio.get_running_loop().time()
-            self._limit.reschedule(min(until, now + grace_s))
+            limit.reschedule(min(until, now + grace_s))
 
     async def _ask_in_time(self) -> bytes:
         try:

@@ -104,11 +104,13 @@ class DecodeWorkers:
         return self._policy.workers
 
     async def start(self) -> None:
-        """Start all processes and wait until each is warm.
+        """Start all processes and wait until each is warm; does nothing where they are.
 
         Raises:
             DecoderFailed: they cannot start.
         """
+        if self._accepting:
+            return
         try:
             hired = await asyncio.gather(*(self._hire_one() for _ in range(self.concurrency)))
         except BaseException:

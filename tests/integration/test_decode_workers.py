@@ -143,6 +143,12 @@ async def test_a_study_is_decoded_exactly_as_in_process(
     assert context.patient_id
 
 
+async def test_started_twice_it_has_no_more_workers(workers: DecodeWorkers) -> None:
+    pids = workers.stats().pids
+    await workers.start()
+    assert workers.stats().pids == pids
+
+
 async def test_what_is_smaller_than_the_models_input_has_room_to_be_enlarged() -> None:
     few = DecodeWorkers(Limits(max_pixels=SIDE * SIDE), DecodePolicy(workers=1))
     await few.start()

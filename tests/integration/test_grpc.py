@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import AsyncIterator
 
 import grpc
@@ -330,3 +331,31 @@ async def test_on_a_stream_it_is_refused_alone() -> None:
     refusals = [it.error.code for it in answers if it.WhichOneof("outcome") == "error"]
     assert refusals == ["invalid_request"] * 2
     assert [tag_of(it.response) for it in answers if it.request_id] == [200]
+
+
+def _frame(kind: int, flags: int, stream: int, body: bytes = b"") -> bytes:
+    """HTTP/2 (RFC 9113, section 4.1)."""
+    head = struct.pack(">I", len(body))[1:] + bytes([kind, flags])
+    return head + struct.pack(">I", stream) + body
+
+
+def _header(name: bytes, value: bytes) -> bytes:
+    """A literal header field without indexing (RFC 7541, section 6.2.2)."""
+    return b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value
+
+
+async def test_a_path_that_is_no_text_closes_no_port() -> None:
+    """It ended the server for good, before anybody was asked who they are (grpcio 1.84 to 1.85)."""
+    headers = b"\x83\x86" + _header(b":path", b"/\xff") + _header(b":authority", b"localhost")
+    headers += _header(b"content-type", b"application/grpc") + _header(b"te", b"trailers")
+    async with running_agent(settings()) as agent:
+        reader, writer = await asyncio.open_connection("127.0.0.1", agent.port)
+        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(4, 0, 0))
+        writer.write(_frame(1, 4, 1, headers) + _frame(0, 1, 1, bytes(5)))
+        while reset_or_headers := await reader.readexactly(9):
+            await reader.readexactly(int.from_bytes(reset_or_headers[:3]))
+            if reset_or_headers[3] in {1, 3} and reset_or_headers[5:] == b"\0\0\0\1":
+                break
+        writer.close()
+        async with connected(agent) as detector:
+            assert tag_of(await detector.Detect(request(200))) == 200

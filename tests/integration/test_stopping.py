@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 import signal
+import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +109,7 @@ async def test_when_the_drain_timeout_passes_the_loss_is_said() -> None:
 async def test_what_is_given_up_stands_in_the_audit_log(tmp_path: Path) -> None:
     gated = Gated()
     told = settings(
-        drain_timeout_s=0.05,
+        drain_timeout_s=1.0,
         audit={"enabled": True, "folder": tmp_path / "log"},
         http={"enabled": True},
     )
@@ -131,6 +133,69 @@ async def test_what_is_given_up_stands_in_the_audit_log(tmp_path: Path) -> None:
     said = [(it["action"], it["outcome"]) for it in entries if it["action"] == "detect"]
     assert said == [("detect", "not_ready")] * 2
     assert entries[-1]["action"] == "log_closed"
+
+
+async def test_an_agent_that_is_not_sound_answers_nothing_while_it_stops() -> None:
+    """An upload that began before the signal ends after it."""
+
+    def load(settings: Settings, decoder: Decoder) -> Pipeline:
+        return fake_pipeline(settings, decoder, self_test=lambda: "It answers wrongly.")
+
+    agent = Agent(settings(http={"enabled": True}), load)
+    await agent.start()
+    await agent.load()
+    asking = httpx.Request("POST", f"{agent.page}predict", files={"file": tagged_png(150)})
+    lines = [b"POST /predict HTTP/1.1", b"Connection: close"]
+    lines += [name + b": " + value for name, value in asking.headers.raw]
+    reader, writer = await asyncio.open_connection("127.0.0.1", agent.http_port)
+    body = asking.read()
+    writer.write(b"\r\n".join(lines) + b"\r\n\r\n" + body[:100])
+    await writer.drain()
+    stopping = asyncio.create_task(agent.stop())
+    await eventually(lambda: not _accepts(agent.http_port))
+    writer.write(body[100:])
+    answer = (await reader.read()).decode()
+    assert answer.startswith("HTTP/1.1 503")
+    assert '"not_ready"' in answer
+    writer.close()
+    assert await stopping
+
+
+def _accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+HANGS = """
+import asyncio, os, signal, sys, threading
+from edge_agent.app import serve
+from edge_agent.engines.fake import FakeEngine
+from tests.agents import SIDE, fake_pipeline, settings
+
+def hang(batch):
+    os.kill(os.getpid(), signal.SIGTERM)
+    threading.Event().wait()
+
+def load(settings, decoder):
+    return fake_pipeline(settings, decoder, FakeEngine(SIDE, SIDE, before=hang))
+
+told = settings(grpc={"port": int(sys.argv[1])}, drain_timeout_s=0.2)
+sys.exit(100 + asyncio.run(serve(told, load)))
+"""
+
+
+async def test_work_that_hangs_does_not_keep_the_process_from_ending() -> None:
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", HANGS, str(port))
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        await serving(channel)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await detection_pb2_grpc.DetectorStub(channel).Detect(request(150))
+    async with asyncio.timeout(60):
+        assert await process.wait() == 1
 
 
 async def test_a_model_that_cannot_be_loaded_ends_the_agent() -> None:

@@ -244,7 +244,12 @@ class TestLooking:
             }"""
         )
         page.set_input_files("#file", _white_picture())
-        page.wait_for_function("window.isHeld")
+        page.evaluate(
+            """() => new Promise((done) => {
+                const look = () => (window.isHeld ? done() : setTimeout(look, 10));
+                look();
+            })"""
+        )
         choose(page)
         expect(boxes(page)).to_have_count(len(ABOVE))
         right = _brightness(page)

@@ -29,7 +29,10 @@ def textbook(data: bytes) -> NDArray[np.float64]:
     ds = pydicom.dcmread(io.BytesIO(data))
     # In 32 bits: in the pixels' own 16 pydicom's differences wrap around.
     with np.errstate(over="ignore"):  # where a sigmoid is as steep as a step
-        shown = apply_voi_lut(apply_modality_lut(ds.pixel_array.astype(np.int32), ds), ds)
+        values = apply_modality_lut(ds.pixel_array.astype(np.int32), ds)
+        if "VOILUTSequence" in ds:  # Which is looked up by whole numbers.
+            values = values.astype(np.int32)
+        shown = apply_voi_lut(values, ds)
     low, high = output_range(ds)
     grey = (shown.astype(np.float64) - low) / (high - low)
     inverse = (

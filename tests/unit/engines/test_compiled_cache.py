@@ -72,3 +72,13 @@ def test_a_disk_that_cannot_take_it_costs_only_the_time_saved(tmp_path: Path) ->
     cache.folder.rmdir()
     cache.store(b"blob", "a")
     assert cache.load("a") is None
+
+
+def test_what_can_neither_be_written_nor_removed_costs_no_more(tmp_path: Path) -> None:
+    cache = CompiledCache.open(tmp_path / "cache")
+    cache.store(b"blob", "a")
+    kept = next(cache.folder.iterdir())
+    kept.unlink()
+    (kept / "stays").mkdir(parents=True)
+    cache.store(b"blob", "a")
+    assert cache.load("a") is None

@@ -192,3 +192,21 @@ def test_without_tensorrt_there_is_a_clear_error(monkeypatch: pytest.MonkeyPatch
     assert "extra `tensorrt`" in caught.value.hint
     with pytest.raises(EngineFailed, match="tensorrt_rtx is not installed"):
         open_runtime("tensorrt_rtx")
+
+
+def test_a_card_that_refuses_everything_does_not_keep_the_engine_from_closing(
+    with_target: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After one failed kernel CUDA answers every call with that error."""
+    card = FakeCard()
+    engine = opened(with_target, card, FakeRuntime(FakePlan(card)))
+
+    def refuses(*_: object) -> None:
+        raise EngineFailed("CUDA refused: CUDA_ERROR_ILLEGAL_ADDRESS")
+
+    for call in ("free", "end_stream", "close"):
+        monkeypatch.setattr(card, call, refuses)
+    engine.close()
+    engine.close()
+    with pytest.raises(EngineFailed, match="is closed"):
+        engine.infer(noise(1))

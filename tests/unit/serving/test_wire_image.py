@@ -75,6 +75,17 @@ def test_damaged_bytes_are_read_as_protobuf_reads_them(data: bytes, draw: st.Dat
     assert asked.request_id == wanted.request_id
 
 
+def test_millions_of_fields_are_left_to_protobuf() -> None:
+    """Looked at one by one they would hold up the event loop for minutes."""
+    options = pb.DetectRequest(options=pb.DetectOptions(score_threshold=0.5)).SerializeToString()
+    many = options * 1_000_000 + pb.DetectRequest(image=b"pixels").SerializeToString()
+    assert image_apart(many) is None
+    asked = Asked.read(many)
+    assert (bytes(asked.image), asked.score_threshold) == (b"pixels", 0.5)
+    few = options * 10 + pb.DetectRequest(image=b"pixels").SerializeToString()
+    assert image_apart(few) is not None
+
+
 def test_the_image_is_not_copied() -> None:
     data = pb.DetectRequest(image=b"x" * 1000).SerializeToString()
     image = Asked.read(data).image
