@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from playwright.sync_api import Browser, BrowserContext, FilePayload, Page, Request, expect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from edge_agent.core.access import Action, Denied, Identity, Principal, Reason, Role
+from edge_agent.core.access import Action, Denied, Identity, Principal, Reason, Role, decide
 from edge_agent.serving.access import Caller
 from edge_agent.serving.http_access import GuardedAccess
 from hilum.catalog import CATALOG
@@ -425,6 +425,8 @@ class TestRefusals:
             def decide(self, action: Action, caller: Caller) -> Identity:
                 if caller.key == "sesame":
                     return Principal("key:0123456789", Role.CLINIC)
+                if caller.key == "viewer":
+                    return decide(action, Principal("key:9876543210", Role.VIEWER))
                 return Denied(Reason.NO_CREDENTIAL)
 
         def guarded() -> FastAPI:
@@ -437,10 +439,33 @@ class TestRefusals:
             expect(page.locator("body")).to_have_attribute("data-state", "idle")
             choose(page, RG1, state="error")
             expect(page.locator("#key-dialog")).to_be_visible()
-            page.locator("#key-input").fill("sesame")
+            page.locator("#key-input").fill("viewer")
+            page.keyboard.press("Enter")
+            expect(page.locator("#error")).to_contain_text("may not do this")
+            expect(page.locator("#key-dialog")).to_be_visible()
+            page.locator("#key-input").fill("\u200bsesame\n")  # As it comes out of a document.
             page.keyboard.press("Enter")
             expect(boxes(page)).to_have_count(len(ABOVE))
             page.close()
+
+    def test_without_storage_the_page_works_as_long_as_it_is_open(
+        self, browser: Browser, origin: str
+    ) -> None:
+        page = browser.new_page(locale="en-GB")
+        page.add_init_script(
+            """for (const area of ["localStorage", "sessionStorage"]) {
+                Object.defineProperty(window, area, {
+                    get() { throw new DOMException("blocked", "SecurityError"); },
+                });
+            }"""
+        )
+        page.goto(origin)
+        expect(page.locator("body")).to_have_attribute("data-state", "idle")
+        choose(page)
+        expect(boxes(page)).to_have_count(len(ABOVE))
+        page.locator("#language").select_option("de")
+        expect(page.locator("#result-title")).to_have_text("Ergebnis")
+        page.close()
 
 
 class TestKeyboard:

@@ -1,5 +1,7 @@
 // The agent's HTTP face, as far as the page needs it. Nothing here talks to any other host.
 
+import { keep, kept } from "./kept.js";
+
 const KEY = "hilum.key";
 
 /** Why there is no answer; `code` is a stable code of the agent, or `network`. */
@@ -29,9 +31,9 @@ export async function render(file, signal) {
   return (await request("render", { method: "POST", body: imageForm(file), signal })).blob();
 }
 
-/** Use an access key until the tab is closed. */
+/** Use an access key until the tab is closed. What cannot be part of one, pasted along, is left out. */
 export function useKey(key) {
-  sessionStorage.setItem(KEY, key);
+  keep("sessionStorage", KEY, key.replace(/[^\x21-\x7e]/g, ""));
 }
 
 function imageForm(file) {
@@ -42,7 +44,7 @@ function imageForm(file) {
 }
 
 async function request(path, options) {
-  const key = sessionStorage.getItem(KEY);
+  const key = kept("sessionStorage", KEY);
   const headers = key ? { Authorization: `Bearer ${key}` } : {};
   let answer;
   try {

@@ -94,7 +94,8 @@ function fail(error) {
   page.error = error instanceof api.AgentError ? error : new api.AgentError("internal", String(error));
   stage.clear();
   setState("error");
-  if (page.error.code === "unauthenticated") byId("key-dialog").showModal();
+  // One whose role is too low can only be put right by another key.
+  if (["unauthenticated", "forbidden"].includes(page.error.code)) byId("key-dialog").showModal();
 }
 
 // --- telling ------------------------------------------------------------------------------

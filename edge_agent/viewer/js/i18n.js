@@ -1,5 +1,7 @@
 // Message catalogues: one JSON file per language, with the same keys in each.
 
+import { keep, kept } from "./kept.js";
+
 const LANGUAGES = ["en", "de"];
 const REMEMBERED = "hilum.language";
 
@@ -9,7 +11,8 @@ let plural = new Intl.PluralRules("en");
 
 /** The language in use: what was chosen before, else what the browser asks for, else English. */
 export function preferredLanguage() {
-  const wanted = [remembered(), ...navigator.languages.map((tag) => tag.slice(0, 2))];
+  const asked = navigator.languages.map((tag) => tag.slice(0, 2));
+  const wanted = [kept("localStorage", REMEMBERED), ...asked];
   return wanted.find((tag) => LANGUAGES.includes(tag)) ?? "en";
 }
 
@@ -21,7 +24,7 @@ export async function useLanguage(chosen, { remember = false } = {}) {
   language = chosen;
   plural = new Intl.PluralRules(chosen);
   document.documentElement.lang = chosen;
-  if (remember) store(chosen);
+  if (remember) keep("localStorage", REMEMBERED, chosen);
   translate(document);
 }
 
@@ -65,21 +68,5 @@ function translate(root) {
   }
   for (const element of root.querySelectorAll("[data-i18n-title]")) {
     element.title = t(element.dataset.i18nTitle);
-  }
-}
-
-function remembered() {
-  try {
-    return localStorage.getItem(REMEMBERED);
-  } catch {
-    return null; // Storage may be switched off; the choice then lasts as long as the page.
-  }
-}
-
-function store(chosen) {
-  try {
-    localStorage.setItem(REMEMBERED, chosen);
-  } catch {
-    // As above.
   }
 }

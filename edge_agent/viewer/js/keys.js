@@ -2,6 +2,7 @@
 
 import { byId, element } from "./dom.js";
 import { t } from "./i18n.js";
+import { keep, kept } from "./kept.js";
 
 const SWITCH = "hilum.single-keys";
 const help = byId("help");
@@ -41,9 +42,9 @@ export function listKeys() {
 
 /** Listen for shortcuts: `actions` maps a key, in lower case, to what it does. */
 export function listen(actions) {
-  single.checked = localStorage.getItem(SWITCH) !== "off";
+  single.checked = kept("localStorage", SWITCH) !== "off";
   single.addEventListener("change", () => {
-    localStorage.setItem(SWITCH, single.checked ? "on" : "off");
+    keep("localStorage", SWITCH, single.checked ? "on" : "off");
   });
   byId("open-help").addEventListener("click", () => help.showModal());
   document.addEventListener("keydown", (event) => {
