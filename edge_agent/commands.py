@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable
 from functools import wraps
@@ -64,10 +63,7 @@ def serve(
     from edge_agent import app  # noqa: PLC0415  # brings FastAPI along, which detect does without
 
     settings = settings_from(config, bundle, port=port, http_port=http_port)
-    status = asyncio.run(app.serve(settings))
-    if status:
-        os._exit(status)  # A thread hangs in work that will not end; waiting for it is in vain.
-    return status
+    return asyncio.run(app.serve(settings))
 
 
 @plain_errors

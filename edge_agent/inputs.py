@@ -86,14 +86,12 @@ def looks_like_study_image(path: Path) -> bool:
 
 
 def overlay_paths(target: Path, files: Sequence[Path], *, into_folder: bool) -> dict[Path, Path]:
-    """Where each file's overlay goes.
+    """Where each file's overlay goes: never to a study image itself, by whatever name.
 
     Args:
         target: a file ending in `.png`, or a folder, which is made if it is not there.
         files: the study images.
         into_folder: whether more than one plain file was named, so that `target` is a folder.
-
-    None is a study image itself, by whatever name: radiographs are not written over.
 
     Raises:
         Misused: `target` is a single file for several images, a study image, or not a place for a

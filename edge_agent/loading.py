@@ -204,12 +204,12 @@ async def run_load(settings: Settings, load: Load, decoder: Decoder) -> Pipeline
     with ThreadPoolExecutor(1, thread_name_prefix="load") as executor:
         starting = asyncio.create_task(decoder.start())
         try:
-            return await run_to_end(executor, load, settings, decoder)
-        except asyncio.CancelledError:
-            starting.cancel()
+            pipeline = await run_to_end(executor, load, settings, decoder)
+            await starting
+        except Exception:
+            await asyncio.wait({starting})  # The next attempt takes the decoder as it is.
             raise
         finally:
-            # Also where there is no pipeline: the next attempt takes the decoder as it is.
+            starting.cancel()
             await asyncio.wait({starting})
-            if not starting.cancelled():
-                starting.result()
+    return pipeline

@@ -22,7 +22,6 @@ from edge_agent.engines.hardware import cpu_model
 from edge_agent.errors import BundleInvalid, EngineFailed, HilumError
 from hilum.manifest import EngineVariant, InputSpec, Manifest
 
-"""Images per run where the graph leaves their number open."""
 _ERRORS_ONLY: Final = 3
 
 

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_agent.core.radiograph import ImageFormat, Radiograph
 from edge_agent.imaging import gates
@@ -19,12 +18,12 @@ from edge_agent.imaging.grayscale import Presentation
 from edge_agent.imaging.letterbox import inner_size, resize
 from edge_agent.imaging.limits import Limits
 from edge_agent.imaging.looks import looks_inverted
+from edge_agent.imaging.orientation import TRANSPOSING, upright
 from edge_agent.imaging.raster_jpeg import declare_jpeg
 from edge_agent.imaging.raster_png import declare_png
 from edge_agent.imaging.raster_tiff import declare_tiff
 from hilum.codes import WarningCode
 
-_TRANSPOSING: Final = frozenset({5, 6, 7, 8})
 _DECLARE: Final[dict[str, Callable[[memoryview], Declared]]] = {
     "jpeg": declare_jpeg,
     "png": declare_png,
@@ -42,7 +41,7 @@ def read_raster(
     """
     declared = _DECLARE[kind](data)
     limits.check(declared.rows, declared.columns)
-    turned = declared.orientation in _TRANSPOSING
+    turned = declared.orientation in TRANSPOSING
     rows, columns = declared.rows, declared.columns
     if turned:
         rows, columns = columns, rows
@@ -68,14 +67,3 @@ def read_raster(
         photometric=declared.photometric,
         warnings=tuple(warnings),
     )
-
-
-def upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """Undo EXIF's orientation (Exif 2.32, tag 274): 1 stays, 2-4 flip, 5-8 also transpose."""
-    if orientation in _TRANSPOSING:
-        pixels = pixels.T
-    if orientation in {3, 4, 7, 8}:
-        pixels = pixels[::-1]
-    if orientation in {2, 3, 6, 7}:
-        pixels = pixels[:, ::-1]
-    return pixels

@@ -12,6 +12,7 @@ from edge_agent.imaging import tiff
 from edge_agent.imaging.colour import PaletteTable
 from edge_agent.imaging.declared import Declared, check_shape, grey_of
 from edge_agent.imaging.native import decoded
+from edge_agent.imaging.orientation import flipped
 from edge_agent.imaging.refusals import (
     corrupt,
     multi_frame,
@@ -22,7 +23,6 @@ from edge_agent.imaging.refusals import (
 
 _WHITE_IS_ZERO, _PALETTE = 0, 3
 _JPEG, _CMYK, _YCBCR = 7, 5, 6
-_FLIPPED_SIDEWAYS, _FLIPPED_UPSIDE_DOWN = frozenset({2, 3, 6, 7}), frozenset({3, 4, 7, 8})
 _PHOTOMETRICS = {0: "GREY", 1: "GREY", 2: "COLOUR", 3: "COLOUR", 5: "CMYK", 6: "COLOUR"}
 # None, LZW, JPEG, Deflate (two numbers), PackBits, LZMA, Zstandard, WebP.
 _COMPRESSIONS = frozenset({1, 5, 7, 8, 32946, 32773, 34925, 50000, 50001})
@@ -99,18 +99,12 @@ def _check_extent(page: tiff.Directory, size: int) -> None:
 
 
 def _by_rgba(page: tiff.Directory) -> bool:
-    """Whether imagecodecs goes by libtiff's RGBA interface, which also inverts white-is-zero."""
+    """Whether imagecodecs goes by libtiff's RGBA interface.
+
+    It inverts white-is-zero, and of an orientation it undoes the flips but does not transpose.
+    """
     photometric = page.first(tiff.PHOTOMETRIC, 1)
     return page.first(tiff.COMPRESSION, 1) == _JPEG or photometric in {_CMYK, _YCBCR}
-
-
-def _as_stored(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """Undo what the RGBA interface makes of an orientation: it flips, and does not transpose."""
-    if orientation in _FLIPPED_UPSIDE_DOWN:
-        pixels = pixels[::-1]
-    if orientation in _FLIPPED_SIDEWAYS:
-        pixels = pixels[:, ::-1]
-    return pixels
 
 
 def _decoded(data: memoryview, page: tiff.Directory) -> NDArray[Any]:
@@ -124,7 +118,7 @@ def _decoded(data: memoryview, page: tiff.Directory) -> NDArray[Any]:
         pixels = np.ascontiguousarray(pixels.transpose(1, 2, 0))
     check_shape(pixels, page.first(tiff.HEIGHT), page.first(tiff.WIDTH))
     if _by_rgba(page):
-        pixels = _as_stored(pixels, page.first(tiff.ORIENTATION, 1))
+        pixels = flipped(pixels, page.first(tiff.ORIENTATION, 1))  # As it is stored again.
     photometric = page.first(tiff.PHOTOMETRIC, 1)
     if photometric == _PALETTE and pixels.ndim == _GREY_AXES:
         return _looked_up(pixels, page)

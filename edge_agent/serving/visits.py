@@ -20,7 +20,7 @@ UNLOGGED: Final = frozenset({Action.HEALTH, Action.METRICS})
 """Probes come every few seconds and see nothing of anybody's; only their denials are logged."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Visit:
     """One access under way. The handler fills in what it learns, for the log."""
 
@@ -77,7 +77,7 @@ class Visits:
         self._gate = gate
         self._audit = audit
         self._count = count
-        self._open: dict[int, tuple[Audit | None, Visit, Action]] = {}
+        self._open: dict[Visit, Action] = {}
 
     @contextmanager
     def enter(self, caller: Caller, action: Action) -> Iterator[Visit]:
@@ -88,10 +88,10 @@ class Visits:
             AuditUnavailable: the access cannot be logged.
         """
         visit = Visit(self.admit(caller, action))
-        logged = self._audit if action not in UNLOGGED else None
-        if logged is not None:
-            self._require(logged, action)
-        self._open[id(visit)] = logged, visit, action
+        audit = self._log_of(action)
+        if audit is not None:
+            self._require(audit, action)
+        self._open[visit] = action
         try:
             yield visit
         except BaseException as error:
@@ -101,7 +101,7 @@ class Visits:
 
     def give_up(self) -> None:
         """Log every access that is still under way, before a process ends without waiting."""
-        for _, visit, _ in list(self._open.values()):
+        for visit in list(self._open):
             self._leave(visit, ErrorCode.NOT_READY)
 
     def admit(self, caller: Caller, action: Action) -> Principal:
@@ -122,6 +122,9 @@ class Visits:
         if self._audit is not None:
             self._audit.record(access_event(denied, action))
 
+    def _log_of(self, action: Action) -> Audit | None:
+        return None if action in UNLOGGED else self._audit
+
     def _require(self, audit: Audit, action: Action) -> None:
         try:
             audit.require()
@@ -130,11 +133,11 @@ class Visits:
             raise
 
     def _leave(self, visit: Visit, code: ErrorCode | None) -> None:
-        left = self._open.pop(id(visit), None)
-        if left is None:
+        action = self._open.pop(visit, None)
+        if action is None:
             return  # It was given up.
-        audit, _, action = left
         self._count(action, code)
+        audit = self._log_of(action)
         if audit is None:
             return
         digest = audit.request_digest(visit.request_id)

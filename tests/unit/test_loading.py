@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from edge_agent import loading
+from edge_agent.config import Settings
 from edge_agent.core.choice import ONE_AT_A_TIME
 from edge_agent.engines.base import Engine
 from edge_agent.engines.bundle import Bundle
@@ -17,15 +18,19 @@ from edge_agent.engines.choose import Choice
 from edge_agent.engines.fake import FakeEngine
 from edge_agent.errors import BundleInvalid, ConfigInvalid, EngineFailed
 from edge_agent.loading import (
+    build_decoder,
     bundle_facts,
     golden_problem,
     load_model,
     open_bundle,
     open_pipeline,
+    run_load,
 )
 from edge_agent.serving.answer import StudyRequest
+from edge_agent.serving.decoding import Decoder, WorkerDecoder
+from edge_agent.serving.pipeline import Pipeline
 from hilum.manifest import EngineVariant
-from tests.agents import SIDE, settings, tagged_png, write_toy_bundle
+from tests.agents import SIDE, fake_pipeline, settings, tagged_png, write_toy_bundle
 from tests.support.bundles import VARIANT
 from tests.support.gates import bundle_with_gate
 from tests.support.variants import bundle_with, variant
@@ -95,6 +100,26 @@ def test_a_gate_that_refuses_a_golden_picture_is_told_of(tmp_path: Path) -> None
     assert "The gate by content refuses" in said
     assert "(mass: refused as not_a_chest)" in said
     model.close()
+
+
+async def test_a_load_that_fails_at_once_leaves_the_decoders_to_the_next() -> None:
+    told = settings(decode={"workers": 1})
+    decoder = build_decoder(told)
+
+    def fails(settings: Settings, decoder: Decoder) -> Pipeline:
+        raise EngineFailed("no engine agrees")
+
+    try:
+        for _ in range(2):
+            with pytest.raises(EngineFailed):
+                await run_load(told, fails, decoder)
+        pipeline = await run_load(told, fake_pipeline, decoder)
+        answer = await pipeline.detect(StudyRequest("", tagged_png(200)))
+        assert answer.findings
+        assert isinstance(decoder, WorkerDecoder)
+        assert len(decoder.stats().pids) == 1
+    finally:
+        await decoder.close()
 
 
 async def test_without_a_server_too_nothing_is_answered_before_the_golden_cases(
