@@ -27,11 +27,13 @@ SYNTAXES = (uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.Explicit
 def textbook(data: bytes) -> NDArray[np.float64]:
     """Modality, VOI and presentation look-up by pydicom, 0 to 255, bone white."""
     ds = pydicom.dcmread(io.BytesIO(data))
+    sign_by_what_goes_in(ds)
     # In 32 bits: in the pixels' own 16 pydicom's differences wrap around.
     with np.errstate(over="ignore"):  # where a sigmoid is as steep as a step
         values = apply_modality_lut(ds.pixel_array.astype(np.int32), ds)
-        if "VOILUTSequence" in ds:  # Which is looked up by whole numbers.
-            values = values.astype(np.int32)
+        if "VOILUTSequence" in ds:  # Which is looked up by whole numbers, 16 bits of an index.
+            last = ds.VOILUTSequence[0].LUTDescriptor[1] + 0xFFFF
+            values = np.minimum(values.astype(np.int32), last)
         shown = apply_voi_lut(values, ds)
     low, high = output_range(ds)
     grey = (shown.astype(np.float64) - low) / (high - low)
@@ -40,6 +42,23 @@ def textbook(data: bytes) -> NDArray[np.float64]:
     )
     result: NDArray[np.float64] = 255 * (1 - grey if inverse else grey)
     return result
+
+
+def sign_by_what_goes_in(ds: Dataset) -> None:
+    """The first input of a VOI table, signed as PS3.3 C.11.2.1.1 says.
+
+    Where the VR is implicit, pydicom gives it the sign of the stored pixels instead.
+    """
+    if "VOILUTSequence" not in ds:
+        return
+    lowest = -(1 << (ds.BitsStored - 1)) if ds.PixelRepresentation else 0
+    lowest = lowest * ds.get("RescaleSlope", 1) + ds.get("RescaleIntercept", 0)
+    signed = lowest < 0 and "ModalityLUTSequence" not in ds
+    (item,) = ds.VOILUTSequence
+    entries, first, bits = item.LUTDescriptor
+    first &= 0xFFFF
+    first -= 0x10000 if signed and first >= 0x8000 else 0
+    item.add_new("LUTDescriptor", "SS" if signed else "US", [entries, first, bits])
 
 
 def output_range(ds: Dataset) -> tuple[float, float]:
