@@ -21,16 +21,25 @@ FIT = (128, 128)
 REAL = ("RG1_UNCI.dcm", "RG1_J2KR.dcm", "RG1_J2KI.dcm")
 
 
-def crop() -> NDArray[np.uint16]:
-    """Stored values from the middle of a real radiograph, u16 of shape (224, 192), 15 bits."""
-    return np.ascontiguousarray(
-        pydicom.dcmread(pydicom_file("RG1_UNCI.dcm")).pixel_array[800:1024, 600:792]
-    )
+def crop(rows: int = 224, columns: int = 192) -> NDArray[np.uint16]:
+    """Stored values from the middle of a real radiograph, u16, 15 bits."""
+    whole = pydicom.dcmread(pydicom_file("RG1_UNCI.dcm")).pixel_array
+    return np.ascontiguousarray(whole[800 : 800 + rows, 600 : 600 + columns])
+
+
+def compressed_files() -> dict[str, bytes]:
+    """Files of hundreds of kilobytes whose pixels are compressed, by kind."""
+    plain = {"implicit", "tables", "tiff"}
+    return {n: data for n, data in files_of(crop(900, 900)).items() if n not in plain}
 
 
 def small_files() -> dict[str, bytes]:
     """A small sound file of each kind, by name."""
-    words = crop()
+    return files_of(crop())
+
+
+def files_of(words: NDArray[np.uint16]) -> dict[str, bytes]:
+    """Stored values of 15 bits in a file of each kind, by name."""
     octets = (words >> 7).astype(np.uint8)
     twelve = words >> 3
     lossless = imagecodecs.jpeg8_encode(words, lossless=True, bitspersample=16)

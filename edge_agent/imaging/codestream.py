@@ -25,7 +25,8 @@ class JpegFacts:
     """What a JPEG or JPEG-LS codestream declares (ITU-T T.81 B.2, T.87 C.2).
 
     `process` is the frame's marker: 0xC0 baseline, 0xC1 extended, 0xC2 progressive, 0xC3
-    lossless, 0xF7 JPEG-LS. `exif` is the EXIF block in TIFF form, empty where there is none.
+    lossless, 0xF7 JPEG-LS. `scan` is where the first scan's coded data start. `exif` is the EXIF
+    block in TIFF form, empty where there is none.
     """
 
     process: int
@@ -33,6 +34,7 @@ class JpegFacts:
     rows: int
     columns: int
     components: int
+    scan: int
     adobe: bool = False
     jfif: bool = False
     exif: bytes = b""
@@ -69,7 +71,7 @@ def read_jpeg(data: bytes | memoryview) -> JpegFacts:
                 raise truncated("the picture has no end")
             if data.count(b"\xff\xda", after) > _MAX_SCANS:
                 raise corrupt("it has more scans than any radiograph")
-            return JpegFacts(*frame, adobe=adobe, jfif=jfif, exif=exif)
+            return JpegFacts(*frame, scan=after, adobe=adobe, jfif=jfif, exif=exif)
     raise truncated("the picture has no end")
 
 

@@ -276,11 +276,24 @@ def _read_data_set(data: memoryview, position: int, syntax: str, encoding: Encod
             return DicomFile(syntax, elements, encoding, fragments=_fragments(reader, start))
         tag, element, position = reader.element(position)
         if tag == PIXEL_DATA:
+            if syntax == DEFLATED:
+                _check_rest(reader, position)
             return DicomFile(syntax, elements, encoding, native=element.value, pixel_vr=element.vr)
         if tag in FLOAT_PIXELS:
             return DicomFile(syntax, elements, encoding, float_pixels=True)
         elements[tag] = element
     return DicomFile(syntax, elements, encoding)
+
+
+def _check_rest(reader: _Reader, position: int) -> None:
+    """Make sure that only elements follow the pixel data.
+
+    Deflated data sets bear no checksum; nearly all damage inflates to more than was deflated.
+    """
+    while position < len(reader.data):
+        tag, _element, position = reader.element(position)
+        if tag <= PIXEL_DATA:
+            raise corrupt("the deflated data set has more pixels than it declares")
 
 
 def _fragments(reader: _Reader, position: int) -> tuple[memoryview, ...]:

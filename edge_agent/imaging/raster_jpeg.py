@@ -4,23 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import cv2
-import imagecodecs
-import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.imaging import codestream, tiff
 from edge_agent.imaging.colour import grey_of_cmyk
-from edge_agent.imaging.declared import Declared, Size, check_shape, grey_of
-from edge_agent.imaging.native import decoded
+from edge_agent.imaging.declared import Declared, Size, grey_of
+from edge_agent.imaging.jpeg8 import decode_jpeg8, is_jpeg8
+from edge_agent.imaging.jpeg_other import decode_other_jpeg
 from edge_agent.imaging.refusals import unsupported_pixels, unsupported_syntax
 
-_CMYK, _BYTE = 4, 8
-_MODES = {
-    1: cv2.IMREAD_GRAYSCALE,
-    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
-    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
-}
+_CMYK = 4
+_FACTORS = (1, 2, 4)
 # libjpeg's smaller pictures are sharper than averages. Where averaging still shrinks by this much
 # the difference is about half a grey level in the mean.
 _LEFT_TO_AVERAGE = 1.5
@@ -37,8 +31,7 @@ def declare_jpeg(data: memoryview) -> Declared:
         raise unsupported_syntax("JPEG-LS outside of DICOM")
     if facts.components not in {1, 3, _CMYK}:
         raise unsupported_pixels(f"{facts.components} colours")
-    plain = facts.precision == _BYTE and facts.components != _CMYK
-    how = _jpeg_scaled if plain and facts.process in {0xC0, 0xC1, 0xC2} else _jpeg_other
+    how = _jpeg_scaled if is_jpeg8(facts) else _jpeg_other
     return Declared(
         facts.rows,
         facts.columns,
@@ -51,23 +44,16 @@ def declare_jpeg(data: memoryview) -> Declared:
 
 def _jpeg_scaled(data: memoryview, facts: codestream.JpegFacts, size: Size) -> NDArray[Any]:
     """Let libjpeg leave out what the size asked for does not show."""
+    if facts.process == codestream.LOSSLESS:
+        return decode_jpeg8(data, facts)
     spare = min(facts.rows / size[0], facts.columns / size[1]) / _LEFT_TO_AVERAGE
     # A sample that lies partly outside takes in what the encoder put there.
-    whole = (n for n in _MODES if facts.rows % n == facts.columns % n == 0)
-    factor = max((n for n in whole if n <= spare), default=1)
-    mode = _MODES[factor] | cv2.IMREAD_IGNORE_ORIENTATION
-    pixels = decoded(_by_opencv, np.frombuffer(data, np.uint8), mode)
-    check_shape(pixels, -(-facts.rows // factor), -(-facts.columns // factor))
-    return pixels
-
-
-def _by_opencv(octets: NDArray[np.uint8], mode: int) -> NDArray[Any] | None:
-    return cv2.imdecode(octets, mode)
+    whole = (n for n in _FACTORS if facts.rows % n == facts.columns % n == 0)
+    return decode_jpeg8(data, facts, max((n for n in whole if n <= spare), default=1))
 
 
 def _jpeg_other(data: memoryview, facts: codestream.JpegFacts, _size: Size) -> NDArray[Any]:
-    pixels: NDArray[Any] = decoded(imagecodecs.jpeg8_decode, data)
-    check_shape(pixels, facts.rows, facts.columns)
+    pixels = decode_other_jpeg(data, facts)
     if facts.components == _CMYK:
         return grey_of_cmyk(pixels if facts.adobe else 255 - pixels)
     return grey_of(pixels)

@@ -20,7 +20,9 @@ from rle import rle
 from edge_agent.imaging import codestream
 from edge_agent.imaging.dicom_file import DicomFile
 from edge_agent.imaging.grayscale import Stored
-from edge_agent.imaging.jpeg2000 import decode_high_throughput, decode_jpeg2000
+from edge_agent.imaging.jpeg8 import decode_jpeg8, is_jpeg8
+from edge_agent.imaging.jpeg2000 import decode_jpeg2000
+from edge_agent.imaging.jpeg_other import decode_other_jpeg
 from edge_agent.imaging.native import decoded
 from edge_agent.imaging.pixel_format import BYTE, Frame, PixelFormat, sign_extended
 from edge_agent.imaging.refusals import corrupt, truncated, unsupported_pixels, unsupported_syntax
@@ -124,13 +126,16 @@ def _jpeg(frame: Frame) -> Stored:
     facts = codestream.read_jpeg(frame.data)
     form = frame.format
     frame.check_declared(facts.rows, facts.columns, facts.components, facts.precision)
+    # libjpeg guesses RGB or YCbCr from markers; the data set knows where they are absent.
+    told = form.samples == 1 or facts.adobe or facts.jfif
+    if told and is_jpeg8(facts):
+        return _plain(decode_jpeg8(frame.data, facts), frame, facts.precision)
     options: dict[str, str] = {}
     if form.samples > 1 and facts.process != codestream.LOSSLESS:
-        # libjpeg guesses RGB or YCbCr from markers; the data set knows where they are absent.
-        if not (facts.adobe or facts.jfif):
+        if not told:
             options["colorspace"] = "RGB" if form.photometric == "RGB" else "YCBCR"
         options["outcolorspace"] = "GRAYSCALE"
-    pixels = decoded(imagecodecs.jpeg8_decode, frame.data, **options)
+    pixels = decode_other_jpeg(frame.data, facts, **options)
     return _plain(pixels, frame, facts.precision)
 
 
@@ -169,7 +174,7 @@ _DECODERS: dict[str, Callable[[Frame], Stored]] = {
     uid.JPEGLSNearLossless: _jpeg_ls,
     uid.JPEG2000Lossless: decode_jpeg2000,
     uid.JPEG2000: decode_jpeg2000,
-    uid.HTJ2KLossless: decode_high_throughput,
-    uid.HTJ2KLosslessRPCL: decode_high_throughput,
-    uid.HTJ2K: decode_high_throughput,
+    uid.HTJ2KLossless: decode_jpeg2000,
+    uid.HTJ2KLosslessRPCL: decode_jpeg2000,
+    uid.HTJ2K: decode_jpeg2000,
 }

@@ -36,8 +36,6 @@ def answers(files: Iterable[bytes], fit: tuple[int, int] | None) -> Counter[str]
     return counted
 
 
-# imagecodecs reports OpenJPH's errors twice: as an exception, and past it to the interpreter.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("name", SMALL)
 def test_small_files_of_every_kind(name: str) -> None:
     sound = SMALL[name]

@@ -1,0 +1,117 @@
+"""Damaged JPEG data are refused, sound ones never."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import pydicom
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from edge_agent.imaging import codestream
+from edge_agent.imaging.jpeg8 import decode_jpeg8, is_jpeg8
+from edge_agent.imaging.jpeg_other import decode_other_jpeg
+from tests import hostile
+from tests.campaign import unseen_damage
+from tests.conftest import pydicom_file
+
+COUNT = 12
+FILES = hostile.compressed_files()
+
+
+def pictures(bits: int) -> st.SearchStrategy[NDArray[np.uint16]]:
+    """Even, smooth, noisy, half even; 1 to 90 rows and columns, all values below 1 << bits."""
+
+    def made(rows: int, columns: int, kind: str, seed: int) -> NDArray[np.uint16]:
+        dice = np.random.default_rng(seed)
+        if kind == "even":
+            return np.full((rows, columns), dice.integers(1 << bits), np.uint16)
+        noise = dice.integers(1 << bits, size=(rows, columns))
+        if kind == "smooth":
+            noise = (np.add.outer(np.arange(rows), np.arange(columns)) + noise % 3) % (1 << bits)
+        if kind in {"white below", "black below"}:
+            noise[rows // 4 :] = (1 << bits) - 1 if kind == "white below" else 0
+        return noise.astype(np.uint16)
+
+    sides = st.integers(1, 90)
+    kinds = st.sampled_from(["even", "smooth", "noise", "white below", "black below"])
+    return st.builds(made, sides, sides, kinds, st.integers(0, 99))
+
+
+@given(st.integers(2, 16), st.data(), st.integers(1, 7))
+@settings(max_examples=150, deadline=None)
+def test_sound_lossless_pictures_are_read(bits: int, data: st.DataObject, predictor: int) -> None:
+    picture = data.draw(pictures(bits))
+    stream = imagecodecs.jpeg8_encode(
+        picture.astype(np.uint8) if bits <= 8 else picture,
+        lossless=True,
+        bitspersample=bits,
+        predictor=predictor,
+    )
+    read = decode_other_jpeg(stream, codestream.read_jpeg(stream))
+    np.testing.assert_array_equal(read, picture)
+
+
+@given(pictures(12), st.integers(20, 100))
+@settings(max_examples=80, deadline=None)
+def test_sound_pictures_of_12_bits_are_read(picture: NDArray[np.uint16], quality: int) -> None:
+    stream = imagecodecs.jpeg8_encode(picture, quality, bitspersample=12)
+    read = decode_other_jpeg(stream, codestream.read_jpeg(stream))
+    np.testing.assert_array_equal(read, imagecodecs.jpeg8_decode(stream))
+
+
+@given(pictures(8), st.integers(20, 100), st.integers(0, 3), st.sampled_from(["4:4:4", "4:2:0"]))
+@settings(max_examples=80, deadline=None)
+def test_sound_cmyk_pictures_are_read(
+    picture: NDArray[np.uint16], quality: int, restart: int, sampling: str
+) -> None:
+    stream = written(
+        np.dstack([picture.astype(np.uint8)] * 4),
+        mode="CMYK",
+        quality=quality,
+        restart_marker_blocks=restart,
+        subsampling=sampling,
+    )
+    read = decode_other_jpeg(stream, codestream.read_jpeg(stream))
+    np.testing.assert_array_equal(read, imagecodecs.jpeg8_decode(stream))
+
+
+def written(pixels: NDArray[Any], mode: str | None = None, **options: Any) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels, mode).save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("name", ["JPEG-LL.dcm", "JPGLosslessP14SV1_1s_1f_8b.dcm"])
+def test_real_lossless_files_are_read(name: str) -> None:
+    ds = pydicom.dcmread(pydicom_file(name))
+    (stream,) = pydicom.encaps.generate_frames(ds.PixelData, number_of_frames=1)
+    read = decode_other_jpeg(stream, codestream.read_jpeg(stream))
+    np.testing.assert_array_equal(read, ds.pixel_array)
+
+
+@pytest.mark.parametrize("factor", [1, 2, 4])
+def test_smaller_pictures_are_opencvs(factor: int) -> None:
+    import cv2
+
+    stream = FILES["jpeg"]
+    facts = codestream.read_jpeg(stream)
+    assert is_jpeg8(facts)
+    modes = {2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4}
+    expected = cv2.imdecode(np.frombuffer(stream, np.uint8), modes.get(factor, 0))
+    np.testing.assert_array_equal(decode_jpeg8(stream, facts, factor), expected)
+
+
+@pytest.mark.parametrize("damage", ["1024 zeroed", "1448 missing", "512 overwritten"])
+@pytest.mark.parametrize("name", sorted(set(FILES) - {"tiff-jpeg"}))
+def test_damage_is_refused_or_harmless(name: str, damage: str) -> None:
+    found = unseen_damage.looked_at(FILES[name], damage, COUNT, seed=1)
+    # Run lengths and predictions may come out even by chance.
+    assert found["wrong"] <= (2 if damage == "512 overwritten" else 0)
+    assert found.total() == COUNT
