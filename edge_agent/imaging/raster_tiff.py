@@ -8,9 +8,10 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.imaging import tiff
+from edge_agent.imaging import codestream, tiff
 from edge_agent.imaging.colour import PaletteTable
 from edge_agent.imaging.declared import Declared, check_shape, grey_of
+from edge_agent.imaging.jpeg8 import decode_jpeg8, is_jpeg8
 from edge_agent.imaging.native import decoded
 from edge_agent.imaging.orientation import flipped
 from edge_agent.imaging.refusals import (
@@ -31,6 +32,7 @@ _UNSIGNED = 1
 _PLANAR = 2
 _GREY_AXES, _MAX_SAMPLES = 2, 5
 _MAX_TILE = 1 << 26
+_SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
 
 
 def declare_tiff(data: memoryview) -> Declared:
@@ -89,13 +91,18 @@ def _check_pixels(page: tiff.Directory) -> None:
 
 def _check_extent(page: tiff.Directory, size: int) -> None:
     """Make sure that all strips or tiles lie inside of the file."""
+    if any(offset + count > size for offset, count in _extents(page)):
+        raise truncated("part of the TIFF's picture lies beyond the end")
+
+
+def _extents(page: tiff.Directory) -> list[tuple[int, int]]:
+    """Where each strip or tile starts, and how many bytes it has."""
     offsets = page.values.get(tiff.STRIP_OFFSETS) or page.values.get(tiff.TILE_OFFSETS) or ()
     counts = page.values.get(tiff.STRIP_BYTES) or page.values.get(tiff.TILE_BYTES) or ()
     if not offsets:
         raise corrupt("the TIFF does not say where its picture lies")
     counts = counts if len(counts) == len(offsets) else (1,) * len(offsets)
-    if any(offset + count > size for offset, count in zip(offsets, counts, strict=True)):
-        raise truncated("part of the TIFF's picture lies beyond the end")
+    return list(zip(offsets, counts, strict=True))
 
 
 def _by_rgba(page: tiff.Directory) -> bool:
@@ -107,7 +114,20 @@ def _by_rgba(page: tiff.Directory) -> bool:
     return page.first(tiff.COMPRESSION, 1) == _JPEG or photometric in {_CMYK, _YCBCR}
 
 
+def _check_jpeg(data: memoryview, page: tiff.Directory) -> None:
+    """Decode each strip or tile by itself: libtiff does not tell where libjpeg had to guess."""
+    tables = bytes(page.values.get(tiff.JPEG_TABLES, ()))[: -len(_EOI)]
+    for offset, count in _extents(page):
+        part = bytes(data[offset : offset + count])
+        stream = tables + part[len(_SOI) :] if tables else part
+        facts = codestream.read_jpeg(stream)
+        if is_jpeg8(facts):
+            decode_jpeg8(stream, facts)
+
+
 def _decoded(data: memoryview, page: tiff.Directory) -> NDArray[Any]:
+    if page.first(tiff.COMPRESSION, 1) == _JPEG:
+        _check_jpeg(data, page)
     pixels: NDArray[Any] = decoded(imagecodecs.tiff_decode, data)
     samples = page.first(tiff.SAMPLES, 1)
     if (
