@@ -27,6 +27,7 @@ _LAST_BYTES = 8
 _LAST_SAMPLES, _LAST_UNITS, _UNIT = 8 * _LAST_BYTES, 4 * _LAST_BYTES, 16
 # No code is left as it is by both, nor changed to one that is none, which would count as zero.
 _FLIPS = (0xFF, 0x55)
+_PART = 1 << 20
 _MORE = bytes(range(0xFF)) * 4
 
 
@@ -59,12 +60,18 @@ def _ends_with_its_data(
     for flips in _FLIPS:
         other = _with_another_end(bytes(data), facts.scan, flips)
         changed = decoded(imagecodecs.jpeg8_decode, other, **options).ravel()
-        if not np.array_equal(samples[:same], changed[:same]):
+        if not _equal(samples[:same], changed[:same]):
             return False  # The data were used up before, and more of them would have been.
-        if not np.array_equal(samples[same:], changed[same:]):
+        if not _equal(samples[same:], changed[same:]):
             return True
     # An even picture may have but one code, which nothing can be changed to.
-    return bool((samples == samples[0]).all())
+    return bool(samples.min() == samples.max())
+
+
+def _equal(samples: NDArray[Any], others: NDArray[Any]) -> bool:
+    """Whether both are the same; a part at a time, since numpy keeps a byte for each comparison."""
+    parts = range(0, samples.size, _PART)
+    return all(np.array_equal(samples[i : i + _PART], others[i : i + _PART]) for i in parts)
 
 
 def _last(facts: JpegFacts, pixels: NDArray[Any]) -> int:
