@@ -43,8 +43,8 @@ class Jpeg2000Facts:
 def decode_jpeg2000(frame: Frame) -> Stored:
     """Decode JPEG 2000 or HTJ2K: by imagecodecs, or at a reduced resolution by Pillow.
 
-    Both call OpenJPEG. imagecodecs' OpenJPH is a little faster with HTJ2K, but gives back memory
-    that nobody wrote to where it fails half way: another patient's pixels.
+    Both call OpenJPEG. imagecodecs' OpenJPH is a little faster with HTJ2K, but where it fails half
+    way it gives back a black picture.
 
     Returns:
         Stored values of shape (rows, columns), (rows, columns, samples), or reduced.

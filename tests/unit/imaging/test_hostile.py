@@ -13,6 +13,7 @@ from edge_agent.errors import StudyImageRefused
 from edge_agent.imaging import read_study
 from hilum.codes import ErrorCode
 from tests import hostile
+from tests.campaign import unwritten_memory
 from tests.conftest import pydicom_file
 
 COUNT = 200
@@ -53,3 +54,7 @@ def test_real_radiographs(name: str) -> None:
     cut = answers(hostile.truncations(sound, COUNT, seed=3), hostile.FIT)
     assert cut["read"] == 0
     assert answers(hostile.flips(sound, COUNT, seed=4), hostile.FIT).total() == COUNT
+
+
+def test_no_picture_holds_what_memory_held_before() -> None:
+    assert unwritten_memory.main(["--count", "20"]) == 0

@@ -1,0 +1,88 @@
+"""Does any picture hold memory that no decoder wrote to? It might be of the image before.
+
+The same damaged files are read by processes whose allocator fills new memory with different bytes
+(glibc's MALLOC_PERTURB_): what they read must be the same.
+
+    python -m tests.campaign.unwritten_memory --count 1500
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from edge_agent.errors import StudyImageRefused
+from edge_agent.imaging import read_study
+from tests import hostile
+from tests.campaign import unseen_damage
+
+FILLINGS = (1, 77, 200)
+PER_LARGE = 25  # One large file for so many small ones.
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read them under each filling; fail where two do not agree."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=1500, help="cuts and damages of each kind")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--read", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.read:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # Native decoders print what they think.
+        print("new memory holds", np.empty(1 << 20, np.uint8)[-1])
+        for name, data, fit in damaged_files(options.count, options.seed):
+            print(name, _seen(data, fit))
+        return 0
+    lists = [_under(filling, options.count, options.seed) for filling in FILLINGS]
+    if len({lines.pop(0) for lines in lists}) < len(FILLINGS):
+        print("This machine's allocator does not fill new memory: nothing can be shown.")
+        return 1
+    differing = [lines for lines in zip(*lists, strict=True) if len(set(lines)) > 1]
+    read = sum(not line.endswith(" refused") for line in lists[0])
+    print(f"{len(lists[0])} files, {read} read; {len(differing)} differ by what memory held before")
+    for lines in differing[:20]:
+        print(*lines, sep=" | ")
+    return 1 if differing or not read else 0
+
+
+def damaged_files(count: int, seed: int) -> Iterator[tuple[str, bytes, tuple[int, int] | None]]:
+    """Name, bytes and the size asked for, of every kind of file and damage."""
+    fits = (None, hostile.FIT)
+    for name, sound in hostile.small_files().items():
+        for damage in (hostile.truncations, hostile.flips):
+            for number, data in enumerate(damage(sound, count, seed)):
+                yield f"{name} {damage.__name__} {number}", data, fits[number % 2]
+    dice = random.Random(seed)
+    for name, sound in hostile.compressed_files().items():
+        for damage_name, do_damage in unseen_damage.DAMAGES.items():
+            for number in range(-(-count // PER_LARGE)):
+                data = bytearray(sound)
+                do_damage(data, dice.randrange(200, len(data) - 1500), dice)
+                yield f"{name} {damage_name} {number}", bytes(data), fits[number % 2]
+
+
+def _under(filling: int, count: int, seed: int) -> list[str]:
+    command = [sys.executable, "-m", "tests.campaign.unwritten_memory", "--read"]
+    command += ["--count", str(count), "--seed", str(seed)]
+    filled = {**os.environ, "MALLOC_PERTURB_": str(filling)}
+    done = subprocess.run(command, env=filled, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+def _seen(data: bytes, fit: tuple[int, int] | None) -> str:
+    try:
+        radiograph, _ = read_study(data, fit=fit)
+    except StudyImageRefused:
+        return "refused"
+    return hashlib.sha256(radiograph.pixels.tobytes()).hexdigest()[:16]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
