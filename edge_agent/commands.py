@@ -15,8 +15,8 @@ from rich.progress import Progress
 
 from edge_agent import loading, remote, report
 from edge_agent.config import Settings, load_settings
-from edge_agent.errors import CallerError, ConfigInvalid, HilumError
-from edge_agent.inputs import Misused, find_files, overlay_paths
+from edge_agent.errors import CallerError, ConfigInvalid, HilumError, InvalidRequest
+from edge_agent.inputs import FileMark, Misused, file_mark, find_files, overlay_paths
 from edge_agent.log import configure_logging
 from edge_agent.remote import open_client
 from edge_agent.serving import wire
@@ -85,7 +85,8 @@ def detect(
     settings = settings_from(config, bundle)
     paths = find_files(files, recursive=recursive)
     several = not (len(files) == 1 and paths == [Path(files[0]).expanduser()])
-    overlays = overlay_paths(overlay, paths, into_folder=several) if overlay else {}
+    places = overlay_paths(overlay, paths, into_folder=several) if overlay else {}
+    overlays = {path: (place, file_mark(path)) for path, place in places.items()}
     printer = _Printer(len(paths), as_json=as_json, several=several)
     if server is None:
         refused = asyncio.run(_detect(settings, paths, threshold, overlays, printer))
@@ -105,6 +106,10 @@ def model(*, bundle: Path | None, as_json: bool, config: Path | None) -> int:
     else:
         report.print_model(standard_output(), facts)
     return 0
+
+
+Overlays = dict[Path, tuple[Path, FileMark | None]]
+"""Where each file's overlay goes, and what the file was before it was looked at."""
 
 
 class _Printer:
@@ -136,7 +141,7 @@ async def _detect(
     settings: Settings,
     paths: list[Path],
     threshold: float | None,
-    overlays: dict[Path, Path],
+    overlays: Overlays,
     printer: _Printer,
 ) -> int:
     """Look at the files; returns how many were refused."""
@@ -162,7 +167,7 @@ async def _detect(
 def _show_all(
     outcomes: Iterable[FileOutcome],
     settings: Settings,
-    overlays: dict[Path, Path],
+    overlays: Overlays,
     printer: _Printer,
 ) -> int:
     """Show what an agent elsewhere found; returns how many files were refused."""
@@ -174,15 +179,13 @@ def _show_all(
     return refused
 
 
-def _with_overlay(
-    outcome: FileOutcome, overlays: dict[Path, Path], settings: Settings
-) -> FileOutcome:
+def _with_overlay(outcome: FileOutcome, overlays: Overlays, settings: Settings) -> FileOutcome:
     """Write the file's overlay if one is wanted; a failure to do so is the file's failure."""
-    target = overlays.get(outcome.path)
-    if not (outcome.answer and target):
+    if outcome.path not in overlays or not outcome.answer:
         return outcome
+    target, mark = overlays[outcome.path]
     try:
-        image = read_limited(outcome.path, settings.limits.max_image_bytes)
+        image = _read_again(outcome.path, mark, settings.limits.max_image_bytes)
         picture = overlay_png(image, outcome.answer.findings, loading.image_limits(settings))
         target.write_bytes(picture)
     except OSError as error:
@@ -191,6 +194,17 @@ def _with_overlay(
     except Exception as error:  # noqa: BLE001  # the boundary: every failure gets a code
         return FileOutcome(outcome.path, outcome.answer, coded(error))
     return outcome
+
+
+def _read_again(path: Path, mark: FileMark | None, max_bytes: int) -> bytes:
+    """The file's bytes, if no other has taken its name: findings belong to the one looked at."""
+    image = read_limited(path, max_bytes)
+    if mark is None or file_mark(path) != mark:
+        raise InvalidRequest(
+            "The file has changed in the meantime: nothing is drawn on it.",
+            hint="Look at it again when it is written.",
+        )
+    return image
 
 
 def settings_from(

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Final
 
 SUFFIXES: Final = frozenset({".dcm", ".dicom", ".jpg", ".jpeg", ".png", ".tif", ".tiff"})
+FileMark = tuple[int, int, int, int]
+"""Device, inode, size and time of the last change."""
 _PREAMBLE_BYTES: Final = 128  # DICOM PS3.10 section 7.1: then the prefix `DICM`.
 
 
@@ -124,3 +126,12 @@ def overlay_paths(target: Path, files: Sequence[Path], *, into_folder: bool) -> 
         paths[file] = next(it for it in places if it not in taken and it.resolve() not in images)
         taken.add(paths[file])
     return paths
+
+
+def file_mark(path: Path) -> FileMark | None:
+    """What tells a file from another, or a later one, of its name; None where there is none."""
+    try:
+        facts = path.stat()
+    except OSError:
+        return None
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns

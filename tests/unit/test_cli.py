@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,7 +16,9 @@ from click.testing import Result
 from google.protobuf.json_format import ParseDict
 from typer.testing import CliRunner
 
+from edge_agent import commands
 from edge_agent.cli import app
+from edge_agent.serving.local import FileOutcome
 from hilum.v1 import detection_pb2 as pb
 from tests.agents import logging_restored, tagged_png, write_toy_bundle
 from tests.conftest import pydicom_file
@@ -171,6 +174,23 @@ def test_overlays_of_a_folder_go_into_a_folder() -> None:
     ran = hilum_edge("detect", "in", "--overlay", "drawn")
     assert ran.exit_code == 1
     assert sorted(path.name for path in Path("drawn").iterdir()) == ["a.png", "b.png"]
+
+
+def test_nothing_is_drawn_on_a_picture_that_took_the_files_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked_at = commands.detect_files
+
+    async def replaced_after(*arguments: Any, **options: Any) -> AsyncIterator[FileOutcome]:
+        async for outcome in looked_at(*arguments, **options):
+            put("next.png", tagged_png(150)).replace(outcome.path)
+            yield outcome
+
+    monkeypatch.setattr(commands, "detect_files", replaced_after)
+    ran = hilum_edge("detect", put("a.png"), "--overlay", "out.png")
+    assert ran.exit_code == 1
+    assert "changed in the meantime" in ran.stderr
+    assert not Path("out.png").exists()
 
 
 def test_an_overlay_that_cannot_be_written_is_that_files_failure() -> None:
