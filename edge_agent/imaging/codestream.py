@@ -14,7 +14,7 @@ JPEG_LS = 0xF7
 LOSSLESS = 0xC3
 # SOF markers, without DHT (C4), JPG (C8) and DAC (CC) that stand among them.
 _FRAMES = (frozenset(range(0xC0, 0xD0)) | {JPEG_LS}) - {0xC4, 0xC8, 0xCC}
-_LENGTH_BYTES, _FRAME_BYTES = 2, 6
+_LENGTH_BYTES, _FRAME_BYTES, _COMPONENT_BYTES = 2, 6, 3
 # A progressive picture has about ten scans; thousands are an attack on time.
 _MAX_SCANS = 200
 _MAX_SEGMENTS = 20_000
@@ -25,8 +25,10 @@ class JpegFacts:
     """What a JPEG or JPEG-LS codestream declares (ITU-T T.81 B.2, T.87 C.2).
 
     `process` is the frame's marker: 0xC0 baseline, 0xC1 extended, 0xC2 progressive, 0xC3
-    lossless, 0xF7 JPEG-LS. `scan` is where the first scan's coded data start. `exif` is the EXIF
-    block in TIFF form, empty where there is none.
+    lossless, 0xF7 JPEG-LS. `sampling` has a byte for each component: its horizontal factor times
+    16, plus its vertical one. `scan` is where the first scan's coded data start. `revision` is
+    JFIF's major one, 1 where there is no JFIF. `exif` is the EXIF block in TIFF form, empty where
+    there is none.
     """
 
     process: int
@@ -34,9 +36,11 @@ class JpegFacts:
     rows: int
     columns: int
     components: int
+    sampling: bytes
     scan: int
     adobe: bool = False
     jfif: bool = False
+    revision: int = 1
     exif: bytes = b""
 
 
@@ -51,14 +55,17 @@ def read_jpeg(data: bytes | memoryview) -> JpegFacts:
         raise corrupt("the picture does not begin as JPEG does")
     frame: tuple[int, int, int, int, int] | None = None
     adobe = jfif = False
-    exif = b""
+    sampling = exif = b""
+    revision = 1
     for marker, body, after in _segments(data):
         if marker in _FRAMES:
             if frame is not None or len(body) < _FRAME_BYTES:
                 raise corrupt("it declares its size twice or not at all")
             frame = (marker, *struct.unpack_from(">BHHB", body))
+            sampling = body[_FRAME_BYTES + 1 :: _COMPONENT_BYTES]
         elif marker == _APP0 and body[:4] == b"JFIF":
             jfif = True
+            revision = int.from_bytes(body[5:6]) or 1
         elif marker == _APP14 and body[:5] == b"Adobe":
             adobe = True
         elif marker == _APP1 and body[:6] == b"Exif\0\0":
@@ -71,7 +78,15 @@ def read_jpeg(data: bytes | memoryview) -> JpegFacts:
                 raise truncated("the picture has no end")
             if data.count(b"\xff\xda", after) > _MAX_SCANS:
                 raise corrupt("it has more scans than any radiograph")
-            return JpegFacts(*frame, scan=after, adobe=adobe, jfif=jfif, exif=exif)
+            return JpegFacts(
+                *frame,
+                sampling=sampling,
+                scan=after,
+                adobe=adobe,
+                jfif=jfif,
+                revision=revision,
+                exif=exif,
+            )
     raise truncated("the picture has no end")
 
 

@@ -11,6 +11,7 @@ import struct
 import zlib
 from dataclasses import dataclass, field
 
+from edge_agent.errors import StudyImageRefused
 from edge_agent.imaging.limits import Limits
 from edge_agent.imaging.refusals import corrupt, truncated
 
@@ -286,14 +287,16 @@ def _read_data_set(data: memoryview, position: int, syntax: str, encoding: Encod
 
 
 def _check_rest(reader: _Reader, position: int) -> None:
-    """Make sure that only elements follow the pixel data.
+    """Make sure that only elements, or zeros, follow the pixel data.
 
     Deflated data sets bear no checksum; nearly all damage inflates to more than was deflated.
     """
-    while position < len(reader.data):
-        tag, _element, position = reader.element(position)
-        if tag <= PIXEL_DATA:
-            raise corrupt("the deflated data set has more pixels than it declares")
+    end = position + len(bytes(reader.data[position:]).rstrip(b"\0"))
+    try:
+        while position < end:
+            _tag, _element, position = reader.element(position)
+    except StudyImageRefused:
+        raise corrupt("the deflated data set inflates to more than it declares") from None
 
 
 def _fragments(reader: _Reader, position: int) -> tuple[memoryview, ...]:

@@ -16,13 +16,23 @@ from edge_agent.imaging.native import decoded
 
 _BYTE, _COLOURS = 8, 3
 _PROCESSES = frozenset({0xC0, 0xC1, 0xC2, LOSSLESS})
+# TurboJPEG's: colour at full size, or halved or quartered across or down.
+_SAMPLINGS = frozenset(bytes((first, 0x11, 0x11)) for first in (0x11, 0x21, 0x22, 0x12, 0x41))
+_ADOBE = bytes.fromhex("ffee000e") + b"Adobe" + bytes.fromhex("006400000000")
 
 
 def is_jpeg8(facts: JpegFacts) -> bool:
-    """Whether this decoder knows how: 8 bits, grey, or colour that is no lossless one."""
-    colours = {1} if facts.process == LOSSLESS else {1, _COLOURS}
-    known = facts.process in _PROCESSES and facts.components in colours
-    return known and facts.precision == _BYTE
+    """Whether this decoder knows how: 8 bits, grey, or colour that is neither lossless nor odd."""
+    if facts.process not in _PROCESSES or facts.precision != _BYTE or facts.revision != 1:
+        return False
+    lossy = facts.process != LOSSLESS
+    colour = facts.components == _COLOURS and facts.sampling in _SAMPLINGS
+    return facts.components == 1 or (lossy and colour)
+
+
+def with_colours_told(data: bytes, *, rgb: bool) -> bytes:
+    """A codestream with Adobe's marker, which says what its colours are (ITU-T T.872 6.5.3)."""
+    return data[:2] + _ADOBE + bytes((0 if rgb else 1,)) + data[2:]
 
 
 def decode_jpeg8(data: bytes | memoryview, facts: JpegFacts, factor: int = 1) -> NDArray[np.uint8]:

@@ -23,10 +23,11 @@ _IN_ORDER = frozenset({0xC0, 0xC1, LOSSLESS})
 _EOI, _STUFFED = b"\xff\xd9", b"\xff\x00"
 _RESTARTS = tuple(bytes((0xFF, n)) for n in range(0xD0, 0xD8))
 _LAST_BYTES = 8
-# A sample takes one bit at least, a block two; a unit of blocks is 16 columns and rows at most.
-_LAST_SAMPLES, _LAST_UNITS, _UNIT = 8 * _LAST_BYTES, 4 * _LAST_BYTES, 16
-# No code is left as it is by both, nor changed to one that is none, which would count as zero.
-_FLIPS = (0xFF, 0x55)
+# A sample takes one bit at least, a block two; a unit of blocks is 32 columns and rows at most.
+_LAST_SAMPLES, _LAST_UNITS, _UNIT = 8 * _LAST_BYTES, 4 * _LAST_BYTES, 32
+# Changed codes may be none, which counts as zero, and black gets no blacker: so there are several,
+# of which nearly always the first shows.
+_FLIPS = (0xFF, 0x0F, 0x55, 0xC3, 0x33, 0x5A, 0x91, 0x2C)
 _PART = 1 << 20
 _MORE = bytes(range(0xFF)) * 4
 
@@ -64,8 +65,10 @@ def _ends_with_its_data(
             return False  # The data were used up before, and more of them would have been.
         if not _equal(samples[same:], changed[same:]):
             return True
-    # An even picture may have but one code, which nothing can be changed to.
-    return bool(samples.min() == samples.max())
+        del changed
+    # An even picture may have but one code, which nothing can be changed to; and where only
+    # luminance is asked for, the last bits may tell of colour.
+    return bool(samples.min() == samples.max()) or "outcolorspace" in options
 
 
 def _equal(samples: NDArray[Any], others: NDArray[Any]) -> bool:
@@ -85,6 +88,8 @@ def _last(facts: JpegFacts, pixels: NDArray[Any]) -> int:
 def _with_another_end(data: bytes, scan: int, flips: int) -> bytes:
     """The codestream with these bits of its last bytes flipped, and more bytes than there were."""
     end = data.index(_EOI, scan)
+    while data[end - 2 : end] in _RESTARTS:
+        end -= 2
     start = max(scan, end - _LAST_BYTES)
     start -= data[start - 1] == _STUFFED[0]  # Not between two that belong together.
     restart = max(data.rfind(marker, start, end) for marker in _RESTARTS)

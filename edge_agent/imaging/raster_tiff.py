@@ -32,6 +32,7 @@ _UNSIGNED = 1
 _PLANAR = 2
 _GREY_AXES, _MAX_SAMPLES = 2, 5
 _MAX_TILE = 1 << 26
+_TAIL, _BLOCKS = 16, 16
 _SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
 
 
@@ -91,17 +92,17 @@ def _check_pixels(page: tiff.Directory) -> None:
 
 def _check_extent(page: tiff.Directory, size: int) -> None:
     """Make sure that all strips or tiles lie inside of the file."""
-    if any(offset + count > size for offset, count in _extents(page)):
+    if any(offset + max(count, 1) > size for offset, count in _extents(page)):
         raise truncated("part of the TIFF's picture lies beyond the end")
 
 
 def _extents(page: tiff.Directory) -> list[tuple[int, int]]:
-    """Where each strip or tile starts, and how many bytes it has."""
+    """Where each strip or tile starts, and how many bytes it has; 0 where that is not said."""
     offsets = page.values.get(tiff.STRIP_OFFSETS) or page.values.get(tiff.TILE_OFFSETS) or ()
     counts = page.values.get(tiff.STRIP_BYTES) or page.values.get(tiff.TILE_BYTES) or ()
     if not offsets:
         raise corrupt("the TIFF does not say where its picture lies")
-    counts = counts if len(counts) == len(offsets) else (1,) * len(offsets)
+    counts = counts if len(counts) == len(offsets) else (0,) * len(offsets)
     return list(zip(offsets, counts, strict=True))
 
 
@@ -116,13 +117,32 @@ def _by_rgba(page: tiff.Directory) -> bool:
 
 def _check_jpeg(data: memoryview, page: tiff.Directory) -> None:
     """Decode each strip or tile by itself: libtiff does not tell where libjpeg had to guess."""
-    tables = bytes(page.values.get(tiff.JPEG_TABLES, ()))[: -len(_EOI)]
-    for offset, count in _extents(page):
+    tables, _end, rest = bytes(page.values.get(tiff.JPEG_TABLES, ())).rpartition(_EOI)
+    tables = tables or rest
+    rows, columns, parts = _parts(page)
+    for offset, count in _extents(page)[:parts]:
+        if not count:
+            continue
         part = bytes(data[offset : offset + count])
-        stream = tables + part[len(_SOI) :] if tables else part
+        stream = tables + part.removeprefix(_SOI) if tables else part
+        if _EOI not in stream[-_TAIL:]:
+            stream += _EOI  # As libtiff does where the writer did not.
         facts = codestream.read_jpeg(stream)
+        if facts.rows > rows or facts.columns > columns:
+            raise corrupt("a part of the TIFF's picture is larger than declared")
         if is_jpeg8(facts):
             decode_jpeg8(stream, facts)
+
+
+def _parts(page: tiff.Directory) -> tuple[int, int, int]:
+    """Rows and columns of a strip or tile at most, and how many of them make the picture."""
+    height, width = page.first(tiff.HEIGHT), page.first(tiff.WIDTH)
+    rows = page.first(tiff.TILE_HEIGHT) or page.first(tiff.STRIP_ROWS) or height
+    columns = page.first(tiff.TILE_WIDTH) or width
+    planes = page.first(tiff.SAMPLES, 1) if page.first(tiff.PLANAR, 1) == _PLANAR else 1
+    # The last strip may go on to the end of its blocks.
+    at_most = max(page.first(tiff.TILE_HEIGHT), min(rows, height + _BLOCKS))
+    return at_most, columns, -(-height // rows) * -(-width // columns) * planes
 
 
 def _decoded(data: memoryview, page: tiff.Directory) -> NDArray[Any]:

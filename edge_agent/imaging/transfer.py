@@ -20,7 +20,7 @@ from rle import rle
 from edge_agent.imaging import codestream
 from edge_agent.imaging.dicom_file import DicomFile
 from edge_agent.imaging.grayscale import Stored
-from edge_agent.imaging.jpeg8 import decode_jpeg8, is_jpeg8
+from edge_agent.imaging.jpeg8 import decode_jpeg8, is_jpeg8, with_colours_told
 from edge_agent.imaging.jpeg2000 import decode_jpeg2000
 from edge_agent.imaging.jpeg_other import decode_other_jpeg
 from edge_agent.imaging.native import decoded
@@ -128,12 +128,14 @@ def _jpeg(frame: Frame) -> Stored:
     frame.check_declared(facts.rows, facts.columns, facts.components, facts.precision)
     # libjpeg guesses RGB or YCbCr from markers; the data set knows where they are absent.
     told = form.samples == 1 or facts.adobe or facts.jfif
-    if told and is_jpeg8(facts):
-        return _plain(decode_jpeg8(frame.data, facts), frame, facts.precision)
+    rgb = form.photometric == "RGB"
+    if is_jpeg8(facts):
+        data = frame.data if told else with_colours_told(frame.data, rgb=rgb)
+        return _plain(decode_jpeg8(data, facts), frame, facts.precision)
     options: dict[str, str] = {}
     if form.samples > 1 and facts.process != codestream.LOSSLESS:
         if not told:
-            options["colorspace"] = "RGB" if form.photometric == "RGB" else "YCBCR"
+            options["colorspace"] = "RGB" if rgb else "YCBCR"
         options["outcolorspace"] = "GRAYSCALE"
     pixels = decode_other_jpeg(frame.data, facts, **options)
     return _plain(pixels, frame, facts.precision)

@@ -7,6 +7,7 @@ import zlib
 from pathlib import Path
 
 import data_store
+import numpy as np
 import pydicom
 import pydicom.data
 import pytest
@@ -28,6 +29,9 @@ FOLDERS = (Path(data_store.__file__).parent / "data", Path(pydicom.data.__file__
 # Of this one pydicom reads nothing at all.
 LOST = "emri_small_jpeg_2k_lossless_too_short.dcm"
 FILES = sorted(path for folder in FOLDERS for path in folder.rglob("*.dcm") if path.name != LOST)
+
+
+TRAILING_PADDING = b"\xfc\xff\xfc\xffOB\0\0\4\0\0\0abcd"
 
 
 def parsed(data: bytes) -> DicomFile:
@@ -147,6 +151,26 @@ class TestHostile:
         bomb = deflater.compress(bytes(50_000_000)) + deflater.flush()
         limits = Limits(max_bytes=10_000_000)
         assert refusal(data[:meta_end] + bomb, limits) is ErrorCode.TOO_LARGE
+
+    @pytest.mark.parametrize("after", [b"", b"\0", bytes(64), TRAILING_PADDING])
+    def test_deflated_with_something_after_the_pixels(self, after: bytes) -> None:
+        pixels = np.arange(161 * 145).reshape(161, 145).astype(np.uint8)
+        data = studies.written(studies.data_set(pixels), uid.DeflatedExplicitVRLittleEndian)
+        meta_end = 144 + struct.unpack_from("<L", data, 140)[0]
+        inflated = zlib.decompress(data[meta_end:], -zlib.MAX_WBITS) + after
+        deflater = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+        file = parsed(data[:meta_end] + deflater.compress(inflated) + deflater.flush())
+        assert bytes(file.native or b"")[: pixels.size] == pixels.tobytes()
+
+    def test_deflated_with_more_pixels_than_declared(self) -> None:
+        data = studies.written(
+            studies.data_set(studies.chest(), bits=12), uid.DeflatedExplicitVRLittleEndian
+        )
+        meta_end = 144 + struct.unpack_from("<L", data, 140)[0]
+        inflated = zlib.decompress(data[meta_end:], -zlib.MAX_WBITS) + b"\x12\x07" * 300
+        deflater = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+        longer = data[:meta_end] + deflater.compress(inflated) + deflater.flush()
+        assert refusal(longer) is ErrorCode.CORRUPT
 
     def test_deflated_without_end(self) -> None:
         ds = studies.data_set(studies.chest(), bits=12)

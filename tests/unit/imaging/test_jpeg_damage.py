@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from typing import Any
 
+import cv2
 import imagecodecs
 import numpy as np
 import pydicom
@@ -13,16 +15,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from pydicom import uid
 
-from edge_agent.imaging import codestream
+from edge_agent.imaging import Limits, codestream, read_study, transfer
+from edge_agent.imaging.dicom import pixel_format
+from edge_agent.imaging.dicom_file import parse
+from edge_agent.imaging.dicom_header import Header
 from edge_agent.imaging.jpeg8 import decode_jpeg8, is_jpeg8
 from edge_agent.imaging.jpeg_other import decode_other_jpeg
-from tests import hostile
+from tests import hostile, studies
 from tests.campaign import unseen_damage
 from tests.conftest import pydicom_file
 
 COUNT = 12
 FILES = hostile.compressed_files()
+# 24 x 24 noisy pixels whose colours have a third of their columns (cjpeg -sample 3x1).
+THIRDS = base64.b64decode(
+    "/9j/4AAQSkZJRgABAQAAAQABAAD/2wCDEABQADcAPABGADwAMgBQAEYAQQBGAFoAVQBQAF8AeADIAIIAeABuAG4A"
+    "eAD1AK8AuQCRAMgBIgD/ATEBLAEdAP8BGAETAUABaAHMAYYBQAFUAbMBWQETARgBkAIhAZUBswHbAeoCAwIIAgMB"
+    "NgGBAjUCXQIwAfQCWAHMAfkCAwHv/9sAgxEAVQBaAFoAeABpAHgA6wCCAIIA6wHvAUoBGAFKAe8B7wHvAe8B7wHv"
+    "Ae8B7wHvAe8B7wHvAe8B7wHvAe8B7wHvAe8B7wHvAe8B7wHvAe8B7wHvAe8B7wHvAe8B7wHvAe8B7wHvAe8B7wHv"
+    "Ae8B7wHvAe8B7wHvAe8B7wHvAe8B7//BABEIABgAGAMBMQACEQEDEQH/xAAWAAEBAQAAAAAAAAAAAAAAAAABAgD/"
+    "xAAdEAEAAgIDAQEAAAAAAAAAAAABABEhMQJBUSLh/8QAFAEBAAAAAAAAAAAAAAAAAAAAAP/EABYRAQEBAAAAAAAA"
+    "AAAAAAAAAAARQf/aAAwDAQACEQMRAD8AQeK17lqBVuBr3uVeO6O4Eu14mKuZrkIWqZqZaXVsYEyb+pL3uImcfkFf"
+    "/9k="
+)
 
 
 def pictures(bits: int) -> st.SearchStrategy[NDArray[np.uint16]]:
@@ -88,6 +105,62 @@ def written(pixels: NDArray[Any], mode: str | None = None, **options: Any) -> by
     return file.getvalue()
 
 
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("quality", [20, 75, 95])
+def test_pictures_that_end_in_black_or_white_are_read(quality: int, seed: int) -> None:
+    dice = np.random.default_rng(seed)
+    picture = np.zeros((256, 256), np.uint16)
+    picture[:20, :20] = dice.integers(0, 4096, (20, 20))
+    for shown in (picture, 4095 - picture):
+        stream = imagecodecs.jpeg8_encode(shown, quality, bitspersample=12)
+        read = decode_other_jpeg(stream, codestream.read_jpeg(stream))
+        np.testing.assert_array_equal(read, imagecodecs.jpeg8_decode(stream))
+
+
+def test_a_restart_marker_before_the_end() -> None:
+    stream = imagecodecs.jpeg8_encode(hostile.crop(), lossless=True, bitspersample=16)
+    stream = stream[:-2] + b"\xff\xd7\xff\xd9"
+    np.testing.assert_array_equal(
+        decode_other_jpeg(stream, codestream.read_jpeg(stream)), hostile.crop()
+    )
+
+
+@pytest.mark.parametrize("photometric", ["YBR_FULL", "RGB"])
+@pytest.mark.parametrize("sampling", ["4:4:4", "4:2:0"])
+def test_colour_whose_codestream_does_not_tell(photometric: str, sampling: str) -> None:
+    """What is meant stands in the data set alone; busy colours are not seen in the luminance."""
+    picture = np.random.default_rng(0).integers(0, 256, (256, 256, 3)).astype(np.uint8)
+    stream = written(picture, quality=95, subsampling=sampling)
+    assert stream[2:4] == b"\xff\xe0"
+    bare = stream[:2] + stream[20:]
+    data = studies.compressed(
+        bare, picture, uid.JPEGBaseline8Bit, PhotometricInterpretation=photometric
+    )
+    colours = "RGB" if photometric == "RGB" else "YCBCR"
+    expected = imagecodecs.jpeg8_decode(bare, colorspace=colours, outcolorspace="GRAYSCALE")
+    file = parse(memoryview(data), Limits())
+    stored = transfer.decode(file, pixel_format(Header(file.elements)), None)
+    np.testing.assert_array_equal(stored, expected)
+
+
+@pytest.mark.parametrize("revision", [1, 2])
+def test_any_revision_of_jfif(revision: int) -> None:
+    stream = bytearray(FILES["jpeg"])
+    stream[11] = revision
+    np.testing.assert_array_equal(
+        read_study(bytes(stream))[0].pixels, read_study(FILES["jpeg"])[0].pixels
+    )
+
+
+def test_odd_sampling_is_read() -> None:
+    facts = codestream.read_jpeg(THIRDS)
+    assert facts.sampling == b"\x31\x11\x11"
+    assert not is_jpeg8(facts)
+    expected = cv2.imdecode(np.frombuffer(THIRDS, np.uint8), cv2.IMREAD_GRAYSCALE)
+    read, _ = read_study(THIRDS, limits=Limits(min_side=1))
+    assert np.abs(read.pixels.astype(int) - expected).max() <= 1
+
+
 @pytest.mark.parametrize("name", ["JPEG-LL.dcm", "JPGLosslessP14SV1_1s_1f_8b.dcm"])
 def test_real_lossless_files_are_read(name: str) -> None:
     ds = pydicom.dcmread(pydicom_file(name))
@@ -98,8 +171,6 @@ def test_real_lossless_files_are_read(name: str) -> None:
 
 @pytest.mark.parametrize("factor", [1, 2, 4])
 def test_smaller_pictures_are_opencvs(factor: int) -> None:
-    import cv2
-
     stream = FILES["jpeg"]
     facts = codestream.read_jpeg(stream)
     assert is_jpeg8(facts)

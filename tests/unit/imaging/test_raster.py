@@ -478,3 +478,90 @@ def test_real_radiographs_come_as_opencv_reads_them(radiographs: list[Path]) -> 
         expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
         radiograph, _ = read_study(data)
         assert np.abs(radiograph.pixels.astype(int) - expected).max() <= 1
+
+
+class TestJpegInTiff:
+    STRIP = 64
+
+    def strips(self) -> list[bytes]:
+        tops = range(0, GREY.shape[0], self.STRIP)
+        return [pillow(GREY[top : top + self.STRIP], "JPEG", quality=98) for top in tops]
+
+    def test_strips(self) -> None:
+        assert off_by(jpeg_tiff(self.strips(), self.STRIP)) <= 4
+
+    def test_strips_without_end(self) -> None:
+        assert off_by(jpeg_tiff([strip[:-2] for strip in self.strips()], self.STRIP)) <= 4
+
+    def test_a_strip_whose_size_is_not_told(self) -> None:
+        whole = [pillow(GREY, "JPEG", quality=98)]
+        assert off_by(jpeg_tiff(whole, GREY.shape[0], counts=False)) <= 4
+
+    @pytest.mark.parametrize("after", [b"", b"\xff\xd9", b"\xff\xd9\0"])
+    def test_tables_apart(self, after: bytes) -> None:
+        first, *_ = apart = [tables_and_rest(strip) for strip in self.strips()]
+        data = jpeg_tiff([rest for _, rest in apart], self.STRIP, tables=first[0] + after)
+        assert off_by(data) <= 4
+
+    def test_a_damaged_strip(self) -> None:
+        strips = self.strips()
+        strips[1] = strips[1][:2000] + bytes(200) + strips[1][2200:]
+        assert code_of(jpeg_tiff(strips, self.STRIP)) is ErrorCode.CORRUPT
+
+    def test_a_strip_that_declares_more_than_the_picture(self) -> None:
+        strips = self.strips()
+        frame = strips[0].index(b"\xff\xc0") + 5
+        strips[0] = strips[0][:frame] + b"\xff\xdc\xff\xdc" + strips[0][frame + 4 :]
+        assert code_of(jpeg_tiff(strips, self.STRIP)) is ErrorCode.CORRUPT
+
+
+def tables_and_rest(stream: bytes) -> tuple[bytes, bytes]:
+    """A JPEG file's tables, as TIFF's JPEGTables without their end, and the rest."""
+    tables = rest = stream[:2]
+    at = 2
+    while stream[at + 1] != 0xDA:
+        end = at + 2 + int.from_bytes(stream[at + 2 : at + 4])
+        if stream[at + 1] in {0xDB, 0xC4}:
+            tables += stream[at:end]
+        else:
+            rest += stream[at:end]
+        at = end
+    return tables, rest + stream[at:]
+
+
+def jpeg_tiff(
+    strips: list[bytes], strip_rows: int, *, counts: bool = True, tables: bytes = b""
+) -> bytes:
+    """A TIFF file whose strips, of GREY, are JPEG."""
+    rows, columns = GREY.shape
+    at = 8
+    offsets = []
+    for strip in strips:
+        offsets.append(at)
+        at += len(strip)
+    entries: dict[int, tuple[str, list[int]]] = {
+        256: ("L", [columns]),
+        257: ("L", [rows]),
+        258: ("H", [8]),
+        259: ("H", [7]),
+        262: ("H", [1]),
+        273: ("L", offsets),
+        277: ("H", [1]),
+        278: ("L", [strip_rows]),
+    }
+    if counts:
+        entries[279] = ("L", [len(strip) for strip in strips])
+    if tables:
+        entries[347] = ("B", list(tables))
+    values_at = at + 2 + 12 * len(entries) + 4
+    directory, values = struct.pack("<H", len(entries)), b""
+    for tag, (kind, numbers) in sorted(entries.items()):
+        packed = struct.pack(f"<{len(numbers)}{kind}", *numbers)
+        directory += struct.pack("<HHL", tag, {"B": 7, "H": 3, "L": 4}[kind], len(numbers))
+        if len(packed) <= 4:
+            directory += packed.ljust(4, b"\0")
+        else:
+            directory += struct.pack("<L", values_at + len(values))
+            values += packed
+    head = b"II*\0" + struct.pack("<L", at)
+    return head + b"".join(strips) + directory + bytes(4) + values
