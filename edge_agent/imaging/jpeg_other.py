@@ -1,4 +1,4 @@
-"""JPEG that `jpeg8` does not decode: lossless, of 12 bits, CMYK, colour without markers.
+"""JPEG that `jpeg8` does not decode: lossless, of 12 bits, CMYK, colour of odd sampling.
 
 imagecodecs does not pass libjpeg's warnings on: where data are damaged, it paints over the rest
 without a word. So the end of the data is tried: a picture is told by all of its data and by no
