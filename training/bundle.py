@@ -38,7 +38,7 @@ from edge_agent.core.findings import Finding
 from edge_agent.engines.base import Engine, Pixels
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.gate import OpenVinoGate
-from edge_agent.engines.golden import answer, differences, read_picture, run_golden
+from edge_agent.engines.golden import answers, differences, read_picture, run_golden
 from edge_agent.engines.onnxruntime import OnnxRuntimeEngine, OnnxRuntimeOptions
 from edge_agent.engines.openvino import DEFAULT_OPTIONS, OpenVinoEngine, OpenVinoOptions
 from hilum.catalog import CATALOG
@@ -199,9 +199,9 @@ def write_bundle(
     """Record the golden cases, write the archive, open it again and let it prove itself.
 
     A picture becomes a golden case if each variant says the same of it, within its tolerance, in
-    f32 and in the runtime's own choice of precision. What is recorded is the f32 answer; pictures
-    on which rounding decides are left out, and of the others those that show the most are taken,
-    at most `MOST_CASES`.
+    f32 and in the runtime's own choice of precision, alone and together with others. What is
+    recorded is the f32 answer; pictures on which rounding decides are left out, and of the others
+    those that show the most are taken, at most `MOST_CASES`.
 
     Args:
         path: where to; replaced at once when all is well, untouched otherwise.
@@ -293,19 +293,20 @@ def _record(
 def _recordings(
     draft: Bundle, variant: EngineVariant, pictures: Mapping[str, Pixels], options: OpenVinoOptions
 ) -> dict[str, tuple[GoldenFinding, ...]]:
-    exact, usual = (
-        {case: answer(engine, pixels, draft.manifest, variant) for case, pixels in pictures.items()}
+    exact, *others = (
+        said
         for engine in (
             measuring_engine(draft, variant, replace(options, inference_precision="f32")),
             measuring_engine(draft, variant, options),
         )
+        for said in answers(engine, list(pictures.values()), draft.manifest, variant)
     )
     tolerance = TOLERANCES[variant.name]
-    recorded = {case: _golden(findings) for case, findings in exact.items()}
+    recorded = [_golden(findings) for findings in exact]
     return {
         case: findings
-        for case, findings in recorded.items()
-        if not differences(findings, usual[case], variant.operating_points, tolerance)
+        for case, findings, *found in zip(pictures, recorded, *others, strict=True)
+        if not any(differences(findings, it, variant.operating_points, tolerance) for it in found)
     }
 
 

@@ -8,7 +8,7 @@ The gate by content looks at them too: each shows a chest, upright, so it must r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -40,9 +40,6 @@ class Verdict:
 def run_golden(bundle: Bundle, engine: Engine) -> tuple[Verdict, ...]:
     """Run every golden case of a bundle on one of its engines, in the bundle's order.
 
-    An engine that takes several images in one run is asked for each alone and for several
-    together: it may compute them by other code.
-
     Raises:
         BundleInvalid: the engine's name is none of the bundle's variants, or a picture is not of
             the input's form.
@@ -52,14 +49,11 @@ def run_golden(bundle: Bundle, engine: Engine) -> tuple[Verdict, ...]:
     cases, tolerance = bundle.golden.cases, bundle.golden.tolerances[variant.name]
     pictures = [read_picture(bundle.read(case.image), manifest.input) for case in cases]
     problems: dict[str, tuple[str, ...]] = {case.name: () for case in cases}
-    for images in sorted({1, engine.max_batch}):
-        for k in range(0, len(cases), images):
-            outputs = engine.infer(np.stack(pictures[k : k + images])[:, None])
-            for case, of_one in zip(cases[k : k + images], outputs, strict=True):
-                found = _findings(engine, of_one, manifest, variant)
-                problems[case.name] += differences(
-                    case.expected[variant.name], found, variant.operating_points, tolerance
-                )
+    for said in answers(engine, pictures, manifest, variant):
+        for case, found in zip(cases, said, strict=True):
+            problems[case.name] += differences(
+                case.expected[variant.name], found, variant.operating_points, tolerance
+            )
     return tuple(Verdict(name, found) for name, found in problems.items())
 
 
@@ -82,15 +76,25 @@ def run_gate(bundle: Bundle, judge: Callable[[Pixels], GateVerdict]) -> tuple[Ve
     return tuple(verdicts)
 
 
-def answer(
-    engine: Engine, pixels: Pixels, manifest: Manifest, variant: EngineVariant
-) -> tuple[Finding, ...]:
-    """Findings in a picture u8 (H, W) of the input's very size, at the operating points.
+def answers(
+    engine: Engine, pictures: Sequence[Pixels], manifest: Manifest, variant: EngineVariant
+) -> Iterator[list[tuple[Finding, ...]]]:
+    """Findings in each picture u8 (H, W) of the input's very size, at the operating points.
+
+    An engine that takes several images in one run is asked for each alone, and then for several
+    together, the first ones filling up the last run: it may compute them by other code.
 
     Raises:
         EngineFailed: the engine gave no answer, or none that can be one.
     """
-    return _findings(engine, engine.infer(pixels[None, None])[0], manifest, variant)
+    count = len(pictures)
+    for images in sorted({1, max(1, min(engine.max_batch, count))}):
+        said = []
+        for k in range(0, count, images):
+            batch = np.stack([pictures[i % count] for i in range(k, k + images)])
+            outputs = engine.infer(batch[:, None])
+            said += [_findings(engine, of_one, manifest, variant) for of_one in outputs]
+        yield said[:count]
 
 
 def _findings(

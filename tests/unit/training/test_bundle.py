@@ -11,6 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edge_agent.engines.base import Engine, Pixels, RawOutputs
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.golden import run_golden
 from edge_agent.engines.openvino import OpenVinoOptions
@@ -18,6 +19,7 @@ from edge_agent.errors import BundleInvalid
 from hilum.catalog import CATALOG
 from hilum.manifest import MANIFEST_NAME, HeadSpec, InputSpec, Provenance
 from tests.support.bundles import ANCHORS, MASS, ROWS, SIZE, picture, transparent_ir
+from training import bundle
 from training.bundle import (
     BF16,
     FLOAT_BIN,
@@ -101,6 +103,37 @@ def test_it_holds_what_went_in_and_proves_itself(tmp_path: Path) -> None:
     for variant in made.manifest.engines:
         engine = measuring_engine(made, variant, OPTIONS)
         assert all(verdict.passed for verdict in run_golden(made, engine))
+
+
+class TwoAtOnce:
+    """An engine that sees nothing in one picture as soon as it runs together with another."""
+
+    max_batch = 2
+
+    def __init__(self, engine: Engine, lost: Pixels) -> None:
+        self.name = engine.name
+        self.close = engine.close
+        self._engine = engine
+        self._lost = lost
+
+    def infer(self, batch: Pixels) -> RawOutputs:
+        outputs = np.concatenate([self._engine.infer(image[None]) for image in batch])
+        if len(batch) > 1:
+            outputs[[np.array_equal(image[0], self._lost) for image in batch]] = 0
+        return outputs
+
+
+def test_what_is_answered_otherwise_together_is_no_golden_case(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = picture((2, 200, (10, 10, 40, 40)))
+    engine_for = bundle.measuring_engine
+    monkeypatch.setattr(
+        bundle, "measuring_engine", lambda *known: TwoAtOnce(engine_for(*known), lost)
+    )
+    parts = replace(PARTS, pictures={**PARTS.pictures, "lost": lost})
+    made = write_bundle(tmp_path / "a.bundle", parts, OPTIONS)
+    assert [case.name for case in made.golden.cases] == ["clear", "mass"]
 
 
 def test_the_same_parts_are_the_same_bytes(tmp_path: Path) -> None:
