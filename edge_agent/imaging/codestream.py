@@ -10,6 +10,7 @@ from edge_agent.imaging.refusals import corrupt, truncated
 
 _MARK, _EOI, _SOS = 0xFF, 0xD9, 0xDA
 _APP0, _APP1, _APP14 = 0xE0, 0xE1, 0xEE
+START, END = b"\xff\xd8", b"\xff\xd9"
 JPEG_LS = 0xF7
 LOSSLESS = 0xC3
 # SOF markers, without DHT (C4), JPG (C8) and DAC (CC) that stand among them.
@@ -26,9 +27,9 @@ class JpegFacts:
 
     `process` is the frame's marker: 0xC0 baseline, 0xC1 extended, 0xC2 progressive, 0xC3
     lossless, 0xF7 JPEG-LS. `sampling` has a byte for each component: its horizontal factor times
-    16, plus its vertical one. `scan` is where the first scan's coded data start. `revision` is
-    JFIF's major one, 1 where there is no JFIF. `exif` is the EXIF block in TIFF form, empty where
-    there is none.
+    16, plus its vertical one. `scan` is where the first scan's coded data start, `end` where
+    the picture's end marker stands. `revision` is JFIF's major one, 1 where there is no JFIF.
+    `exif` is the EXIF block in TIFF form, empty where there is none.
     """
 
     process: int
@@ -38,6 +39,7 @@ class JpegFacts:
     components: int
     sampling: bytes
     scan: int
+    end: int
     adobe: bool = False
     jfif: bool = False
     revision: int = 1
@@ -51,7 +53,7 @@ def read_jpeg(data: bytes | memoryview) -> JpegFacts:
         StudyImageRefused: TRUNCATED or CORRUPT.
     """
     data = bytes(data)
-    if data[:2] != b"\xff\xd8":
+    if data[:2] != START:
         raise corrupt("the picture does not begin as JPEG does")
     frame: tuple[int, int, int, int, int] | None = None
     adobe = jfif = False
@@ -74,7 +76,8 @@ def read_jpeg(data: bytes | memoryview) -> JpegFacts:
             if frame is None:
                 raise corrupt("a scan comes before the picture's size")
             # Entropy-coded data hold no such pair, so this is the picture's end.
-            if data.find(b"\xff\xd9", after) < 0:
+            end = data.find(END, after)
+            if end < 0:
                 raise truncated("the picture has no end")
             if data.count(b"\xff\xda", after) > _MAX_SCANS:
                 raise corrupt("it has more scans than any radiograph")
@@ -82,6 +85,7 @@ def read_jpeg(data: bytes | memoryview) -> JpegFacts:
                 *frame,
                 sampling=sampling,
                 scan=after,
+                end=end,
                 adobe=adobe,
                 jfif=jfif,
                 revision=revision,

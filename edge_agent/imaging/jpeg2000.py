@@ -54,17 +54,13 @@ def decode_jpeg2000(frame: Frame) -> Stored:
     """
     data = unwrap_jp2(frame.data)
     facts = read_jpeg2000(data)
-    _check(facts, frame)
+    frame.check_declared(facts.rows, facts.columns, facts.components, facts.precision)
     reduction = _reduction(facts, frame)
     if reduction and facts.rows * facts.columns <= (Image.MAX_IMAGE_PIXELS or 0):
         return _signed_as_declared(_reduced(data, facts, reduction), facts, frame.format)
     pixels = decoded(imagecodecs.jpeg2k_decode, data, numthreads=_THREADS)
     frame.check_decoded(pixels)
     return _signed_as_declared(pixels, facts, frame.format)
-
-
-def _check(facts: Jpeg2000Facts, frame: Frame) -> None:
-    frame.check_declared(facts.rows, facts.columns, facts.components, facts.precision)
 
 
 def _reduction(facts: Jpeg2000Facts, frame: Frame) -> int:

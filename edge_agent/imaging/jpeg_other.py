@@ -20,7 +20,7 @@ from edge_agent.imaging.refusals import corrupt
 
 # Baseline, extended and lossless; a progressive picture's last bits tell of all of it.
 _IN_ORDER = frozenset({0xC0, 0xC1, LOSSLESS})
-_EOI, _STUFFED = b"\xff\xd9", b"\xff\x00"
+_STUFFED = b"\xff\x00"
 _RESTARTS = tuple(bytes((0xFF, n)) for n in range(0xD0, 0xD8))
 _LAST_BYTES = 8
 # A sample takes one bit at least, a block two; a unit of blocks is 32 columns and rows at most.
@@ -58,8 +58,9 @@ def _ends_with_its_data(
 ) -> bool:
     samples = pixels.ravel()
     same = max(0, samples.size - _last(facts, pixels))
+    data = bytes(data)
     for flips in _FLIPS:
-        other = _with_another_end(bytes(data), facts.scan, flips)
+        other = _with_another_end(data, facts, flips)
         changed = decoded(imagecodecs.jpeg8_decode, other, **options).ravel()
         if not _equal(samples[:same], changed[:same]):
             return False  # The data were used up before, and more of them would have been.
@@ -85,12 +86,12 @@ def _last(facts: JpegFacts, pixels: NDArray[Any]) -> int:
     return rows * (pixels.size // facts.rows)
 
 
-def _with_another_end(data: bytes, scan: int, flips: int) -> bytes:
+def _with_another_end(data: bytes, facts: JpegFacts, flips: int) -> bytes:
     """The codestream with these bits of its last bytes flipped, and more bytes than there were."""
-    end = data.index(_EOI, scan)
+    end = facts.end
     while data[end - 2 : end] in _RESTARTS:
         end -= 2
-    start = max(scan, end - _LAST_BYTES)
+    start = max(facts.scan, end - _LAST_BYTES)
     start -= data[start - 1] == _STUFFED[0]  # Not between two that belong together.
     restart = max(data.rfind(marker, start, end) for marker in _RESTARTS)
     start = max(start, restart + 2)

@@ -33,7 +33,6 @@ _PLANAR = 2
 _GREY_AXES, _MAX_SAMPLES = 2, 5
 _MAX_TILE = 1 << 26
 _TAIL, _BLOCKS = 16, 16
-_SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
 
 
 def declare_tiff(data: memoryview) -> Declared:
@@ -117,16 +116,16 @@ def _by_rgba(page: tiff.Directory) -> bool:
 
 def _check_jpeg(data: memoryview, page: tiff.Directory) -> None:
     """Decode each strip or tile by itself: libtiff does not tell where libjpeg had to guess."""
-    tables, _end, rest = bytes(page.values.get(tiff.JPEG_TABLES, ())).rpartition(_EOI)
+    tables, _end, rest = bytes(page.values.get(tiff.JPEG_TABLES, ())).rpartition(codestream.END)
     tables = tables or rest
     rows, columns, parts = _parts(page)
     for offset, count in _extents(page)[:parts]:
         if not count:
             continue
         part = bytes(data[offset : offset + count])
-        stream = tables + part.removeprefix(_SOI) if tables else part
-        if _EOI not in stream[-_TAIL:]:
-            stream += _EOI  # As libtiff does where the writer did not.
+        stream = tables + part.removeprefix(codestream.START) if tables else part
+        if codestream.END not in stream[-_TAIL:]:
+            stream += codestream.END  # As libtiff does where the writer did not.
         facts = codestream.read_jpeg(stream)
         if facts.rows > rows or facts.columns > columns:
             raise corrupt("a part of the TIFF's picture is larger than declared")
