@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import imagecodecs
 import numpy as np
@@ -121,3 +121,34 @@ def flips(data: bytes, count: int, seed: int) -> Iterator[bytes]:
         for _ in range(dice.randint(1, 8)):
             damaged[dice.randrange(within)] = dice.randrange(256)
         yield bytes(damaged)
+
+
+def damaged(data: bytes, damage: str, dice: random.Random) -> bytes:
+    """A large file with one of `DAMAGES` in its later part, where compressed data are."""
+    changed = bytearray(data)
+    DAMAGES[damage](changed, dice.randrange(len(data) // 5, len(data) - 1500), dice)
+    return bytes(changed)
+
+
+def _zeroed(data: bytearray, at: int, _dice: random.Random) -> None:
+    data[at : at + 1024] = bytes(1024)
+
+
+def _missing(data: bytearray, at: int, _dice: random.Random) -> None:
+    data[at : at + 1448] = b""
+
+
+def _overwritten(data: bytearray, at: int, dice: random.Random) -> None:
+    data[at : at + 512] = dice.randbytes(512)
+
+
+def _one_bit(data: bytearray, at: int, dice: random.Random) -> None:
+    data[at] ^= 1 << dice.randrange(8)
+
+
+DAMAGES: dict[str, Callable[[bytearray, int, random.Random], None]] = {
+    "1024 zeroed": _zeroed,
+    "1448 missing": _missing,
+    "512 overwritten": _overwritten,
+    "one bit": _one_bit,
+}

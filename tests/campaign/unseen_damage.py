@@ -12,7 +12,7 @@ import argparse
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -20,11 +20,9 @@ from edge_agent.errors import StudyImageRefused
 from edge_agent.imaging import read_study
 from tests import hostile
 
-Damage = Callable[[bytearray, int, random.Random], None]
-
 # The picture counts as read wrongly where this share of it is off by more than so many grey levels.
 VISIBLE_SHARE, VISIBLE_LEVELS = 0.01, 8
-REST = 0.2  # Damage lies in the file's later part, where compressed data are.
+OUTCOMES = ("refused", "harmless", "wrong")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # Native decoders print what they think.
     files = hostile.compressed_files()
     for name in options.kinds or files:
-        for damage in DAMAGES:
+        for damage in hostile.DAMAGES:
             found = looked_at(files[name], damage, options.count, options.seed)
             print(f"{name:18}{damage:16}" + "".join(f"{w} {found[w]:<8}" for w in OUTCOMES))
     return 0
@@ -49,41 +47,14 @@ def looked_at(sound: bytes, damage: str, count: int, seed: int) -> Counter[str]:
     whole = read_study(sound)[0].pixels.astype(np.int16)
     outcomes: Counter[str] = Counter()
     for _ in range(count):
-        data = bytearray(sound)
-        DAMAGES[damage](data, dice.randrange(int(len(data) * REST), len(data) - 1500), dice)
         try:
-            seen = read_study(bytes(data))[0].pixels
+            seen = read_study(hostile.damaged(sound, damage, dice))[0].pixels
         except StudyImageRefused:
             outcomes["refused"] += 1
             continue
         off = np.abs(seen - whole) > VISIBLE_LEVELS if seen.shape == whole.shape else np.True_
         outcomes["wrong" if off.mean() > VISIBLE_SHARE else "harmless"] += 1
     return outcomes
-
-
-def _zeroed(data: bytearray, at: int, _dice: random.Random) -> None:
-    data[at : at + 1024] = bytes(1024)
-
-
-def _missing(data: bytearray, at: int, _dice: random.Random) -> None:
-    data[at : at + 1448] = b""
-
-
-def _overwritten(data: bytearray, at: int, dice: random.Random) -> None:
-    data[at : at + 512] = dice.randbytes(512)
-
-
-def _one_bit(data: bytearray, at: int, dice: random.Random) -> None:
-    data[at] ^= 1 << dice.randrange(8)
-
-
-OUTCOMES = ("refused", "harmless", "wrong")
-DAMAGES: dict[str, Damage] = {
-    "1024 zeroed": _zeroed,
-    "1448 missing": _missing,
-    "512 overwritten": _overwritten,
-    "one bit": _one_bit,
-}
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ import numpy as np
 from edge_agent.errors import StudyImageRefused
 from edge_agent.imaging import read_study
 from tests import hostile
-from tests.campaign import unseen_damage
 
 FILLINGS = (1, 77, 200)
 PER_LARGE = 25  # One large file for so many small ones.
@@ -61,11 +60,10 @@ def damaged_files(count: int, seed: int) -> Iterator[tuple[str, bytes, tuple[int
                 yield f"{name} {damage.__name__} {number}", data, fits[number % 2]
     dice = random.Random(seed)
     for name, sound in hostile.compressed_files().items():
-        for damage_name, do_damage in unseen_damage.DAMAGES.items():
+        for kind in hostile.DAMAGES:
             for number in range(-(-count // PER_LARGE)):
-                data = bytearray(sound)
-                do_damage(data, dice.randrange(200, len(data) - 1500), dice)
-                yield f"{name} {damage_name} {number}", bytes(data), fits[number % 2]
+                data = hostile.damaged(sound, kind, dice)
+                yield f"{name} {kind} {number}", data, fits[number % 2]
 
 
 def _under(filling: int, count: int, seed: int) -> list[str]:

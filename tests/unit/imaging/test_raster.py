@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import struct
 import zlib
 from pathlib import Path
@@ -365,7 +366,7 @@ def raw_tiff(
         ]
     else:
         blocks = [pixels.tobytes()]
-    entries: dict[int, tuple[int, ...]] = {
+    entries: dict[int, tuple[int, ...] | bytes] = {
         256: (width or columns,),
         257: (height or rows,),
         258: (pixels.itemsize * 8,),
@@ -373,24 +374,33 @@ def raw_tiff(
         262: (photometric,),
         277: (1,),
     }
-    places = (322, 323, 324, 325) if tiled else (278, None, 273, 279)
-    entries[places[0] or 0] = (tile if tiled else rows,)
-    if places[1]:
-        entries[places[1]] = (tile,)
-    directory_size = 2 + 12 * (len(entries) + 2) + 4
-    lists_at = 8 + directory_size
-    data_at = lists_at + (8 * len(blocks) if len(blocks) > 1 else 0)
-    offsets = tuple(data_at + sum(map(len, blocks[:i])) for i in range(len(blocks)))
-    entries[places[2]] = offsets
-    entries[places[3]] = tuple(map(len, blocks))
-    directory, lists = struct.pack("<H", len(entries)), b""
-    for tag, values in sorted(entries.items()):
-        if len(values) == 1:
-            directory += struct.pack("<HHLL", tag, 4, 1, values[0])
+    if tiled:
+        entries |= {322: (tile,), 323: (tile,)}
+    else:
+        entries[278] = (rows,)
+    return tiff_file(entries, blocks, (324, 325) if tiled else (273, 279))
+
+
+def tiff_file(
+    entries: dict[int, tuple[int, ...] | bytes], blocks: list[bytes], places: tuple[int, ...]
+) -> bytes:
+    """A TIFF file of these elements; `places` are the tags of the blocks' offsets and sizes."""
+    ends = list(itertools.accumulate(map(len, blocks), initial=8))
+    told = (tuple(ends[:-1]), tuple(map(len, blocks)))
+    entries = entries | dict(zip(places, told, strict=False))
+    values_at = ends[-1] + 2 + 12 * len(entries) + 4
+    directory, values = struct.pack("<H", len(entries)), b""
+    for tag, numbers in sorted(entries.items()):
+        plain = isinstance(numbers, bytes)
+        packed = bytes(numbers) if plain else struct.pack(f"<{len(numbers)}L", *numbers)
+        directory += struct.pack("<HHL", tag, 7 if plain else 4, len(numbers))
+        if len(packed) <= 4:
+            directory += packed.ljust(4, b"\0")
         else:
-            directory += struct.pack("<HHLL", tag, 4, len(values), lists_at + len(lists))
-            lists += struct.pack(f"<{len(values)}L", *values)
-    return b"II*\0" + struct.pack("<L", 8) + directory + bytes(4) + lists + b"".join(blocks)
+            directory += struct.pack("<L", values_at + len(values))
+            values += packed
+    head = b"II*\0" + struct.pack("<L", ends[-1])
+    return head + b"".join(blocks) + directory + bytes(4) + values
 
 
 class TestOrientation:
@@ -534,34 +544,15 @@ def jpeg_tiff(
 ) -> bytes:
     """A TIFF file whose strips, of GREY, are JPEG."""
     rows, columns = GREY.shape
-    at = 8
-    offsets = []
-    for strip in strips:
-        offsets.append(at)
-        at += len(strip)
-    entries: dict[int, tuple[str, list[int]]] = {
-        256: ("L", [columns]),
-        257: ("L", [rows]),
-        258: ("H", [8]),
-        259: ("H", [7]),
-        262: ("H", [1]),
-        273: ("L", offsets),
-        277: ("H", [1]),
-        278: ("L", [strip_rows]),
+    entries: dict[int, tuple[int, ...] | bytes] = {
+        256: (columns,),
+        257: (rows,),
+        258: (8,),
+        259: (7,),
+        262: (1,),
+        277: (1,),
+        278: (strip_rows,),
     }
-    if counts:
-        entries[279] = ("L", [len(strip) for strip in strips])
     if tables:
-        entries[347] = ("B", list(tables))
-    values_at = at + 2 + 12 * len(entries) + 4
-    directory, values = struct.pack("<H", len(entries)), b""
-    for tag, (kind, numbers) in sorted(entries.items()):
-        packed = struct.pack(f"<{len(numbers)}{kind}", *numbers)
-        directory += struct.pack("<HHL", tag, {"B": 7, "H": 3, "L": 4}[kind], len(numbers))
-        if len(packed) <= 4:
-            directory += packed.ljust(4, b"\0")
-        else:
-            directory += struct.pack("<L", values_at + len(values))
-            values += packed
-    head = b"II*\0" + struct.pack("<L", at)
-    return head + b"".join(strips) + directory + bytes(4) + values
+        entries[347] = tables
+    return tiff_file(entries, strips, (273, 279) if counts else (273,))
