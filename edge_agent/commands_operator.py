@@ -19,7 +19,7 @@ from edge_agent.commands import (
     standard_error,
     standard_output,
 )
-from edge_agent.core.access import Role
+from edge_agent.core.authorization import Role
 from edge_agent.doors import utc_now
 from edge_agent.errors import ConfigInvalid
 from edge_agent.inputs import Misused

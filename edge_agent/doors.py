@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from edge_agent.config import Settings
-from edge_agent.core.access import Listener, check_listeners, is_loopback
-from edge_agent.core.origins import PageNames, page_names
+from edge_agent.core.authorization import Listener, check_listeners, is_loopback
+from edge_agent.core.request_origin import PageNames, page_names
 from edge_agent.errors import ConfigInvalid
 from edge_agent.serving.access import Gatekeeper
 from edge_agent.serving.audit import AuditLog

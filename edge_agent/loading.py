@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Final
 
 from edge_agent.config import Settings
-from edge_agent.core.choice import BatchPolicy
+from edge_agent.core.engine_selection import BatchPolicy
 from edge_agent.engines.base import Engine
 from edge_agent.engines.bundle import Bundle, shipped_bundles, starter_bundle_path
 from edge_agent.engines.choose import AUTO, Choice, choose

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from edge_agent.core.findings import BOX_ROWS
-from edge_agent.core.origins import page_names
+from edge_agent.core.request_origin import page_names
 from edge_agent.engines.base import Pixels, RawOutputs
 from edge_agent.imaging import Limits
 from edge_agent.serving.access import Gatekeeper

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import torch
 
-from edge_agent.core.gate import GateProbabilities
+from edge_agent.core.content_check import GateProbabilities
 from edge_agent.engines.bundle import Bundle
 from hilum.manifest import GateThresholds, InputSpec
 from training.bundle import GATE_HEADING, GateParts

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from edge_agent.core.gate import OUTPUTS, GateProbabilities
+from edge_agent.core.content_check import OUTPUTS, GateProbabilities
 from training.data.gate_images import Content, Picture
 from training.data.gate_views import Pixels, detail, handled, inverted, plain, shuffled, turned
 from training.errors import TrainingError

@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from edge_agent.core.gate import GateProbabilities, judge
+from edge_agent.core.content_check import GateProbabilities, judge
 from hilum.manifest import GateThresholds
 from training.bundle import GATE_HEADING
 from training.data import gate_images as images

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from edge_agent.core.choice import BatchPolicy, Measurement, NoneAgrees
+from edge_agent.core.engine_selection import BatchPolicy, Measurement, NoneAgrees
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.hardware import Hardware
 from edge_agent.engines.measure import DEFAULT_EFFORT, Effort, Measured, measure

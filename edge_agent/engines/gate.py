@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import openvino as ov
 
-from edge_agent.core.gate import (
+from edge_agent.core.content_check import (
     OUTPUTS,
     GateOutputsInvalid,
     GateProbabilities,

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from edge_agent.core.content_check import GateVerdict
 from edge_agent.core.findings import Box, Finding, OutputsInvalid, findings_from, iou
-from edge_agent.core.gate import GateVerdict
 from edge_agent.core.geometry import Letterbox
 from edge_agent.engines.base import Engine, Pixels, RawOutputs
 from edge_agent.engines.bundle import Bundle

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Final, TypeVar
 
-from edge_agent.core.choice import (
+from edge_agent.core.engine_selection import (
     BatchPolicy,
     Decision,
     Measurement,

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from edge_agent.core.choice import BatchPolicy
+from edge_agent.core.engine_selection import BatchPolicy
 from edge_agent.engines.base import Engine, Pixels
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.golden import read_picture, run_golden

@@ -13,7 +13,7 @@ from typing import Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edge_agent.core.choice import BatchPolicy, Measurement
+from edge_agent.core.engine_selection import BatchPolicy, Measurement
 from edge_agent.engines.hardware import Hardware
 from edge_agent.engines.private_files import keep_newest, private_folder, write_private
 

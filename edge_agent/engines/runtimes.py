@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from edge_agent.core.choice import ONE_AT_A_TIME, BatchPolicy
+from edge_agent.core.engine_selection import ONE_AT_A_TIME, BatchPolicy
 from edge_agent.engines.base import Engine
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.cuda import bindings_installed

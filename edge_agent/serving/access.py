@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import unquote
 
-from edge_agent.core.access import (
+from edge_agent.core.authorization import (
     Action,
     Denied,
     Identity,

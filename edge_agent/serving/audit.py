@@ -27,8 +27,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from edge_agent.core.access import Reason
-from edge_agent.core.audit import AuditEvent, DenialBudget, Marker
+from edge_agent.core.audit_chain import AuditEvent, DenialBudget, Marker
+from edge_agent.core.authorization import Reason
 from edge_agent.errors import AuditUnavailable, ConfigInvalid
 from edge_agent.serving.audit_writer import ChainWriter
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from edge_agent.core.audit import START, AuditEvent, Link, Marker, read_line
+from edge_agent.core.audit_chain import START, AuditEvent, Link, Marker, read_line
 from edge_agent.serving.files import replace_file, sync_folder, write_all
 
 ANCHOR: Final = "anchor.json"

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from edge_agent.core.audit import AuditEvent, Link, Marker, add
+from edge_agent.core.audit_chain import AuditEvent, Link, Marker, add
 from edge_agent.errors import ConfigInvalid
 from edge_agent.serving.audit_files import Anchor, recover, segment_path, write_anchor
 from edge_agent.serving.files import read_small, replace_file, sync_folder, write_all

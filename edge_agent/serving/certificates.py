@@ -28,8 +28,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from edge_agent.core.access import Denied, Identity, Principal, Reason, Role
-from edge_agent.core.audit import ACTOR_NAME
+from edge_agent.core.audit_chain import ACTOR_NAME
+from edge_agent.core.authorization import Denied, Identity, Principal, Reason, Role
 from edge_agent.errors import ConfigInvalid
 from edge_agent.serving.files import WatchedFile, read_small
 

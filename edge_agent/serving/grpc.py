@@ -7,7 +7,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
-from edge_agent.core.access import Action
+from edge_agent.core.authorization import Action
 from edge_agent.errors import HilumError, NotReady
 from edge_agent.serving import wire
 from edge_agent.serving.failures import coded

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import grpc
 
-from edge_agent.core.access import Action
+from edge_agent.core.authorization import Action
 from edge_agent.errors import HilumError
 from edge_agent.serving.access import Caller, grpc_caller
 from edge_agent.serving.grpc_context import Context

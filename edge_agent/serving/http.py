@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from edge_agent.core.admission import ByteBudget
-from edge_agent.core.origins import PageNames
+from edge_agent.core.request_origin import PageNames
 from edge_agent.errors import HilumError
 from edge_agent.serving.http_access import Access, on_wrong_options
 from edge_agent.serving.http_errors import (

@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from edge_agent.core.access import Action, Denied
+from edge_agent.core.authorization import Action, Denied
 from edge_agent.errors import HilumError
 from edge_agent.serving.access import http_caller
 from edge_agent.serving.http_errors import error_response, invalid_options

@@ -12,8 +12,8 @@ from fastapi import Query, Request, Response
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
-from edge_agent.core.access import Action
 from edge_agent.core.admission import ByteBudget
+from edge_agent.core.authorization import Action
 from edge_agent.errors import InvalidRequest, NotReady
 from edge_agent.serving.answer import Answer, Priority, StudyRequest
 from edge_agent.serving.failures import coded

@@ -9,8 +9,8 @@ from typing import Final
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from edge_agent.core.access import Denied
-from edge_agent.core.origins import PageNames, check_request
+from edge_agent.core.authorization import Denied
+from edge_agent.core.request_origin import PageNames, check_request
 from edge_agent.errors import Overloaded
 from edge_agent.serving.failures import coded
 from edge_agent.serving.http_errors import HeadersTooLarge, error_response

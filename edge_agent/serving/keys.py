@@ -22,7 +22,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from edge_agent.core.access import Denied, Identity, Principal, Reason, Role
+from edge_agent.core.authorization import Denied, Identity, Principal, Reason, Role
 from edge_agent.errors import ConfigInvalid
 from edge_agent.serving.files import WatchedFile, locked, read_small, replace_file
 

@@ -25,8 +25,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from edge_agent.core.access import Action, Reason
 from edge_agent.core.admission import AdmissionStats, Priority, Refusal
+from edge_agent.core.authorization import Action, Reason
 from edge_agent.serving.answer import Timings
 from edge_agent.serving.audit import AuditStatus
 from edge_agent.serving.decode_workers import DecodeStats

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from edge_agent.core.admission import AdmissionPolicy, AdmissionStats
-from edge_agent.core.choice import ONE_AT_A_TIME, BatchPolicy
+from edge_agent.core.engine_selection import ONE_AT_A_TIME, BatchPolicy
 from edge_agent.core.findings import Finding, OutputsInvalid, findings_from
 from edge_agent.core.geometry import Letterbox
 from edge_agent.core.radiograph import ImageWarning, Radiograph

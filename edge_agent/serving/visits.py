@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from edge_agent.core.access import Action, Denied, Identity, Principal, Reason
-from edge_agent.core.audit import AuditEvent, access_event
+from edge_agent.core.audit_chain import AuditEvent, access_event
+from edge_agent.core.authorization import Action, Denied, Identity, Principal, Reason
 from edge_agent.errors import HilumError
 from edge_agent.serving.access import Caller
 from hilum.codes import ErrorCode

@@ -107,7 +107,7 @@ class EngineVariant(_Frozen):
 
 
 class GateThresholds(_Frozen):
-    """From which probability on the content gate warns or refuses (see `edge_agent.core.gate`).
+    """From which probability on the content gate warns or refuses (see `edge_agent.core.content_check`).
 
     `not_frontal`: lateral or no chest; `other`: no chest at all; `lateral`: a chest from the side;
     `turned`: by a quarter, half or three quarters of a turn; `inverted`: bone dark. A lateral view
@@ -138,7 +138,7 @@ class GateSpec(_Frozen):
     """A small network that looks at a picture before the detector does: is it a frontal chest?
 
     `model` and `weights` are OpenVINO IR: u8 (1, 1, H, W), letterboxed as `input` says, to f32
-    (1, 8) probabilities in the order of `edge_agent.core.gate.GateProbabilities`.
+    (1, 8) probabilities in the order of `edge_agent.core.content_check.GateProbabilities`.
     """
 
     input: InputSpec

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from edge_agent.core.origins import page_names
+from edge_agent.core.request_origin import page_names
 from edge_agent.engines.fake import FakeEngine
 from edge_agent.errors import ConfigInvalid
 from edge_agent.serving.http_face import HttpLimits

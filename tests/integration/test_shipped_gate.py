@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge_agent.core.gate import GateVerdict
+from edge_agent.core.content_check import GateVerdict
 from edge_agent.engines.bundle import Bundle, starter_bundle_path
 from edge_agent.engines.gate import OpenVinoGate
 from edge_agent.imaging import read_study

@@ -14,8 +14,8 @@ import grpc
 import pytest
 import uvicorn
 
-from edge_agent.core.access import Action, Denied, Role, check_listeners
-from edge_agent.core.audit import access_event
+from edge_agent.core.audit_chain import access_event
+from edge_agent.core.authorization import Action, Denied, Role, check_listeners
 from edge_agent.serving.access import Caller, Gatekeeper, grpc_caller, http_caller
 from edge_agent.serving.audit import AuditLog
 from edge_agent.serving.audit_files import segments

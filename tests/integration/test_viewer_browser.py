@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from playwright.sync_api import Browser, BrowserContext, FilePayload, Page, Request, expect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from edge_agent.core.access import Action, Denied, Identity, Principal, Reason, Role, decide
+from edge_agent.core.authorization import Action, Denied, Identity, Principal, Reason, Role, decide
 from edge_agent.serving.access import Caller
 from edge_agent.serving.http_access import GuardedAccess
 from hilum.catalog import CATALOG

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_agent.core.access import Action, Principal, Role
-from edge_agent.core.audit import AuditEvent, Link, access_event, add
+from edge_agent.core.audit_chain import AuditEvent, Link, access_event, add
+from edge_agent.core.authorization import Action, Principal, Role
 from edge_agent.serving.audit import AuditLimits, AuditLog
 from edge_agent.serving.audit_files import ANCHOR, segments
 from edge_agent.serving.audit_verify import AuditVerdict, verify

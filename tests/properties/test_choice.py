@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.core.choice import (
+from edge_agent.core.engine_selection import (
     MAX_DELAY,
     MIN_GAIN,
     ONE_AT_A_TIME,

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.core.gate import GateProbabilities, judge
+from edge_agent.core.content_check import GateProbabilities, judge
 from edge_agent.core.radiograph import ImageWarning
 from hilum.codes import ErrorCode, WarningCode
 from hilum.manifest import GateThresholds

@@ -14,7 +14,7 @@ import openvino as ov
 from numpy.typing import NDArray
 from openvino import opset13 as ops
 
-from edge_agent.core.gate import OUTPUTS
+from edge_agent.core.content_check import OUTPUTS
 from hilum.manifest import GateSpec, GateThresholds, InputSpec
 from tests.support import bundles
 

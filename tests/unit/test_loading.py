@@ -11,7 +11,7 @@ import pytest
 
 from edge_agent import loading
 from edge_agent.config import Settings
-from edge_agent.core.choice import ONE_AT_A_TIME
+from edge_agent.core.engine_selection import ONE_AT_A_TIME
 from edge_agent.engines.base import Engine
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.choose import Choice

@@ -1,6 +1,6 @@
 import pytest
 
-from edge_agent.core.access import (
+from edge_agent.core.authorization import (
     GRANTED,
     LOOPBACK,
     Action,

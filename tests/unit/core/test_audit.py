@@ -4,8 +4,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from edge_agent.core.access import Action, Denied, Principal, Reason, Role
-from edge_agent.core.audit import (
+from edge_agent.core.audit_chain import (
     START,
     AuditEvent,
     DenialBudget,
@@ -16,6 +15,7 @@ from edge_agent.core.audit import (
     follow,
     read_line,
 )
+from edge_agent.core.authorization import Action, Denied, Principal, Reason, Role
 from hilum.codes import ErrorCode
 
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)

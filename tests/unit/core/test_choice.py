@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edge_agent.core.choice import (
+from edge_agent.core.engine_selection import (
     ONE_AT_A_TIME,
     BatchPolicy,
     Measurement,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge_agent.core.gate import GateOutputsInvalid, GateProbabilities, judge
+from edge_agent.core.content_check import GateOutputsInvalid, GateProbabilities, judge
 from edge_agent.core.radiograph import ImageWarning
 from edge_agent.errors import StudyImageRefused
 from hilum.codes import ErrorCode, WarningCode

@@ -1,7 +1,7 @@
 import pytest
 
-from edge_agent.core.access import Denied, Reason
-from edge_agent.core.origins import (
+from edge_agent.core.authorization import Denied, Reason
+from edge_agent.core.request_origin import (
     Authority,
     PageNames,
     check_request,

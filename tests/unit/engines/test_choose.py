@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_agent.core.choice import BatchPolicy
+from edge_agent.core.engine_selection import BatchPolicy
 from edge_agent.engines import choose as module
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.choose import AUTO, Choice, choose

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edge_agent.core.choice import BatchPolicy, Measurement
+from edge_agent.core.engine_selection import BatchPolicy, Measurement
 from edge_agent.engines.hardware import Hardware
 from edge_agent.engines.remembered import KEEP, Choices, Circumstances, Remembered
 from edge_agent.errors import ConfigInvalid

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_agent.core.choice import BatchPolicy
+from edge_agent.core.engine_selection import BatchPolicy
 from edge_agent.engines.onnxruntime import OnnxRuntimeEngine
 from edge_agent.engines.openvino import OpenVinoEngine
 from edge_agent.engines.runtimes import open_engine, runtime_version

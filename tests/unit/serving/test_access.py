@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.core.access import (
+from edge_agent.core.authorization import (
     LOOPBACK,
     Action,
     Denied,

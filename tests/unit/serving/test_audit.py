@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.core.access import LOOPBACK, Action, Denied, Principal, Reason, Role
-from edge_agent.core.audit import Marker, access_event
+from edge_agent.core.audit_chain import Marker, access_event
+from edge_agent.core.authorization import LOOPBACK, Action, Denied, Principal, Reason, Role
 from edge_agent.errors import AuditUnavailable, ConfigInvalid
 from edge_agent.serving.audit import AuditLimits, AuditLog
 from edge_agent.serving.audit_files import ANCHOR, lines_of, recover, segments

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from edge_agent.core.access import Denied, Principal, Reason, Role
+from edge_agent.core.authorization import Denied, Principal, Reason, Role
 from edge_agent.errors import ConfigInvalid
 from edge_agent.serving.certificates import CertificateRules, load_rules, pem_of
 from tests.certificates import DAY, NOW, Authority

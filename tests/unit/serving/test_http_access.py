@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from edge_agent.core.access import Action, Denied, Identity, Principal, Reason, Role, decide
-from edge_agent.core.audit import AuditEvent
+from edge_agent.core.audit_chain import AuditEvent
+from edge_agent.core.authorization import Action, Denied, Identity, Principal, Reason, Role, decide
 from edge_agent.errors import AuditUnavailable
 from edge_agent.serving.access import Caller
 from edge_agent.serving.http_access import GuardedAccess

@@ -5,7 +5,7 @@ import asyncio
 import httpx
 from fastapi import FastAPI
 
-from edge_agent.core.origins import page_names
+from edge_agent.core.request_origin import page_names
 from edge_agent.serving.http_shield import Shield
 from tests.http_agents import caller
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.core.access import Denied, Principal, Reason, Role
+from edge_agent.core.authorization import Denied, Principal, Reason, Role
 from edge_agent.errors import ConfigInvalid
 from edge_agent.serving.keys import KeyRing, add_key, load_keys, remove_key
 

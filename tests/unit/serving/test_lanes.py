@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from edge_agent.core.choice import BatchPolicy
+from edge_agent.core.engine_selection import BatchPolicy
 from edge_agent.errors import DeadlineExceeded
 from edge_agent.serving.lanes import Lanes
 from tests.agents import eventually

@@ -3,8 +3,8 @@ import threading
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from edge_agent.core.access import Action, Reason
 from edge_agent.core.admission import AdmissionStats, Priority, Refusal, State
+from edge_agent.core.authorization import Action, Reason
 from edge_agent.serving.answer import Timings
 from edge_agent.serving.audit import AuditStatus
 from edge_agent.serving.decode_workers import DecodeStats

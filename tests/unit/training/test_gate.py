@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from edge_agent.core.gate import GateProbabilities, judge
+from edge_agent.core.content_check import GateProbabilities, judge
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.gate import OpenVinoGate
 from hilum.codes import ErrorCode

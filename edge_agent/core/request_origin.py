@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from edge_agent.core.access import Denied, Reason
+from edge_agent.core.authorization import Denied, Reason
 from edge_agent.errors import ConfigInvalid
 
 Scheme = Literal["http", "https"]

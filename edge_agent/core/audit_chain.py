@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final, Literal
 
-from edge_agent.core.access import Action, Denied, Identity, Reason, Role
+from edge_agent.core.authorization import Action, Denied, Identity, Reason, Role
 from hilum.codes import ErrorCode
 
 ACTOR_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9 ._=,+@:/*-]{0,127}$"
