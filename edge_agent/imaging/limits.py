@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edge_agent.imaging.refusals import corrupt, refused
+from edge_agent.imaging.errors import corrupt, refused
 from hilum.codes import ErrorCode
 
 

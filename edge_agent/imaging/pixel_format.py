@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.imaging.grayscale import Stored
-from edge_agent.imaging.refusals import corrupt, unsupported_pixels
+from edge_agent.imaging.errors import corrupt, unsupported_pixels
+from edge_agent.imaging.presentation import Stored
 
 BYTE, WORD = 8, 16
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from edge_agent.core.radiograph import ImageFormat, Radiograph
 from edge_agent.core.study_context import StudyContext
 from edge_agent.errors import StudyImageRefused
-from edge_agent.imaging import dicom_file, tiff
-from edge_agent.imaging.dicom import read_dicom
+from edge_agent.imaging.dicom import parser
+from edge_agent.imaging.dicom.reader import read_dicom
+from edge_agent.imaging.errors import corrupt, refused, unsupported_syntax
 from edge_agent.imaging.limits import DEFAULT_LIMITS, Limits
-from edge_agent.imaging.raster import read_raster
-from edge_agent.imaging.refusals import corrupt, refused, unsupported_syntax
+from edge_agent.imaging.raster import tiff_directory
+from edge_agent.imaging.raster.reader import read_raster
 from hilum.codes import ErrorCode
 
 # Pictures that are recognised in order to say what to send instead.
@@ -83,12 +84,12 @@ def sniff(data: memoryview) -> ImageFormat:
         return "jpeg"
     if bytes(data[:8]) == b"\x89PNG\r\n\x1a\n":
         return "png"
-    if tiff.is_tiff(data):
+    if tiff_directory.is_tiff(data):
         return "tiff"
     for at, magic, name in _FOREIGN:
         if bytes(data[at : at + len(magic)]) == magic:
             raise unsupported_syntax(name)
-    if dicom_file.looks_like_dicom(data):
+    if parser.looks_like_dicom(data):
         return "dicom"
     raise refused(
         ErrorCode.NOT_AN_IMAGE,

@@ -13,8 +13,8 @@ from pydicom.tag import Tag
 
 from edge_agent.errors import StudyImageRefused
 from edge_agent.imaging import Limits, read_study
-from edge_agent.imaging.dicom_file import Element, Encoding
-from edge_agent.imaging.dicom_header import Header
+from edge_agent.imaging.dicom.header import Header
+from edge_agent.imaging.dicom.parser import Element, Encoding
 from tests import studies
 
 numbers = st.one_of(

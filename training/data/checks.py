@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.imaging.letterbox import resize
-from edge_agent.imaging.looks import looks_inverted
+from edge_agent.imaging.polarity import looks_inverted
 
 FLAGS: Final = {
     "constant": "nearly one grey value: nothing can be seen",

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.charset import python_encoding
 
-from edge_agent.imaging.characters import DEFAULT, decode, encodings_of
+from edge_agent.imaging.dicom.character_sets import DEFAULT, decode, encodings_of
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 from pydicom import uid
 
 from edge_agent.errors import StudyImageRefused
-from edge_agent.imaging.dicom_file import (
+from edge_agent.imaging.dicom.parser import (
     PIXEL_DATA,
     DicomFile,
     looks_like_dicom,

@@ -10,7 +10,7 @@ from pydicom import Dataset, uid
 
 from edge_agent.errors import StudyImageRefused
 from edge_agent.imaging import Limits, read_study
-from edge_agent.imaging.gates import is_chest
+from edge_agent.imaging.dicom.acceptance import is_chest
 from hilum.codes import ErrorCode, WarningCode
 from tests import studies
 from tests.conftest import pydicom_file

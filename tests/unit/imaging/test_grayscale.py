@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from edge_agent.imaging import Limits, read_study
-from edge_agent.imaging.grayscale import LookupTable, Presentation, Rescale, Window, robust_window
+from edge_agent.imaging.presentation import (
+    LookupTable,
+    Presentation,
+    Rescale,
+    Window,
+    robust_window,
+)
 from hilum.codes import WarningCode
 from tests import studies
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edge_agent.imaging import read_study
-from edge_agent.imaging.looks import looks_inverted, polarity
+from edge_agent.imaging.polarity import looks_inverted, polarity
 from hilum.codes import WarningCode
 from tests import studies
 

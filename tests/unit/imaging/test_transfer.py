@@ -24,10 +24,10 @@ from pydicom.pixels import pixel_array
 from rle import rle
 
 from edge_agent.errors import StudyImageRefused
-from edge_agent.imaging import transfer
-from edge_agent.imaging.dicom import pixel_format
-from edge_agent.imaging.dicom_file import parse
-from edge_agent.imaging.dicom_header import Header
+from edge_agent.imaging.dicom import pixel_data
+from edge_agent.imaging.dicom.header import Header
+from edge_agent.imaging.dicom.parser import parse
+from edge_agent.imaging.dicom.reader import pixel_format
 from edge_agent.imaging.limits import Limits
 from hilum.codes import ErrorCode
 from tests import studies
@@ -39,7 +39,7 @@ ROWS, COLUMNS = 64, 47
 
 def stored(data: bytes, at_least: tuple[int, int] | None = None) -> Pixels:
     file = parse(memoryview(data), Limits())
-    return transfer.decode(file, pixel_format(Header(file.elements)), at_least)
+    return pixel_data.decode(file, pixel_format(Header(file.elements)), at_least)
 
 
 def picture(bits: int, *, signed: bool) -> Pixels:
@@ -418,7 +418,7 @@ def test_syntaxes_that_nothing_here_reads(syntax: str, name: str) -> None:
 
 @pytest.mark.parametrize("last", [110, 111, 112])
 def test_jpeg_xl_is_called_by_its_name(last: int) -> None:
-    assert transfer.syntax_name(f"1.2.840.10008.1.2.4.{last}") == "JPEG XL"
+    assert pixel_data.syntax_name(f"1.2.840.10008.1.2.4.{last}") == "JPEG XL"
 
 
 def test_compressed_pixels_outside_of_fragments() -> None:
@@ -426,7 +426,7 @@ def test_compressed_pixels_outside_of_fragments() -> None:
     file = parse(memoryview(studies.written(ds)), Limits())
     file = replace(file, syntax=uid.JPEGBaseline8Bit)
     form = pixel_format(Header(file.elements))
-    assert refusal_of(lambda: transfer.decode(file, form, None)) is ErrorCode.CORRUPT
+    assert refusal_of(lambda: pixel_data.decode(file, form, None)) is ErrorCode.CORRUPT
 
 
 @pytest.mark.parametrize("missing", [2, 1000])

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from edge_agent.imaging.refusals import corrupt, truncated
+from edge_agent.imaging.errors import corrupt, truncated
 
 _MARK, _EOI, _SOS = 0xFF, 0xD9, 0xDA
 _APP0, _APP1, _APP14 = 0xE0, 0xE1, 0xEE

@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass
 
 from edge_agent.errors import StudyImageRefused
-from edge_agent.imaging.refusals import corrupt, truncated, unsupported_syntax
+from edge_agent.imaging.errors import corrupt, truncated, unsupported_syntax
 
 SUBFILE_TYPE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 256, 257, 258, 259, 262
 STRIP_OFFSETS, ORIENTATION, SAMPLES, STRIP_ROWS, STRIP_BYTES, PLANAR = 273, 274, 277, 278, 279, 284

@@ -13,10 +13,10 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.imaging.codestream import LOSSLESS, JpegFacts
-from edge_agent.imaging.declared import check_shape
-from edge_agent.imaging.native import decoded
-from edge_agent.imaging.refusals import corrupt
+from edge_agent.imaging.codecs.call import decoded
+from edge_agent.imaging.codecs.jpeg_markers import LOSSLESS, JpegFacts
+from edge_agent.imaging.errors import corrupt
+from edge_agent.imaging.raster.header import check_shape
 
 # Baseline, extended and lossless; a progressive picture's last bits tell of all of it.
 _IN_ORDER = frozenset({0xC0, 0xC1, LOSSLESS})

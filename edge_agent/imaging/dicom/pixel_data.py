@@ -17,15 +17,15 @@ from pydicom import uid
 from pydicom._uid_dict import UID_dictionary
 from rle import rle
 
-from edge_agent.imaging import codestream
-from edge_agent.imaging.dicom_file import DicomFile
-from edge_agent.imaging.grayscale import Stored
-from edge_agent.imaging.jpeg8 import decode_jpeg8, is_jpeg8, with_colours_told
-from edge_agent.imaging.jpeg2000 import decode_jpeg2000
-from edge_agent.imaging.jpeg_other import decode_other_jpeg
-from edge_agent.imaging.native import decoded
+from edge_agent.imaging.codecs import jpeg_markers
+from edge_agent.imaging.codecs.call import decoded
+from edge_agent.imaging.codecs.jpeg2000 import decode_jpeg2000
+from edge_agent.imaging.codecs.jpeg_turbo import decode_jpeg8, is_jpeg8, with_colours_told
+from edge_agent.imaging.codecs.jpeg_verified import decode_other_jpeg
+from edge_agent.imaging.dicom.parser import DicomFile
+from edge_agent.imaging.errors import corrupt, truncated, unsupported_pixels, unsupported_syntax
 from edge_agent.imaging.pixel_format import BYTE, Frame, PixelFormat, sign_extended
-from edge_agent.imaging.refusals import corrupt, truncated, unsupported_pixels, unsupported_syntax
+from edge_agent.imaging.presentation import Stored
 
 _RLE_HEADER_BYTES = 64
 _JPEG_XL = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (110, 111, 112))
@@ -123,7 +123,7 @@ def _rle(frame: Frame) -> Stored:
 
 
 def _jpeg(frame: Frame) -> Stored:
-    facts = codestream.read_jpeg(frame.data)
+    facts = jpeg_markers.read_jpeg(frame.data)
     form = frame.format
     frame.check_declared(facts.rows, facts.columns, facts.components, facts.precision)
     # libjpeg guesses RGB or YCbCr from markers; the data set knows where they are absent.
@@ -133,7 +133,7 @@ def _jpeg(frame: Frame) -> Stored:
         data = frame.data if told else with_colours_told(frame.data, rgb=rgb)
         return _plain(decode_jpeg8(data, facts), frame, facts.precision)
     options: dict[str, str] = {}
-    if form.samples > 1 and facts.process != codestream.LOSSLESS:
+    if form.samples > 1 and facts.process != jpeg_markers.LOSSLESS:
         if not told:
             options["colorspace"] = "RGB" if rgb else "YCBCR"
         options["outcolorspace"] = "GRAYSCALE"
@@ -142,8 +142,8 @@ def _jpeg(frame: Frame) -> Stored:
 
 
 def _jpeg_ls(frame: Frame) -> Stored:
-    facts = codestream.read_jpeg(frame.data)
-    if facts.process != codestream.JPEG_LS:
+    facts = jpeg_markers.read_jpeg(frame.data)
+    if facts.process != jpeg_markers.JPEG_LS:
         raise corrupt("the picture is JPEG, its header says JPEG-LS")
     frame.check_declared(facts.rows, facts.columns, facts.components, facts.precision)
     pixels = decoded(imagecodecs.jpegls_decode, frame.data)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.imaging import characters
-from edge_agent.imaging.dicom_file import Element, read_items
+from edge_agent.imaging.dicom import character_sets
+from edge_agent.imaging.dicom.parser import Element, read_items
 
 # No value that is read as text or as a few numbers is longer; LUTs are read as arrays.
 _MAX_TEXT_BYTES, _MAX_NUMBERS = 65_536, 16
@@ -25,12 +25,12 @@ class Header:
     """The elements of a data set, or of one item of a sequence, by tag."""
 
     def __init__(
-        self, elements: dict[int, Element], encodings: tuple[str, ...] = characters.DEFAULT
+        self, elements: dict[int, Element], encodings: tuple[str, ...] = character_sets.DEFAULT
     ) -> None:
         self._elements = elements
         self._encodings = encodings
         if _CHARACTER_SET in self:
-            self._encodings = characters.encodings_of(self.texts(_CHARACTER_SET))
+            self._encodings = character_sets.encodings_of(self.texts(_CHARACTER_SET))
 
     def __contains__(self, tag: int) -> bool:
         """Whether the element is there and not empty."""
@@ -40,7 +40,7 @@ class Header:
         """All values of a text element, stripped; empty where it is absent."""
         if tag not in self or len(self._elements[tag].value) > _MAX_TEXT_BYTES:
             return []
-        decoded = characters.decode(bytes(self._elements[tag].value), self._encodings)
+        decoded = character_sets.decode(bytes(self._elements[tag].value), self._encodings)
         return [part.strip("\0 \t\r\n") for part in decoded.split("\\")]
 
     def text(self, tag: int) -> str:

@@ -9,10 +9,10 @@ from typing import Any
 import imagecodecs
 from numpy.typing import NDArray
 
-from edge_agent.imaging import tiff
-from edge_agent.imaging.declared import Declared, check_shape, grey_of
-from edge_agent.imaging.native import decoded
-from edge_agent.imaging.refusals import corrupt, multi_frame, truncated
+from edge_agent.imaging.codecs.call import decoded
+from edge_agent.imaging.errors import corrupt, multi_frame, truncated
+from edge_agent.imaging.raster import tiff_directory
+from edge_agent.imaging.raster.header import Declared, check_shape, grey_of
 
 _MAX_CHUNKS = 200_000
 
@@ -41,7 +41,7 @@ def declare_png(data: memoryview) -> Declared:
         rows,
         columns,
         bits,
-        tiff.exif_orientation(exif),
+        tiff_directory.exif_orientation(exif),
         "GREY" if colour in {0, 4} else "COLOUR",
         lambda _size: _decoded(data, rows, columns),
     )

@@ -6,12 +6,13 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from edge_agent.imaging import codestream, tiff
+from edge_agent.imaging.codecs import jpeg_markers
+from edge_agent.imaging.codecs.jpeg_turbo import decode_jpeg8, is_jpeg8
+from edge_agent.imaging.codecs.jpeg_verified import decode_other_jpeg
 from edge_agent.imaging.colour import grey_of_cmyk
-from edge_agent.imaging.declared import Declared, Size, grey_of
-from edge_agent.imaging.jpeg8 import decode_jpeg8, is_jpeg8
-from edge_agent.imaging.jpeg_other import decode_other_jpeg
-from edge_agent.imaging.refusals import unsupported_pixels, unsupported_syntax
+from edge_agent.imaging.errors import unsupported_pixels, unsupported_syntax
+from edge_agent.imaging.raster import tiff_directory
+from edge_agent.imaging.raster.header import Declared, Size, grey_of
 
 _CMYK = 4
 _FACTORS = (1, 2, 4)
@@ -26,8 +27,8 @@ def declare_jpeg(data: memoryview) -> Declared:
     Raises:
         StudyImageRefused: TRUNCATED, CORRUPT, UNSUPPORTED_SYNTAX or UNSUPPORTED_PIXELS.
     """
-    facts = codestream.read_jpeg(data)
-    if facts.process == codestream.JPEG_LS:
+    facts = jpeg_markers.read_jpeg(data)
+    if facts.process == jpeg_markers.JPEG_LS:
         raise unsupported_syntax("JPEG-LS outside of DICOM")
     if facts.components not in {1, 3, _CMYK}:
         raise unsupported_pixels(f"{facts.components} colours")
@@ -36,15 +37,15 @@ def declare_jpeg(data: memoryview) -> Declared:
         facts.rows,
         facts.columns,
         facts.precision,
-        tiff.exif_orientation(facts.exif),
+        tiff_directory.exif_orientation(facts.exif),
         {1: "GREY", 3: "COLOUR"}.get(facts.components, "CMYK"),
         lambda size: how(data, facts, size),
     )
 
 
-def _jpeg_scaled(data: memoryview, facts: codestream.JpegFacts, size: Size) -> NDArray[Any]:
+def _jpeg_scaled(data: memoryview, facts: jpeg_markers.JpegFacts, size: Size) -> NDArray[Any]:
     """Let libjpeg leave out what the size asked for does not show."""
-    if facts.process == codestream.LOSSLESS:
+    if facts.process == jpeg_markers.LOSSLESS:
         return decode_jpeg8(data, facts)
     spare = min(facts.rows / size[0], facts.columns / size[1]) / _LEFT_TO_AVERAGE
     # A sample that lies partly outside takes in what the encoder put there.
@@ -52,7 +53,7 @@ def _jpeg_scaled(data: memoryview, facts: codestream.JpegFacts, size: Size) -> N
     return decode_jpeg8(data, facts, max((n for n in whole if n <= spare), default=1))
 
 
-def _jpeg_other(data: memoryview, facts: codestream.JpegFacts, _size: Size) -> NDArray[Any]:
+def _jpeg_other(data: memoryview, facts: jpeg_markers.JpegFacts, _size: Size) -> NDArray[Any]:
     pixels = decode_other_jpeg(data, facts)
     if facts.components == _CMYK:
         return grey_of_cmyk(pixels if facts.adobe else 255 - pixels)

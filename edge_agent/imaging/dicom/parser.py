@@ -12,8 +12,8 @@ import zlib
 from dataclasses import dataclass, field
 
 from edge_agent.errors import StudyImageRefused
+from edge_agent.imaging.errors import corrupt, truncated
 from edge_agent.imaging.limits import Limits
-from edge_agent.imaging.refusals import corrupt, truncated
 
 IMPLICIT_LITTLE = "1.2.840.10008.1.2"
 EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"

@@ -10,9 +10,9 @@ import re
 import unicodedata
 
 from edge_agent.core.radiograph import ImageWarning
-from edge_agent.imaging import tags
-from edge_agent.imaging.dicom_header import Header
-from edge_agent.imaging.refusals import refused
+from edge_agent.imaging.dicom import tags
+from edge_agent.imaging.dicom.header import Header
+from edge_agent.imaging.errors import refused
 from hilum.codes import ErrorCode, WarningCode
 
 _DX_FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1.1"

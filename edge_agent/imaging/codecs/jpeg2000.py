@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edge_agent.imaging.grayscale import Stored
-from edge_agent.imaging.native import decoded
+from edge_agent.imaging.codecs.call import decoded
+from edge_agent.imaging.errors import corrupt, truncated
 from edge_agent.imaging.pixel_format import BYTE, Frame, PixelFormat, sign_extended
-from edge_agent.imaging.refusals import corrupt, truncated
+from edge_agent.imaging.presentation import Stored
 
 # Decoder threads within one image; how many images are decoded at once is the caller's concern.
 _THREADS = 4

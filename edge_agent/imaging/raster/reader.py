@@ -12,16 +12,16 @@ from typing import Final
 import numpy as np
 
 from edge_agent.core.radiograph import ImageFormat, Radiograph
-from edge_agent.imaging import gates
-from edge_agent.imaging.declared import Declared, Size
-from edge_agent.imaging.grayscale import Presentation
+from edge_agent.imaging.dicom import acceptance
 from edge_agent.imaging.letterbox import inner_size, resize
 from edge_agent.imaging.limits import Limits
-from edge_agent.imaging.looks import looks_inverted
 from edge_agent.imaging.orientation import TRANSPOSING, upright
-from edge_agent.imaging.raster_jpeg import declare_jpeg
-from edge_agent.imaging.raster_png import declare_png
-from edge_agent.imaging.raster_tiff import declare_tiff
+from edge_agent.imaging.polarity import looks_inverted
+from edge_agent.imaging.presentation import Presentation
+from edge_agent.imaging.raster.header import Declared, Size
+from edge_agent.imaging.raster.jpeg import declare_jpeg
+from edge_agent.imaging.raster.png import declare_png
+from edge_agent.imaging.raster.tiff import declare_tiff
 from hilum.codes import WarningCode
 
 _DECLARE: Final[dict[str, Callable[[memoryview], Declared]]] = {
@@ -48,16 +48,16 @@ def read_raster(
     size = inner_size(rows, columns, fit)
     stored_size = size[::-1] if turned else size
     decoded = declared.decode(stored_size)
-    warnings = [gates.warn(WarningCode.UNKNOWN_VIEW)]
+    warnings = [acceptance.warn(WarningCode.UNKNOWN_VIEW)]
     if decoded.dtype == np.uint8:
         pixels = resize(decoded, *stored_size)
         pixels = 255 - pixels if declared.inverse else pixels
     else:
         pixels = Presentation(inverse=declared.inverse).show(decoded, *stored_size)
-        warnings.append(gates.warn(WarningCode.MISSING_WINDOW))
+        warnings.append(acceptance.warn(WarningCode.MISSING_WINDOW))
     pixels = np.ascontiguousarray(upright(pixels, declared.orientation))
     if looks_inverted(pixels):
-        warnings.append(gates.warn(WarningCode.LOOKS_INVERTED))
+        warnings.append(acceptance.warn(WarningCode.LOOKS_INVERTED))
     return Radiograph(
         pixels=pixels,
         rows=rows,

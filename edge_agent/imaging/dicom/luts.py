@@ -7,12 +7,12 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.imaging import tags
 from edge_agent.imaging.colour import PaletteTable
-from edge_agent.imaging.dicom_header import Header
-from edge_agent.imaging.grayscale import LookupTable, Presentation, Rescale, Window
+from edge_agent.imaging.dicom import tags
+from edge_agent.imaging.dicom.header import Header
+from edge_agent.imaging.errors import corrupt, unsupported_pixels
 from edge_agent.imaging.pixel_format import PixelFormat
-from edge_agent.imaging.refusals import corrupt, unsupported_pixels
+from edge_agent.imaging.presentation import LookupTable, Presentation, Rescale, Window
 
 _DESCRIPTOR_VALUES = 3
 _BYTE, _WORD = 8, 16

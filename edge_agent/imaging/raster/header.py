@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.imaging.refusals import corrupt
+from edge_agent.imaging.errors import corrupt
 
 Size = tuple[int, int]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from edge_agent.imaging.refusals import corrupt
+from edge_agent.imaging.errors import corrupt
 
 Result = TypeVar("Result")
 

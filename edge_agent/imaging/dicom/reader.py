@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from edge_agent.core.radiograph import ImageWarning, Radiograph, Spacing
 from edge_agent.core.study_context import StudyContext
-from edge_agent.imaging import gates, tags, transfer
 from edge_agent.imaging.colour import RGB, luminance
-from edge_agent.imaging.dicom_file import DicomFile, parse
-from edge_agent.imaging.dicom_header import Header
-from edge_agent.imaging.dicom_lookups import palette_of, presentation_of
-from edge_agent.imaging.letterbox import inner_size, resize
-from edge_agent.imaging.limits import Limits
-from edge_agent.imaging.looks import looks_inverted
-from edge_agent.imaging.pixel_format import PixelFormat
-from edge_agent.imaging.refusals import (
+from edge_agent.imaging.dicom import acceptance, pixel_data, tags
+from edge_agent.imaging.dicom.header import Header
+from edge_agent.imaging.dicom.luts import palette_of, presentation_of
+from edge_agent.imaging.dicom.parser import DicomFile, parse
+from edge_agent.imaging.errors import (
     corrupt,
     multi_frame,
     refused,
@@ -21,6 +17,10 @@ from edge_agent.imaging.refusals import (
     unsupported_pixels,
     unsupported_syntax,
 )
+from edge_agent.imaging.letterbox import inner_size, resize
+from edge_agent.imaging.limits import Limits
+from edge_agent.imaging.pixel_format import PixelFormat
+from edge_agent.imaging.polarity import looks_inverted
 from hilum.codes import ErrorCode, WarningCode
 
 _MONOCHROME = frozenset({"MONOCHROME1", "MONOCHROME2"})
@@ -41,7 +41,7 @@ def read_dicom(
     file = parse(data, limits)
     header = Header(file.elements)
     _check_is_image(file, header)
-    gates.check_kind(header)
+    acceptance.check_kind(header)
     _check_single_frame(header)
     form = pixel_format(header)
     limits.check(form.rows, form.columns)
@@ -56,7 +56,7 @@ def _check_is_image(file: DicomFile, header: Header) -> None:
     if file.native is not None or file.fragments is not None:
         return
     sop_class = header.text(tags.SOP_CLASS_UID)
-    if tags.ROWS in header or gates.is_radiograph(sop_class):
+    if tags.ROWS in header or acceptance.is_radiograph(sop_class):
         raise truncated("there are no pixel data")
     raise refused(
         ErrorCode.NOT_AN_IMAGE,
@@ -116,8 +116,8 @@ def _check_photometric(form: PixelFormat) -> None:
 
 
 def _check_readable(file: DicomFile, form: PixelFormat) -> None:
-    if not transfer.supported(file.syntax):
-        raise unsupported_syntax(f"transfer syntax {transfer.syntax_name(file.syntax)}")
+    if not pixel_data.supported(file.syntax):
+        raise unsupported_syntax(f"transfer syntax {pixel_data.syntax_name(file.syntax)}")
     if form.bits_stored < _MIN_BITS and form.photometric in _MONOCHROME:
         raise unsupported_pixels(f"{form.bits_stored} bits stored")
 
@@ -131,22 +131,22 @@ def _radiograph(
         presentation = presentation_of(header, form)
         # Padding can be told from the picture only where both have their full size.
         small_enough = size if presentation.padding is None else None
-        stored = transfer.decode(file, form, small_enough)
+        stored = pixel_data.decode(file, form, small_enough)
         estimated = presentation.voi is None
         pixels = presentation.show(stored, *size)
     else:
-        stored = transfer.decode(file, form, None)
+        stored = pixel_data.decode(file, form, None)
         if form.photometric == _PALETTE:
             pixels = palette_of(header).show(stored)
         else:
             pixels = luminance(stored, form.photometric, form.bits_stored)
         pixels = resize(pixels, *size)
-    view = gates.view_position(header)
+    view = acceptance.view_position(header)
     found: list[ImageWarning | None] = [
-        gates.view_warning(view),
-        gates.warn(WarningCode.MISSING_WINDOW) if estimated else None,
-        gates.burned_in_warning(header),
-        gates.warn(WarningCode.LOOKS_INVERTED) if looks_inverted(pixels) else None,
+        acceptance.view_warning(view),
+        acceptance.warn(WarningCode.MISSING_WINDOW) if estimated else None,
+        acceptance.burned_in_warning(header),
+        acceptance.warn(WarningCode.LOOKS_INVERTED) if looks_inverted(pixels) else None,
     ]
     return Radiograph(
         pixels=pixels,

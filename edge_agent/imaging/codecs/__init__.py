@@ -1,0 +1,1 @@
+"""edge_agent imaging codecs: to be described."""

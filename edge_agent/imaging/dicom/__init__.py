@@ -1,0 +1,1 @@
+"""edge_agent imaging dicom: to be described."""
