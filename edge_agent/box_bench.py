@@ -21,9 +21,9 @@ from pydicom.uid import UID, ComputedRadiographyImageStorage, ExplicitVRLittleEn
 from edge_agent.app import Agent
 from edge_agent.config import AccessSettings, Settings, TlsSettings
 from edge_agent.engines.bundle import Bundle
-from edge_agent.engines.choose import choose
 from edge_agent.engines.golden import read_picture
 from edge_agent.engines.hardware import Hardware
+from edge_agent.engines.selection.select import choose
 from edge_agent.loading import open_bundle
 from edge_agent.process_memory import family, memory_kb
 from hilum.client import AsyncClient, Result

@@ -14,10 +14,10 @@ from edge_agent.config import Settings
 from edge_agent.core.engine_selection import BatchPolicy
 from edge_agent.engines.base import Engine
 from edge_agent.engines.bundle import Bundle, shipped_bundles, starter_bundle_path
-from edge_agent.engines.choose import AUTO, Choice, choose
-from edge_agent.engines.gate import Gate, OpenVinoGate
+from edge_agent.engines.content_check import Gate, OpenVinoGate
 from edge_agent.engines.golden import Verdict, run_gate, run_golden
-from edge_agent.engines.runtimes import open_engine, runtime_version
+from edge_agent.engines.runtimes.factory import open_engine, runtime_version
+from edge_agent.engines.selection.select import AUTO, Choice, choose
 from edge_agent.errors import EngineFailed, HilumError
 from edge_agent.imaging import Limits
 from edge_agent.serving.decode_workers import DecodePolicy

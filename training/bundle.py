@@ -37,10 +37,10 @@ import cv2
 from edge_agent.core.findings import Finding
 from edge_agent.engines.base import Engine, Pixels
 from edge_agent.engines.bundle import Bundle
-from edge_agent.engines.gate import OpenVinoGate
+from edge_agent.engines.content_check import OpenVinoGate
 from edge_agent.engines.golden import answers, differences, read_picture, run_golden
-from edge_agent.engines.onnxruntime import OnnxRuntimeEngine, OnnxRuntimeOptions
-from edge_agent.engines.openvino import DEFAULT_OPTIONS, OpenVinoEngine, OpenVinoOptions
+from edge_agent.engines.runtimes.onnxruntime import OnnxRuntimeEngine, OnnxRuntimeOptions
+from edge_agent.engines.runtimes.openvino import DEFAULT_OPTIONS, OpenVinoEngine, OpenVinoOptions
 from hilum.catalog import CATALOG
 from hilum.manifest import (
     MANIFEST_NAME,

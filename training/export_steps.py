@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from edge_agent.core.findings import findings_from
 from edge_agent.core.geometry import Letterbox
-from edge_agent.engines.openvino import computes_bf16
-from edge_agent.engines.tensorrt_runtime import open_runtime
+from edge_agent.engines.runtimes.openvino import computes_bf16
+from edge_agent.engines.runtimes.tensorrt_runtime import open_runtime
 from edge_agent.imaging.letterbox import letterbox
 from hilum.catalog import CATALOG
 from hilum.manifest import HeadSpec, InputSpec

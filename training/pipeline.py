@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from edge_agent.engines.base import Pixels
 from edge_agent.engines.bundle import Bundle
-from edge_agent.engines.tensorrt_runtime import open_runtime, packages_installed
+from edge_agent.engines.runtimes.tensorrt_runtime import open_runtime, packages_installed
 from training import begun, bundling
 from training import export_steps as steps
 from training.checkpoints import WEIGHTS

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from openvino import opset13 as ops
 
 from edge_agent.core.findings import BOX_ROWS
-from edge_agent.engines.openvino_core import new_core
+from edge_agent.engines.runtimes.openvino_core import new_core
 from training.errors import TrainingError
 
 PROBES: Final = 32

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from edge_agent.engines.bundle import Bundle
-from edge_agent.engines.openvino import computes_bf16
+from edge_agent.engines.runtimes.openvino import computes_bf16
 from hilum.catalog import CATALOG
 from hilum.manifest import InputSpec
 from training.bundle import BF16, FP32, INT8, ORT_FP32, measuring_engine

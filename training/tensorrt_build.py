@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from edge_agent.engines.tensorrt_runtime import Plan, Runtime
+from edge_agent.engines.runtimes.tensorrt_runtime import Plan, Runtime
 from hilum.manifest import EngineTarget
 from training.bundle import CARD_FP16, CARD_INT8, TRT_FP16, TRT_INT8, Graphs
 from training.errors import TrainingError
@@ -49,7 +49,7 @@ def build_engines(
         graphs: with `tensorrt/int8.onnx`, `tensorrt/fp16.onnx` or both; earlier engines of the same
             package and version are replaced.
         capabilities: such as `8.9`.
-        runtime: `edge_agent.engines.tensorrt_runtime.open_runtime("tensorrt_rtx")`.
+        runtime: `edge_agent.engines.runtimes.tensorrt_runtime.open_runtime("tensorrt_rtx")`.
         on_step: told how far it is.
 
     Raises:

@@ -19,7 +19,7 @@ from edge_agent.core.findings import Finding, OutputsInvalid, findings_from
 from edge_agent.core.geometry import Letterbox
 from edge_agent.core.radiograph import ImageWarning, Radiograph
 from edge_agent.engines.base import Engine, Pixels, RawOutputs
-from edge_agent.engines.gate import Gate as ContentGate
+from edge_agent.engines.content_check import Gate as ContentGate
 from edge_agent.errors import EngineFailed, InvalidRequest
 from edge_agent.imaging.letterbox import letterbox
 from edge_agent.serving.admission import Gate

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from edge_agent.engines.bundle import Bundle, shipped_bundles, starter_bundle_path
 from edge_agent.engines.golden import read_picture
-from edge_agent.engines.runtimes import open_engine
+from edge_agent.engines.runtimes.factory import open_engine
 from edge_agent.errors import EngineFailed
 
 ROUNDS = 60

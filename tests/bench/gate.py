@@ -6,9 +6,9 @@ import statistics
 import time
 
 from edge_agent.engines.bundle import Bundle, starter_bundle_path
-from edge_agent.engines.gate import OpenVinoGate
+from edge_agent.engines.content_check import OpenVinoGate
 from edge_agent.engines.golden import read_picture
-from edge_agent.engines.openvino import OpenVinoEngine
+from edge_agent.engines.runtimes.openvino import OpenVinoEngine
 
 ROUNDS = 60
 WARM_UP = 5

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge_agent.engines.cuda import Card, CudaPythonCard, PyCudaCard, ours
 from edge_agent.engines.hardware import nvidia_cards
+from edge_agent.engines.runtimes.cuda import Card, CudaPythonCard, PyCudaCard, ours
 from edge_agent.errors import EngineFailed
 
 pytestmark = pytest.mark.skipif(

@@ -20,7 +20,7 @@ from edge_agent.core.findings import Finding, findings_from
 from edge_agent.core.geometry import Letterbox
 from edge_agent.engines.bundle import Bundle, starter_bundle_path
 from edge_agent.engines.golden import read_picture
-from edge_agent.engines.openvino import OpenVinoEngine, OpenVinoOptions
+from edge_agent.engines.runtimes.openvino import OpenVinoEngine, OpenVinoOptions
 from edge_agent.imaging import read_study
 from edge_agent.imaging.letterbox import letterbox
 from hilum.catalog import CATALOG

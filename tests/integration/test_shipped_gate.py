@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edge_agent.core.content_check import GateVerdict
 from edge_agent.engines.bundle import Bundle, starter_bundle_path
-from edge_agent.engines.gate import OpenVinoGate
+from edge_agent.engines.content_check import OpenVinoGate
 from edge_agent.imaging import read_study
 from hilum.codes import ErrorCode, WarningCode
 from tests.conftest import pydicom_file

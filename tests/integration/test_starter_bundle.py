@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from edge_agent.engines.bundle import Bundle, shipped_bundles
-from edge_agent.engines.gate import OpenVinoGate
+from edge_agent.engines.content_check import OpenVinoGate
 from edge_agent.engines.golden import read_picture, run_gate, run_golden
-from edge_agent.engines.openvino import OpenVinoEngine, OpenVinoOptions, computes_bf16
-from edge_agent.engines.runtimes import open_engine
+from edge_agent.engines.runtimes.factory import open_engine
+from edge_agent.engines.runtimes.openvino import OpenVinoEngine, OpenVinoOptions, computes_bf16
 from hilum.manifest import EngineVariant
 
 MAX_BYTES = 10 << 20

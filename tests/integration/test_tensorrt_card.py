@@ -13,9 +13,9 @@ import pytest
 from edge_agent.core.findings import BOX_ROWS
 from edge_agent.engines.base import MAX_BATCH
 from edge_agent.engines.bundle import Bundle
-from edge_agent.engines.choose import choose
 from edge_agent.engines.golden import run_golden
-from edge_agent.engines.runtimes import open_engine, runtime_version
+from edge_agent.engines.runtimes.factory import open_engine, runtime_version
+from edge_agent.engines.selection.select import choose
 from tests.support.exported_runs import exportable, toy_parts
 from tests.support.models import random_detector
 from training import export_steps as steps

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from edge_agent.engines.cuda import Array
-from edge_agent.engines.tensorrt_runtime import ANY, LoadedPlan, Plan, Port
+from edge_agent.engines.runtimes.cuda import Array
+from edge_agent.engines.runtimes.tensorrt_runtime import ANY, LoadedPlan, Plan, Port
 from edge_agent.errors import EngineFailed
 from tests.support.bundles import ANCHORS, ROWS, SIZE
 from tests.support.variants import seen

@@ -14,7 +14,7 @@ from typing import Any
 from edge_agent.engines.base import Engine, Pixels
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.fake import FakeEngine
-from edge_agent.engines.runtimes import open_engine as open_real
+from edge_agent.engines.runtimes.factory import open_engine as open_real
 from edge_agent.errors import EngineFailed
 from hilum.manifest import EngineVariant
 from tests.support import bundles

@@ -14,8 +14,8 @@ from edge_agent.config import Settings
 from edge_agent.core.engine_selection import ONE_AT_A_TIME
 from edge_agent.engines.base import Engine
 from edge_agent.engines.bundle import Bundle
-from edge_agent.engines.choose import Choice
 from edge_agent.engines.fake import FakeEngine
+from edge_agent.engines.selection.select import Choice
 from edge_agent.errors import BundleInvalid, ConfigInvalid, EngineFailed
 from edge_agent.loading import (
     build_decoder,

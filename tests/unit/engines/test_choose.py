@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from edge_agent.core.engine_selection import BatchPolicy
-from edge_agent.engines import choose as module
 from edge_agent.engines.bundle import Bundle
-from edge_agent.engines.choose import AUTO, Choice, choose
 from edge_agent.engines.hardware import Hardware
-from edge_agent.engines.measure import Effort
-from edge_agent.engines.probe import Job, Opened, Probe, ProbeFailed, ProbeProcess, Timing
-from edge_agent.engines.runtimes import open_engine
+from edge_agent.engines.runtimes.factory import open_engine
+from edge_agent.engines.selection import select as module
+from edge_agent.engines.selection.benchmark import Effort
+from edge_agent.engines.selection.probe import Job, Opened, Probe, ProbeFailed, ProbeProcess, Timing
+from edge_agent.engines.selection.select import AUTO, Choice, choose
 from edge_agent.errors import BundleInvalid, ConfigInvalid, EngineFailed
 from tests.support import hostile_engines
 from tests.support.variants import ORT, bundle_with, noise, seen, variant

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_agent.engines.cuda import (
+from edge_agent.engines.hardware import nvidia_cards
+from edge_agent.engines.runtimes.cuda import (
     Card,
     CudaPythonCard,
     PyCudaCard,
@@ -29,7 +30,6 @@ from edge_agent.engines.cuda import (
     open_card,
     ours,
 )
-from edge_agent.engines.hardware import nvidia_cards
 from edge_agent.errors import EngineFailed
 from hilum.codes import ErrorCode
 from tests.conftest import absent

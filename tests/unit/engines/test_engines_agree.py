@@ -9,7 +9,7 @@ from edge_agent.core.findings import BOX_ROWS
 from edge_agent.engines.bundle import Bundle, starter_bundle_path
 from edge_agent.engines.golden import read_picture, run_golden
 from edge_agent.engines.hardware import Hardware
-from edge_agent.engines.runtimes import open_engine
+from edge_agent.engines.runtimes.factory import open_engine
 from edge_agent.errors import BundleInvalid
 from tests.conftest import absent
 

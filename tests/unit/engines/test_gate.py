@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from edge_agent.engines.bundle import Bundle
-from edge_agent.engines.gate import OpenVinoGate, shrunk
+from edge_agent.engines.content_check import OpenVinoGate, shrunk
 from edge_agent.errors import BundleInvalid, EngineFailed
 from hilum.codes import ErrorCode, WarningCode
 from hilum.manifest import InputSpec

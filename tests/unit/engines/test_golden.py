@@ -11,10 +11,10 @@ import pytest
 from edge_agent.core.findings import Box, Finding
 from edge_agent.engines.base import Pixels, RawOutputs
 from edge_agent.engines.bundle import Bundle
+from edge_agent.engines.content_check import OpenVinoGate
 from edge_agent.engines.fake import FakeEngine
-from edge_agent.engines.gate import OpenVinoGate
 from edge_agent.engines.golden import Verdict, differences, read_picture, run_gate, run_golden
-from edge_agent.engines.openvino import OpenVinoEngine, OpenVinoOptions
+from edge_agent.engines.runtimes.openvino import OpenVinoEngine, OpenVinoOptions
 from edge_agent.errors import BundleInvalid, EngineFailed
 from hilum.catalog import CATALOG
 from hilum.manifest import GoldenFinding, GoldenTolerance, InputSpec

@@ -12,7 +12,7 @@ import pytest
 from edge_agent.engines.base import Engine
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.golden import run_golden
-from edge_agent.engines.onnxruntime import OnnxRuntimeEngine, OnnxRuntimeOptions
+from edge_agent.engines.runtimes.onnxruntime import OnnxRuntimeEngine, OnnxRuntimeOptions
 from edge_agent.errors import BundleInvalid, EngineFailed
 from hilum.manifest import InputSpec
 from tests.support import bundles

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edge_agent.engines.base import Engine
 from edge_agent.engines.bundle import Bundle
-from edge_agent.engines.openvino import OpenVinoEngine, OpenVinoOptions
+from edge_agent.engines.runtimes.openvino import OpenVinoEngine, OpenVinoOptions
 from edge_agent.errors import BundleInvalid, ConfigInvalid, EngineFailed
 from hilum.manifest import InputSpec
 from tests.support import bundles

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from edge_agent.engines.openvino_core import new_core
+from edge_agent.engines.runtimes.openvino_core import new_core
 from tests.support.signal_stack import SignalStack
 
 

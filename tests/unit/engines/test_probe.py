@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.engines.bundle import Bundle
-from edge_agent.engines.probe import Job, ProbeFailed, ProbeProcess, Timing
+from edge_agent.engines.selection.probe import Job, ProbeFailed, ProbeProcess, Timing
 from tests.support import hostile_engines
 from tests.support.variants import ORT, bundle_with, variant
 

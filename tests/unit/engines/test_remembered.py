@@ -11,7 +11,7 @@ import pytest
 
 from edge_agent.core.engine_selection import BatchPolicy, Measurement
 from edge_agent.engines.hardware import Hardware
-from edge_agent.engines.remembered import KEEP, Choices, Circumstances, Remembered
+from edge_agent.engines.selection.cache import KEEP, Choices, Circumstances, Remembered
 from edge_agent.errors import ConfigInvalid
 
 BOX = Hardware("AMD EPYC", 2, ("avx2", "avx512_vnni"), "")

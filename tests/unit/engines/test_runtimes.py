@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 
 from edge_agent.core.engine_selection import BatchPolicy
-from edge_agent.engines.onnxruntime import OnnxRuntimeEngine
-from edge_agent.engines.openvino import OpenVinoEngine
-from edge_agent.engines.runtimes import open_engine, runtime_version
+from edge_agent.engines.runtimes.factory import open_engine, runtime_version
+from edge_agent.engines.runtimes.onnxruntime import OnnxRuntimeEngine
+from edge_agent.engines.runtimes.openvino import OpenVinoEngine
 from edge_agent.errors import BundleInvalid
 from tests.support.variants import ORT, bundle_with, noise, seen, variant
 
 
 def test_choosing_imports_no_runtime() -> None:
     script = (
-        "import sys, edge_agent.engines.choose as c, edge_agent.engines.runtimes as r;"
+        "import sys, edge_agent.engines.selection.select as c, edge_agent.engines.runtimes.factory as r;"
         "assert r.runtime_version('openvino') and r.runtime_version('onnxruntime');"
         "print([name for name in r.KNOWN if name in sys.modules])"
     )
@@ -38,7 +38,7 @@ def test_versions_are_the_packages() -> None:
 def test_tensorrt_counts_where_a_card_a_binding_and_a_package_are(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    where = "edge_agent.engines.runtimes."
+    where = "edge_agent.engines.runtimes.factory."
     whole = {
         "nvidia_cards": ("NVIDIA L4, driver 550.1",),
         "bindings_installed": "cuda.bindings",
@@ -54,7 +54,7 @@ def test_tensorrt_counts_where_a_card_a_binding_and_a_package_are(
 
 
 def test_a_runtime_that_is_not_installed_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge_agent.engines.runtimes.find_spec", lambda name: None)
+    monkeypatch.setattr("edge_agent.engines.runtimes.factory.find_spec", lambda name: None)
     assert runtime_version("openvino") is None
 
 

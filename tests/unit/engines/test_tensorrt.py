@@ -14,8 +14,8 @@ import pytest
 
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.golden import run_golden
-from edge_agent.engines.tensorrt import TensorRtEngine, TensorRtOptions, target_for
-from edge_agent.engines.tensorrt_runtime import ANY, open_runtime
+from edge_agent.engines.runtimes.tensorrt import TensorRtEngine, TensorRtOptions, target_for
+from edge_agent.engines.runtimes.tensorrt_runtime import ANY, open_runtime
 from edge_agent.errors import BundleInvalid, EngineFailed
 from hilum.manifest import EngineTarget, EngineVariant
 from tests.support import bundles
@@ -186,7 +186,7 @@ def test_a_variant_for_another_runtime_is_refused(tmp_path: Path) -> None:
 
 
 def test_without_tensorrt_there_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge_agent.engines.tensorrt_runtime.find_spec", lambda name: None)
+    monkeypatch.setattr("edge_agent.engines.runtimes.tensorrt_runtime.find_spec", lambda name: None)
     with pytest.raises(EngineFailed, match="TensorRT is not installed") as caught:
         open_runtime()
     assert "extra `tensorrt`" in caught.value.hint

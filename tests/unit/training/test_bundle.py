@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edge_agent.engines.base import Engine, Pixels, RawOutputs
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.golden import run_golden
-from edge_agent.engines.openvino import OpenVinoOptions
+from edge_agent.engines.runtimes.openvino import OpenVinoOptions
 from edge_agent.errors import BundleInvalid
 from hilum.catalog import CATALOG
 from hilum.manifest import MANIFEST_NAME, HeadSpec, InputSpec, Provenance

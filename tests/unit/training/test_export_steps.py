@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from edge_agent.engines.bundle import Bundle
-from edge_agent.engines.openvino import OpenVinoOptions
-from edge_agent.engines.tensorrt_runtime import open_runtime, packages_installed
+from edge_agent.engines.runtimes.openvino import OpenVinoOptions
+from edge_agent.engines.runtimes.tensorrt_runtime import open_runtime, packages_installed
 from tests.conftest import absent
 from tests.support.disks import room_for
 from tests.support.exported_runs import SIZE, exportable, toy_parts

@@ -12,7 +12,7 @@ import torch
 
 from edge_agent.core.content_check import GateProbabilities, judge
 from edge_agent.engines.bundle import Bundle
-from edge_agent.engines.gate import OpenVinoGate
+from edge_agent.engines.content_check import OpenVinoGate
 from hilum.codes import ErrorCode
 from tests.support import bundles
 from tests.support.disks import room_for

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from edge_agent.engines.tensorrt_runtime import packages_installed
+from edge_agent.engines.runtimes.tensorrt_runtime import packages_installed
 from edge_agent.errors import EngineFailed, HilumError
 from tests.conftest import absent
 from tests.support.whole_runs import PICTURES, Trained, WholeRun

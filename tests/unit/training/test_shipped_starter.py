@@ -6,7 +6,7 @@ import pytest
 
 from edge_agent.engines.bundle import Bundle, shipped_bundles, starter_bundle_path
 from edge_agent.engines.golden import run_golden
-from edge_agent.engines.openvino import OpenVinoEngine, OpenVinoOptions
+from edge_agent.engines.runtimes.openvino import OpenVinoEngine, OpenVinoOptions
 from hilum.catalog import CATALOG
 from hilum.manifest import ChangeControl
 

@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edge_agent.engines.tensorrt_runtime import Layer, LoadedPlan, Plan
+from edge_agent.engines.runtimes.tensorrt_runtime import Layer, LoadedPlan, Plan
 from edge_agent.errors import EngineFailed
 from hilum.manifest import EngineTarget, HeadSpec, InputSpec
 from training.bundle import CARD_FP16, CARD_INT8, TRT_FP16, TRT_INT8, Graphs

@@ -23,7 +23,7 @@ from edge_agent.core.content_check import (
 from edge_agent.core.geometry import Letterbox
 from edge_agent.engines.base import Pixels
 from edge_agent.engines.bundle import Bundle
-from edge_agent.engines.openvino_core import new_core, run
+from edge_agent.engines.runtimes.openvino_core import new_core, run
 from edge_agent.errors import BundleInvalid, EngineFailed
 from hilum.manifest import GateSpec, InputSpec
 

@@ -34,7 +34,7 @@ class Job:
     threads: int
     cache_dir: str
     parallel_requests: int = 1
-    opener: str = "edge_agent.engines.runtimes:open_engine"
+    opener: str = "edge_agent.engines.runtimes.factory:open_engine"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class ProbeProcess:
         ours, theirs = socket.socketpair()
         with theirs:
             channel = theirs.fileno()
-            module = [sys.executable, "-P", "-m", "edge_agent.engines.probe_main"]
+            module = [sys.executable, "-P", "-m", "edge_agent.engines.selection.probe_main"]
             self._process = subprocess.Popen(  # noqa: S603  # our own module
                 [*module, str(channel), str(os.getpid())],
                 stdin=subprocess.DEVNULL,

@@ -21,7 +21,7 @@ from edge_agent.core.findings import BOX_ROWS
 from edge_agent.engines.base import Pixels, RawOutputs
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.compiled_cache import CompiledCache
-from edge_agent.engines.openvino_core import new_core, run
+from edge_agent.engines.runtimes.openvino_core import new_core, run
 from edge_agent.errors import BundleInvalid, EngineFailed, HilumError
 from hilum.manifest import EngineVariant, InputSpec, Manifest
 

@@ -15,10 +15,10 @@ from typing import Final
 from edge_agent.core.engine_selection import BatchPolicy, Measurement, NoneAgrees
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.hardware import Hardware
-from edge_agent.engines.measure import DEFAULT_EFFORT, Effort, Measured, measure
-from edge_agent.engines.probe import Job, ProbeProcess, Start
-from edge_agent.engines.remembered import Choices, Circumstances, Remembered
-from edge_agent.engines.runtimes import runtime_version
+from edge_agent.engines.runtimes.factory import runtime_version
+from edge_agent.engines.selection.benchmark import DEFAULT_EFFORT, Effort, Measured, measure
+from edge_agent.engines.selection.cache import Choices, Circumstances, Remembered
+from edge_agent.engines.selection.probe import Job, ProbeProcess, Start
 from edge_agent.errors import BundleInvalid, ConfigInvalid, EngineFailed
 from hilum.manifest import EngineVariant
 

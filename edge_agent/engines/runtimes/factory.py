@@ -10,9 +10,9 @@ from typing import Final
 from edge_agent.core.engine_selection import ONE_AT_A_TIME, BatchPolicy
 from edge_agent.engines.base import Engine
 from edge_agent.engines.bundle import Bundle
-from edge_agent.engines.cuda import bindings_installed
 from edge_agent.engines.hardware import nvidia_cards
-from edge_agent.engines.tensorrt_runtime import packages_installed
+from edge_agent.engines.runtimes.cuda import bindings_installed
+from edge_agent.engines.runtimes.tensorrt_runtime import packages_installed
 from edge_agent.errors import BundleInvalid
 from hilum.manifest import EngineVariant
 
@@ -59,10 +59,7 @@ def open_engine(
         EngineFailed: the runtime cannot load or run the model.
     """
     if variant.runtime == "openvino":
-        from edge_agent.engines.openvino import (  # noqa: PLC0415  # costs memory
-            OpenVinoEngine,
-            OpenVinoOptions,
-        )
+        from edge_agent.engines.runtimes.openvino import OpenVinoEngine, OpenVinoOptions
 
         parallel = batch.parallel_requests if batch.parallel_requests > 1 else 0
         return OpenVinoEngine(
@@ -75,19 +72,13 @@ def open_engine(
             ),
         )
     if variant.runtime == "onnxruntime":
-        from edge_agent.engines.onnxruntime import (  # noqa: PLC0415  # costs memory
-            OnnxRuntimeEngine,
-            OnnxRuntimeOptions,
-        )
+        from edge_agent.engines.runtimes.onnxruntime import OnnxRuntimeEngine, OnnxRuntimeOptions
 
         return OnnxRuntimeEngine(
             bundle, variant, OnnxRuntimeOptions(threads=threads, streams=batch.parallel_requests)
         )
     if variant.runtime == "tensorrt":
-        from edge_agent.engines.tensorrt import (  # noqa: PLC0415  # costs memory
-            TensorRtEngine,
-            TensorRtOptions,
-        )
+        from edge_agent.engines.runtimes.tensorrt import TensorRtEngine, TensorRtOptions
 
         return TensorRtEngine(
             bundle, variant, TensorRtOptions(cache_dir / "compiled" if cache_dir else None)

@@ -26,7 +26,7 @@ from edge_agent.core.engine_selection import BatchPolicy
 from edge_agent.engines.base import Engine, Pixels
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.golden import read_picture, run_golden
-from edge_agent.engines.probe import Job, Opened, Timing
+from edge_agent.engines.selection.probe import Job, Opened, Timing
 from edge_agent.errors import BundleInvalid, HilumError
 
 _NICENESS: Final = 5

@@ -23,9 +23,15 @@ from edge_agent.core.findings import BOX_ROWS
 from edge_agent.engines.base import MAX_BATCH, Pixels, RawOutputs, in_runs
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.compiled_cache import CompiledCache
-from edge_agent.engines.cuda import Card, open_card, ours
 from edge_agent.engines.hardware import nvidia_cards
-from edge_agent.engines.tensorrt_runtime import ANY, LoadedPlan, Port, Runtime, open_runtime
+from edge_agent.engines.runtimes.cuda import Card, open_card, ours
+from edge_agent.engines.runtimes.tensorrt_runtime import (
+    ANY,
+    LoadedPlan,
+    Port,
+    Runtime,
+    open_runtime,
+)
 from edge_agent.errors import BundleInvalid, EngineFailed
 from hilum.manifest import EngineTarget, EngineVariant, Manifest
 

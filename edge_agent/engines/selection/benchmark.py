@@ -17,7 +17,7 @@ from edge_agent.core.engine_selection import (
     arrange,
     decide,
 )
-from edge_agent.engines.probe import Job, Opened, Probe, ProbeFailed, Start, Timing
+from edge_agent.engines.selection.probe import Job, Opened, Probe, ProbeFailed, Start, Timing
 
 BATCHES: Final = (2, 4, 8)
 """Batches that are tried where an engine takes several images in one run."""

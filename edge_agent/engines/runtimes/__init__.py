@@ -1,0 +1,1 @@
+"""edge_agent engines runtimes: to be described."""

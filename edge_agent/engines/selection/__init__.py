@@ -1,0 +1,1 @@
+"""edge_agent engines selection: to be described."""
