@@ -32,10 +32,10 @@ from edge_agent.serving.http_face import HttpLimits
 from edge_agent.serving.http_render import Renderer
 from edge_agent.serving.http_schema import ModelFacts
 from edge_agent.serving.http_server import HttpServer
-from edge_agent.serving.memory import keep_tidy, reuse_freed_memory
 from edge_agent.serving.metrics import AgentMetrics, Face, Sources
 from edge_agent.serving.pipeline import Pipeline
 from edge_agent.serving.tls import grpc_credentials
+from edge_agent.system.malloc import keep_tidy, reuse_freed_memory
 from hilum.v1 import detection_pb2_grpc
 
 ENVELOPE_BYTES: Final = 1 << 16

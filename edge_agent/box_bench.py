@@ -25,7 +25,7 @@ from edge_agent.engines.golden import read_picture
 from edge_agent.engines.hardware import Hardware
 from edge_agent.engines.selection.select import choose
 from edge_agent.loading import open_bundle
-from edge_agent.process_memory import family, memory_kb
+from edge_agent.system.processes import family, memory_kb
 from hilum.client import AsyncClient, Result
 
 ROUNDS: Final = 30

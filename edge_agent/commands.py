@@ -17,13 +17,13 @@ from edge_agent import loading, remote, report
 from edge_agent.config import Settings, load_settings
 from edge_agent.errors import CallerError, ConfigInvalid, HilumError, InvalidRequest
 from edge_agent.inputs import FileMark, Misused, file_mark, find_files, overlay_paths
-from edge_agent.log import configure_logging
 from edge_agent.remote import open_client
 from edge_agent.serving import wire
 from edge_agent.serving.answer import StudyRequest
 from edge_agent.serving.failures import coded
 from edge_agent.serving.local import FileOutcome, detect_files, overlay_png, read_limited
 from edge_agent.serving.pipeline import check
+from edge_agent.system.logging import configure_logging
 from hilum.client import DetectError, Tls
 
 EXIT_REFUSED: Final = 1

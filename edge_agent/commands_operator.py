@@ -23,9 +23,9 @@ from edge_agent.core.authorization import Role
 from edge_agent.doors import utc_now
 from edge_agent.errors import ConfigInvalid
 from edge_agent.inputs import Misused
-from edge_agent.log import configure_logging
 from edge_agent.serving.audit_verify import verify
 from edge_agent.serving.keys import add_key, load_keys, remove_key
+from edge_agent.system.logging import configure_logging
 
 
 @plain_errors

@@ -23,7 +23,7 @@ from edge_agent.imaging import Limits
 from edge_agent.serving.decode_workers import DecodePolicy
 from edge_agent.serving.decoding import Decoder, ThreadDecoder, WorkerDecoder
 from edge_agent.serving.pipeline import Model, Pipeline
-from edge_agent.serving.threads import run_to_end
+from edge_agent.system.aio import run_to_end
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from edge_agent.engines.private_files import keep_newest, private_folder, write_private
+from edge_agent.system.private_files import keep_newest, private_folder, write_private
 
 KEEP: Final = 8
 """Blobs kept; the least recently written go first."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from edge_agent.core.audit_chain import START, AuditEvent, Link, Marker, read_line
-from edge_agent.serving.files import replace_file, sync_folder, write_all
+from edge_agent.system.files import replace_file, sync_folder, write_all
 
 ANCHOR: Final = "anchor.json"
 _SEGMENT: Final = re.compile(r"audit-([0-9]{12})\.jsonl", re.ASCII)

@@ -14,7 +14,7 @@ from typing import Final
 from edge_agent.core.audit_chain import AuditEvent, Link, Marker, add
 from edge_agent.errors import ConfigInvalid
 from edge_agent.serving.audit_files import Anchor, recover, segment_path, write_anchor
-from edge_agent.serving.files import read_small, replace_file, sync_folder, write_all
+from edge_agent.system.files import read_small, replace_file, sync_folder, write_all
 
 _log = logging.getLogger(__name__)
 _REQUEST_KEY: Final = "request-id.key"

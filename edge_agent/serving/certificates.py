@@ -31,7 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from edge_agent.core.audit_chain import ACTOR_NAME
 from edge_agent.core.authorization import Denied, Identity, Principal, Reason, Role
 from edge_agent.errors import ConfigInvalid
-from edge_agent.serving.files import WatchedFile, read_small
+from edge_agent.system.files import WatchedFile, read_small
 
 _WHAT: Final = "client certificate rules file"
 

@@ -8,9 +8,9 @@ from typing import Protocol
 
 from edge_agent.core.radiograph import Radiograph
 from edge_agent.imaging import Limits, read_study
-from edge_agent.serving.deadlines import begun_before
 from edge_agent.serving.decode_workers import DecodePolicy, DecodeStats, DecodeWorkers
-from edge_agent.serving.threads import run_to_end
+from edge_agent.system.aio import run_to_end
+from edge_agent.system.deadlines import begun_before
 
 
 class Decoder(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from edge_agent.errors import CallerError, HilumError, TryLater
-from edge_agent.log import where_raised
+from edge_agent.system.logging import where_raised
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from edge_agent.core.authorization import Denied, Identity, Principal, Reason, Role
 from edge_agent.errors import ConfigInvalid
-from edge_agent.serving.files import WatchedFile, locked, read_small, replace_file
+from edge_agent.system.files import WatchedFile, locked, read_small, replace_file
 
 _TOKEN: Final = re.compile(r"hilum_(?P<id>[0-9a-f]{10})_[A-Za-z0-9_-]{43}", re.ASCII)
 _WHAT: Final = "API key file"

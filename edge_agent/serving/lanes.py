@@ -15,7 +15,7 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from edge_agent.core.engine_selection import BatchPolicy
-from edge_agent.serving.deadlines import is_past, too_late
+from edge_agent.system.deadlines import is_past, too_late
 
 Job = TypeVar("Job")
 Outcome = TypeVar("Outcome")

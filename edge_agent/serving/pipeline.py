@@ -24,9 +24,9 @@ from edge_agent.errors import EngineFailed, InvalidRequest
 from edge_agent.imaging.letterbox import letterbox
 from edge_agent.serving.admission import Gate
 from edge_agent.serving.answer import Answer, ImageFacts, StudyRequest, Timings
-from edge_agent.serving.deadlines import begun_before, is_past, too_late
 from edge_agent.serving.decoding import Decoder
 from edge_agent.serving.lanes import Lanes
+from edge_agent.system.deadlines import begun_before, is_past, too_late
 from hilum.manifest import EngineVariant, Manifest
 
 MAX_REQUEST_ID: Final = 128

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from edge_agent.errors import ConfigInvalid
-from edge_agent.serving.files import read_small
+from edge_agent.system.files import read_small
 
 # Forward secrecy and authenticated encryption only (RFC 9325 section 4.2); TLS 1.3 has its own.
 _TLS12_CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"

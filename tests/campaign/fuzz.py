@@ -28,7 +28,7 @@ import httpx
 from google.protobuf.message import DecodeError
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from edge_agent.process_memory import family, memory_kb
+from edge_agent.system.processes import family, memory_kb
 from hilum.codes import ErrorCode
 from hilum.v1 import detection_pb2 as pb
 from tests.support.hostile_strategies import Case, cases, small_radiographs

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from edge_agent.process_memory import family
+from edge_agent.system.processes import family
 from tests.agents import agent_process, serving_line
 
 ENDS_WITHIN_S = 60.0

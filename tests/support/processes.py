@@ -10,7 +10,7 @@ from typing import Final, TextIO
 
 import numpy as np
 
-from edge_agent.process_memory import family, memory_kb
+from edge_agent.system.processes import family, memory_kb
 
 _PAIRS_AT_MOST: Final = 2000
 """Samples that `growth_per_hour` looks at; beyond, evenly spread ones of them."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from edge_agent.log import configure_logging, where_raised
+from edge_agent.system.logging import configure_logging, where_raised
 from tests.agents import logging_restored
 
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edge_agent.core.engine_selection import BatchPolicy, Measurement
 from edge_agent.engines.hardware import Hardware
-from edge_agent.engines.private_files import keep_newest, private_folder, write_private
+from edge_agent.system.private_files import keep_newest, private_folder, write_private
 
 KEEP: Final = 8
 """Choices kept; the least recently made go first."""

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from edge_agent.errors import DeadlineExceeded
-from edge_agent.serving.deadlines import begun_before, is_past
+from edge_agent.system.deadlines import begun_before, is_past
 
 
 def now() -> float:

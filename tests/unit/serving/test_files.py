@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.errors import ConfigInvalid
-from edge_agent.serving.files import WatchedFile, locked, read_small, replace_file
+from edge_agent.system.files import WatchedFile, locked, read_small, replace_file
 
 AS_ROOT = os.geteuid() == 0
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.process_memory import memory_kb
-from edge_agent.serving.memory import HEAPS, give_back_free_memory, keep_tidy
+from edge_agent.system.malloc import HEAPS, give_back_free_memory, keep_tidy
+from edge_agent.system.processes import memory_kb
 from tests.agents import eventually
 
 BLOCK, BLOCKS = 100_000, 1000

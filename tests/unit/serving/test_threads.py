@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from edge_agent.serving.threads import run_to_end
+from edge_agent.system.aio import run_to_end
 
 
 async def test_gives_the_result_or_the_error() -> None:

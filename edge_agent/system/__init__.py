@@ -1,0 +1,1 @@
+"""edge_agent system: to be described."""
