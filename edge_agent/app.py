@@ -18,11 +18,11 @@ from grpc_reflection.v1alpha import reflection
 
 from edge_agent.config import Settings, format_address
 from edge_agent.core.admission import Admission, AdmissionPolicy, AdmissionStats
+from edge_agent.decoding.decoder import WorkerDecoder
 from edge_agent.doors import Doors, open_doors
 from edge_agent.errors import ConfigInvalid, EngineFailed, NotReady
 from edge_agent.loading import Load, build_decoder, load_pipeline, run_load
 from edge_agent.serving.audit import AuditStatus
-from edge_agent.serving.decoding import WorkerDecoder
 from edge_agent.serving.grpc import SERVICE, Detector
 from edge_agent.serving.grpc_access import GrpcAccess, Guard
 from edge_agent.serving.health import Health

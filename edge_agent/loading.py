@@ -12,6 +12,8 @@ from typing import Any, Final
 
 from edge_agent.config import Settings
 from edge_agent.core.engine_selection import BatchPolicy
+from edge_agent.decoding.decoder import Decoder, ThreadDecoder, WorkerDecoder
+from edge_agent.decoding.pool import DecodePolicy
 from edge_agent.engines.base import Engine
 from edge_agent.engines.bundle import Bundle, shipped_bundles, starter_bundle_path
 from edge_agent.engines.content_check import Gate, OpenVinoGate
@@ -20,8 +22,6 @@ from edge_agent.engines.runtimes.factory import open_engine, runtime_version
 from edge_agent.engines.selection.select import AUTO, Choice, choose
 from edge_agent.errors import EngineFailed, HilumError
 from edge_agent.imaging import Limits
-from edge_agent.serving.decode_workers import DecodePolicy
-from edge_agent.serving.decoding import Decoder, ThreadDecoder, WorkerDecoder
 from edge_agent.serving.pipeline import Model, Pipeline
 from edge_agent.system.aio import run_to_end
 

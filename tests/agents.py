@@ -35,10 +35,10 @@ from openvino import opset13 as ops
 from edge_agent.app import Agent
 from edge_agent.config import Settings, load_settings
 from edge_agent.core.engine_selection import BatchPolicy
+from edge_agent.decoding.decoder import Decoder, ThreadDecoder
 from edge_agent.engines.base import Engine, Pixels
 from edge_agent.engines.fake import FakeEngine, paint
 from edge_agent.loading import Load, image_limits
-from edge_agent.serving.decoding import Decoder, ThreadDecoder
 from edge_agent.serving.pipeline import Model, Pipeline
 from hilum.catalog import CATALOG
 from hilum.manifest import GoldenCases, Manifest

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 
 from edge_agent.core.radiograph import Radiograph
+from edge_agent.decoding.decoder import Decoder
 from edge_agent.errors import HilumError, Overloaded
-from edge_agent.serving.decoding import Decoder
 
 MAX_SIDE: Final = 4096
 """Pixels along the longer side of the picture; larger radiographs are shrunk."""

@@ -18,13 +18,13 @@ from edge_agent.core.engine_selection import ONE_AT_A_TIME, BatchPolicy
 from edge_agent.core.findings import Finding, OutputsInvalid, findings_from
 from edge_agent.core.geometry import Letterbox
 from edge_agent.core.radiograph import ImageWarning, Radiograph
+from edge_agent.decoding.decoder import Decoder
 from edge_agent.engines.base import Engine, Pixels, RawOutputs
 from edge_agent.engines.content_check import Gate as ContentGate
 from edge_agent.errors import EngineFailed, InvalidRequest
 from edge_agent.imaging.letterbox import letterbox
 from edge_agent.serving.admission import Gate
 from edge_agent.serving.answer import Answer, ImageFacts, StudyRequest, Timings
-from edge_agent.serving.decoding import Decoder
 from edge_agent.serving.lanes import Lanes
 from edge_agent.system.deadlines import begun_before, is_past, too_late
 from hilum.manifest import EngineVariant, Manifest

@@ -24,10 +24,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from edge_agent.decoding.pool import DecodePolicy, DecodeWorkers
+from edge_agent.decoding.responses import Decoded
 from edge_agent.errors import DecoderFailed
 from edge_agent.imaging import Limits
-from edge_agent.serving.decode_answers import Decoded
-from edge_agent.serving.decode_workers import DecodePolicy, DecodeWorkers
 from tests.support.hostile_reader import PATH, misbehaving
 
 SIDE, CELL = 256, 16

@@ -28,8 +28,8 @@ import grpc
 import httpx
 
 from edge_agent.app import Agent
+from edge_agent.decoding.decoder import WorkerDecoder
 from edge_agent.engines.fake import FakeEngine, paint
-from edge_agent.serving.decoding import WorkerDecoder
 from hilum.v1 import detection_pb2 as pb
 from hilum.v1 import detection_pb2_grpc
 from tests.agents import SIDE, eventually, fake_pipeline, hilum_error, settings

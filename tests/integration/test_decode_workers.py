@@ -20,6 +20,7 @@ import pytest
 import pytest_asyncio
 
 from edge_agent.core.radiograph import Radiograph
+from edge_agent.decoding.pool import DecodePolicy, DecodeWorkers
 from edge_agent.errors import (
     DeadlineExceeded,
     DecoderFailed,
@@ -28,7 +29,6 @@ from edge_agent.errors import (
     StudyImageRefused,
 )
 from edge_agent.imaging import Limits, read_study
-from edge_agent.serving.decode_workers import DecodePolicy, DecodeWorkers
 from hilum.codes import ErrorCode
 from tests.campaign.decode_workers import SIDE, campaign, tag_in, tagged_image
 from tests.conftest import pydicom_file
@@ -467,7 +467,7 @@ async def test_processes_are_small_and_hold_no_engine_and_no_transport(
 
 async def test_the_agent_itself_holds_no_decoder() -> None:
     program = (
-        "import sys, edge_agent.serving.decode_workers\n"
+        "import sys, edge_agent.decoding.pool\n"
         "print(*{name.split('.')[0] for name in sys.modules} & {'cv2', 'imagecodecs', 'pydicom'})"
     )
     said = await asyncio.to_thread(

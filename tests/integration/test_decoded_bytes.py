@@ -11,12 +11,12 @@ import cv2
 import pytest
 
 from edge_agent.core.admission import Priority
+from edge_agent.decoding.decoder import WorkerDecoder
+from edge_agent.decoding.pool import DecodePolicy
 from edge_agent.engines.fake import paint
 from edge_agent.errors import StudyImageRefused
 from edge_agent.imaging import Limits
 from edge_agent.serving.answer import Answer, StudyRequest
-from edge_agent.serving.decode_workers import DecodePolicy
-from edge_agent.serving.decoding import WorkerDecoder
 from edge_agent.serving.pipeline import Pipeline
 from hilum.codes import ErrorCode
 from tests.agents import SIDE, SQUARE, fake_pipeline, settings, tagged_png

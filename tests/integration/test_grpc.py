@@ -12,10 +12,10 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from edge_agent.app import Agent
 from edge_agent.config import Settings
+from edge_agent.decoding.decoder import Decoder
 from edge_agent.engines.base import Pixels
 from edge_agent.engines.fake import FakeEngine
 from edge_agent.errors import EngineFailed
-from edge_agent.serving.decoding import Decoder
 from edge_agent.serving.pipeline import Pipeline
 from hilum.v1 import detection_pb2 as pb
 from tests.agents import (

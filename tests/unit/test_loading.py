@@ -12,6 +12,7 @@ import pytest
 from edge_agent import loading
 from edge_agent.config import Settings
 from edge_agent.core.engine_selection import ONE_AT_A_TIME
+from edge_agent.decoding.decoder import Decoder, WorkerDecoder
 from edge_agent.engines.base import Engine
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.fake import FakeEngine
@@ -27,7 +28,6 @@ from edge_agent.loading import (
     run_load,
 )
 from edge_agent.serving.answer import StudyRequest
-from edge_agent.serving.decoding import Decoder, WorkerDecoder
 from edge_agent.serving.pipeline import Pipeline
 from hilum.manifest import EngineVariant
 from tests.agents import SIDE, fake_pipeline, settings, tagged_png, write_toy_bundle

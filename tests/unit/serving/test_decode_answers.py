@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 from edge_agent import errors
 from edge_agent.core.radiograph import ImageWarning, Radiograph, Spacing
 from edge_agent.core.study_context import StudyContext
-from edge_agent.errors import DecoderFailed, HilumError, StudyImageRefused
-from edge_agent.serving.decode_answers import Facts, InvalidAnswer, read_answer
-from edge_agent.serving.decode_messages import (
+from edge_agent.decoding.protocol import (
     MAX_MESSAGE_BYTES,
     DecodeRequest,
     WorkerConfig,
     failure,
     success,
 )
-from edge_agent.serving.shared_pixels import SharedPixels
+from edge_agent.decoding.responses import Facts, InvalidAnswer, read_answer
+from edge_agent.decoding.shared_memory import SharedPixels
+from edge_agent.errors import DecoderFailed, HilumError, StudyImageRefused
 from hilum.codes import ErrorCode, WarningCode
 
 PIXELS = np.arange(12, dtype=np.uint8).reshape(3, 4)

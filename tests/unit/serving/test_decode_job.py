@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from edge_agent.serving.decode_job import DecodeJob
+from edge_agent.decoding.job import DecodeJob
 
 
 async def test_nobody_can_be_hurried_whose_time_has_just_passed() -> None:

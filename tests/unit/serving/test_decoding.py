@@ -13,11 +13,11 @@ import pytest
 
 from edge_agent.core.radiograph import Radiograph
 from edge_agent.core.study_context import StudyContext
+from edge_agent.decoding import decoder
+from edge_agent.decoding.decoder import ThreadDecoder
 from edge_agent.errors import DeadlineExceeded
 from edge_agent.imaging import Limits, read_study
-from edge_agent.serving import decoding
 from edge_agent.serving.answer import StudyRequest
-from edge_agent.serving.decoding import ThreadDecoder
 from edge_agent.serving.http_render import MAX_SIDE, Renderer
 from tests.agents import SIDE, fake_pipeline, settings, tagged_png
 
@@ -60,7 +60,7 @@ async def drawing(held: Held) -> AsyncIterator[ThreadDecoder]:
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> Held:
     held = Held()
-    monkeypatch.setattr(decoding, "read_study", held)
+    monkeypatch.setattr(decoder, "read_study", held)
     return held
 
 

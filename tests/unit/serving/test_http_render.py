@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from edge_agent.core.radiograph import Radiograph
+from edge_agent.decoding.decoder import ThreadDecoder
 from edge_agent.errors import Overloaded, StudyImageRefused
 from edge_agent.imaging import Limits
-from edge_agent.serving.decoding import ThreadDecoder
 from edge_agent.serving.http_render import Renderer
 
 

@@ -223,7 +223,7 @@ async def test_the_study_context_stays_behind(monkeypatch: pytest.MonkeyPatch) -
         pixels = np.zeros((SIDE, SIDE), np.uint8)
         return Radiograph(pixels, SIDE, SIDE, "dicom", 8), StudyContext(patient_name=name)
 
-    monkeypatch.setattr("edge_agent.serving.decoding.read_study", read_study)
+    monkeypatch.setattr("edge_agent.decoding.decoder.read_study", read_study)
     with piped() as pipeline:
         answer = await pipeline.detect(request(200))
     assert name not in repr(answer)

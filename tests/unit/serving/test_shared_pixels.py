@@ -8,8 +8,8 @@ import os
 import numpy as np
 import pytest
 
+from edge_agent.decoding.shared_memory import KEEP_BYTES, SharedPixels
 from edge_agent.errors import DecoderFailed
-from edge_agent.serving.shared_pixels import KEEP_BYTES, SharedPixels
 
 
 def both_sides(input_bytes: int = 100_000, output_bytes: int = 100_000) -> tuple[SharedPixels, ...]:

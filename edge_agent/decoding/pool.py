@@ -17,12 +17,12 @@ from dataclasses import asdict, dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
+from edge_agent.decoding.job import DecodeJob, NeverStarted
+from edge_agent.decoding.protocol import DecodeRequest, WorkerConfig
+from edge_agent.decoding.responses import Decoded
+from edge_agent.decoding.shared_memory import SharedPixels
+from edge_agent.decoding.zygote_client import Nursery, WorkerProcess
 from edge_agent.errors import DecoderFailed, NotReady
-from edge_agent.serving.decode_answers import Decoded
-from edge_agent.serving.decode_job import DecodeJob, NeverStarted
-from edge_agent.serving.decode_messages import DecodeRequest, WorkerConfig
-from edge_agent.serving.decode_nursery import Nursery, WorkerProcess
-from edge_agent.serving.shared_pixels import SharedPixels
 from edge_agent.system.deadlines import begun_before
 
 if TYPE_CHECKING:  # At run time it would bring the decoders into the agent's own process.

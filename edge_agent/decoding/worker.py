@@ -8,17 +8,11 @@ from typing import Final
 
 from edge_agent.core.radiograph import Radiograph
 from edge_agent.core.study_context import StudyContext
+from edge_agent.decoding import sandbox
+from edge_agent.decoding.protocol import MAX_MESSAGE_BYTES, READY, DecodeRequest, failure, success
+from edge_agent.decoding.shared_memory import SharedPixels
 from edge_agent.errors import DecoderFailed
 from edge_agent.imaging import Limits
-from edge_agent.serving import containment
-from edge_agent.serving.decode_messages import (
-    MAX_MESSAGE_BYTES,
-    READY,
-    DecodeRequest,
-    failure,
-    success,
-)
-from edge_agent.serving.shared_pixels import SharedPixels
 
 Reader = Callable[..., tuple[Radiograph, StudyContext]]
 """Called as `edge_agent.imaging.read_study` is: `(data, limits=..., fit=...)`."""
@@ -40,9 +34,9 @@ class DecodeWorker:
 
     def run(self, agent: socket.socket, sample: bytes, memory_bytes: int) -> None:
         """Warm up, say so, then answer until the agent closes its end."""
-        containment.give_up_privileges()
+        sandbox.give_up_privileges()
         warm_up(self._reader, sample)
-        containment.limit_memory(memory_bytes)
+        sandbox.limit_memory(memory_bytes)
         agent.send(READY)
         while packet := agent.recv(MAX_MESSAGE_BYTES):
             agent.send(self._answer(DecodeRequest.from_bytes(packet)))

@@ -1,6 +1,6 @@
 """The process that decode workers are forked from: everything imported, nothing hostile ever read.
 
-Run by `decode_nursery` as `python -m edge_agent.serving.decode_nursery_main FD CONFIG`. The agent
+Run by `decode_nursery` as `python -m edge_agent.decoding.zygote FD CONFIG`. The agent
 itself, with its threads, must never fork; this process is started afresh, has one thread, and a
 fork of it is a warm worker within milliseconds that shares its memory with the others.
 """
@@ -23,11 +23,11 @@ from typing import Any, Final, NoReturn
 import cv2
 import numpy as np
 
+from edge_agent.decoding import sandbox
+from edge_agent.decoding.protocol import WorkerConfig
+from edge_agent.decoding.shared_memory import SharedPixels
+from edge_agent.decoding.worker import DecodeWorker, Reader, warm_up
 from edge_agent.imaging import Limits
-from edge_agent.serving import containment
-from edge_agent.serving.decode_messages import WorkerConfig
-from edge_agent.serving.decode_worker import DecodeWorker, Reader, warm_up
-from edge_agent.serving.shared_pixels import SharedPixels
 
 _MAX_ORDER_BYTES: Final = 256
 _STANDARD_STREAMS: Final = 3
@@ -95,7 +95,7 @@ class Nursery:
 
     def _become_worker(self, nursery_pid: int, channel_fd: int, memory_fd: int) -> NoReturn:
         try:
-            containment.die_with_parent(nursery_pid)
+            sandbox.die_with_parent(nursery_pid)
             _close_all_but(channel_fd, memory_fd)
             config = self._config
             memory = SharedPixels(memory_fd, config.input_bytes, config.output_bytes)
@@ -147,8 +147,8 @@ def main() -> int:
     """See the module."""
     agent = socket.socket(fileno=int(sys.argv[1]))
     config = WorkerConfig.from_json(sys.argv[2])
-    containment.leave_signals_to_the_agent()
-    containment.die_with_parent(config.agent_pid)
+    sandbox.leave_signals_to_the_agent()
+    sandbox.die_with_parent(config.agent_pid)
     try:
         reader = load_reader(config.reader)
         cv2.setNumThreads(1)

@@ -13,14 +13,9 @@ import sys
 from contextlib import suppress
 from typing import Any, Final
 
+from edge_agent.decoding.protocol import MAX_MESSAGE_BYTES, READY, DecodeRequest, WorkerConfig
+from edge_agent.decoding.shared_memory import SharedPixels
 from edge_agent.errors import DecoderFailed
-from edge_agent.serving.decode_messages import (
-    MAX_MESSAGE_BYTES,
-    READY,
-    DecodeRequest,
-    WorkerConfig,
-)
-from edge_agent.serving.shared_pixels import SharedPixels
 
 log = logging.getLogger(__name__)
 
@@ -244,7 +239,7 @@ def _start_process(channel_fd: int, config: WorkerConfig) -> subprocess.Popen[by
     # The environment may hold secrets that a process which reads hostile bytes has no use for.
     # Decoders write about the file's content to standard error: that is patient data, not a log.
     environment = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
-    module = "edge_agent.serving.decode_nursery_main"
+    module = "edge_agent.decoding.zygote"
     return subprocess.Popen(  # noqa: S603  # our own interpreter and module
         [sys.executable, "-P", "-m", module, str(channel_fd), config.to_json()],
         pass_fds=[channel_fd],

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from edge_agent.core.radiograph import Radiograph
+from edge_agent.decoding.pool import DecodePolicy, DecodeStats, DecodeWorkers
 from edge_agent.imaging import Limits, read_study
-from edge_agent.serving.decode_workers import DecodePolicy, DecodeStats, DecodeWorkers
 from edge_agent.system.aio import run_to_end
 from edge_agent.system.deadlines import begun_before
 

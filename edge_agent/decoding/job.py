@@ -7,10 +7,10 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Final
 
+from edge_agent.decoding.protocol import DecodeRequest
+from edge_agent.decoding.responses import Decoded, InvalidAnswer, read_answer
+from edge_agent.decoding.zygote_client import WorkerEnded, WorkerProcess
 from edge_agent.errors import DecoderFailed, HilumError
-from edge_agent.serving.decode_answers import Decoded, InvalidAnswer, read_answer
-from edge_agent.serving.decode_messages import DecodeRequest
-from edge_agent.serving.decode_nursery import WorkerEnded, WorkerProcess
 
 _ON_LOOP_BYTES: Final = 8 << 20
 

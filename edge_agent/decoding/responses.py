@@ -14,9 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from edge_agent import errors
 from edge_agent.core.radiograph import ImageFormat, ImageWarning, Radiograph, Spacing
 from edge_agent.core.study_context import StudyContext
+from edge_agent.decoding.protocol import DecodeRequest
+from edge_agent.decoding.shared_memory import SharedPixels
 from edge_agent.errors import DecoderFailed, HilumError
-from edge_agent.serving.decode_messages import DecodeRequest
-from edge_agent.serving.shared_pixels import SharedPixels
 from hilum.codes import ErrorCode
 
 _Side = Annotated[int, Field(ge=1, le=1 << 20)]

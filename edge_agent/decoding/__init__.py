@@ -1,0 +1,1 @@
+"""edge_agent decoding: to be described."""
