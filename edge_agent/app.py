@@ -16,13 +16,14 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from edge_agent.audit.log import AuditStatus
 from edge_agent.config import Settings, format_address
 from edge_agent.core.admission import Admission, AdmissionPolicy, AdmissionStats
 from edge_agent.decoding.decoder import WorkerDecoder
 from edge_agent.doors import Doors, open_doors
 from edge_agent.errors import ConfigInvalid, EngineFailed, NotReady
 from edge_agent.loading import Load, build_decoder, load_pipeline, run_load
-from edge_agent.serving.audit import AuditStatus
+from edge_agent.security.tls import grpc_credentials
 from edge_agent.serving.grpc import SERVICE, Detector
 from edge_agent.serving.grpc_access import GrpcAccess, Guard
 from edge_agent.serving.health import Health
@@ -34,7 +35,6 @@ from edge_agent.serving.http_schema import ModelFacts
 from edge_agent.serving.http_server import HttpServer
 from edge_agent.serving.metrics import AgentMetrics, Face, Sources
 from edge_agent.serving.pipeline import Pipeline
-from edge_agent.serving.tls import grpc_credentials
 from edge_agent.system.malloc import keep_tidy, reuse_freed_memory
 from hilum.v1 import detection_pb2_grpc
 

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from edge_agent import box_bench
+from edge_agent.audit.verify import verify
 from edge_agent.commands import (
     EXIT_REFUSED,
     plain_errors,
@@ -23,8 +24,7 @@ from edge_agent.core.authorization import Role
 from edge_agent.doors import utc_now
 from edge_agent.errors import ConfigInvalid
 from edge_agent.inputs import Misused
-from edge_agent.serving.audit_verify import verify
-from edge_agent.serving.keys import add_key, load_keys, remove_key
+from edge_agent.security.api_keys import add_key, load_keys, remove_key
 from edge_agent.system.logging import configure_logging
 
 

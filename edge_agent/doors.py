@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from edge_agent.audit.log import AuditLog
 from edge_agent.config import Settings
 from edge_agent.core.authorization import Listener, check_listeners, is_loopback
 from edge_agent.core.request_origin import PageNames, page_names
 from edge_agent.errors import ConfigInvalid
-from edge_agent.serving.access import Gatekeeper
-from edge_agent.serving.audit import AuditLog
-from edge_agent.serving.certificates import CertificateRules
-from edge_agent.serving.keys import KeyRing
-from edge_agent.serving.tls import Tls, TlsFiles, load_tls
+from edge_agent.security.api_keys import KeyRing
+from edge_agent.security.authentication import Gatekeeper
+from edge_agent.security.client_certificates import CertificateRules
+from edge_agent.security.tls import Tls, TlsFiles, load_tls
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from edge_agent.core.request_origin import page_names
 from edge_agent.decoding.decoder import ThreadDecoder
 from edge_agent.engines.base import Pixels, RawOutputs
 from edge_agent.imaging import Limits
-from edge_agent.serving.access import Gatekeeper
+from edge_agent.security.authentication import Gatekeeper
 from edge_agent.serving.http import create_http_app
 from edge_agent.serving.http_access import GuardedAccess
 from edge_agent.serving.http_face import HttpLimits, Looks

@@ -11,7 +11,7 @@ import grpc
 
 from edge_agent.core.authorization import Action
 from edge_agent.errors import HilumError
-from edge_agent.serving.access import Caller, grpc_caller
+from edge_agent.security.authentication import Caller, grpc_caller
 from edge_agent.serving.grpc_context import Context
 from edge_agent.serving.grpc_errors import abort
 from edge_agent.serving.visits import Audit, Count, Gate, Visit, Visits, ignore

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from edge_agent.core.authorization import Action, Denied
 from edge_agent.errors import HilumError
-from edge_agent.serving.access import http_caller
+from edge_agent.security.authentication import http_caller
 from edge_agent.serving.http_errors import error_response, invalid_options
 from edge_agent.serving.visits import Audit, Count, Gate, Visit, Visits, ignore
 

@@ -11,8 +11,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from edge_agent.errors import ConfigInvalid
+from edge_agent.security.tls import Tls, uvicorn_tls
 from edge_agent.serving.http_shield import MAX_HEADER_BYTES
-from edge_agent.serving.tls import Tls, uvicorn_tls
 
 # Beyond it uvicorn answers by itself, without a code; `Shield` refuses long before.
 _MAX_CONNECTIONS: Final = 768

@@ -25,11 +25,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from edge_agent.audit.log import AuditStatus
 from edge_agent.core.admission import AdmissionStats, Priority, Refusal
 from edge_agent.core.authorization import Action, Reason
 from edge_agent.decoding.pool import DecodeStats
 from edge_agent.serving.answer import Timings
-from edge_agent.serving.audit import AuditStatus
 from hilum.codes import ErrorCode
 
 _BUCKETS_S: Final = (

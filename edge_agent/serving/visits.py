@@ -11,7 +11,7 @@ from typing import Final, Protocol
 from edge_agent.core.audit_chain import AuditEvent, access_event
 from edge_agent.core.authorization import Action, Denied, Identity, Principal, Reason
 from edge_agent.errors import HilumError
-from edge_agent.serving.access import Caller
+from edge_agent.security.authentication import Caller
 from hilum.codes import ErrorCode
 
 Count = Callable[[Action, ErrorCode | Reason | None], None]

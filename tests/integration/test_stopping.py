@@ -17,10 +17,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from edge_agent.app import Agent, serve
+from edge_agent.audit.segments import segments
+from edge_agent.audit.verify import verify
 from edge_agent.config import Settings
 from edge_agent.decoding.decoder import Decoder
-from edge_agent.serving.audit_files import segments
-from edge_agent.serving.audit_verify import verify
 from edge_agent.serving.pipeline import Pipeline
 from hilum.v1 import detection_pb2 as pb
 from hilum.v1 import detection_pb2_grpc

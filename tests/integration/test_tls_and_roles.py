@@ -14,15 +14,15 @@ import grpc
 import pytest
 import uvicorn
 
+from edge_agent.audit.log import AuditLog
+from edge_agent.audit.segments import segments
+from edge_agent.audit.verify import verify
 from edge_agent.core.audit_chain import access_event
 from edge_agent.core.authorization import Action, Denied, Role, check_listeners
-from edge_agent.serving.access import Caller, Gatekeeper, grpc_caller, http_caller
-from edge_agent.serving.audit import AuditLog
-from edge_agent.serving.audit_files import segments
-from edge_agent.serving.audit_verify import verify
-from edge_agent.serving.certificates import CertificateRules
-from edge_agent.serving.keys import KeyRing, NewKey, add_key
-from edge_agent.serving.tls import Tls, TlsFiles, grpc_credentials, load_tls, uvicorn_tls
+from edge_agent.security.api_keys import KeyRing, NewKey, add_key
+from edge_agent.security.authentication import Caller, Gatekeeper, grpc_caller, http_caller
+from edge_agent.security.client_certificates import CertificateRules
+from edge_agent.security.tls import Tls, TlsFiles, grpc_credentials, load_tls, uvicorn_tls
 from tests.certificates import NOW, Authority, Issued
 
 

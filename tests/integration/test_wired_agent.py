@@ -19,10 +19,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from edge_agent.app import Agent
+from edge_agent.audit.segments import segments
+from edge_agent.audit.verify import verify
 from edge_agent.engines.fake import FakeEngine
 from edge_agent.errors import ConfigInvalid
-from edge_agent.serving.audit_files import segments
-from edge_agent.serving.audit_verify import verify
 from hilum.client import Client, DetectError, Result, Tls
 from hilum.v1 import detection_pb2 as pb
 from tests.agents import (

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge_agent.audit.log import AuditLimits, AuditLog
+from edge_agent.audit.segments import ANCHOR, segments
+from edge_agent.audit.verify import AuditVerdict, verify
 from edge_agent.core.audit_chain import AuditEvent, Link, access_event, add
 from edge_agent.core.authorization import Action, Principal, Role
-from edge_agent.serving.audit import AuditLimits, AuditLog
-from edge_agent.serving.audit_files import ANCHOR, segments
-from edge_agent.serving.audit_verify import AuditVerdict, verify
 from hilum.codes import ErrorCode
 
 CALLERS = (Principal("key:0123456789", Role.CLINIC), Principal("cert:pacs", Role.VIEWER))

@@ -14,9 +14,9 @@ from edge_agent.core.authorization import (
     check_listeners,
 )
 from edge_agent.errors import ConfigInvalid
-from edge_agent.serving.access import Caller, Gatekeeper, grpc_caller, http_caller
-from edge_agent.serving.certificates import CertificateRules
-from edge_agent.serving.keys import KeyRing, NewKey, add_key, remove_key
+from edge_agent.security.api_keys import KeyRing, NewKey, add_key, remove_key
+from edge_agent.security.authentication import Caller, Gatekeeper, grpc_caller, http_caller
+from edge_agent.security.client_certificates import CertificateRules
 from tests.certificates import NOW, Authority
 
 LOCAL = Caller("127.0.0.1")

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from edge_agent.audit.log import AuditLimits, AuditLog
+from edge_agent.audit.segments import ANCHOR, lines_of, recover, segments
+from edge_agent.audit.verify import verify
 from edge_agent.core.audit_chain import Marker, access_event
 from edge_agent.core.authorization import LOOPBACK, Action, Denied, Principal, Reason, Role
 from edge_agent.errors import AuditUnavailable, ConfigInvalid
-from edge_agent.serving.audit import AuditLimits, AuditLog
-from edge_agent.serving.audit_files import ANCHOR, lines_of, recover, segments
-from edge_agent.serving.audit_verify import verify
 from hilum.codes import ErrorCode
 
 CLINIC = Principal("key:0123456789", Role.CLINIC)

@@ -6,7 +6,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from edge_agent.core.authorization import Denied, Principal, Reason, Role
 from edge_agent.errors import ConfigInvalid
-from edge_agent.serving.certificates import CertificateRules, load_rules, pem_of
+from edge_agent.security.client_certificates import CertificateRules, load_rules, pem_of
 from tests.certificates import DAY, NOW, Authority
 
 RULES = """

@@ -8,7 +8,7 @@ import pytest
 
 from edge_agent.core.authorization import Denied, Principal, Reason, Role
 from edge_agent.errors import ConfigInvalid
-from edge_agent.serving.keys import KeyRing, add_key, load_keys, remove_key
+from edge_agent.security.api_keys import KeyRing, add_key, load_keys, remove_key
 
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
 UNKNOWN = Denied(Reason.UNKNOWN_CREDENTIAL)

@@ -3,11 +3,11 @@ import threading
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from edge_agent.audit.log import AuditStatus
 from edge_agent.core.admission import AdmissionStats, Priority, Refusal, State
 from edge_agent.core.authorization import Action, Reason
 from edge_agent.decoding.pool import DecodeStats
 from edge_agent.serving.answer import Timings
-from edge_agent.serving.audit import AuditStatus
 from edge_agent.serving.metrics import AgentMetrics, Face, Sources
 from hilum.codes import ErrorCode
 

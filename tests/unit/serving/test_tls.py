@@ -6,7 +6,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from edge_agent.errors import ConfigInvalid
-from edge_agent.serving.tls import Tls, TlsFiles, load_tls, ssl_context
+from edge_agent.security.tls import Tls, TlsFiles, load_tls, ssl_context
 from hilum.codes import ErrorCode
 from tests.certificates import DAY, NOW, Authority, Issued, write_key
 

@@ -22,8 +22,8 @@ from edge_agent.core.authorization import (
     decide,
     identify,
 )
-from edge_agent.serving.certificates import CertificateRules, pem_of
-from edge_agent.serving.keys import KeyRing
+from edge_agent.security.api_keys import KeyRing
+from edge_agent.security.client_certificates import CertificateRules, pem_of
 
 _FORWARDED: Final = frozenset({"forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip"})
 

@@ -11,9 +11,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from edge_agent.audit.segments import Anchor, recover, segment_path, write_anchor
 from edge_agent.core.audit_chain import AuditEvent, Link, Marker, add
 from edge_agent.errors import ConfigInvalid
-from edge_agent.serving.audit_files import Anchor, recover, segment_path, write_anchor
 from edge_agent.system.files import read_small, replace_file, sync_folder, write_all
 
 _log = logging.getLogger(__name__)

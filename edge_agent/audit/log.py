@@ -27,10 +27,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from edge_agent.audit.writer import ChainWriter
 from edge_agent.core.audit_chain import AuditEvent, DenialBudget, Marker
 from edge_agent.core.authorization import Reason
 from edge_agent.errors import AuditUnavailable, ConfigInvalid
-from edge_agent.serving.audit_writer import ChainWriter
 
 _log = logging.getLogger(__name__)
 _REQUEST_DIGITS: Final = 32

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge_agent.audit.segments import ANCHOR, Anchor, first_entry, read_anchor, segments
 from edge_agent.core.audit_chain import START, Link, follow, read_line
-from edge_agent.serving.audit_files import ANCHOR, Anchor, first_entry, read_anchor, segments
 
 
 @dataclass(frozen=True, slots=True)

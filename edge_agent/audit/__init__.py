@@ -1,0 +1,1 @@
+"""edge_agent audit: to be described."""

@@ -1,0 +1,1 @@
+"""edge_agent security: to be described."""
