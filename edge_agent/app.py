@@ -24,17 +24,17 @@ from edge_agent.doors import Doors, open_doors
 from edge_agent.errors import ConfigInvalid, EngineFailed, NotReady
 from edge_agent.loading import Load, build_decoder, load_pipeline, run_load
 from edge_agent.security.tls import grpc_credentials
-from edge_agent.serving.grpc import SERVICE, Detector
-from edge_agent.serving.grpc_access import GrpcAccess, Guard
-from edge_agent.serving.health import Health
-from edge_agent.serving.http import create_http_app
-from edge_agent.serving.http_access import GuardedAccess
-from edge_agent.serving.http_face import HttpLimits
-from edge_agent.serving.http_render import Renderer
-from edge_agent.serving.http_schema import ModelFacts
-from edge_agent.serving.http_server import HttpServer
+from edge_agent.serving.detection import Pipeline
+from edge_agent.serving.grpc.health import Health
+from edge_agent.serving.grpc.interceptor import GrpcAccess, Guard
+from edge_agent.serving.grpc.servicer import SERVICE, Detector
+from edge_agent.serving.http.access import GuardedAccess
+from edge_agent.serving.http.app import create_http_app
+from edge_agent.serving.http.endpoints import HttpLimits
+from edge_agent.serving.http.schemas import ModelFacts
+from edge_agent.serving.http.server import HttpServer
 from edge_agent.serving.metrics import AgentMetrics, Face, Sources
-from edge_agent.serving.pipeline import Pipeline
+from edge_agent.serving.render import Renderer
 from edge_agent.system.malloc import keep_tidy, reuse_freed_memory
 from hilum.v1 import detection_pb2_grpc
 

@@ -18,11 +18,11 @@ from edge_agent.config import Settings, load_settings
 from edge_agent.errors import CallerError, ConfigInvalid, HilumError, InvalidRequest
 from edge_agent.inputs import FileMark, Misused, file_mark, find_files, overlay_paths
 from edge_agent.remote import open_client
-from edge_agent.serving import wire
-from edge_agent.serving.answer import StudyRequest
-from edge_agent.serving.failures import coded
+from edge_agent.serving.detection import check
+from edge_agent.serving.error_boundary import coded
+from edge_agent.serving.grpc import converters
 from edge_agent.serving.local import FileOutcome, detect_files, overlay_png, read_limited
-from edge_agent.serving.pipeline import check
+from edge_agent.serving.types import StudyRequest
 from edge_agent.system.logging import configure_logging
 from hilum.client import DetectError, Tls
 
@@ -131,7 +131,7 @@ class _Printer:
             document = json.dumps(report.outcome_document(outcome), indent=self._indent)
             self._out.print(document, markup=False, soft_wrap=True)
         elif outcome.answer:
-            response = wire.detect_response(outcome.answer)
+            response = converters.detect_response(outcome.answer)
             report.print_response(self._out, str(outcome.path), response)
         if outcome.error:
             report.print_error(self._err, outcome.error, file=outcome.path)

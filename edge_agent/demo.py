@@ -30,8 +30,8 @@ from edge_agent.config import GrpcSettings, HttpSettings, format_address
 from edge_agent.core.findings import Box, Finding
 from edge_agent.errors import HilumError
 from edge_agent.imaging import Limits
-from edge_agent.serving import wire
-from edge_agent.serving.grpc import SERVICE
+from edge_agent.serving.grpc import converters
+from edge_agent.serving.grpc.servicer import SERVICE
 from edge_agent.serving.local import overlay_png
 from hilum.v1 import detection_pb2 as pb
 from hilum.v1 import detection_pb2_grpc
@@ -240,7 +240,9 @@ def write_results(image: bytes, response: pb.DetectResponse) -> tuple[Path, Path
     overlay, result = OUT / "overlay.png", OUT / "result.json"
     try:
         overlay.write_bytes(overlay_png(image, findings, Limits()))
-        result.write_text(json.dumps(wire.as_json(response), indent=2) + "\n", encoding="utf-8")
+        result.write_text(
+            json.dumps(converters.as_json(response), indent=2) + "\n", encoding="utf-8"
+        )
     except OSError as error:
         raise DemoFailed(f"{OUT} cannot be written: {error.strerror}.") from None
     except HilumError as error:

@@ -22,7 +22,7 @@ from edge_agent.engines.runtimes.factory import open_engine, runtime_version
 from edge_agent.engines.selection.select import AUTO, Choice, choose
 from edge_agent.errors import EngineFailed, HilumError
 from edge_agent.imaging import Limits
-from edge_agent.serving.pipeline import Model, Pipeline
+from edge_agent.serving.detection import Model, Pipeline
 from edge_agent.system.aio import run_to_end
 
 log = logging.getLogger(__name__)

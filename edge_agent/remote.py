@@ -10,8 +10,8 @@ from typing import Any, cast
 from edge_agent.core.findings import Box, Finding
 from edge_agent.core.radiograph import ImageFormat, ImageWarning, Spacing
 from edge_agent.errors import ConfigInvalid
-from edge_agent.serving.answer import Answer, ImageFacts, Timings
 from edge_agent.serving.local import FileOutcome
+from edge_agent.serving.types import Answer, ImageFacts, Timings
 from hilum import client
 from hilum.codes import WarningCode
 

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from edge_agent.errors import HilumError
-from edge_agent.serving import wire
+from edge_agent.serving.grpc import converters
 from edge_agent.serving.local import FileOutcome
 from hilum.client import DetectError
 from hilum.v1 import detection_pb2 as pb
@@ -21,10 +21,10 @@ def outcome_document(outcome: FileOutcome) -> dict[str, Any]:
     """One file's outcome in the contract's JSON: `DetectResponse`'s fields, or `error`."""
     document: dict[str, Any] = {"file": str(outcome.path)}
     if outcome.answer:
-        document |= wire.as_json(wire.detect_response(outcome.answer))
+        document |= converters.as_json(converters.detect_response(outcome.answer))
         del document["request_id"]  # Here the file's name tells answers apart.
     if outcome.error:
-        document["error"] = wire.as_json(wire.error_message(outcome.error))
+        document["error"] = converters.as_json(converters.error_message(outcome.error))
     return document
 
 

@@ -39,7 +39,7 @@ from edge_agent.decoding.decoder import Decoder, ThreadDecoder
 from edge_agent.engines.base import Engine, Pixels
 from edge_agent.engines.fake import FakeEngine, paint
 from edge_agent.loading import Load, image_limits
-from edge_agent.serving.pipeline import Model, Pipeline
+from edge_agent.serving.detection import Model, Pipeline
 from hilum.catalog import CATALOG
 from hilum.manifest import GoldenCases, Manifest
 from hilum.v1 import detection_pb2 as pb

@@ -19,13 +19,13 @@ from edge_agent.decoding.decoder import ThreadDecoder
 from edge_agent.engines.base import Pixels, RawOutputs
 from edge_agent.imaging import Limits
 from edge_agent.security.authentication import Gatekeeper
-from edge_agent.serving.http import create_http_app
-from edge_agent.serving.http_access import GuardedAccess
-from edge_agent.serving.http_face import HttpLimits, Looks
-from edge_agent.serving.http_render import Renderer
-from edge_agent.serving.http_schema import ModelFacts
-from edge_agent.serving.http_server import HttpServer
-from edge_agent.serving.pipeline import Model
+from edge_agent.serving.detection import Model
+from edge_agent.serving.http.access import GuardedAccess
+from edge_agent.serving.http.app import create_http_app
+from edge_agent.serving.http.endpoints import HttpLimits, Looks
+from edge_agent.serving.http.schemas import ModelFacts
+from edge_agent.serving.http.server import HttpServer
+from edge_agent.serving.render import Renderer
 from hilum.catalog import BY_SLUG, CATALOG
 from tests.agents import SIDE, fake_pipeline, settings
 

@@ -29,7 +29,7 @@ from edge_agent.audit.log import AuditStatus
 from edge_agent.core.admission import AdmissionStats, Priority, Refusal
 from edge_agent.core.authorization import Action, Reason
 from edge_agent.decoding.pool import DecodeStats
-from edge_agent.serving.answer import Timings
+from edge_agent.serving.types import Timings
 from hilum.codes import ErrorCode
 
 _BUCKETS_S: Final = (

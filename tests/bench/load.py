@@ -28,7 +28,7 @@ from edge_agent.core.radiograph import Radiograph
 from edge_agent.decoding.pool import DecodePolicy, DecodeWorkers
 from edge_agent.imaging import read_study
 from edge_agent.loading import image_limits, load_model
-from edge_agent.serving.pipeline import LookJob, _Laps, look
+from edge_agent.serving.detection import LookJob, _Laps, look
 from hilum.v1 import detection_pb2 as pb
 from tests.bench.imaging import full_size, raster
 from tests.conftest import pydicom_file

@@ -15,7 +15,7 @@ import grpc
 
 from edge_agent.config import load_settings
 from edge_agent.loading import open_pipeline
-from edge_agent.serving.answer import StudyRequest
+from edge_agent.serving.types import StudyRequest
 from hilum.v1 import detection_pb2 as pb
 from hilum.v1 import detection_pb2_grpc
 from tests.agents import agent_process, serving_line

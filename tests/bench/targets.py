@@ -23,7 +23,7 @@ import httpx
 from edge_agent.config import load_settings
 from edge_agent.engines.bundle import starter_bundle_path
 from edge_agent.imaging import read_study
-from edge_agent.serving.pipeline import LookJob, _Laps, look
+from edge_agent.serving.detection import LookJob, _Laps, look
 from tests.agents import agent_process, serving_line
 from tests.bench.load import BareLoop, images
 from tests.bench.networks import random_bundle

@@ -16,8 +16,8 @@ from edge_agent.decoding.pool import DecodePolicy
 from edge_agent.engines.fake import paint
 from edge_agent.errors import StudyImageRefused
 from edge_agent.imaging import Limits
-from edge_agent.serving.answer import Answer, StudyRequest
-from edge_agent.serving.pipeline import Pipeline
+from edge_agent.serving.detection import Pipeline
+from edge_agent.serving.types import Answer, StudyRequest
 from hilum.codes import ErrorCode
 from tests.agents import SIDE, SQUARE, fake_pipeline, settings, tagged_png
 

@@ -16,7 +16,7 @@ from edge_agent.decoding.decoder import Decoder
 from edge_agent.engines.base import Pixels
 from edge_agent.engines.fake import FakeEngine
 from edge_agent.errors import EngineFailed
-from edge_agent.serving.pipeline import Pipeline
+from edge_agent.serving.detection import Pipeline
 from hilum.v1 import detection_pb2 as pb
 from tests.agents import (
     SIDE,

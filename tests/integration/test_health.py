@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from edge_agent.app import Agent
 from edge_agent.config import Settings
 from edge_agent.decoding.decoder import Decoder
-from edge_agent.serving.pipeline import Pipeline
+from edge_agent.serving.detection import Pipeline
 from tests.agents import dialled, fake_pipeline, running_agent, settings
 
 SERVING = health_pb2.HealthCheckResponse.SERVING

@@ -15,8 +15,8 @@ from edge_agent.core.request_origin import page_names
 from edge_agent.engines.fake import FakeEngine
 from edge_agent.errors import ConfigInvalid
 from edge_agent.security.tls import TlsFiles, load_tls
-from edge_agent.serving.http_face import HttpLimits
-from edge_agent.serving.http_server import HttpServer
+from edge_agent.serving.http.endpoints import HttpLimits
+from edge_agent.serving.http.server import HttpServer
 from tests.agents import SIDE, Gate, eventually, fake_pipeline, settings, tagged_png
 from tests.certificates import Authority
 from tests.http_agents import file_form, http_app, served

@@ -21,7 +21,7 @@ from edge_agent.audit.segments import segments
 from edge_agent.audit.verify import verify
 from edge_agent.config import Settings
 from edge_agent.decoding.decoder import Decoder
-from edge_agent.serving.pipeline import Pipeline
+from edge_agent.serving.detection import Pipeline
 from hilum.v1 import detection_pb2 as pb
 from hilum.v1 import detection_pb2_grpc
 from tests.agents import (

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edge_agent.core.authorization import Action, Denied, Identity, Principal, Reason, Role, decide
 from edge_agent.security.authentication import Caller
-from edge_agent.serving.http_access import GuardedAccess
+from edge_agent.serving.http.access import GuardedAccess
 from hilum.catalog import CATALOG
 from tests.agents import SIDE, fake_pipeline, settings
 from tests.conftest import pydicom_file

@@ -12,7 +12,7 @@ from starlette.requests import Request
 
 from edge_agent.core.admission import ByteBudget
 from edge_agent.errors import HilumError
-from edge_agent.serving.http_multipart import Form, FormLimits, receive_form
+from edge_agent.serving.http.multipart import Form, FormLimits, receive_form
 from hilum.codes import ErrorCode
 
 LIMITS = FormLimits(max_body_bytes=2048, max_file_bytes=500, max_files=3, max_fields=3)

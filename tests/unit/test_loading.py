@@ -27,8 +27,8 @@ from edge_agent.loading import (
     open_pipeline,
     run_load,
 )
-from edge_agent.serving.answer import StudyRequest
-from edge_agent.serving.pipeline import Pipeline
+from edge_agent.serving.detection import Pipeline
+from edge_agent.serving.types import StudyRequest
 from hilum.manifest import EngineVariant
 from tests.agents import SIDE, fake_pipeline, settings, tagged_png, write_toy_bundle
 from tests.support.bundles import VARIANT

@@ -17,8 +17,8 @@ from edge_agent.decoding import decoder
 from edge_agent.decoding.decoder import ThreadDecoder
 from edge_agent.errors import DeadlineExceeded
 from edge_agent.imaging import Limits, read_study
-from edge_agent.serving.answer import StudyRequest
-from edge_agent.serving.http_render import MAX_SIDE, Renderer
+from edge_agent.serving.render import MAX_SIDE, Renderer
+from edge_agent.serving.types import StudyRequest
 from tests.agents import SIDE, fake_pipeline, settings, tagged_png
 
 FIT = (SIDE, SIDE)

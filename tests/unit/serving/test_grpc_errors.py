@@ -5,7 +5,7 @@ import pytest
 
 from edge_agent import errors
 from edge_agent.errors import HilumError
-from edge_agent.serving.grpc_errors import status_of
+from edge_agent.serving.grpc.errors import status_of
 
 Status = grpc.StatusCode
 

@@ -11,8 +11,8 @@ import pytest
 
 from edge_agent.engines.fake import FakeEngine
 from edge_agent.errors import EngineFailed, NotReady, Overloaded
-from edge_agent.serving.answer import Answer, Priority, StudyRequest
-from edge_agent.serving.http_face import HttpLimits
+from edge_agent.serving.http.endpoints import HttpLimits
+from edge_agent.serving.types import Answer, Priority, StudyRequest
 from hilum.catalog import CATALOG
 from tests.agents import (
     DIGEST,

@@ -8,7 +8,7 @@ from edge_agent.core.audit_chain import AuditEvent
 from edge_agent.core.authorization import Action, Denied, Identity, Principal, Reason, Role, decide
 from edge_agent.errors import AuditUnavailable
 from edge_agent.security.authentication import Caller
-from edge_agent.serving.http_access import GuardedAccess
+from edge_agent.serving.http.access import GuardedAccess
 from hilum.codes import ErrorCode
 from tests.agents import DIGEST, tagged_png
 from tests.http_agents import caller, file_form, http_app

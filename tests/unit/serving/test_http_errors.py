@@ -8,7 +8,7 @@ import pytest
 
 from edge_agent import errors
 from edge_agent.errors import HilumError
-from edge_agent.serving.http_errors import BodyTooLarge, error_response, quoted, status_of
+from edge_agent.serving.http.errors import BodyTooLarge, error_response, quoted, status_of
 from hilum.codes import ErrorCode
 
 KINDS = [

@@ -12,8 +12,8 @@ from starlette.requests import ClientDisconnect, Request
 
 from edge_agent.core.admission import ByteBudget
 from edge_agent.errors import HilumError, InvalidRequest, Overloaded
-from edge_agent.serving.http_errors import BodyTooLarge, BodyTooSlow
-from edge_agent.serving.http_multipart import Form, FormLimits, receive_form
+from edge_agent.serving.http.errors import BodyTooLarge, BodyTooSlow
+from edge_agent.serving.http.multipart import Form, FormLimits, receive_form
 
 LIMITS = FormLimits(
     max_body_bytes=4096, max_file_bytes=2000, max_files=2, max_fields=2, timeout_s=30

@@ -12,7 +12,7 @@ from edge_agent.core.radiograph import Radiograph
 from edge_agent.decoding.decoder import ThreadDecoder
 from edge_agent.errors import Overloaded, StudyImageRefused
 from edge_agent.imaging import Limits
-from edge_agent.serving.http_render import Renderer
+from edge_agent.serving.render import Renderer
 
 
 class Held:

@@ -6,7 +6,7 @@ import httpx
 from fastapi import FastAPI
 
 from edge_agent.core.request_origin import page_names
-from edge_agent.serving.http_shield import Shield
+from edge_agent.serving.http.middleware import Shield
 from tests.http_agents import caller
 
 

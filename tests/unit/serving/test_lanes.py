@@ -11,7 +11,7 @@ import pytest
 
 from edge_agent.core.engine_selection import BatchPolicy
 from edge_agent.errors import DeadlineExceeded
-from edge_agent.serving.lanes import Lanes
+from edge_agent.serving.batching import Lanes
 from tests.agents import eventually
 
 

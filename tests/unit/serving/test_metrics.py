@@ -7,8 +7,8 @@ from edge_agent.audit.log import AuditStatus
 from edge_agent.core.admission import AdmissionStats, Priority, Refusal, State
 from edge_agent.core.authorization import Action, Reason
 from edge_agent.decoding.pool import DecodeStats
-from edge_agent.serving.answer import Timings
 from edge_agent.serving.metrics import AgentMetrics, Face, Sources
+from edge_agent.serving.types import Timings
 from hilum.codes import ErrorCode
 
 TIMINGS = Timings(decode_ms=12, queue_ms=0.5, infer_ms=80, postprocess_ms=1, total_ms=94)

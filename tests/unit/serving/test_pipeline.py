@@ -22,9 +22,9 @@ from edge_agent.errors import (
     Overloaded,
     StudyImageRefused,
 )
-from edge_agent.serving import wire
-from edge_agent.serving.answer import Answer, StudyRequest
-from edge_agent.serving.pipeline import Pipeline
+from edge_agent.serving.detection import Pipeline
+from edge_agent.serving.grpc import converters
+from edge_agent.serving.types import Answer, StudyRequest
 from hilum.codes import ErrorCode
 from tests.agents import DIGEST, SIDE, SQUARE, Gate, eventually, fake_pipeline, settings, tagged_png
 
@@ -227,7 +227,7 @@ async def test_the_study_context_stays_behind(monkeypatch: pytest.MonkeyPatch) -
     with piped() as pipeline:
         answer = await pipeline.detect(request(200))
     assert name not in repr(answer)
-    assert name.encode() not in wire.detect_response(answer).SerializeToString()
+    assert name.encode() not in converters.detect_response(answer).SerializeToString()
 
 
 async def test_the_images_bytes_stay_out_of_the_requests_words() -> None:

@@ -7,8 +7,8 @@ from google.protobuf.message import DecodeError
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from edge_agent.serving.wire import Asked
-from edge_agent.serving.wire_image import image_apart
+from edge_agent.serving.grpc.converters import Asked
+from edge_agent.serving.grpc.zero_copy import image_apart
 from hilum.v1 import detection_pb2 as pb
 
 REQUESTS = st.builds(

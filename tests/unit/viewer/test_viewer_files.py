@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.serving.http_pages import load_pages
+from edge_agent.serving.http.static_files import load_pages
 from edge_agent.serving.overlay import COLOURS
 from edge_agent.viewer import FOLDER
 from hilum.catalog import CATALOG

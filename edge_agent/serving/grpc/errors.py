@@ -17,8 +17,8 @@ from edge_agent.errors import (
     TryLater,
     Unauthenticated,
 )
-from edge_agent.serving.grpc_context import Context
-from edge_agent.serving.wire import error_message
+from edge_agent.serving.grpc.call_tracker import Context
+from edge_agent.serving.grpc.converters import error_message
 
 ERROR_METADATA: Final = "hilum-error-bin"
 RETRY_METADATA: Final = "hilum-retry-after-ms"

@@ -9,9 +9,9 @@ from contextlib import contextmanager, nullcontext, suppress
 import grpc
 
 from edge_agent.errors import InvalidRequest
-from edge_agent.serving.failures import coded
-from edge_agent.serving.grpc_context import Context
-from edge_agent.serving.wire import Asked, Unreadable, error_message
+from edge_agent.serving.error_boundary import coded
+from edge_agent.serving.grpc.call_tracker import Context
+from edge_agent.serving.grpc.converters import Asked, Unreadable, error_message
 from hilum.v1 import detection_pb2 as pb
 
 

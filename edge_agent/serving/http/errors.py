@@ -21,7 +21,7 @@ from edge_agent.errors import (
     TryLater,
     Unauthenticated,
 )
-from edge_agent.serving.failures import coded
+from edge_agent.serving.error_boundary import coded
 from hilum.codes import ErrorCode
 
 RETRY_AFTER_S: Final = 1

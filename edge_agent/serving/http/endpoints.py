@@ -15,12 +15,11 @@ from starlette.requests import ClientDisconnect
 from edge_agent.core.admission import ByteBudget
 from edge_agent.core.authorization import Action
 from edge_agent.errors import InvalidRequest, NotReady
-from edge_agent.serving.answer import Answer, Priority, StudyRequest
-from edge_agent.serving.failures import coded
-from edge_agent.serving.http_access import Access
-from edge_agent.serving.http_errors import BodyTooLarge, error_detail, status_of
-from edge_agent.serving.http_multipart import Form, FormLimits, UploadedFile, receive_form
-from edge_agent.serving.http_schema import (
+from edge_agent.serving.error_boundary import coded
+from edge_agent.serving.http.access import Access
+from edge_agent.serving.http.errors import BodyTooLarge, error_detail, status_of
+from edge_agent.serving.http.multipart import Form, FormLimits, UploadedFile, receive_form
+from edge_agent.serving.http.schemas import (
     BatchItem,
     BatchResponse,
     ModelFacts,
@@ -28,6 +27,7 @@ from edge_agent.serving.http_schema import (
     PredictResponse,
     State,
 )
+from edge_agent.serving.types import Answer, Priority, StudyRequest
 
 PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
 # Boundaries, part headers and fields come on top of the files' own bytes.

@@ -7,9 +7,9 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edge_agent.core.findings import Finding
-from edge_agent.serving.answer import Answer
-from edge_agent.serving.http_errors import ErrorDetail, invalid_options
-from edge_agent.serving.pipeline import Model
+from edge_agent.serving.detection import Model
+from edge_agent.serving.http.errors import ErrorDetail, invalid_options
+from edge_agent.serving.types import Answer
 from hilum.catalog import BY_SLUG, CATALOG
 from hilum.catalog import Concept as CatalogConcept
 

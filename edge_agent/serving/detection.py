@@ -24,8 +24,8 @@ from edge_agent.engines.content_check import Gate as ContentGate
 from edge_agent.errors import EngineFailed, InvalidRequest
 from edge_agent.imaging.letterbox import letterbox
 from edge_agent.serving.admission import Gate
-from edge_agent.serving.answer import Answer, ImageFacts, StudyRequest, Timings
-from edge_agent.serving.lanes import Lanes
+from edge_agent.serving.batching import Lanes
+from edge_agent.serving.types import Answer, ImageFacts, StudyRequest, Timings
 from edge_agent.system.deadlines import begun_before, is_past, too_late
 from hilum.manifest import EngineVariant, Manifest
 

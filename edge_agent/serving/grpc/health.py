@@ -13,7 +13,7 @@ from typing import Final
 import grpc
 from grpc_health.v1 import health_pb2
 
-from edge_agent.serving.grpc_context import Calls, Context
+from edge_agent.serving.grpc.call_tracker import Calls, Context
 
 NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVING: Final = health_pb2.HealthCheckResponse.SERVING

@@ -13,8 +13,8 @@ from starlette.responses import Response
 from edge_agent.core.authorization import Action, Denied
 from edge_agent.errors import HilumError
 from edge_agent.security.authentication import http_caller
-from edge_agent.serving.http_errors import error_response, invalid_options
-from edge_agent.serving.visits import Audit, Count, Gate, Visit, Visits, ignore
+from edge_agent.serving.access_records import Audit, Count, Gate, Visit, Visits, ignore
+from edge_agent.serving.http.errors import error_response, invalid_options
 
 
 class Access(Protocol):

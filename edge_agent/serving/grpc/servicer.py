@@ -9,13 +9,13 @@ from typing import Final
 
 from edge_agent.core.authorization import Action
 from edge_agent.errors import HilumError, NotReady
-from edge_agent.serving import wire
-from edge_agent.serving.failures import coded
-from edge_agent.serving.grpc_access import GrpcAccess
-from edge_agent.serving.grpc_context import Calls, Context
-from edge_agent.serving.grpc_errors import abort
-from edge_agent.serving.grpc_stream import DetectionStream
-from edge_agent.serving.pipeline import Pipeline
+from edge_agent.serving.detection import Pipeline
+from edge_agent.serving.error_boundary import coded
+from edge_agent.serving.grpc import converters
+from edge_agent.serving.grpc.call_tracker import Calls, Context
+from edge_agent.serving.grpc.errors import abort
+from edge_agent.serving.grpc.interceptor import GrpcAccess
+from edge_agent.serving.grpc.streaming import DetectionStream
 from hilum.v1 import detection_pb2 as pb
 
 SERVICE: Final = "hilum.v1.Detector"
@@ -43,7 +43,7 @@ class Detector:
 
     async def Detect(  # noqa: N802  # the contract's name
         self,
-        request: wire.Asked | wire.Unreadable,
+        request: converters.Asked | converters.Unreadable,
         context: Context,
     ) -> pb.DetectResponse:
         """One study image in, its findings out."""
@@ -55,7 +55,7 @@ class Detector:
 
     async def DetectStream(  # noqa: N802  # the contract's name
         self,
-        _request_iterator: AsyncIterator[wire.Asked | wire.Unreadable],
+        _request_iterator: AsyncIterator[converters.Asked | converters.Unreadable],
         context: Context,
     ) -> None:
         """Many study images over one call; answers in the order they finish."""
@@ -78,12 +78,12 @@ class Detector:
         """Which model answers, and on which engine."""
         try:
             with self._access.enter(context, Action.MODEL):
-                return wire.model_response(self._pipeline().model)
+                return converters.model_response(self._pipeline().model)
         except Exception as error:  # noqa: BLE001  # the boundary: every failure gets a code
             await abort(context, coded(error))
 
     async def _answer(
-        self, message: wire.Asked | wire.Unreadable, context: Context
+        self, message: converters.Asked | converters.Unreadable, context: Context
     ) -> pb.DetectResponse:
         request_id = message.request_id or uuid.uuid4().hex
         with self._access.enter(context, Action.DETECT) as visit:
@@ -92,14 +92,14 @@ class Detector:
                 raise _stopping_error()
             remaining = context.time_remaining()
             now = asyncio.get_running_loop().time()
-            request = wire.study_request(
+            request = converters.study_request(
                 message,
                 request_id=request_id,
                 deadline=None if remaining is None else now + remaining,
             )
             answer = await self._pipeline().detect(request)
             visit.bundle_digest = answer.bundle_digest
-        return wire.detect_response(answer)
+        return converters.detect_response(answer)
 
 
 def _stopping_error() -> NotReady:

@@ -14,17 +14,17 @@ from starlette.requests import ClientDisconnect
 from edge_agent.core.admission import ByteBudget
 from edge_agent.core.request_origin import PageNames
 from edge_agent.errors import HilumError
-from edge_agent.serving.http_access import Access, on_wrong_options
-from edge_agent.serving.http_errors import (
+from edge_agent.serving.http.access import Access, on_wrong_options
+from edge_agent.serving.http.endpoints import HttpFace, HttpLimits, Looks, Renders
+from edge_agent.serving.http.errors import (
     ErrorBody,
     on_disconnect,
     on_hilum_error,
     on_http_exception,
 )
-from edge_agent.serving.http_face import HttpFace, HttpLimits, Looks, Renders
-from edge_agent.serving.http_pages import load_pages
-from edge_agent.serving.http_schema import BatchResponse, ModelFacts, PredictResponse, State
-from edge_agent.serving.http_shield import Shield
+from edge_agent.serving.http.middleware import Shield
+from edge_agent.serving.http.schemas import BatchResponse, ModelFacts, PredictResponse, State
+from edge_agent.serving.http.static_files import load_pages
 from edge_agent.viewer import FOLDER
 
 _ERRORS: Final[dict[int | str, dict[str, Any]]] = {

@@ -12,10 +12,10 @@ import grpc
 from edge_agent.core.authorization import Action
 from edge_agent.errors import HilumError
 from edge_agent.security.authentication import Caller, grpc_caller
-from edge_agent.serving.grpc_context import Context
-from edge_agent.serving.grpc_errors import abort
-from edge_agent.serving.visits import Audit, Count, Gate, Visit, Visits, ignore
-from edge_agent.serving.wire import Unreadable, received, unreadable
+from edge_agent.serving.access_records import Audit, Count, Gate, Visit, Visits, ignore
+from edge_agent.serving.grpc.call_tracker import Context
+from edge_agent.serving.grpc.converters import Unreadable, received, unreadable
+from edge_agent.serving.grpc.errors import abort
 
 ACTIONS: Final = {
     "hilum.v1.Detector": Action.DETECT,

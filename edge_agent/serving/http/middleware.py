@@ -12,8 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from edge_agent.core.authorization import Denied
 from edge_agent.core.request_origin import PageNames, check_request
 from edge_agent.errors import Overloaded
-from edge_agent.serving.failures import coded
-from edge_agent.serving.http_errors import HeadersTooLarge, error_response
+from edge_agent.serving.error_boundary import coded
+from edge_agent.serving.http.errors import HeadersTooLarge, error_response
 
 CONTENT_SECURITY_POLICY: Final = (
     "default-src 'none'; "

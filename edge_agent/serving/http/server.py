@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 
 from edge_agent.errors import ConfigInvalid
 from edge_agent.security.tls import Tls, uvicorn_tls
-from edge_agent.serving.http_shield import MAX_HEADER_BYTES
+from edge_agent.serving.http.middleware import MAX_HEADER_BYTES
 
 # Beyond it uvicorn answers by itself, without a code; `Shield` refuses long before.
 _MAX_CONNECTIONS: Final = 768

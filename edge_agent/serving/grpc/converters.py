@@ -13,9 +13,9 @@ from google.protobuf.message import DecodeError, Message
 from edge_agent.core.admission import Priority
 from edge_agent.core.findings import Finding
 from edge_agent.errors import HilumError, InvalidRequest
-from edge_agent.serving.answer import Answer, ImageFacts, StudyRequest
-from edge_agent.serving.pipeline import Model
-from edge_agent.serving.wire_image import image_apart
+from edge_agent.serving.detection import Model
+from edge_agent.serving.grpc.zero_copy import image_apart
+from edge_agent.serving.types import Answer, ImageFacts, StudyRequest
 from hilum.catalog import BY_SLUG, CATALOG, Concept
 from hilum.client import DetectError
 from hilum.v1 import detection_pb2 as pb

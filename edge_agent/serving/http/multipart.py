@@ -18,7 +18,7 @@ from starlette.requests import Request
 
 from edge_agent.core.admission import ByteBudget
 from edge_agent.errors import InvalidRequest, Overloaded
-from edge_agent.serving.http_errors import BodyTooLarge, BodyTooSlow, quoted
+from edge_agent.serving.http.errors import BodyTooLarge, BodyTooSlow, quoted
 
 _MAX_BOUNDARY: Final = 70  # RFC 2046 section 5.1.1
 _HINT: Final = "Send multipart/form-data, as `curl -F file=@image.dcm` does."

@@ -1,0 +1,1 @@
+"""edge_agent serving grpc: to be described."""

@@ -1,0 +1,1 @@
+"""edge_agent serving http: to be described."""
