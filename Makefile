@@ -20,7 +20,7 @@ help: ## List the targets
 .PHONY: demo
 demo: $(UV) ## A real radiograph through a real agent; ONCE=1 ends by itself
 	@$(UV) sync --quiet --locked --inexact --no-default-groups --extra edge --group demo
-	@$(RUN) python -m edge_agent.demo $(if $(ONCE),--once)
+	@$(RUN) python -m edge_agent.cli.demo $(if $(ONCE),--once)
 
 .PHONY: setup
 setup: $(UV) ## Everything that tests and development need

@@ -32,13 +32,13 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from openvino import opset13 as ops
 
-from edge_agent.app import Agent
+from edge_agent.app.agent import Agent
+from edge_agent.app.models import Load, image_limits
 from edge_agent.config import Settings, load_settings
 from edge_agent.core.engine_selection import BatchPolicy
 from edge_agent.decoding.decoder import Decoder, ThreadDecoder
 from edge_agent.engines.base import Engine, Pixels
 from edge_agent.engines.fake import FakeEngine, paint
-from edge_agent.loading import Load, image_limits
 from edge_agent.serving.detection import Model, Pipeline
 from hilum.catalog import CATALOG
 from hilum.manifest import GoldenCases, Manifest
@@ -265,7 +265,7 @@ def agent_process(
     Its HTTP port is a free one, its audit log lies in a folder of its own, and what it measured is
     kept for the next.
     """
-    command = [sys.executable, "-m", "edge_agent.cli", "serve", *options]
+    command = [sys.executable, "-m", "edge_agent.cli.main", "serve", *options]
     with tempfile.TemporaryDirectory(prefix="hilum-state-") as state:
         cache = Path(tempfile.gettempdir()) / f"hilum-tests-{os.getuid()}"
         ours = {

@@ -11,7 +11,7 @@ from typing import Final
 
 import grpc
 
-from edge_agent.box_bench import memory_mb
+from edge_agent.cli.benchmark import memory_mb
 from tests.agents import agent_process, serving_line, wait_serving
 from tests.bench.load import clients, images
 from tests.bench.throughput import _drain

@@ -23,11 +23,11 @@ from typing import Final
 import grpc
 from numpy.typing import NDArray
 
+from edge_agent.app.models import image_limits, load_model
 from edge_agent.config import Settings
 from edge_agent.core.radiograph import Radiograph
 from edge_agent.decoding.pool import DecodePolicy, DecodeWorkers
 from edge_agent.imaging import read_study
-from edge_agent.loading import image_limits, load_model
 from edge_agent.serving.detection import LookJob, _Laps, look
 from hilum.v1 import detection_pb2 as pb
 from tests.bench.imaging import full_size, raster

@@ -13,8 +13,8 @@ from contextlib import AsyncExitStack
 
 import grpc
 
+from edge_agent.app.models import open_pipeline
 from edge_agent.config import load_settings
-from edge_agent.loading import open_pipeline
 from edge_agent.serving.types import StudyRequest
 from hilum.v1 import detection_pb2 as pb
 from hilum.v1 import detection_pb2_grpc

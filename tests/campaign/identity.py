@@ -27,7 +27,7 @@ import cv2
 import grpc
 import httpx
 
-from edge_agent.app import Agent
+from edge_agent.app.agent import Agent
 from edge_agent.decoding.decoder import WorkerDecoder
 from edge_agent.engines.fake import FakeEngine, paint
 from hilum.v1 import detection_pb2 as pb

@@ -1,4 +1,4 @@
-"""`python -m edge_agent.demo` as `make demo` runs it."""
+"""`python -m edge_agent.cli.demo` as `make demo` runs it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ import cv2
 import grpc
 from google.protobuf.json_format import ParseDict
 
-from edge_agent.serving.overlay import COLOURS
+from edge_agent.cli.overlay import COLOURS
 from hilum.v1 import detection_pb2 as pb
 from hilum.v1 import detection_pb2_grpc
 from tests.conftest import pydicom_file
 
-DEMO = [sys.executable, "-m", "edge_agent.demo"]
+DEMO = [sys.executable, "-m", "edge_agent.cli.demo"]
 ROWS, COLUMNS = 1955, 1841
 
 

@@ -10,7 +10,7 @@ import grpc
 import pytest
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from edge_agent.app import Agent
+from edge_agent.app.agent import Agent
 from edge_agent.config import Settings
 from edge_agent.decoding.decoder import Decoder
 from edge_agent.engines.base import Pixels

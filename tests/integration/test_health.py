@@ -9,7 +9,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from edge_agent.app import Agent
+from edge_agent.app.agent import Agent
 from edge_agent.config import Settings
 from edge_agent.decoding.decoder import Decoder
 from edge_agent.serving.detection import Pipeline

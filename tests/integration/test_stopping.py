@@ -16,7 +16,7 @@ import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from edge_agent.app import Agent, serve
+from edge_agent.app.agent import Agent, serve
 from edge_agent.audit.segments import segments
 from edge_agent.audit.verify import verify
 from edge_agent.config import Settings

@@ -18,7 +18,7 @@ import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from edge_agent.app import Agent
+from edge_agent.app.agent import Agent
 from edge_agent.audit.segments import segments
 from edge_agent.audit.verify import verify
 from edge_agent.engines.fake import FakeEngine
@@ -47,7 +47,7 @@ HTTP = {"enabled": True, "port": 0}
 
 
 def hilum_edge(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "edge_agent.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "edge_agent.cli.main", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

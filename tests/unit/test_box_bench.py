@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.box_bench import COLUMNS, ROWS, memory_mb, set_apart, synthetic_dicom
+from edge_agent.cli.benchmark import COLUMNS, ROWS, memory_mb, set_apart, synthetic_dicom
 from edge_agent.config import (
     AccessSettings,
     AuditSettings,
@@ -28,7 +28,7 @@ from tests.agents import write_toy_bundle
 @pytest.mark.slow
 def test_the_report_tells_what_the_box_does(tmp_path: Path) -> None:
     toy = write_toy_bundle(tmp_path / "toy.bundle")
-    command = [sys.executable, "-m", "edge_agent.cli", "bench", "--bundle", str(toy)]
+    command = [sys.executable, "-m", "edge_agent.cli.main", "bench", "--bundle", str(toy)]
     report = tmp_path / "box.json"
     ran = subprocess.run(
         [*command, "--output", str(report)],

@@ -16,9 +16,9 @@ from click.testing import Result
 from google.protobuf.json_format import ParseDict
 from typer.testing import CliRunner
 
-from edge_agent import commands
-from edge_agent.cli import app
-from edge_agent.serving.local import FileOutcome
+from edge_agent.cli import commands
+from edge_agent.cli.batch import FileOutcome
+from edge_agent.cli.main import app
 from hilum.v1 import detection_pb2 as pb
 from tests.agents import logging_restored, tagged_png, write_toy_bundle
 from tests.conftest import pydicom_file
@@ -264,7 +264,7 @@ def test_an_unforeseen_failure_is_no_traceback(monkeypatch: pytest.MonkeyPatch) 
     def fails(*_: object) -> None:
         raise KeyError("Doe^Jane")
 
-    monkeypatch.setattr("edge_agent.loading.bundle_facts", fails)
+    monkeypatch.setattr("edge_agent.app.models.bundle_facts", fails)
     ran = hilum_edge("model")
     assert ran.exit_code == 1
     assert "internal" in ran.stderr

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from edge_agent.cli.batch import read_limited
+from edge_agent.cli.input_files import Misused, find_files, overlay_paths
 from edge_agent.errors import InvalidRequest
-from edge_agent.inputs import Misused, find_files, overlay_paths
-from edge_agent.serving.local import read_limited
 
 DICOM = bytes(128) + b"DICM" + b"rest"
 

@@ -9,16 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_agent import loading
-from edge_agent.config import Settings
-from edge_agent.core.engine_selection import ONE_AT_A_TIME
-from edge_agent.decoding.decoder import Decoder, WorkerDecoder
-from edge_agent.engines.base import Engine
-from edge_agent.engines.bundle import Bundle
-from edge_agent.engines.fake import FakeEngine
-from edge_agent.engines.selection.select import Choice
-from edge_agent.errors import BundleInvalid, ConfigInvalid, EngineFailed
-from edge_agent.loading import (
+from edge_agent.app import models
+from edge_agent.app.models import (
     build_decoder,
     bundle_facts,
     golden_problem,
@@ -27,6 +19,14 @@ from edge_agent.loading import (
     open_pipeline,
     run_load,
 )
+from edge_agent.config import Settings
+from edge_agent.core.engine_selection import ONE_AT_A_TIME
+from edge_agent.decoding.decoder import Decoder, WorkerDecoder
+from edge_agent.engines.base import Engine
+from edge_agent.engines.bundle import Bundle
+from edge_agent.engines.fake import FakeEngine
+from edge_agent.engines.selection.select import Choice
+from edge_agent.errors import BundleInvalid, ConfigInvalid, EngineFailed
 from edge_agent.serving.detection import Pipeline
 from edge_agent.serving.types import StudyRequest
 from hilum.manifest import EngineVariant
@@ -72,7 +72,7 @@ def test_a_bundle_that_comes_with_the_agent_goes_by_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shipped = write_toy_bundle(tmp_path / "starter-toy-1.0.0.bundle")
-    monkeypatch.setattr(loading, "shipped_bundles", lambda: {"starter-toy": shipped})
+    monkeypatch.setattr(models, "shipped_bundles", lambda: {"starter-toy": shipped})
     assert open_bundle(settings(bundle=Path("starter-toy"))).path == shipped
     with pytest.raises(BundleInvalid, match="starter-toys"):
         open_bundle(settings(bundle=Path("starter-toys")))
@@ -129,7 +129,7 @@ async def test_without_a_server_too_nothing_is_answered_before_the_golden_cases(
     async with open_pipeline(told) as pipeline:
         assert (await pipeline.detect(StudyRequest("", tagged_png(200)))).findings
     wrong = FakeEngine(SIDE, SIDE, name="openvino-fp32")  # Sees another class than recorded.
-    monkeypatch.setattr(loading, "open_engine", lambda *_, **__: wrong)
+    monkeypatch.setattr(models, "open_engine", lambda *_, **__: wrong)
     with pytest.raises(EngineFailed, match="does not answer the bundle's golden cases") as caught:
         async with open_pipeline(told):
             pytest.fail("it must not be had")
@@ -153,7 +153,7 @@ def with_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, li
         named = bundle.variant(VARIANT if CARD in without else CARD)
         return Choice(named, "measured before", (), ONE_AT_A_TIME, remembered=True)
 
-    monkeypatch.setattr(loading, "choose", choose)
+    monkeypatch.setattr(models, "choose", choose)
     return path, []
 
 
@@ -165,7 +165,7 @@ def test_a_card_that_fails_at_a_later_start_is_done_without(
     tmp_path: Path,
 ) -> None:
     path, opened = with_card
-    real = loading.open_engine
+    real = models.open_engine
 
     def open_engine(bundle: Bundle, named: EngineVariant, **options: Any) -> Engine:
         if named.name != CARD:
@@ -175,7 +175,7 @@ def test_a_card_that_fails_at_a_later_start_is_done_without(
         opened.append(FakeEngine(96, 96, name=CARD))  # Blind to what the cases show.
         return opened[-1]
 
-    monkeypatch.setattr(loading, "open_engine", open_engine)
+    monkeypatch.setattr(models, "open_engine", open_engine)
     model, _ = load_model(settings(bundle=path, cache_dir=tmp_path / "cache"))
     assert model.engine.name == VARIANT
     model.close()

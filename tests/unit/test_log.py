@@ -19,7 +19,7 @@ def written() -> Iterator[io.StringIO]:
 
 
 def test_one_line_per_event_with_its_pairs(written: io.StringIO) -> None:
-    log = logging.getLogger("edge_agent.app")
+    log = logging.getLogger("edge_agent.app.agent")
     log.info("serving", extra={"address": "127.0.0.1:50051", "device": 'CPU: "x"\nline'})
     (line,) = written.getvalue().splitlines()
     assert line.endswith('INFO serving address=127.0.0.1:50051 device="CPU: \\"x\\"\\nline"')

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from edge_agent.cli.batch import detect_files, read_limited
 from edge_agent.engines.fake import FakeEngine
 from edge_agent.errors import InvalidRequest, StudyImageRefused
-from edge_agent.serving.local import detect_files, read_limited
 from hilum.codes import ErrorCode
 from tests.agents import SIDE, fake_pipeline, settings, tagged_png
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge_agent.cli import overlay
+from edge_agent.cli.overlay import COLOURS, draw_overlay, encode_png
 from edge_agent.core.findings import Box, Finding
-from edge_agent.serving import overlay
-from edge_agent.serving.overlay import COLOURS, draw_overlay, encode_png
 from hilum.catalog import CATALOG
 
 GREY = np.full((1000, 800), 128, np.uint8)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from edge_agent.cli.overlay import COLOURS
 from edge_agent.serving.http.static_files import load_pages
-from edge_agent.serving.overlay import COLOURS
 from edge_agent.viewer import FOLDER
 from hilum.catalog import CATALOG
 from hilum.codes import ErrorCode, WarningCode

@@ -18,13 +18,13 @@ import cv2
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import UID, ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 
-from edge_agent.app import Agent
+from edge_agent.app.agent import Agent
+from edge_agent.app.models import open_bundle
 from edge_agent.config import AccessSettings, Settings, TlsSettings
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.golden import read_picture
 from edge_agent.engines.hardware import Hardware
 from edge_agent.engines.selection.select import choose
-from edge_agent.loading import open_bundle
 from edge_agent.system.processes import family, memory_kb
 from hilum.client import AsyncClient, Result
 

@@ -11,19 +11,19 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from edge_agent import box_bench
+from edge_agent.app.security import utc_now
 from edge_agent.audit.verify import verify
-from edge_agent.commands import (
+from edge_agent.cli import benchmark
+from edge_agent.cli.commands import (
     EXIT_REFUSED,
     plain_errors,
     settings_from,
     standard_error,
     standard_output,
 )
+from edge_agent.cli.input_files import Misused
 from edge_agent.core.authorization import Role
-from edge_agent.doors import utc_now
 from edge_agent.errors import ConfigInvalid
-from edge_agent.inputs import Misused
 from edge_agent.security.api_keys import add_key, load_keys, remove_key
 from edge_agent.system.logging import configure_logging
 
@@ -101,7 +101,7 @@ def bench(
         raise Misused(f"--output {output}: there is no folder {output.parent}.")
     configure_logging("WARNING")  # The agent that is measured need not say that it serves.
     standard_error().print("Measuring; this takes a minute or two.")
-    measured = asyncio.run(box_bench.measure(settings, image))
+    measured = asyncio.run(benchmark.measure(settings, image))
     as_json = as_json or (output is not None and output.suffix == ".json")
     text = json.dumps(measured.as_json(), indent=2) + "\n" if as_json else measured.as_markdown()
     if output is None:

@@ -7,10 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
+from edge_agent.cli.batch import FileOutcome
 from edge_agent.core.findings import Box, Finding
 from edge_agent.core.radiograph import ImageFormat, ImageWarning, Spacing
 from edge_agent.errors import ConfigInvalid
-from edge_agent.serving.local import FileOutcome
 from edge_agent.serving.types import Answer, ImageFacts, Timings
 from hilum import client
 from hilum.codes import WarningCode

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from edge_agent.cli.batch import FileOutcome
 from edge_agent.errors import HilumError
 from edge_agent.serving.grpc import converters
-from edge_agent.serving.local import FileOutcome
 from hilum.client import DetectError
 from hilum.v1 import detection_pb2 as pb
 

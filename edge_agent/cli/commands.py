@@ -13,15 +13,16 @@ from typing import Final, ParamSpec
 from rich.console import Console
 from rich.progress import Progress
 
-from edge_agent import loading, remote, report
+from edge_agent.app import models
+from edge_agent.cli import output, remote
+from edge_agent.cli.batch import FileOutcome, detect_files, overlay_png, read_limited
+from edge_agent.cli.input_files import FileMark, Misused, file_mark, find_files, overlay_paths
+from edge_agent.cli.remote import open_client
 from edge_agent.config import Settings, load_settings
 from edge_agent.errors import CallerError, ConfigInvalid, HilumError, InvalidRequest
-from edge_agent.inputs import FileMark, Misused, file_mark, find_files, overlay_paths
-from edge_agent.remote import open_client
 from edge_agent.serving.detection import check
 from edge_agent.serving.error_boundary import coded
 from edge_agent.serving.grpc import converters
-from edge_agent.serving.local import FileOutcome, detect_files, overlay_png, read_limited
 from edge_agent.serving.types import StudyRequest
 from edge_agent.system.logging import configure_logging
 from hilum.client import DetectError, Tls
@@ -41,14 +42,14 @@ def plain_errors(command: Callable[P, int]) -> Callable[P, int]:
         try:
             return command(*args, **kwargs)
         except Misused as error:
-            report.print_misuse(standard_error(), str(error))
+            output.print_misuse(standard_error(), str(error))
             return EXIT_USAGE
         except DetectError as error:
-            report.print_error(standard_error(), error)
+            output.print_error(standard_error(), error)
             return EXIT_REFUSED
         except Exception as error:  # noqa: BLE001  # the boundary: every failure gets a code
             problem = error if isinstance(error, HilumError) else coded(error)
-            report.print_error(standard_error(), problem)
+            output.print_error(standard_error(), problem)
             wrong_usage = isinstance(problem, CallerError | ConfigInvalid)
             return EXIT_USAGE if wrong_usage else EXIT_REFUSED
 
@@ -60,10 +61,10 @@ def serve(
     *, config: Path | None, port: int | None, http_port: int | None, bundle: Path | None
 ) -> int:
     """Answer over gRPC and HTTP until told to stop."""
-    from edge_agent import app  # noqa: PLC0415  # brings FastAPI along, which detect does without
+    from edge_agent.app import agent  # noqa: PLC0415  # brings FastAPI along, which detect does without
 
     settings = settings_from(config, bundle, port=port, http_port=http_port)
-    return asyncio.run(app.serve(settings))
+    return asyncio.run(agent.serve(settings))
 
 
 @plain_errors
@@ -100,11 +101,11 @@ def detect(
 @plain_errors
 def model(*, bundle: Path | None, as_json: bool, config: Path | None) -> int:
     """Show what a bundle is."""
-    facts = loading.bundle_facts(settings_from(config, bundle))
+    facts = models.bundle_facts(settings_from(config, bundle))
     if as_json:
         sys.stdout.write(json.dumps(facts, indent=2) + "\n")
     else:
-        report.print_model(standard_output(), facts)
+        output.print_model(standard_output(), facts)
     return 0
 
 
@@ -128,13 +129,13 @@ class _Printer:
 
     def show(self, outcome: FileOutcome) -> None:
         if self._as_json:
-            document = json.dumps(report.outcome_document(outcome), indent=self._indent)
+            document = json.dumps(output.outcome_document(outcome), indent=self._indent)
             self._out.print(document, markup=False, soft_wrap=True)
         elif outcome.answer:
             response = converters.detect_response(outcome.answer)
-            report.print_response(self._out, str(outcome.path), response)
+            output.print_response(self._out, str(outcome.path), response)
         if outcome.error:
-            report.print_error(self._err, outcome.error, file=outcome.path)
+            output.print_error(self._err, outcome.error, file=outcome.path)
 
 
 async def _detect(
@@ -147,7 +148,7 @@ async def _detect(
     """Look at the files; returns how many were refused."""
     limits = settings.limits
     refused = 0
-    async with loading.open_pipeline(settings) as pipeline:
+    async with models.open_pipeline(settings) as pipeline:
         with printer.progress as progress:
             bar = progress.add_task("Looking", total=len(paths))
             async for outcome in detect_files(
@@ -186,7 +187,7 @@ def _with_overlay(outcome: FileOutcome, overlays: Overlays, settings: Settings) 
     target, mark = overlays[outcome.path]
     try:
         image = _read_again(outcome.path, mark, settings.limits.max_image_bytes)
-        picture = overlay_png(image, outcome.answer.findings, loading.image_limits(settings))
+        picture = overlay_png(image, outcome.answer.findings, models.image_limits(settings))
         target.write_bytes(picture)
     except OSError as error:
         message = f"The overlay {target} cannot be written: {error.strerror}."

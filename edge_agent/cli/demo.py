@@ -25,14 +25,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from rich.console import Console
 from rich.markup import escape
 
-from edge_agent import report
+from edge_agent.cli import output
+from edge_agent.cli.batch import overlay_png
 from edge_agent.config import GrpcSettings, HttpSettings, format_address
 from edge_agent.core.findings import Box, Finding
 from edge_agent.errors import HilumError
 from edge_agent.imaging import Limits
 from edge_agent.serving.grpc import converters
 from edge_agent.serving.grpc.servicer import SERVICE
-from edge_agent.serving.local import overlay_png
 from hilum.v1 import detection_pb2 as pb
 from hilum.v1 import detection_pb2_grpc
 
@@ -48,7 +48,7 @@ class DemoFailed(Exception):
 
 def main() -> None:
     """Run the demo; exits with 0 if an answer came and was written."""
-    parser = argparse.ArgumentParser(prog="python -m edge_agent.demo", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m edge_agent.cli.demo", description=__doc__)
     parser.add_argument("--once", action="store_true", help="stop the agent and end")
     once = parser.parse_args().once
     console = Console(highlight=False, emoji=False)
@@ -88,7 +88,7 @@ def run(console: Console, *, once: bool) -> None:
             )
             image = radiograph.read_bytes()
             response = detect(channel, image)
-        report.print_response(console, radiograph.name, response)
+        output.print_response(console, radiograph.name, response)
         print_timings(console, response)
         for path in write_results(image, response):
             console.print(f"Written: {path}")
@@ -107,7 +107,7 @@ def say_what_next(console: Console, address: str, page: str, radiograph: Path) -
         f"\nThe agent stays up at {address} until Ctrl-C.\n"
         f"Open {page} in a browser and drop an X-ray on it; or in another terminal, try\n"
         f'  {python} -c "{escape(ask)}"\n'
-        f"  {python} -m edge_agent.cli detect --help",
+        f"  {python} -m edge_agent.cli.main detect --help",
         soft_wrap=True,
     )
 
@@ -141,7 +141,7 @@ def free_port(console: Console, host: str, usual: int) -> int:
 def running_agent(port: int, http_port: int) -> Iterator[subprocess.Popen[bytes]]:
     """`hilum-edge serve` as its own process; ended whatever happens."""
     ports = ["--port", str(port), "--http-port", str(http_port)]
-    command = [sys.executable, "-m", "edge_agent.cli", "serve", *ports]
+    command = [sys.executable, "-m", "edge_agent.cli.main", "serve", *ports]
     # An audit log has one writer: another agent on this machine keeps its own.
     state = {"HILUM_EDGE__STATE_DIR": str((OUT / "state").absolute())}
     agent = subprocess.Popen(  # noqa: S603  # our own interpreter and module

@@ -16,13 +16,13 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from edge_agent.app.models import Load, build_decoder, load_pipeline, run_load
+from edge_agent.app.security import Doors, open_doors
 from edge_agent.audit.log import AuditStatus
 from edge_agent.config import Settings, format_address
 from edge_agent.core.admission import Admission, AdmissionPolicy, AdmissionStats
 from edge_agent.decoding.decoder import WorkerDecoder
-from edge_agent.doors import Doors, open_doors
 from edge_agent.errors import ConfigInvalid, EngineFailed, NotReady
-from edge_agent.loading import Load, build_decoder, load_pipeline, run_load
 from edge_agent.security.tls import grpc_credentials
 from edge_agent.serving.detection import Pipeline
 from edge_agent.serving.grpc.health import Health

@@ -12,7 +12,7 @@ from typing import Annotated
 import click
 import typer
 
-# `edge_agent.commands` brings pydicom, OpenCV and OpenVINO along, which take a second to import:
+# `edge_agent.cli.commands` brings pydicom, OpenCV and OpenVINO along, which take a second to import:
 # only the commands that need it wait for it, `--help` does not.
 
 app = typer.Typer(
@@ -92,7 +92,7 @@ def serve(
         hilum-edge serve --config /etc/hilum/edge.toml --port 50052
         HILUM_EDGE__LIMITS__QUEUE_SIZE=16 hilum-edge serve
     """
-    from edge_agent import commands  # noqa: PLC0415  # see above
+    from edge_agent.cli import commands  # noqa: PLC0415  # see above
 
     status = commands.serve(config=config, port=port, http_port=http_port, bundle=bundle)
     raise typer.Exit(status)
@@ -156,7 +156,7 @@ def detect(
         hilum-edge detect --recursive /data/inbox --overlay drawn/
         hilum-edge detect chest.dcm --server xray.example:50051 --ca ca.pem --api-key-file key
     """
-    from edge_agent import commands  # noqa: PLC0415  # see above
+    from edge_agent.cli import commands  # noqa: PLC0415  # see above
     from hilum.client import Tls  # noqa: PLC0415  # see above
 
     wants_tls = any((ca, certificate, key, server_name))
@@ -194,7 +194,7 @@ def model(
 
         hilum-edge model --bundle chest-2.1.0.bundle --json
     """
-    from edge_agent import commands  # noqa: PLC0415  # see above
+    from edge_agent.cli import commands  # noqa: PLC0415  # see above
 
     raise typer.Exit(commands.model(bundle=bundle, as_json=as_json, config=config))
 
@@ -228,7 +228,7 @@ def keys_add(
 
         hilum-edge keys add --role clinic --label "PACS gateway" --file keys.json > gateway.key
     """
-    from edge_agent import commands_operator  # noqa: PLC0415  # see above
+    from edge_agent.cli import commands_operator  # noqa: PLC0415  # see above
 
     raise typer.Exit(
         commands_operator.add(config=config, file=file, role=role, label=label, days=days)
@@ -243,7 +243,7 @@ def keys_list(file: KeyFileOption = None, config: ConfigOption = None) -> None:
 
         hilum-edge keys list --file keys.json
     """
-    from edge_agent import commands_operator  # noqa: PLC0415  # see above
+    from edge_agent.cli import commands_operator  # noqa: PLC0415  # see above
 
     raise typer.Exit(commands_operator.show(config=config, file=file))
 
@@ -260,7 +260,7 @@ def keys_remove(
 
         hilum-edge keys remove d749674150 --file keys.json
     """
-    from edge_agent import commands_operator  # noqa: PLC0415  # see above
+    from edge_agent.cli import commands_operator  # noqa: PLC0415  # see above
 
     raise typer.Exit(commands_operator.remove(config=config, file=file, key_id=key_id))
 
@@ -281,7 +281,7 @@ def audit_verify(
 
         hilum-edge audit verify --folder /var/lib/hilum/audit
     """
-    from edge_agent import commands_operator  # noqa: PLC0415  # see above
+    from edge_agent.cli import commands_operator  # noqa: PLC0415  # see above
 
     raise typer.Exit(
         commands_operator.verify_audit(config=config, folder=folder, archived=archived)
@@ -306,7 +306,7 @@ def bench(
 
         hilum-edge bench --output box.md
     """
-    from edge_agent import commands_operator  # noqa: PLC0415  # see above
+    from edge_agent.cli import commands_operator  # noqa: PLC0415  # see above
 
     raise typer.Exit(
         commands_operator.bench(

@@ -10,12 +10,12 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge_agent.cli.overlay import draw_overlay, encode_png
 from edge_agent.core.findings import Finding
 from edge_agent.errors import HilumError, InvalidRequest, StudyImageRefused
 from edge_agent.imaging import Limits, read_study
 from edge_agent.serving.detection import Pipeline
 from edge_agent.serving.error_boundary import coded
-from edge_agent.serving.overlay import draw_overlay, encode_png
 from edge_agent.serving.types import Answer, StudyRequest
 from hilum.client import DetectError
 from hilum.codes import ErrorCode

@@ -1,0 +1,1 @@
+"""edge_agent app: to be described."""
