@@ -1,12 +1,12 @@
 """INT8 that is fast: one large network in many forms, timed in turns in one process.
 
 YOLO11-L at 1024 x 1024 with random weights, which take as long as trained ones. All forms come from
-one ONNX graph as `training.export` writes it (one grey channel, u8 in), Hardswish's from another
+one ONNX graph as `training.export.onnx` writes it (one grey channel, u8 in), Hardswish's from another
 with that activation. What is shown against what:
 
 - reference: NNCF's INT8 of the ONNX as OpenVINO reads it, with the preset MIXED;
 - NNCF when told nothing (preset PERFORMANCE), on the graph as read and as converted, which fuses;
-- our recipe (`training.quantize`): each SiLU one Swish before quantising, the head float;
+- our recipe (`training.export.int8`): each SiLU one Swish before quantising, the head float;
 - Hardswish in SiLU's place (it needs a training of its own), by our recipe, in both presets;
 - OpenVINO without INT8: BF16 and FP32.
 
@@ -40,8 +40,8 @@ from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
 from edge_agent.engines.hardware import Hardware
 from hilum.catalog import CATALOG
-from training.export import export_onnx, ir_bytes, to_openvino
-from training.quantize import quantize
+from training.export.int8 import quantize
+from training.export.onnx import export_onnx, ir_bytes, to_openvino
 
 FOLDER: Final = Path(__file__).parents[2] / "runs" / "bench"
 ARCHITECTURE, SIZE, ROUNDS, WARM_UP = "yolo11l", 1024, 21, 2

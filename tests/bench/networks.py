@@ -21,8 +21,8 @@ from hilum.catalog import CATALOG
 from hilum.manifest import GoldenCases
 from tests.agents import SLUGS, manifest
 from tests.bench.int8 import CALIBRATION, FOLDER
-from training.export import export_onnx, ir_bytes, to_openvino
-from training.quantize import quantize
+from training.export.int8 import quantize
+from training.export.onnx import export_onnx, ir_bytes, to_openvino
 
 VARIANTS = {"openvino-int8": "int8", "openvino-bf16": "bf16", "openvino-fp32": "fp32"}
 

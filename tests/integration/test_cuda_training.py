@@ -24,12 +24,12 @@ from hilum.manifest import HeadSpec, InputSpec  # noqa: E402
 from tests.support.models import blobs, random_detector  # noqa: E402
 from tests.support.toy_sets import configured  # noqa: E402
 from training.config import load_config  # noqa: E402
-from training.distributed import ALONE, Group, choose_device  # noqa: E402
 from training.evaluation.detectors import of_network  # noqa: E402
-from training.export import to_grey  # noqa: E402
-from training.network import load_model  # noqa: E402
-from training.run import run  # noqa: E402
-from training.train import EpochReport, Progress  # noqa: E402
+from training.export.onnx import to_grey  # noqa: E402
+from training.models.network import load_model  # noqa: E402
+from training.train.distributed import ALONE, Group, choose_device  # noqa: E402
+from training.train.loop import EpochReport, Progress  # noqa: E402
+from training.train.run import run  # noqa: E402
 
 if TYPE_CHECKING:
     from torch import Tensor

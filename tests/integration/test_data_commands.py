@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from tests.support.annotated import make_studies, real_table, table
-from training.data import splits, store, studies, tables
+from training.data import dataset, splits, tables
+from training.synthetic import dicom_studies
 
 pytestmark = pytest.mark.training
 
-COMMAND = (sys.executable, "-c", "from training.cli import main; main()")
+COMMAND = (sys.executable, "-c", "from training.cli.main import main; main()")
 KILLED_ON_ITS_WAY = """
 import os, signal
 from training.cli import main
@@ -73,7 +74,7 @@ def test_the_whole_real_table(tmp_path: Path) -> None:
 
 
 def test_a_killed_import_goes_on_where_it_stopped(annotated: Path, tmp_path: Path) -> None:
-    arguments = ["data", "vindr", "--annotations", annotated / studies.TABLE]
+    arguments = ["data", "vindr", "--annotations", annotated / dicom_studies.TABLE]
     arguments += ["--images", annotated / "studies", "--allow-absent-classes", "--workers", 1]
     arguments += ["--valid", 0.2, "--test", 0.2]
     out = tmp_path / "killed"
@@ -92,13 +93,13 @@ def test_a_killed_import_goes_on_where_it_stopped(annotated: Path, tmp_path: Pat
     assert clean.returncode == 0, clean.stderr
     for name in ("images.csv", "readers.csv", "annotations.csv", "split.json"):
         assert (out / name).read_bytes() == (tmp_path / "clean" / name).read_bytes()
-    assert len(store.read(out)) == 16
+    assert len(dataset.read(out)) == 16
 
 
 @pytest.mark.parametrize("pictures", [False, True])
 def test_a_full_disk_leaves_what_was_there(annotated: Path, tmp_path: Path, pictures: bool) -> None:
     out = tmp_path / "set"
-    arguments = ["data", "vindr", "--annotations", annotated / studies.TABLE, "--out", out]
+    arguments = ["data", "vindr", "--annotations", annotated / dicom_studies.TABLE, "--out", out]
     arguments += ["--allow-absent-classes"]
     assert hilum_train(*arguments).returncode == 0
     before = contents(out)
@@ -145,7 +146,7 @@ def test_a_set_that_the_disk_did_not_take_is_not_whole(tmp_path: Path, form: lis
 def test_divide_report_export(annotated: Path, tmp_path: Path) -> None:
     out = tmp_path / "set"
     made = hilum_train(
-        "data", "vindr", "--annotations", annotated / studies.TABLE, "--images",
+        "data", "vindr", "--annotations", annotated / dicom_studies.TABLE, "--images",
         annotated / "studies", "--out", out, "--allow-absent-classes",
         "--valid", 0.2, "--test", 0.2,
     )  # fmt: skip

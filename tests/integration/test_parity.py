@@ -27,7 +27,7 @@ from hilum.catalog import CATALOG
 from hilum.manifest import HeadSpec, InputSpec
 from tests.support import bundles
 from tests.support.models import blobs, detector_of, random_detector
-from training.export import export_onnx
+from training.export.onnx import export_onnx
 
 pytestmark = pytest.mark.training
 F32 = OpenVinoOptions(threads=2, inference_precision="f32")

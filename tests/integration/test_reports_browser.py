@@ -12,11 +12,12 @@ from tests.support.annotated import make_studies
 from tests.support.browser import chromium
 from tests.support.exported_runs import exportable
 from tests.support.models import random_detector
-from training.cli import app
+from training.cli.main import app
 from training.config import load_config
-from training.data import studies, tables
+from training.data import tables
 from training.evaluation.run import HTML
-from training.pipeline import evaluate
+from training.synthetic import dicom_studies
+from training.workflow.run_all import evaluate
 
 pytestmark = [pytest.mark.service("chromium"), pytest.mark.training, pytest.mark.slow]
 
@@ -38,7 +39,7 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def quality(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = make_studies(tmp_path_factory.mktemp("studies"), 16)
     out = tmp_path_factory.mktemp("imported") / "set"
-    arguments = ["data", "vindr", "--annotations", str(made / studies.TABLE), "--images"]
+    arguments = ["data", "vindr", "--annotations", str(made / dicom_studies.TABLE), "--images"]
     arguments += [str(made / "studies"), "--allow-absent-classes", "--workers", "1"]
     app([*arguments, "--valid", "0.2", "--test", "0.2", "--out", str(out)], standalone_mode=False)
     return out / tables.REPORT

@@ -18,14 +18,9 @@ from edge_agent.engines.runtimes.factory import open_engine, runtime_version
 from edge_agent.engines.selection.select import choose
 from tests.support.exported_runs import exportable, toy_parts
 from tests.support.models import random_detector
-from training import export_steps as steps
-from training.bundle import (
-    TRT_FP16,
-    TRT_INT8,
-    measuring_engine,
-    write_bundle,
-)
+from training.bundle.writer import TRT_FP16, TRT_INT8, measuring_engine, write_bundle
 from training.config import load_config
+from training.workflow import export_steps as steps
 
 pytestmark = [
     pytest.mark.training,

@@ -18,9 +18,9 @@ torch = pytest.importorskip("torch")
 
 from tests.support.toy_sets import configured  # noqa: E402  # torch may be absent
 from training.config import load_config  # noqa: E402
-from training.distributed import ALONE  # noqa: E402
-from training.run import run  # noqa: E402
-from training.train import EpochReport  # noqa: E402
+from training.train.distributed import ALONE  # noqa: E402
+from training.train.loop import EpochReport  # noqa: E402
+from training.train.run import run  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 HILUM_TRAIN = Path(sys.executable).with_name("hilum-train")

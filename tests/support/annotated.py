@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from training.data import lungs, statistics, studies
-from training.data.synthetic import Generator
+from training.synthetic import box_statistics, dicom_studies, lungs
+from training.synthetic.generator import Generator
 
 HEADER = "image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max\n"
 
@@ -21,8 +21,8 @@ def real_table() -> Path:
 
 def make_studies(folder: Path, count: int, *, first: int = 0) -> Path:
     """DICOM studies and their table, painted."""
-    generator = Generator(lungs.load(), statistics.load())
-    for _ in studies.write(generator, folder, range(first, first + count), workers=1):
+    generator = Generator(lungs.load(), box_statistics.load())
+    for _ in dicom_studies.write(generator, folder, range(first, first + count), workers=1):
         pass
     return folder
 

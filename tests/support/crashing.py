@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-from training.data.intake import Taken, Task, stamp_of
+from training.data.ingest import Taken, Task, stamp_of
 
 
 def crash_on_b(task: Task) -> Taken:

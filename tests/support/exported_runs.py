@@ -17,14 +17,14 @@ from ultralytics.nn.tasks import DetectionModel
 from hilum.catalog import CATALOG
 from hilum.manifest import HeadSpec, InputSpec, Provenance
 from tests.support.models import blobs
-from training import export_steps as steps
-from training.bundle import BundleParts
+from training.bundle.writer import BundleParts
 from training.config import Config
-from training.data import store
+from training.data import dataset
 from training.data.splits import Split
 from training.evaluation.detectors import of_network
-from training.exported import Exported
-from training.parity import ParityResult
+from training.evaluation.parity import ParityResult
+from training.export.artifacts import Exported
+from training.workflow import export_steps as steps
 
 SIZE = 96
 LABELLED = 0.75
@@ -85,7 +85,7 @@ def toy_parts(config: Config, made: Exported, result: ParityResult) -> BundlePar
     """What a bundle of a proven run is made of, the set's own pictures as golden cases."""
     pictures = {
         f"case-{k}": steps.input_of(entry, made.record.input)[0][0, 0]
-        for k, entry in enumerate(store.read(config.data.dataset))
+        for k, entry in enumerate(dataset.read(config.data.dataset))
     }
     return BundleParts(
         name="toy",

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 
 from hilum.catalog import CATALOG
+from training.data.dataset import Entry, Label
 from training.data.splits import Split
-from training.data.store import Entry, Label
 
 TOY_TRAIN = {
     "input_size": 64,

@@ -14,13 +14,13 @@ import torch
 from torch import nn
 
 from training.config import Config, load_config
-from training.data.loader import Batch, batches
-from training.distributed import ALONE, Group, joined
 from training.errors import TrainingError
-from training.losses import Criterion, class_weights
-from training.network import build_model
-from training.run import read_sets, run
-from training.train import EpochReport, Progress
+from training.models.network import build_model
+from training.train.distributed import ALONE, Group, joined
+from training.train.loader import Batch, batches
+from training.train.loop import EpochReport, Progress
+from training.train.losses import Criterion, class_weights
+from training.train.run import read_sets, run
 
 
 def gradient(config: Config, group: Group, batch: Batch, *, exchange: bool = True) -> torch.Tensor:

@@ -11,9 +11,10 @@ from ultralytics.nn.tasks import DetectionModel
 
 from tests.support.exported_runs import SIZE, exportable
 from tests.support.models import blobs
-from training import begun, pipeline
 from training.config import Config, load_config
-from training.run import read_sets
+from training.train import run_manifest
+from training.train.run import read_sets
+from training.workflow import run_all
 
 PICTURES = {f"case-{k}": blobs(500 + k, SIZE, SIZE) for k in range(32)}
 """Of the kind that the network of random weights marks; in painted chests it sees nothing."""
@@ -33,7 +34,7 @@ class Trained:
 
     def __call__(self, config: Config) -> None:
         self.times += 1
-        begun.note(config, read_sets(config).digest, "abc")
+        run_manifest.note(config, read_sets(config).digest, "abc")
         torch.save(self._network.state_dict(), config.out / "weights.pt")
 
 
@@ -42,7 +43,7 @@ class WholeRun:
     """Where its configuration lies, what came of it, and what was said; tests leave it as it is."""
 
     path: Path
-    done: pipeline.Done
+    done: run_all.Done
     said: list[str]
     training: Trained
 
@@ -66,5 +67,5 @@ def whole_run(folder: Path, network: DetectionModel) -> WholeRun:
     shutil.rmtree(folder / "run")
     said: list[str] = []
     training = Trained(network)
-    done = pipeline.run_all(load_config(path), training, pictures=PICTURES, say=said.append)
+    done = run_all.run_all(load_config(path), training, pictures=PICTURES, say=said.append)
     return WholeRun(path, done, said, training)

@@ -12,9 +12,9 @@ from typing import Any, Final
 import cv2
 
 from hilum.catalog import CATALOG
-from training.data import splits, store
-from training.data.outputs import replacing
-from training.data.store import Entry
+from training.data import dataset, splits
+from training.data.atomic_files import replacing
+from training.data.dataset import Entry
 from training.errors import TrainingError
 
 OnDone = Callable[[int, int], None]
@@ -133,7 +133,7 @@ def _count(folder: Path) -> int:
 
 def _entries(folder: Path, name: str) -> tuple[Entry, ...]:
     # A split may have been given no share; that is no reason to export nothing.
-    return store.read(folder, name) if splits.load(folder).images.get(name) else ()
+    return dataset.read(folder, name) if splits.load(folder).images.get(name) else ()
 
 
 def _size(entry: Entry) -> tuple[int, int]:

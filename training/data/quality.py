@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hilum.catalog import CATALOG
-from training.data import agreement, checks, splits
+from training.data import agreement, image_checks, splits
 from training.data.agreement import ClassAgreement
 from training.data.tables import Tables
 
@@ -171,7 +171,7 @@ def _concerns(
     side: dict[str, str],
 ) -> list[Concern]:
     found = []
-    for flag, meaning in checks.FLAGS.items():
+    for flag, meaning in image_checks.FLAGS.items():
         shown = [flag in flags.split() for flags in tables.images["flags"]]
         found += _concern(meaning, tables.images.loc[shown, "image_id"].tolist())
     usual = asked.mode().to_numpy(int)[0]
@@ -202,5 +202,5 @@ def _concern(what: str, ids: Sequence[str]) -> list[Concern]:
 def _alike(images: pd.DataFrame) -> list[tuple[str, str]]:
     printed = images[images["fingerprint"] != ""]
     ids = printed["image_id"].tolist()
-    pairs = checks.near_duplicates(printed["fingerprint"].tolist())
+    pairs = image_checks.near_duplicates(printed["fingerprint"].tolist())
     return [(ids[one], ids[other]) for one, other, _ in pairs]

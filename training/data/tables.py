@@ -16,7 +16,7 @@ from typing import Final
 import pandas as pd
 
 from training.data import splits
-from training.data.outputs import replacing
+from training.data.atomic_files import replacing
 from training.data.splits import Split
 from training.errors import TrainingError
 

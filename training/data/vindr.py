@@ -20,7 +20,7 @@ import pandera.pandas as pa
 from pandera.errors import SchemaErrors
 
 from hilum.catalog import BY_NAME, CATALOG
-from training.data.store import NO_FINDING
+from training.data.dataset import NO_FINDING
 from training.errors import TrainingError
 
 BOX: Final = ["x_min", "y_min", "x_max", "y_max"]

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.store import Entry
+from training.data.dataset import Entry
 
 RESAMPLES: Final = 1000
 LEVEL: Final = 0.95

@@ -20,9 +20,9 @@ from edge_agent.engines.base import Engine
 from edge_agent.imaging.letterbox import letterbox
 from hilum.catalog import CATALOG
 from hilum.manifest import HeadSpec, InputSpec
-from training.data.store import Entry
+from training.data.dataset import Entry
 from training.errors import TrainingError
-from training.export import to_grey
+from training.export.onnx import to_grey
 
 Detector = Callable[[NDArray[np.uint8]], Sequence[Finding]]
 """u8 (H, W) -> findings in that picture's pixels, down to the head's score floor."""

@@ -19,7 +19,7 @@ from pycocotools.cocoeval import COCOeval
 
 from edge_agent.core.findings import Finding
 from hilum.catalog import CATALOG
-from training.data.store import Entry
+from training.data.dataset import Entry
 from training.errors import TrainingError
 
 IOU: Final = 0.4

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hilum.catalog import CATALOG
-from training.data.store import Entry
+from training.data.dataset import Entry
 from training.errors import TrainingError
-from training.evaluation import calibration, figures, froc
+from training.evaluation import calibration, froc, metric_table
 from training.evaluation.bootstrap import LEVEL, RESAMPLES, Counts, draws, interval
 from training.evaluation.image_level import ANY, ImageLevel, image_level, roc
 from training.evaluation.matching import IOU, Found, Matched, match
-from training.evaluation.points import at_points, choose_from
+from training.evaluation.operating_points import at_points, choose_from
 from training.evaluation.results import (
     Aim,
     Baseline,
@@ -82,7 +82,7 @@ def evaluate(
     check_labelled(entries, settings.split)
     matched = match(entries, measured.found)
     counts = draws(entries, resamples=settings.resamples, seed=settings.seed)
-    columns = figures.everything(matched, counts, measured.points)
+    columns = metric_table.everything(matched, counts, measured.points)
     images = image_level(matched)
     return Evaluation(
         subject=measured.subject,
@@ -96,7 +96,7 @@ def evaluate(
             points_from=measured.points_from,
         ),
         points=dict(measured.points),
-        figures=figures.told(columns),
+        figures=metric_table.told(columns),
         aims=tuple(_aims(matched, counts, settings)),
         curves=_curves(matched, images),
         subgroups=tuple(
@@ -105,8 +105,8 @@ def evaluate(
                 value=group.value,
                 images=int(group.members.sum()),
                 boxes=int(matched.boxes[group.members].sum()),
-                figures=figures.told(
-                    figures.in_short(matched, counts, measured.points, group.members)
+                figures=metric_table.told(
+                    metric_table.in_short(matched, counts, measured.points, group.members)
                 ),
             )
             for group in groups(entries)
@@ -151,14 +151,14 @@ def _facts(entries: Sequence[Entry], matched: Matched, settings: Settings) -> Da
 
 
 def _compared(
-    entries: Sequence[Entry], columns: figures.Columns, counts: Counts, baseline: Measured
+    entries: Sequence[Entry], columns: metric_table.Columns, counts: Counts, baseline: Measured
 ) -> Baseline:
-    others = figures.everything(match(entries, baseline.found), counts, baseline.points)
+    others = metric_table.everything(match(entries, baseline.found), counts, baseline.points)
     return Baseline(
         subject=baseline.subject,
         points=dict(baseline.points),
-        figures=figures.told(others),
-        differences=figures.differences(columns, others),
+        figures=metric_table.told(others),
+        differences=metric_table.differences(columns, others),
     )
 
 

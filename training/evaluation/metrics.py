@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hilum.catalog import CATALOG
-from training.data.store import Entry
+from training.data.dataset import Entry
 from training.errors import TrainingError
 from training.evaluation.bootstrap import Counts, Figure
 from training.evaluation.matching import Found, Matched, match

@@ -15,19 +15,19 @@ from edge_agent.core.findings import Finding
 from edge_agent.engines.bundle import Bundle
 from hilum.catalog import CATALOG
 from hilum.manifest import HeadSpec, InputSpec
-from training.bundle import measuring_engine
-from training.data import splits, store
-from training.data.outputs import replacing
-from training.data.store import Entry
+from training.bundle.writer import measuring_engine
+from training.data import dataset, splits
+from training.data.atomic_files import replacing
+from training.data.dataset import Entry
 from training.errors import TrainingError
-from training.evaluation import gate, measure
+from training.evaluation import acceptance_rules, measure
 from training.evaluation.detectors import Detector, detect_all, of_engine, of_network
 from training.evaluation.matching import Found, match
-from training.evaluation.misses import worst
-from training.evaluation.points import PointRule
-from training.evaluation.report import page
+from training.evaluation.operating_points import PointRule
+from training.evaluation.report.report import page
+from training.evaluation.report.worst_errors import worst
 from training.evaluation.results import Evaluation, Subject
-from training.network import load_model
+from training.models.network import load_model
 
 JSON: Final = "evaluation.json"
 HTML: Final = "evaluation.html"
@@ -105,7 +105,7 @@ def run(request: Request, on_step: Step = lambda *_: None) -> Evaluation:
     on_step("measure", 0, 1)
     evaluation = measure.evaluate(entries, measured, settings, baseline)
     if rules is not None:
-        verdicts = gate.judge(rules, evaluation.all_figures())
+        verdicts = acceptance_rules.judge(rules, evaluation.all_figures())
         evaluation = evaluation.model_copy(update={"gate": verdicts})
     matched = match(entries, found)
     shown = page(evaluation, entries, matched, worst(entries, matched, points))
@@ -127,7 +127,7 @@ def check(request: Request) -> None:
 
 def _prepared(
     request: Request,
-) -> tuple[tuple[Entry, ...], measure.Settings, gate.Rules | None]:
+) -> tuple[tuple[Entry, ...], measure.Settings, acceptance_rules.Rules | None]:
     """Images, settings and rules, all of them fit to be worked with, the baseline too."""
     entries, digest = _split(request, request.split)
     settings = measure.Settings(
@@ -148,23 +148,23 @@ def _prepared(
 def _split(request: Request, name: str) -> tuple[tuple[Entry, ...], str | None]:
     """The images of a split, and the digest of the frozen file that it is in."""
     if request.data is None:
-        return store.read(Path(name)), None
+        return dataset.read(Path(name)), None
     file = request.split_file
-    return store.read(request.data, name, file), splits.load(file or request.data).digest
+    return dataset.read(request.data, name, file), splits.load(file or request.data).digest
 
 
 def _rules(
     request: Request, entries: Sequence[Entry], settings: measure.Settings
-) -> gate.Rules | None:
+) -> acceptance_rules.Rules | None:
     """The rules, refused before anything takes time: what figures there will be is known."""
     if request.rules is None:
         return None
-    rules = gate.load_rules(request.rules)
+    rules = acceptance_rules.load_rules(request.rules)
     nobody = measure.Measured(_NOBODY, _SILENT, "", [()] * len(entries))
     known = measure.evaluate(
         entries, nobody, replace(settings, resamples=1), nobody if request.baseline else None
     ).all_figures()
-    gate.check_names(rules, known, request.rules)
+    acceptance_rules.check_names(rules, known, request.rules)
     return rules
 
 

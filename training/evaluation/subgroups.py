@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.store import FACTS, Entry
+from training.data.dataset import FACTS, Entry
 
 AGE_BANDS: Final = ((0, 17), (18, 39), (40, 59), (60, 79), (80, None))
 

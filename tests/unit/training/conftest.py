@@ -10,7 +10,7 @@ import torch
 from tests.support.annotated import make_studies
 from tests.support.models import random_detector
 from tests.support.whole_runs import WholeRun, whole_run
-from training.export import export_onnx, to_openvino
+from training.export.onnx import export_onnx, to_openvino
 
 if TYPE_CHECKING:
     from pathlib import Path

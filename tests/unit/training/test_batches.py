@@ -8,10 +8,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.support.models import by_onnx_runtime
-from training.batches import for_any_batch
 from training.errors import TrainingError
-from training.half import to_half
-from training.qdq import quantize_onnx
+from training.export.dynamic_batch import for_any_batch
+from training.export.float16 import to_half
+from training.export.qdq import quantize_onnx
 
 pytestmark = pytest.mark.training
 SIZE = 128

@@ -19,8 +19,8 @@ from edge_agent.errors import BundleInvalid
 from hilum.catalog import CATALOG
 from hilum.manifest import MANIFEST_NAME, HeadSpec, InputSpec, Provenance
 from tests.support.bundles import ANCHORS, MASS, ROWS, SIZE, picture, transparent_ir
-from training import bundle
-from training.bundle import (
+from training.bundle import writer
+from training.bundle.writer import (
     BF16,
     FLOAT_BIN,
     FLOAT_XML,
@@ -127,9 +127,9 @@ def test_what_is_answered_otherwise_together_is_no_golden_case(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lost = picture((2, 200, (10, 10, 40, 40)))
-    engine_for = bundle.measuring_engine
+    engine_for = writer.measuring_engine
     monkeypatch.setattr(
-        bundle, "measuring_engine", lambda *known: TwoAtOnce(engine_for(*known), lost)
+        writer, "measuring_engine", lambda *known: TwoAtOnce(engine_for(*known), lost)
     )
     parts = replace(PARTS, pictures={**PARTS.pictures, "lost": lost})
     made = write_bundle(tmp_path / "a.bundle", parts, OPTIONS)

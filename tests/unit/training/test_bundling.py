@@ -12,13 +12,14 @@ from edge_agent.engines.bundle import Bundle
 from hilum.catalog import CATALOG
 from tests.support.disks import room_for
 from tests.support.whole_runs import PICTURES, SHIPPED, WholeRun
-from training import begun, bundling
-from training import export_steps as steps
 from training.config import Config, load_config
 from training.errors import TrainingError
+from training.evaluation.parity import ParityResult
 from training.evaluation.results import Evaluation
-from training.parity import ParityResult
-from training.publish import metrics_of
+from training.release.publish import metrics_of
+from training.train import run_manifest
+from training.workflow import export_steps as steps
+from training.workflow import make_bundle
 
 pytestmark = [
     pytest.mark.training,
@@ -47,7 +48,7 @@ def changed(path: Path, section: str, **values: object) -> Config:
 
 def test_the_same_run_gives_the_same_bytes(proven: Path, bundle: Bundle) -> None:
     before = bundle.path.read_bytes()
-    again = bundling.make_bundle(load_config(proven), PICTURES)
+    again = make_bundle.make_bundle(load_config(proven), PICTURES)
     assert again.path.read_bytes() == before
     assert again.digest == bundle.digest
 
@@ -59,11 +60,11 @@ def test_it_says_what_changed_what_was_declared_and_what_came_of_it(
     assert change is not None
     declared = {bound.name: bound.at_most for bound in change.protocol.bounds}
     assert declared == config.parity.model_dump()
-    assert change.protocol.declared == begun.read(config).digest
+    assert change.protocol.declared == run_manifest.read(config).digest
     assert change.modifications == "First version."
     assert "Knows no patient." in change.limits
     assert [engine.name for engine in bundle.manifest.engines] == SHIPPED
-    parity = ParityResult.model_validate_json(bundle.read(bundling.PARITY_MEMBER))
+    parity = ParityResult.model_validate_json(bundle.read(make_bundle.PARITY_MEMBER))
     measured = {it.name: it for it in parity.variants}
     for result in change.results:
         if result.bound == "map50_drop":
@@ -75,7 +76,7 @@ def test_it_says_what_changed_what_was_declared_and_what_came_of_it(
 
 def test_card_and_list_of_parts_are_of_this_very_model(proven: Path, bundle: Bundle) -> None:
     card = bundle.read("model-card.md").decode()
-    evaluation = Evaluation.model_validate_json(bundle.read(bundling.EVALUATION_MEMBER))
+    evaluation = Evaluation.model_validate_json(bundle.read(make_bundle.EVALUATION_MEMBER))
     map50 = evaluation.figures["map50"]
     assert map50 is not None
     assert f"| mAP@0.5 | {map50.value:.3f} | {map50.low:.3f} to {map50.high:.3f} |" in card
@@ -97,9 +98,9 @@ def test_settings_name_files_without_their_folders(proven: Path) -> None:
     kept = changed(
         proven, "evaluate", rules=Path("/home/me/rules.yaml"), baseline=Path("/home/me/a.bundle")
     )
-    told = json.loads(bundling._settings(kept))["evaluate"]
+    told = json.loads(make_bundle._settings(kept))["evaluate"]
     assert (told["rules"], told["baseline"]) == ("rules.yaml", "a.bundle")
-    assert "baseline" not in json.loads(bundling._settings(load_config(proven)))["evaluate"]
+    assert "baseline" not in json.loads(make_bundle._settings(load_config(proven)))["evaluate"]
 
 
 def test_outside_the_declared_bounds_there_is_no_bundle(proven: Path) -> None:
@@ -111,7 +112,7 @@ def test_outside_the_declared_bounds_there_is_no_bundle(proven: Path) -> None:
     try:
         path.write_text(json.dumps(content), encoding="utf-8")
         with pytest.raises(TrainingError, match=r"mAP@0\.5 is 0\.0500 down"):
-            bundling.make_bundle(changed(proven, "bundle", version="2.0.0"))
+            make_bundle.make_bundle(changed(proven, "bundle", version="2.0.0"))
     finally:
         path.write_bytes(before)
     assert not (config.out / "toy-2.0.0.bundle").exists()
@@ -121,15 +122,15 @@ def test_bounds_cannot_be_moved_after_the_run_began(proven: Path) -> None:
     config = load_config(proven)
     moved = config.parity.model_copy(update={"map50_drop": 0.5})
     with pytest.raises(TrainingError, match=r"parity\.map50_drop is 0\.5, but 1 was declared"):
-        begun.read(config.model_copy(update={"parity": moved}))
+        run_manifest.read(config.model_copy(update={"parity": moved}))
     with pytest.raises(TrainingError, match="other bounds"):
-        bundling.make_bundle(config.model_copy(update={"parity": moved}))
+        make_bundle.make_bundle(config.model_copy(update={"parity": moved}))
 
 
 @pytest.mark.parametrize(
     ("file", "says"),
     [
-        (begun.FILE, "which a run writes when it begins"),
+        (run_manifest.FILE, "which a run writes when it begins"),
         (steps.PARITY, "no result of parity"),
         ("evaluation/evaluation.json", "no evaluation"),
     ],
@@ -140,14 +141,14 @@ def test_what_is_missing_is_named(proven: Path, file: str, says: str) -> None:
     path.rename(aside)
     try:
         with pytest.raises(TrainingError, match=says):
-            bundling.make_bundle(config)
+            make_bundle.make_bundle(config)
     finally:
         aside.rename(path)
 
 
 def test_a_variant_that_was_not_measured_is_not_shipped(proven: Path) -> None:
     with pytest.raises(TrainingError, match="names tensorrt-int9, which was not measured"):
-        bundling.make_bundle(changed(proven, "bundle", variants=("tensorrt-int9",)))
+        make_bundle.make_bundle(changed(proven, "bundle", variants=("tensorrt-int9",)))
 
 
 def test_a_full_disk_leaves_the_bundle_that_was_there(proven: Path, bundle: Bundle) -> None:
@@ -155,6 +156,6 @@ def test_a_full_disk_leaves_the_bundle_that_was_there(proven: Path, bundle: Bund
     listed = sorted(bundle.path.parent.iterdir())
     room = len(before) // 2
     with room_for(room), pytest.raises(TrainingError, match=r"cannot write .*toy-1\.2\.3\.bundle"):
-        bundling.make_bundle(changed(proven, "bundle", modifications="Another one."), PICTURES)
+        make_bundle.make_bundle(changed(proven, "bundle", modifications="Another one."), PICTURES)
     assert bundle.path.read_bytes() == before
     assert sorted(bundle.path.parent.iterdir()) == listed

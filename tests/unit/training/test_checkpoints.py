@@ -11,8 +11,8 @@ pytestmark = pytest.mark.training
 
 torch = pytest.importorskip("torch")
 
-from training.checkpoints import History, write  # noqa: E402  # torch may be absent
 from training.errors import TrainingError  # noqa: E402
+from training.train.checkpoints import History, write  # noqa: E402  # torch may be absent
 
 
 def test_a_full_disk_leaves_the_checkpoint_of_before(tmp_path: Path) -> None:

@@ -8,16 +8,17 @@ from typing import Any
 import cv2
 import pytest
 
-from training import commands, starter
+from training.cli import synthetic
 from training.config import TrainConfig
-from training.data import store
+from training.data import dataset
+from training.workflow import starter
 
 pytestmark = pytest.mark.training
 
 
 def paint(folder: Path, preview: Path) -> int:
     asked: dict[str, Any] = {"count": 2, "seed": 3, "backgrounds": None, "studies": False}
-    return commands.synthetic(out=folder, preview=preview, workers=1, **asked)
+    return synthetic.synthetic(out=folder, preview=preview, workers=1, **asked)
 
 
 def test_a_preview_shows_the_set(tmp_path: Path) -> None:
@@ -26,7 +27,7 @@ def test_a_preview_shows_the_set(tmp_path: Path) -> None:
     assert sheet is not None
     assert sheet.shape == (384, 6 * 384, 3)
     assert [path.name for path in (tmp_path / "sheets").iterdir()] == ["sheet.png"]
-    assert len(store.read(tmp_path / "set")) == 2
+    assert len(dataset.read(tmp_path / "set")) == 2
 
 
 @pytest.mark.parametrize("name", ["sheet", "sheet.odd"])

@@ -9,10 +9,10 @@ from typer.testing import CliRunner
 
 from edge_agent.engines.bundle import starter_bundle_path
 from tests.support.toy_sets import configured
-from training import begun
-from training.cli import app
+from training.cli.main import app
 from training.config import load_config
 from training.errors import TrainingError
+from training.train import run_manifest
 
 pytestmark = pytest.mark.training
 
@@ -56,18 +56,18 @@ def configured_with_a_typing_error(config: Path) -> Path:
 
 def test_a_run_that_is_gone_on_with_keeps_what_it_declared(tmp_path: Path) -> None:
     config = load_config(configured(tmp_path))
-    first = begun.note(config, "1" * 64, "abc")
-    assert begun.note(config, "1" * 64, "other", resume=True) == first
+    first = run_manifest.note(config, "1" * 64, "abc")
+    assert run_manifest.note(config, "1" * 64, "other", resume=True) == first
     with pytest.raises(TrainingError, match="another split"):
-        begun.note(config, "2" * 64, "abc", resume=True)
-    (config.out / begun.FILE).unlink()
+        run_manifest.note(config, "2" * 64, "abc", resume=True)
+    (config.out / run_manifest.FILE).unlink()
     with pytest.raises(TrainingError, match="writes when it begins"):
-        begun.note(config, "1" * 64, "abc", resume=True)
+        run_manifest.note(config, "1" * 64, "abc", resume=True)
 
 
 def test_a_damaged_beginning_is_named(tmp_path: Path) -> None:
     config = load_config(configured(tmp_path))
-    begun.note(config, "1" * 64, "abc")
-    (config.out / begun.FILE).write_text("{}", encoding="utf-8")
+    run_manifest.note(config, "1" * 64, "abc")
+    (config.out / run_manifest.FILE).write_text("{}", encoding="utf-8")
     with pytest.raises(TrainingError, match=r"begun\.json is not understood"):
-        begun.read(config)
+        run_manifest.read(config)

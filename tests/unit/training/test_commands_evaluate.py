@@ -19,7 +19,7 @@ from ultralytics.nn.tasks import DetectionModel
 from hilum.catalog import CATALOG
 from hilum.manifest import EngineVariant
 from tests.support.bundles import VARIANT, contents, manifest, pack, picture
-from training.cli import app
+from training.cli.main import app
 from training.data.splits import Split
 from training.evaluation.results import Evaluation
 

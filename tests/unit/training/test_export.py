@@ -16,8 +16,8 @@ from ultralytics.nn.tasks import DetectionModel
 from edge_agent.engines.base import Pixels, RawOutputs
 from tests.support.models import blobs, by_onnx_runtime, detector, random_detector
 from training.errors import TrainingError
-from training.export import export_onnx, halve_weights, to_grey
-from training.network import load_model
+from training.export.onnx import export_onnx, halve_weights, to_grey
+from training.models.network import load_model
 
 pytestmark = pytest.mark.training
 PICTURE = blobs(3, 128, 128)[None, None]

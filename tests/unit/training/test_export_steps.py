@@ -19,9 +19,7 @@ from edge_agent.engines.runtimes.tensorrt_runtime import open_runtime, packages_
 from tests.conftest import absent
 from tests.support.disks import room_for
 from tests.support.exported_runs import SIZE, exportable, toy_parts
-from training import commands_export, exported
-from training import export_steps as steps
-from training.bundle import (
+from training.bundle.writer import (
     CARD_FP16,
     CARD_INT8,
     INT8,
@@ -32,13 +30,16 @@ from training.bundle import (
     measuring_engine,
     write_bundle,
 )
+from training.cli import export
 from training.config import Config, load_config
 from training.errors import TrainingError
 from training.evaluation.detectors import detect_all, of_engine, of_network
 from training.evaluation.metrics import mean_average_precision
-from training.export_steps import FOLDER, PARITY
-from training.network import load_model
-from training.parity import ParityResult
+from training.evaluation.parity import ParityResult
+from training.export import artifacts
+from training.models.network import load_model
+from training.workflow import export_steps as steps
+from training.workflow.export_steps import FOLDER, PARITY
 
 if TYPE_CHECKING:
     from ultralytics.nn.tasks import DetectionModel
@@ -69,9 +70,9 @@ def rtx() -> None:
 @pytest.fixture
 def as_before(stated: Config) -> Iterator[None]:
     """Graphs and proof are put back after a test that changes them."""
-    graphs, proof = exported.load(stated.out / FOLDER), (stated.out / PARITY).read_bytes()
+    graphs, proof = artifacts.load(stated.out / FOLDER), (stated.out / PARITY).read_bytes()
     yield
-    exported.save(stated.out / FOLDER, graphs)
+    artifacts.save(stated.out / FOLDER, graphs)
     (stated.out / PARITY).write_bytes(proof)
 
 
@@ -139,7 +140,7 @@ def test_proven_graphs_become_a_bundle_that_proves_itself(stated: Config, tmp_pa
 
 @pytest.mark.usefixtures("rtx")
 def test_what_was_compiled_is_int8_where_it_says_so(stated: Config) -> None:
-    seen = {it.variant: it for it in exported.load(stated.out / FOLDER).record.inspected}
+    seen = {it.variant: it for it in artifacts.load(stated.out / FOLDER).record.inspected}
     # The one that stays float is the DFL.
     assert seen[TRT_INT8].convolutions == {"Float": 1, "Int8": 87}
     assert seen[TRT_FP16].convolutions.get("Int8", 0) == 0
@@ -152,7 +153,7 @@ def test_only_the_number_of_images_is_open_to_tensorrt(stated: Config, path: str
     trt = importlib.import_module(RTX)
     log = trt.Logger(trt.Logger.ERROR)
     network = trt.Builder(log).create_network(0)
-    assert trt.OnnxParser(network, log).parse(exported.load(stated.out / FOLDER).members[path])
+    assert trt.OnnxParser(network, log).parse(artifacts.load(stated.out / FOLDER).members[path])
     assert tuple(network.get_input(0).shape) == (-1, 1, SIZE, SIZE)
     images, rows, anchors = network.get_output(0).shape
     assert (images, rows) == (-1, 18)
@@ -182,7 +183,7 @@ def test_one_engine_is_for_all_cards_that_were_asked_for(stated: Config) -> None
         assert b"accelerators={sm86 sm89 }" in made.members[target.model]
         wanted = 87 if name == TRT_INT8 else 0
         assert {it.convolutions.get("Int8", 0) for it in alone.values()} == {wanted}
-    assert exported.load(stated.out / FOLDER) == made
+    assert artifacts.load(stated.out / FOLDER) == made
 
 
 def test_torch_computes_where_the_run_was_trained(stated: Config) -> None:
@@ -279,39 +280,39 @@ def test_steps_out_of_order_say_which_comes_first(fresh: Config) -> None:
 
 
 def test_without_calibration_images_the_message_names_the_setting(stated: Config) -> None:
-    before = (stated.out / FOLDER / exported.FILE).read_bytes()
+    before = (stated.out / FOLDER / artifacts.FILE).read_bytes()
     with pytest.raises(TrainingError, match=r"export\.calibration_images is 0"):
         steps.quantise(with_export(stated, calibration_images=0))
     with pytest.raises(TrainingError, match="there is no split 'calibration'"):
         steps.quantise(with_export(stated, calibrate_on="calibration"))
-    assert (stated.out / FOLDER / exported.FILE).read_bytes() == before
+    assert (stated.out / FOLDER / artifacts.FILE).read_bytes() == before
 
 
 def test_commands_end_with_a_status_and_a_sentence(
     fresh: Config, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "c.yaml"
-    assert commands_export.quantize(config=path, accuracy_control="max_drop=much") == 1
+    assert export.quantize(config=path, accuracy_control="max_drop=much") == 1
     assert "--accuracy-control max_drop=0.01" in capfd.readouterr().err
-    assert commands_export.parity(config=path) == 1
+    assert export.parity(config=path) == 1
     assert "Run `hilum-train export` first." in capfd.readouterr().err
-    assert commands_export.export(config=path) == 0
+    assert export.export(config=path) == 0
     assert "model.onnx" in capfd.readouterr().err
-    record = json.loads((fresh.out / FOLDER / exported.FILE).read_text(encoding="utf-8"))
+    record = json.loads((fresh.out / FOLDER / artifacts.FILE).read_text(encoding="utf-8"))
     assert record["calibration"] is None
 
 
 def test_an_unfinished_write_leaves_what_was_there(
     stated: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = exported.load(stated.out / FOLDER)
+    before = artifacts.load(stated.out / FOLDER)
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("training.data.outputs.os.fsync", full)
+    monkeypatch.setattr("training.data.atomic_files.os.fsync", full)
     spoilt = replace(before, members={**before.members, "model.onnx": b"other"})
     with pytest.raises(TrainingError, match=r"cannot write .*: No space left"):
-        exported.save(stated.out / FOLDER, spoilt)
-    assert exported.load(stated.out / FOLDER) == before
+        artifacts.save(stated.out / FOLDER, spoilt)
+    assert artifacts.load(stated.out / FOLDER) == before
     assert list((stated.out / FOLDER).rglob("*.part")) == []

@@ -17,14 +17,21 @@ from hilum.codes import ErrorCode
 from tests.support import bundles
 from tests.support.disks import room_for
 from tests.support.gates import SPEC, THRESHOLDS, transparent_gate
-from training import gate as gates
-from training.bundle import GATE_HEADING, GateParts, with_gate
-from training.data import gate_images, gate_views
-from training.data.gate_images import Content, Picture
+from training.bundle.writer import GATE_HEADING, GateParts, with_gate
+from training.content_check import images, views
+from training.content_check import train as gates
+from training.content_check.images import Content, Picture
+from training.content_check.network import (
+    GateConfig,
+    GateNetwork,
+    Material,
+    ask,
+    draw_pool,
+    train_network,
+)
+from training.content_check.report import chest_rows, other_pictures, row, table
+from training.content_check.train import Judged
 from training.errors import TrainingError
-from training.gate import Judged
-from training.gate_network import GateConfig, GateNetwork, Material, ask, draw_pool, train_network
-from training.gate_report import chest_rows, other_pictures, row, table
 
 pytestmark = pytest.mark.training
 
@@ -47,19 +54,17 @@ def chests(count: int) -> tuple[Picture, ...]:
     )
 
 
-@pytest.mark.parametrize("kind", [*gate_images.OTHERS, "lateral"])
+@pytest.mark.parametrize("kind", [*images.OTHERS, "lateral"])
 def test_every_painter_paints_something_new_for_every_seed(kind: str) -> None:
-    first, again, other = (
-        gate_images.painted(kind, np.random.default_rng(seed)) for seed in (3, 3, 4)
-    )
+    first, again, other = (images.painted(kind, np.random.default_rng(seed)) for seed in (3, 3, 4))
     assert first.dtype == np.uint8
-    assert max(first.shape) == gate_images.STORED
+    assert max(first.shape) == images.STORED
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
 
 def test_packaged_pictures_are_where_they_should_be() -> None:
-    pictures = gate_images.packaged()
+    pictures = images.packaged()
     assert {picture.content for picture in pictures} == {Content.OTHER}
     assert all(picture.pixels.std() > 1 for picture in pictures)
 
@@ -67,26 +72,26 @@ def test_packaged_pictures_are_where_they_should_be() -> None:
 def test_turning_goes_clockwise() -> None:
     picture = np.zeros((4, 6), np.uint8)
     picture[0, 0] = 255
-    assert gate_views.turned(picture, 1)[0, -1] == 255
-    assert gate_views.turned(picture, 2)[-1, -1] == 255
-    assert gate_views.turned(picture, 3)[-1, 0] == 255
+    assert views.turned(picture, 1)[0, -1] == 255
+    assert views.turned(picture, 2)[-1, -1] == 255
+    assert views.turned(picture, 3)[-1, 0] == 255
 
 
 @pytest.mark.parametrize("seed", range(30))
 def test_handling_neither_turns_nor_inverts(seed: int) -> None:
     pixels = chest_like(1)
-    handled = gate_views.plain(gate_views.handled(pixels, np.random.default_rng(seed), 0.4))
+    handled = views.plain(views.handled(pixels, np.random.default_rng(seed), 0.4))
 
     def likeness(other: np.ndarray) -> float:
-        pair = [picture.astype(float).ravel() for picture in (handled, gate_views.plain(other))]
+        pair = [picture.astype(float).ravel() for picture in (handled, views.plain(other))]
         return float(np.corrcoef(*pair)[0, 1])
 
-    assert likeness(pixels) > max(0, *(likeness(gate_views.turned(pixels, k)) for k in (1, 2, 3)))
+    assert likeness(pixels) > max(0, *(likeness(views.turned(pixels, k)) for k in (1, 2, 3)))
 
 
 def test_shuffling_loses_no_tile() -> None:
     picture = chest_like(1)[:108, :108]
-    mixed = gate_views.shuffled(picture, np.random.default_rng(2))
+    mixed = views.shuffled(picture, np.random.default_rng(2))
     assert not np.array_equal(mixed, picture)
     assert np.array_equal(np.sort(mixed, axis=None), np.sort(picture, axis=None))
 
@@ -133,8 +138,8 @@ def test_a_small_training_learns_which_way_is_up(tmp_path: Path) -> None:
     material = Material(
         radiographs=chests(12),
         painted_chests=(),
-        laterals=tuple(gate_images.painted_laterals(0, 3)),
-        painted_others=tuple(gate_images.painted_others([0], 2)),
+        laterals=tuple(images.painted_laterals(0, 3)),
+        painted_others=tuple(images.painted_others([0], 2)),
         real_others=(),
     )
     config = GateConfig(views=512, epochs=8, batch=64)
@@ -151,8 +156,8 @@ def test_a_small_training_learns_which_way_is_up(tmp_path: Path) -> None:
     upright, upside_down, dark = ask(
         network,
         [
-            gate_views.plain(pixels)
-            for pixels in (unseen, gate_views.turned(unseen, 2), gate_views.inverted(unseen))
+            views.plain(pixels)
+            for pixels in (unseen, views.turned(unseen, 2), views.inverted(unseen))
         ],
     )
     assert upright.turned < 0.5 < upside_down.turned
@@ -185,7 +190,7 @@ def test_nothing_to_tell_from_is_an_error() -> None:
     with pytest.raises(TrainingError, match="holds no gate"):
         gates.load(Path(__file__))
     with pytest.raises(TrainingError, match="not a folder"):
-        gate_images.radiographs(Path("nowhere"))
+        images.radiographs(Path("nowhere"))
 
 
 def test_a_network_is_small() -> None:
@@ -247,7 +252,7 @@ def test_other_pictures_are_found_once_and_rg1_is_left_out(tmp_path: Path) -> No
     for name in ("a.png", "b.png", "RG1_fake.png"):
         cv2.imwrite(str(tmp_path / name), picture)
     cv2.imwrite(str(tmp_path / "c.png"), 60 + picture // 2)
-    learnt = gate_images.packaged()[0]
+    learnt = images.packaged()[0]
     cv2.imwrite(str(tmp_path / "learnt.png"), learnt.pixels)
     (tmp_path / "broken.png").write_bytes(b"no picture")
     assert [p.name for p in other_pictures([tmp_path])] == ["a.png"]

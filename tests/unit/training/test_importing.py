@@ -15,10 +15,11 @@ import pytest
 from edge_agent.imaging import read_study
 from hilum.catalog import CATALOG
 from tests.support.crashing import crash_on_b, hang_on_b
-from training.data import exports, importing, intake, quality_report, splits, store, studies, tables
-from training.data.importing import Wanted
-from training.data.intake import Task
+from training.data import dataset, exports, import_set, ingest, quality_report, splits, tables
+from training.data.import_set import Wanted
+from training.data.ingest import Task
 from training.errors import TrainingError
+from training.synthetic import dicom_studies
 
 
 def quiet(step: str, done: int, total: int) -> None:
@@ -27,7 +28,7 @@ def quiet(step: str, done: int, total: int) -> None:
 
 def wanted(annotated: Path, out: Path, **changed: object) -> Wanted:
     asked = Wanted(
-        annotations=annotated / studies.TABLE,
+        annotations=annotated / dicom_studies.TABLE,
         images=annotated / "studies",
         out=out,
         shares=(0.6, 0.2, 0.2),
@@ -38,7 +39,7 @@ def wanted(annotated: Path, out: Path, **changed: object) -> Wanted:
 
 
 def made(asked: Wanted) -> Path:
-    found = importing.collect(asked, quiet)
+    found = import_set.collect(asked, quiet)
     tables.write(found, asked.out, quality_report.render(found, asked.out))
     return asked.out
 
@@ -56,7 +57,7 @@ def copy(annotated: Path, tmp_path: Path) -> Path:
 def test_entries_hold_the_clinics_pixels_and_the_headers_facts(
     annotated: Path, a_set: Path
 ) -> None:
-    entries = store.read(a_set)
+    entries = dataset.read(a_set)
     files = {path.stem: path for path in (annotated / "studies").rglob("*.dicom")}
     assert {entry.image_id for entry in entries} == set(files)
     for entry in entries[:4]:
@@ -65,7 +66,7 @@ def test_entries_hold_the_clinics_pixels_and_the_headers_facts(
         assert entry.facts["sex"] == context.patient_sex
         assert entry.facts["age"] == context.patient_age[:3].lstrip("0")
         assert entry.facts["view"] == radiograph.view
-        assert entry.patient == intake.pseudonym(context.patient_id) != context.patient_id
+        assert entry.patient == ingest.pseudonym(context.patient_id) != context.patient_id
     weights = {label.weight for entry in entries for label in entry.labels}
     assert weights <= {0.3333, 0.6667, 1.0}
     assert len(weights) > 1
@@ -74,8 +75,8 @@ def test_entries_hold_the_clinics_pixels_and_the_headers_facts(
 def test_split_entries_are_the_frozen_ones(a_set: Path) -> None:
     split = splits.load(a_set)
     for name in splits.NAMES:
-        assert tuple(entry.image_id for entry in store.read(a_set, name)) == split.images[name]
-    sides = [{entry.patient for entry in store.read(a_set, name)} for name in splits.NAMES]
+        assert tuple(entry.image_id for entry in dataset.read(a_set, name)) == split.images[name]
+    sides = [{entry.patient for entry in dataset.read(a_set, name)} for name in splits.NAMES]
     assert not sides[0] & sides[1]
     assert not sides[0] & sides[2]
     assert not sides[1] & sides[2]
@@ -104,7 +105,7 @@ def test_broken_files_are_left_out_and_listed(copy: Path, tmp_path: Path) -> Non
     rejected = tables.read(out).rejected
     assert set(rejected["image_id"]) == {file.stem for file in files[:3]}
     assert rejected["why"].str.contains("nearly one grey value").sum() == 1
-    assert len(store.read(out)) == len(files) - 3
+    assert len(dataset.read(out)) == len(files) - 3
     report = (out / tables.REPORT).read_text()
     for file in files[:3]:
         assert file.stem in report
@@ -114,7 +115,7 @@ def test_missing_images_are_named_by_row_or_left_out(copy: Path, tmp_path: Path)
     gone = min((copy / "studies").rglob("*.dicom"))
     gone.unlink()
     with pytest.raises(TrainingError, match=r"annotations\.csv, row \d+: there is no such image"):
-        importing.collect(wanted(copy, tmp_path / "set"), quiet)
+        import_set.collect(wanted(copy, tmp_path / "set"), quiet)
     assert not (tmp_path / "set").exists()
     out = made(wanted(copy, tmp_path / "set", skip_bad=True))
     assert tables.read(out).rejected["image_id"].tolist() == [gone.stem]
@@ -137,12 +138,12 @@ def test_files_that_nobody_annotated_are_listed(copy: Path, tmp_path: Path) -> N
 
 
 def test_boxes_outside_are_named_by_row_or_left_out(copy: Path, tmp_path: Path) -> None:
-    table = copy / studies.TABLE
+    table = copy / dicom_studies.TABLE
     lines = table.read_text().splitlines()
     name = lines[1].split(",")[0]
     table.write_text("\n".join([*lines, f"{name},ILD,5,R1,100,100,700,300"]) + "\n")
     with pytest.raises(TrainingError, match=rf"row {len(lines) + 1}: the box reaches outside"):
-        importing.collect(wanted(copy, tmp_path / "set"), quiet)
+        import_set.collect(wanted(copy, tmp_path / "set"), quiet)
     out = made(wanted(copy, tmp_path / "set", skip_bad=True))
     rejected = tables.read(out).rejected
     assert rejected["row"].tolist() == [len(lines) + 1]
@@ -154,16 +155,16 @@ def test_resized_pictures_are_not_taken_for_the_originals(copy: Path, tmp_path: 
         cv2.imwrite(str(file.with_suffix(".png")), cv2.resize(pixels, (128, 128)))
         file.unlink()
     with pytest.raises(TrainingError, match="not the pictures that the readers saw"):
-        importing.collect(wanted(copy, tmp_path / "set", skip_bad=True), quiet)
+        import_set.collect(wanted(copy, tmp_path / "set", skip_bad=True), quiet)
 
 
 def test_a_class_without_example_is_named(annotated: Path, tmp_path: Path) -> None:
     asked = wanted(annotated, tmp_path / "set", allow_absent_classes=False, images=None)
     table = tmp_path / "few.csv"
-    lines = (annotated / studies.TABLE).read_text().splitlines()
+    lines = (annotated / dicom_studies.TABLE).read_text().splitlines()
     table.write_text("\n".join(line for line in lines if ",Pneumothorax," not in line) + "\n")
     with pytest.raises(TrainingError, match=r"no example of .*Pneumothorax"):
-        importing.collect(replace(asked, annotations=table), quiet)
+        import_set.collect(replace(asked, annotations=table), quiet)
 
 
 def test_a_second_run_decodes_nothing_anew(annotated: Path, a_set: Path) -> None:
@@ -179,17 +180,17 @@ def test_a_second_run_decodes_nothing_anew(annotated: Path, a_set: Path) -> None
 
 
 def test_a_torn_note_is_forgotten(a_set: Path, annotated: Path) -> None:
-    journal = a_set / intake.JOURNAL
+    journal = a_set / ingest.JOURNAL
     whole = journal.read_text()
     journal.write_text(whole[:-30])
     made(wanted(annotated, a_set))
     noted = {json.loads(line)["image_id"] for line in journal.read_text().splitlines()}
-    assert noted == {entry.image_id for entry in store.read(a_set)}
+    assert noted == {entry.image_id for entry in dataset.read(a_set)}
 
 
 def test_a_set_is_not_rewritten_at_another_size(annotated: Path, a_set: Path) -> None:
     with pytest.raises(TrainingError, match="at another size"):
-        importing.collect(wanted(annotated, a_set, fit=96), quiet)
+        import_set.collect(wanted(annotated, a_set, fit=96), quiet)
 
 
 def test_a_frozen_split_is_not_made_for_other_images(
@@ -198,14 +199,14 @@ def test_a_frozen_split_is_not_made_for_other_images(
     out = Path(shutil.copytree(a_set, tmp_path / "set"))
     min((copy / "studies").rglob("*.dicom")).unlink()
     shutil.rmtree(out / "images")
-    (out / intake.JOURNAL).unlink()
+    (out / ingest.JOURNAL).unlink()
     with pytest.raises(TrainingError, match="frozen for other images"):
-        importing.collect(wanted(copy, out, skip_bad=True), quiet)
+        import_set.collect(wanted(copy, out, skip_bad=True), quiet)
     made(wanted(copy, out, skip_bad=True, new_split=True))
 
 
 def test_the_same_picture_is_never_on_two_sides(copy: Path, tmp_path: Path) -> None:
-    table, files = copy / studies.TABLE, sorted((copy / "studies").rglob("*.dicom"))
+    table, files = copy / dicom_studies.TABLE, sorted((copy / "studies").rglob("*.dicom"))
     pixels = read_study(files[0].read_bytes())[0].pixels
     text = table.read_text()
     for k in range(4):
@@ -220,7 +221,7 @@ def test_the_same_picture_is_never_on_two_sides(copy: Path, tmp_path: Path) -> N
 
 def test_a_decoder_that_crashes_costs_its_file_only(tmp_path: Path) -> None:
     tasks = [Task(name, tmp_path / name, tmp_path / f"{name}.png", None) for name in "abcd"]
-    taken = list(intake.take_all(tasks, tmp_path / "notes", workers=2, take=crash_on_b))
+    taken = list(ingest.take_all(tasks, tmp_path / "notes", workers=2, take=crash_on_b))
     assert sorted(one.image_id for one in taken) == list("abcd")
     assert {one.image_id: one.why for one in taken if one.why} == {"b": "the decoder crashed on it"}
 
@@ -228,7 +229,7 @@ def test_a_decoder_that_crashes_costs_its_file_only(tmp_path: Path) -> None:
 def test_a_decoder_that_hangs_costs_its_file_only(tmp_path: Path) -> None:
     tasks = [Task(name, tmp_path / name, tmp_path / f"{name}.png", None) for name in "abcdefg"]
     notes = tmp_path / "notes"
-    taken = list(intake.take_all(tasks, notes, workers=2, take=hang_on_b, limit_s=2))
+    taken = list(ingest.take_all(tasks, notes, workers=2, take=hang_on_b, limit_s=2))
     assert sorted(one.image_id for one in taken) == list("abcdefg")
     why = "the decoder did not come to an end in 2 s"
     assert {one.image_id: one.why for one in taken if one.why} == {"b": why}
@@ -240,13 +241,13 @@ def test_two_files_for_one_image_are_named(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     with pytest.raises(TrainingError, match=r"a\.dcm and .*a\.png"):
-        intake.find(tmp_path, ["a"])
+        ingest.find(tmp_path, ["a"])
 
 
 def test_yolo(a_set: Path, tmp_path: Path) -> None:
     count = exports.to_yolo(a_set, tmp_path, lambda done, total: None)
-    assert count == len(store.read(a_set))
-    entry = next(entry for entry in store.read(a_set, "train") if entry.labels)
+    assert count == len(dataset.read(a_set))
+    entry = next(entry for entry in dataset.read(a_set, "train") if entry.labels)
     lines = (tmp_path / "labels/train" / f"{entry.image_id}.txt").read_text().splitlines()
     assert len(lines) == len(entry.labels)
     index, x, y, width, height = map(float, lines[0].split())
@@ -287,7 +288,7 @@ def test_a_second_split_is_not_exported_over_the_first(
     before = sorted(out.rglob("*"))
     anew = Path(shutil.copytree(a_set, tmp_path / "set"))
     known = tables.read(anew)
-    other = importing.divide(known.images, known.fused, seed=9, shares=(0.6, 0.2, 0.2))
+    other = import_set.divide(known.images, known.fused, seed=9, shares=(0.6, 0.2, 0.2))
     splits.save(other, anew / splits.FILE)
     with pytest.raises(TrainingError, match="is not empty") as caught:
         exports.FORMS[form](anew, out, lambda done, total: None)
@@ -302,7 +303,7 @@ def test_coco_is_read_by_cocos_own_library(a_set: Path, tmp_path: Path) -> None:
     for name in splits.NAMES:
         file = tmp_path / "annotations" / f"instances_{name}.json"
         coco = COCO(str(file))
-        entries = store.read(a_set, name)
+        entries = dataset.read(a_set, name)
         assert len(coco.getImgIds()) == len(entries)
         assert len(coco.getAnnIds()) == sum(len(entry.labels) for entry in entries)
         assert len(coco.getCatIds()) == len(CATALOG)

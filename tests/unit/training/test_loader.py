@@ -10,8 +10,8 @@ import pytest
 
 from tests.support.toy_sets import TOY_TRAIN, discs
 from training.config import TrainConfig
-from training.data.loader import batches, steps
-from training.data.store import Entry, Label
+from training.data.dataset import Entry, Label
+from training.train.loader import batches, steps
 
 pytestmark = pytest.mark.training
 

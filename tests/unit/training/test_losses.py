@@ -19,10 +19,10 @@ from hilum.catalog import CATALOG  # noqa: E402
 from tests.support.models import random_detector  # noqa: E402
 from tests.support.toy_sets import NODULE, TOY_TRAIN, discs  # noqa: E402
 from training.config import TrainConfig  # noqa: E402
-from training.data.loader import Batch, batches  # noqa: E402
-from training.distributed import ALONE, Group  # noqa: E402
-from training.losses import Criterion, class_weights  # noqa: E402
-from training.network import build_model  # noqa: E402
+from training.models.network import build_model  # noqa: E402
+from training.train.distributed import ALONE, Group  # noqa: E402
+from training.train.loader import Batch, batches  # noqa: E402
+from training.train.losses import Criterion, class_weights  # noqa: E402
 
 TOY = TrainConfig.model_validate(TOY_TRAIN)
 

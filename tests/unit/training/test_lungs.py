@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests.support.disks import room_for
-from training.data import chest, lungs
 from training.errors import TrainingError
+from training.synthetic import lungs, phantom
 
 
 def overlap(one: np.ndarray, other: np.ndarray) -> float:
@@ -41,7 +41,7 @@ def test_modes_are_of_unit_variance_and_ordered() -> None:
 
 def test_lungs_of_a_painted_chest_are_found() -> None:
     model = lungs.load()
-    painted = chest.paint(512, model, np.random.default_rng(4))
+    painted = phantom.paint(512, model, np.random.default_rng(4))
     pixels = np.clip(painted.pixels * 255, 0, 255).astype(np.uint8)
     found, score = lungs.fit(pixels, model, np.random.default_rng(0))
     assert score > 0.5

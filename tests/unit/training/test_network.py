@@ -14,16 +14,10 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402  # torch may be absent
 
 from tests.support.models import detector  # noqa: E402
-from training.checkpoints import write  # noqa: E402
 from training.config import TrainConfig  # noqa: E402
 from training.errors import TrainingError  # noqa: E402
-from training.network import (  # noqa: E402
-    build_model,
-    described,
-    load_initial,
-    load_model,
-    new_network,
-)
+from training.models.network import build_model, described, load_initial, load_model, new_network
+from training.train.checkpoints import write  # noqa: E402
 
 
 def digest(path: Path) -> str:

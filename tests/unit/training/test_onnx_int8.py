@@ -11,9 +11,9 @@ from onnx import TensorProto, helper, numpy_helper
 from edge_agent.core.findings import BOX_ROWS
 from tests.support.models import blobs, by_onnx_runtime
 from training.errors import TrainingError
-from training.half import to_half, types_used
-from training.onnx_head import convolutions, head_nodes, read_onnx
-from training.qdq import check_qdq, quantize_onnx
+from training.export.float16 import to_half, types_used
+from training.export.onnx_graph import convolutions, head_nodes, read_onnx
+from training.export.qdq import check_qdq, quantize_onnx
 
 pytestmark = pytest.mark.training
 CALIBRATION = [blobs(k, 128, 128)[None, None] for k in range(4)]

@@ -10,9 +10,9 @@ import pytest
 from edge_agent.core.findings import Box, Finding
 from hilum.catalog import CATALOG
 from training.config import ParityBounds
-from training.data.store import Entry, Label
+from training.data.dataset import Entry, Label
 from training.errors import TrainingError
-from training.parity import Side, VariantParity, box_shift, compare
+from training.evaluation.parity import Side, VariantParity, box_shift, compare
 
 MASS = 8
 POINTS = {finding.slug: 0.5 for finding in CATALOG}

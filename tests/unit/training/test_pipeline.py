@@ -14,13 +14,14 @@ from edge_agent.engines.runtimes.tensorrt_runtime import packages_installed
 from edge_agent.errors import EngineFailed, HilumError
 from tests.conftest import absent
 from tests.support.whole_runs import PICTURES, Trained, WholeRun
-from training import export_steps as steps
-from training import exported, pipeline
-from training.bundle import TRT_FP16
+from training.bundle.writer import TRT_FP16
 from training.config import Config, load_config
 from training.data import splits
 from training.errors import TrainingError
 from training.evaluation.results import Evaluation
+from training.export import artifacts
+from training.workflow import export_steps as steps
+from training.workflow import run_all
 
 if TYPE_CHECKING:
     from ultralytics.nn.tasks import DetectionModel
@@ -43,7 +44,7 @@ def again(path: Path, network: DetectionModel, config: Config | None = None) -> 
     """Run all once more; the names of the steps that were done."""
     said: list[str] = []
     of = config or load_config(path)
-    pipeline.run_all(of, Trained(network), pictures=PICTURES, say=said.append)
+    run_all.run_all(of, Trained(network), pictures=PICTURES, say=said.append)
     return [line.removesuffix(": done") for line in said if line.endswith(": done")]
 
 
@@ -115,7 +116,7 @@ def test_an_empty_split_is_refused_before_anything_is_done(
     training = Trained(network)
     elsewhere = config.model_copy(update={"data": data, "out": tmp_path / "run"})
     with pytest.raises(TrainingError, match="the split 'test' is empty"):
-        pipeline.run_all(elsewhere, training)
+        run_all.run_all(elsewhere, training)
     assert training.times == 0
     assert not (tmp_path / "run").exists()
 
@@ -154,7 +155,7 @@ def test_what_must_fail_at_the_end_is_refused_at_the_beginning(
     sections = json.loads(text.replace("{bundle}", str(whole.done.bundle.path)))
     training = Trained(network)
     with pytest.raises(HilumError, match=says):
-        pipeline.run_all(elsewhere(whole.path, tmp_path / "run", **sections), training)
+        run_all.run_all(elsewhere(whole.path, tmp_path / "run", **sections), training)
     assert training.times == 0
     assert not (tmp_path / "run").exists()
 
@@ -167,7 +168,7 @@ def test_a_card_for_which_nothing_can_be_compiled_is_refused_at_the_beginning(
     training = Trained(network)
     config = elsewhere(path, tmp_path / "run", export={"capabilities": ["8.9", "1.2"]})
     with pytest.raises(EngineFailed, match=r"capability 1\.2; it does for 7\.5, .*12\.0"):
-        pipeline.run_all(config, training)
+        run_all.run_all(config, training)
     assert training.times == 0
 
 
@@ -182,7 +183,7 @@ def test_pictures_that_are_not_there_are_missed_at_the_beginning(
     training = Trained(network)
     config = elsewhere(path, tmp_path / "run", data={"dataset": str(folder)})
     with pytest.raises(TrainingError, match=rf"2 of 20 pictures .* first is .*{first}\.png"):
-        pipeline.run_all(config, training)
+        run_all.run_all(config, training)
     assert training.times == 0
 
 
@@ -202,7 +203,7 @@ def test_the_bundle_that_is_replaced_is_the_baseline(
     config.out.mkdir()
     shutil.copy(load_config(path).out / "weights.pt", config.out)
     with pytest.raises(TrainingError, match="does not let it pass: difference/map50 at least 0"):
-        pipeline.evaluate(config)
+        run_all.evaluate(config)
     written = (config.out / "evaluation" / "evaluation.json").read_bytes()
     found = Evaluation.model_validate_json(written)
     assert found.subject.device == "cpu"
@@ -210,11 +211,11 @@ def test_the_bundle_that_is_replaced_is_the_baseline(
     assert found.baseline.subject.digest == before.digest
     stated = config.evaluate.model_copy(update={"baseline": Path("other.bundle")})
     other = config.model_copy(update={"evaluate": stated})
-    assert pipeline.baseline_of(other) == Path("other.bundle")
+    assert run_all.baseline_of(other) == Path("other.bundle")
 
 
 def inputs_of(config: Config, name: str) -> dict[str, Any]:
-    made = pipeline._steps(config, lambda _: None, None, lambda _: None, lambda *_: None)
+    made = run_all._steps(config, lambda _: None, None, lambda _: None, lambda *_: None)
     (step,) = (it for it in made if it.name == name)
     return step.inputs()
 
@@ -238,7 +239,7 @@ def test_what_compiles_for_cards_counts_only_where_that_is_wanted(
     )
     with_it: list[dict[str, Any]] = []
     for installed in ({}, {"tensorrt_rtx": "1.7.1"}, {"tensorrt_rtx": "1.8"}):
-        monkeypatch.setattr(pipeline, "packages_installed", lambda installed=installed: installed)
+        monkeypatch.setattr(run_all, "packages_installed", lambda installed=installed: installed)
         assert set(inputs_of(config, "export")) == {"data", "weights", "export", "size"}
         with_it.append(inputs_of(wanted, "export"))
     assert [it.get("tensorrt_rtx") for it in with_it] == [None, "1.7.1", "1.8"]
@@ -248,15 +249,15 @@ def test_what_compiles_for_cards_counts_only_where_that_is_wanted(
 def test_without_a_compiler_for_cards_it_is_said_that_there_are_no_engines(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "packages_installed", dict)
+    monkeypatch.setattr(run_all, "packages_installed", dict)
     config = elsewhere(path, tmp_path / "run", export={"capabilities": ["8.9"]})
     config.out.mkdir()
     shutil.copy(load_config(path).out / "weights.pt", config.out)
     said: list[str] = []
-    made = pipeline._steps(config, lambda _: None, None, said.append, lambda *_: None)
+    made = run_all._steps(config, lambda _: None, None, said.append, lambda *_: None)
     next(it for it in made if it.name == "export").act()
     assert said == ["export: no engines for cards ahead of time: tensorrt_rtx is not installed"]
-    assert exported.load(config.out / steps.FOLDER).graphs.targets.get(TRT_FP16, ()) == ()
+    assert artifacts.load(config.out / steps.FOLDER).graphs.targets.get(TRT_FP16, ()) == ()
 
 
 def test_weights_are_measured_where_they_were_trained(path: Path, tmp_path: Path) -> None:
@@ -264,7 +265,7 @@ def test_weights_are_measured_where_they_were_trained(path: Path, tmp_path: Path
         pytest.skip("a card is there: the weights would be measured on it")
     config = elsewhere(path, tmp_path / "run", train={"device": "cuda"})
     with pytest.raises(TrainingError, match="needs CUDA device 0"):
-        pipeline.evaluate(config)
+        run_all.evaluate(config)
 
 
 def test_the_example_that_newcomers_run_is_a_configuration() -> None:

@@ -14,10 +14,10 @@ torch = pytest.importorskip("torch")
 from ultralytics.nn.tasks import DetectionModel  # noqa: E402  # torch may be absent
 
 from tests.support.models import detector  # noqa: E402
-from training.checkpoints import write  # noqa: E402
 from training.config import TrainConfig  # noqa: E402
-from training.network import described, load_model  # noqa: E402
-from training.prune import STEP, links, prune  # noqa: E402
+from training.models.network import described, load_model  # noqa: E402
+from training.models.prune import STEP, links, prune  # noqa: E402
+from training.train.checkpoints import write  # noqa: E402
 
 
 def outputs(model: torch.nn.Module) -> torch.Tensor:

@@ -13,7 +13,7 @@ from mlflow.artifacts import download_artifacts
 from edge_agent.engines.bundle import Bundle, starter_bundle_path
 from tests.support.mlflow_server import mlflow_server
 from training.errors import TrainingError
-from training.publish import DIGEST_TAG, Published, publish
+from training.release.publish import DIGEST_TAG, Published, publish
 
 pytestmark = [
     pytest.mark.training,

@@ -16,8 +16,7 @@ from ultralytics.nn.tasks import DetectionModel
 
 from tests.support.models import blobs
 from training.errors import TrainingError
-from training.export import export_onnx, to_openvino
-from training.quantize import (
+from training.export.int8 import (
     Infer,
     check_quantised,
     disagreement,
@@ -27,6 +26,7 @@ from training.quantize import (
     quantize,
     quantize_controlled,
 )
+from training.export.onnx import export_onnx, to_openvino
 
 pytestmark = pytest.mark.training
 CALIBRATION = [blobs(k, 128, 128)[None, None] for k in range(4)]

@@ -14,11 +14,11 @@ torch = pytest.importorskip("torch")
 from tests.support.toy_sets import configured, discs  # noqa: E402  # torch may be absent
 from training.config import load_config  # noqa: E402
 from training.data.splits import Split  # noqa: E402
-from training.distributed import ALONE, choose_device, digest_of  # noqa: E402
 from training.errors import TrainingError  # noqa: E402
-from training.network import load_model  # noqa: E402
-from training.run import read_sets, run  # noqa: E402
-from training.train import EpochReport, train  # noqa: E402
+from training.models.network import load_model  # noqa: E402
+from training.train.distributed import ALONE, choose_device, digest_of  # noqa: E402
+from training.train.loop import EpochReport, train  # noqa: E402
+from training.train.run import read_sets, run  # noqa: E402
 
 
 def frozen(path: Path, **images: tuple[str, ...]) -> None:

@@ -8,9 +8,9 @@ from importlib.metadata import version
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from training.begun import Begun, libraries
 from training.config import ParityBounds, TrainConfig
-from training.sbom import Made, sbom
+from training.release.sbom import Made, sbom
+from training.train.run_manifest import Begun, libraries
 
 BEGUN = Begun(
     bounds=ParityBounds(),

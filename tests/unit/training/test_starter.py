@@ -10,14 +10,14 @@ import pytest
 
 from edge_agent.engines.bundle import Bundle, starter_bundle_path
 from tests.support.whole_runs import SHIPPED, Trained
-from training import starter
 from training.config import EvaluateConfig, ParityBounds, TrainConfig
-from training.data import splits, store
+from training.data import dataset, splits
 from training.errors import TrainingError
-from training.golden_pictures import golden_pictures
-from training.network import load_model
-from training.starter import StarterPlan
-from training.unfuse import unfused
+from training.models.network import load_model
+from training.models.unfuse import unfused
+from training.release.golden_images import golden_pictures
+from training.workflow import starter
+from training.workflow.starter import StarterPlan
 
 if TYPE_CHECKING:
     from ultralytics.nn.tasks import DetectionModel
@@ -96,7 +96,7 @@ def test_the_parts_are_the_frozen_split(plan: StarterPlan, made: Bundle) -> None
     assert made
     sizes = {name: len(ids) for name, ids in splits.load(plan.work / "set").images.items()}
     assert sizes == {"train": 6, "valid": 4, "test": 4}
-    assert store.read(plan.work / "set", "test")[0].image_id == "test-000000"
+    assert dataset.read(plan.work / "set", "test")[0].image_id == "test-000000"
     with pytest.raises(TrainingError, match="the plan says"):
         starter.paint(replace(plan, train_images=7))
 

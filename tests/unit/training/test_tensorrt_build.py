@@ -15,9 +15,9 @@ from onnx import TensorProto, helper
 from edge_agent.engines.runtimes.tensorrt_runtime import Layer, LoadedPlan, Plan
 from edge_agent.errors import EngineFailed
 from hilum.manifest import EngineTarget, HeadSpec, InputSpec
-from training.bundle import CARD_FP16, CARD_INT8, TRT_FP16, TRT_INT8, Graphs
+from training.bundle.writer import CARD_FP16, CARD_INT8, TRT_FP16, TRT_INT8, Graphs
 from training.errors import TrainingError
-from training.tensorrt_build import build_engines
+from training.export.tensorrt import build_engines
 
 pytestmark = pytest.mark.training
 

@@ -10,8 +10,8 @@ import pytest
 from tests.support.mlflow_server import mlflow_server
 from tests.support.toy_sets import configured
 from training.config import Config, load_config
-from training.distributed import ALONE
-from training.tracking import MlflowTracker, tags_of
+from training.train.distributed import ALONE
+from training.train.tracking import MlflowTracker, tags_of
 
 pytestmark = pytest.mark.training
 

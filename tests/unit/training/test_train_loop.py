@@ -15,11 +15,11 @@ pytestmark = pytest.mark.training
 torch = pytest.importorskip("torch")
 
 from training.config import TrainConfig  # noqa: E402  # torch may be absent
-from training.data.store import Entry, Label  # noqa: E402
+from training.data.dataset import Entry, Label  # noqa: E402
 from training.errors import TrainingError  # noqa: E402
-from training.losses import WeightedAbsence  # noqa: E402
-from training.network import load_model  # noqa: E402
-from training.train import EpochReport, Progress, learning_rate, train  # noqa: E402
+from training.models.network import load_model  # noqa: E402
+from training.train.loop import EpochReport, Progress, learning_rate, train  # noqa: E402
+from training.train.losses import WeightedAbsence  # noqa: E402
 
 TOY = TrainConfig(
     input_size=64,

@@ -12,13 +12,13 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
 from tests.support.toy_sets import configured
-from training.checkpoints import CHECKPOINT, metrics_in
 from training.config import Config, load_config
-from training.distributed import ALONE
 from training.errors import TrainingError
-from training.run import run
-from training.train import EpochReport
-from training.tune import best_config, folder_of, search
+from training.train.checkpoints import CHECKPOINT, metrics_in
+from training.train.distributed import ALONE
+from training.train.loop import EpochReport
+from training.train.run import run
+from training.train.tune import best_config, folder_of, search
 
 pytestmark = pytest.mark.training
 

@@ -15,9 +15,9 @@ from tests.support.models import blobs
 from tests.support.variants import bundle_with, transparent_onnx, variant
 from training.config import Activation
 from training.errors import TrainingError
-from training.export import export_onnx
-from training.network import ACTIVATIONS, new_network
-from training.unfuse import activation_of, unfused
+from training.export.onnx import export_onnx
+from training.models.network import ACTIVATIONS, new_network
+from training.models.unfuse import activation_of, unfused
 
 pytestmark = pytest.mark.training
 

@@ -7,11 +7,11 @@ import pytest
 
 from hilum.catalog import BY_SLUG
 from tests.support.labelled import TWO, by_chance, entry, finding
-from training.data.store import Entry
+from training.data.dataset import Entry
 from training.evaluation.bootstrap import Figure, Interval, difference, draws, interval
 from training.evaluation.matching import Found, match
 from training.evaluation.metrics import mean_precision
-from training.evaluation.points import at_points
+from training.evaluation.operating_points import at_points
 
 
 def test_the_first_set_is_the_set_itself_and_the_others_are_as_large() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from training.errors import TrainingError
-from training.evaluation.gate import check_names, judge, load_rules
+from training.evaluation.acceptance_rules import check_names, judge, load_rules
 from training.evaluation.results import Figure
 
 FIGURES: dict[str, Figure | None] = {

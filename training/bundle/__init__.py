@@ -1,0 +1,1 @@
+"""training bundle: to be described."""

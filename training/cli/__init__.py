@@ -1,0 +1,1 @@
+"""training cli: to be described."""

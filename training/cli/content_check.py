@@ -1,0 +1,38 @@
+"""What `hilum-train gate` and `add-gate` do: call, show progress, turn errors into a status."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from edge_agent.engines.bundle import Bundle
+from training.bundle.writer import with_gate
+from training.cli.console import bars, reported, stderr
+from training.content_check import train as gates
+from training.content_check.network import GateConfig
+from training.content_check.report import card, other_pictures, report
+from training.content_check.train import GatePlan
+from training.data.atomic_files import replacing
+
+
+@reported
+def gate(
+    *, out: Path, radiographs: Path, others: Sequence[Path], tables: Path | None, seed: int
+) -> None:
+    """Train a gate, write it and its tables."""
+    plan = GatePlan(radiographs, seed=seed, config=GateConfig(seed=seed))
+    with bars() as told:
+        trained = gates.train_gate(plan, told)
+    gates.save(gates.parts_of(trained.network, trained.thresholds, card(trained, plan)), out)
+    text = report(trained, other_pictures(others))
+    if tables is not None:
+        with replacing(tables.parent) as place:
+            place(tables.name).write_text(text, encoding="utf-8")
+    stderr.print(text, markup=False)
+
+
+@reported
+def add_gate(*, bundle: Path, gate: Path, version: str, out: Path) -> None:
+    """Pack a bundle again with a gate."""
+    made = with_gate(Bundle.open(bundle), gates.load(gate), version, out)
+    stderr.print(f"{made.path}: {made.digest}", markup=False)

@@ -1,0 +1,144 @@
+"""What the commands of `hilum-train` do: call, show progress, turn errors into an exit status."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from edge_agent.engines.bundle import Bundle
+from hilum.catalog import CATALOG
+from training.cli.console import bars, reported
+from training.cli.train import alone, say
+from training.config import TrainConfig
+from training.data import dataset
+from training.data.atomic_files import replacing
+from training.errors import TrainingError
+from training.models.unfuse import activation_of
+from training.synthetic import backgrounds as real
+from training.synthetic import box_statistics as boxes
+from training.synthetic import dicom_studies as dicom
+from training.synthetic import lungs
+from training.synthetic.generator import Generator, Sample
+from training.workflow import starter as starters
+
+_PREVIEWED: Final = 24
+
+
+@reported
+def synthetic(
+    *,
+    out: Path,
+    count: int,
+    seed: int,
+    backgrounds: Path | None,
+    preview: Path | None,
+    studies: bool,
+    workers: int,
+) -> None:
+    """Write a synthetic set, and a contact sheet where asked for."""
+    if preview is not None and not cv2.haveImageWriter(str(preview)):
+        raise TrainingError(
+            f"{preview}: no kind of picture is called so", hint="Let its name end in .png."
+        )
+    shapes = lungs.load()
+    pictures = real.load(backgrounds, shapes) if backgrounds is not None else ()
+    generator = Generator(shapes, boxes.load(), pictures)
+    seeds = range(seed, seed + count)
+    write = dicom.write if studies else dataset.write
+    shown: list[Sample] = []
+    with bars() as told:
+        for done, _ in enumerate(write(generator, out, seeds, workers=workers), start=1):
+            told("paint", done, count)
+        if preview is not None:
+            for sample_seed in seeds[:_PREVIEWED]:
+                shown.append(generator.sample(sample_seed))
+                told("preview", len(shown), min(count, _PREVIEWED))
+    if preview is not None:
+        encoded = cv2.imencode(preview.suffix, contact_sheet(shown))[1]
+        with replacing(preview.parent) as place:
+            place(preview.name).write_bytes(encoded.tobytes())
+
+
+@reported
+def starter(
+    *,
+    out: Path,
+    work: Path,
+    backgrounds: Path | None,
+    gate: Path | None,
+    beginning: Path | None,
+    name: str,
+    version: str,
+    modifications: str,
+    train_images: int,
+    held_out_images: int,
+    workers: int,
+    settings: Mapping[str, object],
+) -> None:
+    """Make the starter bundle."""
+    usual = starters.TRAIN
+    if beginning is not None:
+        kept = {"activation": activation_of(Bundle.open(beginning))}
+        usual = {**usual, **starters.TRAIN_FURTHER, **kept}
+    train = _config({**usual, **settings})
+    plan = starters.StarterPlan(
+        out=out,
+        work=work,
+        backgrounds=backgrounds,
+        gate=gate,
+        name=name,
+        version=version,
+        modifications=modifications,
+        replaces=beginning,
+        seed=train.seed,
+        train_images=train_images,
+        held_out_images=held_out_images,
+        workers=workers,
+        train=train,
+    )
+    with alone(train.device) as (train_one, told):
+        bundle = starters.make_starter(plan, train_one, beginning=beginning, say=say, on_step=told)
+    say(f"{bundle.path}: {bundle.digest}")
+
+
+@reported
+def statistics(*, annotations: Path, out: Path) -> None:
+    """Aggregate an annotation table."""
+    boxes.save(boxes.measure(annotations), out)
+
+
+@reported
+def lung_shapes(*, masks: Path, out: Path) -> None:
+    """Aggregate lung masks."""
+    lungs.save(lungs.measure(masks), out)
+
+
+def _config(settings: Mapping[str, object]) -> TrainConfig:
+    try:
+        return TrainConfig.model_validate(settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise TrainingError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+def contact_sheet(samples: list[Sample], *, columns: int = 6, side: int = 384) -> NDArray[np.uint8]:
+    """Samples with their boxes and names, BGR u8, `columns` in a row."""
+    tiles = []
+    for sample in samples:
+        tile = cv2.cvtColor(sample.pixels, cv2.COLOR_GRAY2BGR)
+        for label in sample.labels:
+            low = (round(label.x_min), round(label.y_min))
+            cv2.rectangle(tile, low, (round(label.x_max), round(label.y_max)), (0, 255, 255), 1)
+            text = CATALOG[label.index].name
+            cv2.putText(tile, text, (low[0], low[1] - 3), 0, 0.45, (0, 255, 0), 1, cv2.LINE_AA)
+        tiles.append(cv2.resize(tile, (side, side), interpolation=cv2.INTER_AREA))
+    blank = np.zeros((side, side, 3), np.uint8)
+    tiles += [blank] * (-len(tiles) % columns)
+    rows = [np.hstack(tiles[k : k + columns]) for k in range(0, len(tiles), columns)]
+    return np.vstack(rows).astype(np.uint8)

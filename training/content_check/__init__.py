@@ -1,0 +1,1 @@
+"""training content_check: to be described."""

@@ -1,0 +1,246 @@
+"""Pictures that the content gate learns from and is measured on, each with what it shows.
+
+Frontal chests: real radiographs of a folder, by patient, and painted ones with findings. Others:
+painted (`gate_bones`, `gate_scenes`) and the few real pictures that installed packages carry.
+Chests from the side are only painted: no real one is at hand.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_agent.errors import StudyImageRefused
+from edge_agent.imaging import read_study
+from training.content_check import bones, scenes
+from training.errors import TrainingError
+from training.synthetic import box_statistics, lungs
+from training.synthetic.generator import Generator
+from training.synthetic.primitives import Floats
+
+Pixels = NDArray[np.uint8]
+STORED: Final = 128
+"""Long side in pixels at which pictures are kept; twice the gate's input."""
+
+
+class Content(IntEnum):
+    """What a picture shows; the values are the network's outputs."""
+
+    FRONTAL = 0
+    LATERAL = 1
+    OTHER = 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """One picture: u8 (H, W), upright, bone white where it is a chest.
+
+    `kind` is the painter's word, `radiograph`, `painted chest` or `package`; `patient` is empty
+    where there is none.
+    """
+
+    name: str
+    content: Content
+    kind: str
+    pixels: Pixels
+    patient: str = ""
+
+
+OTHERS: Final[Mapping[str, Callable[[np.random.Generator], Floats]]] = {
+    "limb": bones.limb,
+    "hand": bones.hand,
+    "skull": bones.skull,
+    "spine": bones.spine,
+    "pelvis": bones.pelvis,
+    "joint": bones.joint_close_up,
+    "slice": scenes.slice_through_body,
+    "ultrasound": scenes.ultrasound,
+    "mammogram": scenes.mammogram,
+    "page": scenes.page,
+    "texture": scenes.texture,
+    "scene": scenes.scene,
+    "cells": scenes.cells,
+    "mirrored": scenes.mirrored,
+    "face": scenes.face,
+    "gradient": scenes.gradient,
+}
+"""Painters of what is no chest, by a word for their kind."""
+
+_PACKAGED: Final = (
+    ("pydicom", "data/test_files/CT_small.dcm"),
+    ("pydicom", "data/test_files/MR_small.dcm"),
+    ("pydicom", "data/test_files/examples_overlay.dcm"),
+    ("pydicom", "data/test_files/examples_jpeg2k.dcm"),
+    ("pydicom", "data/test_files/JPEG2000.dcm"),
+    ("pydicom", "data/test_files/image_dfl.dcm"),
+    ("pydicom", "data/test_files/liver_1frame.dcm"),
+    ("sklearn", "datasets/images/china.jpg"),
+    ("sklearn", "datasets/images/flower.jpg"),
+    ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
+    ("matplotlib", "mpl-data/sample_data/Minduka_Present_Blue_Pack.png"),
+)
+"""Real pictures for training, in packages that training needs anyway. For the test stay: the ankle
+(RG3), CT and MR slices and ultrasound images of pydicom-data, the photographs of ultralytics."""
+
+
+def painted(kind: str, rng: np.random.Generator) -> Pixels:
+    """One picture of a kind of `OTHERS`, or `lateral`, u8 (STORED, STORED)."""
+    picture = bones.lateral_chest(rng) if kind == "lateral" else OTHERS[kind](rng)
+    if kind not in {"lateral", "page"} and rng.random() < 0.5:
+        picture = picture[:, ::-1]
+    low, high = np.percentile(picture, [rng.uniform(0, 1.5), rng.uniform(98.5, 100)])
+    scaled = (picture - low) / np.float32(max(float(high - low), 0.02)) * np.float32(255)
+    return small(np.clip(scaled, 0, 255).astype(np.uint8))
+
+
+def painted_others(seeds: Iterable[int], each: int) -> list[Picture]:
+    """`each` pictures per seed and kind; a pure function of the seeds."""
+    return [
+        Picture(f"{kind}-{seed}-{k}", Content.OTHER, kind, painted(kind, _rng(seed, number, k)))
+        for seed in seeds
+        for number, kind in enumerate(OTHERS)
+        for k in range(each)
+    ]
+
+
+def painted_laterals(seed: int, count: int) -> list[Picture]:
+    """Chests from the side."""
+    return [
+        Picture(
+            f"lateral-{seed}-{k}", Content.LATERAL, "lateral", painted("lateral", _rng(seed, 99, k))
+        )
+        for k in range(count)
+    ]
+
+
+def painted_chests(
+    first: int, count: int, told: Callable[[int], None] = lambda _: None
+) -> list[Picture]:
+    """Frontal chests with synthetic findings, painted without any real background."""
+    generator = Generator(lungs.load(), box_statistics.load())
+    pictures = []
+    for k in range(first, first + count):
+        pixels = small(generator.sample(k).pixels)
+        pictures.append(Picture(f"chest-{k}", Content.FRONTAL, "painted chest", pixels))
+        told(k - first + 1)
+    return pictures
+
+
+def radiographs(folder: Path) -> list[Picture]:
+    """Real frontal radiographs (JPEG, PNG); `attribution.csv` beside them says whose they are.
+
+    Without it every file counts as a patient of its own.
+
+    Raises:
+        TrainingError: there is no such folder, or no picture in it.
+    """
+    if not folder.is_dir():
+        raise TrainingError(f"{folder} is not a folder of radiographs")
+    table = folder / "attribution.csv"
+    patients = {}
+    if table.is_file():
+        with table.open(newline="", encoding="utf-8") as lines:
+            patients = {row["filename"]: row["patientid"] for row in csv.DictReader(lines)}
+    pictures = [
+        Picture(
+            path.name,
+            Content.FRONTAL,
+            "radiograph",
+            small(read_upright(path)),
+            patients.get(path.name) or path.stem,
+        )
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in {".jpg", ".jpeg", ".png"}
+    ]
+    if not pictures:
+        raise TrainingError(f"{folder} holds no radiograph")
+    return pictures
+
+
+def packaged() -> list[Picture]:
+    """The real pictures of installed packages that the gate may learn from.
+
+    Raises:
+        TrainingError: one is not where it should be; install the training extra.
+    """
+    pictures = []
+    for package, path in _PACKAGED:
+        spec = find_spec(package)
+        if spec is None or spec.origin is None:
+            raise TrainingError(f"the package {package} is not installed")
+        pixels = small(read_other(Path(spec.origin).parent / path))
+        pictures.append(Picture(path.rpartition("/")[2], Content.OTHER, "package", pixels))
+    return pictures
+
+
+def read_upright(path: Path) -> Pixels:
+    """A radiograph as the agent reads it, u8 (H, W).
+
+    Raises:
+        TrainingError: the agent would refuse it.
+    """
+    try:
+        return read_study(path.read_bytes())[0].pixels
+    except StudyImageRefused as error:
+        raise TrainingError(f"{path.name}: {error.message}") from error
+
+
+def read_other(path: Path) -> Pixels:
+    """Any picture as it would look if somebody saved it as a grey PNG, u8 (H, W).
+
+    DICOM of every modality is stretched to its own range; of several frames the middle one counts.
+
+    Raises:
+        TrainingError: it is no picture that can be read.
+    """
+    if path.suffix != ".dcm":
+        pixels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        if pixels is None:
+            raise TrainingError(f"{path} is no picture")
+        return np.asarray(pixels, np.uint8)
+    return _dicom(path)
+
+
+def _dicom(path: Path) -> Pixels:
+    import pydicom  # noqa: PLC0415  # only the others are DICOM
+    from pydicom.pixels.processing import apply_color_lut, apply_voi_lut  # noqa: PLC0415
+
+    try:
+        header = pydicom.dcmread(path, force=True)
+        pixels = header.pixel_array
+        if int(header.get("NumberOfFrames") or 1) > 1:
+            pixels = pixels[len(pixels) // 2]
+        if header.PhotometricInterpretation == "PALETTE COLOR":
+            pixels = apply_color_lut(pixels, header)
+        elif header.SamplesPerPixel == 1:
+            pixels = apply_voi_lut(pixels, header)
+    except Exception as error:
+        raise TrainingError(f"{path.name}: {error}") from error
+    grey = np.asarray(pixels, np.float32)
+    grey = grey[..., :3].mean(-1) if grey.ndim == 3 else grey
+    if header.PhotometricInterpretation == "MONOCHROME1":
+        grey = grey.max() - grey
+    span = max(float(np.ptp(grey)), 1e-6)
+    return np.asarray((grey - grey.min()) / span * 255, np.uint8)
+
+
+def small(pixels: Pixels) -> Pixels:
+    """Shrunk to a long side of `STORED` pixels, or left as it is where it is smaller."""
+    scale = STORED / max(pixels.shape)
+    if scale >= 1:
+        return pixels
+    size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
+    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _rng(*parts: int) -> np.random.Generator:
+    return np.random.default_rng([20_27, *parts])

@@ -1,0 +1,157 @@
+"""What the content gate makes of pictures it has not learnt from, as tables in Markdown."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from edge_agent.core.content_check import GateProbabilities, judge
+from hilum.manifest import GateThresholds
+from training.bundle.writer import GATE_HEADING
+from training.content_check import images
+from training.content_check.images import Content
+from training.content_check.network import ask
+from training.content_check.train import GatePlan, Judged, Trained
+from training.content_check.views import plain
+from training.errors import TrainingError
+
+_SUFFIXES: Final = frozenset({".dcm", ".jpg", ".jpeg", ".png"})
+_LEFT_OUT: Final = ("RG1_", "MR-SIEMENS")
+"""A chest, and a wider cut of a slice that the gate has learnt from."""
+_ALIKE: Final = 0.9
+"""Correlation from which two pictures count as one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of a confusion table: what was shown, how often, and what came of it."""
+
+    shown: str
+    count: int
+    refused: Counter[str]
+    warned: Counter[str]
+
+    @property
+    def passed(self) -> int:
+        """Neither refused nor warned of."""
+        return self.count - self.refused.total() - self.warned.total()
+
+
+def row(shown: str, seen: Sequence[GateProbabilities], thresholds: GateThresholds) -> Row:
+    """Count verdicts; a picture with several warnings counts once, under all their codes."""
+    refused: Counter[str] = Counter()
+    warned: Counter[str] = Counter()
+    for one in seen:
+        verdict = judge(one, thresholds)
+        if verdict.refusal:
+            refused[verdict.refusal.value] += 1
+        elif verdict.warnings:
+            warned[" + ".join(warning.code.value for warning in verdict.warnings)] += 1
+    return Row(shown, len(seen), refused, warned)
+
+
+def chest_rows(left_out: Iterable[Judged], thresholds: GateThresholds) -> list[Row]:
+    """Real radiographs, each judged without its patient, by what was done to them."""
+    by_deed: dict[str, list[GateProbabilities]] = {}
+    for judged in left_out:
+        by_deed.setdefault(judged.done, []).append(judged.seen)
+    return [row(done, seen, thresholds) for done, seen in by_deed.items()]
+
+
+def painted_rows(unseen: Iterable[Judged], thresholds: GateThresholds) -> list[Row]:
+    """Painted pictures by kind."""
+    by_kind: dict[str, list[GateProbabilities]] = {}
+    for judged in unseen:
+        by_kind.setdefault(judged.picture.kind, []).append(judged.seen)
+    return [row(kind, seen, thresholds) for kind, seen in by_kind.items()]
+
+
+def other_pictures(folders: Sequence[Path]) -> list[images.Picture]:
+    """Every readable picture of some folders, RG1 (a chest) and unreadable files left out.
+
+    The same picture in several files counts once, and not at all where the gate learnt from it
+    (packages carry copies of each other's files).
+    """
+    learnt = [picture.pixels for picture in images.packaged()] if folders else []
+    found: list[images.Picture] = []
+    for folder in folders:
+        for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES):
+            if path.name.startswith(_LEFT_OUT):
+                continue
+            try:
+                pixels = images.small(images.read_other(path))
+            except TrainingError:
+                continue
+            if not any(_alike(pixels, known) for known in [*learnt, *(p.pixels for p in found)]):
+                found.append(images.Picture(path.name, Content.OTHER, "real", pixels))
+    return found
+
+
+def _alike(one: images.Pixels, other: images.Pixels) -> bool:
+    """Whether two pictures are the same but for compression or window."""
+    pair = np.stack([plain(one).ravel(), plain(other).ravel()]).astype(np.float64)
+    pair -= pair.mean(axis=1, keepdims=True)
+    spread = np.sqrt((pair**2).sum(axis=1)).prod()
+    return bool(spread == 0 or float(pair[0] @ pair[1]) / spread > _ALIKE)
+
+
+def table(rows: Sequence[Row], first: str) -> str:
+    """Rows as a Markdown table."""
+    lines = [f"| {first} | n | passed | warned | refused |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {r.shown} | {r.count} | {r.passed} | {_counted(r.warned)} | {_counted(r.refused)} |"
+        for r in rows
+    ]
+    return "\n".join(lines)
+
+
+def _counted(codes: Counter[str]) -> str:
+    return ", ".join(f"{count} `{code}`" for code, count in sorted(codes.items())) or "0"
+
+
+def report(trained: Trained, others: Sequence[images.Picture]) -> str:
+    """All tables; `others` are real pictures of no chest that the network has not learnt from."""
+    thresholds = trained.thresholds
+    seen = ask(trained.network, [plain(picture.pixels) for picture in others]) if others else []
+    each = [row(p.name, [of], thresholds) for p, of in zip(others, seen, strict=True)]
+    parts = [
+        "Real frontal radiographs, each judged by a network that never saw its patient:",
+        table(chest_rows(trained.left_out, thresholds), "done to it"),
+        "Freshly painted pictures:",
+        table(painted_rows(trained.unseen, thresholds), "kind"),
+    ]
+    if others:
+        parts += [
+            "Real pictures of something else, none learnt from:",
+            table([row("all together", seen, thresholds), *each], "picture"),
+        ]
+    chosen = ", ".join(f"{name} {value:.4f}" for name, value in thresholds.model_dump().items())
+    return "\n\n".join([*parts, f"Thresholds: {chosen}."]) + "\n"
+
+
+def card(trained: Trained, plan: GatePlan) -> str:
+    """The gate's section of a model card."""
+    rows = {r.shown: r for r in chest_rows(trained.left_out, trained.thresholds)}
+    as_is = rows["as it is"]
+    turned = [rows[f"turned {k}"] for k in (90, 180, 270)]
+    patients = len({judged.picture.patient for judged in trained.left_out})
+    refused, of_turned = sum(r.refused.total() for r in turned), sum(r.count for r in turned)
+    text = (
+        "A small network looks first: is this a frontal chest, upright, bone white? It refuses "
+        "what is surely not, and warns where it is unsure. "
+        f"It has learnt from {as_is.count} real frontal radiographs of {patients} patients, from "
+        "painted chests, and from painted and a few real pictures of other things. With each "
+        f"patient left out in turn, {as_is.refused.total()} of {as_is.count} were refused and "
+        f"{as_is.warned.total()} warned of; of the same, turned by 90, 180 or 270 degrees, "
+        f"{refused} of {of_turned} were refused, and of the same, inverted, "
+        f"{rows['inverted'].refused.total()} of {rows['inverted'].count}. It has learnt from no "
+        "real lateral view, no child, and no real radiograph of another body part, and cannot "
+        f"tell a mirrored chest. Made by `{plan.command}`."
+    )
+    return f"{GATE_HEADING}\n\n{textwrap.fill(text, 100, break_on_hyphens=False)}"

@@ -1,0 +1,246 @@
+"""A set on disk: PNG pictures, boxes in VinDr-CXR's columns, facts per image.
+
+images/<image_id>.png   u8 grey
+annotations.csv         image_id, class_name, class_id, x_min, y_min, x_max, y_max in pixels of the
+                        stored picture; `weight`, `readers` where readers' boxes were fused
+images.csv              image_id, background, unknown (slugs, parted by spaces); where known
+                        rows, columns, patient_id, sex, age (years), view, manufacturer, photometric
+split.json              which image is in which split (`training.data.splits`), once that is made
+
+A set that was imported also keeps every reader's own boxes (readers.csv), what was left out
+(rejected.csv) and report.html; see `training.data.tables`.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from hilum.catalog import BY_NAME, BY_SLUG, CATALOG
+from training.data import splits
+from training.data.atomic_files import replacing, write_whole
+from training.errors import TrainingError
+from training.synthetic.generator import Generator, Label, Sample
+
+NO_FINDING: Final = "No finding"
+FACTS: Final = ("sex", "age", "view", "manufacturer", "photometric")
+IMAGES: Final = "images.csv"
+ANNOTATIONS: Final = "annotations.csv"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One stored image: where it lies, what is marked on it, what not to learn from it.
+
+    `patient` is "" where nobody is known; `facts` holds what is known of sex, age, view,
+    manufacturer and photometric, by these names.
+    """
+
+    image_id: str
+    path: Path
+    background: str
+    unknown: frozenset[int]
+    labels: tuple[Label, ...]
+    patient: str = ""
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+    def read(self) -> NDArray[np.uint8]:
+        """The picture, u8 (H, W).
+
+        Raises:
+            TrainingError: the file is gone or is no picture.
+        """
+        pixels = cv2.imread(str(self.path), cv2.IMREAD_GRAYSCALE)
+        if pixels is None:
+            raise TrainingError(f"cannot read the image {self.path}")
+        return np.asarray(pixels, np.uint8)
+
+
+_generator: Generator | None = None
+
+
+def _adopt(generator: Generator) -> None:
+    global _generator  # noqa: PLW0603 - how a worker process keeps what it was started with
+    _generator = generator
+    cv2.setNumThreads(1)
+
+
+def _make(task: tuple[int, Path]) -> Sample:
+    seed, path = task
+    assert _generator is not None  # noqa: S101 - the pool's initializer has set it
+    sample = _generator.sample(seed)
+    # Not by OpenCV, which does not say what the disk did not take.
+    encoded = cv2.imencode(".png", sample.pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1]
+    write_whole(encoded.tobytes(), path)
+    return sample
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """Samples of one set that are made alike; their image ids begin with `name`."""
+
+    name: str
+    generator: Generator
+    seeds: range
+
+
+def write(
+    generator: Generator, folder: Path, seeds: range, *, workers: int = 2
+) -> Iterator[Sample]:
+    """Generate and store one sample per seed, yielding each as it is done, in order.
+
+    The tables are written last, so a folder without them is an unfinished set.
+
+    Raises:
+        TrainingError: the folder holds a set already, or the disk cannot be written.
+    """
+    return write_parts([Part("", generator, seeds)], folder, workers=workers)
+
+
+def write_parts(
+    parts: Sequence[Part], folder: Path, *, split: splits.Split | None = None, workers: int = 2
+) -> Iterator[Sample]:
+    """The same for a set of several parts, one after the other, and its frozen split."""
+    refuse_finished(folder)
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    rows: list[list[object]] = []
+    facts: list[list[object]] = []
+    for part in parts:
+        paths = [folder / "images" / f"{name}.png" for name in ids_of(part)]
+        # Spawned, not forked: OpenCV's own threads do not survive a fork.
+        with ProcessPoolExecutor(
+            workers, mp_context=get_context("spawn"), initializer=_adopt, initargs=(part.generator,)
+        ) as pool:
+            made = pool.map(_make, zip(part.seeds, paths, strict=True), chunksize=8)
+            for path, sample in zip(paths, made, strict=True):
+                unknown = " ".join(CATALOG[k].slug for k in sorted(sample.unknown))
+                facts.append([path.stem, sample.background, unknown])
+                rows += _rows(path.stem, sample)
+                yield sample
+    columns = ["image_id", "class_name", "class_id", "rad_id", "x_min", "y_min", "x_max", "y_max"]
+    with replacing(folder) as place:
+        _table(place(IMAGES), ["image_id", "background", "unknown"], facts)
+        _table(place(ANNOTATIONS), columns, rows)
+        if split is not None:
+            splits.save(split, place(splits.FILE))
+
+
+def refuse_finished(folder: Path) -> None:
+    """Leave a whole set alone: while it is painted over, its tables label other pictures.
+
+    Raises:
+        TrainingError: the folder holds a set's table.
+    """
+    for name in (IMAGES, ANNOTATIONS):
+        if (folder / name).exists():
+            raise TrainingError(
+                f"{folder} holds a set already: {name}",
+                hint="Name another folder, or remove this one.",
+            )
+
+
+def ids_of(part: Part) -> list[str]:
+    """The image ids of a part, in the order of its seeds."""
+    prefix = f"{part.name}-" if part.name else ""
+    return [f"{prefix}{k:06d}" for k in range(len(part.seeds))]
+
+
+def _rows(name: str, sample: Sample) -> list[list[object]]:
+    if not sample.labels:
+        return [[name, NO_FINDING, len(CATALOG), "S1", "", "", "", ""]]
+    return [
+        [name, CATALOG[label.index].name, label.index, "S1"]
+        + [round(v, 1) for v in (label.x_min, label.y_min, label.x_max, label.y_max)]
+        for label in sample.labels
+    ]
+
+
+def _table(path: Path, columns: list[str], rows: list[list[object]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as out:
+        writer = csv.writer(out)
+        writer.writerow(columns)
+        writer.writerows(rows)
+
+
+def read(
+    folder: Path, split: str | None = None, split_file: Path | None = None
+) -> tuple[Entry, ...]:
+    """The entries of a stored set, in order; of one frozen split where it is named.
+
+    The split is the set's own, unless `split_file` holds another.
+
+    Raises:
+        TrainingError: a table is absent (the set is unfinished), a row cannot be used, or the
+            split is absent, empty, changed, or names images that the set does not hold.
+    """
+    entries = _read(folder)
+    if split is None:
+        return entries
+    return of_split(folder, entries, splits.load(split_file or folder), split)
+
+
+def of_split(
+    folder: Path, entries: Sequence[Entry], split: splits.Split, name: str
+) -> tuple[Entry, ...]:
+    """Those of a set's entries that belong to one part of a frozen split, in the split's order.
+
+    Raises:
+        TrainingError: the part is absent or empty, or names images that the set does not hold.
+    """
+    by_id = {entry.image_id: entry for entry in entries}
+    wanted = split.of(name)
+    if missing := [image_id for image_id in wanted if image_id not in by_id]:
+        raise TrainingError(
+            f"the split {name!r} names {missing[0]} and {len(missing) - 1} more that "
+            f"{folder} does not hold"
+            if missing[1:]
+            else f"the split {name!r} names {missing[0]}, which {folder} does not hold"
+        )
+    return tuple(by_id[image_id] for image_id in wanted)
+
+
+def _read(folder: Path) -> tuple[Entry, ...]:
+    for name in (IMAGES, ANNOTATIONS):
+        if not (folder / name).is_file():
+            raise TrainingError(
+                f"{folder} holds no {name}: not a set, or its generation was cut short"
+            )
+    labels: dict[str, list[Label]] = {}
+    with (folder / ANNOTATIONS).open(newline="", encoding="utf-8") as lines:
+        for number, row in enumerate(csv.DictReader(lines), start=2):
+            if row["class_name"] == NO_FINDING:
+                continue
+            try:
+                index = BY_NAME[row["class_name"]].index
+                box = [float(row[k]) for k in ("x_min", "y_min", "x_max", "y_max")]
+                weight = float(row.get("weight") or 1)
+            except (KeyError, ValueError) as error:
+                raise TrainingError(f"{folder}/annotations.csv, row {number}: {error}") from error
+            labels.setdefault(row["image_id"], []).append(
+                Label(index, box[0], box[1], box[2], box[3], weight)
+            )
+    with (folder / IMAGES).open(newline="", encoding="utf-8") as lines:
+        entries = tuple(
+            Entry(
+                image_id=row["image_id"],
+                path=folder / "images" / f"{row['image_id']}.png",
+                background=row["background"],
+                unknown=frozenset(BY_SLUG[slug].index for slug in row["unknown"].split()),
+                labels=tuple(labels.get(row["image_id"], ())),
+                patient=row.get("patient_id") or "",
+                facts={name: row[name] for name in FACTS if row.get(name)},
+            )
+            for row in csv.DictReader(lines)
+        )
+    if not entries:
+        raise TrainingError(f"{folder} holds no image")
+    return entries

@@ -1,0 +1,221 @@
+"""Is the exported model still the trained one? Torch beside every variant, on the same images.
+
+Each side detects on a frozen split through the clinic's own code, with operating points chosen by
+one rule on another split. Three things are told of each variant: how far mAP@0.5 fell, with an
+interval; how far each class's sensitivity fell at its operating point, with an interval; and how
+far boxes moved. The first two have bounds that were declared before the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from edge_agent.core.findings import Finding, iou
+from hilum.catalog import CATALOG
+from training.config import ParityBounds
+from training.data.dataset import Entry
+from training.errors import TrainingError
+from training.evaluation import bootstrap
+from training.evaluation.bootstrap import Interval, difference, interval
+from training.evaluation.matching import IOU, Found, match
+from training.evaluation.metrics import mean_precision
+from training.evaluation.operating_points import at_points
+
+_MAP_IOU: Final = 0.5
+_SAME: Final = 0.5
+"""Overlap from which a variant's box is taken for the same one."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Drop(_Frozen):
+    """A figure of torch, the same of a variant, and how far it fell: value and 95% bounds."""
+
+    reference: float
+    variant: float
+    drop: float
+    low: float
+    high: float
+
+
+class Shift(_Frozen):
+    """How far boxes moved, in pixels of the original image: the edge that moved most counts.
+
+    Looked at: `boxes` findings of torch at or above their operating point. `lost` of them have no
+    box of the variant that overlaps by half or more.
+    """
+
+    boxes: int
+    lost: int
+    median_px: float
+    p95_px: float
+    worst_px: float
+    worst_image: str
+
+
+class VariantParity(_Frozen):
+    """One variant beside torch. `engine` computed it: for TensorRT a stand-in on the processor."""
+
+    name: str
+    engine: str
+    points: dict[str, float]
+    map50: Drop
+    sensitivity: dict[str, Drop]
+    box_shift: Shift
+    problems: tuple[str, ...]
+
+
+class ParityResult(_Frozen):
+    """`parity.json`."""
+
+    format: Literal[1] = 1
+    export_digest: str
+    split: str
+    split_digest: str
+    images: int
+    bounds: ParityBounds
+    points_chosen: str
+    reference_points: dict[str, float]
+    variants: tuple[VariantParity, ...]
+    not_measured: dict[str, str]
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Every bound that was not kept, in words."""
+        return tuple(problem for variant in self.variants for problem in variant.problems)
+
+    def to_bytes(self) -> bytes:
+        """UTF-8 JSON, two-space indent, a final newline."""
+        return (self.model_dump_json(indent=2) + "\n").encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """What one way of running the model found, and its operating points."""
+
+    found: Found
+    points: Mapping[str, float]
+
+
+def compare(
+    name: str,
+    engine: str,
+    entries: Sequence[Entry],
+    sides: tuple[Side, Side],
+    bounds: ParityBounds,
+    *,
+    resamples: int = bootstrap.RESAMPLES,
+    seed: int = 0,
+) -> VariantParity:
+    """Judge one variant.
+
+    Args:
+        name, engine: of the variant, and what computed it.
+        entries: the frozen split.
+        sides: torch's and the variant's findings on it.
+        bounds: how far it may fall.
+        resamples, seed: of the intervals.
+
+    Raises:
+        TrainingError: no image has a labelled box.
+    """
+    counts = bootstrap.draws(entries, resamples=resamples, seed=seed)
+    matched = [match(entries, side.found, (IOU, _MAP_IOU)) for side in sides]
+    precision = [mean_precision(it, (_MAP_IOU,)) for it in matched]
+    found = [
+        at_points(it, side.points).sensitivity(counts)
+        for it, side in zip(matched, sides, strict=True)
+    ]
+    fell = difference(precision[0], precision[1], counts)
+    if fell is None:
+        raise TrainingError("no image of the split has a labelled box: there is nothing to compare")
+    map50 = _drop(precision[0](counts[:1])[0], fell)
+    sensitivity = {}
+    for finding in CATALOG:
+        a, b = (of_class[:, finding.index] for of_class in found)
+        if (spread := interval(a - b)) is not None:
+            sensitivity[finding.slug] = _drop(a[0], spread)
+    return VariantParity(
+        name=name,
+        engine=engine,
+        points=dict(sides[1].points),
+        map50=map50,
+        sensitivity=sensitivity,
+        box_shift=box_shift(entries, *sides),
+        problems=tuple(_problems(name, map50, sensitivity, bounds)),
+    )
+
+
+def box_shift(entries: Sequence[Entry], reference: Side, variant: Side) -> Shift:
+    """How far torch's boxes at their operating points moved in the variant."""
+    moves: list[tuple[float, str]] = []
+    lost = 0
+    for entry, wanted, found in zip(entries, reference.found, variant.found, strict=True):
+        for finding in wanted:
+            if finding.score < reference.points[CATALOG[finding.index].slug]:
+                continue
+            same = [
+                other
+                for other in found
+                if other.index == finding.index and iou(other.box, finding.box) >= _SAME
+            ]
+            if same:
+                moves.append((min(_moved(finding, other) for other in same), entry.image_id))
+            else:
+                lost += 1
+    pixels = np.array([move for move, _ in moves] or [0.0])
+    worst, where = max(moves, default=(0.0, ""))
+    return Shift(
+        boxes=len(moves) + lost,
+        lost=lost,
+        median_px=round(float(np.median(pixels)), 3),
+        p95_px=round(float(np.quantile(pixels, 0.95)), 3),
+        worst_px=round(worst, 3),
+        worst_image=where,
+    )
+
+
+def _moved(a: Finding, b: Finding) -> float:
+    one, other = a.box, b.box
+    return max(
+        abs(one.x_min - other.x_min),
+        abs(one.y_min - other.y_min),
+        abs(one.x_max - other.x_max),
+        abs(one.y_max - other.y_max),
+    )
+
+
+def _drop(reference: float, fell: Interval) -> Drop:
+    return Drop(
+        reference=round(float(reference), 6),
+        variant=round(float(reference) - fell.value, 6),
+        drop=round(fell.value, 6),
+        low=round(fell.low, 6),
+        high=round(fell.high, 6),
+    )
+
+
+def _problems(
+    name: str, map50: Drop, sensitivity: Mapping[str, Drop], bounds: ParityBounds
+) -> Iterator[str]:
+    if not map50.drop <= bounds.map50_drop:
+        yield (
+            f"{name}: mAP@0.5 is {map50.drop:.4f} down ({map50.reference:.4f} to "
+            f"{map50.variant:.4f}; 95%: {map50.low:.4f} to {map50.high:.4f}), the bound is "
+            f"{bounds.map50_drop:g} (parity.map50_drop)"
+        )
+    for slug, drop in sensitivity.items():
+        if not drop.drop <= bounds.sensitivity_drop:
+            yield (
+                f"{name}: the sensitivity for {slug} at its operating point is {drop.drop:.4f} "
+                f"down ({drop.reference:.4f} to {drop.variant:.4f}; 95%: {drop.low:.4f} to "
+                f"{drop.high:.4f}), the bound is {bounds.sensitivity_drop:g} "
+                "(parity.sensitivity_drop)"
+            )

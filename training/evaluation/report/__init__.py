@@ -1,0 +1,1 @@
+"""training evaluation report: to be described."""

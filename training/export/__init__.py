@@ -1,0 +1,1 @@
+"""training export: to be described."""

@@ -1,0 +1,1 @@
+"""training release: to be described."""

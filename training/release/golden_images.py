@@ -1,0 +1,25 @@
+"""Painted chests as candidates for golden cases: no patient's pixels are in a bundle."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from edge_agent.core.geometry import Letterbox
+from edge_agent.engines.base import Pixels
+from edge_agent.imaging.letterbox import letterbox
+from training.synthetic import box_statistics, lungs
+from training.synthetic.generator import Generator
+
+_FROM: Final = 30_000_000
+"""Seeds that no set is painted from."""
+
+
+def golden_pictures(size: int, count: int) -> dict[str, Pixels]:
+    """So many procedural radiographs, u8 (size, size), by the names of cases."""
+    generator = Generator(lungs.load(), box_statistics.load())
+    pictures = {}
+    for k in range(count):
+        pixels = generator.sample(_FROM + k).pixels
+        fit = Letterbox.fit(pixels.shape[0], pixels.shape[1], size, size)
+        pictures[f"case-{k}"] = letterbox(pixels, fit)
+    return pictures

@@ -1,0 +1,1 @@
+"""training synthetic: to be described."""

@@ -1,0 +1,201 @@
+"""A synthetic set as a hospital would hand it over: DICOM studies and a table of readers' boxes.
+
+DIR/studies/<patient>/<study>/<image_id>.dicom   one radiograph each
+DIR/annotations.csv                              VinDr-CXR's columns, three simulated readers
+
+Patients have one to three studies, a sex, an age, and a machine; pictures come as MONOCHROME1 and
+MONOCHROME2, plain and run-length encoded. Read by `hilum-train data vindr` like any other.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from hashlib import md5
+from io import BytesIO
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import (
+    DigitalXRayImageStorageForPresentation,
+    ExplicitVRLittleEndian,
+    RLELossless,
+    generate_uid,
+)
+
+from hilum.catalog import CATALOG
+from training.data.atomic_files import replacing, write_whole, writing
+from training.data.dataset import ANNOTATIONS, NO_FINDING, refuse_finished
+from training.errors import TrainingError
+from training.synthetic import simulated_readers
+from training.synthetic.generator import SIZE, Generator, Label
+
+TABLE: Final = ANNOTATIONS
+_MACHINES: Final = ("Ansel Imaging", "Baryta", "Collodion Medical")
+_BITS: Final = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """One radiograph to be: whose it is, and on what it is taken."""
+
+    seed: int
+    image_id: str
+    patient: str
+    number: int
+    sex: str
+    age: int
+    view: str
+    machine: str
+    photometric: str
+    compressed: bool
+
+    @property
+    def path(self) -> Path:
+        """Where it lies in the set."""
+        return Path("studies", self.patient, f"study-{self.number}", f"{self.image_id}.dicom")
+
+
+def plan(seeds: range) -> list[Study]:
+    """Patients and their studies, one radiograph per seed; a function of the first seed alone."""
+    rng = np.random.default_rng([2, seeds.start])
+    studies: list[Study] = []
+    while len(studies) < len(seeds):
+        patient = f"S{seeds.start:04d}-{len(studies):05d}"
+        sex, age = str(rng.choice(["F", "M"])), int(rng.integers(18, 91))
+        machine = str(rng.choice(_MACHINES, p=[0.5, 0.3, 0.2]))
+        for number in range(1, 1 + int(rng.choice([1, 2, 3], p=[0.6, 0.25, 0.15]))):
+            if len(studies) == len(seeds):
+                break
+            seed = seeds[len(studies)]
+            studies.append(
+                Study(
+                    seed=seed,
+                    image_id=md5(f"hilum {seed}".encode(), usedforsecurity=False).hexdigest(),
+                    patient=patient,
+                    number=number,
+                    sex=sex,
+                    age=age + number - 1,
+                    view="AP" if rng.random() < 0.15 else "PA",
+                    machine=machine,
+                    photometric="MONOCHROME1" if rng.random() < 0.3 else "MONOCHROME2",
+                    compressed=bool(rng.random() < 0.3),
+                )
+            )
+    return studies
+
+
+def write(
+    generator: Generator, folder: Path, seeds: range, *, workers: int = 2
+) -> Iterator[tuple[Study, tuple[Label, ...]]]:
+    """Paint and store one radiograph per seed, yielding each with what was painted, in order.
+
+    The table is written last, so a folder without it is an unfinished set.
+
+    Raises:
+        TrainingError: real backgrounds: they show what nobody has marked, and the table has no
+            column to say so; the folder holds a set already; or the disk cannot be written.
+    """
+    if generator.backgrounds:
+        raise TrainingError(
+            "studies are painted throughout, without real backgrounds",
+            hint="A table in VinDr-CXR's layout cannot say what a real picture may hide.",
+        )
+    refuse_finished(folder)
+    studies = plan(seeds)
+    rows: list[list[object]] = []
+    # Spawned, not forked: OpenCV's own threads do not survive a fork.
+    with ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_adopt, initargs=(generator, folder)
+    ) as pool:
+        for study, labels in zip(studies, pool.map(_make, studies, chunksize=4), strict=True):
+            rows += _readings(study, labels, SIZE)
+            yield study, labels
+    with replacing(folder) as place, place(TABLE).open("w", newline="", encoding="utf-8") as out:
+        table = csv.writer(out)
+        table.writerow(
+            ["image_id", "class_name", "class_id", "rad_id", "x_min", "y_min", "x_max", "y_max"]
+        )
+        table.writerows(rows)
+
+
+def _readings(study: Study, labels: tuple[Label, ...], side: int) -> list[list[object]]:
+    rng = np.random.default_rng([3, study.seed])
+    rows: list[list[object]] = []
+    for reader in simulated_readers.choose(rng):
+        drawn = simulated_readers.read(labels, side, rng)
+        for label in drawn:
+            box = (label.x_min, label.y_min, label.x_max, label.y_max)
+            name = CATALOG[label.index].name
+            rows.append([study.image_id, name, label.index, reader, *map(int, box)])
+        if not drawn:
+            rows.append([study.image_id, NO_FINDING, len(CATALOG), reader, "", "", "", ""])
+    return rows
+
+
+_given: tuple[Generator, Path] | None = None
+
+
+def _adopt(generator: Generator, folder: Path) -> None:
+    global _given  # noqa: PLW0603 - how a worker process keeps what it was started with
+    _given = generator, folder
+    cv2.setNumThreads(1)
+
+
+def _make(study: Study) -> tuple[Label, ...]:
+    assert _given is not None  # noqa: S101 - the pool's initializer has set it
+    generator, folder = _given
+    sample = generator.sample(study.seed)
+    file = BytesIO()
+    data_set(sample.pixels, study).save_as(file, enforce_file_format=True)
+    path = folder / study.path
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file.getvalue(), path)
+    return sample.labels
+
+
+def data_set(pixels: NDArray[np.uint8], study: Study) -> FileDataset:
+    """A radiograph for presentation, 12 bits stored, with a window over all of them.
+
+    Args:
+        pixels: u8 (H, W), bone white.
+        study: whose it is.
+    """
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
+    meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=["image", study.image_id])
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    ds.SOPClassUID, ds.SOPInstanceUID = (
+        meta.MediaStorageSOPClassUID,
+        meta.MediaStorageSOPInstanceUID,
+    )
+    ds.StudyInstanceUID = generate_uid(entropy_srcs=["study", study.image_id])
+    ds.SeriesInstanceUID = generate_uid(entropy_srcs=["series", study.image_id])
+    ds.StudyDate, ds.StudyTime = f"20{10 + study.number:02d}0704", "120000"
+    ds.StudyID, ds.SeriesNumber, ds.InstanceNumber = str(study.number), 1, 1
+    ds.PatientID, ds.PatientName = study.patient, f"Synthetic^{study.patient}"
+    ds.PatientSex, ds.PatientAge = study.sex, f"{study.age:03d}Y"
+    ds.Modality, ds.Manufacturer, ds.BodyPartExamined = "DX", study.machine, "CHEST"
+    ds.ViewPosition, ds.PresentationIntentType = study.view, "FOR PRESENTATION"
+    ds.BurnedInAnnotation = "NO"
+    ds.Rows, ds.Columns = pixels.shape
+    ds.SamplesPerPixel, ds.PixelRepresentation = 1, 0
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, _BITS, _BITS - 1
+    ds.PhotometricInterpretation = study.photometric
+    ds.WindowCenter, ds.WindowWidth = 1 << (_BITS - 1), 1 << _BITS
+    stored = pixels.astype(np.uint16) << (_BITS - 8)
+    if study.photometric == "MONOCHROME1":
+        stored = (1 << _BITS) - 1 - stored
+    ds.PixelData = stored.tobytes()
+    if study.compressed:
+        ds.compress(RLELossless, generate_instance_uid=False)
+    return ds

@@ -1,0 +1,214 @@
+"""Synthetic radiographs: a chest, findings placed as radiologists' boxes lie, a film.
+
+`Generator.sample(seed)` is a pure function of its settings and the seed, so any number of processes
+make the same set. On a real radiograph only the findings are synthetic; what else it shows is
+unknown, so it names the classes whose absence must not be learnt from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hilum.catalog import BY_SLUG, CATALOG
+from training.synthetic import devices, lesions_lung, lesions_pleura
+from training.synthetic import phantom as chests
+from training.synthetic.backgrounds import Background
+from training.synthetic.box_statistics import BoxStatistics
+from training.synthetic.lungs import ShapeModel
+from training.synthetic.phantom import Chest
+from training.synthetic.primitives import Floats
+
+SIZE: Final = 512
+
+Wish = tuple[float, float, float, float]
+Painter = Callable[[Chest, Wish, np.random.Generator], Floats]
+
+
+def _index(slug: str) -> int:
+    return BY_SLUG[slug].index
+
+
+AORTA, HEART = _index("aortic_enlargement"), _index("cardiomegaly")
+NODULE, PNEUMOTHORAX = _index("nodule_mass"), _index("pneumothorax")
+EFFUSION = _index("pleural_effusion")
+
+PAINTERS: Final[dict[int, Painter]] = {
+    _index("atelectasis"): lesions_lung.atelectasis,
+    _index("calcification"): lesions_lung.calcification,
+    _index("consolidation"): partial(
+        lesions_lung.opacity,
+        strength=(0.55, 0.95),
+        patchy=(0.1, 0.35),
+        hardness=(4, 9),
+        bronchograms=0.6,
+    ),
+    _index("ild"): lesions_lung.reticular,
+    _index("infiltration"): partial(
+        lesions_lung.opacity, strength=(0.25, 0.6), patchy=(0.5, 0.9), hardness=(3, 7)
+    ),
+    _index("lung_opacity"): partial(
+        lesions_lung.opacity, strength=(0.2, 0.55), patchy=(0.1, 0.4), hardness=(2, 5)
+    ),
+    NODULE: lesions_lung.nodule,
+    _index("other_lesion"): lesions_lung.other,
+    EFFUSION: lesions_pleura.effusion,
+    _index("pleural_thickening"): lesions_pleura.thickening,
+    _index("pulmonary_fibrosis"): lesions_lung.fibrosis,
+}
+
+# How many of one class an image shows, at most; and which are looked for anywhere, not in air only.
+_MOST: Final = {NODULE: 6, _index("calcification"): 3, _index("pulmonary_fibrosis"): 3}
+_ANYWHERE: Final = {_index("calcification"), EFFUSION, _index("pleural_thickening")}
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """One marked finding: catalogue index and box in pixels.
+
+    `weight` in (0, 1] says how many of an image's readers agreed on it; 1 where nobody was asked.
+    """
+
+    index: int
+    x_min: float
+    y_min: float
+    x_max: float
+    y_max: float
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """One synthetic radiograph: u8 (SIZE, SIZE), its findings, and what not to learn from it.
+
+    `unknown` are the classes that the background may show without a label.
+    """
+
+    pixels: NDArray[np.uint8]
+    labels: tuple[Label, ...]
+    background: str
+    unknown: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Generator:
+    """Makes samples; real backgrounds are used with probability `real_share`."""
+
+    shapes: ShapeModel
+    statistics: BoxStatistics
+    backgrounds: tuple[Background, ...] = ()
+    real_share: float = 0.45
+    clear_share: float = 0.15
+
+    def sample(self, seed: int) -> Sample:
+        """The sample that belongs to a seed."""
+        rng = np.random.default_rng([20_26, seed])
+        real = bool(self.backgrounds) and rng.random() < self.real_share
+        classes = self._plan(rng, real=real)
+        wishes = {index: self.statistics.sample(index, rng) for index in (HEART, AORTA)}
+        ratio = lesions_pleura.heart_ratio(wishes[HEART], 1.0) if HEART in classes else None
+        reach = lesions_pleura.knob_reach(wishes[AORTA], 1.0) if AORTA in classes else None
+        unknown: frozenset[int] = frozenset()
+        name = "painted"
+        if real:
+            background = self.backgrounds[int(rng.integers(len(self.backgrounds)))]
+            chest = background.chest(SIZE, rng)
+            unknown, name = background.unknown, background.name
+            if ratio:
+                chests.paint_heart(chest, ratio, rng)
+            if reach:
+                chests.paint_knob(chest, reach, rng)
+        else:
+            chest = chests.paint(SIZE, self.shapes, rng, heart_ratio=ratio, knob_reach=reach)
+        labels = []
+        for index, box in ((HEART, chest.heart), (AORTA, chest.knob)):
+            if index in classes:
+                labels += _inside(index, box)
+        devices.hang(chest, rng, busy=0.5 if real else 1.0)
+        for index in sorted(classes - {HEART, AORTA}, key=_painting_order):
+            for _ in range(_how_many(index, rng)):
+                labels += self._place(chest, index, rng)
+        grey = devices.develop(chest.pixels, rng, real=real)
+        return Sample(pixels=grey, labels=tuple(labels), background=name, unknown=unknown)
+
+    def _plan(self, rng: np.random.Generator, *, real: bool) -> set[int]:
+        """Which classes to show: rare ones more often than in life, nodules most often."""
+        if rng.random() < self.clear_share:
+            return set()
+        frequency = np.array([c.image_frequency for c in self.statistics.classes])
+        weight = frequency**0.4
+        weight[NODULE] *= 3
+        if real:  # painting over a real heart or aorta shows; keep it rare
+            weight[[HEART, AORTA]] *= 0.5
+        first = int(rng.choice(len(CATALOG), p=weight / weight.sum()))
+        classes = {first}
+        while len(classes) < 4 and rng.random() < 0.45:
+            near = self.statistics.together[first] * weight + 0.02
+            near[list(classes)] = 0
+            classes.add(int(rng.choice(len(CATALOG), p=near / near.sum())))
+        return classes
+
+    def _place(self, chest: Chest, index: int, rng: np.random.Generator) -> list[Label]:
+        for _ in range(6):
+            wish = self._wish(chest, index, rng)
+            x, y = round(wish[0]), round(wish[1])
+            if not (4 <= x < SIZE - 4 and 4 <= y < SIZE - 4):
+                continue
+            if index not in _ANYWHERE | {PNEUMOTHORAX} and chest.air[y, x] < 0.3:
+                continue
+            if index == PNEUMOTHORAX:
+                found = lesions_pleura.pneumothorax(chest, wish, rng)
+                return _inside(index, found) if found else []
+            before = chest.pixels.copy()
+            chest.add(PAINTERS[index](chest, wish, rng))
+            if labels := _changed(index, chest.pixels - before, chest.contrast):
+                if index == EFFUSION:  # what lies under fluid is no longer air
+                    chest.air = chest.air * (chest.pixels - before < 0.3 * chest.contrast)
+                return labels
+            chest.pixels = before
+        return []
+
+    def _wish(self, chest: Chest, index: int, rng: np.random.Generator) -> Wish:
+        x, y, width, height = chest.frame.to_pixels(self.statistics.sample(index, rng))
+        if index == NODULE and rng.random() < 0.5:
+            # The table has few large masses; show all sizes from 8 to 75 mm.
+            width = height = chest.frame.px_per_mm * 8 * (75 / 8) ** rng.random()
+        if index not in _ANYWHERE and rng.random() < 0.3:
+            x_min, y_min, x_max, y_max = chest.lungs.extent
+            x, y = rng.uniform(x_min, x_max), rng.uniform(y_min, y_max)
+        return x, y, width, height
+
+
+def _painting_order(index: int) -> int:
+    return {PNEUMOTHORAX: 0, EFFUSION: 1}.get(index, 2 + index)
+
+
+def _how_many(index: int, rng: np.random.Generator) -> int:
+    if index == PNEUMOTHORAX:
+        return 1
+    return min(_MOST.get(index, 2), int(rng.geometric(0.5)))
+
+
+def _inside(index: int, box: tuple[float, float, float, float]) -> list[Label]:
+    x_min, y_min = max(0.0, box[0]), max(0.0, box[1])
+    x_max, y_max = min(float(SIZE), box[2]), min(float(SIZE), box[3])
+    if x_max - x_min < 4 or y_max - y_min < 4:
+        return []
+    return [Label(index, x_min, y_min, x_max, y_max)]
+
+
+def _changed(index: int, change: Floats, contrast: float) -> list[Label]:
+    """The box of what visibly changed; nothing where nobody could see it."""
+    peak = float(change.max())
+    if peak < (0.17 if index == NODULE else 0.1) * contrast:
+        return []
+    visible = change > max(0.22 * min(peak, 0.6 * contrast), 0.035 * contrast)
+    if index == NODULE:
+        visible = change > 0.2 * peak
+    xs, ys = np.flatnonzero(visible.any(axis=0)), np.flatnonzero(visible.any(axis=1))
+    return _inside(index, (float(xs[0]), float(ys[0]), float(xs[-1] + 1), float(ys[-1] + 1)))

@@ -1,0 +1,265 @@
+"""Findings inside the lung, painted onto a chest.
+
+Every function takes the chest, the wished box (centre x, centre y, width, height in pixels) and a
+random generator, and returns the density it would add, f32 (H, W) in units of the chest's contrast.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from training.synthetic import primitives
+from training.synthetic.phantom import Chest
+from training.synthetic.primitives import Floats
+
+Wish = tuple[float, float, float, float]
+
+
+def nodule(chest: Chest, wish: Wish, rng: np.random.Generator) -> Floats:
+    """A round mass: the shadow of a sphere with an uneven outline, now and then spiculated."""
+    x, y, width, height = wish
+    radius = max(4.0, 0.5 * float(np.sqrt(width * height)))
+    stretch = float(np.clip(width / max(height, 1), 0.7, 1.4)) ** 0.5
+    distance = _uneven(chest, (x, y), (radius * stretch, radius / stretch), rng)
+    power = rng.uniform(0.3, 1.3)
+    density = np.clip(1 - distance**2, 0, 1) ** np.float32(power)
+    if rng.random() < 0.25:
+        rim = np.exp(-(((distance - 0.92) / 0.12) ** 2))
+        density += np.float32(rng.uniform(0.1, 0.5)) * rim
+    if rng.random() < 0.08 and radius > 9:
+        density -= np.float32(rng.uniform(0.3, 0.7)) * primitives.soft_inside(distance / 0.6, 0.4)
+    if rng.random() < 0.25:
+        density += _spicules(chest, (x, y), radius, rng)
+    density = primitives.blur(density.astype(np.float32), rng.uniform(0.5, 0.5 + 0.12 * radius))
+    diameter_mm = 2 * radius / chest.frame.px_per_mm
+    peak = np.clip(rng.uniform(0.22, 0.5) + 0.009 * diameter_mm * rng.uniform(0.5, 1.5), 0.22, 1.0)
+    texture = 1 + primitives.noise(chest.shape, max(3, radius / 2), rng) * np.float32(0.1)
+    return np.asarray(density * texture * np.float32(peak), np.float32)
+
+
+def _uneven(
+    chest: Chest, centre: tuple[float, float], radii: tuple[float, float], rng: np.random.Generator
+) -> Floats:
+    """Elliptic distance with a wavy outline."""
+    y, x = primitives.grid(chest.shape)
+    distance = primitives.ellipse(chest.shape, centre, radii, rng.uniform(0, np.pi))
+    angle = np.arctan2(y - np.float32(centre[1]), x - np.float32(centre[0]))
+    wave = np.zeros(chest.shape, np.float32)
+    roughness = rng.uniform(0.0, 0.12)
+    for k in range(2, 6):
+        wave += (
+            rng.normal(0, roughness / k**0.5) * np.cos(k * angle + rng.uniform(0, 6.3))
+        ).astype(np.float32)
+    return np.asarray(distance / np.clip(1 + wave, 0.6, 1.4), np.float32)
+
+
+def _spicules(
+    chest: Chest, centre: tuple[float, float], radius: float, rng: np.random.Generator
+) -> Floats:
+    canvas = np.zeros(chest.shape, np.uint8)
+    for angle in rng.uniform(0, 2 * np.pi, int(rng.integers(8, 20))):
+        reach = radius * rng.uniform(1.05, 1.35)
+        way = np.array([np.cos(angle), np.sin(angle)])
+        points = np.array([centre + way * radius * 0.6, centre + way * reach], np.float32)
+        primitives.stroke(canvas, points, 1, 160)
+    return np.asarray(
+        primitives.blur(canvas.astype(np.float32) / np.float32(255), 0.7) * 0.6, np.float32
+    )
+
+
+def calcification(chest: Chest, wish: Wish, rng: np.random.Generator) -> Floats:
+    """Small and very bright: a granuloma, a cluster of grains, or a crescent on the aortic knob."""
+    x, y, width, height = wish
+    canvas = np.zeros(chest.shape, np.uint8)
+    knob = chest.knob
+    if knob[0] - 10 < x < knob[2] + 10 and knob[1] - 20 < y < knob[3] + 10:
+        middle = ((knob[0] + knob[2]) / 2, (knob[1] + knob[3]) / 2)
+        radius = 0.46 * (knob[2] - knob[0])
+        begin = rng.uniform(-1.8, 0.2)
+        turn = np.linspace(begin, begin + rng.uniform(0.7, 1.8), 14)
+        points = np.stack(
+            [middle[0] + radius * np.cos(turn), middle[1] + 1.1 * radius * np.sin(turn)], 1
+        )
+        primitives.stroke(canvas, points.astype(np.float32), rng.uniform(2, 4))
+    else:
+        width, height = min(width, 46.0), min(height, 46.0)
+        for _ in range(int(rng.integers(1, 7))):
+            spot = np.array([x, y]) + rng.uniform(-0.5, 0.5, 2) * (width, height) * 0.8
+            reach = rng.uniform(1.2, max(1.6, 0.22 * min(width, height)))
+            turn = np.linspace(0, 2 * np.pi, 9)[:-1]
+            ring = spot + np.stack([np.cos(turn), np.sin(turn)], 1) * reach * rng.uniform(
+                0.6, 1.2, (8, 1)
+            )
+            np.maximum(
+                canvas,
+                (primitives.filled(chest.shape, ring.astype(np.float32)) * 255).astype(np.uint8),
+                out=canvas,
+            )
+    drawn = primitives.blur(canvas.astype(np.float32) / np.float32(255), rng.uniform(0.5, 1.0))
+    return np.asarray(drawn * np.float32(rng.uniform(0.5, 1.0)), np.float32)
+
+
+def opacity(
+    chest: Chest,
+    wish: Wish,
+    rng: np.random.Generator,
+    *,
+    strength: tuple[float, float],
+    patchy: tuple[float, float],
+    hardness: tuple[float, float],
+    bronchograms: float = 0.0,
+) -> Floats:
+    """A cloud in the lung: consolidation, infiltration and plain opacity differ in degree.
+
+    `patchy` is how much noise breaks the cloud up, `hardness` how sharp its edge is,
+    `bronchograms` the chance that air-filled bronchi shine through.
+    """
+    x, y, width, height = wish
+    distance = primitives.ellipse(
+        chest.shape, (x, y), (0.62 * width, 0.62 * height), rng.normal(0, 0.15)
+    )
+    rough = rng.uniform(*patchy)
+    grain = max(6.0, 0.16 * float(np.sqrt(width * height)))
+    cloud = 1 - distance + np.float32(rough) * primitives.noise(chest.shape, grain * 1.6, rng)
+    cloud += np.float32(rough * 0.6) * primitives.noise(chest.shape, max(3.0, grain * 0.5), rng)
+    density = 1 / (1 + np.exp(np.clip(0.5 - cloud * np.float32(rng.uniform(*hardness)), -30, 30)))
+    density *= np.clip((1.25 - distance) * 3, 0, 1)
+    density *= 0.8 + 0.2 * primitives.noise(chest.shape, rng.uniform(3, 7), rng)
+    if rng.random() < bronchograms:
+        density -= 0.35 * _bronchi(chest, wish, rng) * density
+    inside = np.clip(chest.air * 1.6, 0, 1)
+    out = np.clip(density, 0, 1.2) * inside * np.float32(rng.uniform(*strength))
+    return np.asarray(primitives.blur(out.astype(np.float32), rng.uniform(0.4, 1.6)), np.float32)
+
+
+def _bronchi(chest: Chest, wish: Wish, rng: np.random.Generator) -> Floats:
+    x, y, width, height = wish
+    canvas = np.zeros(chest.shape, np.uint8)
+    away = np.arctan2(y - chest.frame.knob_y - 0.4 * chest.frame.drop, x - chest.frame.middle)
+    for _ in range(int(rng.integers(2, 6))):
+        start = np.array([x, y]) + rng.uniform(-0.35, 0.35, 2) * (width, height)
+        turn = away + np.cumsum(rng.normal(0, 0.2, 6))
+        steps = np.stack([np.cos(turn), np.sin(turn)], 1) * 0.07 * (width + height)
+        points = np.concatenate([start[None], start + np.cumsum(steps, axis=0)])
+        primitives.stroke(canvas, points.astype(np.float32), rng.uniform(1, 3.5))
+    return primitives.blur(canvas.astype(np.float32) / np.float32(255), 0.8)
+
+
+def reticular(chest: Chest, wish: Wish, rng: np.random.Generator) -> Floats:
+    """Interstitial disease: a fine net over a wide region, with a little ground glass."""
+    x, y, width, height = wish
+    distance = primitives.ellipse(chest.shape, (x, y), (0.6 * width, 0.6 * height))
+    envelope = primitives.soft_inside(
+        distance + 0.12 * primitives.noise(chest.shape, 30, rng), rng.uniform(0.3, 0.9)
+    )
+    net = np.zeros(chest.shape, np.float32)
+    for _ in range(2):
+        field = primitives.noise(chest.shape, rng.uniform(4, 10), rng)
+        net = np.maximum(net, np.exp(-((field / np.float32(rng.uniform(0.15, 0.3))) ** 2)))
+    dots = np.clip(primitives.noise(chest.shape, 3.0, rng) - 1, 0, 1)
+    glass = rng.uniform(0.05, 0.3)
+    inside = np.clip(chest.air * 1.6, 0, 1)
+    out = envelope * inside * (net * rng.uniform(0.2, 0.5) + dots * rng.uniform(0, 0.4) + glass)
+    return np.asarray(primitives.blur(out.astype(np.float32), rng.uniform(0.4, 0.9)), np.float32)
+
+
+def fibrosis(chest: Chest, wish: Wish, rng: np.random.Generator) -> Floats:
+    """Scars: coarse crooked strands, drawn together, with a dense part."""
+    x, y, width, height = wish
+    canvas = np.zeros(chest.shape, np.uint8)
+    hub = np.array([x, y]) + rng.uniform(-0.3, 0.3, 2) * (width, height)
+    for _ in range(int(rng.integers(8, 22))):
+        start = np.array([x, y]) + rng.uniform(-0.5, 0.5, 2) * (width, height)
+        way = (hub - start) if rng.random() < 0.6 else rng.uniform(-0.5, 0.5, 2) * (width, height)
+        bend = rng.normal(0, 0.12, 2) * (width, height)
+        t = np.linspace(0, 1, 8)[:, None]
+        points = start + way * t * rng.uniform(0.5, 1.0) + bend * np.sin(np.pi * t)
+        primitives.stroke(
+            canvas, points.astype(np.float32), rng.uniform(1, 3.4), int(rng.integers(110, 255))
+        )
+    drawn = primitives.blur(canvas.astype(np.float32) / np.float32(255), rng.uniform(0.5, 1.2))
+    distance = primitives.ellipse(chest.shape, (x, y), (0.58 * width, 0.58 * height))
+    lumps = np.clip(0.7 - distance + 0.5 * primitives.noise(chest.shape, 8, rng), 0, 1)
+    inside = np.clip(chest.air * 1.6, 0.15, 1)
+    fence = primitives.soft_inside(distance / 1.1, 0.3)
+    out = (drawn * rng.uniform(0.3, 0.6) + lumps * rng.uniform(0.1, 0.5)) * inside * fence
+    return np.asarray(out, np.float32)
+
+
+def atelectasis(chest: Chest, wish: Wish, rng: np.random.Generator) -> Floats:
+    """Airless lung: a plate-like band, or a wedge that points to the hilum."""
+    x, y, width, height = wish
+    inside = np.clip(chest.air * 1.6, 0, 1)
+    if rng.random() < 0.5:
+        canvas = np.zeros(chest.shape, np.uint8)
+        for _ in range(int(rng.integers(1, 4))):
+            tilt = rng.normal(0, 0.35)
+            t = np.linspace(-0.5, 0.5, 10)
+            points = np.stack(
+                [
+                    x + width * t,
+                    y
+                    + rng.uniform(-0.4, 0.4) * height * 0.5
+                    + np.tan(tilt) * width * t
+                    + rng.normal(0, 0.05) * width * np.cos(np.pi * t),
+                ],
+                1,
+            )
+            primitives.stroke(canvas, points.astype(np.float32), rng.uniform(2, 7))
+        drawn = primitives.blur(canvas.astype(np.float32) / np.float32(255), rng.uniform(0.7, 2.0))
+        return np.asarray(
+            drawn * np.clip(inside, 0.1, 1) * np.float32(rng.uniform(0.3, 0.7)), np.float32
+        )
+    side = -1.0 if x < chest.frame.middle else 1.0
+    tip = [x - side * 0.5 * width, y - 0.35 * height]
+    points = np.array(
+        [
+            tip,
+            [x + side * 0.45 * width, y + rng.uniform(-0.3, 0.1) * height],
+            [x + side * 0.5 * width, y + 0.5 * height],
+            [x - side * 0.45 * width, y + 0.5 * height],
+        ],
+        np.float32,
+    )
+    wedge = primitives.blur(primitives.filled(chest.shape, points), rng.uniform(2, 6))
+    wedge *= 1 + 0.15 * primitives.noise(chest.shape, 6, rng)
+    return np.asarray(wedge * inside * np.float32(rng.uniform(0.4, 0.9)), np.float32)
+
+
+def other(chest: Chest, wish: Wish, rng: np.random.Generator) -> Floats:
+    """What fits no other class: a cavity with a fluid level, widened bronchi, a broad hilum."""
+    x, y, width, height = wish
+    kind = rng.integers(0, 3)
+    if kind == 0:
+        radius = float(np.clip(0.4 * np.sqrt(width * height), 9, 70))
+        distance = _uneven(chest, (x, y), (radius, radius * rng.uniform(0.8, 1.1)), rng)
+        out = np.exp(-(((distance - 0.85) / rng.uniform(0.1, 0.2)) ** 2)) * 0.6
+        yy, _ = primitives.grid(chest.shape)
+        fluid = np.clip((yy - np.float32(y + rng.uniform(-0.1, 0.5) * radius)) / 1.5, 0, 1)
+        out = out + fluid * primitives.soft_inside(distance, 0.1) * rng.uniform(0.3, 0.6)
+        out -= primitives.soft_inside(distance / 0.8, 0.1) * rng.uniform(0.0, 0.25) * (1 - fluid)
+    elif kind == 1:
+        out = np.zeros(chest.shape, np.float32)
+        for _ in range(int(rng.integers(4, 12))):
+            spot = np.array([x, y]) + rng.uniform(-0.42, 0.42, 2) * (width, height)
+            radius = rng.uniform(3, 8)
+            ring = primitives.ellipse(
+                chest.shape, (spot[0], spot[1]), (radius, radius * rng.uniform(0.7, 1.3))
+            )
+            out = np.maximum(out, np.exp(-(((ring - 0.9) / 0.22) ** 2)) * rng.uniform(0.3, 0.6))
+    else:
+        side = rng.choice([-1.0, 1.0])
+        centre = (
+            chest.frame.middle + side * 0.13 * chest.frame.thorax,
+            chest.frame.knob_y + rng.uniform(0.25, 0.6) * chest.frame.drop,
+        )
+        reach = float(np.clip(0.35 * np.sqrt(width * height), 14, 45))
+        lobes = np.full(chest.shape, 9, np.float32)
+        for _ in range(int(rng.integers(2, 5))):
+            spot = np.array(centre) + rng.normal(0, 0.45, 2) * reach
+            lobes = np.minimum(
+                lobes,
+                primitives.ellipse(chest.shape, (spot[0], spot[1]), (reach * 0.7, reach * 0.8)),
+            )
+        out = primitives.soft_inside(lobes, rng.uniform(0.2, 0.6)) * rng.uniform(0.4, 0.8)
+    return primitives.blur(np.asarray(out, np.float32), rng.uniform(0.5, 1.2))

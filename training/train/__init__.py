@@ -1,0 +1,1 @@
+"""training train: to be described."""

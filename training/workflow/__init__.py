@@ -1,0 +1,1 @@
+"""training workflow: to be described."""

@@ -1,0 +1,353 @@
+"""The steps from weights to proven graphs, as the commands run them one by one.
+
+Each reads what the one before left in the run's folder and leaves its own beside it:
+
+    weights.pt -> export -> export/  -> quantise -> export/ -> compile (cards) -> export/
+                                                               parity -> parity.json
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_agent.core.findings import findings_from
+from edge_agent.core.geometry import Letterbox
+from edge_agent.engines.runtimes.openvino import computes_bf16
+from edge_agent.engines.runtimes.tensorrt_runtime import open_runtime
+from edge_agent.imaging.letterbox import letterbox
+from hilum.catalog import CATALOG
+from hilum.manifest import HeadSpec, InputSpec
+from training.bundle.writer import (
+    CARD_FP16,
+    CARD_INT8,
+    FLOAT_BIN,
+    FLOAT_XML,
+    INT8_BIN,
+    INT8_XML,
+    ONNX,
+    ONNX_INT8,
+    Graphs,
+    draft_bundle,
+    measuring_engine,
+)
+from training.config import Config
+from training.data import dataset, splits
+from training.data.atomic_files import replacing, writing
+from training.data.dataset import Entry
+from training.errors import TrainingError
+from training.evaluation import parity
+from training.evaluation.detectors import Detector, detect_all, of_engine, of_network
+from training.evaluation.metrics import mean_average_precision
+from training.evaluation.operating_points import PointRule
+from training.evaluation.parity import ParityResult, Side
+from training.export.artifacts import Calibration, Exported, Record, digests, load, save
+from training.export.dynamic_batch import for_any_batch
+from training.export.float16 import to_half
+from training.export.int8 import Infer, quantize, quantize_controlled
+from training.export.onnx import export_onnx, float_ir, halve_weights, ir_bytes, to_openvino
+from training.export.qdq import quantize_onnx
+from training.export.tensorrt import build_engines
+from training.models.network import load_model
+from training.train.checkpoints import WEIGHTS
+from training.train.distributed import choose_device
+
+FOLDER: Final = "export"
+PARITY: Final = "parity.json"
+
+Step = Callable[[str, int, int], None]
+
+
+def export(config: Config, on_step: Step = lambda *_: None) -> Exported:
+    """Write the float graphs of the run's weights; what earlier steps made of others is dropped.
+
+    Raises:
+        TrainingError: there are no weights, or they cannot be exported.
+    """
+    path = config.out / WEIGHTS
+    if not path.is_file():
+        raise TrainingError(f"there are no weights {path}", hint="Run `hilum-train run` first.")
+    size = config.train.input_size
+    on_step("export", 0, 3)
+    onnx = export_onnx(load_model(path, config.train.architecture), size, size)
+    on_step("export", 1, 3)
+    members = {ONNX: halve_weights(onnx), CARD_FP16: to_half(for_any_batch(onnx))}
+    if config.export.float_ir:
+        members |= dict(zip((FLOAT_XML, FLOAT_BIN), float_ir(onnx), strict=True))
+    on_step("export", 2, 3)
+    record = Record(
+        weights_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        input=InputSpec(height=size, width=size),
+        head=HeadSpec(),
+        files=digests(members),
+    )
+    exported = Exported(record, members)
+    save(config.out / FOLDER, exported)
+    on_step("export", 3, 3)
+    return exported
+
+
+def quantise(config: Config, on_step: Step = lambda *_: None) -> Exported:
+    """Add the INT8 graphs; calibration images come from the frozen split.
+
+    Raises:
+        TrainingError: nothing is exported yet, the split gives no image, or the graph cannot be
+            quantised within the bounds.
+    """
+    exported = load(config.out / FOLDER)
+    settings = config.export
+    entries, digest = split_of(config, settings.calibrate_on)
+    check_calibration(config)
+    images = [
+        input_of(entry, exported.record.input)[0]
+        for entry in entries[: settings.calibration_images]
+    ]
+    on_step("quantise", 0, 3)
+    onnx = _float_onnx(config, exported)
+    calibration = Calibration(split=settings.calibrate_on, split_digest=digest, images=len(images))
+    graph = to_openvino(onnx)
+    if settings.max_drop is None:
+        int8 = quantize(
+            graph,
+            images,
+            fast_bias_correction=settings.fast_bias_correction,
+            symmetric=settings.symmetric,
+        )
+    else:
+        checked, _ = split_of(config, settings.control_on)
+        controlled = quantize_controlled(
+            graph,
+            images,
+            checked,
+            _metric(exported.record),
+            settings.max_drop,
+            fast_bias_correction=settings.fast_bias_correction,
+            symmetric=settings.symmetric,
+        )
+        int8 = controlled.model
+        calibration = calibration.model_copy(
+            update={
+                "max_drop": settings.max_drop,
+                "drop": round(controlled.drop, 6),
+                "left_float": controlled.left_float,
+            }
+        )
+    on_step("quantise", 1, 3)
+    qdq = quantize_onnx(onnx, images)
+    on_step("quantise", 2, 3)
+    members = dict(exported.members)
+    members |= dict(zip((INT8_XML, INT8_BIN), ir_bytes(int8), strict=True))
+    members |= {ONNX_INT8: qdq, CARD_INT8: to_half(for_any_batch(qdq))}
+    # Engines of earlier graphs are none of these any more.
+    graphs = Graphs(
+        {path: content for path, content in members.items() if not path.endswith(".plan")},
+        exported.record.input,
+        exported.record.head,
+    )
+    made = exported.with_graphs(graphs)
+    record = made.record.model_copy(update={"calibration": calibration, "inspected": ()})
+    made = replace(made, record=record)
+    save(config.out / FOLDER, made)
+    on_step("quantise", 3, 3)
+    return made
+
+
+def check_calibration(config: Config) -> None:
+    """Refuse to quantise on nothing.
+
+    Raises:
+        TrainingError: no calibration image is asked for.
+    """
+    if not config.export.calibration_images:
+        raise TrainingError(
+            "export.calibration_images is 0: INT8 needs images to learn its ranges from",
+            hint="300 of the real kind are a good number.",
+        )
+
+
+def compile_for_cards(
+    config: Config, capabilities: Sequence[str] = (), on_step: Step = lambda *_: None
+) -> Exported:
+    """Add engines of TensorRT for stated compute capabilities; needs no card.
+
+    Raises:
+        TrainingError: nothing is exported yet, or no engine came out.
+        EngineFailed: tensorrt_rtx is not installed, or cannot compile for one of them.
+    """
+    runtime = open_runtime("tensorrt_rtx")
+    exported = load(config.out / FOLDER)
+    wanted = tuple(capabilities) or config.export.capabilities
+    built = build_engines(exported.graphs, wanted, runtime, on_step)
+    made = exported.with_graphs(built.graphs)
+    record = made.record.model_copy(update={"inspected": built.inspected})
+    made = replace(made, record=record)
+    save(config.out / FOLDER, made)
+    return made
+
+
+def prove(config: Config, on_step: Step = lambda *_: None) -> ParityResult:
+    """Compare torch with every exported variant; the result is written whatever it says.
+
+    Raises:
+        TrainingError: nothing is exported yet, the weights are others than those exported, a split
+            is not as it must be, the disk is full, the run's device is not here, or a bound was not
+            kept; then the message names bound and value.
+    """
+    exported = load(config.out / FOLDER)
+    weights = config.out / WEIGHTS
+    _same_weights(weights, exported)
+    record, settings = exported.record, config.evaluate
+    test, digest = split_of(config, settings.split)
+    valid, _ = split_of(config, settings.choose_on)
+    device, rule = str(choose_device(config.train.device)), point_rule(config)
+
+    def side(name: str, detector: Detector) -> Side:
+        chosen_on = detect_all(valid, detector, on_image=partial(on_step, f"{name}: points"))
+        judged_on = detect_all(test, detector, on_image=partial(on_step, f"{name}: figures"))
+        return Side(judged_on, rule.choose(valid, chosen_on))
+
+    path = config.out / FOLDER / "draft.bundle"
+    compared, not_measured = [], {}
+    try:
+        with writing(path):
+            draft = draft_bundle(path, exported.graphs)
+        network = load_model(weights, config.train.architecture)
+        reference = side("torch", of_network(network, record.input, record.head, device))
+        for variant in draft.manifest.engines:
+            if variant.precision == "bf16" and not computes_bf16():
+                not_measured[variant.name] = "this processor does not compute BF16"
+                continue
+            engine = measuring_engine(draft, variant)
+            own = side(variant.name, of_engine(engine, record.input, record.head))
+            by = "ONNX Runtime in TensorRT's place, " if variant.runtime == "tensorrt" else ""
+            compared.append(
+                parity.compare(
+                    variant.name,
+                    f"{by}{engine.device}",
+                    test,
+                    (reference, own),
+                    config.parity,
+                    resamples=settings.resamples,
+                    seed=settings.seed,
+                )
+            )
+            engine.close()
+    finally:
+        path.unlink(missing_ok=True)
+    result = ParityResult(
+        export_digest=record.digest,
+        split=settings.split,
+        split_digest=digest,
+        images=len(test),
+        bounds=config.parity,
+        points_chosen=f"on {settings.choose_on}, {rule}, each side by itself",
+        reference_points=dict(reference.points),
+        variants=tuple(compared),
+        not_measured=not_measured,
+    )
+    with replacing(config.out) as place:
+        place(PARITY).write_bytes(result.to_bytes())
+    _judge(result, config)
+    return result
+
+
+def proven(config: Config) -> tuple[Exported, ParityResult]:
+    """The graphs and their proof, for a bundle to be made of.
+
+    Raises:
+        TrainingError: there is no proof, it is of other graphs, was run against other bounds than
+            the configuration states, or says that a bound was not kept.
+    """
+    exported = load(config.out / FOLDER)
+    path = config.out / PARITY
+    hint = "Run `hilum-train parity` first."
+    try:
+        result = ParityResult.model_validate_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"there is no result of parity in {path}", hint=hint) from error
+    if result.export_digest != exported.record.digest:
+        raise TrainingError(f"{path} is about other graphs than {FOLDER}/ holds", hint=hint)
+    if result.bounds != config.parity:
+        raise TrainingError(f"{path} was run against other bounds than are configured", hint=hint)
+    _judge(result, config)
+    return exported, result
+
+
+def point_rule(config: Config) -> PointRule:
+    """What the configured operating points are chosen for."""
+    stated = config.evaluate
+    return PointRule(stated.false_positives, stated.sensitivity, stated.floor)
+
+
+def split_of(config: Config, name: str) -> tuple[tuple[Entry, ...], str]:
+    """The entries of one frozen split of the configured set, and the split's digest.
+
+    Raises:
+        TrainingError: the set or the split is absent or damaged, the split is empty, or it names
+            an image that the set does not hold.
+    """
+    folder = config.data.dataset
+    split = splits.load(config.data.split_file or folder)
+    return dataset.of_split(folder, dataset.read(folder), split, name), split.digest
+
+
+def _judge(result: ParityResult, config: Config) -> None:
+    shipped = config.bundle.variants
+    problems = [
+        problem
+        for variant in result.variants
+        if shipped is None or variant.name in shipped
+        for problem in variant.problems
+    ]
+    if problems:
+        raise TrainingError(
+            "the exported model is not the trained one:\n  " + "\n  ".join(problems),
+            hint="No bundle is made. Calibrate on more images, quantise with accuracy control, "
+            "or leave the variant out (bundle.variants).",
+        )
+
+
+def _float_onnx(config: Config, exported: Exported) -> bytes:
+    """The f32 graph itself: what the folder holds has its weights rounded to f16."""
+    path = config.out / WEIGHTS
+    _same_weights(path, exported)
+    spec = exported.record.input
+    return export_onnx(load_model(path, config.train.architecture), spec.height, spec.width)
+
+
+def _same_weights(path: Path, exported: Exported) -> None:
+    if not path.is_file():
+        raise TrainingError(f"there are no weights {path}", hint="Run `hilum-train run` first.")
+    if hashlib.sha256(path.read_bytes()).hexdigest() != exported.record.weights_sha256:
+        raise TrainingError(
+            f"{path} holds other weights than were exported",
+            hint="Run `hilum-train export` again.",
+        )
+
+
+def input_of(entry: Entry, spec: InputSpec) -> tuple[NDArray[np.uint8], Letterbox]:
+    """What the network takes of an image, u8 (1, 1, H, W), and where in it the image lies."""
+    pixels = entry.read()
+    fit = Letterbox.fit(pixels.shape[0], pixels.shape[1], spec.height, spec.width)
+    return letterbox(pixels, fit, spec.pad_value)[None, None], fit
+
+
+def _metric(record: Record) -> Callable[[Infer, Sequence[Entry]], float]:
+    """mAP@0.5 of whatever runs the graph, through the clinic's own letterbox and findings."""
+    floors = [record.head.score_floor] * len(CATALOG)
+
+    def metric(infer: Infer, entries: Sequence[Entry]) -> float:
+        found = []
+        for entry in entries:
+            batch, fit = input_of(entry, record.input)
+            found.append(findings_from(infer(batch)[0], fit, record.head, floors))
+        return mean_average_precision(entries, found, 0.5)
+
+    return metric

@@ -1,0 +1,286 @@
+"""From a run's folder to its bundle: graphs, proof, card, list of parts, one archive.
+
+Everything is read from the folder, so the same folder gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from edge_agent.engines.base import Pixels
+from edge_agent.engines.bundle import Bundle
+from edge_agent.errors import HilumError
+from hilum.manifest import (
+    AcceptanceBound,
+    AcceptanceResult,
+    ChangeControl,
+    ModificationProtocol,
+    Provenance,
+)
+from training.bundle.writer import VARIANTS, BundleParts, GateParts, write_bundle
+from training.config import Config
+from training.content_check import train as gates
+from training.data import splits
+from training.errors import TrainingError
+from training.evaluation.parity import Drop, ParityResult, VariantParity
+from training.evaluation.results import Evaluation
+from training.evaluation.run import JSON
+from training.export.artifacts import Exported
+from training.release.golden_images import golden_pictures
+from training.release.model_card import Told, limits_of, release_card
+from training.release.sbom import Made, sbom
+from training.train import run_manifest as beginnings
+from training.train.run_manifest import Begun
+from training.workflow import export_steps as steps
+
+EVALUATION: Final = "evaluation"
+"""Folder of the evaluation, in the run's."""
+EVALUATION_MEMBER, PARITY_MEMBER = "evidence/evaluation.json", "evidence/parity.json"
+BEGUN_MEMBER, SETTINGS_MEMBER = "evidence/begun.json", "evidence/settings.json"
+_CANDIDATES: Final = 24
+_MAP, _SENSITIVITY = "map50_drop", "sensitivity_drop"
+_FIGURES: Final = ("map40", "map50", "map50_95", "froc/mean", "auroc/mean", "sensitivity")
+
+
+def bundle_path(config: Config) -> Path:
+    """Where the configured bundle goes."""
+    return config.out / f"{config.bundle.name}-{config.bundle.version}.bundle"
+
+
+def check(config: Config) -> None:
+    """Refuse what no run could be packed with: a wrong gate, predecessor, credits or variant.
+
+    Raises:
+        TrainingError: one of them is absent or not what it should be; the message names it.
+    """
+    stated = config.bundle
+    for name in stated.variants or ():
+        if name not in VARIANTS:
+            raise TrainingError(
+                f"bundle.variants names {name}, which no bundle holds",
+                hint=f"There are: {', '.join(VARIANTS)}.",
+            )
+    with _named("bundle.gate"):
+        _gate(config)
+    with _named("bundle.replaces"):
+        _replaced(config)
+    with _named("bundle.credits"):
+        _credits(config)
+
+
+@contextmanager
+def _named(setting: str) -> Iterator[None]:
+    try:
+        yield
+    except HilumError as error:
+        raise TrainingError(f"{setting}: {error.message}", hint=error.hint) from error
+
+
+def make_bundle(config: Config, pictures: Mapping[str, Pixels] | None = None) -> Bundle:
+    """Make the bundle of a run that was exported, proven and evaluated.
+
+    Args:
+        config: of the run.
+        pictures: candidates for golden cases, synthetic, u8 (H, W) of the input's size by a
+            lower-case name; painted chests by default.
+
+    Raises:
+        TrainingError: something is missing or belongs to another model, a declared bound is not
+            kept or was changed since the run began, or the bundle cannot be written or does not
+            prove itself. A bundle that was there before is untouched.
+    """
+    exported, parity = steps.proven(config)
+    begun = beginnings.read(config)
+    evaluation = _evaluation(config, exported, parity)
+    shipped = _shipped(config, parity)
+    told = _told(config, evaluation, parity, shipped)
+    parts = BundleParts(
+        name=config.bundle.name,
+        version=config.bundle.version,
+        intended_use=config.bundle.intended_use,
+        graphs=exported.graphs,
+        operating_points={it.name: it.points for it in shipped},
+        pictures=pictures or golden_pictures(config.train.input_size, _CANDIDATES),
+        model_card=release_card(told) + _credits(config),
+        provenance=_provenance(config, told),
+        gate=_gate(config),
+        change_control=_change(config, told, begun),
+        sbom=sbom(
+            Made(
+                name=config.bundle.name,
+                version=config.bundle.version,
+                intended_use=config.bundle.intended_use,
+                weights_sha256=exported.record.weights_sha256,
+                data=told.data,
+                train=config.train,
+                begun=begun,
+            )
+        ),
+        evidence={
+            EVALUATION_MEMBER: evaluation.to_bytes(),
+            PARITY_MEMBER: _without_images(parity).to_bytes(),
+            BEGUN_MEMBER: begun.to_bytes(),
+            SETTINGS_MEMBER: _settings(config),
+        },
+    )
+    path = bundle_path(config)
+    try:
+        return write_bundle(path, parts)
+    except OSError as error:
+        raise TrainingError(
+            f"cannot write {path}: {error.strerror or error}; what was there before is untouched"
+        ) from error
+
+
+def _evaluation(config: Config, exported: Exported, parity: ParityResult) -> Evaluation:
+    path = config.out / EVALUATION / JSON
+    hint = "Run `hilum-train all`, or `hilum-train evaluate --weights` with this `--out`."
+    try:
+        evaluation = Evaluation.model_validate_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"there is no evaluation in {path}", hint=hint) from error
+    if evaluation.subject.digest != exported.record.weights_sha256:
+        raise TrainingError(f"{path} is of other weights than were exported", hint=hint)
+    if evaluation.data.split_digest != parity.split_digest:
+        raise TrainingError(f"{path} is of another split than {steps.PARITY}", hint=hint)
+    if failed := [it for it in evaluation.gate or () if not it.passed]:
+        said = "; ".join(f"{it.rule}: {it.said}" for it in failed)
+        raise TrainingError(f"the evaluation's gate did not pass: {said}")
+    return evaluation
+
+
+def _without_images(parity: ParityResult) -> ParityResult:
+    """The proof without image ids, which are a hospital's own."""
+    return parity.model_copy(
+        update={
+            "variants": tuple(
+                it.model_copy(
+                    update={"box_shift": it.box_shift.model_copy(update={"worst_image": ""})}
+                )
+                for it in parity.variants
+            )
+        }
+    )
+
+
+def _shipped(config: Config, parity: ParityResult) -> tuple[VariantParity, ...]:
+    wanted = config.bundle.variants
+    if wanted is None:
+        return parity.variants
+    known = {it.name: it for it in parity.variants}
+    for name in wanted:
+        if name not in known:
+            why = parity.not_measured.get(name, "it was not exported")
+            raise TrainingError(f"bundle.variants names {name}, which was not measured: {why}")
+    return tuple(it for it in parity.variants if it.name in wanted)
+
+
+def _told(
+    config: Config,
+    evaluation: Evaluation,
+    parity: ParityResult,
+    shipped: Sequence[VariantParity],
+) -> Told:
+    split = splits.load(config.data.split_file or config.data.dataset)
+    return Told(
+        bundle=config.bundle,
+        train=config.train,
+        data=config.bundle.data or config.data.dataset.name,
+        images=len(split.of("train")),
+        evaluation=evaluation,
+        parity=parity,
+        shipped=shipped,
+    )
+
+
+def _gate(config: Config) -> GateParts | None:
+    return gates.load(config.bundle.gate) if config.bundle.gate else None
+
+
+def _replaced(config: Config) -> str | None:
+    """The digest of the bundle that this one is to follow."""
+    path = config.bundle.replaces
+    return Bundle.open(path).digest if path else None
+
+
+def _credits(config: Config) -> str:
+    path = config.bundle.credits
+    if path is None:
+        return ""
+    try:
+        return f"\n## Credits\n\n{path.read_text(encoding='utf-8').strip()}\n"
+    except (OSError, UnicodeDecodeError) as error:
+        raise TrainingError(f"cannot read the credits {path}: {error}") from error
+
+
+def _provenance(config: Config, told: Told) -> Provenance:
+    train = config.train
+    base = f"{train.weights.name}, SHA-256 {train.weights_sha256}" if train.weights else ""
+    metrics = {
+        name: figure.value for name in _FIGURES if (figure := told.evaluation.figures.get(name))
+    }
+    metrics |= {f"{it.name}/map50": it.map50.variant for it in told.shipped}
+    return Provenance(
+        trained_on=f"{told.images} images of {told.data}",
+        command=config.bundle.command,
+        seed=train.seed,
+        base_weights=base or "none (random)",
+        metrics={name: round(value, 4) for name, value in metrics.items()},
+    )
+
+
+def _change(config: Config, told: Told, begun: Begun) -> ChangeControl:
+    said = config.bundle
+    return ChangeControl(
+        plan=said.plan,
+        modifications=said.modifications,
+        replaces=_replaced(config),
+        protocol=ModificationProtocol(
+            data=told.data,
+            split=begun.split,
+            split_digest=begun.split_digest,
+            declared=begun.digest,
+            bounds=tuple(
+                AcceptanceBound(name=name, at_most=bound)
+                for name, bound in begun.bounds.model_dump().items()
+            ),
+        ),
+        results=tuple(_results(told.shipped)),
+        impact=said.impact,
+        limits=limits_of(told),
+        evidence=(EVALUATION_MEMBER, PARITY_MEMBER, BEGUN_MEMBER, SETTINGS_MEMBER),
+    )
+
+
+def _results(shipped: Sequence[VariantParity]) -> Iterator[AcceptanceResult]:
+    for it in shipped:
+        yield _result(_MAP, it.name, "", it.map50)
+        if it.sensitivity:
+            slug, worst = max(it.sensitivity.items(), key=lambda pair: pair[1].drop)
+            yield _result(_SENSITIVITY, it.name, slug, worst)
+
+
+def _result(bound: str, variant: str, subject: str, drop: Drop) -> AcceptanceResult:
+    return AcceptanceResult(
+        bound=bound,
+        variant=variant,
+        subject=subject,
+        value=drop.drop,
+        low=drop.low,
+        high=drop.high,
+    )
+
+
+def _settings(config: Config) -> bytes:
+    """The configuration, without where things lay on the machine that made it."""
+    settings = config.model_dump(mode="json", include={"train", "evaluate", "export", "parity"})
+    weights, wanted = config.train.weights, config.evaluate
+    settings["train"]["weights"] = weights.name if weights else None
+    settings["evaluate"]["rules"] = wanted.rules.name if wanted.rules else None
+    if wanted.baseline:
+        settings["evaluate"]["baseline"] = wanted.baseline.name
+    return (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode()
