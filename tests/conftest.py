@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.signal_stack import SignalStack
+from tests.support.system.signal_stack import SignalStack
 
 IN_CI = os.environ.get("CI") == "true"
 

@@ -12,9 +12,9 @@ from typing import Final
 import grpc
 
 from edge_agent.cli.benchmark import memory_mb
-from tests.agents import agent_process, serving_line, wait_serving
 from tests.bench.load import clients, images
 from tests.bench.throughput import _drain
+from tests.support.agents.tagged import agent_process, serving_line, wait_serving
 
 STARTS: Final = 3
 REQUESTS: Final = 200

@@ -19,8 +19,8 @@ from ultralytics.nn.tasks import DetectionModel
 
 from hilum.catalog import CATALOG
 from hilum.manifest import GoldenCases
-from tests.agents import SLUGS, manifest
 from tests.bench.int8 import CALIBRATION, FOLDER
+from tests.support.agents.tagged import SLUGS, manifest
 from training.export.int8 import quantize
 from training.export.onnx import export_onnx, ir_bytes, to_openvino
 

@@ -18,9 +18,9 @@ from edge_agent.config import load_settings
 from edge_agent.serving.types import StudyRequest
 from hilum.v1 import detection_pb2 as pb
 from hilum.v1 import detection_pb2_grpc
-from tests.agents import agent_process, serving_line
 from tests.bench.echo import METHOD, echo_server
 from tests.bench.load import agents_cache, images
+from tests.support.agents.tagged import agent_process, serving_line
 
 ROUNDS = 40
 WARM_UP = 5

@@ -24,10 +24,10 @@ from edge_agent.config import load_settings
 from edge_agent.engines.bundle import starter_bundle_path
 from edge_agent.imaging import read_study
 from edge_agent.serving.detection import LookJob, _Laps, look
-from tests.agents import agent_process, serving_line
 from tests.bench.load import BareLoop, images
 from tests.bench.networks import random_bundle
 from tests.bench.throughput import _drain
+from tests.support.agents.tagged import agent_process, serving_line
 
 NETWORKS: Final = (("yolo11n", 640), ("yolo11s", 640))
 BESIDE: Final = ("yolo11n", 416)

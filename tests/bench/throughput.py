@@ -14,8 +14,8 @@ from collections import defaultdict
 from typing import Final
 
 from edge_agent.config import load_settings
-from tests.agents import agent_process, serving_line
 from tests.bench.load import BareLoop, clients, images
+from tests.support.agents.tagged import agent_process, serving_line
 
 ROUNDS: Final = 8
 ROUND_S: Final = 2.0

@@ -28,7 +28,7 @@ from edge_agent.decoding.pool import DecodePolicy, DecodeWorkers
 from edge_agent.decoding.responses import Decoded
 from edge_agent.errors import DecoderFailed
 from edge_agent.imaging import Limits
-from tests.support.hostile_reader import PATH, misbehaving
+from tests.support.images.hostile_reader import PATH, misbehaving
 
 SIDE, CELL = 256, 16
 TAGS = (SIDE // CELL) ** 2

@@ -31,9 +31,9 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from edge_agent.system.processes import family, memory_kb
 from hilum.codes import ErrorCode
 from hilum.v1 import detection_pb2 as pb
-from tests.support.hostile_strategies import Case, cases, small_radiographs
-from tests.support.known_images import Failed, Seen, grpc_failure, http_failure, same, seen
-from tests.support.live_agent import LiveAgent, live_agent
+from tests.support.agents.live import LiveAgent, live_agent
+from tests.support.images.known import Failed, Seen, grpc_failure, http_failure, same, seen
+from tests.support.images.strategies import Case, cases, small_radiographs
 
 ROUND: Final = 200
 CHECK_EVERY: Final = 20

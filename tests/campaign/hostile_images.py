@@ -22,7 +22,7 @@ from pathlib import Path
 
 from edge_agent.errors import StudyImageRefused
 from edge_agent.imaging import read_study
-from tests import hostile
+from tests.support.images import damaged
 
 MEMORY_BYTES = 8 << 30
 SWALLOWED = 86
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     spawn = multiprocessing.get_context("spawn")
     failed = []
-    for name in hostile.small_files():
+    for name in damaged.small_files():
         child = spawn.Process(target=attack, args=(name, options.count, options.seed))
         child.start()
         child.join()
@@ -54,15 +54,15 @@ def attack(name: str, count: int, seed: int) -> None:
     sys.unraisablehook = lambda _error: os._exit(SWALLOWED)
     # Native decoders print what they think of each file.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    sound = hostile.small_files()[name]
+    sound = damaged.small_files()[name]
     answers: Counter[str] = Counter()
     started, slowest = time.perf_counter(), 0.0
-    for damage in (hostile.truncations, hostile.flips):
+    for damage in (damaged.truncations, damaged.flips):
         for number, data in enumerate(damage(sound, count, seed)):
             _evidence(name).write_bytes(data)
             begun = time.perf_counter()
             try:
-                read_study(data, fit=hostile.FIT if number % 2 else None)
+                read_study(data, fit=damaged.FIT if number % 2 else None)
             except StudyImageRefused as refused:
                 answers[refused.code] += 1
             else:

@@ -29,10 +29,10 @@ import httpx
 
 from edge_agent.app.agent import Agent
 from edge_agent.decoding.decoder import WorkerDecoder
-from edge_agent.engines.fake import FakeEngine, paint
 from hilum.v1 import detection_pb2 as pb
 from hilum.v1 import detection_pb2_grpc
-from tests.agents import SIDE, eventually, fake_pipeline, hilum_error, settings
+from tests.support.agents.tagged import SIDE, eventually, fake_pipeline, hilum_error, settings
+from tests.support.engines.fake_engine import FakeEngine, paint
 
 CELL = 8
 ACROSS = SIDE // CELL

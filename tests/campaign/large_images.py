@@ -23,12 +23,12 @@ import cv2
 import numpy as np
 
 from edge_agent.imaging import read_study
-from tests import studies
 from tests.conftest import pydicom_file
-from tests.hostile import picture_file
-from tests.support.known_images import Asker, Failed, asking, same
-from tests.support.live_agent import LiveAgent, live_agent
-from tests.support.processes import Watch
+from tests.support.agents.live import LiveAgent, live_agent
+from tests.support.images import studies
+from tests.support.images.damaged import picture_file
+from tests.support.images.known import Asker, Failed, asking, same
+from tests.support.system.processes import Watch
 
 ROWS, COLUMNS = 8230, 7750
 FEW, MANY = 2, 16

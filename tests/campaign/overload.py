@@ -31,9 +31,9 @@ from typing import Final
 import grpc
 import httpx
 
-from tests.support.known_images import Asker, Failed, Seen, asking, same, sound_files
-from tests.support.live_agent import live_agent
-from tests.support.processes import Watch
+from tests.support.agents.live import live_agent
+from tests.support.images.known import Asker, Failed, Seen, asking, same, sound_files
+from tests.support.system.processes import Watch
 
 TIMES: Final = 10.0
 STAT: Final = 0.2

@@ -23,9 +23,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TextIO
 
-from tests.support.known_images import Asker, Failed, Seen, asking, same, sound_files
-from tests.support.live_agent import LiveAgent, live_agent
-from tests.support.processes import Sample, Watch, growth_per_hour
+from tests.support.agents.live import LiveAgent, live_agent
+from tests.support.images.known import Asker, Failed, Seen, asking, same, sound_files
+from tests.support.system.processes import Sample, Watch, growth_per_hour
 
 OFTEN: Final = {"dicom": 3, "jpeg-2000": 1, "png": 2, "jpeg": 3, "jpeg-half": 6}
 REFUSALS: Final = frozenset({"corrupt", "truncated", "not_an_image", "empty_file"})

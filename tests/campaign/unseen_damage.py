@@ -18,7 +18,7 @@ import numpy as np
 
 from edge_agent.errors import StudyImageRefused
 from edge_agent.imaging import read_study
-from tests import hostile
+from tests.support.images import damaged
 
 # The picture counts as read wrongly where this share of it is off by more than so many grey levels.
 VISIBLE_SHARE, VISIBLE_LEVELS = 0.01, 8
@@ -33,9 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("kinds", nargs="*", help="kinds of files; all compressed ones if none")
     options = parser.parse_args(arguments)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # Native decoders print what they think.
-    files = hostile.compressed_files()
+    files = damaged.compressed_files()
     for name in options.kinds or files:
-        for damage in hostile.DAMAGES:
+        for damage in damaged.DAMAGES:
             found = looked_at(files[name], damage, options.count, options.seed)
             print(f"{name:18}{damage:16}" + "".join(f"{w} {found[w]:<8}" for w in OUTCOMES))
     return 0
@@ -48,7 +48,7 @@ def looked_at(sound: bytes, damage: str, count: int, seed: int) -> Counter[str]:
     outcomes: Counter[str] = Counter()
     for _ in range(count):
         try:
-            seen = read_study(hostile.damaged(sound, damage, dice))[0].pixels
+            seen = read_study(damaged.damaged(sound, damage, dice))[0].pixels
         except StudyImageRefused:
             outcomes["refused"] += 1
             continue

@@ -20,7 +20,7 @@ import numpy as np
 
 from edge_agent.errors import StudyImageRefused
 from edge_agent.imaging import read_study
-from tests import hostile
+from tests.support.images import damaged
 
 FILLINGS = (1, 77, 200)
 PER_LARGE = 25  # One large file for so many small ones.
@@ -53,16 +53,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def damaged_files(count: int, seed: int) -> Iterator[tuple[str, bytes, tuple[int, int] | None]]:
     """Name, bytes and the size asked for, of every kind of file and damage."""
-    fits = (None, hostile.FIT)
-    for name, sound in hostile.small_files().items():
-        for damage in (hostile.truncations, hostile.flips):
+    fits = (None, damaged.FIT)
+    for name, sound in damaged.small_files().items():
+        for damage in (damaged.truncations, damaged.flips):
             for number, data in enumerate(damage(sound, count, seed)):
                 yield f"{name} {damage.__name__} {number}", data, fits[number % 2]
     dice = random.Random(seed)
-    for name, sound in hostile.compressed_files().items():
-        for kind in hostile.DAMAGES:
+    for name, sound in damaged.compressed_files().items():
+        for kind in damaged.DAMAGES:
             for number in range(-(-count // PER_LARGE)):
-                data = hostile.damaged(sound, kind, dice)
+                data = damaged.damaged(sound, kind, dice)
                 yield f"{name} {kind} {number}", data, fits[number % 2]
 
 

@@ -17,9 +17,9 @@ from edge_agent.imaging import read_study
 from hilum.codes import ErrorCode
 from hilum.v1 import detection_pb2 as pb
 from hilum.v1 import detection_pb2_grpc
-from tests.agents import agent_process, hilum_error, serving_line
 from tests.conftest import pydicom_file
-from tests.studies import chest, data_set, dicom, written
+from tests.support.agents.tagged import agent_process, hilum_error, serving_line
+from tests.support.images.studies import chest, data_set, dicom, written
 
 ROUNDS = 200
 CHECK_EVERY = 20

@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from hilum.client import ErrorCode, Result, Retry
 from hilum.client.batch import Batch, ended_early
 from hilum.v1 import detection_pb2 as pb
-from tests.integration.scripted_agent import refused, size_seen, streamed
+from tests.support.agents.scripted import refused, size_seen, streamed
 
 TIMEOUT_S = 10.0
 seconds = st.floats(0, 15)

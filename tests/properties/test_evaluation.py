@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from edge_agent.core.findings import Box, Finding
 from hilum.catalog import BY_SLUG, CATALOG
-from tests.support.labelled import entry
+from tests.support.training.labelled import entry
 from training.data.dataset import Entry
 from training.evaluation import froc
 from training.evaluation.bootstrap import draws, interval

@@ -15,7 +15,7 @@ from edge_agent.errors import StudyImageRefused
 from edge_agent.imaging import Limits, read_study
 from edge_agent.imaging.dicom.header import Header
 from edge_agent.imaging.dicom.parser import Element, Encoding
-from tests import studies
+from tests.support.images import studies
 
 numbers = st.one_of(
     st.floats(allow_nan=True, allow_infinity=True).map(repr),

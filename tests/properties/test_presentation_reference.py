@@ -17,8 +17,8 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
 from edge_agent.imaging import Limits, read_study
 from edge_agent.imaging.letterbox import resize
-from tests import studies
 from tests.conftest import pydicom_file
+from tests.support.images import studies
 
 ANY_SIZE = Limits(min_side=1)
 SYNTAXES = (uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from tests.support.annotated import make_studies
-from tests.support.models import random_detector
-from tests.support.whole_runs import WholeRun, whole_run
+from tests.support.training.annotated import make_studies
+from tests.support.training.models import random_detector
+from tests.support.training.whole_runs import WholeRun, whole_run
 from training.export.onnx import export_onnx, to_openvino
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hilum.catalog import BY_SLUG
-from tests.support.labelled import TWO, by_chance, entry, finding
+from tests.support.training.labelled import TWO, by_chance, entry, finding
 from training.data.dataset import Entry
 from training.evaluation.bootstrap import Figure, Interval, difference, draws, interval
 from training.evaluation.matching import Found, match

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.support.labelled import ITSELF, NODULE, OPACITY, TWO, finding
+from tests.support.training.labelled import ITSELF, NODULE, OPACITY, TWO, finding
 from training.evaluation.calibration import error, of_findings, of_images
 from training.evaluation.image_level import image_level
 from training.evaluation.matching import match

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.support.labelled import ITSELF, NODULE, OPACITY, TWO, by_chance, entry, finding
+from tests.support.training.labelled import ITSELF, NODULE, OPACITY, TWO, by_chance, entry, finding
 from training.evaluation.bootstrap import draws
 from training.evaluation.image_level import ANY, auroc, image_level, roc
 from training.evaluation.matching import match

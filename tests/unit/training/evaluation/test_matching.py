@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from hilum.catalog import CATALOG
-from tests.support.labelled import NODULE, OPACITY, TWO, by_chance, entry, finding
+from tests.support.training.labelled import NODULE, OPACITY, TWO, by_chance, entry, finding
 from training.data.dataset import Entry
 from training.errors import TrainingError
 from training.evaluation.matching import IOUS, Found, Matched, match

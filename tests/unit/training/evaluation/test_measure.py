@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from hilum.catalog import BY_SLUG
-from tests.support.labelled import NODULE, TWO, by_chance, entry, finding
+from tests.support.training.labelled import NODULE, TWO, by_chance, entry, finding
 from training.errors import TrainingError
 from training.evaluation.matching import match
 from training.evaluation.measure import Measured, Settings, evaluate

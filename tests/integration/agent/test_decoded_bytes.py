@@ -1,0 +1,100 @@
+"""64-megapixel images that arrive together: what they take once decoded is bounded, and by what."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import cv2
+import pytest
+
+from edge_agent.core.admission import Priority
+from edge_agent.decoding.decoder import WorkerDecoder
+from edge_agent.decoding.pool import DecodePolicy
+from edge_agent.errors import StudyImageRefused
+from edge_agent.imaging import Limits
+from edge_agent.serving.detection import Pipeline
+from edge_agent.serving.types import Answer, StudyRequest
+from hilum.codes import ErrorCode
+from tests.support.agents.tagged import SIDE, SQUARE, fake_pipeline, settings, tagged_png
+from tests.support.engines.fake_engine import paint
+
+WORKERS = 2
+ENOUGH, TOO_LITTLE = 96 << 20, 32 << 20
+LARGE_SIDE = 8000
+MANY = 8
+AT_WORK = WORKERS + 2
+"""How many a pipeline has begun with: one in each decoder, one in its lane, one that is next."""
+
+
+def large_png(tag: int) -> bytes:
+    """A tagged image of 64 megapixels: a small file, 64 MB of pixels."""
+    size = (LARGE_SIDE, LARGE_SIDE)
+    pixels = cv2.resize(paint(SIDE, SIDE, tag, SQUARE), size, interpolation=cv2.INTER_NEAREST)
+    return cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
+
+
+@asynccontextmanager
+async def piped(memory_bytes: int) -> AsyncIterator[tuple[Pipeline, WorkerDecoder]]:
+    decoder = WorkerDecoder(Limits(), DecodePolicy(WORKERS, 60.0, memory_bytes))
+    await decoder.start()
+    pipeline = fake_pipeline(settings(), decoder)
+    try:
+        yield pipeline, decoder
+    finally:
+        pipeline.close()
+        await decoder.close()
+
+
+def most_kb(pid: int) -> int:
+    """The most memory that a process has ever held."""
+    (line,) = (
+        line
+        for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+        if line.startswith("VmHWM:")
+    )
+    return int(line.split()[1])
+
+
+def tag_of(answer: Answer) -> int:
+    return round(answer.findings[0].score * 255)
+
+
+@pytest.mark.slow
+async def test_no_more_are_decoded_than_the_decoders_memory_holds() -> None:
+    large = {tag: large_png(tag) for tag in range(150, 150 + MANY)}
+    ended: list[int] = []
+    async with piped(ENOUGH) as (pipeline, decoder):
+
+        async def ask(tag: int, image: bytes, priority: Priority = Priority.ROUTINE) -> None:
+            answer = await pipeline.detect(StudyRequest(str(tag), image, priority=priority))
+            assert tag_of(answer) == tag
+            ended.append(tag)
+
+        pids = decoder.stats().pids
+        before_kb = sum(map(most_kb, pids))
+        routine = [asyncio.create_task(ask(tag, image)) for tag, image in large.items()]
+        await asyncio.sleep(0)  # They are in the queue.
+        await asyncio.gather(*routine, ask(200, tagged_png(200), Priority.STAT))
+        assert decoder.stats().pids == pids, "no decoder was lost"
+        took_bytes = (sum(map(most_kb, pids)) - before_kb) << 10
+    assert LARGE_SIDE**2 < took_bytes <= WORKERS * ENOUGH < MANY * LARGE_SIDE**2
+    assert ended.index(200) <= AT_WORK < MANY, "a small one waits for none that had not begun"
+
+
+@pytest.mark.slow
+async def test_one_that_takes_more_than_a_decoder_may_is_refused_and_small_ones_are_answered() -> (
+    None
+):
+    async with piped(TOO_LITTLE) as (pipeline, decoder):
+        requests = [StudyRequest("", large_png(150))] * WORKERS
+        requests += [StudyRequest("", tagged_png(tag)) for tag in range(160, 170)]
+        ends = await asyncio.gather(*map(pipeline.detect, requests), return_exceptions=True)
+        assert decoder.stats().replaced == 0
+    refused, answered = ends[:WORKERS], ends[WORKERS:]
+    for error in refused:
+        assert isinstance(error, StudyImageRefused)
+        assert error.code is ErrorCode.TOO_LARGE
+    assert [tag_of(it) for it in answered if isinstance(it, Answer)] == [*range(160, 170)]

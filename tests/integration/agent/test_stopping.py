@@ -1,0 +1,241 @@
+"""How an agent stops: told so by a signal, with work in its engine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from edge_agent.app.agent import Agent, serve
+from edge_agent.audit.segments import segments
+from edge_agent.audit.verify import verify
+from edge_agent.config import Settings
+from edge_agent.decoding.decoder import Decoder
+from edge_agent.serving.detection import Pipeline
+from hilum.v1 import detection_pb2 as pb
+from hilum.v1 import detection_pb2_grpc
+from tests.support.agents.tagged import (
+    Gated,
+    connected,
+    eventually,
+    fake_pipeline,
+    hilum_error,
+    settings,
+    tag_of,
+    tagged_png,
+)
+from tests.support.system.ports import free_port
+
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def request(tag: int) -> pb.DetectRequest:
+    return pb.DetectRequest(request_id=str(tag), image=tagged_png(tag))
+
+
+async def serving(channel: grpc.aio.Channel) -> Any:  # gRPC's own
+    """Until the agent says that it serves; the watch that said so."""
+    watch = health_pb2_grpc.HealthStub(channel).Watch(
+        health_pb2.HealthCheckRequest(), wait_for_ready=True
+    )
+    while (await watch.read()).status == NOT_SERVING:
+        pass
+    return watch
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_lets_what_is_in_flight_be_answered_and_nothing_more(
+    signum: signal.Signals,
+) -> None:
+    gated = Gated()
+    told = settings(grpc={"port": free_port()})
+    running = asyncio.create_task(serve(told, gated))
+    async with grpc.aio.insecure_channel(told.grpc.address) as channel:
+        detector = detection_pb2_grpc.DetectorStub(channel)
+        watch = await serving(channel)
+        unary = detector.Detect(request(150))
+        await gated.gate.arrival(150)
+        stream = detector.DetectStream()
+        await stream.write(request(151))
+        await eventually(lambda: gated.taken == 2)
+        idle_stream = detector.DetectStream()
+        await idle_stream.write(pb.DetectRequest(request_id="e"))
+        assert (await idle_stream.read()).error.code == "empty_file"
+
+        os.kill(os.getpid(), signum)
+        assert (await watch.read()).status == NOT_SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await detector.Detect(request(152))
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert hilum_error(caught.value).code == "not_ready"
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await idle_stream.read()
+        assert hilum_error(caught.value).code == "not_ready"
+        assert not running.done()
+
+        gated.gate.let(150, 151)
+        assert tag_of(await unary) == 150
+        assert tag_of((await stream.read()).response) == 151
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stream.read()
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert await running == 0
+
+
+async def test_when_the_drain_timeout_passes_the_loss_is_said() -> None:
+    gated = Gated()
+    agent = Agent(settings(drain_timeout_s=0.05), gated)
+    await agent.start()
+    await agent.load()
+    async with connected(agent) as detector:
+        call = detector.Detect(request(150))
+        await gated.gate.arrival(150)
+        assert not await agent.stop()
+        gated.gate.let(150)
+        assert tag_of(await call) == 150
+        assert await agent.stop()
+
+
+async def test_what_is_given_up_stands_in_the_audit_log(tmp_path: Path) -> None:
+    gated = Gated()
+    told = settings(
+        drain_timeout_s=1.0,
+        audit={"enabled": True, "folder": tmp_path / "log"},
+        http={"enabled": True},
+    )
+    agent = Agent(told, gated)
+    await agent.start()
+    await agent.load()
+    async with connected(agent) as detector, httpx.AsyncClient(base_url=agent.page) as http:
+        unary = detector.Detect(request(150))
+        await gated.gate.arrival(150)
+        form = {"file": ("image", tagged_png(151))}
+        posted = asyncio.create_task(http.post("/predict", files=form, timeout=60))
+        await eventually(lambda: gated.taken == 2)
+        assert not await agent.stop()
+        agent.abandon()
+        gated.gate.let(150, 151)
+        assert tag_of(await unary) == 150  # Nothing is said of it twice.
+        posted.cancel()
+        assert await agent.stop()
+    assert verify(tmp_path / "log").ok
+    entries = [json.loads(it) for it in segments(tmp_path / "log")[0].read_text().splitlines()]
+    said = [(it["action"], it["outcome"]) for it in entries if it["action"] == "detect"]
+    assert said == [("detect", "not_ready")] * 2
+    assert entries[-1]["action"] == "log_closed"
+
+
+async def test_an_agent_that_is_not_sound_answers_nothing_while_it_stops() -> None:
+    """An upload that began before the signal ends after it."""
+
+    def load(settings: Settings, decoder: Decoder) -> Pipeline:
+        return fake_pipeline(settings, decoder, self_test=lambda: "It answers wrongly.")
+
+    agent = Agent(settings(http={"enabled": True}), load)
+    await agent.start()
+    await agent.load()
+    asking = httpx.Request("POST", f"{agent.page}predict", files={"file": tagged_png(150)})
+    lines = [b"POST /predict HTTP/1.1", b"Connection: close"]
+    lines += [name + b": " + value for name, value in asking.headers.raw]
+    reader, writer = await asyncio.open_connection("127.0.0.1", agent.http_port)
+    body = asking.read()
+    writer.write(b"\r\n".join(lines) + b"\r\n\r\n" + body[:100])
+    await writer.drain()
+    stopping = asyncio.create_task(agent.stop())
+    await eventually(lambda: not _accepts(agent.http_port))
+    writer.write(body[100:])
+    answer = (await reader.read()).decode()
+    assert answer.startswith("HTTP/1.1 503")
+    assert '"not_ready"' in answer
+    writer.close()
+    assert await stopping
+
+
+def _accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+HANGS = """
+import asyncio, os, signal, sys, threading
+from edge_agent.app import serve
+from edge_agent.engines.fake import FakeEngine
+from tests.agents import SIDE, fake_pipeline, settings
+
+def hang(batch):
+    os.kill(os.getpid(), signal.SIGTERM)
+    threading.Event().wait()
+
+def load(settings, decoder):
+    return fake_pipeline(settings, decoder, FakeEngine(SIDE, SIDE, before=hang))
+
+told = settings(grpc={"port": int(sys.argv[1])}, drain_timeout_s=0.2)
+sys.exit(100 + asyncio.run(serve(told, load)))
+"""
+
+
+async def test_work_that_hangs_does_not_keep_the_process_from_ending() -> None:
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", HANGS, str(port))
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        await serving(channel)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await detection_pb2_grpc.DetectorStub(channel).Detect(request(150))
+    async with asyncio.timeout(60):
+        assert await process.wait() == 1
+
+
+async def test_a_model_that_cannot_be_loaded_ends_the_agent() -> None:
+    def fails(settings: Settings, decoder: Decoder) -> Pipeline:
+        raise ValueError("no such model")
+
+    with pytest.raises(ValueError, match="no such model"):
+        await serve(settings(), fails)
+
+
+async def test_told_to_recheck_before_it_serves_it_starts_as_if_it_had_not_been() -> None:
+    """Before it listens, and again while it loads: the golden cases are to be run anyway."""
+    tested = []
+
+    def self_test() -> str:
+        tested.append(1)
+        return ""
+
+    def load(settings: Settings, decoder: Decoder) -> Pipeline:
+        os.kill(os.getpid(), signal.SIGHUP)
+        return fake_pipeline(settings, decoder, self_test=self_test)
+
+    told = settings(grpc={"port": free_port()})
+    running = asyncio.create_task(serve(told, load))
+    await asyncio.sleep(0)  # It has begun, and waits for the first thing that takes time.
+    os.kill(os.getpid(), signal.SIGHUP)
+    async with grpc.aio.insecure_channel(told.grpc.address) as channel:
+        detector = detection_pb2_grpc.DetectorStub(channel)
+        await serving(channel)
+        assert tag_of(await detector.Detect(request(150))) == 150
+    assert len(tested) == 1
+    os.kill(os.getpid(), signal.SIGHUP)
+    await eventually(lambda: len(tested) == 2)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await running == 0
+
+
+async def test_told_to_stop_while_it_loads_it_ends_with_0() -> None:
+    def load(settings: Settings, decoder: Decoder) -> Pipeline:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return fake_pipeline(settings, decoder)
+
+    assert await serve(settings(), load) == 0

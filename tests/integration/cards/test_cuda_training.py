@@ -1,0 +1,109 @@
+"""Training on a real card. Skipped where there is none: then nothing of this has been tested.
+
+.venv/bin/python -m pytest tests/integration/cards/test_cuda_training.py -rs
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+pytestmark = pytest.mark.training
+
+torch = pytest.importorskip("torch")
+
+if not torch.cuda.is_available():
+    pytest.skip("no CUDA: training on a card is NOT tested here", allow_module_level=True)
+
+import torch.distributed as dist  # noqa: E402  # torch may be absent
+
+from edge_agent.core.findings import BOX_ROWS  # noqa: E402
+from hilum.manifest import HeadSpec, InputSpec  # noqa: E402
+from tests.support.training.models import blobs, random_detector  # noqa: E402
+from tests.support.training.toy_sets import configured  # noqa: E402
+from training.config import load_config  # noqa: E402
+from training.evaluation.detectors import of_network  # noqa: E402
+from training.export.onnx import to_grey  # noqa: E402
+from training.models.network import load_model  # noqa: E402
+from training.train.distributed import ALONE, Group, choose_device  # noqa: E402
+from training.train.loop import EpochReport, Progress  # noqa: E402
+from training.train.run import run  # noqa: E402
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def test_its_first_step_is_the_processors(tmp_path: Path) -> None:
+    """From the second on roundings part their ways. The weights are anybody's."""
+    first: dict[str, tuple[float, float, float]] = {}
+    for device in ("cpu", "cuda"):
+        group = Group(device=choose_device(device))
+        (tmp_path / device).mkdir()
+        stated = {"epochs": 2, "device": device}
+        config = load_config(configured(tmp_path / device, train=stated))
+        steps: list[Progress] = []
+        weights = run(config, group, tracked=False, on_step=steps.append)
+        first[device] = steps[0].loss
+        assert {it.device.type for it in load_model(weights).parameters()} == {"cpu"}
+    assert first["cuda"] == pytest.approx(first["cpu"], rel=0.01)
+
+
+def test_a_stopped_run_goes_on_and_the_processor_may_take_it_over(tmp_path: Path) -> None:
+    card = Group(device=choose_device("cuda"))
+    config = load_config(configured(tmp_path, train={"epochs": 4, "device": "cuda"}))
+    reports: list[EpochReport] = []
+
+    def stop(report: EpochReport) -> None:
+        reports.append(report)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(config, card, tracked=False, on_epoch=stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, card, tracked=False, resume=True, on_epoch=stop)
+    train = config.train.model_copy(update={"device": "cpu"})
+    moved = config.model_copy(update={"train": train})
+    run(moved, ALONE, tracked=False, resume=True, on_epoch=reports.append)
+    assert [report.epoch for report in reports] == [0, 1, 2, 3]
+
+
+def test_what_is_measured_there_is_what_the_network_says() -> None:
+    """Left to itself a card rounds to TF32: this network's scores are then up to 0.2 off."""
+    network = random_detector()
+    of_network(network, InputSpec(height=256, width=256), HeadSpec(), "cuda")
+    grey = to_grey(network).eval()
+    picture = torch.from_numpy(blobs(0, 256, 256))[None, None].float() / 255
+    with torch.inference_mode():
+        here, there = (grey.to(it)(picture.to(it))[0].cpu() for it in ("cpu", "cuda"))
+    apart = (here - there).abs()
+    assert apart[:, BOX_ROWS:].max() < 1e-3
+    assert apart[:, :BOX_ROWS].max() < 0.5  # pixels
+
+
+def test_what_processes_exchange_goes_through_nccl(tmp_path: Path) -> None:
+    """A group of one: every call is made, none crosses to another card."""
+    device = choose_device("cuda")
+    meet = f"file://{tmp_path / 'meet'}"
+    dist.init_process_group("cpu:gloo,cuda:nccl", init_method=meet, rank=0, world_size=1)
+    try:
+        group = Group(rank=0, world=2, device=device)  # As if there were another one.
+        wrapped = group.wrap(random_detector().to(device)).train()
+        assert any(isinstance(it, torch.nn.SyncBatchNorm) for it in wrapped.modules())
+        outputs = tensors(wrapped(torch.rand(2, 1, 64, 64, device=device)))
+        torch.stack([it.float().mean() for it in outputs]).sum().backward()
+        assert any(it.grad is not None and it.grad.any() for it in wrapped.parameters())
+        assert group.total(torch.tensor([2.5], device=device)).tolist() == [2.5]
+        assert group.told({"any": "thing"}) == {"any": "thing"}
+        group.check_agreement("digest")
+    finally:
+        dist.destroy_process_group()
+
+
+def tensors(found: Any) -> list[Tensor]:
+    """All of them, from whatever a network puts them into."""
+    if isinstance(found, torch.Tensor):
+        return [found]
+    parts = found.values() if isinstance(found, dict) else found
+    return [it for part in parts for it in tensors(part)]

@@ -1,0 +1,133 @@
+"""HTTP faces for tests: over a real pipeline whose engine says what the test wants."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Protocol
+
+import httpx
+import numpy as np
+from fastapi import FastAPI
+from starlette.types import ASGIApp
+
+from edge_agent.core.findings import BOX_ROWS
+from edge_agent.core.request_origin import page_names
+from edge_agent.decoding.decoder import ThreadDecoder
+from edge_agent.engines.base import Pixels, RawOutputs
+from edge_agent.imaging import Limits
+from edge_agent.security.authentication import Gatekeeper
+from edge_agent.serving.detection import Model
+from edge_agent.serving.http.access import GuardedAccess
+from edge_agent.serving.http.app import create_http_app
+from edge_agent.serving.http.endpoints import HttpLimits, Looks
+from edge_agent.serving.http.schemas import ModelFacts
+from edge_agent.serving.http.server import HttpServer
+from edge_agent.serving.render import Renderer
+from hilum.catalog import BY_SLUG, CATALOG
+from tests.support.agents.tagged import SIDE, fake_pipeline, settings
+
+HOST = "127.0.0.1:8080"
+SAID = (
+    # slug, score, box in fractions of the model's input; operating points are 0.25
+    ("nodule_mass", 0.81, (0.60, 0.38, 0.72, 0.48)),
+    ("nodule_mass", 0.62, (0.24, 0.32, 0.38, 0.42)),
+    ("lung_opacity", 0.47, (0.58, 0.36, 0.75, 0.52)),
+    ("cardiomegaly", 0.33, (0.36, 0.52, 0.72, 0.80)),
+    ("pleural_effusion", 0.20, (0.14, 0.62, 0.32, 0.78)),
+    ("pneumothorax", 0.09, (0.60, 0.10, 0.82, 0.28)),
+)
+"""What `ScriptedEngine` finds on every image."""
+
+
+class ScriptedEngine:
+    """An engine that finds the same on every image, whatever it shows."""
+
+    name = "fake"
+    device = "memory"
+
+    def infer(self, batch: Pixels) -> RawOutputs:
+        outputs = np.zeros((len(batch), BOX_ROWS + len(CATALOG), len(SAID)), np.float32)
+        for anchor, (slug, score, (left, top, right, bottom)) in enumerate(SAID):
+            centre = (left + right) / 2, (top + bottom) / 2
+            outputs[:, :BOX_ROWS, anchor] = np.array(
+                [*centre, right - left, bottom - top], np.float32
+            ) * np.float32(SIDE)
+            outputs[:, BOX_ROWS + BY_SLUG[slug].index, anchor] = score
+        return outputs
+
+    def close(self) -> None: ...
+
+
+class Serves(Looks, Protocol):
+    """What answers, and the model that it answers with."""
+
+    model: Model
+
+
+def http_app(serves: Serves | None = None, /, **changes: Any) -> FastAPI:
+    """A face over a pipeline, open to this machine; `changes` go to `create_http_app`."""
+    serving = serves or fake_pipeline(settings())
+    renderer = Renderer(ThreadDecoder(1, Limits()))
+    given: dict[str, Any] = {
+        "pipeline": lambda: serving,
+        "renderer": lambda: renderer,
+        "model_info": lambda: ModelFacts.of(serving.model),
+        "readiness": lambda: "",
+        "metrics": lambda: b"# TYPE up gauge\nup 1\n",
+        "access": GuardedAccess(Gatekeeper("HTTP", "127.0.0.1", tls=False)),
+        "names": page_names("http"),
+        "limits": HttpLimits(),
+    }
+    return create_http_app(**(given | changes))
+
+
+@asynccontextmanager
+async def caller(app: FastAPI, **headers: str) -> AsyncIterator[httpx.AsyncClient]:
+    """A caller of the application, without a network between."""
+    transport = httpx.ASGITransport(app, client=("127.0.0.1", 50000))
+    base = f"http://{HOST}"
+    async with httpx.AsyncClient(transport=transport, base_url=base, headers=headers) as client:
+        yield client
+
+
+@asynccontextmanager
+async def served(app: ASGIApp) -> AsyncIterator[str]:
+    """The application on a real port; its origin."""
+    server = HttpServer(app, host="127.0.0.1", port=0, drain_timeout_s=5)
+    port = await server.start()
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        await server.stop()
+
+
+@contextmanager
+def served_apart(make: Callable[[], ASGIApp]) -> Iterator[str]:
+    """As `served`, in a thread of its own, for tests that block."""
+    stop = threading.Event()
+    started: list[str] = []
+    ready = threading.Event()
+
+    async def serve() -> None:
+        async with served(make()) as origin:
+            started.append(origin)
+            ready.set()
+            await asyncio.to_thread(stop.wait)
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),), name="served-apart")
+    thread.start()
+    try:
+        assert ready.wait(30), "the server did not start"
+        yield started[0]
+    finally:
+        stop.set()
+        thread.join(30)
+    assert not thread.is_alive()
+
+
+def file_form(data: bytes, field: str = "file") -> dict[str, Any]:
+    """Keyword arguments for httpx that send one file."""
+    return {"files": {field: ("image", data)}}

@@ -1,0 +1,317 @@
+"""Agents for tests: with an engine that reads the answer out of the picture, or with a tiny model.
+
+A tagged image is a PNG whose one bright square's grey value is its tag (`engines.fake`): the answer
+to it must be a finding of class `tag % 14` with score `tag / 255` in that square, so an answer
+shows which request it belongs to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import threading
+import warnings
+import zipfile
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import grpc
+import numpy as np
+import openvino as ov
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from openvino import opset13 as ops
+
+from edge_agent.app.agent import Agent
+from edge_agent.app.models import Load, image_limits
+from edge_agent.config import Settings, load_settings
+from edge_agent.core.engine_selection import BatchPolicy
+from edge_agent.decoding.decoder import Decoder, ThreadDecoder
+from edge_agent.engines.base import Engine, Pixels
+from edge_agent.serving.detection import Model, Pipeline
+from hilum.catalog import CATALOG
+from hilum.manifest import GoldenCases, Manifest
+from hilum.v1 import detection_pb2 as pb
+from hilum.v1 import detection_pb2_grpc
+from tests.support.engines.fake_engine import FakeEngine, paint
+
+SIDE = 128
+DIGEST = "d" * 64
+SLUGS = [finding.slug for finding in CATALOG]
+SQUARE = (32, 48, 96, 112)
+
+
+def tagged_png(tag: int) -> bytes:
+    """An image that is answered with `tag` (115 to 254)."""
+    return cv2.imencode(".png", paint(SIDE, SIDE, tag, SQUARE))[1].tobytes()
+
+
+def tag_of(response: pb.DetectResponse) -> int:
+    """Which tagged image an answer belongs to."""
+    (finding,) = response.findings
+    tag = round(finding.score * 255)
+    assert finding.index == tag % 14
+    box = finding.box
+    assert (box.x_min, box.y_min, box.x_max, box.y_max) == pytest.approx(SQUARE, abs=0.01)
+    return tag
+
+
+def manifest(engine: str = "fake", **changes: Any) -> Manifest:
+    """What a bundle of one engine declares."""
+    member = {"sha256": "0" * 64, "size_bytes": 1}
+    fields: dict[str, Any] = {
+        "name": "toy",
+        "version": "0.0.1",
+        "intended_use": "Tests only.",
+        "findings": SLUGS,
+        "input": {"height": SIDE, "width": SIDE},
+        "head": {"score_floor": 0.05},
+        "engines": [
+            {
+                "name": engine,
+                "runtime": "openvino",
+                "precision": "fp32",
+                "model": "model.xml",
+                "weights": "model.bin",
+                "operating_points": dict.fromkeys(SLUGS, 0.25),
+            }
+        ],
+        "golden_cases": "golden/cases.json",
+        "model_card": "model_card.md",
+        "provenance": {
+            "trained_on": "nothing",
+            "command": "none",
+            "seed": 0,
+            "base_weights": "none",
+        },
+        "files": dict.fromkeys(
+            ["model.xml", "model.bin", "golden/cases.json", "model_card.md"], member
+        ),
+    }
+    return Manifest.model_validate(fields | changes)
+
+
+class Gate:
+    """Holds every image in the engine until the test lets its tag pass."""
+
+    def __init__(self) -> None:
+        self._arrived: dict[int, threading.Event] = defaultdict(threading.Event)
+        self._open: dict[int, threading.Event] = defaultdict(threading.Event)
+
+    def __call__(self, batch: Pixels) -> None:
+        tag = int(batch.max())
+        self._arrived[tag].set()
+        assert self._open[tag].wait(60), f"nobody let {tag} pass"
+
+    async def arrival(self, tag: int) -> None:
+        """Until the engine has begun with this image."""
+        assert await asyncio.to_thread(self._arrived[tag].wait, 60), f"{tag} never arrived"
+
+    def has_arrived(self, tag: int) -> bool:
+        """Whether the engine has begun with this image."""
+        return self._arrived[tag].is_set()
+
+    def let(self, *tags: int) -> None:
+        """Let these images pass."""
+        for tag in tags:
+            self._open[tag].set()
+
+
+def settings(**nested: Any) -> Settings:
+    """Settings for an agent on a free port, gRPC alone, decoding in threads, nothing logged."""
+    nested["grpc"] = {"port": 0} | nested.get("grpc", {})
+    nested["http"] = {"enabled": False, "port": 0} | nested.get("http", {})
+    nested["audit"] = {"enabled": False} | nested.get("audit", {})
+    nested["decode"] = {"workers": 0} | nested.get("decode", {})
+    return load_settings(None, nested)
+
+
+def fake_pipeline(
+    settings: Settings,
+    decoder: Decoder | None = None,
+    engine: Engine | None = None,
+    *,
+    infer_concurrency: int = 1,
+    max_batch: int = 1,
+    self_test: Callable[[], str] = lambda: "",
+) -> Pipeline:
+    """A pipeline over an engine that reads the answer out of the picture."""
+    declared = manifest()
+    engine = engine or FakeEngine(SIDE, SIDE)
+    return Pipeline(
+        Model(declared, DIGEST, declared.engines[0], engine, "a test", self_test=self_test),
+        decoder or ThreadDecoder(2, image_limits(settings)),
+        queue_size=settings.limits.queue_size,
+        batch=BatchPolicy(max_batch=max_batch, parallel_requests=infer_concurrency),
+    )
+
+
+class Gated:
+    """Loads a pipeline whose engine waits at a gate; `lanes` images may be in it at once."""
+
+    def __init__(self, lanes: int = 1) -> None:
+        self.gate = Gate()
+        self.pipeline: Pipeline | None = None
+        self._lanes = lanes
+
+    def __call__(self, settings: Settings, decoder: Decoder) -> Pipeline:
+        engine = FakeEngine(SIDE, SIDE, before=self.gate)
+        self.pipeline = fake_pipeline(settings, decoder, engine, infer_concurrency=self._lanes)
+        return self.pipeline
+
+    @property
+    def taken(self) -> int:
+        assert self.pipeline
+        return self.pipeline.taken
+
+
+@asynccontextmanager
+async def running_agent(settings: Settings, load: Load = fake_pipeline) -> AsyncIterator[Agent]:
+    """A real agent in this process, serving."""
+    agent = Agent(settings, load)
+    await agent.start()
+    try:
+        await agent.load()
+        yield agent
+    finally:
+        assert await agent.stop()
+
+
+def dialled(agent: Agent) -> grpc.aio.Channel:
+    """A connection to the agent."""
+    return grpc.aio.insecure_channel(agent.address)
+
+
+@asynccontextmanager
+async def connected(agent: Agent) -> AsyncIterator[detection_pb2_grpc.DetectorStub]:
+    """A caller of the agent."""
+    async with dialled(agent) as channel:
+        yield detection_pb2_grpc.DetectorStub(channel)
+
+
+def hilum_error(error: grpc.RpcError) -> pb.Error:
+    """The coded error beside a failed call's status."""
+    metadata = dict(error.trailing_metadata() or ())
+    return pb.Error.FromString(metadata["hilum-error-bin"])
+
+
+async def eventually(condition: Callable[[], bool], within_s: float = 30) -> None:
+    """Until a condition holds."""
+    async with asyncio.timeout(within_s):
+        while not condition():  # noqa: ASYNC110  # there is no event to wait for
+            await asyncio.sleep(0.005)
+
+
+def write_toy_bundle(path: Path) -> Path:
+    """A bundle whose model calls the brightest pixel a nodule in the middle of the picture."""
+    pixels = ops.parameter([1, 1, SIDE, SIDE], np.uint8, name="pixels")
+    grey = ops.divide(ops.convert(pixels, np.float32), np.float32(255))
+    brightest = ops.reduce_max(grey, np.array([1, 2, 3]), keep_dims=False)
+    only = np.zeros((1, 4 + len(CATALOG), 16), np.float32)
+    only[0, 4 + SLUGS.index("nodule_mass"), 0] = 1
+    box = np.zeros_like(only)
+    box[0, :4, 0] = SIDE / 2, SIDE / 2, SIDE / 4, SIDE / 4
+    outputs = ops.add(ops.multiply(ops.unsqueeze(ops.unsqueeze(brightest, 1), 2), only), box)
+    xml = path.with_suffix(".xml")
+    ov.serialize(ov.Model([outputs], [pixels], "toy"), xml)
+    case = paint(SIDE, SIDE, 255, (0, 0, SIDE, SIDE))
+    finding = {"finding": "nodule_mass", "score": 1.0, "box": (48, 48, 80, 80)}
+    golden = GoldenCases.model_validate(
+        {
+            "tolerances": {"openvino-fp32": {"score": 0.01, "min_iou": 0.9}},
+            "cases": [
+                {
+                    "name": "white",
+                    "image": "golden/white.png",
+                    "expected": {"openvino-fp32": [finding]},
+                }
+            ],
+        }
+    )
+    members = {
+        "model.xml": xml.read_bytes(),
+        "model.bin": xml.with_suffix(".bin").read_bytes(),
+        "golden/white.png": cv2.imencode(".png", case)[1].tobytes(),
+        "golden/cases.json": golden.to_bytes(),
+        "model_card.md": b"# Toy\n\nFor tests only.\n",
+    }
+    listed = {
+        name: {"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
+        for name, data in members.items()
+    }
+    members["manifest.json"] = manifest("openvino-fp32", files=listed).to_bytes()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return path
+
+
+@contextmanager
+def agent_process(
+    *options: str, environment: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """`hilum-edge serve` as its own process, with its log on a pipe; ended at the end.
+
+    Its HTTP port is a free one, its audit log lies in a folder of its own, and what it measured is
+    kept for the next.
+    """
+    command = [sys.executable, "-m", "edge_agent.cli.main", "serve", *options]
+    with tempfile.TemporaryDirectory(prefix="hilum-state-") as state:
+        cache = Path(tempfile.gettempdir()) / f"hilum-tests-{os.getuid()}"
+        ours = {
+            "HILUM_EDGE__HTTP__PORT": "0",
+            "HILUM_EDGE__STATE_DIR": state,
+            "HILUM_EDGE__CACHE_DIR": str(cache),
+        }
+        process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, env=os.environ | ours | (environment or {})
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+            assert process.stderr
+            process.stderr.close()
+
+
+def serving_line(process: subprocess.Popen[str]) -> dict[str, str]:
+    """Wait for the log line that says SERVING; its `key=value` pairs."""
+    assert process.stderr
+    for line in process.stderr:
+        if " serving " in line:
+            return dict(pair.split("=", 1) for pair in shlex.split(line) if "=" in pair)
+    raise AssertionError("the agent ended before it served")
+
+
+def wait_serving(channel: grpc.Channel, service: str = "") -> None:
+    """Until the health service says SERVING."""
+    health = health_pb2_grpc.HealthStub(channel)
+    watch = health.Watch(
+        health_pb2.HealthCheckRequest(service=service), timeout=60, wait_for_ready=True
+    )
+    next(s for s in watch if s.status == health_pb2.HealthCheckResponse.SERVING)
+    watch.cancel()
+
+
+@contextmanager
+def logging_restored() -> Iterator[None]:
+    """Undo what `configure_logging` does to the process."""
+    root, ours, pydicom = map(logging.getLogger, (None, "edge_agent", "pydicom"))
+    before = root.handlers[:], root.level, ours.level, pydicom.handlers[:], pydicom.propagate
+    with warnings.catch_warnings():
+        yield
+    root.handlers[:], pydicom.handlers[:] = before[0], before[3]
+    root.setLevel(before[1])
+    ours.setLevel(before[2])
+    pydicom.propagate = before[4]

@@ -1,0 +1,71 @@
+"""A run that went through all steps at toy size, made once for all tests that look at it."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from ultralytics.nn.tasks import DetectionModel
+
+from tests.support.training.exported_runs import SIZE, exportable
+from tests.support.training.models import blobs
+from training.config import Config, load_config
+from training.train import run_manifest
+from training.train.run import read_sets
+from training.workflow import run_all
+
+PICTURES = {f"case-{k}": blobs(500 + k, SIZE, SIZE) for k in range(32)}
+"""Of the kind that the network of random weights marks; in painted chests it sees nothing."""
+SHIPPED = ["openvino-int8", "openvino-fp32", "onnxruntime-fp32"]
+
+
+class Trained:
+    """Stands where the training is: puts weights that find something in the run's folder.
+
+    The training itself is tested where it is; a toy that learnt for seconds finds nothing, and what
+    finds nothing cannot become a bundle.
+    """
+
+    def __init__(self, network: DetectionModel) -> None:
+        self.times = 0
+        self._network = network
+
+    def __call__(self, config: Config) -> None:
+        self.times += 1
+        run_manifest.note(config, read_sets(config).digest, "abc")
+        torch.save(self._network.state_dict(), config.out / "weights.pt")
+
+
+@dataclass(frozen=True)
+class WholeRun:
+    """Where its configuration lies, what came of it, and what was said; tests leave it as it is."""
+
+    path: Path
+    done: run_all.Done
+    said: list[str]
+    training: Trained
+
+
+def whole_run(folder: Path, network: DetectionModel) -> WholeRun:
+    """Do all steps in a folder."""
+    path = exportable(
+        folder,
+        network,
+        # Few marks per picture, so that INT8 rounded in another way still says the same.
+        evaluate={"resamples": 50, "floor": 0.8},
+        export={"calibration_images": 4, "fast_bias_correction": True, "capabilities": []},
+        bundle={
+            "name": "toy",
+            "version": "1.2.3",
+            "variants": SHIPPED,
+            "limits": ["Knows no patient."],
+        },
+        tracking={"uri": f"sqlite:///{folder}/mlflow.db"},
+    )
+    shutil.rmtree(folder / "run")
+    said: list[str] = []
+    training = Trained(network)
+    done = run_all.run_all(load_config(path), training, pictures=PICTURES, say=said.append)
+    return WholeRun(path, done, said, training)

@@ -1,0 +1,88 @@
+"""A decoder that the detector shares with who draws pictures: deadlines hold while it is busy."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import cv2
+import numpy as np
+import pytest
+
+from edge_agent.core.radiograph import Radiograph
+from edge_agent.core.study_context import StudyContext
+from edge_agent.decoding import decoder
+from edge_agent.decoding.decoder import ThreadDecoder
+from edge_agent.errors import DeadlineExceeded
+from edge_agent.imaging import Limits, read_study
+from edge_agent.serving.render import MAX_SIDE, Renderer
+from edge_agent.serving.types import StudyRequest
+from tests.support.agents.tagged import SIDE, fake_pipeline, settings, tagged_png
+
+FIT = (SIDE, SIDE)
+
+
+class Held:
+    """Reads like `read_study`, but a picture to draw only when the test lets it."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.free = threading.Event()
+        self.read: list[tuple[int, int]] = []
+
+    def __call__(
+        self, data: bytes, *, limits: Limits, fit: tuple[int, int]
+    ) -> tuple[Radiograph, StudyContext]:
+        self.read.append(fit)
+        if fit == (MAX_SIDE, MAX_SIDE):
+            self.begun.set()
+            assert self.free.wait(60)
+        return read_study(data, limits=limits, fit=fit)
+
+
+@asynccontextmanager
+async def drawing(held: Held) -> AsyncIterator[ThreadDecoder]:
+    """A decoder of one thread, which is at work for a renderer."""
+    decoder = ThreadDecoder(1, Limits())
+    drawn = asyncio.create_task(Renderer(decoder).render(tagged_png(150)))
+    try:
+        assert await asyncio.to_thread(held.begun.wait, 60)
+        yield decoder
+    finally:
+        held.free.set()
+        picture = cv2.imdecode(np.frombuffer(await drawn, np.uint8), cv2.IMREAD_UNCHANGED)
+        await decoder.close()
+        assert picture.shape == FIT
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Held:
+    held = Held()
+    monkeypatch.setattr(decoder, "read_study", held)
+    return held
+
+
+async def test_a_deadline_passes_for_a_request_that_waits_behind_a_drawing(held: Held) -> None:
+    async with drawing(held) as decoder:
+        pipeline = fake_pipeline(settings(), decoder)
+        soon = asyncio.get_running_loop().time() + 0.05
+        with pytest.raises(DeadlineExceeded):
+            await pipeline.detect(StudyRequest("", tagged_png(200), deadline=soon))
+        assert pipeline.taken == 0
+        assert held.read == [(MAX_SIDE, MAX_SIDE)], "it was never decoded"
+        held.free.set()
+        assert (await pipeline.detect(StudyRequest("", tagged_png(201)))).findings
+        pipeline.close()
+
+
+async def test_who_is_cancelled_while_waiting_leaves_at_once(held: Held) -> None:
+    async with drawing(held) as decoder:
+        waiting = asyncio.create_task(decoder.decode(tagged_png(150), FIT))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        held.free.set()
+        assert (await decoder.decode(tagged_png(150), FIT)).pixels.shape == FIT

@@ -1,0 +1,20 @@
+"""A sound small bundle for the tests of engines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edge_agent.engines.bundle import Bundle
+from tests.support.engines import bundles
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Its model's outputs are the input's pixels; see `tests.support.engines.bundles`."""
+    return Bundle.open(bundles.pack(path(tmp_path_factory), bundles.contents()))
+
+
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bundle") / "transparent.bundle"

@@ -1,0 +1,218 @@
+"""The OpenVINO engine against a model whose outputs are the input's own pixels."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from threading import Barrier, Thread
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edge_agent.engines.base import Engine
+from edge_agent.engines.bundle import Bundle
+from edge_agent.engines.runtimes.openvino import OpenVinoEngine, OpenVinoOptions
+from edge_agent.errors import BundleInvalid, ConfigInvalid, EngineFailed
+from hilum.manifest import InputSpec
+from tests.support.engines import bundles
+
+OPTIONS = OpenVinoOptions(threads=1, inference_precision="f32")
+
+
+def engine_of(bundle: Bundle, options: OpenVinoOptions = OPTIONS) -> OpenVinoEngine:
+    return OpenVinoEngine(bundle, bundle.variant(bundles.VARIANT), options)
+
+
+def noise(seed: int, count: int = 1) -> NDArray[np.uint8]:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (count, 1, bundles.SIZE, bundles.SIZE), dtype=np.uint8)
+
+
+def wanted(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+    outputs = batch.reshape(len(batch), bundles.ROWS, bundles.ANCHORS).astype(np.float32)
+    outputs[:, 4:] /= 255
+    return outputs
+
+
+def test_outputs_are_the_models(bundle: Bundle) -> None:
+    engine: Engine = engine_of(bundle)
+    assert engine.name == bundles.VARIANT
+    assert engine.device.startswith("CPU: ")
+    for count in (1, 3):
+        batch = noise(count, count)
+        outputs = engine.infer(batch)
+        assert outputs.dtype == np.float32
+        np.testing.assert_allclose(outputs, wanted(batch), atol=1e-6)
+
+
+def test_a_batch_need_not_be_contiguous(bundle: Bundle) -> None:
+    wide = np.repeat(noise(4), 2, axis=3)
+    np.testing.assert_allclose(
+        engine_of(bundle).infer(wide[..., ::2]), wanted(wide[..., ::2]), atol=1e-6
+    )
+
+
+def test_outputs_belong_to_the_caller(bundle: Bundle) -> None:
+    engine = engine_of(bundle)
+    first, batch = noise(1), noise(2)
+    kept = engine.infer(first)
+    engine.infer(batch)
+    np.testing.assert_allclose(kept, wanted(first), atol=1e-6)
+    kept[:] = 0
+
+
+@pytest.mark.parametrize("requests", [0, 1, 3])
+def test_many_threads_get_their_own_answers(bundle: Bundle, requests: int) -> None:
+    engine = engine_of(bundle, replace(OPTIONS, requests=requests))
+    together = Barrier(8)
+
+    def ask(thread: int) -> bool:
+        together.wait()
+        return all(
+            np.allclose(engine.infer(batch), wanted(batch), atol=1e-6)
+            for batch in (noise(100 * thread + k) for k in range(20))
+        )
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(ask, range(8)))
+
+
+WRONG = {
+    "no images": np.zeros((0, 1, 96, 96), np.uint8),
+    "three channels": np.zeros((1, 3, 96, 96), np.uint8),
+    "another size": np.zeros((1, 1, 96, 64), np.uint8),
+    "no batch": np.zeros((1, 96, 96), np.uint8),
+    "floats": np.zeros((1, 1, 96, 96), np.float32),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_batch_is_refused_and_the_next_answered(bundle: Bundle, case: str) -> None:
+    engine = engine_of(bundle)
+    with pytest.raises(EngineFailed, match="takes u8"):
+        engine.infer(WRONG[case])
+    np.testing.assert_allclose(engine.infer(noise(1)), wanted(noise(1)), atol=1e-6)
+
+
+def with_model(tmp_path: Path, xml: bytes, weights: bytes) -> Bundle:
+    members = bundles.contents(xml=xml, weights=weights)
+    return Bundle.open(bundles.pack(tmp_path / "a.bundle", members))
+
+
+def test_outputs_that_are_not_finite_are_an_error(tmp_path: Path) -> None:
+    broken = with_model(tmp_path, *bundles.transparent_ir(log=True))
+    engine = engine_of(broken)  # The grey warm-up picture has finite logarithms.
+    with pytest.raises(EngineFailed, match="not finite"):
+        engine.infer(np.zeros((1, 1, 96, 96), np.uint8))
+
+
+def test_a_model_that_is_not_what_the_manifest_says_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleInvalid, match=r"outputs are \[\('f32', \(1, 9\)\)\]"):
+        engine_of(with_model(tmp_path, *bundles.transparent_ir(rows=9)))
+    members = bundles.contents()
+    larger = bundles.manifest(members, input=InputSpec(height=128, width=96)).to_bytes()
+    other = Bundle.open(bundles.pack(tmp_path / "b.bundle", members, larger))
+    with pytest.raises(BundleInvalid, match=r"inputs are \[\('u8', \(1, 1, 96, 96\)\)\]"):
+        engine_of(other)
+
+
+def test_what_openvino_cannot_read_or_run_is_our_error(bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(EngineFailed, match="OpenVINO could not load the model"):
+        engine_of(with_model(tmp_path, b"<net/>", b""))
+    with pytest.raises(EngineFailed, match="OpenVINO could not load the model"):
+        engine_of(bundle, replace(OPTIONS, device="ABACUS"))
+
+
+def test_a_variant_of_another_runtime_is_refused(bundle: Bundle) -> None:
+    foreign = bundle.variant(bundles.VARIANT).model_copy(update={"runtime": "tensorrt"})
+    with pytest.raises(BundleInvalid, match="is for tensorrt, not for OpenVINO"):
+        OpenVinoEngine(bundle, foreign, OPTIONS)
+
+
+def test_after_close_there_is_an_error_and_never_an_answer(bundle: Bundle) -> None:
+    engine = engine_of(bundle, replace(OPTIONS, requests=2))
+    problems: list[EngineFailed] = []
+    started = Barrier(5)
+
+    def ask() -> None:
+        started.wait()
+        try:
+            while True:
+                np.testing.assert_allclose(engine.infer(noise(1)), wanted(noise(1)), atol=1e-6)
+        except EngineFailed as error:
+            problems.append(error)
+
+    threads = [Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    started.wait()
+    engine.close()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert [error.message for error in problems] == ["openvino-fp32 is closed"] * 4
+    engine.close()
+    with pytest.raises(EngineFailed, match="is closed"):
+        engine.infer(noise(1))
+
+
+def test_a_second_start_takes_the_compiled_model_from_the_cache(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    cached = replace(OPTIONS, cache_dir=tmp_path / "cache")
+    first = engine_of(bundle, cached)
+    (blob,) = (tmp_path / "cache").iterdir()
+    written = blob.stat().st_mtime_ns
+    second = engine_of(bundle, cached)
+    np.testing.assert_array_equal(first.infer(noise(7)), second.infer(noise(7)))
+    assert [(p, p.stat().st_mtime_ns) for p in blob.parent.iterdir()] == [(blob, written)]
+
+
+def test_other_options_or_another_model_have_their_own_entry(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    cached = replace(OPTIONS, cache_dir=tmp_path / "cache")
+    engine_of(bundle, cached)
+    engine_of(bundle, replace(cached, performance_hint="throughput"))
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+    xml, weights = bundles.transparent_ir()
+    scale = np.frombuffer(weights, np.float32).copy()
+    scale[np.isclose(scale, 1 / 255)] = 0.5 / 255
+    fainter = engine_of(with_model(tmp_path, xml, scale.tobytes()), cached)
+    assert len(list((tmp_path / "cache").iterdir())) == 3
+    np.testing.assert_allclose(
+        fainter.infer(noise(3))[:, 4:], wanted(noise(3))[:, 4:] / 2, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "sound but foreign"])
+def test_a_damaged_cache_entry_is_replaced(bundle: Bundle, tmp_path: Path, damage: str) -> None:
+    cached = replace(OPTIONS, cache_dir=tmp_path / "cache")
+    engine_of(bundle, cached)
+    (path,) = (tmp_path / "cache").iterdir()
+    sound = path.read_bytes()
+    damaged = {
+        "flipped": sound[:-9] + bytes([sound[-9] ^ 4]) + sound[-8:],
+        "cut": sound[: len(sound) // 2],
+        "empty": b"",
+        "sound but foreign": with_digest(b"not a compiled model"),
+    }[damage]
+    path.write_bytes(damaged)
+    engine = engine_of(bundle, cached)
+    np.testing.assert_allclose(engine.infer(noise(2)), wanted(noise(2)), atol=1e-6)
+    mended = path.read_bytes()
+    assert mended != damaged
+    assert mended == with_digest(mended[32:])
+
+
+def with_digest(blob: bytes) -> bytes:
+    return sha256(blob).digest() + blob
+
+
+def test_a_cache_folder_that_others_may_write_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache").chmod(0o770)
+    with pytest.raises(ConfigInvalid, match="not a private folder"):
+        engine_of(bundle, replace(OPTIONS, cache_dir=tmp_path / "cache"))

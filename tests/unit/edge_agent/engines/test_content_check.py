@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_agent.engines.bundle import Bundle
+from edge_agent.engines.content_check import OpenVinoGate, shrunk
+from edge_agent.errors import BundleInvalid, EngineFailed
+from hilum.codes import ErrorCode, WarningCode
+from hilum.manifest import InputSpec
+from tests.support.engines import bundles
+from tests.support.engines.content_checks import SPEC, bundle_with_gate, shows, transparent_gate
+
+
+@pytest.fixture
+def gate() -> OpenVinoGate:
+    return OpenVinoGate(*transparent_gate(), SPEC)
+
+
+def test_a_picture_gets_its_verdict(gate: OpenVinoGate) -> None:
+    assert gate.judge(shows()).refusal is None
+    assert gate.judge(shows(other=255)).refusal == ErrorCode.NOT_A_CHEST
+    assert gate.judge(shows(turned=250)).refusal == ErrorCode.ROTATED
+    warned = gate.judge(shows(lateral=200))
+    assert [warning.code for warning in warned.warnings] == [WarningCode.LATERAL_VIEW]
+    assert warned.probabilities.lateral == pytest.approx(200 / 255, abs=1e-4)
+
+
+def test_verdicts_of_threads_are_not_mixed_up(gate: OpenVinoGate) -> None:
+    greys = [k % 251 for k in range(400)]
+    with ThreadPoolExecutor(8) as pool:
+        verdicts = list(pool.map(lambda grey: gate.judge(shows(inverted=grey)), greys))
+    seen = [verdict.probabilities.inverted * 250 for verdict in verdicts]
+    assert seen == pytest.approx(greys, abs=0.01)
+
+
+@pytest.mark.parametrize("shape", [(40, 90), (416, 380), (7, 500), (32, 32), (1, 1)])
+def test_any_size_is_letterboxed(shape: tuple[int, int]) -> None:
+    spec = InputSpec(height=32, width=64, pad_value=9)
+    placed = shrunk(np.full(shape, 200, np.uint8), spec)
+    rows, columns = np.nonzero(placed == 200)
+    assert placed.shape == (32, 64)
+    assert set(np.unique(placed)) <= {9, 200}
+    height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
+    assert height == 32 or width == 64
+    assert abs(np.log((height / width) / (shape[0] / shape[1]))) < np.log(2) or min(shape) < 10
+
+
+def test_padding_of_the_detector_changes_nothing_that_matters() -> None:
+    spec = InputSpec(height=64, width=64)
+    rng = np.random.default_rng(1)
+    picture = np.sort(rng.integers(0, 256, (320, 256), np.uint8), axis=0)
+    padded = shrunk(picture, InputSpec(height=416, width=416))
+    difference = np.abs(shrunk(padded, spec).astype(int) - shrunk(picture, spec).astype(int))
+    assert np.mean(difference) < 6
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [np.zeros((4, 4), np.uint16), np.zeros((4, 4, 3), np.uint8), np.zeros((0, 4), np.uint8)],
+)
+def test_what_is_no_grey_picture_is_an_error(gate: OpenVinoGate, pixels: np.ndarray) -> None:
+    with pytest.raises(EngineFailed, match=r"takes u8 \(H, W\)"):
+        gate.judge(pixels)
+
+
+def test_outputs_that_are_no_probabilities_are_an_error(gate: OpenVinoGate) -> None:
+    with pytest.raises(EngineFailed, match="outside of 0 to 1"):
+        gate.judge(shows(inverted=255))
+
+
+def test_a_closed_gate_says_so(gate: OpenVinoGate) -> None:
+    gate.close()
+    gate.close()
+    with pytest.raises(EngineFailed, match="closed"):
+        gate.judge(shows())
+
+
+def test_a_network_of_another_form_is_refused() -> None:
+    with pytest.raises(BundleInvalid, match="the gate takes"):
+        OpenVinoGate(*transparent_gate(outputs=9), SPEC)
+    with pytest.raises(EngineFailed, match="could not load the gate"):
+        OpenVinoGate(b"<no xml", b"", SPEC)
+
+
+def test_a_bundle_may_carry_a_gate(tmp_path: Path) -> None:
+    gate = OpenVinoGate.of(Bundle.open(bundle_with_gate(tmp_path / "a.bundle")))
+    assert gate is not None
+    assert gate.judge(shows(other=255)).refusal == ErrorCode.NOT_A_CHEST
+    without = bundles.pack(tmp_path / "b.bundle", bundles.contents())
+    assert OpenVinoGate.of(Bundle.open(without)) is None

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from google.protobuf.json_format import ParseDict
+
+from edge_agent.core.admission import Priority
+from edge_agent.core.findings import Box, Finding
+from edge_agent.core.radiograph import ImageWarning, Spacing
+from edge_agent.errors import Overloaded
+from edge_agent.serving.grpc import converters
+from edge_agent.serving.types import Answer, ImageFacts, StudyRequest, Timings
+from hilum.catalog import CATALOG
+from hilum.codes import WarningCode
+from hilum.v1 import detection_pb2 as pb
+from tests.support.agents.tagged import DIGEST, fake_pipeline, settings
+
+
+def answer(*findings: Finding, spacing: Spacing | None = None) -> Answer:
+    return Answer(
+        request_id="r",
+        findings=findings,
+        image=ImageFacts(
+            rows=2000,
+            columns=1800,
+            format="dicom",
+            bits_stored=15,
+            view="PA",
+            laterality="U",
+            body_part="CHEST",
+            manufacturer="Acme",
+            photometric="MONOCHROME1",
+            transfer_syntax="1.2.840.10008.1.2",
+            spacing=spacing,
+        ),
+        warnings=(ImageWarning(WarningCode.MISSING_WINDOW, "No window."),),
+        bundle_digest=DIGEST,
+        engine="openvino-int8",
+        timings=Timings(1, 2, 3, 4, 10),
+    )
+
+
+def asked(message: pb.DetectRequest) -> StudyRequest:
+    read = converters.Asked.read(message.SerializeToString())
+    return converters.study_request(read, request_id="a", deadline=None)
+
+
+@pytest.mark.parametrize("kind", CATALOG, ids=lambda kind: kind.slug)
+def test_a_finding_carries_its_kind_and_concept(kind: object) -> None:
+    catalogued = CATALOG[CATALOG.index(kind)]  # type: ignore[arg-type]
+    response = converters.detect_response(answer(Finding(catalogued.index, 0.5, Box(1, 2, 3, 4))))
+    (found,) = response.findings
+    assert (found.index, found.slug, found.name) == (
+        catalogued.index,
+        catalogued.slug,
+        catalogued.name,
+    )
+    assert found.concept.value == catalogued.concept.value
+    assert found.concept.scheme == catalogued.concept.scheme
+    assert (found.score, found.box.x_min, found.box.y_max) == (0.5, 1, 4)
+
+
+def test_all_facts_travel() -> None:
+    response = converters.detect_response(answer(spacing=Spacing(0.15, 0.2)))
+    facts = response.image
+    assert (facts.rows, facts.columns, facts.bits_stored) == (2000, 1800, 15)
+    assert (facts.format, facts.view, facts.laterality) == ("dicom", "PA", "U")
+    assert (facts.body_part, facts.manufacturer) == ("CHEST", "Acme")
+    assert (facts.photometric, facts.transfer_syntax) == ("MONOCHROME1", "1.2.840.10008.1.2")
+    assert (facts.spacing.row_mm, facts.spacing.column_mm) == (0.15, 0.2)
+    assert not converters.detect_response(answer()).image.HasField("spacing")
+    assert json.loads(json.dumps(converters.as_json(response)["warnings"])) == [
+        {"code": "missing_window", "message": "No window."}
+    ]
+    assert response.timings.total_ms == 10
+
+
+def test_json_is_the_contracts_own_and_says_empty_lists() -> None:
+    document = converters.as_json(converters.detect_response(answer()))
+    assert document["findings"] == []
+    assert list(document) == [field.name for field in pb.DetectResponse.DESCRIPTOR.fields]
+    assert list(document["image"])[:3] == ["rows", "columns", "format"]
+    assert document["bundle_digest"] == DIGEST
+    again = ParseDict(document, pb.DetectResponse())
+    assert again == converters.detect_response(answer())
+
+
+def test_a_threshold_of_zero_is_not_taken_for_absent() -> None:
+    message = pb.DetectRequest(options=pb.DetectOptions(score_threshold=0))
+    assert (
+        converters.study_request(
+            converters.Asked.read(message.SerializeToString()), request_id="a", deadline=None
+        ).score_threshold
+        == 0
+    )
+    bare = asked(pb.DetectRequest())
+    assert bare.score_threshold is None
+
+
+@pytest.mark.parametrize(
+    ("number", "priority"),
+    [(0, Priority.ROUTINE), (1, Priority.ROUTINE), (2, Priority.STAT), (77, Priority.ROUTINE)],
+)
+def test_priorities(number: int, priority: Priority) -> None:
+    message = pb.DetectRequest()
+    message.options.priority = number  # type: ignore[assignment]
+    assert (
+        converters.study_request(
+            converters.Asked.read(message.SerializeToString()), request_id="a", deadline=None
+        ).priority
+        is priority
+    )
+
+
+def test_an_error_says_what_it_says_and_no_more() -> None:
+    message = converters.error_message(Overloaded("Full."))
+    assert (message.code, message.message) == ("overloaded", "Full.")
+    assert message.hint == "Try again in a moment."
+
+
+async def test_the_models_facts_travel() -> None:
+    pipeline = fake_pipeline(settings())
+    try:
+        response = converters.model_response(pipeline.model)
+    finally:
+        pipeline.close()
+    assert (response.name, response.version, response.bundle_digest) == ("toy", "0.0.1", DIGEST)
+    assert [f.slug for f in response.findings] == [kind.slug for kind in CATALOG]
+    assert {f.operating_point for f in response.findings} == {0.25}
+    assert response.engine_reason == "a test"

@@ -1,0 +1,243 @@
+"""The pipeline without a transport: places, deadlines, cancellation, whose answer is whose."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge_agent.core.radiograph import Radiograph
+from edge_agent.core.study_context import StudyContext
+from edge_agent.engines.base import Pixels
+from edge_agent.errors import (
+    DeadlineExceeded,
+    EngineFailed,
+    InvalidRequest,
+    Overloaded,
+    StudyImageRefused,
+)
+from edge_agent.serving.detection import Pipeline
+from edge_agent.serving.grpc import converters
+from edge_agent.serving.types import Answer, StudyRequest
+from hilum.codes import ErrorCode
+from tests.support.agents.tagged import (
+    DIGEST,
+    SIDE,
+    SQUARE,
+    Gate,
+    eventually,
+    fake_pipeline,
+    settings,
+    tagged_png,
+)
+from tests.support.engines.fake_engine import FakeEngine
+
+
+@contextmanager
+def piped(engine: Any = None, infer_concurrency: int = 1, **limits: int) -> Iterator[Pipeline]:
+    pipeline = fake_pipeline(
+        settings(limits=limits), None, engine, infer_concurrency=infer_concurrency
+    )
+    try:
+        yield pipeline
+    finally:
+        pipeline.close()
+
+
+def request(tag: int, **changes: Any) -> StudyRequest:
+    return StudyRequest(**{"request_id": str(tag), "image": tagged_png(tag)} | changes)
+
+
+def tag_of(answer: Answer) -> int:
+    (finding,) = answer.findings
+    return round(finding.score * 255)
+
+
+async def test_an_answer_says_what_was_found_by_which_model() -> None:
+    with piped() as pipeline:
+        answer = await pipeline.detect(request(200))
+    (finding,) = answer.findings
+    assert finding.index == 200 % 14
+    assert finding.score == pytest.approx(200 / 255)
+    box = finding.box
+    assert (box.x_min, box.y_min, box.x_max, box.y_max) == pytest.approx(SQUARE)
+    assert answer.request_id == "200"
+    assert (answer.bundle_digest, answer.engine) == (DIGEST, "fake")
+    assert (answer.image.rows, answer.image.columns, answer.image.format) == (SIDE, SIDE, "png")
+    spent = answer.timings
+    parts = spent.decode_ms + spent.queue_ms + spent.infer_ms + spent.postprocess_ms
+    assert min(spent.decode_ms, spent.infer_ms, spent.postprocess_ms) > 0
+    assert parts <= spent.total_ms
+
+
+async def test_nothing_found_is_an_answer_and_a_failure_is_not() -> None:
+    with piped() as pipeline:
+        assert (await pipeline.detect(request(120, score_threshold=0.9))).findings == ()
+        with pytest.raises(StudyImageRefused) as caught:
+            await pipeline.detect(request(120, image=b"no image at all"))
+        assert caught.value.code is ErrorCode.NOT_AN_IMAGE
+        with pytest.raises(StudyImageRefused):
+            await pipeline.detect(request(120, image=b""))
+        assert pipeline.taken == 0
+
+
+@pytest.mark.parametrize("threshold", [0.0, -0.1, 1.0001, math.nan, math.inf])
+async def test_a_threshold_out_of_range_is_refused(threshold: float) -> None:
+    with piped() as pipeline, pytest.raises(InvalidRequest, match="threshold"):
+        await pipeline.detect(request(200, score_threshold=threshold))
+
+
+async def test_a_threshold_replaces_the_operating_points() -> None:
+    with piped() as pipeline:
+        kept = await pipeline.detect(request(200, score_threshold=200 / 255 - 0.01))
+        dropped = await pipeline.detect(request(200, score_threshold=200 / 255 + 0.01))
+    assert (len(kept.findings), len(dropped.findings)) == (1, 0)
+
+
+async def test_a_request_id_of_129_characters_is_refused() -> None:
+    with piped() as pipeline:
+        assert (await pipeline.detect(request(200, request_id="x" * 128))).findings
+        with pytest.raises(InvalidRequest, match="129 characters"):
+            await pipeline.detect(request(200, request_id="x" * 129))
+
+
+async def test_with_no_place_left_a_request_is_refused_at_once() -> None:
+    gate = Gate()
+    with piped(FakeEngine(SIDE, SIDE, before=gate), queue_size=2) as pipeline:
+        first = asyncio.create_task(pipeline.detect(request(150)))
+        await gate.arrival(150)
+        second = asyncio.create_task(pipeline.detect(request(151)))
+        await eventually(lambda: pipeline.taken == 2)
+        with pytest.raises(Overloaded):
+            await pipeline.detect(request(152))
+        assert not first.done()
+        gate.let(150, 151)
+        assert [tag_of(await task) for task in (first, second)] == [150, 151]
+        assert tag_of(await pipeline.detect(request(150))) == 150
+
+
+async def test_a_caller_that_gives_up_while_waiting_frees_its_place() -> None:
+    gate = Gate()
+    with piped(FakeEngine(SIDE, SIDE, before=gate), queue_size=2) as pipeline:
+        first = asyncio.create_task(pipeline.detect(request(150)))
+        await gate.arrival(150)
+        second = asyncio.create_task(pipeline.detect(request(151)))
+        await eventually(lambda: pipeline.taken == 2)
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        third = asyncio.create_task(pipeline.detect(request(152)))
+        gate.let(150, 152)
+        assert [tag_of(await task) for task in (first, third)] == [150, 152]
+        assert not gate.has_arrived(151)
+
+
+async def test_a_caller_that_gives_up_in_the_engine_keeps_it_busy_until_it_is_done() -> None:
+    gate = Gate()
+    with piped(FakeEngine(SIDE, SIDE, before=gate)) as pipeline:
+        first = asyncio.create_task(pipeline.detect(request(150)))
+        await gate.arrival(150)
+        first.cancel()
+        second = asyncio.create_task(pipeline.detect(request(151)))
+        gate.let(151)
+        await eventually(lambda: pipeline.taken == 2)
+        assert not gate.has_arrived(151)
+        gate.let(150)
+        assert tag_of(await second) == 151
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert pipeline.taken == 0
+
+
+async def test_a_deadline_that_has_passed_is_honoured_before_any_work() -> None:
+    touched: list[Pixels] = []
+    with piped(FakeEngine(SIDE, SIDE, before=touched.append)) as pipeline:
+        now = asyncio.get_running_loop().time()
+        with pytest.raises(DeadlineExceeded):
+            await pipeline.detect(request(150, deadline=now - 1))
+        assert pipeline.taken == 0
+    assert not touched
+
+
+async def test_a_deadline_that_passes_while_waiting_ends_the_waiting() -> None:
+    gate = Gate()
+    with piped(FakeEngine(SIDE, SIDE, before=gate)) as pipeline:
+        first = asyncio.create_task(pipeline.detect(request(150)))
+        await gate.arrival(150)
+        soon = asyncio.get_running_loop().time() + 0.05
+        with pytest.raises(DeadlineExceeded):
+            await pipeline.detect(request(151, deadline=soon))
+        gate.let(150)
+        assert tag_of(await first) == 150
+        assert not gate.has_arrived(151)
+
+
+async def test_an_engine_that_fails_fails_that_request_alone() -> None:
+    def broken(batch: Pixels) -> None:
+        if batch.max() == 150:
+            raise EngineFailed("out of order")
+
+    with piped(FakeEngine(SIDE, SIDE, before=broken)) as pipeline:
+        with pytest.raises(EngineFailed):
+            await pipeline.detect(request(150))
+        assert tag_of(await pipeline.detect(request(151))) == 151
+
+
+async def test_outputs_that_are_no_numbers_are_a_failure_not_an_empty_answer() -> None:
+    class Unsound(FakeEngine):
+        def infer(self, batch: Pixels) -> np.ndarray[Any, np.dtype[np.float32]]:
+            return super().infer(batch) * np.float32(np.nan)
+
+    unsound = piped(Unsound(SIDE, SIDE))
+    with unsound as pipeline, pytest.raises(EngineFailed, match="no sound outputs"):
+        await pipeline.detect(request(150))
+
+
+async def test_no_answer_reaches_another_request() -> None:
+    """Many at once, a third of them cancelled somewhere on the way."""
+    with piped(queue_size=500, infer_concurrency=2) as pipeline:
+        rng = np.random.default_rng(11)
+        images = {tag: tagged_png(tag) for tag in range(115, 255)}
+
+        async def ask(tag: int, patience_s: float) -> int:
+            asked = asyncio.create_task(
+                pipeline.detect(StudyRequest(request_id=str(tag), image=images[tag]))
+            )
+            await asyncio.wait([asked], timeout=patience_s)
+            if not asked.done() and asked.cancel():
+                await asyncio.wait([asked])
+            if asked.cancelled():
+                return 0
+            answer = asked.result()
+            assert answer.request_id == str(tag)
+            assert tag_of(answer) == tag
+            return 1
+
+        tags = rng.integers(115, 255, 300)
+        patience = rng.choice([0.0, 0.05, 60.0], 300)
+        told = await asyncio.gather(*map(ask, map(int, tags), map(float, patience)))
+        assert sum(told) >= np.count_nonzero(patience == 60)
+        assert pipeline.taken == 0
+
+
+async def test_the_study_context_stays_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "Doe^Jane"
+
+    def read_study(data: bytes, **_options: object) -> tuple[Radiograph, StudyContext]:
+        pixels = np.zeros((SIDE, SIDE), np.uint8)
+        return Radiograph(pixels, SIDE, SIDE, "dicom", 8), StudyContext(patient_name=name)
+
+    monkeypatch.setattr("edge_agent.decoding.decoder.read_study", read_study)
+    with piped() as pipeline:
+        answer = await pipeline.detect(request(200))
+    assert name not in repr(answer)
+    assert name.encode() not in converters.detect_response(answer).SerializeToString()
+
+
+async def test_the_images_bytes_stay_out_of_the_requests_words() -> None:
+    assert "PNG" not in repr(request(200))

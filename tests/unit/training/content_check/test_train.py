@@ -1,0 +1,258 @@
+"""The content gate's pictures, views, folds and thresholds; a small training; packing."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from edge_agent.core.content_check import GateProbabilities, judge
+from edge_agent.engines.bundle import Bundle
+from edge_agent.engines.content_check import OpenVinoGate
+from hilum.codes import ErrorCode
+from tests.support.engines import bundles
+from tests.support.engines.content_checks import SPEC, THRESHOLDS, transparent_gate
+from tests.support.system.disks import room_for
+from training.bundle.writer import GATE_HEADING, GateParts, with_gate
+from training.content_check import images, views
+from training.content_check import train as gates
+from training.content_check.images import Content, Picture
+from training.content_check.network import (
+    GateConfig,
+    GateNetwork,
+    Material,
+    ask,
+    draw_pool,
+    train_network,
+)
+from training.content_check.report import chest_rows, other_pictures, row, table
+from training.content_check.train import Judged
+from training.errors import TrainingError
+
+pytestmark = pytest.mark.training
+
+
+def chest_like(seed: int) -> np.ndarray:
+    """Two dark ellipses in a bright field, the lower part brighter: has an up and a polarity."""
+    rng = np.random.default_rng(seed)
+    picture = np.full((128, 112), 150, np.uint8)
+    picture[90:] = 220
+    for x in (34, 78):
+        centre = (x + int(rng.integers(-3, 4)), 56 + int(rng.integers(-4, 5)))
+        cv2.ellipse(picture, centre, (16, 34), 0, 0, 360, 40, -1)
+    return cv2.GaussianBlur(picture, (0, 0), 2)
+
+
+def chests(count: int) -> tuple[Picture, ...]:
+    return tuple(
+        Picture(f"{k}.png", Content.FRONTAL, "radiograph", chest_like(k), f"patient-{k // 2}")
+        for k in range(count)
+    )
+
+
+@pytest.mark.parametrize("kind", [*images.OTHERS, "lateral"])
+def test_every_painter_paints_something_new_for_every_seed(kind: str) -> None:
+    first, again, other = (images.painted(kind, np.random.default_rng(seed)) for seed in (3, 3, 4))
+    assert first.dtype == np.uint8
+    assert max(first.shape) == images.STORED
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_packaged_pictures_are_where_they_should_be() -> None:
+    pictures = images.packaged()
+    assert {picture.content for picture in pictures} == {Content.OTHER}
+    assert all(picture.pixels.std() > 1 for picture in pictures)
+
+
+def test_turning_goes_clockwise() -> None:
+    picture = np.zeros((4, 6), np.uint8)
+    picture[0, 0] = 255
+    assert views.turned(picture, 1)[0, -1] == 255
+    assert views.turned(picture, 2)[-1, -1] == 255
+    assert views.turned(picture, 3)[-1, 0] == 255
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_handling_neither_turns_nor_inverts(seed: int) -> None:
+    pixels = chest_like(1)
+    handled = views.plain(views.handled(pixels, np.random.default_rng(seed), 0.4))
+
+    def likeness(other: np.ndarray) -> float:
+        pair = [picture.astype(float).ravel() for picture in (handled, views.plain(other))]
+        return float(np.corrcoef(*pair)[0, 1])
+
+    assert likeness(pixels) > max(0, *(likeness(views.turned(pixels, k)) for k in (1, 2, 3)))
+
+
+def test_shuffling_loses_no_tile() -> None:
+    picture = chest_like(1)[:108, :108]
+    mixed = views.shuffled(picture, np.random.default_rng(2))
+    assert not np.array_equal(mixed, picture)
+    assert np.array_equal(np.sort(mixed, axis=None), np.sort(picture, axis=None))
+
+
+def test_no_patient_is_in_two_folds() -> None:
+    pictures = chests(22)
+    groups = gates.folds(pictures, 4, seed=1)
+    assert sorted(patient for group in groups for patient in group) == sorted(
+        {picture.patient for picture in pictures}
+    )
+    assert groups == gates.folds(pictures, 4, seed=1)
+    with pytest.raises(TrainingError, match="cannot be parted"):
+        gates.folds(chests(4), 3, seed=1)
+
+
+def seen(**of: float) -> GateProbabilities:
+    other, lateral = of.get("other", 0.0), of.get("lateral", 0.0)
+    turned = of.get("turned", 0.0)
+    return GateProbabilities(
+        1 - other - lateral, lateral, other, (1 - turned, turned, 0, 0), of.get("inverted", 0.0)
+    )
+
+
+@pytest.mark.parametrize("worst", [0.001, 0.3, 0.85, 0.97, 0.9999])
+def test_thresholds_are_beyond_all_that_was_seen(worst: float) -> None:
+    picture = chests(1)[0]
+    judged = [
+        Judged(picture, "as it is", seen(other=worst / 2, lateral=worst / 2)),
+        Judged(picture, "as it is", seen(turned=worst / 2)),
+        Judged(picture, "handled", seen(other=worst)),
+        Judged(picture, "handled", seen(turned=worst)),
+        Judged(picture, "handled", seen(inverted=worst)),
+        Judged(picture, "turned 90", seen(turned=1.0)),
+    ]
+    thresholds = gates.choose_thresholds(judged)
+    verdicts = {j: judge(j.seen, thresholds) for j in judged}
+    assert not any(verdicts[j].warnings for j in judged if j.done == "as it is")
+    assert not any(verdicts[j].refusal for j in judged if j.done != "turned 90")
+    assert thresholds.refuse_other >= 0.9
+    assert thresholds.warn_lateral >= 0.5
+
+
+def test_a_small_training_learns_which_way_is_up(tmp_path: Path) -> None:
+    material = Material(
+        radiographs=chests(12),
+        painted_chests=(),
+        laterals=tuple(images.painted_laterals(0, 3)),
+        painted_others=tuple(images.painted_others([0], 2)),
+        real_others=(),
+    )
+    config = GateConfig(views=512, epochs=8, batch=64)
+    pool = draw_pool(material, config)
+    without = pool.without(frozenset({"patient-0"}))
+    assert 0 < len(without) < config.views
+    network = train_network(pool, config)
+    again = train_network(pool, config)
+    assert all(
+        torch.equal(one, other)
+        for one, other in zip(network.parameters(), again.parameters(), strict=True)
+    )
+    unseen = chest_like(77)
+    upright, upside_down, dark = ask(
+        network,
+        [
+            views.plain(pixels)
+            for pixels in (unseen, views.turned(unseen, 2), views.inverted(unseen))
+        ],
+    )
+    assert upright.turned < 0.5 < upside_down.turned
+    assert upright.inverted < 0.5 < dark.inverted
+    # The file, and the clinic's own path, give the same answers.
+    parts = gates.parts_of(network, THRESHOLDS, f"{GATE_HEADING}\n\nA test.")
+    gates.save(parts, tmp_path / "gate.zip")
+    loaded = gates.load(tmp_path / "gate.zip")
+    assert loaded == parts
+    spec = SPEC.model_copy(update={"input": loaded.input})
+    gate = OpenVinoGate(loaded.xml, loaded.weights, spec)
+    assert gate.judge(unseen).probabilities.inverted == pytest.approx(upright.inverted, abs=0.02)
+    assert gate.judge(unseen).probabilities.turns == pytest.approx(upright.turns, abs=0.02)
+
+
+def test_a_gate_that_the_disk_does_not_take_leaves_the_one_before(tmp_path: Path) -> None:
+    parts = GateParts(b"x" * 2000, b"w", SPEC.input, THRESHOLDS, "A test.")
+    path = tmp_path / "gate.zip"
+    gates.save(parts, path)
+    before = path.read_bytes()
+    with room_for(1000), pytest.raises(TrainingError, match="cannot write"):
+        gates.save(parts, path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_nothing_to_tell_from_is_an_error() -> None:
+    with pytest.raises(TrainingError, match="something to tell them from"):
+        draw_pool(Material(chests(2), (), (), (), ()), GateConfig(views=2))
+    with pytest.raises(TrainingError, match="holds no gate"):
+        gates.load(Path(__file__))
+    with pytest.raises(TrainingError, match="not a folder"):
+        images.radiographs(Path("nowhere"))
+
+
+def test_a_network_is_small() -> None:
+    assert sum(p.numel() for p in GateNetwork().parameters()) < 100_000
+
+
+@cache
+def accepting() -> GateParts:
+    """A transparent gate: the transparent bundle's golden pictures are upright chests to it."""
+    return GateParts(*transparent_gate(), SPEC.input, THRESHOLDS, f"{GATE_HEADING}\n\nA test.")
+
+
+def test_adding_a_gate_changes_nothing_else(tmp_path: Path) -> None:
+    members = bundles.contents()
+    old = Bundle.open(bundles.pack(tmp_path / "old.bundle", members))
+    made = with_gate(old, accepting(), "0.0.2", tmp_path / "new.bundle")
+    for name in set(members) - {"model-card.md"}:
+        assert made.read(name) == members[name]
+    assert made.manifest.gate is not None
+    assert made.manifest.engines == old.manifest.engines
+    assert made.golden == old.golden
+    card = made.read("model-card.md").decode()
+    assert card.startswith("A transparent model.")
+    assert card.count(GATE_HEADING) == 1
+    assert gates.load(made.path) == accepting()
+    with pytest.raises(TrainingError, match="holds no gate"):
+        gates.load(old.path)
+    twice = with_gate(made, accepting(), "0.0.3", tmp_path / "third.bundle")
+    assert twice.read("model-card.md").decode() == card
+    again = with_gate(old, accepting(), "0.0.2", tmp_path / "again.bundle")
+    assert again.path.read_bytes() == made.path.read_bytes()
+
+
+def test_a_gate_that_refuses_a_golden_picture_is_not_packed(tmp_path: Path) -> None:
+    members = bundles.contents()
+    dark = np.zeros((bundles.SIZE, bundles.SIZE), np.uint8)
+    dark[:3, 21:24] = 250  # the gate's eighth pixel: inverted
+    members["golden/clear.png"] = bundles.png(dark)
+    old = Bundle.open(bundles.pack(tmp_path / "old.bundle", members))
+    with pytest.raises(TrainingError, match="refuses the golden case clear: inverted"):
+        with_gate(old, accepting(), "0.0.2", tmp_path / "new.bundle")
+    assert not (tmp_path / "new.bundle").exists()
+
+
+def test_tables_count_verdicts() -> None:
+    counted = row("x", [seen(), seen(other=1.0), seen(turned=0.6), seen(inverted=1.0)], THRESHOLDS)
+    assert counted.passed == 1
+    assert counted.refused == {ErrorCode.NOT_A_CHEST: 1, ErrorCode.INVERTED: 1}
+    assert "| x | 4 | 1 | 1 `looks_rotated` | 1 `inverted`, 1 `not_a_chest` |" in table(
+        [counted], "shown"
+    )
+    picture = chests(1)[0]
+    rows = chest_rows([Judged(picture, d, seen()) for d in ("as it is", "handled")], THRESHOLDS)
+    assert [r.shown for r in rows] == ["as it is", "handled"]
+
+
+def test_other_pictures_are_found_once_and_rg1_is_left_out(tmp_path: Path) -> None:
+    picture = chest_like(3)
+    for name in ("a.png", "b.png", "RG1_fake.png"):
+        cv2.imwrite(str(tmp_path / name), picture)
+    cv2.imwrite(str(tmp_path / "c.png"), 60 + picture // 2)
+    learnt = images.packaged()[0]
+    cv2.imwrite(str(tmp_path / "learnt.png"), learnt.pixels)
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    assert [p.name for p in other_pictures([tmp_path])] == ["a.png"]

@@ -1,0 +1,140 @@
+"""The exported graph is the trained network, and nothing else is in the file."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+from ultralytics.nn.tasks import DetectionModel
+
+from edge_agent.engines.base import Pixels, RawOutputs
+from tests.support.training.models import blobs, by_onnx_runtime, detector, random_detector
+from training.errors import TrainingError
+from training.export.onnx import export_onnx, halve_weights, to_grey
+from training.models.network import load_model
+
+pytestmark = pytest.mark.training
+PICTURE = blobs(3, 128, 128)[None, None]
+
+
+def by_torch(model: DetectionModel, pixels: Pixels) -> RawOutputs:
+    with torch.no_grad():
+        outputs: RawOutputs = model(torch.from_numpy(pixels).float() / 255)[0].numpy()
+    return outputs
+
+
+def assert_alike(a: RawOutputs, b: RawOutputs, *, score: float, pixels: float) -> None:
+    assert a.shape == b.shape
+    np.testing.assert_allclose(a[:, 4:], b[:, 4:], atol=score)
+    np.testing.assert_allclose(a[:, :4], b[:, :4], atol=pixels)
+
+
+def test_one_grey_channel_gives_what_three_equal_ones_gave() -> None:
+    colour = random_detector(channels=3)
+    grey = to_grey(colour)
+    assert colour.model[0].conv.in_channels == 3
+    assert grey.model[0].conv.weight.shape[1] == 1
+    three = np.repeat(PICTURE, 3, axis=1)
+    assert_alike(by_torch(grey, PICTURE), by_torch(colour, three), score=1e-4, pixels=0.1)
+
+
+def test_a_grey_network_is_left_alone(network: DetectionModel) -> None:
+    assert torch.equal(to_grey(network).model[0].conv.weight, network.model[0].conv.weight)
+
+
+def test_the_onnx_graph_takes_bytes_and_computes_the_same(
+    network: DetectionModel, onnx_bytes: bytes
+) -> None:
+    wanted = by_torch(network, PICTURE)
+    assert wanted[:, 4:].max() > 0.5
+    assert_alike(by_onnx_runtime(onnx_bytes, PICTURE), wanted, score=1e-3, pixels=0.2)
+    graph = onnx.load_from_string(onnx_bytes).graph
+    assert [(i.name, i.type.tensor_type.elem_type) for i in graph.input] == [
+        ("images", TensorProto.UINT8)
+    ]
+    assert "BatchNormalization" not in {node.op_type for node in graph.node}
+
+
+def test_exporting_changes_nothing_in_the_network_and_gives_the_same_bytes_again(
+    network: DetectionModel, onnx_bytes: bytes
+) -> None:
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    assert export_onnx(network, 128, 128) == onnx_bytes
+    after = network.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_the_file_does_not_say_where_it_was_made(onnx_bytes: bytes) -> None:
+    for telling in (b"site-packages", b"/home", b".py", str(Path.cwd()).encode()):
+        assert telling not in onnx_bytes
+
+
+def test_half_the_bytes_for_the_same_answer(onnx_bytes: bytes) -> None:
+    half = halve_weights(onnx_bytes)
+    assert len(half) < 0.55 * len(onnx_bytes)
+    assert halve_weights(onnx_bytes) == half
+    # The graph computes in f32: only the weights are rounded.
+    rounded = onnx.load_from_string(onnx_bytes)
+    for tensor in rounded.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT and np.prod(tensor.dims) >= 64:
+            values = onnx.numpy_helper.to_array(tensor).astype(np.float16).astype(np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    assert_alike(
+        by_onnx_runtime(half, PICTURE),
+        by_onnx_runtime(rounded.SerializeToString(), PICTURE),
+        score=1e-5,
+        pixels=1e-2,
+    )
+
+
+def test_weights_beyond_half_precision_are_an_error() -> None:
+    weights = onnx.numpy_helper.from_array(np.full(100, 1e5, np.float32), "w")
+    graph = helper.make_graph([], "g", [], [], [weights])
+    with pytest.raises(TrainingError, match="w has weights that f16 cannot hold"):
+        halve_weights(helper.make_model(graph).SerializeToString())
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_weights_come_back_from_their_file(tmp_path: Path, channels: int) -> None:
+    model = detector(channels)
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    loaded = load_model(tmp_path / "weights.pt")
+    assert not loaded.training
+    for key, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value)
+
+
+class Surprise:
+    """What a hostile checkpoint would hold."""
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return Path.touch, (Path("surprise"),)  # type: ignore[return-value]
+
+
+NO_WEIGHTS: dict[str, Callable[[Path], None]] = {
+    "absent": lambda path: None,
+    "not a file of torch": lambda path: path.write_bytes(b"weights"),
+    "code": lambda path: torch.save({"model.0.conv.weight": Surprise()}, path),
+    "a bare pickle of code": lambda path: path.write_bytes(pickle.dumps(Surprise())),
+    "no state": lambda path: torch.save({"epoch": 3}, path),
+    "another network": lambda path: torch.save(
+        {k: v for k, v in detector().state_dict().items() if ".10." not in k}, path
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NO_WEIGHTS)
+def test_what_is_no_state_of_tensors_is_refused(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    NO_WEIGHTS[case](tmp_path / "weights.pt")
+    with pytest.raises(TrainingError, match="holds no weights of yolo11n"):
+        load_model(tmp_path / "weights.pt")
+    assert not (tmp_path / "surprise").exists()

@@ -1,0 +1,103 @@
+"""What MLflow is told, and that a training outlives it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.training.mlflow_server import mlflow_server
+from tests.support.training.toy_sets import configured
+from training.config import Config, load_config
+from training.train.distributed import ALONE
+from training.train.tracking import MlflowTracker, tags_of
+
+pytestmark = pytest.mark.training
+
+
+def stated(folder: Path, uri: str) -> Config:
+    folder.mkdir(exist_ok=True)
+    config = load_config(configured(folder, tracking={"uri": uri}))
+    config.out.mkdir()
+    return config
+
+
+def test_a_run_is_told_as_it_happens_and_gone_on_with(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    config, warnings = stated(tmp_path, f"sqlite:///{tmp_path}/deep/mlflow.db"), []
+    tracker = MlflowTracker(config, tags_of("abc", ALONE), warnings.append)
+    tracker.metrics({"map50": 0.25, "loss/box": 1.0}, 0)
+    client = MlflowClient(tracking_uri=config.tracking.uri)
+    experiment = client.get_experiment_by_name("hilum")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.data.metrics == {"map50": 0.25, "loss/box": 1.0}  # before it has ended
+    assert run.data.params["train.epochs"] == "2"
+    assert run.data.params["data.dataset"] == str(config.data.dataset)
+    assert run.data.tags["split_digest"] == "abc"
+    assert "git_revision" in run.data.tags
+    names = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
+    assert names == {"config.json", "environment.json"}
+    assert (tmp_path / "deep" / "artifacts").is_dir()
+
+    again = MlflowTracker(config, tags_of("abc", ALONE), warnings.append)  # after a kill
+    again.metrics({"map50": 0.5}, 1)
+    again.end("FINISHED")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert [m.value for m in client.get_metric_history(run.info.run_id, "map50")] == [0.25, 0.5]
+    assert run.info.status == "FINISHED"
+    assert warnings == []
+
+
+def test_a_server_that_is_not_there_is_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    config, warnings = stated(tmp_path, "http://127.0.0.1:9"), []
+    tracker = MlflowTracker(config, {}, warnings.append)
+    tracker.metrics({"map50": 0.25}, 0)
+    tracker.metrics({"map50": 0.5}, 1)
+    tracker.end("FINISHED")
+    (warning,) = warnings
+    assert "127.0.0.1:9" in warning
+    assert "metrics.jsonl" in warning
+    lines = (config.out / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["map50"] for line in lines] == [0.25, 0.5]
+
+
+def test_what_could_not_be_told_is_told_later(tmp_path: Path) -> None:
+    """The database's folder is a file at first."""
+    from mlflow import MlflowClient
+
+    config, warnings = stated(tmp_path, f"sqlite:///{tmp_path}/late/mlflow.db"), []
+    (tmp_path / "late").write_text("in the way")
+    tracker = MlflowTracker(config, {}, warnings.append)
+    tracker.metrics({"map50": 0.25}, 0)
+    assert len(warnings) == 1
+    (tmp_path / "late").unlink()
+    tracker.metrics({"map50": 0.5}, 1)
+    client = MlflowClient(tracking_uri=config.tracking.uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("hilum").experiment_id])
+    history = client.get_metric_history(run.info.run_id, "map50")
+    assert [(m.step, m.value) for m in history] == [(0, 0.25), (1, 0.5)]
+
+
+@pytest.mark.slow
+def test_a_server_is_told_as_it_happens(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    (tmp_path / "server").mkdir()
+    with mlflow_server(tmp_path / "server") as uri:
+        config, warnings = stated(tmp_path / "run", uri), []
+        tracker = MlflowTracker(config, tags_of("abc", ALONE), warnings.append)
+        tracker.metrics({"map50": 0.25}, 0)
+        client = MlflowClient(tracking_uri=uri)
+        (run,) = client.search_runs([client.get_experiment_by_name("hilum").experiment_id])
+        assert run.data.metrics == {"map50": 0.25}  # before it has ended
+        assert run.data.tags["split_digest"] == "abc"
+        names = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
+        assert names == {"config.json", "environment.json"}
+        tracker.end("FINISHED")
+        assert client.get_run(run.info.run_id).info.status == "FINISHED"
+    assert warnings == []

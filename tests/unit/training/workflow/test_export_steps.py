@@ -1,0 +1,318 @@
+"""From weights to proven graphs and a bundle with engines for cards, step by step, at toy size."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from edge_agent.engines.bundle import Bundle
+from edge_agent.engines.runtimes.openvino import OpenVinoOptions
+from edge_agent.engines.runtimes.tensorrt_runtime import open_runtime, packages_installed
+from tests.conftest import absent
+from tests.support.system.disks import room_for
+from tests.support.training.exported_runs import SIZE, exportable, toy_parts
+from training.bundle.writer import (
+    CARD_FP16,
+    CARD_INT8,
+    INT8,
+    TRT_FP16,
+    TRT_INT8,
+    VARIANTS,
+    draft_bundle,
+    measuring_engine,
+    write_bundle,
+)
+from training.cli import export
+from training.config import Config, load_config
+from training.errors import TrainingError
+from training.evaluation.detectors import detect_all, of_engine, of_network
+from training.evaluation.metrics import mean_average_precision
+from training.evaluation.parity import ParityResult
+from training.export import artifacts
+from training.models.network import load_model
+from training.workflow import export_steps as steps
+from training.workflow.export_steps import FOLDER, PARITY
+
+if TYPE_CHECKING:
+    from ultralytics.nn.tasks import DetectionModel
+
+pytestmark = pytest.mark.training
+RTX = "tensorrt_rtx"
+
+
+@pytest.fixture(scope="module")
+def stated(tmp_path_factory: pytest.TempPathFactory, network: DetectionModel) -> Config:
+    """A run whose graphs have been exported, quantised, compiled and proven, in wide bounds."""
+    config = load_config(exportable(tmp_path_factory.mktemp("run"), network))
+    steps.export(config)
+    steps.quantise(config)
+    if RTX in packages_installed():
+        steps.compile_for_cards(config)
+    steps.prove(config)
+    return config
+
+
+@pytest.fixture
+def rtx() -> None:
+    """What compiles for cards without one is there."""
+    if RTX not in packages_installed():
+        absent("tensorrt_rtx is not installed")
+
+
+@pytest.fixture
+def as_before(stated: Config) -> Iterator[None]:
+    """Graphs and proof are put back after a test that changes them."""
+    graphs, proof = artifacts.load(stated.out / FOLDER), (stated.out / PARITY).read_bytes()
+    yield
+    artifacts.save(stated.out / FOLDER, graphs)
+    (stated.out / PARITY).write_bytes(proof)
+
+
+@pytest.fixture
+def fresh(stated: Config, tmp_path: Path) -> Config:
+    """A run with nothing but weights, configured by `c.yaml` beside it."""
+    config = stated.model_copy(update={"out": tmp_path / "run"})
+    config.out.mkdir()
+    shutil.copy(stated.out / "weights.pt", config.out)
+    (tmp_path / "c.yaml").write_text(config.model_dump_json(), encoding="utf-8")  # JSON is YAML.
+    return config
+
+
+def bounded(config: Config, map50: float, sensitivity: float) -> Config:
+    bounds = config.parity.model_copy(update={"map50_drop": map50, "sensitivity_drop": sensitivity})
+    return config.model_copy(update={"parity": bounds})
+
+
+def with_export(config: Config, **changes: object) -> Config:
+    return config.model_copy(update={"export": config.export.model_copy(update=changes)})
+
+
+def test_each_variant_is_compared_and_the_float_ones_lose_nothing(stated: Config) -> None:
+    result = ParityResult.model_validate_json((stated.out / PARITY).read_bytes())
+    names = [it.name for it in result.variants]
+    assert sorted([*names, *result.not_measured]) == sorted(VARIANTS)
+    by_name = {it.name: it for it in result.variants}
+    int8 = by_name["openvino-int8"]
+    for name in ("openvino-fp32", "onnxruntime-fp32"):
+        exact = by_name[name]
+        assert exact.map50.reference > 0.8
+        assert exact.map50.drop < int8.map50.drop
+        assert exact.box_shift.median_px < 0.1 < int8.box_shift.median_px
+    assert by_name[TRT_INT8].engine.startswith("ONNX Runtime in TensorRT's place")
+    assert result.images == 8
+    assert result.points_chosen == (
+        "on valid, at most 0.05 false marks per class and image, each side by itself"
+    )
+
+
+@pytest.mark.usefixtures("as_before")
+def test_points_are_chosen_for_a_stated_sensitivity(stated: Config) -> None:
+    usual = ParityResult.model_validate_json((stated.out / PARITY).read_bytes())
+    aim = stated.evaluate.model_validate({"resamples": 10, "floor": 0.1, "sensitivity": 0.5})
+    result = steps.prove(stated.model_copy(update={"evaluate": aim}))
+    assert result.points_chosen.startswith("on valid, a sensitivity of 0.5 per class")
+    assert result.reference_points != usual.reference_points
+    assert set(result.reference_points) == set(usual.reference_points)
+    for it in result.variants:
+        assert set(it.points) == set(result.reference_points)
+
+
+def test_proven_graphs_become_a_bundle_that_proves_itself(stated: Config, tmp_path: Path) -> None:
+    made, result = steps.proven(stated)
+    bundle = write_bundle(tmp_path / "a.bundle", toy_parts(stated, made, result))
+    assert Bundle.open(bundle.path).manifest.input.height == SIZE
+    if RTX not in packages_installed():
+        absent("tensorrt_rtx is not installed")
+    for name in (TRT_INT8, TRT_FP16):
+        (target,) = bundle.variant(name).targets
+        assert (target.package, target.capabilities) == (RTX, ("8.9",))
+        assert target.version == open_runtime(RTX).version
+        assert bundle.read(target.model)[:4] == b"vtrt"
+
+
+@pytest.mark.usefixtures("rtx")
+def test_what_was_compiled_is_int8_where_it_says_so(stated: Config) -> None:
+    seen = {it.variant: it for it in artifacts.load(stated.out / FOLDER).record.inspected}
+    # The one that stays float is the DFL.
+    assert seen[TRT_INT8].convolutions == {"Float": 1, "Int8": 87}
+    assert seen[TRT_FP16].convolutions.get("Int8", 0) == 0
+    assert seen[TRT_INT8].size_bytes > 1_000_000
+
+
+@pytest.mark.usefixtures("rtx")
+@pytest.mark.parametrize("path", [CARD_INT8, CARD_FP16])
+def test_only_the_number_of_images_is_open_to_tensorrt(stated: Config, path: str) -> None:
+    trt = importlib.import_module(RTX)
+    log = trt.Logger(trt.Logger.ERROR)
+    network = trt.Builder(log).create_network(0)
+    assert trt.OnnxParser(network, log).parse(artifacts.load(stated.out / FOLDER).members[path])
+    assert tuple(network.get_input(0).shape) == (-1, 1, SIZE, SIZE)
+    images, rows, anchors = network.get_output(0).shape
+    assert (images, rows) == (-1, 18)
+    assert anchors > 0
+
+
+@pytest.mark.usefixtures("rtx", "as_before")
+def test_turing_gets_no_int8_and_the_record_says_why(stated: Config) -> None:
+    made = steps.compile_for_cards(stated, ["7.5"])
+    assert made.record.targets[TRT_INT8] == ()
+    assert made.record.targets[TRT_FP16][0].capabilities == ("7.5",)
+    (int8,) = (it for it in made.record.inspected if it.variant == TRT_INT8)
+    assert "only 0 of 87 quantised convolutions became INT8" in int8.left_out
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("rtx", "as_before")
+def test_one_engine_is_for_all_cards_that_were_asked_for(stated: Config) -> None:
+    made = steps.compile_for_cards(stated, ["8.6", "8.9"])
+    for name in (TRT_INT8, TRT_FP16):
+        (target,) = made.record.targets[name]
+        assert target.capabilities == ("8.6", "8.9")
+        alone = {it.capability: it for it in made.record.inspected if it.variant == name}
+        assert set(alone) == {"8.6", "8.9"}
+        # It holds what each of them takes, and says so itself.
+        assert len(made.members[target.model]) >= max(it.size_bytes for it in alone.values())
+        assert b"accelerators={sm86 sm89 }" in made.members[target.model]
+        wanted = 87 if name == TRT_INT8 else 0
+        assert {it.convolutions.get("Int8", 0) for it in alone.values()} == {wanted}
+    assert artifacts.load(stated.out / FOLDER) == made
+
+
+def test_torch_computes_where_the_run_was_trained(stated: Config) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("a card is there: the run would be compared on it")
+    on_card = stated.model_copy(
+        update={"train": stated.train.model_copy(update={"device": "cuda"})}
+    )
+    with pytest.raises(TrainingError, match="needs CUDA device 0"):
+        steps.prove(on_card)
+
+
+def test_a_full_disk_names_the_file_that_is_proven_from(stated: Config) -> None:
+    before = (stated.out / PARITY).read_bytes()
+    listed = sorted((stated.out / FOLDER).rglob("*"))
+    with room_for(100_000), pytest.raises(TrainingError, match=r"cannot write .*draft\.bundle: F"):
+        steps.prove(stated)
+    assert (stated.out / PARITY).read_bytes() == before
+    assert sorted((stated.out / FOLDER).rglob("*")) == listed
+
+
+@pytest.mark.slow
+def test_accuracy_control_measures_on_the_images_of_its_split(
+    stated: Config, fresh: Config
+) -> None:
+    shutil.copytree(stated.out / FOLDER, fresh.out / FOLDER)
+    with pytest.raises(TrainingError, match="there is no split 'exam'"):
+        steps.quantise(with_export(fresh, max_drop=0.9, control_on="exam"))
+    made = steps.quantise(with_export(fresh, max_drop=0.9))
+    found = made.record.calibration
+    assert found is not None
+    assert (found.max_drop, found.left_float, found.images) == (0.9, (), 4)
+    valid, _ = steps.split_of(fresh, "valid")
+    spec, head = made.record.input, made.record.head
+    draft = draft_bundle(fresh.out / "draft.bundle", made.graphs)
+    exact = OpenVinoOptions(inference_precision="f32")
+    engine = measuring_engine(draft, draft.variant(INT8), exact)
+    before, after = (
+        mean_average_precision(valid, detect_all(valid, detector), 0.5)
+        for detector in (
+            of_network(load_model(fresh.out / "weights.pt"), spec, head),
+            of_engine(engine, spec, head),
+        )
+    )
+    engine.close()
+    assert found.drop == pytest.approx(before - after, abs=0.005)
+    assert found.drop > 0.02
+
+
+def test_a_bound_that_is_not_kept_names_itself_and_no_bundle_can_be_made(stated: Config) -> None:
+    path = stated.out / PARITY
+    kept = path.read_bytes()
+    strict = bounded(stated, 0.0, 0.0)
+    with pytest.raises(TrainingError, match="run against other bounds than are configured"):
+        steps.proven(strict)
+    with pytest.raises(TrainingError, match=r"openvino-int8: .*the bound is 0 \(parity\.") as told:
+        steps.prove(strict)
+    assert "No bundle is made" in told.value.hint
+    assert ParityResult.model_validate_json(path.read_bytes()).problems
+    with pytest.raises(TrainingError, match="is not the trained one"):
+        steps.proven(strict)
+    path.write_bytes(kept)
+
+
+def test_files_that_changed_or_are_missing_are_noticed(stated: Config) -> None:
+    graph = stated.out / FOLDER / "model.onnx"
+    kept = graph.read_bytes()
+    graph.write_bytes(kept[:-1])
+    with pytest.raises(TrainingError, match=r"model\.onnx is not what export\.json says"):
+        steps.proven(stated)
+    graph.unlink()
+    with pytest.raises(TrainingError, match=r"there is no .*model\.onnx"):
+        steps.proven(stated)
+    graph.write_bytes(kept)
+    weights = stated.out / "weights.pt"
+    trained = weights.read_bytes()
+    weights.write_bytes(trained + b"\0")
+    with pytest.raises(TrainingError, match="holds other weights than were exported"):
+        steps.quantise(stated)
+    weights.write_bytes(trained)
+    steps.proven(stated)
+
+
+def test_steps_out_of_order_say_which_comes_first(fresh: Config) -> None:
+    with pytest.raises(TrainingError, match=r"no .*export\.json") as told:
+        steps.quantise(fresh)
+    assert "hilum-train export" in told.value.hint
+    with pytest.raises(TrainingError, match=r"no .*export\.json"):
+        steps.prove(fresh)
+    (fresh.out / "weights.pt").unlink()
+    with pytest.raises(TrainingError, match="there are no weights") as told:
+        steps.export(fresh)
+    assert "hilum-train run" in told.value.hint
+
+
+def test_without_calibration_images_the_message_names_the_setting(stated: Config) -> None:
+    before = (stated.out / FOLDER / artifacts.FILE).read_bytes()
+    with pytest.raises(TrainingError, match=r"export\.calibration_images is 0"):
+        steps.quantise(with_export(stated, calibration_images=0))
+    with pytest.raises(TrainingError, match="there is no split 'calibration'"):
+        steps.quantise(with_export(stated, calibrate_on="calibration"))
+    assert (stated.out / FOLDER / artifacts.FILE).read_bytes() == before
+
+
+def test_commands_end_with_a_status_and_a_sentence(
+    fresh: Config, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "c.yaml"
+    assert export.quantize(config=path, accuracy_control="max_drop=much") == 1
+    assert "--accuracy-control max_drop=0.01" in capfd.readouterr().err
+    assert export.parity(config=path) == 1
+    assert "Run `hilum-train export` first." in capfd.readouterr().err
+    assert export.export(config=path) == 0
+    assert "model.onnx" in capfd.readouterr().err
+    record = json.loads((fresh.out / FOLDER / artifacts.FILE).read_text(encoding="utf-8"))
+    assert record["calibration"] is None
+
+
+def test_an_unfinished_write_leaves_what_was_there(
+    stated: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = artifacts.load(stated.out / FOLDER)
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("training.data.atomic_files.os.fsync", full)
+    spoilt = replace(before, members={**before.members, "model.onnx": b"other"})
+    with pytest.raises(TrainingError, match=r"cannot write .*: No space left"):
+        artifacts.save(stated.out / FOLDER, spoilt)
+    assert artifacts.load(stated.out / FOLDER) == before
+    assert list((stated.out / FOLDER).rglob("*.part")) == []

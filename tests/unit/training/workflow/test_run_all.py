@@ -1,0 +1,273 @@
+"""All steps at toy size: once, again with nothing to do, and from where it was stopped."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from edge_agent.engines.runtimes.tensorrt_runtime import packages_installed
+from edge_agent.errors import EngineFailed, HilumError
+from tests.conftest import absent
+from tests.support.training.whole_runs import PICTURES, Trained, WholeRun
+from training.bundle.writer import TRT_FP16
+from training.config import Config, load_config
+from training.data import splits
+from training.errors import TrainingError
+from training.evaluation.results import Evaluation
+from training.export import artifacts
+from training.workflow import export_steps as steps
+from training.workflow import run_all
+
+if TYPE_CHECKING:
+    from ultralytics.nn.tasks import DetectionModel
+
+pytestmark = [
+    pytest.mark.training,
+    # Left to SQLAlchemy's pool by MLflow's own store.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+ALL = ["run", "evaluate", "export", "parity", "bundle"]
+
+
+@pytest.fixture
+def path(whole: WholeRun) -> Path:
+    return whole.path
+
+
+def again(path: Path, network: DetectionModel, config: Config | None = None) -> list[str]:
+    """Run all once more; the names of the steps that were done."""
+    said: list[str] = []
+    of = config or load_config(path)
+    run_all.run_all(of, Trained(network), pictures=PICTURES, say=said.append)
+    return [line.removesuffix(": done") for line in said if line.endswith(": done")]
+
+
+@pytest.mark.slow
+def test_all_is_done_once_and_then_no_more(
+    path: Path, whole: WholeRun, network: DetectionModel
+) -> None:
+    done, said, training = whole.done, whole.said, whole.training
+    assert [line for line in said if line.endswith(": done")] == [f"{it}: done" for it in ALL]
+    assert training.times == 1
+    assert (done.published.version, done.published.new) == ("1", True)
+    before = done.bundle.path.read_bytes()
+    assert again(path, network) == []
+    assert done.bundle.path.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_only_what_rests_on_a_change_is_done_again(
+    path: Path, whole: WholeRun, network: DetectionModel
+) -> None:
+    config = load_config(path)
+    other = config.bundle.model_copy(update={"modifications": "Said better."})
+    changed = config.model_copy(update={"bundle": other})
+    assert again(path, network, changed) == ["bundle"]
+    assert again(path, network) == ["bundle"]
+    (config.out / "evaluation" / "evaluation.json").unlink()
+    assert again(path, network) == ["evaluate"]
+
+
+@pytest.mark.slow
+def test_a_step_that_fails_keeps_those_before_it(
+    path: Path,
+    whole: WholeRun,
+    network: DetectionModel,
+    tmp_path: Path,
+) -> None:
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("rules: [{metric: map50, at_least: 2}]", encoding="utf-8")
+    config = load_config(path)
+    strict = config.evaluate.model_copy(update={"rules": rules})
+    before = sorted(it for it in config.out.rglob("*") if it.is_file())
+    bundle = whole.done.bundle.path.read_bytes()
+    with pytest.raises(TrainingError, match="the gate does not let it pass: map50 at least 2"):
+        again(path, network, config.model_copy(update={"evaluate": strict}))
+    assert sorted(it for it in config.out.rglob("*") if it.is_file()) == before
+    assert whole.done.bundle.path.read_bytes() == bundle
+    assert again(path, network) == ["evaluate"]
+
+
+def test_a_moved_bound_is_refused_before_anything_is_done(
+    path: Path, whole: WholeRun, network: DetectionModel
+) -> None:
+    config = load_config(path)
+    moved = config.parity.model_copy(update={"map50_drop": 0.2})
+    with pytest.raises(TrainingError, match=r"0\.2, but 1 was declared when the run began"):
+        again(path, network, config.model_copy(update={"parity": moved}))
+
+
+def test_an_empty_split_is_refused_before_anything_is_done(
+    path: Path, network: DetectionModel, tmp_path: Path
+) -> None:
+    config = load_config(path)
+    shutil.copytree(config.data.dataset, tmp_path / "set")
+    split = splits.load(config.data.dataset)
+    images = dict(split.images) | {"test": ()}
+    emptied = type(split)(split.seed, images).document()
+    (tmp_path / "set" / "split.json").write_text(json.dumps(emptied), encoding="utf-8")
+    data = config.data.model_copy(update={"dataset": tmp_path / "set"})
+    training = Trained(network)
+    elsewhere = config.model_copy(update={"data": data, "out": tmp_path / "run"})
+    with pytest.raises(TrainingError, match="the split 'test' is empty"):
+        run_all.run_all(elsewhere, training)
+    assert training.times == 0
+    assert not (tmp_path / "run").exists()
+
+
+def elsewhere(path: Path, out: Path, **sections: dict[str, Any]) -> Config:
+    """The same configuration with another folder and other values, checked as from a file."""
+    stated = load_config(path).model_dump(mode="json", exclude_unset=True) | {"out": str(out)}
+    for name, values in sections.items():
+        stated[name] = stated.get(name, {}) | values
+    return Config.model_validate(stated)
+
+
+@pytest.mark.parametrize(
+    ("stated", "says"),
+    [
+        ({"export": {"calibration_images": 0}}, r"export\.calibration_images is 0"),
+        ({"export": {"max_drop": 0.1, "control_on": "exam"}}, "there is no split 'exam'"),
+        ({"evaluate": {"rules": "no.yaml"}}, r"cannot read the rules no\.yaml"),
+        ({"evaluate": {"rules": "{tmp}/map5.yaml"}}, "no figure 'map5'; did you mean 'map50'"),
+        ({"evaluate": {"rules": "{tmp}/difference.yaml"}}, "no figure 'difference/map50'"),
+        ({"evaluate": {"baseline": "{tmp}/map5.yaml"}}, r"map5\.yaml"),
+        ({"bundle": {"gate": "no.zip"}}, r"bundle\.gate: no\.zip holds no gate"),
+        ({"bundle": {"gate": "{bundle}"}}, r"bundle\.gate: .*toy-1\.2\.3\.bundle holds no gate"),
+        ({"bundle": {"replaces": "no.bundle"}}, r"bundle\.replaces: .*no\.bundle"),
+        ({"bundle": {"credits": "no.md"}}, r"bundle\.credits: cannot read the credits no\.md"),
+        ({"bundle": {"variants": ["openvino-int4"]}}, "openvino-int4, which no bundle holds"),
+    ],
+)
+def test_what_must_fail_at_the_end_is_refused_at_the_beginning(
+    whole: WholeRun, network: DetectionModel, tmp_path: Path, stated: dict[str, Any], says: str
+) -> None:
+    for name, metric in (("map5", "map5"), ("difference", "difference/map50")):
+        rules = f"rules: [{{metric: {metric}, at_least: 0.1}}]"
+        (tmp_path / f"{name}.yaml").write_text(rules, encoding="utf-8")
+    text = json.dumps(stated).replace("{tmp}", str(tmp_path))
+    sections = json.loads(text.replace("{bundle}", str(whole.done.bundle.path)))
+    training = Trained(network)
+    with pytest.raises(HilumError, match=says):
+        run_all.run_all(elsewhere(whole.path, tmp_path / "run", **sections), training)
+    assert training.times == 0
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_card_for_which_nothing_can_be_compiled_is_refused_at_the_beginning(
+    path: Path, network: DetectionModel, tmp_path: Path
+) -> None:
+    if "tensorrt_rtx" not in packages_installed():
+        absent("tensorrt_rtx is not installed")
+    training = Trained(network)
+    config = elsewhere(path, tmp_path / "run", export={"capabilities": ["8.9", "1.2"]})
+    with pytest.raises(EngineFailed, match=r"capability 1\.2; it does for 7\.5, .*12\.0"):
+        run_all.run_all(config, training)
+    assert training.times == 0
+
+
+def test_pictures_that_are_not_there_are_missed_at_the_beginning(
+    path: Path, network: DetectionModel, tmp_path: Path
+) -> None:
+    folder = tmp_path / "set"
+    shutil.copytree(load_config(path).data.dataset, folder)
+    *_, first, second = splits.load(folder).of("test")
+    for image in (first, second):
+        (folder / "images" / f"{image}.png").unlink()
+    training = Trained(network)
+    config = elsewhere(path, tmp_path / "run", data={"dataset": str(folder)})
+    with pytest.raises(TrainingError, match=rf"2 of 20 pictures .* first is .*{first}\.png"):
+        run_all.run_all(config, training)
+    assert training.times == 0
+
+
+@pytest.mark.slow
+def test_the_bundle_that_is_replaced_is_the_baseline(
+    path: Path, whole: WholeRun, tmp_path: Path
+) -> None:
+    before = whole.done.bundle
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("rules: [{metric: difference/map50, at_least: 0.5}]", encoding="utf-8")
+    config = elsewhere(
+        path,
+        tmp_path / "run",
+        evaluate={"rules": str(rules), "resamples": 10},
+        bundle={"replaces": str(before.path)},
+    )
+    config.out.mkdir()
+    shutil.copy(load_config(path).out / "weights.pt", config.out)
+    with pytest.raises(TrainingError, match="does not let it pass: difference/map50 at least 0"):
+        run_all.evaluate(config)
+    written = (config.out / "evaluation" / "evaluation.json").read_bytes()
+    found = Evaluation.model_validate_json(written)
+    assert found.subject.device == "cpu"
+    assert found.baseline is not None
+    assert found.baseline.subject.digest == before.digest
+    stated = config.evaluate.model_copy(update={"baseline": Path("other.bundle")})
+    other = config.model_copy(update={"evaluate": stated})
+    assert run_all.baseline_of(other) == Path("other.bundle")
+
+
+def inputs_of(config: Config, name: str) -> dict[str, Any]:
+    made = run_all._steps(config, lambda _: None, None, lambda _: None, lambda *_: None)
+    (step,) = (it for it in made if it.name == name)
+    return step.inputs()
+
+
+def test_a_baseline_counts_only_where_there_is_one(path: Path, whole: WholeRun) -> None:
+    config = load_config(path)
+    usual = inputs_of(config, "evaluate")
+    assert set(usual) == {"data", "weights", "evaluate", "rules"}
+    replaces = config.bundle.model_copy(update={"replaces": whole.done.bundle.path})
+    other = inputs_of(config.model_copy(update={"bundle": replaces}), "evaluate")
+    assert set(other) - set(usual) == {"baseline"}
+    assert other | usual == other
+
+
+def test_what_compiles_for_cards_counts_only_where_that_is_wanted(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config(path)
+    wanted = config.model_copy(
+        update={"export": config.export.model_copy(update={"capabilities": ("8.9",)})}
+    )
+    with_it: list[dict[str, Any]] = []
+    for installed in ({}, {"tensorrt_rtx": "1.7.1"}, {"tensorrt_rtx": "1.8"}):
+        monkeypatch.setattr(run_all, "packages_installed", lambda installed=installed: installed)
+        assert set(inputs_of(config, "export")) == {"data", "weights", "export", "size"}
+        with_it.append(inputs_of(wanted, "export"))
+    assert [it.get("tensorrt_rtx") for it in with_it] == [None, "1.7.1", "1.8"]
+
+
+@pytest.mark.slow
+def test_without_a_compiler_for_cards_it_is_said_that_there_are_no_engines(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_all, "packages_installed", dict)
+    config = elsewhere(path, tmp_path / "run", export={"capabilities": ["8.9"]})
+    config.out.mkdir()
+    shutil.copy(load_config(path).out / "weights.pt", config.out)
+    said: list[str] = []
+    made = run_all._steps(config, lambda _: None, None, said.append, lambda *_: None)
+    next(it for it in made if it.name == "export").act()
+    assert said == ["export: no engines for cards ahead of time: tensorrt_rtx is not installed"]
+    assert artifacts.load(config.out / steps.FOLDER).graphs.targets.get(TRT_FP16, ()) == ()
+
+
+def test_weights_are_measured_where_they_were_trained(path: Path, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("a card is there: the weights would be measured on it")
+    config = elsewhere(path, tmp_path / "run", train={"device": "cuda"})
+    with pytest.raises(TrainingError, match="needs CUDA device 0"):
+        run_all.evaluate(config)
+
+
+def test_the_example_that_newcomers_run_is_a_configuration() -> None:
+    example = Path(__file__).parents[4] / "docs" / "examples" / "toy.yaml"
+    assert load_config(example).bundle.name == "toy"
