@@ -12,8 +12,8 @@ from typing import Annotated
 import click
 import typer
 
-# `edge_agent.cli.commands` brings pydicom, OpenCV and OpenVINO along, which take a second to import:
-# only the commands that need it wait for it, `--help` does not.
+# The commands import pydicom, OpenCV and OpenVINO, which takes a second: only they wait for it,
+# `--help` does not.
 
 app = typer.Typer(
     name="hilum-edge",

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from numpy.typing import NDArray
+
 from edge_agent.errors import StudyImageRefused
 from hilum.codes import ErrorCode
 
@@ -54,3 +58,13 @@ def multi_frame(what: str) -> StudyImageRefused:
         f"The file holds more than one picture: {what}.",
         "Send each radiograph as a file of its own.",
     )
+
+
+def check_shape(pixels: NDArray[Any], rows: int, columns: int) -> None:
+    """Refuse a picture that came at another size than its file declares.
+
+    Raises:
+        StudyImageRefused: CORRUPT.
+    """
+    if pixels.shape[:2] != (rows, columns):
+        raise corrupt("the picture is of another size than it declares")

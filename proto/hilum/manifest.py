@@ -107,7 +107,7 @@ class EngineVariant(_Frozen):
 
 
 class GateThresholds(_Frozen):
-    """From which probability on the content gate warns or refuses (see `edge_agent.core.content_check`).
+    """From which probability on the content gate warns or refuses (`core.content_check`).
 
     `not_frontal`: lateral or no chest; `other`: no chest at all; `lateral`: a chest from the side;
     `turned`: by a quarter, half or three quarters of a turn; `inverted`: bone dark. A lateral view

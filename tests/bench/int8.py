@@ -1,8 +1,8 @@
 """INT8 that is fast: one large network in many forms, timed in turns in one process.
 
 YOLO11-L at 1024 x 1024 with random weights, which take as long as trained ones. All forms come from
-one ONNX graph as `training.export.onnx` writes it (one grey channel, u8 in), Hardswish's from another
-with that activation. What is shown against what:
+one ONNX graph as `training.export.onnx` writes it (one grey channel, u8 in), Hardswish's from
+another with that activation. What is shown against what:
 
 - reference: NNCF's INT8 of the ONNX as OpenVINO reads it, with the preset MIXED;
 - NNCF when told nothing (preset PERFORMANCE), on the graph as read and as converted, which fuses;

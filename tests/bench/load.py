@@ -49,7 +49,7 @@ def images() -> dict[str, bytes]:
 
 
 def agents_cache() -> Path:
-    """Where `tests.support.agents.tagged.agent_process` lets agents keep what they measured and compiled."""
+    """The folder in which agents of `agent_process` keep what they measured and compiled."""
     return Path(tempfile.gettempdir()) / f"hilum-tests-{os.getuid()}"
 
 

@@ -11,6 +11,7 @@ from edge_agent.core.findings import Box, Finding
 from hilum.catalog import BY_SLUG, CATALOG
 from tests.support.training.labelled import entry
 from training.data.dataset import Entry
+from training.data.labels import Label
 from training.evaluation import froc
 from training.evaluation.bootstrap import draws, interval
 from training.evaluation.image_level import auroc, image_level
@@ -18,7 +19,6 @@ from training.evaluation.matching import IOUS, match
 from training.evaluation.metric_table import everything
 from training.evaluation.metrics import average_precision, mean_average_precision
 from training.evaluation.operating_points import at_points, choose, sensitivity
-from training.synthetic.generator import Label
 
 pytestmark = pytest.mark.filterwarnings("error")
 

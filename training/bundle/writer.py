@@ -141,7 +141,7 @@ class Graphs:
 
 @dataclass(frozen=True, slots=True)
 class GateParts:
-    """A content gate from `training.content_check.train`: IR, its thresholds, and its section of the card."""
+    """A content gate: IR, its thresholds, and its section of the card."""
 
     xml: bytes
     weights: bytes

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-# `training.cli.synthetic` brings torch along, which takes seconds to import: `--help` does not wait.
+# The commands import torch, which takes seconds: `--help` does not wait for it.
 
 _HELP = {"help_option_names": ["--help", "-h"]}
 
@@ -370,9 +370,9 @@ def bundle(*, config: Configuration) -> None:
 
     Example: `hilum-train bundle --config c.yaml`
     """
-    from training.cli import bundle  # noqa: PLC0415  # torch, only when needed
+    from training.cli import bundle as bundle_commands  # noqa: PLC0415  # torch, only when needed
 
-    raise typer.Exit(bundle.bundle(config=config))
+    raise typer.Exit(bundle_commands.bundle(config=config))
 
 
 @app.command()
@@ -393,10 +393,12 @@ def publish(
 
     Example: `hilum-train publish --bundle a.bundle --to http://127.0.0.1:5000`
     """
-    from training.cli import bundle  # noqa: PLC0415  # torch, only when needed
+    from training.cli import bundle as bundle_commands  # noqa: PLC0415  # torch, only when needed
 
     raise typer.Exit(
-        bundle.publish(bundle=bundle, to=to, model=model, experiment=experiment, alias=alias)
+        bundle_commands.publish(
+            bundle=bundle, to=to, model=model, experiment=experiment, alias=alias
+        )
     )
 
 
@@ -408,9 +410,9 @@ def everything(*, config: Configuration) -> None:
 
     Example: `hilum-train all --config c.yaml`
     """
-    from training.cli import bundle  # noqa: PLC0415  # torch, only when needed
+    from training.cli import bundle as bundle_commands  # noqa: PLC0415  # torch, only when needed
 
-    raise typer.Exit(bundle.everything(config=config))
+    raise typer.Exit(bundle_commands.everything(config=config))
 
 
 SetFolder = Annotated[Path, typer.Option("--data", metavar="DIR", help="A set of `data vindr`.")]

@@ -16,14 +16,13 @@ from hilum.catalog import CATALOG
 from training.cli.console import bars, reported
 from training.cli.train import alone, say
 from training.config import TrainConfig
-from training.data import dataset
 from training.data.atomic_files import replacing
 from training.errors import TrainingError
 from training.models.unfuse import activation_of
 from training.synthetic import backgrounds as real
 from training.synthetic import box_statistics as boxes
 from training.synthetic import dicom_studies as dicom
-from training.synthetic import lungs
+from training.synthetic import lungs, writer
 from training.synthetic.generator import Generator, Sample
 from training.workflow import starter as starters
 
@@ -50,7 +49,7 @@ def synthetic(
     pictures = real.load(backgrounds, shapes) if backgrounds is not None else ()
     generator = Generator(shapes, boxes.load(), pictures)
     seeds = range(seed, seed + count)
-    write = dicom.write if studies else dataset.write
+    write = dicom.write if studies else writer.write
     shown: list[Sample] = []
     with bars() as told:
         for done, _ in enumerate(write(generator, out, seeds, workers=workers), start=1):

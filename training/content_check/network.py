@@ -128,11 +128,11 @@ def draw(material: Material, rng: np.random.Generator) -> View:
     _, pictures = present[int(rng.choice(len(present), p=shares / shares.sum()))]
     picture = pictures[int(rng.integers(len(pictures)))]
     pixels, content = picture.pixels, picture.content
-    if content is Content.FRONTAL and rng.random() < 0.12:  # noqa: PLR2004 - a share
-        broken = shuffled if rng.random() < 0.7 else detail  # noqa: PLR2004 - a share
+    if content is Content.FRONTAL and rng.random() < 0.12:
+        broken = shuffled if rng.random() < 0.7 else detail
         pixels, content = broken(pixels, rng), Content.OTHER
-    turn = int(rng.integers(1, 4)) if rng.random() < 0.5 else 0  # noqa: PLR2004 - a share
-    dark, early = bool(rng.random() < 0.35), bool(rng.random() < 0.5)  # noqa: PLR2004 - shares
+    turn = int(rng.integers(1, 4)) if rng.random() < 0.5 else 0
+    dark, early = bool(rng.random() < 0.35), bool(rng.random() < 0.5)
     if dark and early:  # the borders and letters that come afterwards are not inverted
         pixels = inverted(pixels)
     pixels = handled(pixels, rng)

@@ -212,7 +212,7 @@ def _beyond(probability: float, log_odds: float) -> float:
     """A probability moved up by some log odds, rounded up to four places; below 1."""
     p = min(max(probability, 1e-6), 1 - 1e-6)
     moved = 1 / (1 + math.exp(-(math.log(p / (1 - p)) + log_odds)))
-    return math.ceil(moved * 1e4) / 1e4 if moved < 0.9999 else moved  # noqa: PLR2004 - four places
+    return math.ceil(moved * 1e4) / 1e4 if moved < 0.9999 else moved
 
 
 def parts_of(network: GateNetwork, thresholds: GateThresholds, card: str) -> GateParts:

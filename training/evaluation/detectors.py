@@ -22,7 +22,7 @@ from hilum.catalog import CATALOG
 from hilum.manifest import HeadSpec, InputSpec
 from training.data.dataset import Entry
 from training.errors import TrainingError
-from training.export.onnx import to_grey
+from training.models.grey import to_grey
 
 Detector = Callable[[NDArray[np.uint8]], Sequence[Finding]]
 """u8 (H, W) -> findings in that picture's pixels, down to the head's score floor."""

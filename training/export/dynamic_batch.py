@@ -21,7 +21,7 @@ def for_any_batch(model: bytes) -> bytes:
     """The same ONNX network for any number of images at once; each is computed by itself.
 
     Args:
-        model: from `training.export.onnx.export_onnx` or `training.export.qdq.quantize_onnx`: for one image.
+        model: from `export.onnx.export_onnx` or `export.qdq.quantize_onnx`: for one image.
 
     Returns:
         The serialised model. All other dimensions are as fixed as they were, also in Reshapes,

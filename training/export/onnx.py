@@ -7,7 +7,6 @@ convolutions.
 
 from __future__ import annotations
 
-import copy
 import io
 import tempfile
 from pathlib import Path
@@ -22,33 +21,11 @@ from torch import nn
 from ultralytics.nn.tasks import DetectionModel
 
 from training.errors import TrainingError
+from training.models.grey import to_grey
 
 OPSET: Final = 18
 _SMALL: Final = 64
 """Constants of fewer values (shapes, scales) keep their precision."""
-
-
-def to_grey(model: DetectionModel) -> DetectionModel:
-    """The same network for one grey channel; a grey picture gives the same outputs.
-
-    Exact for weights made for three channels that were all fed the same picture: a convolution is
-    linear, so its weights are summed over the input channels.
-    """
-    grey = copy.deepcopy(model).float().eval()
-    first = grey.model[0].conv
-    if first.in_channels != 1:
-        summed = nn.Conv2d(
-            1,
-            first.out_channels,
-            first.kernel_size,
-            first.stride,
-            first.padding,
-            bias=first.bias is not None,
-        )
-        summed.weight = nn.Parameter(first.weight.sum(dim=1, keepdim=True))
-        summed.bias = first.bias
-        grey.model[0].conv = summed
-    return grey
 
 
 class _FromBytes(nn.Module):

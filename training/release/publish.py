@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from edge_agent.engines.bundle import Bundle
+from training.bundle.layout import BEGUN_MEMBER, EVALUATION_MEMBER, PARITY_MEMBER
 from training.errors import TrainingError
 from training.evaluation.parity import ParityResult
 from training.evaluation.results import Evaluation
 from training.train.tracking import experiment_of, prepared
-from training.workflow.make_bundle import BEGUN_MEMBER, EVALUATION_MEMBER, PARITY_MEMBER
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -33,9 +33,10 @@ from pydicom.uid import (
 from hilum.catalog import CATALOG
 from training.data.atomic_files import replacing, write_whole, writing
 from training.data.dataset import ANNOTATIONS, NO_FINDING, refuse_finished
+from training.data.labels import Label
 from training.errors import TrainingError
 from training.synthetic import simulated_readers
-from training.synthetic.generator import SIZE, Generator, Label
+from training.synthetic.generator import SIZE, Generator
 
 TABLE: Final = ANNOTATIONS
 _MACHINES: Final = ("Ansel Imaging", "Baryta", "Collodion Medical")

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hilum.catalog import BY_SLUG, CATALOG
+from training.data.labels import Label
 from training.synthetic import devices, lesions_lung, lesions_pleura
 from training.synthetic import phantom as chests
 from training.synthetic.backgrounds import Background
@@ -65,21 +66,6 @@ PAINTERS: Final[dict[int, Painter]] = {
 # How many of one class an image shows, at most; and which are looked for anywhere, not in air only.
 _MOST: Final = {NODULE: 6, _index("calcification"): 3, _index("pulmonary_fibrosis"): 3}
 _ANYWHERE: Final = {_index("calcification"), EFFUSION, _index("pleural_thickening")}
-
-
-@dataclass(frozen=True, slots=True)
-class Label:
-    """One marked finding: catalogue index and box in pixels.
-
-    `weight` in (0, 1] says how many of an image's readers agreed on it; 1 where nobody was asked.
-    """
-
-    index: int
-    x_min: float
-    y_min: float
-    x_max: float
-    y_max: float
-    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

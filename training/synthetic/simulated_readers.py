@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from hilum.catalog import BY_SLUG
-from training.synthetic.generator import Label
+from training.data.labels import Label
 
 READERS: Final = tuple(f"R{k}" for k in range(1, 18))
 

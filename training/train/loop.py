@@ -1,8 +1,8 @@
 """The training loop: YOLO11 on one grey channel, readable from top to bottom.
 
 The network, its loss and the assignment of targets are ultralytics'; the loop, the data and the
-checkpoints are ours. One process or many run the same lines: `training.train.distributed.Group` is a
-group of one where nobody else is there, and what many do together is what one would do alone.
+checkpoints are ours. One process or many run the same lines: `distributed.Group` is a group of
+one where nobody else is there, and what many do together is what one would do alone.
 """
 
 from __future__ import annotations

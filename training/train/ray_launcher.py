@@ -1,4 +1,4 @@
-"""The same run on a Ray cluster: Ray places the workers and joins them, `training.train.run` trains.
+"""The same run on a Ray cluster: Ray places the workers and joins them, `train.run` trains.
 
 Every worker reads the set and the leading one writes the run's folder, so both lie where all
 hosts see them under one path. A worker that dies has the run go on from its last checkpoint.

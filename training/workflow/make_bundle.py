@@ -21,6 +21,7 @@ from hilum.manifest import (
     ModificationProtocol,
     Provenance,
 )
+from training.bundle.layout import BEGUN_MEMBER, EVALUATION_MEMBER, PARITY_MEMBER, SETTINGS_MEMBER
 from training.bundle.writer import VARIANTS, BundleParts, GateParts, write_bundle
 from training.config import Config
 from training.content_check import train as gates
@@ -39,8 +40,6 @@ from training.workflow import export_steps as steps
 
 EVALUATION: Final = "evaluation"
 """Folder of the evaluation, in the run's."""
-EVALUATION_MEMBER, PARITY_MEMBER = "evidence/evaluation.json", "evidence/parity.json"
-BEGUN_MEMBER, SETTINGS_MEMBER = "evidence/begun.json", "evidence/settings.json"
 _CANDIDATES: Final = 24
 _MAP, _SENSITIVITY = "map50_drop", "sensitivity_drop"
 _FIGURES: Final = ("map40", "map50", "map50_95", "froc/mean", "auroc/mean", "sensitivity")

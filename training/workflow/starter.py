@@ -40,7 +40,7 @@ from training.evaluation.detectors import of_engine
 from training.models.network import described
 from training.models.unfuse import activation_of, unfused
 from training.synthetic import backgrounds as real
-from training.synthetic import box_statistics, lungs
+from training.synthetic import box_statistics, lungs, writer
 from training.synthetic.generator import Generator
 from training.workflow.export_steps import input_of
 from training.workflow.run_all import Told, run_all
@@ -199,7 +199,7 @@ def paint(plan: StarterPlan, on_step: Told = lambda *_: None) -> None:
         training, held_out = real.split(real.load(plan.backgrounds, shapes), plan.seed)
         on_step("find lungs", 1, 1)
     parts = [
-        dataset.Part(
+        writer.Part(
             name,
             Generator(shapes, boxes, training if name == "train" else held_out),
             range(FIRST_SEED[name], FIRST_SEED[name] + count),
@@ -211,8 +211,8 @@ def paint(plan: StarterPlan, on_step: Told = lambda *_: None) -> None:
         place("credits.md").write_text(_credits(plan.backgrounds, used), encoding="utf-8")
         clear = [f"{background.name}\n" for background in held_out if background.clear]
         place(_CLEAR).write_text("".join(clear), encoding="utf-8")
-    split = splits.Split(plan.seed, {part.name: tuple(dataset.ids_of(part)) for part in parts})
-    samples = dataset.write_parts(parts, folder, split=split, workers=plan.workers)
+    split = splits.Split(plan.seed, {part.name: tuple(writer.ids_of(part)) for part in parts})
+    samples = writer.write_parts(parts, folder, split=split, workers=plan.workers)
     for done, _ in enumerate(samples, start=1):
         on_step("paint", done, sum(counts.values()))
 

@@ -59,7 +59,7 @@ def open_engine(
         EngineFailed: the runtime cannot load or run the model.
     """
     if variant.runtime == "openvino":
-        from edge_agent.engines.runtimes.openvino import OpenVinoEngine, OpenVinoOptions
+        from edge_agent.engines.runtimes.openvino import OpenVinoEngine, OpenVinoOptions  # noqa: PLC0415
 
         parallel = batch.parallel_requests if batch.parallel_requests > 1 else 0
         return OpenVinoEngine(
@@ -72,13 +72,13 @@ def open_engine(
             ),
         )
     if variant.runtime == "onnxruntime":
-        from edge_agent.engines.runtimes.onnxruntime import OnnxRuntimeEngine, OnnxRuntimeOptions
+        from edge_agent.engines.runtimes.onnxruntime import OnnxRuntimeEngine, OnnxRuntimeOptions  # noqa: PLC0415
 
         return OnnxRuntimeEngine(
             bundle, variant, OnnxRuntimeOptions(threads=threads, streams=batch.parallel_requests)
         )
     if variant.runtime == "tensorrt":
-        from edge_agent.engines.runtimes.tensorrt import TensorRtEngine, TensorRtOptions
+        from edge_agent.engines.runtimes.tensorrt import TensorRtEngine, TensorRtOptions  # noqa: PLC0415
 
         return TensorRtEngine(
             bundle, variant, TensorRtOptions(cache_dir / "compiled" if cache_dir else None)

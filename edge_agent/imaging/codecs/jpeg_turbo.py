@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edge_agent.imaging.codecs.call import decoded
 from edge_agent.imaging.codecs.jpeg_markers import LOSSLESS, JpegFacts
-from edge_agent.imaging.raster.header import check_shape
+from edge_agent.imaging.errors import check_shape
 
 _BYTE, _COLOURS = 8, 3
 _PROCESSES = frozenset({0xC0, 0xC1, 0xC2, LOSSLESS})

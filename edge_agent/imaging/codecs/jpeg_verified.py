@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from edge_agent.imaging.codecs.call import decoded
 from edge_agent.imaging.codecs.jpeg_markers import LOSSLESS, JpegFacts
-from edge_agent.imaging.errors import corrupt
-from edge_agent.imaging.raster.header import check_shape
+from edge_agent.imaging.errors import check_shape, corrupt
 
 # Baseline, extended and lossless; a progressive picture's last bits tell of all of it.
 _IN_ORDER = frozenset({0xC0, 0xC1, LOSSLESS})

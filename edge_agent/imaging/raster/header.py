@@ -10,8 +10,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.imaging.errors import corrupt
-
 Size = tuple[int, int]
 
 _GREY_AXES, _RGB = 2, 3
@@ -30,16 +28,6 @@ class Declared:
     decode: Callable[[Size], NDArray[Any]]
     """Decodes to grey, u8 or u16, of at least the size asked for."""
     inverse: bool = False
-
-
-def check_shape(pixels: NDArray[Any], rows: int, columns: int) -> None:
-    """Refuse a picture that came at another size than its file declares.
-
-    Raises:
-        StudyImageRefused: CORRUPT.
-    """
-    if pixels.shape[:2] != (rows, columns):
-        raise corrupt("the picture is of another size than it declares")
 
 
 def grey_of(pixels: NDArray[Any]) -> NDArray[Any]:

@@ -10,9 +10,9 @@ import imagecodecs
 from numpy.typing import NDArray
 
 from edge_agent.imaging.codecs.call import decoded
-from edge_agent.imaging.errors import corrupt, multi_frame, truncated
+from edge_agent.imaging.errors import check_shape, corrupt, multi_frame, truncated
 from edge_agent.imaging.raster import tiff_directory
-from edge_agent.imaging.raster.header import Declared, check_shape, grey_of
+from edge_agent.imaging.raster.header import Declared, grey_of
 
 _MAX_CHUNKS = 200_000
 

@@ -13,6 +13,7 @@ from edge_agent.imaging.codecs.call import decoded
 from edge_agent.imaging.codecs.jpeg_turbo import decode_jpeg8, is_jpeg8
 from edge_agent.imaging.colour import PaletteTable
 from edge_agent.imaging.errors import (
+    check_shape,
     corrupt,
     multi_frame,
     truncated,
@@ -21,7 +22,7 @@ from edge_agent.imaging.errors import (
 )
 from edge_agent.imaging.orientation import flipped
 from edge_agent.imaging.raster import tiff_directory
-from edge_agent.imaging.raster.header import Declared, check_shape, grey_of
+from edge_agent.imaging.raster.header import Declared, grey_of
 
 _WHITE_IS_ZERO, _PALETTE = 0, 3
 _JPEG, _CMYK, _YCBCR = 7, 5, 6

@@ -25,7 +25,7 @@ from tests.support.training.models import blobs, random_detector  # noqa: E402
 from tests.support.training.toy_sets import configured  # noqa: E402
 from training.config import load_config  # noqa: E402
 from training.evaluation.detectors import of_network  # noqa: E402
-from training.export.onnx import to_grey  # noqa: E402
+from training.models.grey import to_grey  # noqa: E402
 from training.models.network import load_model  # noqa: E402
 from training.train.distributed import ALONE, Group, choose_device  # noqa: E402
 from training.train.loop import EpochReport, Progress  # noqa: E402

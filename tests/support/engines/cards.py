@@ -88,7 +88,7 @@ class FakeCard:
 
 @dataclass
 class FakePlan:
-    """The transparent model of `tests.support.engines.bundles`, computed in a `FakeCard`'s memory."""
+    """The transparent model of `support.engines.bundles`, computed in a `FakeCard`'s memory."""
 
     card: FakeCard
     ports: tuple[Port, ...] = PORTS

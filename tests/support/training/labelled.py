@@ -10,7 +10,7 @@ import numpy as np
 from edge_agent.core.findings import Box, Finding
 from hilum.catalog import BY_SLUG, CATALOG
 from training.data.dataset import Entry
-from training.synthetic.generator import Label
+from training.data.labels import Label
 
 NODULE = BY_SLUG["nodule_mass"].index
 OPACITY = BY_SLUG["lung_opacity"].index

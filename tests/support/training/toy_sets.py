@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 
 from hilum.catalog import CATALOG
-from training.data.dataset import Entry, Label
+from training.data.dataset import Entry
+from training.data.labels import Label
 from training.data.splits import Split
 
 TOY_TRAIN = {

@@ -9,7 +9,7 @@ from pathlib import Path
 import edge_agent
 
 ROOT = Path(__file__).parents[3]
-TRAINING_MAY_USE = {"core", "engines", "errors", "imaging"}
+TRAINING_MAY_USE = {"core", "engines", "errors", "imaging", "system"}
 
 
 def test_training_is_kept_from_every_part_of_the_agent_but_these() -> None:

@@ -42,7 +42,7 @@ OPTIONS = OpenVinoOptions(threads=1)
 
 
 def transparent_onnx(gain: float = 1.0) -> bytes:
-    """The transparent model of `tests.support.engines.bundles` as ONNX; `gain` multiplies its scores."""
+    """The transparent model of `support.engines.bundles` as ONNX; `gain` multiplies its scores."""
     scale = np.ones((1, ROWS, 1), np.float32)
     scale[:, 4:] *= gain / 255
     graph = helper.make_graph(

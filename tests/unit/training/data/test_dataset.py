@@ -15,8 +15,9 @@ from hilum.catalog import CATALOG
 from tests.support.training.toy_sets import TOY_TRAIN
 from training.config import TrainConfig
 from training.data import dataset
+from training.data.labels import Label
 from training.errors import TrainingError
-from training.synthetic import box_statistics, lungs
+from training.synthetic import box_statistics, lungs, writer
 from training.synthetic.generator import Generator, Sample
 from training.train import loader
 
@@ -25,7 +26,7 @@ from training.train import loader
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Sample]]:
     folder = tmp_path_factory.mktemp("set")
     generator = Generator(lungs.load(), box_statistics.load())
-    return folder, list(dataset.write(generator, folder, range(20, 32), workers=1))
+    return folder, list(writer.write(generator, folder, range(20, 32), workers=1))
 
 
 def test_round_trip(made: tuple[Path, list[Sample]]) -> None:
@@ -42,7 +43,7 @@ def test_a_whole_set_is_not_painted_over(made: tuple[Path, list[Sample]]) -> Non
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     generator = Generator(lungs.load(), box_statistics.load())
     with pytest.raises(TrainingError, match="holds a set already") as caught:
-        next(dataset.write(generator, folder, range(2), workers=1))
+        next(writer.write(generator, folder, range(2), workers=1))
     assert "another folder" in caught.value.hint
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
@@ -102,7 +103,7 @@ def test_a_marked_square_is_still_in_its_box_after_augmentation(tmp_path: Path) 
     pixels = np.full((200, 240), 20, np.uint8)
     pixels[80:120, 100:160] = 255
     cv2.imwrite(str(tmp_path / "square.png"), pixels)
-    label = dataset.Label(8, 100, 80, 160, 120)
+    label = Label(8, 100, 80, 160, 120)
     entry = dataset.Entry("square", tmp_path / "square.png", "painted", frozenset(), (label,))
     for epoch in range(12):
         batch = next(loader.batches([entry], plain(160, batch=1, augment=True), epoch))
@@ -114,10 +115,10 @@ def test_a_marked_square_is_still_in_its_box_after_augmentation(tmp_path: Path) 
 def test_parts_of_a_set_have_names_of_their_own(tmp_path: Path) -> None:
     generator = Generator(lungs.load(), box_statistics.load())
     parts = [
-        dataset.Part("train", generator, range(20, 22)),
-        dataset.Part("test", generator, range(31, 32)),
+        writer.Part("train", generator, range(20, 22)),
+        writer.Part("test", generator, range(31, 32)),
     ]
-    samples = list(dataset.write_parts(parts, tmp_path, workers=1))
+    samples = list(writer.write_parts(parts, tmp_path, workers=1))
     entries = dataset.read(tmp_path)
     assert [it.image_id for it in entries] == ["train-000000", "train-000001", "test-000000"]
     assert np.array_equal(entries[2].read(), samples[2].pixels)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from tests.support.training.labelled import ITSELF, NODULE, OPACITY, TWO, by_chance, entry, finding
+from training.data.labels import Label
 from training.evaluation import froc
 from training.evaluation.bootstrap import draws
 from training.evaluation.matching import match
-from training.synthetic.generator import Label
 
 FOUND = [[finding(0, 0.9), finding(100, 0.5)], [finding(50, 0.7)]]
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from tests.support.training.labelled import ITSELF, NODULE, OPACITY, TWO, by_chance, entry, finding
+from training.data.labels import Label
 from training.evaluation.bootstrap import draws
 from training.evaluation.image_level import ANY, auroc, image_level, roc
 from training.evaluation.matching import match
-from training.synthetic.generator import Label
 
 
 def test_the_surest_finding_is_the_images_score_wherever_it_lies() -> None:

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from hilum.catalog import CATALOG
 from tests.support.training.labelled import NODULE, OPACITY, TWO, by_chance, entry, finding
 from training.data.dataset import Entry
+from training.data.labels import Label
 from training.errors import TrainingError
 from training.evaluation.matching import IOUS, Found, Matched, match
 from training.evaluation.metrics import average_precision, mean_average_precision
-from training.synthetic.generator import Label
 
 
 def hits(found: Found, iou: float = 0.4) -> list[bool]:

@@ -10,13 +10,13 @@ import pytest
 
 from hilum.catalog import BY_SLUG
 from tests.support.training.labelled import NODULE, TWO, by_chance, entry, finding
+from training.data.labels import Label
 from training.errors import TrainingError
 from training.evaluation.matching import match
 from training.evaluation.measure import Measured, Settings, evaluate
 from training.evaluation.report.worst_errors import worst
 from training.evaluation.results import Evaluation, Subject
 from training.evaluation.subgroups import groups
-from training.synthetic.generator import Label
 
 WHO = Subject(kind="weights", name="a.pt", digest="0" * 64, engine="torch", device="CPU")
 POINTS = dict.fromkeys(BY_SLUG, 0.3)

@@ -6,9 +6,9 @@ import pytest
 
 from hilum.catalog import BY_SLUG
 from tests.support.training.labelled import ITSELF, NODULE, OPACITY, TWO, entry, finding
+from training.data.labels import Label
 from training.evaluation.matching import match
 from training.evaluation.operating_points import PointRule, at_points, choose, sensitivity
-from training.synthetic.generator import Label
 
 
 def test_the_threshold_keeps_false_positives_down_and_respects_the_floor() -> None:

@@ -10,7 +10,8 @@ import pytest
 from edge_agent.core.findings import Box, Finding
 from hilum.catalog import CATALOG
 from training.config import ParityBounds
-from training.data.dataset import Entry, Label
+from training.data.dataset import Entry
+from training.data.labels import Label
 from training.errors import TrainingError
 from training.evaluation.parity import Side, VariantParity, box_shift, compare
 

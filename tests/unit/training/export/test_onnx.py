@@ -16,7 +16,8 @@ from ultralytics.nn.tasks import DetectionModel
 from edge_agent.engines.base import Pixels, RawOutputs
 from tests.support.training.models import blobs, by_onnx_runtime, detector, random_detector
 from training.errors import TrainingError
-from training.export.onnx import export_onnx, halve_weights, to_grey
+from training.export.onnx import export_onnx, halve_weights
+from training.models.grey import to_grey
 from training.models.network import load_model
 
 pytestmark = pytest.mark.training

@@ -16,7 +16,13 @@ from torch import nn  # noqa: E402  # torch may be absent
 from tests.support.training.models import detector  # noqa: E402
 from training.config import TrainConfig  # noqa: E402
 from training.errors import TrainingError  # noqa: E402
-from training.models.network import build_model, described, load_initial, load_model, new_network
+from training.models.network import (  # noqa: E402
+    build_model,
+    described,
+    load_initial,
+    load_model,
+    new_network,
+)
 from training.train.checkpoints import write  # noqa: E402
 
 

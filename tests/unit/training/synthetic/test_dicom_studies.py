@@ -12,9 +12,10 @@ import pytest
 from edge_agent.imaging import read_study
 from hilum.catalog import CATALOG
 from training.data import vindr
+from training.data.labels import Label
 from training.errors import TrainingError
 from training.synthetic import box_statistics, dicom_studies, lungs, simulated_readers
-from training.synthetic.generator import SIZE, Generator, Label
+from training.synthetic.generator import SIZE, Generator
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import pytest
 
 from hilum.catalog import BY_SLUG, CATALOG
 from training.errors import TrainingError
-from training.synthetic import backgrounds, box_statistics, generator, lungs, phantom
-from training.synthetic.generator import Generator, Sample
+from training.synthetic import backgrounds, box_statistics, lungs, phantom
+from training.synthetic.generator import PAINTERS, SIZE, Generator, Sample
 from training.synthetic.lesions_pleura import pneumothorax
 
 
@@ -35,11 +35,11 @@ def test_a_seed_is_a_sample(generator: Generator, samples: list[Sample]) -> None
 def test_pictures_have_contrast_and_boxes_lie_inside(samples: list[Sample]) -> None:
     for sample in samples:
         assert sample.pixels.dtype == np.uint8
-        assert sample.pixels.shape == (generator.SIZE, generator.SIZE)
+        assert sample.pixels.shape == (SIZE, SIZE)
         assert sample.pixels.std() > 5
         for label in sample.labels:
-            assert 0 <= label.x_min < label.x_max <= generator.SIZE
-            assert 0 <= label.y_min < label.y_max <= generator.SIZE
+            assert 0 <= label.x_min < label.x_max <= SIZE
+            assert 0 <= label.y_min < label.y_max <= SIZE
 
 
 def test_all_findings_appear_and_some_pictures_show_none(samples: list[Sample]) -> None:
@@ -48,13 +48,13 @@ def test_all_findings_appear_and_some_pictures_show_none(samples: list[Sample]) 
     assert 5 <= sum(not sample.labels for sample in samples) <= 35
 
 
-@pytest.mark.parametrize("slug", [CATALOG[index].slug for index in sorted(generator.PAINTERS)])
+@pytest.mark.parametrize("slug", [CATALOG[index].slug for index in sorted(PAINTERS)])
 def test_a_box_holds_what_changed(generator: Generator, slug: str) -> None:
     index = BY_SLUG[slug].index
     placed = 0
     for seed in range(5):
         rng = np.random.default_rng(seed)
-        stage = phantom.paint(generator.SIZE, generator.shapes, rng)
+        stage = phantom.paint(SIZE, generator.shapes, rng)
         before = stage.pixels.copy()
         for label in generator._place(stage, index, rng):
             placed += 1
@@ -72,7 +72,7 @@ def test_a_pneumothorax_is_darker_than_the_lung_it_left(generator: Generator) ->
     darker = 0
     for seed in range(4):
         rng = np.random.default_rng(seed)
-        stage = phantom.paint(generator.SIZE, generator.shapes, rng)
+        stage = phantom.paint(SIZE, generator.shapes, rng)
         before = stage.pixels.copy()
         x, y, width, height = stage.frame.to_pixels((-0.3, 0.3, 0.38, 1.0))
         if (box := pneumothorax(stage, (x, y, width, height), rng)) is None:
@@ -86,7 +86,7 @@ def test_a_pneumothorax_is_darker_than_the_lung_it_left(generator: Generator) ->
 def test_an_enlarged_heart_is_wider_than_half_the_thorax(generator: Generator) -> None:
     for ratio in (0.42, 0.6):
         rng = np.random.default_rng(1)
-        stage = phantom.paint(generator.SIZE, generator.shapes, rng, heart_ratio=ratio)
+        stage = phantom.paint(SIZE, generator.shapes, rng, heart_ratio=ratio)
         measured = (stage.heart[2] - stage.heart[0]) / stage.frame.thorax
         assert measured == pytest.approx(ratio, abs=0.08)
 

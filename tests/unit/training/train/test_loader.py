@@ -10,7 +10,8 @@ import pytest
 
 from tests.support.training.toy_sets import TOY_TRAIN, discs
 from training.config import TrainConfig
-from training.data.dataset import Entry, Label
+from training.data.dataset import Entry
+from training.data.labels import Label
 from training.train.loader import batches, steps
 
 pytestmark = pytest.mark.training

@@ -15,7 +15,8 @@ pytestmark = pytest.mark.training
 torch = pytest.importorskip("torch")
 
 from training.config import TrainConfig  # noqa: E402  # torch may be absent
-from training.data.dataset import Entry, Label  # noqa: E402
+from training.data.dataset import Entry  # noqa: E402
+from training.data.labels import Label  # noqa: E402
 from training.errors import TrainingError  # noqa: E402
 from training.models.network import load_model  # noqa: E402
 from training.train.loop import EpochReport, Progress, learning_rate, train  # noqa: E402

@@ -20,7 +20,8 @@ from tests.support.engines.variants import ORT, bundle_with, noise, seen, varian
 
 def test_choosing_imports_no_runtime() -> None:
     script = (
-        "import sys, edge_agent.engines.selection.select as c, edge_agent.engines.runtimes.factory as r;"
+        "import sys, edge_agent.engines.selection.select;"
+        "import edge_agent.engines.runtimes.factory as r;"
         "assert r.runtime_version('openvino') and r.runtime_version('onnxruntime');"
         "print([name for name in r.KNOWN if name in sys.modules])"
     )

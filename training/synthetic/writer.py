@@ -1,0 +1,109 @@
+"""Paint samples by a pool of processes and store them as a data set."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import cv2
+
+from hilum.catalog import CATALOG
+from training.data import splits
+from training.data.atomic_files import replacing, write_whole
+from training.data.dataset import ANNOTATIONS, IMAGES, NO_FINDING, refuse_finished
+from training.synthetic.generator import Generator, Sample
+
+_generator: Generator | None = None
+
+
+def _adopt(generator: Generator) -> None:
+    global _generator  # noqa: PLW0603 - how a worker process keeps what it was started with
+    _generator = generator
+    cv2.setNumThreads(1)
+
+
+def _make(task: tuple[int, Path]) -> Sample:
+    seed, path = task
+    assert _generator is not None  # noqa: S101 - the pool's initializer has set it
+    sample = _generator.sample(seed)
+    # Not by OpenCV, which does not say what the disk did not take.
+    encoded = cv2.imencode(".png", sample.pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1]
+    write_whole(encoded.tobytes(), path)
+    return sample
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """Samples of one set that are made alike; their image ids begin with `name`."""
+
+    name: str
+    generator: Generator
+    seeds: range
+
+
+def write(
+    generator: Generator, folder: Path, seeds: range, *, workers: int = 2
+) -> Iterator[Sample]:
+    """Generate and store one sample per seed, yielding each as it is done, in order.
+
+    The tables are written last, so a folder without them is an unfinished set.
+
+    Raises:
+        TrainingError: the folder holds a set already, or the disk cannot be written.
+    """
+    return write_parts([Part("", generator, seeds)], folder, workers=workers)
+
+
+def write_parts(
+    parts: Sequence[Part], folder: Path, *, split: splits.Split | None = None, workers: int = 2
+) -> Iterator[Sample]:
+    """The same for a set of several parts, one after the other, and its frozen split."""
+    refuse_finished(folder)
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    rows: list[list[object]] = []
+    facts: list[list[object]] = []
+    for part in parts:
+        paths = [folder / "images" / f"{name}.png" for name in ids_of(part)]
+        # Spawned, not forked: OpenCV's own threads do not survive a fork.
+        with ProcessPoolExecutor(
+            workers, mp_context=get_context("spawn"), initializer=_adopt, initargs=(part.generator,)
+        ) as pool:
+            made = pool.map(_make, zip(part.seeds, paths, strict=True), chunksize=8)
+            for path, sample in zip(paths, made, strict=True):
+                unknown = " ".join(CATALOG[k].slug for k in sorted(sample.unknown))
+                facts.append([path.stem, sample.background, unknown])
+                rows += _rows(path.stem, sample)
+                yield sample
+    columns = ["image_id", "class_name", "class_id", "rad_id", "x_min", "y_min", "x_max", "y_max"]
+    with replacing(folder) as place:
+        _table(place(IMAGES), ["image_id", "background", "unknown"], facts)
+        _table(place(ANNOTATIONS), columns, rows)
+        if split is not None:
+            splits.save(split, place(splits.FILE))
+
+
+def ids_of(part: Part) -> list[str]:
+    """The image ids of a part, in the order of its seeds."""
+    prefix = f"{part.name}-" if part.name else ""
+    return [f"{prefix}{k:06d}" for k in range(len(part.seeds))]
+
+
+def _rows(name: str, sample: Sample) -> list[list[object]]:
+    if not sample.labels:
+        return [[name, NO_FINDING, len(CATALOG), "S1", "", "", "", ""]]
+    return [
+        [name, CATALOG[label.index].name, label.index, "S1"]
+        + [round(v, 1) for v in (label.x_min, label.y_min, label.x_max, label.y_max)]
+        for label in sample.labels
+    ]
+
+
+def _table(path: Path, columns: list[str], rows: list[list[object]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as out:
+        writer = csv.writer(out)
+        writer.writerow(columns)
+        writer.writerows(rows)
