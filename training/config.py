@@ -57,7 +57,7 @@ class Range(Section):
         return self
 
 
-class Choice(Section):
+class SearchSpace(Section):
     """One of these."""
 
     choices: tuple[str | int | float | bool | None, ...] = Field(min_length=1)
@@ -173,7 +173,7 @@ class TuneConfig(Section):
     study: str = Field("hilum", min_length=1)
     warm_trials: int = Field(4, ge=1, description="finished ones before any is cut short")
     warm_epochs: int = Field(2, ge=0, description="epochs that every trial may do")
-    space: dict[str, Range | Choice] = Field(
+    space: dict[str, Range | SearchSpace] = Field(
         {
             "learning_rate": Range(low=5e-4, high=5e-3, log=True),
             "weight_decay": Range(low=5e-3, high=5e-2, log=True),
@@ -185,7 +185,9 @@ class TuneConfig(Section):
 
     @field_validator("space")
     @classmethod
-    def _settings_are_known(cls, space: dict[str, Range | Choice]) -> dict[str, Range | Choice]:
+    def _settings_are_known(
+        cls, space: dict[str, Range | SearchSpace]
+    ) -> dict[str, Range | SearchSpace]:
         for name in space:
             if name not in TrainConfig.model_fields:
                 near = get_close_matches(name, TrainConfig.model_fields, n=1)

@@ -17,23 +17,23 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from edge_agent.app.models import Load, build_decoder, load_pipeline, run_load
-from edge_agent.app.security import Doors, open_doors
+from edge_agent.app.security import ListenerSecurity, load_security
 from edge_agent.audit.log import AuditStatus
 from edge_agent.config import Settings, format_address
 from edge_agent.core.admission import Admission, AdmissionPolicy, AdmissionStats
-from edge_agent.decoding.decoder import WorkerDecoder
+from edge_agent.decoding.decoder import SandboxedDecoder
 from edge_agent.errors import ConfigInvalid, EngineFailed, NotReady
 from edge_agent.security.tls import grpc_credentials
-from edge_agent.serving.detection import Pipeline
-from edge_agent.serving.grpc.health import Health
-from edge_agent.serving.grpc.interceptor import GrpcAccess, Guard
+from edge_agent.serving.detection import DetectionService
+from edge_agent.serving.grpc.health import HealthServicer
+from edge_agent.serving.grpc.interceptor import AuthInterceptor, GrpcAccess
 from edge_agent.serving.grpc.servicer import SERVICE, Detector
-from edge_agent.serving.http.access import GuardedAccess
+from edge_agent.serving.http.access import HttpAccessControl
 from edge_agent.serving.http.app import create_http_app
 from edge_agent.serving.http.endpoints import HttpLimits
-from edge_agent.serving.http.schemas import ModelFacts
+from edge_agent.serving.http.schemas import ModelInfo
 from edge_agent.serving.http.server import HttpServer
-from edge_agent.serving.metrics import AgentMetrics, Face, Sources
+from edge_agent.serving.metrics import AgentMetrics, MetricSources, Transport
 from edge_agent.serving.render import Renderer
 from edge_agent.system.malloc import keep_tidy, reuse_freed_memory
 from hilum.v1 import detection_pb2_grpc
@@ -58,14 +58,14 @@ class Agent:
         self._settings = settings
         self._load = load
         self._decoder = build_decoder(settings)
-        self._pipeline: Pipeline | None = None
+        self._pipeline: DetectionService | None = None
         self._problem = _LOADING
         self._sound = False
         self._loading = asyncio.Lock()
-        self._health = Health("", SERVICE)
+        self._health = HealthServicer("", SERVICE)
         self._metrics = AgentMetrics(self._sources())
-        self._doors: Doors | None = None
-        self._accesses: list[GrpcAccess | GuardedAccess] = []
+        self._doors: ListenerSecurity | None = None
+        self._accesses: list[GrpcAccess | HttpAccessControl] = []
         self._detector: Detector | None = None
         self._grpc: grpc.aio.Server | None = None
         self._http: HttpServer | None = None
@@ -93,7 +93,7 @@ class Agent:
                 agent would be open to other machines.
         """
         reuse_freed_memory()
-        self._doors = doors = await asyncio.to_thread(open_doors, self._settings)
+        self._doors = doors = await asyncio.to_thread(load_security, self._settings)
         if doors.tls is not None:
             self._metrics.tls_ends(doors.tls.not_after.timestamp())
         try:
@@ -105,16 +105,16 @@ class Agent:
             raise
         self._tidying = asyncio.create_task(keep_tidy(), name="tidy")
 
-    async def _start_grpc(self, doors: Doors) -> None:
+    async def _start_grpc(self, doors: ListenerSecurity) -> None:
         settings = self._settings
-        count = partial(self._metrics.request_answered, Face.GRPC)
+        count = partial(self._metrics.request_answered, Transport.GRPC)
         access = GrpcAccess(doors.grpc, doors.audit, count)
         self._accesses.append(access)
         self._detector = Detector(
             self._ready_pipeline, access, stream_concurrency=settings.grpc.stream_concurrency
         )
         self._grpc = server = grpc.aio.server(
-            interceptors=[Guard(access)],
+            interceptors=[AuthInterceptor(access)],
             options=[
                 (
                     "grpc.max_receive_message_length",
@@ -142,16 +142,16 @@ class Agent:
             ) from None
         await server.start()
 
-    async def _start_http(self, doors: Doors) -> None:
+    async def _start_http(self, doors: ListenerSecurity) -> None:
         settings = self._settings
-        count = partial(self._metrics.request_answered, Face.HTTP)
-        access = GuardedAccess(doors.http, doors.audit, count)
+        count = partial(self._metrics.request_answered, Transport.HTTP)
+        access = HttpAccessControl(doors.http, doors.audit, count)
         self._accesses.append(access)
         renderer = Renderer(self._decoder)
         app = create_http_app(
             pipeline=self._ready_pipeline,
             renderer=lambda: self._when_ready(renderer),
-            model_info=lambda: ModelFacts.of(self._ready_pipeline().model),
+            model_info=lambda: ModelInfo.of(self._ready_pipeline().model),
             readiness=lambda: self._problem,
             metrics=self._metrics.render,
             access=access,
@@ -214,7 +214,7 @@ class Agent:
         self._problem = problem
         await self._health.set_serving(not problem)
 
-    def _say_serving(self, pipeline: Pipeline) -> None:
+    def _say_serving(self, pipeline: DetectionService) -> None:
         model = pipeline.model
         said = {
             "address": self.address,
@@ -278,7 +278,7 @@ class Agent:
         if audit is not None:
             await asyncio.to_thread(audit.close)
 
-    def _ready_pipeline(self) -> Pipeline:
+    def _ready_pipeline(self) -> DetectionService:
         if self._pipeline is None or not self._sound:
             raise NotReady(self._problem)
         return self._pipeline
@@ -287,7 +287,7 @@ class Agent:
         self._ready_pipeline()
         return part
 
-    def _sources(self) -> Sources:
+    def _sources(self) -> MetricSources:
         nothing = Admission(AdmissionPolicy()).stats()
 
         def admission() -> AdmissionStats:
@@ -298,10 +298,10 @@ class Agent:
             return log.status if log else AuditStatus(0, 0, 0, None)
 
         decoder = self._decoder
-        return Sources(
+        return MetricSources(
             admission=admission,
             audit=audit if self._settings.audit.enabled else None,
-            decoding=decoder.stats if isinstance(decoder, WorkerDecoder) else None,
+            decoding=decoder.stats if isinstance(decoder, SandboxedDecoder) else None,
             ready=lambda: not self._problem,
         )
 

@@ -12,17 +12,17 @@ from typing import Any, Final
 
 from edge_agent.config import Settings
 from edge_agent.core.engine_selection import BatchPolicy
-from edge_agent.decoding.decoder import Decoder, ThreadDecoder, WorkerDecoder
+from edge_agent.decoding.decoder import Decoder, SandboxedDecoder, ThreadDecoder
 from edge_agent.decoding.pool import DecodePolicy
 from edge_agent.engines.base import Engine
 from edge_agent.engines.bundle import Bundle, shipped_bundles, starter_bundle_path
-from edge_agent.engines.content_check import Gate, OpenVinoGate
-from edge_agent.engines.golden import Verdict, run_gate, run_golden
+from edge_agent.engines.content_check import ContentChecker, OpenVinoContentChecker
+from edge_agent.engines.golden import GoldenResult, run_gate, run_golden
 from edge_agent.engines.runtimes.factory import open_engine, runtime_version
-from edge_agent.engines.selection.select import AUTO, Choice, choose
+from edge_agent.engines.selection.select import AUTO, EngineSelection, choose
 from edge_agent.errors import EngineFailed, HilumError
 from edge_agent.imaging import Limits
-from edge_agent.serving.detection import Model, Pipeline
+from edge_agent.serving.detection import DetectionService, LoadedModel
 from edge_agent.system.aio import run_to_end
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 _PROBLEMS_TOLD: Final = 3
 _THREADS_INSTEAD: Final = 2
 
-Load = Callable[[Settings, Decoder], Pipeline]
+Load = Callable[[Settings, Decoder], DetectionService]
 
 
 def open_bundle(settings: Settings) -> Bundle:
@@ -69,7 +69,7 @@ def bundle_facts(settings: Settings) -> dict[str, Any]:
     }
 
 
-def load_model(settings: Settings) -> tuple[Model, BatchPolicy]:
+def load_model(settings: Settings) -> tuple[LoadedModel, BatchPolicy]:
     """Open the bundle, choose and load its engine, run it once. Blocks, at first for many seconds.
 
     Raises:
@@ -77,8 +77,8 @@ def load_model(settings: Settings) -> tuple[Model, BatchPolicy]:
     """
     bundle = open_bundle(settings)
     choice, engine = _chosen_engine(bundle, settings)
-    gate = OpenVinoGate.of(bundle)
-    model = Model(
+    gate = OpenVinoContentChecker.of(bundle)
+    model = LoadedModel(
         bundle.manifest,
         bundle.digest,
         choice.variant,
@@ -90,12 +90,12 @@ def load_model(settings: Settings) -> tuple[Model, BatchPolicy]:
     return model, choice.batch
 
 
-def _reason(choice: Choice) -> str:
+def _reason(choice: EngineSelection) -> str:
     """Why this variant, and whether that was found out now."""
     return f"{choice.reason}; remembered" if choice.remembered else choice.reason
 
 
-def _chosen_engine(bundle: Bundle, settings: Settings) -> tuple[Choice, Engine]:
+def _chosen_engine(bundle: Bundle, settings: Settings) -> tuple[EngineSelection, Engine]:
     """The engine for this box. A card that fails today is done without, if a processor can."""
     threads, cache_dir = settings.engine.threads, settings.cache_dir
     failed: dict[str, str] = {}
@@ -119,7 +119,7 @@ def _chosen_engine(bundle: Bundle, settings: Settings) -> tuple[Choice, Engine]:
         log.warning("engine given up", extra={"engine": choice.variant.name, "why": problem})
 
 
-def golden_problem(bundle: Bundle, engine: Engine, gate: Gate | None = None) -> str:
+def golden_problem(bundle: Bundle, engine: Engine, gate: ContentChecker | None = None) -> str:
     """Why these cannot be trusted on this box, by the golden cases; empty if they can. Blocks."""
     try:
         if wrong := _told(run_golden(bundle, engine)):
@@ -131,7 +131,7 @@ def golden_problem(bundle: Bundle, engine: Engine, gate: Gate | None = None) -> 
     return ""
 
 
-def _told(verdicts: Iterable[Verdict]) -> str:
+def _told(verdicts: Iterable[GoldenResult]) -> str:
     """The first few problems in words; empty if there is none."""
     problems = [f"{verdict.case}: {it}" for verdict in verdicts for it in verdict.problems]
     return "; ".join(problems[:_PROBLEMS_TOLD])
@@ -145,7 +145,7 @@ def image_limits(settings: Settings) -> Limits:
     )
 
 
-def build_decoder(settings: Settings) -> WorkerDecoder | ThreadDecoder:
+def build_decoder(settings: Settings) -> SandboxedDecoder | ThreadDecoder:
     """What decodes: processes of their own, unless the operator wants none. Not started yet."""
     decode = settings.decode
     if not decode.workers:
@@ -153,13 +153,13 @@ def build_decoder(settings: Settings) -> WorkerDecoder | ThreadDecoder:
     policy = DecodePolicy(
         workers=decode.workers, timeout_s=decode.timeout_s, memory_bytes=decode.memory_bytes
     )
-    return WorkerDecoder(image_limits(settings), policy)
+    return SandboxedDecoder(image_limits(settings), policy)
 
 
-def load_pipeline(settings: Settings, decoder: Decoder) -> Pipeline:
+def load_pipeline(settings: Settings, decoder: Decoder) -> DetectionService:
     """Load the model and build the pipeline over it; see `load_model`. Blocks."""
     model, batch = load_model(settings)
-    return Pipeline(
+    return DetectionService(
         model,
         decoder,
         queue_size=settings.limits.queue_size,
@@ -169,7 +169,7 @@ def load_pipeline(settings: Settings, decoder: Decoder) -> Pipeline:
 
 
 @contextlib.asynccontextmanager
-async def open_pipeline(settings: Settings) -> AsyncIterator[Pipeline]:
+async def open_pipeline(settings: Settings) -> AsyncIterator[DetectionService]:
     """A pipeline without a server, closed at the end.
 
     What was measured at an earlier start may not hold today: the golden cases are run first.
@@ -189,7 +189,7 @@ async def open_pipeline(settings: Settings) -> AsyncIterator[Pipeline]:
         await decoder.close()
 
 
-async def _check_sound(model: Model) -> None:
+async def _check_sound(model: LoadedModel) -> None:
     problem = await asyncio.to_thread(model.self_test)
     if problem:
         raise EngineFailed(
@@ -199,7 +199,7 @@ async def _check_sound(model: Model) -> None:
         )
 
 
-async def run_load(settings: Settings, load: Load, decoder: Decoder) -> Pipeline:
+async def run_load(settings: Settings, load: Load, decoder: Decoder) -> DetectionService:
     """The pipeline over a decoder that is ready; both get ready side by side."""
     with ThreadPoolExecutor(1, thread_name_prefix="load") as executor:
         starting = asyncio.create_task(decoder.start())

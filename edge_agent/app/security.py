@@ -8,23 +8,23 @@ from datetime import UTC, datetime
 from edge_agent.audit.log import AuditLog
 from edge_agent.config import Settings
 from edge_agent.core.authorization import Listener, check_listeners, is_loopback
-from edge_agent.core.request_origin import PageNames, page_names
+from edge_agent.core.request_origin import TrustedHosts, page_names
 from edge_agent.errors import ConfigInvalid
-from edge_agent.security.api_keys import KeyRing
-from edge_agent.security.authentication import Gatekeeper
+from edge_agent.security.api_keys import ApiKeyStore
+from edge_agent.security.authentication import Authenticator
 from edge_agent.security.client_certificates import CertificateRules
 from edge_agent.security.tls import Tls, TlsFiles, load_tls
 
 
 @dataclass(frozen=True, slots=True)
-class Doors:
+class ListenerSecurity:
     """Both ports' gates, and what stands behind them."""
 
-    grpc: Gatekeeper
-    http: Gatekeeper
+    grpc: Authenticator
+    http: Authenticator
     tls: Tls | None
     audit: AuditLog | None
-    names: PageNames
+    names: TrustedHosts
 
 
 def utc_now() -> datetime:
@@ -32,14 +32,14 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def open_doors(settings: Settings) -> Doors:
+def load_security(settings: Settings) -> ListenerSecurity:
     """Read all files and open the audit log. Blocks until that is on the disk.
 
     Raises:
         ConfigInvalid: a file cannot be used, or the agent would be open to other machines.
     """
     tls = _tls(settings)
-    keys = KeyRing(settings.access.keys, utc_now) if settings.access.keys else None
+    keys = ApiKeyStore(settings.access.keys, utc_now) if settings.access.keys else None
     rules_file = settings.access.certificate_rules
     if rules_file is not None and settings.tls.client_ca is None:
         raise ConfigInvalid(
@@ -54,14 +54,14 @@ def open_doors(settings: Settings) -> Doors:
         )
     rules = CertificateRules(rules_file, utc_now) if rules_file else None
     speaks_tls = tls is not None
-    grpc = Gatekeeper("gRPC", settings.grpc.host, tls=speaks_tls, keys=keys, certificates=rules)
+    grpc = Authenticator("gRPC", settings.grpc.host, tls=speaks_tls, keys=keys, certificates=rules)
     # uvicorn hands on no peer certificate, so HTTP knows callers by key only.
-    http = Gatekeeper("HTTP", settings.http.host, tls=speaks_tls, keys=keys)
+    http = Authenticator("HTTP", settings.http.host, tls=speaks_tls, keys=keys)
     listeners = [grpc.listener] + [http.listener] * settings.http.enabled
     check_listeners(listeners)
     _check_audited(settings, listeners)
     names = _page_names(settings, tls)
-    return Doors(grpc, http, tls, _audit(settings), names)
+    return ListenerSecurity(grpc, http, tls, _audit(settings), names)
 
 
 def _tls(settings: Settings) -> Tls | None:
@@ -85,7 +85,7 @@ def _audit(settings: Settings) -> AuditLog | None:
     return AuditLog(settings.audit_dir, utc_now=utc_now)
 
 
-def _page_names(settings: Settings, tls: Tls | None) -> PageNames:
+def _page_names(settings: Settings, tls: Tls | None) -> TrustedHosts:
     http = settings.http
     wildcard = http.host in {"", "0.0.0.0", "::"}  # noqa: S104  # no name of this box
     hosts = http.hosts if wildcard else (http.host, *http.hosts)

@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import Final
 
 from edge_agent.audit.writer import ChainWriter
-from edge_agent.core.audit_chain import AuditEvent, DenialBudget, Marker
-from edge_agent.core.authorization import Reason
+from edge_agent.core.audit_chain import AuditEvent, DenialTokenBucket, Marker
+from edge_agent.core.authorization import DenialReason
 from edge_agent.errors import AuditUnavailable, ConfigInvalid
 
 _log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class AuditLog:
         self._utc_now = utc_now
         self._monotonic_s = monotonic_s
         self._limits = limits or AuditLimits()
-        self._denials = DenialBudget(
+        self._denials = DenialTokenBucket(
             burst=self._limits.denials_burst, per_s=self._limits.denials_per_s
         )
         self._lock = threading.Lock()
@@ -129,7 +129,7 @@ class AuditLog:
         now_s = self._monotonic_s()
         with self._lock:
             self._queue_unlisted_denials(now_s)
-            if not isinstance(event.outcome, Reason) or self._denials.admit(now_s):
+            if not isinstance(event.outcome, DenialReason) or self._denials.admit(now_s):
                 self._queue(event)
 
     def request_digest(self, request_id: str) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from edge_agent.core.audit_chain import START, AuditEvent, Link, Marker, read_line
+from edge_agent.core.audit_chain import GENESIS, AuditEvent, ChainHead, Marker, read_line
 from edge_agent.system.files import replace_file, sync_folder, write_all
 
 ANCHOR: Final = "anchor.json"
@@ -27,19 +27,19 @@ _HASH: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 class Anchor:
     """What is durable: the chain up to `link`, whose last line ends at `size_bytes` of `file`."""
 
-    link: Link
+    link: ChainHead
     file: str
     size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
-class Recovered:
+class RecoveryState:
     """How to go on: where the chain stands, the segment to append to, what to say about it.
 
     `segment` is None where a new one is to be begun.
     """
 
-    link: Link
+    link: ChainHead
     segment: Path | None
     markers: tuple[AuditEvent, ...]
 
@@ -90,7 +90,7 @@ def read_anchor(folder: Path) -> Anchor | None:
     try:
         fields = json.loads(data)
         anchor = Anchor(
-            Link(fields["entries"], fields["hash"]), fields["file"], fields["size_bytes"]
+            ChainHead(fields["entries"], fields["hash"]), fields["file"], fields["size_bytes"]
         )
         sound = (
             type(anchor.link.count) is int
@@ -105,7 +105,7 @@ def read_anchor(folder: Path) -> Anchor | None:
     return anchor
 
 
-def recover(folder: Path) -> Recovered:
+def recover(folder: Path) -> RecoveryState:
     """Find where the chain goes on, and set aside what a power cut left of a line.
 
     Only the end is looked at: whether the rest is whole is `audit_verify`'s to tell. Where the
@@ -129,10 +129,10 @@ def recover(folder: Path) -> Recovered:
         missing = anchor.link.count - link.count
         markers.append(AuditEvent(Marker.ENTRIES_MISSING, count=missing))
         link, segment = anchor.link, None
-    return Recovered(link, segment, tuple(markers))
+    return RecoveryState(link, segment, tuple(markers))
 
 
-def _last_sound_entry(folder: Path, anchor: Anchor | None) -> tuple[Link, Path | None, int]:
+def _last_sound_entry(folder: Path, anchor: Anchor | None) -> tuple[ChainHead, Path | None, int]:
     torn_bytes = 0
     for segment in reversed(segments(folder)):
         link, end = _scan(segment, anchor)
@@ -141,10 +141,10 @@ def _last_sound_entry(folder: Path, anchor: Anchor | None) -> tuple[Link, Path |
             return link, segment, torn_bytes
         segment.unlink()  # Begun, and the power went before its first line was whole.
         sync_folder(folder)
-    return START, None, torn_bytes
+    return GENESIS, None, torn_bytes
 
 
-def _scan(segment: Path, anchor: Anchor | None) -> tuple[Link | None, int]:
+def _scan(segment: Path, anchor: Anchor | None) -> tuple[ChainHead | None, int]:
     """The chain after the segment's last line that is whole, and where that line ends."""
     link, end = None, 0
     if anchor is not None and anchor.file == segment.name:

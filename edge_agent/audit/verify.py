@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_agent.audit.segments import ANCHOR, Anchor, first_entry, read_anchor, segments
-from edge_agent.core.audit_chain import START, Link, follow, read_line
+from edge_agent.core.audit_chain import GENESIS, ChainHead, follow, read_line
 
 
 @dataclass(frozen=True, slots=True)
-class Broken:
+class ChainBreak:
     """The first place where the log is not whole; `line` counts from 1."""
 
     file: str
@@ -37,10 +37,10 @@ class AuditVerdict:
     """
 
     first: int
-    head: Link
+    head: ChainHead
     anchored: bool
     torn_bytes: int
-    broken: Broken | None
+    broken: ChainBreak | None
 
     @property
     def ok(self) -> bool:
@@ -74,7 +74,7 @@ def verify(path: Path, *, archived: bool = False) -> AuditVerdict:
     try:
         anchor = read_anchor(path)  # First, so that an agent at work cannot be ahead of the files.
     except ValueError as error:
-        return AuditVerdict(0, START, False, 0, Broken(ANCHOR, 1, str(error)))
+        return AuditVerdict(0, GENESIS, False, 0, ChainBreak(ANCHOR, 1, str(error)))
     files = segments(path)
     if not files and anchor is None:
         raise FileNotFoundError(f"{path} holds no audit log")
@@ -87,7 +87,7 @@ class _Check:
     def __init__(self, anchor: Anchor | None) -> None:
         self._anchor = anchor
         self._first = 0
-        self._link = START
+        self._link = GENESIS
         self._torn_bytes = 0
         self._file = ""
         self._line = 0
@@ -99,7 +99,7 @@ class _Check:
                 break
         else:
             reason = self._check_end()
-        broken = None if reason is None else Broken(self._file, self._line, reason)
+        broken = None if reason is None else ChainBreak(self._file, self._line, reason)
         return AuditVerdict(
             self._first, self._link, self._anchor is not None, self._torn_bytes, broken
         )

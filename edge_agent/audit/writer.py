@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from edge_agent.audit.segments import Anchor, recover, segment_path, write_anchor
-from edge_agent.core.audit_chain import AuditEvent, Link, Marker, add
+from edge_agent.core.audit_chain import AuditEvent, ChainHead, Marker, add
 from edge_agent.errors import ConfigInvalid
 from edge_agent.system.files import read_small, replace_file, sync_folder, write_all
 
@@ -37,7 +37,7 @@ class ChainWriter:
         """
         self._folder = folder
         self._segment_bytes = segment_bytes
-        self._anchored: Link | None = None
+        self._anchored: ChainHead | None = None
         self._descriptor: int | None = None
         self._lock: int | None = _take_folder(folder)
         try:

@@ -14,9 +14,9 @@ from edge_agent.cli.overlay import draw_overlay, encode_png
 from edge_agent.core.findings import Finding
 from edge_agent.errors import HilumError, InvalidRequest, StudyImageRefused
 from edge_agent.imaging import Limits, read_study
-from edge_agent.serving.detection import Pipeline
+from edge_agent.serving.detection import DetectionService
 from edge_agent.serving.error_boundary import coded
-from edge_agent.serving.types import Answer, StudyRequest
+from edge_agent.serving.types import DetectionRequest, DetectionResult
 from hilum.client import DetectError
 from hilum.codes import ErrorCode
 
@@ -26,12 +26,12 @@ class FileOutcome:
     """One file and what came of it: an answer, or why there is none."""
 
     path: Path
-    answer: Answer | None = None
+    answer: DetectionResult | None = None
     error: HilumError | DetectError | None = None
 
 
 async def detect_files(
-    pipeline: Pipeline,
+    pipeline: DetectionService,
     paths: Iterable[Path],
     *,
     score_threshold: float | None = None,
@@ -53,7 +53,7 @@ async def detect_files(
     async def outcome(path: Path) -> FileOutcome:
         try:
             image = await asyncio.to_thread(read_limited, path, max_bytes)
-            request = StudyRequest(request_id="", image=image, score_threshold=score_threshold)
+            request = DetectionRequest(request_id="", image=image, score_threshold=score_threshold)
             return FileOutcome(path, answer=await pipeline.detect(request))
         except Exception as error:  # noqa: BLE001  # the boundary: every failure gets a code
             return FileOutcome(path, error=coded(error))

@@ -16,14 +16,14 @@ from rich.progress import Progress
 from edge_agent.app import models
 from edge_agent.cli import output, remote
 from edge_agent.cli.batch import FileOutcome, detect_files, overlay_png, read_limited
-from edge_agent.cli.input_files import FileMark, Misused, file_mark, find_files, overlay_paths
+from edge_agent.cli.input_files import FileMark, UsageError, file_mark, find_files, overlay_paths
 from edge_agent.cli.remote import open_client
 from edge_agent.config import Settings, load_settings
 from edge_agent.errors import CallerError, ConfigInvalid, HilumError, InvalidRequest
 from edge_agent.serving.detection import check
 from edge_agent.serving.error_boundary import coded
 from edge_agent.serving.grpc import converters
-from edge_agent.serving.types import StudyRequest
+from edge_agent.serving.types import DetectionRequest
 from edge_agent.system.logging import configure_logging
 from hilum.client import DetectError, Tls
 
@@ -41,7 +41,7 @@ def plain_errors(command: Callable[P, int]) -> Callable[P, int]:
         configure_logging()
         try:
             return command(*args, **kwargs)
-        except Misused as error:
+        except UsageError as error:
             output.print_misuse(standard_error(), str(error))
             return EXIT_USAGE
         except DetectError as error:
@@ -82,7 +82,7 @@ def detect(
     tls: Tls | None = None,
 ) -> int:
     """Look at files without a server, or have an agent look at them."""
-    check(StudyRequest("", b"", score_threshold=threshold))
+    check(DetectionRequest("", b"", score_threshold=threshold))
     settings = settings_from(config, bundle)
     paths = find_files(files, recursive=recursive)
     several = not (len(files) == 1 and paths == [Path(files[0]).expanduser()])

@@ -21,7 +21,7 @@ from edge_agent.cli.commands import (
     standard_error,
     standard_output,
 )
-from edge_agent.cli.input_files import Misused
+from edge_agent.cli.input_files import UsageError
 from edge_agent.core.authorization import Role
 from edge_agent.errors import ConfigInvalid
 from edge_agent.security.api_keys import add_key, load_keys, remove_key
@@ -98,7 +98,7 @@ def bench(
     """Measure this box."""
     settings = settings_from(config, bundle)
     if output is not None and not output.parent.is_dir():
-        raise Misused(f"--output {output}: there is no folder {output.parent}.")
+        raise UsageError(f"--output {output}: there is no folder {output.parent}.")
     configure_logging("WARNING")  # The agent that is measured need not say that it serves.
     standard_error().print("Measuring; this takes a minute or two.")
     measured = asyncio.run(benchmark.measure(settings, image))

@@ -15,7 +15,7 @@ FileMark = tuple[int, int, int, int]
 _PREAMBLE_BYTES: Final = 128  # DICOM PS3.10 section 7.1: then the prefix `DICM`.
 
 
-class Misused(Exception):
+class UsageError(Exception):
     """The command line does not make sense; its message says why."""
 
 
@@ -42,13 +42,13 @@ def find_files(names: Iterable[str], *, recursive: bool = False) -> list[Path]:
             chosen = sorted(_in_folder(path, recursive=recursive))
             if not chosen:
                 deeper = "" if recursive else " (--recursive looks into folders within it)"
-                raise Misused(f"No study image in the folder {name}{deeper}.")
+                raise UsageError(f"No study image in the folder {name}{deeper}.")
         elif glob.has_magic(name) and not path.exists():
             # Path.glob takes no absolute pattern.
             matches = map(Path, sorted(glob.glob(str(path), recursive=True)))  # noqa: PTH207
             chosen = [match for match in matches if match.is_file()]
             if not chosen:
-                raise Misused(f"No file matches {name}.")
+                raise UsageError(f"No file matches {name}.")
         else:
             chosen = [path]
         found |= dict.fromkeys(chosen)
@@ -102,21 +102,21 @@ def overlay_paths(target: Path, files: Sequence[Path], *, into_folder: bool) -> 
     images = {file.resolve() for file in files}
     is_picture = target.suffix.lower() == ".png" and not target.is_dir()
     if is_picture and (into_folder or len(files) != 1):
-        raise Misused(
+        raise UsageError(
             f"--overlay {target} is one picture, but there may be several: name a folder."
         )
     if is_picture:
         if not target.parent.is_dir():
-            raise Misused(f"--overlay {target}: there is no folder {target.parent}.")
+            raise UsageError(f"--overlay {target}: there is no folder {target.parent}.")
         if target.resolve() in images:
-            raise Misused(f"--overlay {target} is the study image itself: choose another name.")
+            raise UsageError(f"--overlay {target} is the study image itself: choose another name.")
         return {files[0]: target}
     if target.suffix and not target.is_dir():
-        raise Misused(f"--overlay {target}: pictures are PNG files; end its name in .png.")
+        raise UsageError(f"--overlay {target}: pictures are PNG files; end its name in .png.")
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise Misused(f"--overlay {target}: {error.strerror}.") from None
+        raise UsageError(f"--overlay {target}: {error.strerror}.") from None
     taken: set[Path] = set()
     paths = {}
     for file in files:

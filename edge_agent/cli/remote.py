@@ -11,7 +11,7 @@ from edge_agent.cli.batch import FileOutcome
 from edge_agent.core.findings import Box, Finding
 from edge_agent.core.radiograph import ImageFormat, ImageWarning, Spacing
 from edge_agent.errors import ConfigInvalid
-from edge_agent.serving.types import Answer, ImageFacts, Timings
+from edge_agent.serving.types import DetectionResult, ImageFacts, Timings
 from hilum import client
 from hilum.codes import WarningCode
 
@@ -58,14 +58,14 @@ def detect_files(
             awaited = next(due, None)
 
 
-def _answer(result: client.Result) -> Answer:
+def _answer(result: client.Result) -> DetectionResult:
     facts: dict[str, Any] = {
         name: getattr(result.image, name) for name in ImageFacts.__dataclass_fields__
     }
     facts["format"] = cast(ImageFormat, result.image.format)
     spacing = result.image.spacing
     facts["spacing"] = None if spacing is None else Spacing(spacing.row_mm, spacing.column_mm)
-    return Answer(
+    return DetectionResult(
         request_id=result.request_id,
         findings=tuple(
             Finding(it.entry.index, it.score, Box(**asdict(it.box))) for it in result.findings

@@ -150,7 +150,7 @@ class Ticket:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class AdmissionDecision:
     """What to do now: let these tickets run, tell those that their deadline has passed."""
 
     started: tuple[Ticket, ...] = ()
@@ -220,7 +220,7 @@ class Admission:
             ticket.retry_after_s = self.retry_after_s()
         return ticket
 
-    def step(self, now: float) -> Step:
+    def step(self, now: float) -> AdmissionDecision:
         """Expire what is late, then start whatever may start, in order."""
         expired = tuple(t for t in self._waiting() if t.deadline <= now)
         for ticket in expired:
@@ -230,7 +230,7 @@ class Admission:
         while (ticket_due := self._due(now)) is not None:
             self._start(ticket_due, now)
             started.append(ticket_due)
-        return Step(started=tuple(started), expired=expired)
+        return AdmissionDecision(started=tuple(started), expired=expired)
 
     def finish(self, ticket: Ticket, now: float) -> None:
         """The work of a running ticket has ended, well or not; its slot is free."""

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final, Literal
 
-from edge_agent.core.authorization import Action, Denied, Identity, Reason, Role
+from edge_agent.core.authorization import Action, AuthResult, DenialReason, Denied, Role
 from hilum.codes import ErrorCode
 
 ACTOR_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9 ._=,+@:/*-]{0,127}$"
@@ -46,7 +46,7 @@ class Marker(StrEnum):
     DENIALS_UNLISTED = "log_denials_unlisted"
 
 
-Outcome = Literal["ok"] | ErrorCode | Reason
+Outcome = Literal["ok"] | ErrorCode | DenialReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class AuditEvent:
     def __post_init__(self) -> None:
         sound = {
             "action": isinstance(self.action, Action | Marker),
-            "outcome": self.outcome == "ok" or isinstance(self.outcome, ErrorCode | Reason),
+            "outcome": self.outcome == "ok" or isinstance(self.outcome, ErrorCode | DenialReason),
             "actor": _ACTOR.fullmatch(self.actor) is not None,
             "role": self.role is None or isinstance(self.role, Role),
             "request": _REQUEST.fullmatch(self.request) is not None,
@@ -91,7 +91,7 @@ class AuditEvent:
 
 
 def access_event(
-    who: Identity,
+    who: AuthResult,
     action: Action,
     outcome: Literal["ok"] | ErrorCode = "ok",
     *,
@@ -114,17 +114,17 @@ def access_event(
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class ChainHead:
     """Where a chain stands: how many entries it has, and the last one's hash."""
 
     count: int
     hash: str
 
 
-START: Final = Link(0, "0" * 64)
+GENESIS: Final = ChainHead(0, "0" * 64)
 
 
-def add(link: Link, utc: datetime, event: AuditEvent) -> tuple[bytes, Link]:
+def add(link: ChainHead, utc: datetime, event: AuditEvent) -> tuple[bytes, ChainHead]:
     """The line that continues a chain, with its newline, and where the chain then stands."""
     body = json.dumps(
         {
@@ -142,10 +142,12 @@ def add(link: Link, utc: datetime, event: AuditEvent) -> tuple[bytes, Link]:
         separators=(",", ":"),
     ).encode()[:-1]
     digest = hashlib.sha256(body).hexdigest()
-    return b"".join((body, _HASH_FIELD, digest.encode(), b'"}\n')), Link(link.count + 1, digest)
+    return b"".join((body, _HASH_FIELD, digest.encode(), b'"}\n')), ChainHead(
+        link.count + 1, digest
+    )
 
 
-def read_line(line: bytes) -> tuple[Link, Link] | None:
+def read_line(line: bytes) -> tuple[ChainHead, ChainHead] | None:
     """Where the chain stood before and after this line; None if the line is damaged in itself."""
     body, _, rest = line.rpartition(_HASH_FIELD)
     digest = hashlib.sha256(body).hexdigest()
@@ -153,13 +155,13 @@ def read_line(line: bytes) -> tuple[Link, Link] | None:
         return None
     try:
         fields = json.loads(body + b"}")
-        before = Link(fields["seq"], fields["prev"])
+        before = ChainHead(fields["seq"], fields["prev"])
     except (ValueError, TypeError, KeyError):
         return None
-    return (before, Link(before.count + 1, digest)) if type(before.count) is int else None
+    return (before, ChainHead(before.count + 1, digest)) if type(before.count) is int else None
 
 
-def follow(link: Link, line: bytes) -> Link | str:
+def follow(link: ChainHead, line: bytes) -> ChainHead | str:
     """Check that a line continues the chain: where it stands then, or what is wrong."""
     read = read_line(line)
     if read is None:
@@ -174,7 +176,7 @@ def follow(link: Link, line: bytes) -> Link | str:
     return after
 
 
-class DenialBudget:
+class DenialTokenBucket:
     """Lists denials up to a rate and counts the rest, so that nobody can fill the disk unasked.
 
     Times are seconds of a monotonic clock.

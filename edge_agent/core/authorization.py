@@ -42,7 +42,7 @@ GRANTED: Final[Mapping[Role, frozenset[Action]]] = MappingProxyType(
 )
 
 
-class Reason(StrEnum):
+class DenialReason(StrEnum):
     """Why access was denied; goes into the audit log and the metrics."""
 
     NO_CREDENTIAL = "no_credential"
@@ -66,7 +66,7 @@ class Principal:
 class Denied:
     """No access. `actor` is as much as is certain about who asked."""
 
-    reason: Reason
+    reason: DenialReason
     actor: str = "unknown"
     detail: str = ""
 
@@ -77,32 +77,34 @@ class Denied:
         return kind(f"{message}{self.detail and f' ({self.detail})'}.", hint=hint)
 
 
-_FORBIDDEN: Final = frozenset({Reason.ROLE_TOO_LOW, Reason.WRONG_HOST, Reason.WRONG_ORIGIN})
-_SAID: Final[Mapping[Reason, tuple[str, str | None]]] = MappingProxyType(
+_FORBIDDEN: Final = frozenset(
+    {DenialReason.ROLE_TOO_LOW, DenialReason.WRONG_HOST, DenialReason.WRONG_ORIGIN}
+)
+_SAID: Final[Mapping[DenialReason, tuple[str, str | None]]] = MappingProxyType(
     {
-        Reason.NO_CREDENTIAL: ("This needs a credential and none was sent", None),
-        Reason.UNKNOWN_CREDENTIAL: ("The credential is not known here", None),
-        Reason.EXPIRED_CREDENTIAL: (
+        DenialReason.NO_CREDENTIAL: ("This needs a credential and none was sent", None),
+        DenialReason.UNKNOWN_CREDENTIAL: ("The credential is not known here", None),
+        DenialReason.EXPIRED_CREDENTIAL: (
             "The credential has expired",
             "Ask the operator of this box for a new one.",
         ),
-        Reason.FORWARDED: (
+        DenialReason.FORWARDED: (
             "The request came through a proxy, and only this box's own callers need no credential",
             "The operator of this box must set up API keys before it can be reached by a proxy.",
         ),
-        Reason.ROLE_TOO_LOW: ("The caller's role does not allow this", None),
-        Reason.WRONG_HOST: (
+        DenialReason.ROLE_TOO_LOW: ("The caller's role does not allow this", None),
+        DenialReason.WRONG_HOST: (
             "The agent does not go by the name that the request was sent to",
             "Use the name in the agent's settings, or add this one to the page's names there.",
         ),
-        Reason.WRONG_ORIGIN: (
+        DenialReason.WRONG_ORIGIN: (
             "Another site's page sent this request",
             "Open the agent's own page, or add the other page's origin to the settings.",
         ),
     }
 )
 
-Identity = Principal | Denied
+AuthResult = Principal | Denied
 """What one credential says: who it is, or why it counts for nothing."""
 
 # Any program on the box can connect over loopback; that does not make it the box's operator.
@@ -132,11 +134,11 @@ def may(role: Role, action: Action) -> bool:
 def identify(
     listener: Listener,
     *,
-    key: Identity | None,
-    certificate: Identity | None,
+    key: AuthResult | None,
+    certificate: AuthResult | None,
     peer_host: str,
     forwarded: bool = False,
-) -> Identity:
+) -> AuthResult:
     """Tell who is calling.
 
     A key that is shown must hold good: a wrong one is never made up for by a certificate. A
@@ -153,15 +155,15 @@ def identify(
     if shown is not None:
         return shown
     if not listener.is_open or not (peer_host == "" or is_loopback(peer_host)):
-        return Denied(Reason.NO_CREDENTIAL)
-    return Denied(Reason.FORWARDED) if forwarded else LOOPBACK
+        return Denied(DenialReason.NO_CREDENTIAL)
+    return Denied(DenialReason.FORWARDED) if forwarded else LOOPBACK
 
 
-def decide(action: Action, who: Identity) -> Identity:
+def decide(action: Action, who: AuthResult) -> AuthResult:
     """Let a known caller through to an action that its role allows; deny all else."""
     if isinstance(who, Denied) or may(who.role, action):
         return who
-    return Denied(Reason.ROLE_TOO_LOW, who.actor, f"{who.role} may not: {action}")
+    return Denied(DenialReason.ROLE_TOO_LOW, who.actor, f"{who.role} may not: {action}")
 
 
 def is_loopback(host: str) -> bool:

@@ -54,7 +54,7 @@ class GateOutputsInvalid(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class GateProbabilities:
+class ContentProbabilities:
     """What the network says of one picture, in the order of its outputs.
 
     `frontal`, `lateral` and `other` (no chest) sum to 1, and so do `turns`: upright, then turned
@@ -107,13 +107,13 @@ class GateProbabilities:
 
 
 @dataclass(frozen=True, slots=True)
-class GateVerdict:
+class ContentVerdict:
     """What follows from what a picture shows: a refusal, or warnings, or nothing.
 
     `refusal` is NOT_A_CHEST, ROTATED, INVERTED or None. Where it is None the detector may look.
     """
 
-    probabilities: GateProbabilities
+    probabilities: ContentProbabilities
     refusal: ErrorCode | None
     warnings: tuple[ImageWarning, ...]
 
@@ -135,7 +135,7 @@ def _surely(probability: float, refuse_from: float) -> bool:
     return refuse_from < 1 and probability >= refuse_from
 
 
-def judge(seen: GateProbabilities, thresholds: GateThresholds) -> GateVerdict:
+def judge(seen: ContentProbabilities, thresholds: GateThresholds) -> ContentVerdict:
     """Turn probabilities into a verdict by the module's rules 1 to 4."""
     refusals: list[ErrorCode] = []
     warned: list[WarningCode] = []
@@ -166,7 +166,7 @@ def judge(seen: GateProbabilities, thresholds: GateThresholds) -> GateVerdict:
             refusals.append(refusal)
         elif probability >= warn_from:
             warned.append(warning)
-    return GateVerdict(
+    return ContentVerdict(
         probabilities=seen,
         refusal=refusals[0] if refusals else None,
         warnings=tuple(ImageWarning(code, _MESSAGES[code]) for code in warned),

@@ -18,7 +18,7 @@ MAX_DELAY: Final = 1.5
 
 
 @dataclass(frozen=True, slots=True)
-class Measurement:
+class BenchmarkResult:
     """What one candidate showed. `problem` says, in words, why it cannot be chosen; empty if fine.
 
     `median_ms` is the time of one image alone; None where it was not timed. `lasting` is false for
@@ -51,7 +51,7 @@ ONE_AT_A_TIME: Final = BatchPolicy()
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class ThroughputTrial:
     """One arrangement, measured.
 
     `images_per_s` with as many images waiting as it takes at once; `delay_ms` is how long one call
@@ -63,19 +63,19 @@ class Trial:
     delay_ms: float
 
 
-class NoneAgrees(Exception):
+class NoEngineAgrees(Exception):
     """No candidate may be chosen; says why of each."""
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class Selection:
     """The variant's name and a sentence that says why, for the log and for callers."""
 
     variant: str
     reason: str
 
 
-def decide(measured: Sequence[Measurement], *, wanted: bool = False) -> Decision:
+def decide(measured: Sequence[BenchmarkResult], *, wanted: bool = False) -> Selection:
     """The fastest candidate that agrees with the golden cases.
 
     Args:
@@ -89,7 +89,7 @@ def decide(measured: Sequence[Measurement], *, wanted: bool = False) -> Decision
     others = [it for it in measured if not it.agrees]
     failures = "; ".join(f"{it.variant} {it.problem}" for it in others)
     if not agreeing:
-        raise NoneAgrees(failures or "there is no candidate")
+        raise NoEngineAgrees(failures or "there is no candidate")
     ranked = sorted(agreeing, key=_milliseconds)
     limit = _milliseconds(ranked[0]) * (1 + TIE_SHARE)
     chosen = next(it for it in agreeing if _milliseconds(it) <= limit)
@@ -105,16 +105,16 @@ def decide(measured: Sequence[Measurement], *, wanted: bool = False) -> Decision
             f"first in the bundle of those as fast as any of {len(agreeing)} that agree with the "
             f"golden cases: {times}"
         )
-    return Decision(chosen.variant, f"{why}; not chosen: {failures}" if failures else why)
+    return Selection(chosen.variant, f"{why}; not chosen: {failures}" if failures else why)
 
 
-def _milliseconds(measured: Measurement) -> float:
+def _milliseconds(measured: BenchmarkResult) -> float:
     if measured.median_ms is None:
         raise ValueError(f"{measured.variant} was not timed")
     return measured.median_ms
 
 
-def arrange(trials: Sequence[Trial]) -> BatchPolicy:
+def arrange(trials: Sequence[ThroughputTrial]) -> BatchPolicy:
     """The arrangement of most images per second that keeps no image waiting for too long.
 
     Another one than one image at a time must gain at least `MIN_GAIN` over it, and delay at most

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from edge_agent.core.authorization import Denied, Reason
+from edge_agent.core.authorization import DenialReason, Denied
 from edge_agent.errors import ConfigInvalid
 
 Scheme = Literal["http", "https"]
@@ -42,7 +42,7 @@ class Authority:
 
 
 @dataclass(frozen=True, slots=True)
-class PageNames:
+class TrustedHosts:
     """What the page is called. Loopback names always belong to it.
 
     `origins` are other pages, such as a site's own viewer, that may send requests here.
@@ -53,7 +53,9 @@ class PageNames:
     origins: frozenset[tuple[str, str, int]] = frozenset()
 
 
-def page_names(scheme: Scheme, hosts: Iterable[str] = (), origins: Iterable[str] = ()) -> PageNames:
+def page_names(
+    scheme: Scheme, hosts: Iterable[str] = (), origins: Iterable[str] = ()
+) -> TrustedHosts:
     """Read the configured names.
 
     Args:
@@ -82,11 +84,11 @@ def page_names(scheme: Scheme, hosts: Iterable[str] = (), origins: Iterable[str]
                 hint="Give scheme, host and port only, such as https://viewer.example:8443.",
             )
         foreign.add(parsed)
-    return PageNames(scheme, frozenset(known), frozenset(foreign))
+    return TrustedHosts(scheme, frozenset(known), frozenset(foreign))
 
 
 def check_request(
-    names: PageNames,
+    names: TrustedHosts,
     *,
     method: str,
     host: Sequence[str],
@@ -106,18 +108,18 @@ def check_request(
     """
     asked = parse_authority(host[0]) if len(host) == 1 else None
     if asked is None or asked.host not in names.hosts:
-        return Denied(Reason.WRONG_HOST)
+        return Denied(DenialReason.WRONG_HOST)
     if origin:
         sender = parse_origin(origin[0]) if len(origin) == 1 else None
         own = (names.scheme, asked.host, asked.port or _DEFAULT_PORT[names.scheme])
         # `null` (sandboxed frames, some redirects) parses to None.
         allowed = sender is not None and (sender == own or sender in names.origins)
-        return None if allowed else Denied(Reason.WRONG_ORIGIN)
+        return None if allowed else Denied(DenialReason.WRONG_ORIGIN)
     if fetch_site in (None, "same-origin", "none"):
         return None
     # A link on another site may lead to the page; its answer stays out of that site's reach.
     followed_link = fetch_mode == "navigate" and method in {"GET", "HEAD"}
-    return None if followed_link else Denied(Reason.WRONG_ORIGIN)
+    return None if followed_link else Denied(DenialReason.WRONG_ORIGIN)
 
 
 def parse_authority(text: str) -> Authority | None:

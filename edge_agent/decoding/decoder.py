@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from edge_agent.core.radiograph import Radiograph
-from edge_agent.decoding.pool import DecodePolicy, DecodeStats, DecodeWorkers
+from edge_agent.decoding.pool import DecodePolicy, DecoderPool, DecodeStats
 from edge_agent.imaging import Limits, read_study
 from edge_agent.system.aio import run_to_end
 from edge_agent.system.deadlines import begun_before
@@ -57,12 +57,12 @@ class Decoder(Protocol):
         ...
 
 
-class WorkerDecoder:
+class SandboxedDecoder:
     """Decodes in supervised processes: what breaks there costs one image its answer."""
 
     def __init__(self, limits: Limits, policy: DecodePolicy) -> None:
         self.concurrency = policy.workers
-        self._workers = DecodeWorkers(limits, policy)
+        self._workers = DecoderPool(limits, policy)
 
     async def start(self) -> None:
         """See `Decoder.start`."""

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from typing import Final
 
 from edge_agent.decoding.protocol import DecodeRequest
-from edge_agent.decoding.responses import Decoded, InvalidAnswer, read_answer
-from edge_agent.decoding.zygote_client import WorkerEnded, WorkerProcess
+from edge_agent.decoding.responses import Decoded, ProtocolViolation, read_answer
+from edge_agent.decoding.zygote_client import WorkerExited, WorkerProcess
 from edge_agent.errors import DecoderFailed, HilumError
 
 _ON_LOOP_BYTES: Final = 8 << 20
 
 
-_FAILURES: Final = {InvalidAnswer: "invalid_answer", WorkerEnded: "ended"}
+_FAILURES: Final = {ProtocolViolation: "invalid_answer", WorkerExited: "ended"}
 
 
-class NeverStarted(Exception):
+class WorkerGone(Exception):
     """The worker had ended before it was given the image."""
 
 
@@ -45,7 +45,7 @@ class DecodeJob:
         """
         try:
             decoded = await self._read(await self._ask_in_time())
-        except NeverStarted:
+        except WorkerGone:
             raise
         except DecoderFailed as error:
             self.failure = self.failure or _FAILURES.get(type(error), "raised")
@@ -77,7 +77,7 @@ class DecodeJob:
             async with asyncio.timeout(self.limit_s) as self._limit:
                 await self._put_image()
                 if not self.worker.send(self.request):
-                    raise NeverStarted
+                    raise WorkerGone
                 return await self.worker.answer()
         except TimeoutError:
             self.failure = "abandoned" if self._hurried else "timed_out"

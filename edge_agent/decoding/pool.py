@@ -17,11 +17,11 @@ from dataclasses import asdict, dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
-from edge_agent.decoding.job import DecodeJob, NeverStarted
+from edge_agent.decoding.job import DecodeJob, WorkerGone
 from edge_agent.decoding.protocol import DecodeRequest, WorkerConfig
 from edge_agent.decoding.responses import Decoded
-from edge_agent.decoding.shared_memory import SharedPixels
-from edge_agent.decoding.zygote_client import Nursery, WorkerProcess
+from edge_agent.decoding.shared_memory import SharedImageBuffer
+from edge_agent.decoding.zygote_client import WorkerProcess, Zygote
 from edge_agent.errors import DecoderFailed, NotReady
 from edge_agent.system.deadlines import begun_before
 
@@ -64,7 +64,7 @@ class DecodeStats:
     failures: dict[str, int]
 
 
-class DecodeWorkers:
+class DecoderPool:
     """A fixed number of decode processes.
 
     Belongs to one event loop, whose thread must live as long: the processes end with it.
@@ -83,7 +83,7 @@ class DecodeWorkers:
             output_bytes=max(limits.max_pixels, _MAX_FIT_PIXELS),
         )
         self._limits = limits
-        self._nursery: Nursery | None = None
+        self._nursery: Zygote | None = None
         self._nursery_lock = asyncio.Lock()
         self._workers: set[WorkerProcess] = set()
         self._idle: deque[WorkerProcess] = deque()
@@ -156,7 +156,7 @@ class DecodeWorkers:
                 return await self._shepherd(
                     DecodeJob(worker, request, view, limit_s, self._copiers)
                 )
-            except NeverStarted:
+            except WorkerGone:
                 continue
 
     async def close(self) -> None:
@@ -246,7 +246,7 @@ class DecodeWorkers:
 
     async def _hire_one(self) -> WorkerProcess:
         nursery = await self._living_nursery()
-        memory = SharedPixels.create(self._config.input_bytes, self._config.output_bytes)
+        memory = SharedImageBuffer.create(self._config.input_bytes, self._config.output_bytes)
         worker = nursery.fork(memory)
         try:
             async with asyncio.timeout(self._policy.timeout_s):
@@ -289,14 +289,14 @@ class DecodeWorkers:
                 self._welcome(worker)
                 return
 
-    async def _living_nursery(self) -> Nursery:
+    async def _living_nursery(self) -> Zygote:
         async with self._nursery_lock:
             if self._closing:
                 raise _not_running()
             if self._nursery is None or not self._nursery.alive:
                 if self._nursery is not None:
                     await self._nursery.close()
-                self._nursery = await Nursery.start(self._config)
+                self._nursery = await Zygote.start(self._config)
             return self._nursery
 
     def _drop(self, task: asyncio.Task[Decoded]) -> None:

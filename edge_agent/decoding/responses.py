@@ -15,7 +15,7 @@ from edge_agent import errors
 from edge_agent.core.radiograph import ImageFormat, ImageWarning, Radiograph, Spacing
 from edge_agent.core.study_context import StudyContext
 from edge_agent.decoding.protocol import DecodeRequest
-from edge_agent.decoding.shared_memory import SharedPixels
+from edge_agent.decoding.shared_memory import SharedImageBuffer
 from edge_agent.errors import DecoderFailed, HilumError
 from hilum.codes import ErrorCode
 
@@ -27,7 +27,7 @@ _KINDS: Final = {
 }
 
 
-class InvalidAnswer(DecoderFailed):
+class ProtocolViolation(DecoderFailed):
     """The worker broke the agreement; nothing it says can be used."""
 
 
@@ -43,7 +43,7 @@ class _Plain(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
-class Facts(_Plain):
+class ImageHeader(_Plain):
     """The fields of a `Radiograph` but its pixels."""
 
     rows: _Side
@@ -71,7 +71,7 @@ class _Answer(_Plain):
     sequence: int
     error: _Error | None = None
     shape: tuple[_Side, _Side] | None = None
-    facts: Facts | None = None
+    facts: ImageHeader | None = None
     context: StudyContext | None = None
 
     @model_validator(mode="after")
@@ -82,7 +82,7 @@ class _Answer(_Plain):
         return self
 
 
-def read_answer(packet: bytes, request: DecodeRequest, memory: SharedPixels) -> Decoded:
+def read_answer(packet: bytes, request: DecodeRequest, memory: SharedImageBuffer) -> Decoded:
     """Read an answer and copy its pixels out of the shared memory.
 
     Raises:
@@ -93,16 +93,16 @@ def read_answer(packet: bytes, request: DecodeRequest, memory: SharedPixels) -> 
         answer = _Answer.model_validate_json(packet)
     except ValidationError as error:
         problems = ", ".join(sorted({problem["type"] for problem in error.errors()}))
-        raise InvalidAnswer(f"The decoder's answer cannot be read ({problems}).") from None
+        raise ProtocolViolation(f"The decoder's answer cannot be read ({problems}).") from None
     if answer.sequence != request.sequence:
-        raise InvalidAnswer("The decoder answered another request.")
+        raise ProtocolViolation("The decoder answered another request.")
     if answer.error is not None:
         raise _rebuilt(answer.error)
     if answer.shape is None or answer.facts is None or answer.context is None:
-        raise InvalidAnswer("The decoder's answer is not whole.")
+        raise ProtocolViolation("The decoder's answer is not whole.")
     if answer.shape[0] * answer.shape[1] > memory.output_bytes:
-        raise InvalidAnswer("The decoder claims more pixels than there is room for.")
-    facts = {name: getattr(answer.facts, name) for name in Facts.model_fields}
+        raise ProtocolViolation("The decoder claims more pixels than there is room for.")
+    facts = {name: getattr(answer.facts, name) for name in ImageHeader.model_fields}
     return Decoded(
         radiograph=Radiograph(pixels=memory.take_pixels(answer.shape), **facts),
         context=answer.context,
@@ -112,5 +112,5 @@ def read_answer(packet: bytes, request: DecodeRequest, memory: SharedPixels) -> 
 def _rebuilt(said: _Error) -> HilumError:
     kind = _KINDS.get(said.kind)
     if kind is None:
-        raise InvalidAnswer("The decoder raised an error of an unknown kind.")
+        raise ProtocolViolation("The decoder raised an error of an unknown kind.")
     return kind(said.message, code=said.code, hint=said.hint)

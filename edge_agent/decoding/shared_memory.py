@@ -25,7 +25,7 @@ KEEP_BYTES: Final = 16 << 20
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
-class SharedPixels:
+class SharedImageBuffer:
     """A mapping of `input_bytes` and, behind them, `output_bytes`."""
 
     def __init__(self, fd: int, input_bytes: int, output_bytes: int) -> None:

@@ -10,7 +10,7 @@ from edge_agent.core.radiograph import Radiograph
 from edge_agent.core.study_context import StudyContext
 from edge_agent.decoding import sandbox
 from edge_agent.decoding.protocol import MAX_MESSAGE_BYTES, READY, DecodeRequest, failure, success
-from edge_agent.decoding.shared_memory import SharedPixels
+from edge_agent.decoding.shared_memory import SharedImageBuffer
 from edge_agent.errors import DecoderFailed
 from edge_agent.imaging import Limits
 
@@ -27,7 +27,7 @@ def warm_up(reader: Reader, sample: bytes) -> None:
 class DecodeWorker:
     """Reads and answers; one of it per process."""
 
-    def __init__(self, reader: Reader, limits: Limits, memory: SharedPixels) -> None:
+    def __init__(self, reader: Reader, limits: Limits, memory: SharedImageBuffer) -> None:
         self._reader = reader
         self._limits = limits
         self._memory = memory

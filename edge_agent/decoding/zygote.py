@@ -25,7 +25,7 @@ import numpy as np
 
 from edge_agent.decoding import sandbox
 from edge_agent.decoding.protocol import WorkerConfig
-from edge_agent.decoding.shared_memory import SharedPixels
+from edge_agent.decoding.shared_memory import SharedImageBuffer
 from edge_agent.decoding.worker import DecodeWorker, Reader, warm_up
 from edge_agent.imaging import Limits
 
@@ -34,14 +34,14 @@ _STANDARD_STREAMS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Child:
+class ForkedWorker:
     """A worker that was forked and not yet reaped: its pid cannot be anybody else's."""
 
     worker_id: int
     pid: int
 
 
-class Nursery:
+class ZygoteServer:
     """Forks, kills and reaps workers as the agent says."""
 
     def __init__(
@@ -51,7 +51,7 @@ class Nursery:
         self._config = config
         self._reader = reader
         self._sample = sample
-        self._children: dict[int, Child] = {}
+        self._children: dict[int, ForkedWorker] = {}
         self._selector = selectors.DefaultSelector()
 
     def run(self) -> None:
@@ -59,7 +59,7 @@ class Nursery:
         self._selector.register(self._agent, selectors.EVENT_READ)
         while True:
             for key, _ in self._selector.select():
-                if isinstance(key.data, Child):
+                if isinstance(key.data, ForkedWorker):
                     self._reap(key.fd, key.data)
                 elif not self._obey():
                     return self._end_all()
@@ -89,7 +89,7 @@ class Nursery:
                 os.close(memory_fd)
         if pid == 0:
             self._become_worker(nursery_pid, channel_fd, memory_fd)
-        child = self._children[worker_id] = Child(worker_id, pid)
+        child = self._children[worker_id] = ForkedWorker(worker_id, pid)
         self._selector.register(os.pidfd_open(pid), selectors.EVENT_READ, child)
         self._tell(born=worker_id, pid=pid)
 
@@ -98,7 +98,7 @@ class Nursery:
             sandbox.die_with_parent(nursery_pid)
             _close_all_but(channel_fd, memory_fd)
             config = self._config
-            memory = SharedPixels(memory_fd, config.input_bytes, config.output_bytes)
+            memory = SharedImageBuffer(memory_fd, config.input_bytes, config.output_bytes)
             memory.close_fd()
             worker = DecodeWorker(self._reader, Limits(**config.limits), memory)
             with socket.socket(fileno=channel_fd) as agent:
@@ -107,7 +107,7 @@ class Nursery:
         finally:
             os._exit(1)
 
-    def _reap(self, pidfd: int, child: Child) -> None:
+    def _reap(self, pidfd: int, child: ForkedWorker) -> None:
         self._selector.unregister(pidfd)
         os.close(pidfd)
         _pid, status = os.waitpid(child.pid, 0)
@@ -162,7 +162,7 @@ def main() -> int:
     gc.freeze()  # What all workers share is never visited, and so never copied, by a collection.
     _send(agent, {"ready": os.getpid()})
     with suppress(BrokenPipeError):  # The agent ended while it was being told something.
-        Nursery(agent, config, reader, sample).run()
+        ZygoteServer(agent, config, reader, sample).run()
     return 0
 
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from edge_agent.decoding.protocol import MAX_MESSAGE_BYTES, READY, DecodeRequest, WorkerConfig
-from edge_agent.decoding.shared_memory import SharedPixels
+from edge_agent.decoding.shared_memory import SharedImageBuffer
 from edge_agent.errors import DecoderFailed
 
 log = logging.getLogger(__name__)
@@ -34,14 +34,14 @@ _KEEPS_PAGES: Final = {
 }
 
 
-class WorkerEnded(DecoderFailed):
+class WorkerExited(DecoderFailed):
     """A worker process ended where it should not have."""
 
 
 class WorkerProcess:
     """One worker process as the agent sees it. Used by one request at a time."""
 
-    def __init__(self, worker_id: int, memory: SharedPixels, channel: socket.socket) -> None:
+    def __init__(self, worker_id: int, memory: SharedImageBuffer, channel: socket.socket) -> None:
         self.id = worker_id
         self.pid: int | None = None
         self.memory = memory
@@ -58,7 +58,7 @@ class WorkerProcess:
             WorkerEnded: it ended before.
         """
         if await self._receive() != READY:
-            raise WorkerEnded(f"A decoder process ended while it started: {await self.how()}.")
+            raise WorkerExited(f"A decoder process ended while it started: {await self.how()}.")
 
     def send(self, request: DecodeRequest) -> bool:
         """Hand over a request whose image lies in the memory.
@@ -83,7 +83,7 @@ class WorkerProcess:
         """
         packet = await self._receive()
         if not packet:
-            raise WorkerEnded(
+            raise WorkerExited(
                 f"The decoder process ended while it decoded this image: {await self.how()}."
             )
         return packet
@@ -122,7 +122,7 @@ class WorkerProcess:
             self._channel.close()
 
 
-class Nursery:
+class Zygote:
     """The process that workers are forked from; see `decode_nursery_main`."""
 
     def __init__(self, process: subprocess.Popen[bytes], channel: socket.socket) -> None:
@@ -137,7 +137,7 @@ class Nursery:
         self._listening = loop.create_task(self._listen())
 
     @classmethod
-    async def start(cls, config: WorkerConfig) -> Nursery:
+    async def start(cls, config: WorkerConfig) -> Zygote:
         """Start the process and wait until it has imported everything.
 
         Raises:
@@ -161,7 +161,7 @@ class Nursery:
             )
         return nursery
 
-    def fork(self, memory: SharedPixels) -> WorkerProcess:
+    def fork(self, memory: SharedImageBuffer) -> WorkerProcess:
         """Ask for a new worker with this memory, whose descriptor is closed; await its `ready`.
 
         Raises:

@@ -15,9 +15,9 @@ import openvino as ov
 
 from edge_agent.core.content_check import (
     OUTPUTS,
+    ContentProbabilities,
+    ContentVerdict,
     GateOutputsInvalid,
-    GateProbabilities,
-    GateVerdict,
     judge,
 )
 from edge_agent.core.geometry import Letterbox
@@ -36,10 +36,10 @@ _SETTINGS: Final = {
 }
 
 
-class Gate(Protocol):
+class ContentChecker(Protocol):
     """Looks at a picture before the detector does. May be called from any thread."""
 
-    def judge(self, pixels: Pixels) -> GateVerdict:
+    def judge(self, pixels: Pixels) -> ContentVerdict:
         """Say what a picture shows.
 
         Args:
@@ -56,8 +56,8 @@ class Gate(Protocol):
         ...
 
 
-class OpenVinoGate:
-    """The gate of a bundle; implements `Gate`."""
+class OpenVinoContentChecker:
+    """The gate of a bundle; implements `ContentChecker`."""
 
     def __init__(self, xml: bytes, weights: bytes, spec: GateSpec) -> None:
         """Compile a network and run it once.
@@ -78,7 +78,7 @@ class OpenVinoGate:
         self.judge(np.full((spec.input.height, spec.input.width), spec.input.pad_value, np.uint8))
 
     @classmethod
-    def of(cls, bundle: Bundle) -> OpenVinoGate | None:
+    def of(cls, bundle: Bundle) -> OpenVinoContentChecker | None:
         """The gate that a bundle carries; None where it carries none.
 
         Raises:
@@ -89,14 +89,14 @@ class OpenVinoGate:
             return None
         return cls(bundle.read(spec.model), bundle.read(spec.weights), spec)
 
-    def judge(self, pixels: Pixels) -> GateVerdict:
-        """Say what a picture shows; see `Gate.judge`."""
+    def judge(self, pixels: Pixels) -> ContentVerdict:
+        """Say what a picture shows; see `ContentChecker.judge`."""
         batch = shrunk(pixels, self._spec.input)[None, None]
         with self._lock:
             if self._request is None:
                 raise EngineFailed("the gate is closed")
             try:
-                seen = GateProbabilities.from_outputs(run(self._request, batch)[0])
+                seen = ContentProbabilities.from_outputs(run(self._request, batch)[0])
             except GateOutputsInvalid as error:
                 raise EngineFailed(f"the gate gave {error}") from error
             except Exception as error:

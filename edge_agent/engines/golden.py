@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from edge_agent.core.content_check import GateVerdict
+from edge_agent.core.content_check import ContentVerdict
 from edge_agent.core.findings import Box, Finding, OutputsInvalid, findings_from, iou
 from edge_agent.core.geometry import Letterbox
 from edge_agent.engines.base import Engine, Pixels, RawOutputs
@@ -25,7 +25,7 @@ from hilum.manifest import EngineVariant, GoldenFinding, GoldenTolerance, InputS
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class GoldenResult:
     """What one case showed; `problems` is empty where all is as it should be."""
 
     case: str
@@ -37,7 +37,7 @@ class Verdict:
         return not self.problems
 
 
-def run_golden(bundle: Bundle, engine: Engine) -> tuple[Verdict, ...]:
+def run_golden(bundle: Bundle, engine: Engine) -> tuple[GoldenResult, ...]:
     """Run every golden case of a bundle on one of its engines, in the bundle's order.
 
     Raises:
@@ -54,10 +54,10 @@ def run_golden(bundle: Bundle, engine: Engine) -> tuple[Verdict, ...]:
             problems[case.name] += differences(
                 case.expected[variant.name], found, variant.operating_points, tolerance
             )
-    return tuple(Verdict(name, found) for name, found in problems.items())
+    return tuple(GoldenResult(name, found) for name, found in problems.items())
 
 
-def run_gate(bundle: Bundle, judge: Callable[[Pixels], GateVerdict]) -> tuple[Verdict, ...]:
+def run_gate(bundle: Bundle, judge: Callable[[Pixels], ContentVerdict]) -> tuple[GoldenResult, ...]:
     """Have a bundle's gate judge every golden picture, in the bundle's order.
 
     Args:
@@ -72,7 +72,7 @@ def run_gate(bundle: Bundle, judge: Callable[[Pixels], GateVerdict]) -> tuple[Ve
     for case in bundle.golden.cases:
         seen = judge(read_picture(bundle.read(case.image), bundle.manifest.input))
         problems = () if seen.refusal is None else (f"refused as {seen.refusal}",)
-        verdicts.append(Verdict(case.name, problems))
+        verdicts.append(GoldenResult(case.name, problems))
     return tuple(verdicts)
 
 

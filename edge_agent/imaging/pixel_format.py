@@ -60,7 +60,7 @@ class PixelFormat:
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class EncodedFrame:
     """One compressed frame, what its codestream must agree with, and how small it may come."""
 
     data: bytes

@@ -22,7 +22,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from edge_agent.core.authorization import Denied, Identity, Principal, Reason, Role
+from edge_agent.core.authorization import AuthResult, DenialReason, Denied, Principal, Role
 from edge_agent.errors import ConfigInvalid
 from edge_agent.system.files import WatchedFile, locked, read_small, replace_file
 
@@ -71,7 +71,7 @@ class _KeyFile(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class NewKey:
+class IssuedKey:
     """A key just made. `token` is shown to the operator once and kept nowhere."""
 
     token: str = field(repr=False)
@@ -103,7 +103,7 @@ def add_key(
     now: datetime,
     label: str = "",
     lifetime: timedelta | None = None,
-) -> NewKey:
+) -> IssuedKey:
     """Make a key and add it to the file, which is made if absent (mode 0600).
 
     Args:
@@ -132,7 +132,7 @@ def add_key(
             f"The key cannot be made: {error.errors(include_url=False)[0]['msg']}."
         ) from None
     _change(path, lambda keys: {**keys, record.id: record}, make=True)
-    return NewKey(token, record)
+    return IssuedKey(token, record)
 
 
 def remove_key(path: Path, key_id: str) -> KeyRecord:
@@ -176,7 +176,7 @@ def _digest(token: str) -> str:
     return hashlib.sha256(token.encode("ascii")).hexdigest()
 
 
-class KeyRing:
+class ApiKeyStore:
     """Tells who holds a key. Follows its file: a key that is added or removed counts at once."""
 
     def __init__(self, path: Path, utc_now: Callable[[], datetime]) -> None:
@@ -196,19 +196,19 @@ class KeyRing:
         """Why the file's last change is not in force; None if all is well."""
         return self._file.problem
 
-    def identify(self, token: str) -> Identity:
+    def identify(self, token: str) -> AuthResult:
         """Tell who holds this key."""
         keys = self._file.current()
         match = _TOKEN.fullmatch(token)
         if match is None:
-            return Denied(Reason.UNKNOWN_CREDENTIAL)
+            return Denied(DenialReason.UNKNOWN_CREDENTIAL)
         record = keys.get(match["id"])
         expected = _NOBODY if record is None else record.sha256
         same = hmac.compare_digest(_digest(token), expected)
         if record is None:
-            return Denied(Reason.UNKNOWN_CREDENTIAL)
+            return Denied(DenialReason.UNKNOWN_CREDENTIAL)
         if not same:
-            return Denied(Reason.UNKNOWN_CREDENTIAL, record.actor)
+            return Denied(DenialReason.UNKNOWN_CREDENTIAL, record.actor)
         if record.expires is not None and self._utc_now() >= record.expires:
-            return Denied(Reason.EXPIRED_CREDENTIAL, record.actor)
+            return Denied(DenialReason.EXPIRED_CREDENTIAL, record.actor)
         return Principal(record.actor, record.role)

@@ -1,7 +1,7 @@
-"""The gate of one port: what a call shows about its caller becomes a decision.
+"""Authenticates the callers of one port by address, API key or client certificate.
 
-Both faces use it alike: make a `Caller` from the transport's plain values, ask `decide`, raise
-`Denied.error()`, log the outcome.
+Both transports use it alike: they make `ClientCredentials` from their plain values, call `decide`,
+raise `Denied.error()`, and log the outcome.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from urllib.parse import unquote
 
 from edge_agent.core.authorization import (
     Action,
+    AuthResult,
+    DenialReason,
     Denied,
-    Identity,
     Listener,
-    Reason,
     decide,
     identify,
 )
-from edge_agent.security.api_keys import KeyRing
+from edge_agent.security.api_keys import ApiKeyStore
 from edge_agent.security.client_certificates import CertificateRules, pem_of
 
 _FORWARDED: Final = frozenset({"forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip"})
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
+class ClientCredentials:
     """What one call shows about who sent it.
 
     `key` is the API key, None if none was shown and empty if what was shown is no key at all.
@@ -42,7 +42,7 @@ class Caller:
     forwarded: bool = False
 
 
-class Gatekeeper:
+class Authenticator:
     """Knows one port's callers. Safe to ask from any thread."""
 
     def __init__(
@@ -51,7 +51,7 @@ class Gatekeeper:
         host: str,
         *,
         tls: bool,
-        keys: KeyRing | None = None,
+        keys: ApiKeyStore | None = None,
         certificates: CertificateRules | None = None,
     ) -> None:
         """Guard a port.
@@ -79,11 +79,11 @@ class Gatekeeper:
         sources = (self._keys, self._certificates)
         return [it.problem for it in sources if it is not None and it.problem is not None]
 
-    def decide(self, action: Action, caller: Caller) -> Identity:
+    def decide(self, action: Action, caller: ClientCredentials) -> AuthResult:
         """Say who is calling, if they may do this; else why not."""
         return decide(action, self.identify(caller))
 
-    def identify(self, caller: Caller) -> Identity:
+    def identify(self, caller: ClientCredentials) -> AuthResult:
         """Say who is calling."""
         return identify(
             self._listener,
@@ -93,14 +93,14 @@ class Gatekeeper:
             forwarded=caller.forwarded,
         )
 
-    def _by_key(self, key: str | None) -> Identity | None:
+    def _by_key(self, key: str | None) -> AuthResult | None:
         if key is None:
             return None
         if self._keys is None:
-            return Denied(Reason.UNKNOWN_CREDENTIAL)
+            return Denied(DenialReason.UNKNOWN_CREDENTIAL)
         return self._keys.identify(key)
 
-    def _by_certificate(self, pem: bytes | None) -> Identity | None:
+    def _by_certificate(self, pem: bytes | None) -> AuthResult | None:
         if pem is None or self._certificates is None:
             return None
         return self._certificates.identify(pem)
@@ -110,10 +110,10 @@ def grpc_caller(
     peer: str,
     metadata: Iterable[tuple[str, str | bytes]],
     auth_context: Mapping[str, Iterable[bytes]],
-) -> Caller:
+) -> ClientCredentials:
     """The caller as gRPC's `peer()`, `invocation_metadata()` and `auth_context()` show it."""
     headers = [(name.lower(), value) for name, value in metadata]
-    return Caller(
+    return ClientCredentials(
         _grpc_peer_host(peer),
         _key_of(value for name, value in headers if name == "authorization"),
         pem_of(auth_context),
@@ -121,13 +121,13 @@ def grpc_caller(
     )
 
 
-def http_caller(peer_host: str, headers: Iterable[tuple[bytes, bytes]]) -> Caller:
+def http_caller(peer_host: str, headers: Iterable[tuple[bytes, bytes]]) -> ClientCredentials:
     """The caller as ASGI's `client` and `headers` show it.
 
     uvicorn must run with `proxy_headers=False`, or it puts a proxy's word for the peer's address.
     """
     named = [(name.lower().decode("latin-1"), value) for name, value in headers]
-    return Caller(
+    return ClientCredentials(
         peer_host,
         _key_of(value for name, value in named if name == "authorization"),
         None,

@@ -29,7 +29,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edge_agent.core.audit_chain import ACTOR_NAME
-from edge_agent.core.authorization import Denied, Identity, Principal, Reason, Role
+from edge_agent.core.authorization import AuthResult, DenialReason, Denied, Principal, Role
 from edge_agent.errors import ConfigInvalid
 from edge_agent.system.files import WatchedFile, read_small
 
@@ -126,7 +126,7 @@ class CertificateRules:
         """Why the file's last change is not in force; None if all is well."""
         return self._file.problem
 
-    def identify(self, pem: bytes) -> Identity:
+    def identify(self, pem: bytes) -> AuthResult:
         """Tell who holds this certificate, which the TLS layer has verified.
 
         Its validity is looked at again: a connection may stay open longer than that.
@@ -137,13 +137,13 @@ class CertificateRules:
             rule = next((it for it in self._file.current() if it.matches(certificate)), None)
             fit = _for_clients(certificate)
         except (ValueError, x509.DuplicateExtension):
-            return Denied(Reason.UNKNOWN_CREDENTIAL)
+            return Denied(DenialReason.UNKNOWN_CREDENTIAL)
         if rule is None or not fit:
-            return Denied(Reason.UNKNOWN_CREDENTIAL, unmapped)
+            return Denied(DenialReason.UNKNOWN_CREDENTIAL, unmapped)
         actor = f"cert:{rule.name}"
         now = self._utc_now()
         if not certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc:
-            return Denied(Reason.EXPIRED_CREDENTIAL, actor)
+            return Denied(DenialReason.EXPIRED_CREDENTIAL, actor)
         return Principal(actor, rule.role)
 
 

@@ -9,19 +9,19 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from edge_agent.core.audit_chain import AuditEvent, access_event
-from edge_agent.core.authorization import Action, Denied, Identity, Principal, Reason
+from edge_agent.core.authorization import Action, AuthResult, DenialReason, Denied, Principal
 from edge_agent.errors import HilumError
-from edge_agent.security.authentication import Caller
+from edge_agent.security.authentication import ClientCredentials
 from hilum.codes import ErrorCode
 
-Count = Callable[[Action, ErrorCode | Reason | None], None]
+Count = Callable[[Action, ErrorCode | DenialReason | None], None]
 
 UNLOGGED: Final = frozenset({Action.HEALTH, Action.METRICS})
 """Probes come every few seconds and see nothing of anybody's; only their denials are logged."""
 
 
 @dataclass(slots=True, eq=False)
-class Visit:
+class AccessRecord:
     """One access under way. The handler fills in what it learns, for the log."""
 
     principal: Principal
@@ -32,7 +32,7 @@ class Visit:
 class Gate(Protocol):
     """What knows the callers: `serving.access.Gatekeeper`."""
 
-    def decide(self, action: Action, caller: Caller) -> Identity:
+    def decide(self, action: Action, caller: ClientCredentials) -> AuthResult:
         """Say who is calling, if they may do this; else why not."""
         ...
 
@@ -53,11 +53,11 @@ class Audit(Protocol):
         ...
 
 
-def ignore(_action: Action, _outcome: ErrorCode | Reason | None) -> None:
+def ignore(_action: Action, _outcome: ErrorCode | DenialReason | None) -> None:
     """Nobody counts."""
 
 
-class Visits:
+class AccessController:
     """Lets callers in through one gate and logs how each access ended, however it ends.
 
     `count` is told of every access when it ends: what was asked for, and the error's code or the
@@ -77,17 +77,17 @@ class Visits:
         self._gate = gate
         self._audit = audit
         self._count = count
-        self._open: dict[Visit, Action] = {}
+        self._open: dict[AccessRecord, Action] = {}
 
     @contextmanager
-    def enter(self, caller: Caller, action: Action) -> Iterator[Visit]:
+    def enter(self, caller: ClientCredentials, action: Action) -> Iterator[AccessRecord]:
         """Let a caller in for as long as the block runs.
 
         Raises:
             Unauthenticated, Forbidden: not this caller, or not this action.
             AuditUnavailable: the access cannot be logged.
         """
-        visit = Visit(self.admit(caller, action))
+        visit = AccessRecord(self.admit(caller, action))
         audit = self._log_of(action)
         if audit is not None:
             self._require(audit, action)
@@ -104,7 +104,7 @@ class Visits:
         for visit in list(self._open):
             self._leave(visit, ErrorCode.NOT_READY)
 
-    def admit(self, caller: Caller, action: Action) -> Principal:
+    def admit(self, caller: ClientCredentials, action: Action) -> Principal:
         """Say who is calling, without an entry in the log unless they may not do this.
 
         Raises:
@@ -132,7 +132,7 @@ class Visits:
             self._count(action, error.code)
             raise
 
-    def _leave(self, visit: Visit, code: ErrorCode | None) -> None:
+    def _leave(self, visit: AccessRecord, code: ErrorCode | None) -> None:
         action = self._open.pop(visit, None)
         if action is None:
             return  # It was given up.

@@ -28,7 +28,7 @@ _REFUSALS: Final[dict[Refusal, tuple[type[TryLater], str]]] = {
 }
 
 
-class Gate:
+class AdmissionQueue:
     """Lets requests in by the rules of `core.admission`. Belongs to one event loop."""
 
     def __init__(

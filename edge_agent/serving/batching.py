@@ -22,7 +22,7 @@ Outcome = TypeVar("Outcome")
 
 
 @dataclass(slots=True, eq=False)
-class _Seat(Generic[Job, Outcome]):
+class _PendingJob(Generic[Job, Outcome]):
     """One job on its way. `begun` is done when it is given to a thread, or will never be."""
 
     job: Job
@@ -31,7 +31,7 @@ class _Seat(Generic[Job, Outcome]):
     done: asyncio.Future[Outcome]
 
 
-class Lanes(Generic[Job, Outcome]):
+class BatchExecutor(Generic[Job, Outcome]):
     """Runs jobs on threads, first come first served. Belongs to one event loop.
 
     `work` takes a batch and gives one outcome, or the exception, for each job of it, in order.
@@ -44,7 +44,7 @@ class Lanes(Generic[Job, Outcome]):
         self._max_batch = policy.max_batch
         self._free = policy.parallel_requests
         self._pool = ThreadPoolExecutor(policy.parallel_requests, thread_name_prefix="infer")
-        self._waiting: deque[_Seat[Job, Outcome]] = deque()
+        self._waiting: deque[_PendingJob[Job, Outcome]] = deque()
 
     async def run(self, job: Job, *, deadline: float | None = None) -> Outcome:
         """Have a job done.
@@ -60,7 +60,7 @@ class Lanes(Generic[Job, Outcome]):
             DeadlineExceeded: the deadline passed before the job was begun.
         """
         loop = asyncio.get_running_loop()
-        seat = _Seat[Job, Outcome](job, deadline, loop.create_future(), loop.create_future())
+        seat = _PendingJob[Job, Outcome](job, deadline, loop.create_future(), loop.create_future())
         self._waiting.append(seat)
         self._start_due()
         cancelled: asyncio.CancelledError | None = None
@@ -87,8 +87,8 @@ class Lanes(Generic[Job, Outcome]):
             working = asyncio.get_running_loop().run_in_executor(self._pool, self._work, jobs)
             working.add_done_callback(partial(self._finish, batch))
 
-    def _next_batch(self) -> list[_Seat[Job, Outcome]]:
-        batch: list[_Seat[Job, Outcome]] = []
+    def _next_batch(self) -> list[_PendingJob[Job, Outcome]]:
+        batch: list[_PendingJob[Job, Outcome]] = []
         while self._waiting and len(batch) < self._max_batch:
             seat = self._waiting.popleft()
             seat.begun.set_result(None)
@@ -100,7 +100,7 @@ class Lanes(Generic[Job, Outcome]):
 
     def _finish(
         self,
-        batch: Sequence[_Seat[Job, Outcome]],
+        batch: Sequence[_PendingJob[Job, Outcome]],
         ended: asyncio.Future[Sequence[Outcome | Exception]],
     ) -> None:
         self._free += 1

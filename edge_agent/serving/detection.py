@@ -20,12 +20,12 @@ from edge_agent.core.geometry import Letterbox
 from edge_agent.core.radiograph import ImageWarning, Radiograph
 from edge_agent.decoding.decoder import Decoder
 from edge_agent.engines.base import Engine, Pixels, RawOutputs
-from edge_agent.engines.content_check import Gate as ContentGate
+from edge_agent.engines.content_check import ContentChecker as ContentGate
 from edge_agent.errors import EngineFailed, InvalidRequest
 from edge_agent.imaging.letterbox import letterbox
-from edge_agent.serving.admission import Gate
-from edge_agent.serving.batching import Lanes
-from edge_agent.serving.types import Answer, ImageFacts, StudyRequest, Timings
+from edge_agent.serving.admission import AdmissionQueue
+from edge_agent.serving.batching import BatchExecutor
+from edge_agent.serving.types import DetectionRequest, DetectionResult, ImageFacts, Timings
 from edge_agent.system.deadlines import begun_before, is_past, too_late
 from hilum.manifest import EngineVariant, Manifest
 
@@ -37,7 +37,7 @@ def _nothing_wrong() -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class LoadedModel:
     """A bundle's manifest and digest with the engine that runs one of its variants."""
 
     manifest: Manifest
@@ -62,7 +62,7 @@ class Model:
 
 
 @dataclass(slots=True)
-class _Laps:
+class StageTimer:
     """Milliseconds spent, by stage."""
 
     started: float = field(default_factory=time.perf_counter)
@@ -70,6 +70,7 @@ class _Laps:
 
     @contextmanager
     def lap(self, stage: str) -> Iterator[None]:
+        """Add the block's duration to a stage."""
         start = time.perf_counter()
         try:
             yield
@@ -81,6 +82,7 @@ class _Laps:
         self.spent["queue"] += (time.perf_counter() - queued_at) * 1e3
 
     def timings(self) -> Timings:
+        """Return the milliseconds spent so far."""
         return Timings(
             decode_ms=self.spent["decode"],
             queue_ms=self.spent["queue"],
@@ -90,7 +92,7 @@ class _Laps:
         )
 
 
-class Pipeline:
+class DetectionService:
     """Answers study requests, a bounded number at a time.
 
     Requests pass `core.admission`: `stat` before `routine`, refused at once where no place is
@@ -102,7 +104,7 @@ class Pipeline:
 
     def __init__(
         self,
-        model: Model,
+        model: LoadedModel,
         decoder: Decoder,
         *,
         queue_size: int,
@@ -116,11 +118,11 @@ class Pipeline:
         # the engine; the rest in the queue, where urgency counts.
         at_work = decoder.concurrency + batch.parallel_requests * batch.max_batch + 1
         slots = min(queue_size, at_work)
-        self._gate = Gate(
+        self._gate = AdmissionQueue(
             AdmissionPolicy(slots, capacity=queue_size - slots, encoded_bytes=waiting_bytes)
         )
         self._decode_slots = asyncio.Semaphore(decoder.concurrency)
-        self._lanes = Lanes(partial(look, model), batch)
+        self._lanes = BatchExecutor(partial(look, model), batch)
 
     @property
     def taken(self) -> int:
@@ -136,7 +138,7 @@ class Pipeline:
         """Have each answer's timings told, for metrics."""
         self._answered = told
 
-    async def detect(self, request: StudyRequest) -> Answer:
+    async def detect(self, request: DetectionRequest) -> DetectionResult:
         """Look at one study image.
 
         Raises:
@@ -148,7 +150,7 @@ class Pipeline:
         """
         check(request)
         model = self.model
-        laps = _Laps()
+        laps = StageTimer()
         async with AsyncExitStack() as held:
             with laps.lap("queue"):
                 await held.enter_async_context(
@@ -160,7 +162,7 @@ class Pipeline:
                 )
             radiograph = await self._decode(request, laps)
             sight = await self._look(request, radiograph, laps)
-        answer = Answer(
+        answer = DetectionResult(
             request_id=request.request_id,
             findings=sight.findings,
             image=ImageFacts.of(radiograph),
@@ -173,7 +175,7 @@ class Pipeline:
             self._answered(answer.timings)
         return answer
 
-    async def _decode(self, request: StudyRequest, laps: _Laps) -> Radiograph:
+    async def _decode(self, request: DetectionRequest, laps: StageTimer) -> Radiograph:
         size = self.model.manifest.input
         with laps.lap("queue"):
             async with begun_before(request.deadline):
@@ -186,10 +188,12 @@ class Pipeline:
         finally:
             self._decode_slots.release()
 
-    async def _look(self, request: StudyRequest, radiograph: Radiograph, laps: _Laps) -> Sight:
+    async def _look(
+        self, request: DetectionRequest, radiograph: Radiograph, laps: StageTimer
+    ) -> ImageResult:
         if is_past(request.deadline):
             raise too_late()
-        job = LookJob(radiograph, request.score_threshold, laps, time.perf_counter())
+        job = InferenceJob(radiograph, request.score_threshold, laps, time.perf_counter())
         return await self._lanes.run(job, deadline=request.deadline)
 
     def close(self) -> None:
@@ -198,7 +202,7 @@ class Pipeline:
         self.model.close()
 
 
-def check(request: StudyRequest) -> None:
+def check(request: DetectionRequest) -> None:
     """Refuse what the contract rules out before anything is spent on it.
 
     Raises:
@@ -218,29 +222,29 @@ def check(request: StudyRequest) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class LookJob:
+class InferenceJob:
     """A radiograph on its way to the engine, since `queued_at` of `time.perf_counter`."""
 
     radiograph: Radiograph
     score_threshold: float | None
-    laps: _Laps
+    laps: StageTimer
     queued_at: float
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class ImageResult:
     """What was seen on one radiograph, and what to be wary of."""
 
     findings: tuple[Finding, ...]
     warnings: tuple[ImageWarning, ...]
 
 
-def look(model: Model, jobs: Sequence[LookJob]) -> list[Sight | Exception]:
+def look(model: LoadedModel, jobs: Sequence[InferenceJob]) -> list[ImageResult | Exception]:
     """Letterbox, judge by content, infer, find: everything that blocks, for one thread.
 
     The outcomes are in the jobs' order. An image that fails fails alone, unless the engine does.
     """
-    outcomes: dict[int, Sight | Exception] = {}
+    outcomes: dict[int, ImageResult | Exception] = {}
     inputs: dict[int, tuple[Letterbox, Pixels, tuple[ImageWarning, ...]]] = {}
     for index, job in enumerate(jobs):
         job.laps.waited_since(job.queued_at)
@@ -260,7 +264,9 @@ def look(model: Model, jobs: Sequence[LookJob]) -> list[Sight | Exception]:
     return [outcomes[index] for index in range(len(jobs))]
 
 
-def _prepare(model: Model, job: LookJob) -> tuple[Letterbox, Pixels, tuple[ImageWarning, ...]]:
+def _prepare(
+    model: LoadedModel, job: InferenceJob
+) -> tuple[Letterbox, Pixels, tuple[ImageWarning, ...]]:
     radiograph, size = job.radiograph, model.manifest.input
     with job.laps.lap("decode"):
         box = Letterbox.fit(radiograph.rows, radiograph.columns, size.height, size.width)
@@ -273,7 +279,7 @@ def _prepare(model: Model, job: LookJob) -> tuple[Letterbox, Pixels, tuple[Image
     return box, pixels, verdict.added_to(radiograph.warnings)
 
 
-def _infer(model: Model, batch: Pixels, laps: Sequence[_Laps]) -> RawOutputs:
+def _infer(model: LoadedModel, batch: Pixels, laps: Sequence[StageTimer]) -> RawOutputs:
     with ExitStack() as timed:
         for lap in laps:
             timed.enter_context(lap.lap("infer"))
@@ -281,15 +287,17 @@ def _infer(model: Model, batch: Pixels, laps: Sequence[_Laps]) -> RawOutputs:
 
 
 def _find(
-    model: Model,
-    job: LookJob,
+    model: LoadedModel,
+    job: InferenceJob,
     outputs: RawOutputs,
     box: Letterbox,
     warnings: tuple[ImageWarning, ...],
-) -> Sight | Exception:
+) -> ImageResult | Exception:
     thresholds = model.thresholds(job.score_threshold)
     with job.laps.lap("postprocess"):
         try:
-            return Sight(findings_from(outputs, box, model.manifest.head, thresholds), warnings)
+            return ImageResult(
+                findings_from(outputs, box, model.manifest.head, thresholds), warnings
+            )
         except OutputsInvalid as error:
             return EngineFailed(f"{model.engine.name} gave no sound outputs: {error}.")

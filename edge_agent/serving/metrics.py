@@ -27,7 +27,7 @@ from prometheus_client.registry import Collector
 
 from edge_agent.audit.log import AuditStatus
 from edge_agent.core.admission import AdmissionStats, Priority, Refusal
-from edge_agent.core.authorization import Action, Reason
+from edge_agent.core.authorization import Action, DenialReason
 from edge_agent.decoding.pool import DecodeStats
 from edge_agent.serving.types import Timings
 from hilum.codes import ErrorCode
@@ -39,14 +39,14 @@ _BUNDLE_DIGITS: Final = 12
 _LABEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 
 
-class Face(StrEnum):
+class Transport(StrEnum):
     """Where a request came in."""
 
     GRPC = "grpc"
     HTTP = "http"
 
 
-class DecodeEnd(StrEnum):
+class DecodeFailure(StrEnum):
     """How decoding failed other than by refusing the image, as `DecodeStats.failures` names it."""
 
     ABANDONED = "abandoned"
@@ -57,7 +57,7 @@ class DecodeEnd(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Sources:
+class MetricSources:
     """What is asked for its state whenever metrics are read; None where there is no such part."""
 
     admission: Callable[[], AdmissionStats] | None = None
@@ -69,7 +69,7 @@ class Sources:
 class AgentMetrics:
     """All metrics of one agent. Recording is thread-safe and takes microseconds."""
 
-    def __init__(self, sources: Sources = Sources()) -> None:
+    def __init__(self, sources: MetricSources = MetricSources()) -> None:
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "hilum_requests",
@@ -95,20 +95,20 @@ class AgentMetrics:
             "When the first of the TLS certificates in use expires; 0 without TLS.",
             registry=self.registry,
         )
-        self.registry.register(_Polled(sources))
+        self.registry.register(_StateCollector(sources))
         ProcessCollector(registry=self.registry)
         # Series that are there from the start have a rate from the first event on.
-        for face in Face:
+        for face in Transport:
             self._requests.labels(face, Action.DETECT, "ok")
         for stage in fields(Timings):
             self._stages.labels(stage.name.removesuffix("_ms"))
 
     def request_answered(
-        self, face: Face, action: Action, outcome: ErrorCode | Reason | None = None
+        self, face: Transport, action: Action, outcome: ErrorCode | DenialReason | None = None
     ) -> None:
         """Count a request; None means that it was answered as asked."""
         value = "ok" if outcome is None else outcome.value
-        self._requests.labels(Face(face), Action(action), value).inc()
+        self._requests.labels(Transport(face), Action(action), value).inc()
 
     def image_answered(self, timings: Timings) -> None:
         """Take in how long an answered study image took."""
@@ -131,10 +131,10 @@ class AgentMetrics:
         return generate_latest(self.registry)
 
 
-class _Polled(Collector):
+class _StateCollector(Collector):
     """State that its owner keeps; read when metrics are, so that it is never behind."""
 
-    def __init__(self, sources: Sources) -> None:
+    def __init__(self, sources: MetricSources) -> None:
         self._sources = sources
 
     def describe(self) -> list[Metric]:
@@ -189,7 +189,7 @@ def _decoding(stats: DecodeStats) -> Iterator[Metric]:
     failed = CounterMetricFamily(
         "hilum_decode_failures", "Images whose decoder failed, by how.", labels=("reason",)
     )
-    for end in DecodeEnd:
+    for end in DecodeFailure:
         failed.add_metric((end,), stats.failures.get(end, 0))
     yield failed
 

@@ -9,11 +9,11 @@ from edge_agent.core.admission import Priority
 from edge_agent.core.findings import Finding
 from edge_agent.core.radiograph import ImageFormat, ImageWarning, Radiograph, Spacing
 
-__all__ = ["Answer", "ImageFacts", "Priority", "StudyRequest", "Timings"]
+__all__ = ["DetectionRequest", "DetectionResult", "ImageFacts", "Priority", "Timings"]
 
 
 @dataclass(frozen=True, slots=True)
-class StudyRequest:
+class DetectionRequest:
     """One study image to look at.
 
     `image` is the file as it is. `score_threshold` replaces every operating point. `deadline` is a
@@ -73,7 +73,7 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class DetectionResult:
     """What was found on one study image, by which model.
 
     `findings` fall in score; empty means: looked, and nothing reached its threshold.

@@ -138,7 +138,7 @@ class GateSpec(_Frozen):
     """A small network that looks at a picture before the detector does: is it a frontal chest?
 
     `model` and `weights` are OpenVINO IR: u8 (1, 1, H, W), letterboxed as `input` says, to f32
-    (1, 8) probabilities in the order of `edge_agent.core.content_check.GateProbabilities`.
+    (1, 8) probabilities in the order of `edge_agent.core.content_check.ContentProbabilities`.
     """
 
     input: InputSpec

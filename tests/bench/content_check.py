@@ -6,7 +6,7 @@ import statistics
 import time
 
 from edge_agent.engines.bundle import Bundle, starter_bundle_path
-from edge_agent.engines.content_check import OpenVinoGate
+from edge_agent.engines.content_check import OpenVinoContentChecker
 from edge_agent.engines.golden import read_picture
 from edge_agent.engines.runtimes.openvino import OpenVinoEngine
 
@@ -35,7 +35,7 @@ def measure(bundle: Bundle) -> dict[str, float]:
         for variant in bundle.manifest.engines
         if variant.runtime == "openvino" and variant.precision in {"int8", "fp32"}
     }
-    gate = OpenVinoGate.of(bundle)
+    gate = OpenVinoContentChecker.of(bundle)
     times: dict[str, list[float]] = {name: [] for name in (["gate"] if gate else []) + [*engines]}
     for number in range(WARM_UP + ROUNDS):
         pixels = pictures[number % len(pictures)]

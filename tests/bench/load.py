@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from edge_agent.app.models import image_limits, load_model
 from edge_agent.config import Settings
 from edge_agent.core.radiograph import Radiograph
-from edge_agent.decoding.pool import DecodePolicy, DecodeWorkers
+from edge_agent.decoding.pool import DecodePolicy, DecoderPool
 from edge_agent.imaging import read_study
-from edge_agent.serving.detection import LookJob, _Laps, look
+from edge_agent.serving.detection import InferenceJob, StageTimer, look
 from hilum.v1 import detection_pb2 as pb
 from tests.bench.imaging import full_size, raster
 from tests.conftest import pydicom_file
@@ -80,7 +80,7 @@ class BareLoop:
     def in_processes(self, image: bytes, count: int) -> float:
         """Images per second with the agent's decode processes, which are started before."""
         with asyncio.Runner() as runner:
-            workers = DecodeWorkers(self._limits, DecodePolicy(workers=self.workers))
+            workers = DecoderPool(self._limits, DecodePolicy(workers=self.workers))
             runner.run(workers.start())
 
             async def decode(ready: queue.Queue[Radiograph], tickets: Tickets) -> None:
@@ -117,9 +117,9 @@ class BareLoop:
         return count / (time.perf_counter() - start)
 
     def _look(self, radiograph: Radiograph) -> None:
-        laps = _Laps()
+        laps = StageTimer()
         laps.spent["queue"] = 0.0
-        (sight,) = look(self.model, [LookJob(radiograph, None, laps, time.perf_counter())])
+        (sight,) = look(self.model, [InferenceJob(radiograph, None, laps, time.perf_counter())])
         if isinstance(sight, Exception):
             raise sight
 

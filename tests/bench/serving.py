@@ -15,7 +15,7 @@ import grpc
 
 from edge_agent.app.models import open_pipeline
 from edge_agent.config import load_settings
-from edge_agent.serving.types import StudyRequest
+from edge_agent.serving.types import DetectionRequest
 from hilum.v1 import detection_pb2 as pb
 from hilum.v1 import detection_pb2_grpc
 from tests.bench.echo import METHOD, echo_server
@@ -54,7 +54,7 @@ def _row(title: str, image: bytes) -> str:
             count = bare.unary_unary(METHOD, pb.DetectRequest.SerializeToString)
             whole, inner, echo = _interleaved(
                 lambda: spent.append(detector.Detect(pb.DetectRequest(image=image)).timings),
-                lambda: runner.run(pipeline.detect(StudyRequest("bench", image))),
+                lambda: runner.run(pipeline.detect(DetectionRequest("bench", image))),
                 lambda: count(pb.DetectRequest(image=image)),
             )
         runner.run(stack.aclose())

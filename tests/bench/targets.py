@@ -23,7 +23,7 @@ import httpx
 from edge_agent.config import load_settings
 from edge_agent.engines.bundle import starter_bundle_path
 from edge_agent.imaging import read_study
-from edge_agent.serving.detection import LookJob, _Laps, look
+from edge_agent.serving.detection import InferenceJob, StageTimer, look
 from tests.bench.load import BareLoop, images
 from tests.bench.networks import random_bundle
 from tests.bench.throughput import _drain
@@ -143,9 +143,9 @@ def _predictor(model: Any, file: Path) -> Callable[[], object]:
 def _ours(bare: BareLoop, image: bytes) -> None:
     size = bare.model.manifest.input
     radiograph, _ = read_study(image, fit=(size.height, size.width))
-    laps = _Laps()
+    laps = StageTimer()
     laps.spent["queue"] = 0.0
-    (sight,) = look(bare.model, [LookJob(radiograph, None, laps, time.perf_counter())])
+    (sight,) = look(bare.model, [InferenceJob(radiograph, None, laps, time.perf_counter())])
     assert not isinstance(sight, Exception), sight
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from edge_agent.decoding.pool import DecodePolicy, DecodeWorkers
+from edge_agent.decoding.pool import DecodePolicy, DecoderPool
 from edge_agent.decoding.responses import Decoded
 from edge_agent.errors import DecoderFailed
 from edge_agent.imaging import Limits
@@ -80,7 +80,7 @@ async def campaign(
     images = [tagged_image(tag) for tag in range(TAGS)]
     tally = Tally()
     started = time.perf_counter()
-    pool = DecodeWorkers(
+    pool = DecoderPool(
         Limits(), DecodePolicy(workers=workers, timeout_s=5.0, grace_s=0.02), reader=PATH
     )
     await pool.start()
@@ -107,7 +107,7 @@ async def campaign(
 
 
 async def _one_request(
-    pool: DecodeWorkers, images: list[bytes], chance: random.Random, tally: Tally
+    pool: DecoderPool, images: list[bytes], chance: random.Random, tally: Tally
 ) -> str:
     tag, fate = chance.randrange(TAGS), chance.random()
     data, timeout_s, patience_s = images[tag], 5.0, None
@@ -136,7 +136,7 @@ async def _one_request(
 
 
 def _kill_something(
-    pool: DecodeWorkers, chance: random.Random, tally: Tally, *, everything: bool
+    pool: DecoderPool, chance: random.Random, tally: Tally, *, everything: bool
 ) -> None:
     stats = pool.stats()
     pid = stats.nursery_pid if everything else chance.choice(stats.pids or (None,))

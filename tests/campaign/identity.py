@@ -28,7 +28,7 @@ import grpc
 import httpx
 
 from edge_agent.app.agent import Agent
-from edge_agent.decoding.decoder import WorkerDecoder
+from edge_agent.decoding.decoder import SandboxedDecoder
 from hilum.v1 import detection_pb2 as pb
 from hilum.v1 import detection_pb2_grpc
 from tests.support.agents.tagged import SIDE, eventually, fake_pipeline, hilum_error, settings
@@ -108,7 +108,7 @@ class Campaign:
     def harm(self, *, everything: bool) -> None:
         """Kill a decode worker, or the process that all are forked from."""
         decoder = self.agent._decoder
-        assert isinstance(decoder, WorkerDecoder)
+        assert isinstance(decoder, SandboxedDecoder)
         stats = decoder.stats()
         pid = stats.nursery_pid if everything else self.chance.choice(stats.pids or (None,))
         if pid is not None:

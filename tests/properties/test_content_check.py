@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.core.content_check import GateProbabilities, judge
+from edge_agent.core.content_check import ContentProbabilities, judge
 from edge_agent.core.radiograph import ImageWarning
 from hilum.codes import ErrorCode, WarningCode
 from hilum.manifest import GateThresholds
@@ -15,11 +15,11 @@ shares = st.floats(0, 1, allow_nan=False)
 
 
 @st.composite
-def probabilities(draw: st.DrawFn) -> GateProbabilities:
+def probabilities(draw: st.DrawFn) -> ContentProbabilities:
     content = np.array([draw(shares) + 1e-6 for _ in range(3)])
     turns = np.array([draw(shares) + 1e-6 for _ in range(4)])
     row = [*(content / content.sum()), *(turns / turns.sum()), draw(shares)]
-    return GateProbabilities.from_outputs(np.array(row, np.float32))
+    return ContentProbabilities.from_outputs(np.array(row, np.float32))
 
 
 @st.composite
@@ -37,7 +37,7 @@ def thresholds(draw: st.DrawFn) -> GateThresholds:
 
 @given(probabilities(), thresholds())
 def test_refused_is_exactly_what_reaches_its_threshold(
-    seen: GateProbabilities, limits: GateThresholds
+    seen: ContentProbabilities, limits: GateThresholds
 ) -> None:
     verdict = judge(seen, limits)
     sure = seen.not_frontal < limits.warn_not_frontal and seen.lateral < limits.warn_lateral
@@ -52,7 +52,7 @@ def test_refused_is_exactly_what_reaches_its_threshold(
 
 @given(probabilities(), thresholds())
 def test_all_that_reaches_a_warning_is_refused_or_warned_of(
-    seen: GateProbabilities, limits: GateThresholds
+    seen: ContentProbabilities, limits: GateThresholds
 ) -> None:
     verdict = judge(seen, limits)
     doubtful = (
@@ -67,7 +67,7 @@ def test_all_that_reaches_a_warning_is_refused_or_warned_of(
 
 @given(probabilities(), thresholds(), st.sets(st.sampled_from(WarningCode)))
 def test_no_warning_is_given_twice_or_lost(
-    seen: GateProbabilities, limits: GateThresholds, known: set[WarningCode]
+    seen: ContentProbabilities, limits: GateThresholds, known: set[WarningCode]
 ) -> None:
     before = tuple(ImageWarning(code, "told before") for code in sorted(known))
     verdict = judge(seen, limits)

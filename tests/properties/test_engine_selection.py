@@ -12,9 +12,9 @@ from edge_agent.core.engine_selection import (
     ONE_AT_A_TIME,
     TIE_SHARE,
     BatchPolicy,
-    Measurement,
-    NoneAgrees,
-    Trial,
+    BenchmarkResult,
+    NoEngineAgrees,
+    ThroughputTrial,
     arrange,
     decide,
 )
@@ -26,18 +26,20 @@ CANDIDATES = st.lists(
         lambda pair: pair if pair[0] is not None else (None, pair[1] or "crashed")
     ),
     max_size=6,
-).map(lambda found: [Measurement(f"variant-{k}", ms, why) for k, (ms, why) in enumerate(found)])
+).map(lambda found: [BenchmarkResult(f"variant-{k}", ms, why) for k, (ms, why) in enumerate(found)])
 POLICIES = st.builds(BatchPolicy, st.sampled_from([1, 2, 4, 8]), st.sampled_from([1, 2]))
-TRIALS = st.lists(st.builds(Trial, POLICIES, TIMES, TIMES), unique_by=lambda it: it.policy)
+TRIALS = st.lists(
+    st.builds(ThroughputTrial, POLICIES, TIMES, TIMES), unique_by=lambda it: it.policy
+)
 
 
 @given(CANDIDATES)
 def test_what_is_chosen_agrees_and_none_that_agrees_is_clearly_faster(
-    measured: list[Measurement],
+    measured: list[BenchmarkResult],
 ) -> None:
     agreeing = {it.variant: it.median_ms for it in measured if it.median_ms and not it.problem}
     if not agreeing:
-        with pytest.raises(NoneAgrees):
+        with pytest.raises(NoEngineAgrees):
             decide(measured)
         return
     decision = decide(measured)
@@ -47,13 +49,13 @@ def test_what_is_chosen_agrees_and_none_that_agrees_is_clearly_faster(
 
 @given(CANDIDATES, PROBLEMS)
 def test_one_that_disagrees_never_changes_what_is_chosen(
-    measured: list[Measurement], problem: str
+    measured: list[BenchmarkResult], problem: str
 ) -> None:
-    wrong = Measurement("wrong", 1e-9, problem)
+    wrong = BenchmarkResult("wrong", 1e-9, problem)
     try:
         before = decide(measured)
-    except NoneAgrees:
-        with pytest.raises(NoneAgrees):
+    except NoEngineAgrees:
+        with pytest.raises(NoEngineAgrees):
             decide([wrong, *measured])
     else:
         assert decide([wrong, *measured]).variant == before.variant
@@ -61,11 +63,11 @@ def test_one_that_disagrees_never_changes_what_is_chosen(
 
 @given(CANDIDATES)
 def test_an_earlier_one_is_left_only_for_a_clearly_faster_one(
-    measured: list[Measurement],
+    measured: list[BenchmarkResult],
 ) -> None:
     try:
         chosen = decide(measured).variant
-    except NoneAgrees:
+    except NoEngineAgrees:
         return
     fastest = min(it.median_ms for it in measured if it.agrees and it.median_ms)
     for it in measured:
@@ -75,7 +77,7 @@ def test_an_earlier_one_is_left_only_for_a_clearly_faster_one(
 
 
 @given(TRIALS)
-def test_an_arrangement_is_worth_it_and_keeps_nobody_waiting(trials: list[Trial]) -> None:
+def test_an_arrangement_is_worth_it_and_keeps_nobody_waiting(trials: list[ThroughputTrial]) -> None:
     policy = arrange(trials)
     by_policy = {trial.policy: trial for trial in trials}
     if policy == ONE_AT_A_TIME:
@@ -86,7 +88,7 @@ def test_an_arrangement_is_worth_it_and_keeps_nobody_waiting(trials: list[Trial]
 
 
 @given(TRIALS)
-def test_no_allowed_arrangement_brings_more_images_through(trials: list[Trial]) -> None:
+def test_no_allowed_arrangement_brings_more_images_through(trials: list[ThroughputTrial]) -> None:
     by_policy = {trial.policy: trial for trial in trials}
     alone = by_policy.get(ONE_AT_A_TIME)
     if alone is None:

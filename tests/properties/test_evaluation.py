@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from edge_agent.core.findings import Box, Finding
 from hilum.catalog import BY_SLUG, CATALOG
 from tests.support.training.labelled import entry
-from training.data.dataset import Entry
+from training.data.dataset import LabelledImage
 from training.data.labels import Label
 from training.evaluation import froc
 from training.evaluation.bootstrap import draws, interval
@@ -22,7 +22,7 @@ from training.evaluation.operating_points import at_points, choose, sensitivity
 
 pytestmark = pytest.mark.filterwarnings("error")
 
-Set = tuple[list[Entry], list[list[Finding]]]
+Set = tuple[list[LabelledImage], list[list[Finding]]]
 
 quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 places = st.integers(0, 40)

@@ -13,7 +13,7 @@ from pydicom.tag import Tag
 
 from edge_agent.errors import StudyImageRefused
 from edge_agent.imaging import Limits, read_study
-from edge_agent.imaging.dicom.header import Header
+from edge_agent.imaging.dicom.header import DicomHeader
 from edge_agent.imaging.dicom.parser import Element, Encoding
 from tests.support.images import studies
 
@@ -90,7 +90,7 @@ def test_any_pixel_module(elements: dict[str, Any], photometric: str) -> None:
 @settings(max_examples=500)
 def test_any_value_of_any_kind(value: bytes, vr: str) -> None:
     tag = 0x0028_1050
-    header = Header({tag: Element(vr, memoryview(value), Encoding(explicit=bool(vr)))})
+    header = DicomHeader({tag: Element(vr, memoryview(value), Encoding(explicit=bool(vr)))})
     assert isinstance(header.text(tag), str)
     assert all(np.isfinite(header.decimals(tag)))
     assert all(isinstance(number, int) for number in header.integers(tag, signed=True))

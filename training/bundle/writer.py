@@ -37,7 +37,7 @@ import cv2
 from edge_agent.core.findings import Finding
 from edge_agent.engines.base import Engine, Pixels
 from edge_agent.engines.bundle import Bundle
-from edge_agent.engines.content_check import OpenVinoGate
+from edge_agent.engines.content_check import OpenVinoContentChecker
 from edge_agent.engines.golden import answers, differences, read_picture, run_golden
 from edge_agent.engines.runtimes.onnxruntime import OnnxRuntimeEngine, OnnxRuntimeOptions
 from edge_agent.engines.runtimes.openvino import DEFAULT_OPTIONS, OpenVinoEngine, OpenVinoOptions
@@ -108,7 +108,7 @@ _UNDECIDED: Final = Provenance(trained_on="draft", command="draft", seed=0, base
 
 
 @dataclass(frozen=True, slots=True)
-class Graphs:
+class ModelFiles:
     """The model itself: files by the paths that the layout above gives them.
 
     `targets` gives, per variant of TensorRT, the engines compiled ahead of time.
@@ -140,7 +140,7 @@ class Graphs:
 
 
 @dataclass(frozen=True, slots=True)
-class GateParts:
+class ContentCheckFiles:
     """A content gate: IR, its thresholds, and its section of the card."""
 
     xml: bytes
@@ -151,7 +151,7 @@ class GateParts:
 
 
 @dataclass(frozen=True, slots=True)
-class BundleParts:
+class BundleContents:
     """All that a bundle is made of.
 
     `operating_points` gives, per variant, a threshold for each finding's slug; the bundle has just
@@ -162,25 +162,25 @@ class BundleParts:
     name: str
     version: str
     intended_use: str
-    graphs: Graphs
+    graphs: ModelFiles
     operating_points: Mapping[str, Mapping[str, float]]
     pictures: Mapping[str, Pixels]
     model_card: str
     provenance: Provenance
-    gate: GateParts | None = None
+    gate: ContentCheckFiles | None = None
     change_control: ChangeControl | None = None
     sbom: bytes | None = None
     evidence: Mapping[str, bytes] = field(default_factory=dict)
 
 
-def draft_bundle(path: Path, graphs: Graphs) -> Bundle:
+def draft_bundle(path: Path, graphs: ModelFiles) -> Bundle:
     """A bundle to measure with before operating points and golden cases are known.
 
     Every threshold is the head's score floor. It has no golden case, so `Bundle.open`, and with it
     every agent, refuses the file.
     """
     floor = {finding.slug: graphs.head.score_floor for finding in CATALOG}
-    parts = BundleParts(
+    parts = BundleContents(
         name="draft",
         version="0.0.0",
         intended_use="Measuring while a bundle is made.",
@@ -194,7 +194,7 @@ def draft_bundle(path: Path, graphs: Graphs) -> Bundle:
 
 
 def write_bundle(
-    path: Path, parts: BundleParts, options: OpenVinoOptions = DEFAULT_OPTIONS
+    path: Path, parts: BundleContents, options: OpenVinoOptions = DEFAULT_OPTIONS
 ) -> Bundle:
     """Record the golden cases, write the archive, open it again and let it prove itself.
 
@@ -232,7 +232,7 @@ def write_bundle(
     return Bundle.open(path)
 
 
-def with_gate(bundle: Bundle, gate: GateParts, version: str, path: Path) -> Bundle:
+def with_gate(bundle: Bundle, gate: ContentCheckFiles, version: str, path: Path) -> Bundle:
     """The same bundle with this content gate, in place of another or of none.
 
     Engines, operating points and golden cases stay as they are, byte by byte. The digest becomes
@@ -259,7 +259,7 @@ def with_gate(bundle: Bundle, gate: GateParts, version: str, path: Path) -> Bund
 
 def _prove_gate(bundle: Bundle) -> None:
     """The golden pictures are chests: a gate that refuses one of them is not this bundle's."""
-    gate = OpenVinoGate.of(bundle)
+    gate = OpenVinoContentChecker.of(bundle)
     if gate is None:
         return
     for case in bundle.golden.cases:
@@ -358,7 +358,7 @@ def measuring_engine(
     return OpenVinoEngine(bundle, variant, options)
 
 
-def _write(path: Path, parts: BundleParts, cases: tuple[GoldenCase, ...]) -> Bundle:
+def _write(path: Path, parts: BundleContents, cases: tuple[GoldenCase, ...]) -> Bundle:
     """Write the archive as it is described; nothing is checked beyond the manifest's own form."""
     tolerances = {name: TOLERANCES[name] for name in VARIANTS if name in parts.operating_points}
     golden = GoldenCases.model_construct(tolerances=tolerances, cases=cases)
@@ -397,7 +397,7 @@ def _pack(path: Path, members: Mapping[str, bytes]) -> None:
         os.fsync(file.fileno())
 
 
-def _manifest(parts: BundleParts, content: Mapping[str, bytes]) -> Manifest:
+def _manifest(parts: BundleContents, content: Mapping[str, bytes]) -> Manifest:
     points = {name: dict(of) for name, of in parts.operating_points.items()}
     return Manifest(
         name=parts.name,
@@ -433,13 +433,13 @@ def _files(content: Mapping[str, bytes]) -> dict[str, Member]:
     }
 
 
-def _gate_spec(gate: GateParts) -> GateSpec:
+def _gate_spec(gate: ContentCheckFiles) -> GateSpec:
     return GateSpec(
         input=gate.input, model=_GATE_XML, weights=_GATE_BIN, thresholds=gate.thresholds
     )
 
 
-def _card(model_card: str, gate: GateParts | None) -> str:
+def _card(model_card: str, gate: ContentCheckFiles | None) -> str:
     return f"{model_card.rstrip()}\n\n{gate.card.strip()}\n" if gate else model_card
 
 

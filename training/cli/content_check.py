@@ -11,7 +11,7 @@ from training.cli.console import bars, reported, stderr
 from training.content_check import train as gates
 from training.content_check.network import GateConfig
 from training.content_check.report import card, other_pictures, report
-from training.content_check.train import GatePlan
+from training.content_check.train import TrainingPlan
 from training.data.atomic_files import replacing
 
 
@@ -20,7 +20,7 @@ def gate(
     *, out: Path, radiographs: Path, others: Sequence[Path], tables: Path | None, seed: int
 ) -> None:
     """Train a gate, write it and its tables."""
-    plan = GatePlan(radiographs, seed=seed, config=GateConfig(seed=seed))
+    plan = TrainingPlan(radiographs, seed=seed, config=GateConfig(seed=seed))
     with bars() as told:
         trained = gates.train_gate(plan, told)
     gates.save(gates.parts_of(trained.network, trained.thresholds, card(trained, plan)), out)

@@ -9,7 +9,7 @@ from typing import Final, Literal
 from training.cli.console import bars, reported, stderr
 from training.data import exports, import_set, quality_report, splits, tables
 from training.data.atomic_files import replacing
-from training.data.import_set import Wanted
+from training.data.import_set import ImportOptions
 from training.data.tables import Tables
 from training.errors import TrainingError
 
@@ -19,7 +19,7 @@ _REASONS: Final = 5
 
 
 @reported
-def vindr(wanted: Wanted) -> None:
+def vindr(wanted: ImportOptions) -> None:
     """Import a set and report on it."""
     with bars() as told:
         imported = import_set.collect(wanted, told)

@@ -9,8 +9,8 @@ from rich.table import Table
 
 from training.cli.console import bars, reported, stderr
 from training.errors import TrainingError
-from training.evaluation.operating_points import PointRule
-from training.evaluation.results import Evaluation, Figure
+from training.evaluation.operating_points import ThresholdRule
+from training.evaluation.results import Evaluation, MetricEstimate
 from training.evaluation.run import HTML, JSON, Request, Weights, run
 
 _SAID: Final = (
@@ -82,7 +82,7 @@ def evaluate(
         baseline_variant=baseline_variant,
         rules=gate,
         choose_on=choose_on,
-        points=PointRule(false_positives, sensitivity),
+        points=ThresholdRule(false_positives, sensitivity),
         resamples=resamples,
         seed=seed,
         workers=workers,
@@ -110,7 +110,7 @@ def _table(evaluation: Evaluation) -> Table:
     return table
 
 
-def _told(figure: Figure | None) -> tuple[str, str]:
+def _told(figure: MetricEstimate | None) -> tuple[str, str]:
     if figure is None:
         return "-", "no example"
     return f"{figure.value:z.3f}", f"{figure.low:z.3f} to {figure.high:z.3f}"

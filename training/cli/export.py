@@ -10,7 +10,7 @@ from training.cli.console import bars, reported, stderr
 from training.config import Config, load_config
 from training.errors import TrainingError
 from training.evaluation.parity import ParityResult, VariantParity
-from training.export.artifacts import Exported
+from training.export.artifacts import ExportArtifacts
 from training.workflow import export_steps as steps
 
 
@@ -108,7 +108,7 @@ def _max_drop(stated: str) -> float:
     return drop
 
 
-def _list_files(config: Config, made: Exported) -> None:
+def _list_files(config: Config, made: ExportArtifacts) -> None:
     for name in made.members:
         size = len(made.members[name]) / 1e6
         _say(f"{config.out / steps.FOLDER / name}: {size:.1f} MB")

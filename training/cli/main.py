@@ -545,11 +545,11 @@ def vindr(
     Example: `hilum-train data vindr --annotations train.csv --images train --out set`
     """
     from training.cli import data  # noqa: PLC0415  # pandas, only when needed
-    from training.data.import_set import Wanted  # noqa: PLC0415
+    from training.data.import_set import ImportOptions  # noqa: PLC0415
 
     raise typer.Exit(
         data.vindr(
-            Wanted(
+            ImportOptions(
                 annotations=annotations,
                 images=images,
                 out=out,

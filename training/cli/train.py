@@ -11,7 +11,7 @@ from typing import Literal
 from training.cli.console import bars, reported, stderr
 from training.config import Config, load_config
 from training.errors import TrainingError
-from training.train.distributed import Group, joined
+from training.train.distributed import ProcessGroup, joined
 from training.train.loop import Progress
 from training.train.run import run as run_once
 from training.workflow.run_all import Told
@@ -35,7 +35,7 @@ def run(*, config: Path, resume: bool, launcher: Launcher, workers: int) -> None
     say(f"weights: {weights}")
 
 
-def here(config: Config, group: Group, *, resume: bool) -> Path:
+def here(config: Config, group: ProcessGroup, *, resume: bool) -> Path:
     """Train in this process; the leading one shows a bar and a line per epoch."""
     if not group.leads:
         return run_once(config, group, resume=resume)
@@ -67,7 +67,7 @@ def alone(
             yield partial(_train, group, told), told
 
 
-def _train(group: Group, told: Told, config: Config) -> Path:
+def _train(group: ProcessGroup, told: Told, config: Config) -> Path:
     def step(progress: Progress) -> None:
         done = progress.epoch * progress.steps + progress.step + 1
         told("train", done, config.train.epochs * progress.steps)

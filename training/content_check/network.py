@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from edge_agent.core.content_check import OUTPUTS, GateProbabilities
+from edge_agent.core.content_check import OUTPUTS, ContentProbabilities
 from training.content_check.images import Content, Picture
 from training.content_check.views import Pixels, detail, handled, inverted, plain, shuffled, turned
 from training.errors import TrainingError
@@ -39,7 +39,7 @@ class GateConfig:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Material:
+class TrainingImages:
     """What there is to learn from, by where it comes from."""
 
     radiographs: tuple[Picture, ...]
@@ -50,7 +50,7 @@ class Material:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class View:
+class Sample:
     """One input u8 (64, 64) with its answers; `turn` is -1 where turn and `dark` are not asked."""
 
     pixels: Pixels
@@ -61,8 +61,8 @@ class View:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Pool:
-    """Views as arrays: `pixels` u8 (N, 1, 64, 64), the others (N,); see `View`."""
+class SampleTensors:
+    """Views as arrays: `pixels` u8 (N, 1, 64, 64), the others (N,); see `Sample`."""
 
     pixels: torch.Tensor
     content: torch.Tensor
@@ -101,7 +101,7 @@ class GateNetwork(nn.Module):
         return answers[:, :3], answers[:, 3:7], answers[:, 7]
 
 
-class Probabilities(nn.Module):
+class ProbabilityHead(nn.Module):
     """The network as the clinic's box runs it: f32 (N, 8) probabilities."""
 
     def __init__(self, network: GateNetwork) -> None:
@@ -114,7 +114,7 @@ class Probabilities(nn.Module):
         return torch.cat([content.softmax(1), turn.softmax(1), torch.sigmoid(dark)[:, None]], dim=1)
 
 
-def draw(material: Material, rng: np.random.Generator) -> View:
+def draw(material: TrainingImages, rng: np.random.Generator) -> Sample:
     """One view of one picture, changed at random."""
     sources = (
         (0.36, material.radiographs),
@@ -139,14 +139,14 @@ def draw(material: Material, rng: np.random.Generator) -> View:
     if dark and not early:
         pixels = inverted(pixels)
     asked = content is Content.FRONTAL
-    return View(
+    return Sample(
         plain(turned(pixels, turn)), content, turn if asked else _NO_TURN, dark, picture.patient
     )
 
 
 def draw_pool(
-    material: Material, config: GateConfig, told: Callable[[int, int], None] = lambda *_: None
-) -> Pool:
+    material: TrainingImages, config: GateConfig, told: Callable[[int, int], None] = lambda *_: None
+) -> SampleTensors:
     """All views that the networks learn from, each a pure function of the seed and its number.
 
     Raises:
@@ -158,7 +158,7 @@ def draw_pool(
     for number in range(config.views):
         views.append(draw(material, np.random.default_rng([config.seed, number])))
         told(number + 1, config.views)
-    return Pool(
+    return SampleTensors(
         pixels=torch.from_numpy(np.stack([view.pixels for view in views])[:, None]),
         content=torch.tensor([int(view.content) for view in views]),
         turn=torch.tensor([view.turn for view in views]),
@@ -168,7 +168,7 @@ def draw_pool(
 
 
 def train_network(
-    pool: Pool,
+    pool: SampleTensors,
     config: GateConfig,
     told: Callable[[int, int], None] = lambda *_: None,
     *,
@@ -202,7 +202,7 @@ def train_network(
 
 
 def _loss(
-    network: GateNetwork, pool: Pool, numbers: torch.Tensor, config: GateConfig
+    network: GateNetwork, pool: SampleTensors, numbers: torch.Tensor, config: GateConfig
 ) -> torch.Tensor:
     images = pool.pixels[numbers].to(memory_format=torch.channels_last)
     with torch.autocast("cpu", dtype=torch.bfloat16):  # half the time; the loss stays f32
@@ -218,11 +218,11 @@ def _loss(
 
 
 @torch.no_grad()
-def ask(network: GateNetwork, inputs: Sequence[Pixels]) -> list[GateProbabilities]:
+def ask(network: GateNetwork, inputs: Sequence[Pixels]) -> list[ContentProbabilities]:
     """What a network says of inputs u8 (64, 64) each."""
     answers = []
-    whole = Probabilities(network).eval()
+    whole = ProbabilityHead(network).eval()
     for start in range(0, len(inputs), 256):
         batch = torch.from_numpy(np.stack(inputs[start : start + 256])[:, None])
-        answers += [GateProbabilities.from_outputs(row) for row in whole(batch).numpy()]
+        answers += [ContentProbabilities.from_outputs(row) for row in whole(batch).numpy()]
     return answers

@@ -11,13 +11,13 @@ from typing import Final
 
 import numpy as np
 
-from edge_agent.core.content_check import GateProbabilities, judge
+from edge_agent.core.content_check import ContentProbabilities, judge
 from hilum.manifest import GateThresholds
 from training.bundle.writer import GATE_HEADING
 from training.content_check import images
 from training.content_check.images import Content
 from training.content_check.network import ask
-from training.content_check.train import GatePlan, Judged, Trained
+from training.content_check.train import HeldOutResult, TrainedCheck, TrainingPlan
 from training.content_check.views import plain
 from training.errors import TrainingError
 
@@ -43,7 +43,7 @@ class Row:
         return self.count - self.refused.total() - self.warned.total()
 
 
-def row(shown: str, seen: Sequence[GateProbabilities], thresholds: GateThresholds) -> Row:
+def row(shown: str, seen: Sequence[ContentProbabilities], thresholds: GateThresholds) -> Row:
     """Count verdicts; a picture with several warnings counts once, under all their codes."""
     refused: Counter[str] = Counter()
     warned: Counter[str] = Counter()
@@ -56,17 +56,17 @@ def row(shown: str, seen: Sequence[GateProbabilities], thresholds: GateThreshold
     return Row(shown, len(seen), refused, warned)
 
 
-def chest_rows(left_out: Iterable[Judged], thresholds: GateThresholds) -> list[Row]:
+def chest_rows(left_out: Iterable[HeldOutResult], thresholds: GateThresholds) -> list[Row]:
     """Real radiographs, each judged without its patient, by what was done to them."""
-    by_deed: dict[str, list[GateProbabilities]] = {}
+    by_deed: dict[str, list[ContentProbabilities]] = {}
     for judged in left_out:
         by_deed.setdefault(judged.done, []).append(judged.seen)
     return [row(done, seen, thresholds) for done, seen in by_deed.items()]
 
 
-def painted_rows(unseen: Iterable[Judged], thresholds: GateThresholds) -> list[Row]:
+def painted_rows(unseen: Iterable[HeldOutResult], thresholds: GateThresholds) -> list[Row]:
     """Painted pictures by kind."""
-    by_kind: dict[str, list[GateProbabilities]] = {}
+    by_kind: dict[str, list[ContentProbabilities]] = {}
     for judged in unseen:
         by_kind.setdefault(judged.picture.kind, []).append(judged.seen)
     return [row(kind, seen, thresholds) for kind, seen in by_kind.items()]
@@ -115,7 +115,7 @@ def _counted(codes: Counter[str]) -> str:
     return ", ".join(f"{count} `{code}`" for code, count in sorted(codes.items())) or "0"
 
 
-def report(trained: Trained, others: Sequence[images.Picture]) -> str:
+def report(trained: TrainedCheck, others: Sequence[images.Picture]) -> str:
     """All tables; `others` are real pictures of no chest that the network has not learnt from."""
     thresholds = trained.thresholds
     seen = ask(trained.network, [plain(picture.pixels) for picture in others]) if others else []
@@ -135,7 +135,7 @@ def report(trained: Trained, others: Sequence[images.Picture]) -> str:
     return "\n\n".join([*parts, f"Thresholds: {chosen}."]) + "\n"
 
 
-def card(trained: Trained, plan: GatePlan) -> str:
+def card(trained: TrainedCheck, plan: TrainingPlan) -> str:
     """The gate's section of a model card."""
     rows = {r.shown: r for r in chest_rows(trained.left_out, trained.thresholds)}
     as_is = rows["as it is"]

@@ -19,18 +19,18 @@ import cv2
 import numpy as np
 import torch
 
-from edge_agent.core.content_check import GateProbabilities
+from edge_agent.core.content_check import ContentProbabilities
 from edge_agent.engines.bundle import Bundle
 from hilum.manifest import GateThresholds, InputSpec
-from training.bundle.writer import GATE_HEADING, GateParts
+from training.bundle.writer import GATE_HEADING, ContentCheckFiles
 from training.content_check import images
 from training.content_check.images import Picture
 from training.content_check.network import (
     GateConfig,
     GateNetwork,
-    Material,
-    Pool,
-    Probabilities,
+    ProbabilityHead,
+    SampleTensors,
+    TrainingImages,
     ask,
     draw_pool,
     train_network,
@@ -50,7 +50,7 @@ _LEARNT_FROM, _MEASURED_ON, _CHESTS_FROM, _CHESTS_MEASURED_FROM = 0, 1000, 40_00
 
 
 @dataclass(frozen=True, slots=True)
-class GatePlan:
+class TrainingPlan:
     """What to make; without `radiographs` there is nothing real to choose thresholds by."""
 
     radiographs: Path
@@ -68,7 +68,7 @@ class GatePlan:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Trained:
+class TrainedCheck:
     """The network, its thresholds, and what was seen on the way.
 
     `left_out` are real chests, judged by networks that never saw their patients; `unseen` are
@@ -77,11 +77,11 @@ class Trained:
 
     network: GateNetwork
     thresholds: GateThresholds
-    left_out: tuple[Judged, ...]
-    unseen: tuple[Judged, ...]
+    left_out: tuple[HeldOutResult, ...]
+    unseen: tuple[HeldOutResult, ...]
 
 
-def train_gate(plan: GatePlan, told: Told = lambda *_: None) -> Trained:
+def train_gate(plan: TrainingPlan, told: Told = lambda *_: None) -> TrainedCheck:
     """Train a gate and choose its thresholds.
 
     Raises:
@@ -93,16 +93,16 @@ def train_gate(plan: GatePlan, told: Told = lambda *_: None) -> Trained:
     pool = draw_pool(material, plan.config, lambda done, of: told("draw views", done, of))
     judged = leave_out(material, pool, groups, plan, told)
     network = train_network(pool, plan.config, lambda done, of: told("train", done, of))
-    return Trained(network, choose_thresholds(judged), tuple(judged), _unseen(network, plan))
+    return TrainedCheck(network, choose_thresholds(judged), tuple(judged), _unseen(network, plan))
 
 
-def gather(plan: GatePlan, told: Told = lambda *_: None) -> Material:
+def gather(plan: TrainingPlan, told: Told = lambda *_: None) -> TrainingImages:
     """Read and paint what there is to learn from."""
     radiographs = images.radiographs(plan.radiographs)
     chests = images.painted_chests(
         _CHESTS_FROM, plan.chests, lambda done: told("paint chests", done, plan.chests)
     )
-    return Material(
+    return TrainingImages(
         radiographs=tuple(radiographs),
         painted_chests=tuple(chests),
         laterals=tuple(images.painted_laterals(_LEARNT_FROM, plan.laterals)),
@@ -112,12 +112,12 @@ def gather(plan: GatePlan, told: Told = lambda *_: None) -> Material:
 
 
 def leave_out(
-    material: Material,
-    pool: Pool,
+    material: TrainingImages,
+    pool: SampleTensors,
     groups: Sequence[frozenset[str]],
-    plan: GatePlan,
+    plan: TrainingPlan,
     told: Told = lambda *_: None,
-) -> list[Judged]:
+) -> list[HeldOutResult]:
     """Judge every radiograph by a network that was trained without its patient."""
     judged = []
     for number, patients in enumerate(groups):
@@ -129,7 +129,7 @@ def leave_out(
     return judged
 
 
-def _unseen(network: GateNetwork, plan: GatePlan) -> tuple[Judged, ...]:
+def _unseen(network: GateNetwork, plan: TrainingPlan) -> tuple[HeldOutResult, ...]:
     """Painted pictures of every kind that the network has not learnt from."""
     pictures = [
         *images.painted_others([_MEASURED_ON], max(1, plan.others_each // 3)),
@@ -138,7 +138,7 @@ def _unseen(network: GateNetwork, plan: GatePlan) -> tuple[Judged, ...]:
     ]
     seen = ask(network, [plain(picture.pixels) for picture in pictures])
     return tuple(
-        Judged(picture, "as it is", of) for picture, of in zip(pictures, seen, strict=True)
+        HeldOutResult(picture, "as it is", of) for picture, of in zip(pictures, seen, strict=True)
     )
 
 
@@ -158,7 +158,7 @@ def folds(pictures: Sequence[Picture], count: int, seed: int) -> tuple[frozenset
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Judged:
+class HeldOutResult:
     """One held-out view and what a network that never saw its patient says of it.
 
     `done` is what was done to it: `as it is`, `handled`, `turned 90`, `turned 180`, `turned 270`
@@ -167,10 +167,12 @@ class Judged:
 
     picture: Picture
     done: str
-    seen: GateProbabilities
+    seen: ContentProbabilities
 
 
-def judge_views(network: GateNetwork, picture: Picture, rng: np.random.Generator) -> list[Judged]:
+def judge_views(
+    network: GateNetwork, picture: Picture, rng: np.random.Generator
+) -> list[HeldOutResult]:
     """A frontal chest as it is, handled, turned and inverted."""
     pixels = picture.pixels
     views = [("as it is", pixels)]
@@ -178,10 +180,10 @@ def judge_views(network: GateNetwork, picture: Picture, rng: np.random.Generator
     views += [(f"turned {90 * k}", turned(pixels, k)) for k in (1, 2, 3)]
     views += [("inverted", inverted(pixels))]
     seen = ask(network, [plain(view) for _, view in views])
-    return [Judged(picture, done, of) for (done, _), of in zip(views, seen, strict=True)]
+    return [HeldOutResult(picture, done, of) for (done, _), of in zip(views, seen, strict=True)]
 
 
-def choose_thresholds(judged: Sequence[Judged]) -> GateThresholds:
+def choose_thresholds(judged: Sequence[HeldOutResult]) -> GateThresholds:
     """Thresholds that refuse none of the upright, bright-boned views, handled or not.
 
     Refusing begins one unit of log odds beyond the worst of all these views, and not below 0.9;
@@ -215,14 +217,14 @@ def _beyond(probability: float, log_odds: float) -> float:
     return math.ceil(moved * 1e4) / 1e4 if moved < 0.9999 else moved
 
 
-def parts_of(network: GateNetwork, thresholds: GateThresholds, card: str) -> GateParts:
+def parts_of(network: GateNetwork, thresholds: GateThresholds, card: str) -> ContentCheckFiles:
     """A trained network as a bundle holds it: OpenVINO IR, weights in f16."""
-    whole = Probabilities(network.to(memory_format=torch.contiguous_format)).eval()
+    whole = ProbabilityHead(network.to(memory_format=torch.contiguous_format)).eval()
     xml, weights = ir_bytes(to_openvino(export_module(whole, INPUT, INPUT, "probabilities")))
-    return GateParts(xml, weights, InputSpec(height=INPUT, width=INPUT), thresholds, card)
+    return ContentCheckFiles(xml, weights, InputSpec(height=INPUT, width=INPUT), thresholds, card)
 
 
-def save(parts: GateParts, path: Path) -> None:
+def save(parts: ContentCheckFiles, path: Path) -> None:
     """Write a gate to a file of its own, for `training.bundle.writer.with_gate` and BundleParts.
 
     Raises:
@@ -242,7 +244,7 @@ def save(parts: GateParts, path: Path) -> None:
             archive.writestr(zipfile.ZipInfo(name), content)
 
 
-def load(path: Path) -> GateParts:
+def load(path: Path) -> ContentCheckFiles:
     """Read what `save` wrote, or take the gate out of a bundle that has one.
 
     Raises:
@@ -253,7 +255,7 @@ def load(path: Path) -> GateParts:
     try:
         with zipfile.ZipFile(path) as archive:
             facts = json.loads(archive.read("gate.json"))
-            return GateParts(
+            return ContentCheckFiles(
                 xml=archive.read("gate.xml"),
                 weights=archive.read("gate.bin"),
                 input=InputSpec.model_validate(facts["input"]),
@@ -264,12 +266,12 @@ def load(path: Path) -> GateParts:
         raise TrainingError(f"{path} holds no gate: {error}") from error
 
 
-def _of_bundle(bundle: Bundle) -> GateParts:
+def _of_bundle(bundle: Bundle) -> ContentCheckFiles:
     spec = bundle.manifest.gate
     if spec is None:
         raise TrainingError(f"{bundle.path} holds no gate")
     card = bundle.read(bundle.manifest.model_card).decode()
-    return GateParts(
+    return ContentCheckFiles(
         xml=bundle.read(spec.model),
         weights=bundle.read(spec.weights),
         input=spec.input,

@@ -35,7 +35,7 @@ ANNOTATIONS: Final = "annotations.csv"
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class LabelledImage:
     """One stored image: where it lies, what is marked on it, what not to learn from it.
 
     `patient` is "" where nobody is known; `facts` holds what is known of sex, age, view,
@@ -78,7 +78,7 @@ def refuse_finished(folder: Path) -> None:
 
 def read(
     folder: Path, split: str | None = None, split_file: Path | None = None
-) -> tuple[Entry, ...]:
+) -> tuple[LabelledImage, ...]:
     """The entries of a stored set, in order; of one frozen split where it is named.
 
     The split is the set's own, unless `split_file` holds another.
@@ -94,8 +94,8 @@ def read(
 
 
 def of_split(
-    folder: Path, entries: Sequence[Entry], split: splits.Split, name: str
-) -> tuple[Entry, ...]:
+    folder: Path, entries: Sequence[LabelledImage], split: splits.Split, name: str
+) -> tuple[LabelledImage, ...]:
     """Those of a set's entries that belong to one part of a frozen split, in the split's order.
 
     Raises:
@@ -113,7 +113,7 @@ def of_split(
     return tuple(by_id[image_id] for image_id in wanted)
 
 
-def _read(folder: Path) -> tuple[Entry, ...]:
+def _read(folder: Path) -> tuple[LabelledImage, ...]:
     for name in (IMAGES, ANNOTATIONS):
         if not (folder / name).is_file():
             raise TrainingError(
@@ -135,7 +135,7 @@ def _read(folder: Path) -> tuple[Entry, ...]:
             )
     with (folder / IMAGES).open(newline="", encoding="utf-8") as lines:
         entries = tuple(
-            Entry(
+            LabelledImage(
                 image_id=row["image_id"],
                 path=folder / "images" / f"{row['image_id']}.png",
                 background=row["background"],

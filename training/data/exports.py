@@ -14,7 +14,7 @@ import cv2
 from hilum.catalog import CATALOG
 from training.data import dataset, splits
 from training.data.atomic_files import replacing
-from training.data.dataset import Entry
+from training.data.dataset import LabelledImage
 from training.errors import TrainingError
 
 OnDone = Callable[[int, int], None]
@@ -131,12 +131,12 @@ def _count(folder: Path) -> int:
     return sum(len(ids) for ids in splits.load(folder).images.values())
 
 
-def _entries(folder: Path, name: str) -> tuple[Entry, ...]:
+def _entries(folder: Path, name: str) -> tuple[LabelledImage, ...]:
     # A split may have been given no share; that is no reason to export nothing.
     return dataset.read(folder, name) if splits.load(folder).images.get(name) else ()
 
 
-def _size(entry: Entry) -> tuple[int, int]:
+def _size(entry: LabelledImage) -> tuple[int, int]:
     # Only the header would be enough, but a picture that cannot be read should be told of here.
     pixels = cv2.imread(str(entry.path), cv2.IMREAD_GRAYSCALE)
     if pixels is None:

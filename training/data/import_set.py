@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from hilum.catalog import CATALOG
 from training.data import fusion, image_checks, ingest, splits, tables, vindr
 from training.data.atomic_files import writing
-from training.data.ingest import Taken, Task
+from training.data.ingest import IngestedImage, IngestTask
 from training.data.splits import Split
 from training.data.tables import Tables
 from training.data.vindr import Annotations
@@ -28,7 +28,7 @@ _RESIZED: Final = 0.1  # share of images with boxes outside, from which on it is
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ImportOptions:
     """What to import and how.
 
     `fit`: side of the model input that pictures are stored for, None for full size. `shares`: of
@@ -48,7 +48,7 @@ class Wanted:
     allow_absent_classes: bool = False
 
 
-def collect(wanted: Wanted, told: Told) -> Tables:
+def collect(wanted: ImportOptions, told: Told) -> Tables:
     """Read, check, take in, fuse and divide; writes pictures, but none of the tables.
 
     Raises:
@@ -77,7 +77,7 @@ def _unpictured(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_pictures(
-    wanted: Wanted, folder: Path, read: Annotations, told: Told
+    wanted: ImportOptions, folder: Path, read: Annotations, told: Told
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Readers' rows in pixels of the stored pictures; images; what was rejected."""
     ids = read.rows["image_id"].unique().tolist()
@@ -89,10 +89,10 @@ def _with_pictures(
         raise TrainingError(vindr.told(str(wanted.annotations), missing), hint=vindr.SKIP_HINT)
     pictures = wanted.out / tables.PICTURES
     tasks = [
-        Task(image_id, path, pictures / f"{image_id}.png", wanted.fit)
+        IngestTask(image_id, path, pictures / f"{image_id}.png", wanted.fit)
         for image_id, path in found.items()
     ]
-    taken: list[Taken] = []
+    taken: list[IngestedImage] = []
     journal = wanted.out / ingest.JOURNAL
     with writing(wanted.out):
         wanted.out.mkdir(parents=True, exist_ok=True)
@@ -156,7 +156,7 @@ def _check_size(rows: pd.DataFrame, outside: pd.DataFrame, folder: Path) -> None
         )
 
 
-def _check_classes(readers: pd.DataFrame, wanted: Wanted) -> None:
+def _check_classes(readers: pd.DataFrame, wanted: ImportOptions) -> None:
     shown = set(readers["class_id"])
     absent = [finding.name for finding in CATALOG if finding.index not in shown]
     if absent and not wanted.allow_absent_classes:
@@ -166,7 +166,7 @@ def _check_classes(readers: pd.DataFrame, wanted: Wanted) -> None:
         )
 
 
-def _split(wanted: Wanted, images: pd.DataFrame, fused: pd.DataFrame) -> Split:
+def _split(wanted: ImportOptions, images: pd.DataFrame, fused: pd.DataFrame) -> Split:
     frozen = wanted.out / splits.FILE
     if frozen.is_file() and not wanted.new_split:
         split = splits.load(frozen)

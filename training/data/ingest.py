@@ -34,7 +34,7 @@ SUFFIXES: Final = {".dicom", ".dcm", ".png", ".jpg", ".jpeg", ".tif", ".tiff", "
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class IngestTask:
     """One file to take in; `fit` is the model input's side to store for, None for full size."""
 
     image_id: str
@@ -44,7 +44,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class IngestedImage:
     """One stored picture, or why there is none (`why`, everything else empty then).
 
     `rows` and `columns` are the stored picture's, `original_*` the file's. `patient_id` is a
@@ -70,7 +70,7 @@ class Taken:
     size_bytes: int = 0
 
 
-Take = Callable[[Task], Taken]
+Take = Callable[[IngestTask], IngestedImage]
 
 LIMIT_S: Final = 120.0
 """What one file may take. The largest radiographs take a few seconds, on a busy machine too."""
@@ -102,14 +102,14 @@ def find(folder: Path, wanted: Iterable[str]) -> tuple[dict[str, Path], list[str
     return found, others
 
 
-def take(task: Task) -> Taken:
+def take(task: IngestTask) -> IngestedImage:
     """Read, check and store one file.
 
     Raises:
         TrainingError: the picture cannot be stored.
     """
     stamp = stamp_of(task)
-    unread = Taken(task.image_id, task.source.name, stamp)
+    unread = IngestedImage(task.image_id, task.source.name, stamp)
     try:
         data = task.source.read_bytes()
         fit = None if task.fit is None else (task.fit, task.fit)
@@ -126,7 +126,7 @@ def take(task: Task) -> Taken:
         return _refused(unread, image_checks.FLAGS["constant"])
     encoded = cv2.imencode(".png", radiograph.pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1]
     atomic_files.write_whole(encoded.tobytes(), task.target)
-    return Taken(
+    return IngestedImage(
         image_id=task.image_id,
         source=task.source.name,
         stamp=stamp,
@@ -146,8 +146,8 @@ def take(task: Task) -> Taken:
     )
 
 
-def _refused(unread: Taken, why: str) -> Taken:
-    return Taken(unread.image_id, unread.source, unread.stamp, why=why)
+def _refused(unread: IngestedImage, why: str) -> IngestedImage:
+    return IngestedImage(unread.image_id, unread.source, unread.stamp, why=why)
 
 
 def pseudonym(patient_id: str) -> str:
@@ -164,7 +164,7 @@ def years(context: StudyContext) -> str:
     return str(int(digits) // per_year)
 
 
-def stamp_of(task: Task) -> str:
+def stamp_of(task: IngestTask) -> str:
     """What a picture was made from: another file or size has another stamp."""
     try:
         stat = task.source.stat()
@@ -174,13 +174,13 @@ def stamp_of(task: Task) -> str:
 
 
 def take_all(
-    tasks: list[Task],
+    tasks: list[IngestTask],
     journal: Path,
     *,
     workers: int,
     take: Take = take,
     limit_s: float = LIMIT_S,
-) -> Iterator[Taken]:
+) -> Iterator[IngestedImage]:
     """Take in what has not been taken in before, yielding everything in the order it is known.
 
     Args:
@@ -225,8 +225,8 @@ def take_all(
             yield taken
 
 
-def _noted(journal: Path) -> dict[str, Taken]:
-    noted: dict[str, Taken] = {}
+def _noted(journal: Path) -> dict[str, IngestedImage]:
+    noted: dict[str, IngestedImage] = {}
     if journal.is_file():
         text = journal.read_text(encoding="utf-8", errors="replace")
         if text and not text.endswith("\n"):  # a kill in the middle of a line
@@ -235,24 +235,26 @@ def _noted(journal: Path) -> dict[str, Taken]:
         for line in text.splitlines():
             try:
                 fields: Mapping[str, Any] = json.loads(line)
-                taken = Taken(**fields)
+                taken = IngestedImage(**fields)
             except (ValueError, TypeError):
                 continue
             noted[taken.image_id] = taken
     return noted
 
 
-def _complete(known: Taken, target: Path) -> bool:
+def _complete(known: IngestedImage, target: Path) -> bool:
     try:
         return target.stat().st_size == known.size_bytes
     except OSError:
         return False
 
 
-def _in_processes(tasks: list[Task], workers: int, take: Take, limit_s: float) -> Iterator[Taken]:
+def _in_processes(
+    tasks: list[IngestTask], workers: int, take: Take, limit_s: float
+) -> Iterator[IngestedImage]:
     left = list(reversed(tasks))
     while left:
-        suspects: list[Task] = []
+        suspects: list[IngestTask] = []
         yield from _until_one_dies(left, suspects, workers, partial(_limited, take, limit_s))
         # A decoder that crashes or hangs takes its process along, and nobody says which file it
         # was: each that was in the works is tried in a process of its own.
@@ -261,10 +263,10 @@ def _in_processes(tasks: list[Task], workers: int, take: Take, limit_s: float) -
 
 
 def _until_one_dies(
-    left: list[Task], suspects: list[Task], workers: int, take: Take
-) -> Iterator[Taken]:
+    left: list[IngestTask], suspects: list[IngestTask], workers: int, take: Take
+) -> Iterator[IngestedImage]:
     """Work through `left`; on a dead process the tasks not known to be done go to `suspects`."""
-    running: dict[Future[Taken], Task] = {}
+    running: dict[Future[IngestedImage], IngestTask] = {}
     with _pool(workers) as pool:
         try:
             while left or running:
@@ -283,19 +285,19 @@ def _until_one_dies(
             raise
 
 
-def _alone(task: Task, take: Take, limit_s: float) -> Taken:
+def _alone(task: IngestTask, take: Take, limit_s: float) -> IngestedImage:
     with _pool(1) as pool:
         began = time.monotonic()
         try:
             return pool.submit(_limited, take, limit_s, task).result()
         except BrokenProcessPool:
-            unread = Taken(task.image_id, task.source.name, stamp_of(task))
+            unread = IngestedImage(task.image_id, task.source.name, stamp_of(task))
             if time.monotonic() - began < limit_s:
                 return _refused(unread, "the decoder crashed on it")
             return _refused(unread, f"the decoder did not come to an end in {limit_s:g} s")
 
 
-def _limited(take: Take, limit_s: float, task: Task) -> Taken:
+def _limited(take: Take, limit_s: float, task: IngestTask) -> IngestedImage:
     """In a worker: take a file in; the system ends the process if that takes too long."""
     # No handler in Python could: native code that hangs does not let the interpreter run.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)

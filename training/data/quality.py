@@ -42,7 +42,7 @@ class ClassQuality:
 
 
 @dataclass(frozen=True, slots=True)
-class Concern:
+class QualityIssue:
     """Something to look at; `image_ids` are the first few it is about."""
 
     what: str
@@ -60,7 +60,7 @@ class Quality:
     classes: tuple[ClassQuality, ...]
     readers: pd.DataFrame
     facts: dict[str, pd.Series[int]]
-    concerns: tuple[Concern, ...]
+    concerns: tuple[QualityIssue, ...]
     rejected: pd.DataFrame
 
 
@@ -169,7 +169,7 @@ def _concerns(
     classes: Sequence[ClassQuality],
     asked: pd.Series[int],
     side: dict[str, str],
-) -> list[Concern]:
+) -> list[QualityIssue]:
     found = []
     for flag, meaning in image_checks.FLAGS.items():
         shown = [flag in flags.split() for flags in tables.images["flags"]]
@@ -191,12 +191,12 @@ def _concerns(
         absent = [name for name, count in of_class.images_in.items() if not count]
         if absent:
             where = "anywhere" if len(absent) == len(splits.NAMES) else f"in {' and '.join(absent)}"
-            found.append(Concern(f"{of_class.name} is not marked {where}", 0))
+            found.append(QualityIssue(f"{of_class.name} is not marked {where}", 0))
     return found
 
 
-def _concern(what: str, ids: Sequence[str]) -> list[Concern]:
-    return [Concern(what, len(ids), tuple(ids[:_SHOWN]))] if ids else []
+def _concern(what: str, ids: Sequence[str]) -> list[QualityIssue]:
+    return [QualityIssue(what, len(ids), tuple(ids[:_SHOWN]))] if ids else []
 
 
 def _alike(images: pd.DataFrame) -> list[tuple[str, str]]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from hilum.catalog import CATALOG
 from training.data import quality
-from training.data.quality import Concern, Quality
+from training.data.quality import Quality, QualityIssue
 from training.data.tables import PICTURES, Tables
 
 _SIDE: Final = 300
@@ -122,7 +122,7 @@ def _drawn(
     return _uri(np.asarray(picture, np.uint8), ".jpg", cv2.IMWRITE_JPEG_QUALITY, 85)
 
 
-def _thumbnails(concern: Concern, pictures: Path) -> list[tuple[str, str]]:
+def _thumbnails(concern: QualityIssue, pictures: Path) -> list[tuple[str, str]]:
     found = []
     for image_id in concern.image_ids:
         if (pixels := _picture(pictures, image_id)) is not None:

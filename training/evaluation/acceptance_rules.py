@@ -20,7 +20,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from training.errors import TrainingError
-from training.evaluation.results import Figure, Figures, Verdict
+from training.evaluation.results import Figures, MetricEstimate, RuleResult
 
 
 class Rule(BaseModel):
@@ -48,7 +48,7 @@ class Rule(BaseModel):
         bound = f"at least {self.at_least:g}" if self.at_least is not None else ""
         return f"{self.metric} {bound or f'at most {self.at_most:g}'} on {self.end}"
 
-    def judge(self, figure: Figure | None) -> Verdict:
+    def judge(self, figure: MetricEstimate | None) -> RuleResult:
         """Whether the figure keeps the rule; one that cannot be told does not."""
         if figure is None:
             said, passed = "cannot be told from this set: no example", False
@@ -60,7 +60,9 @@ class Rule(BaseModel):
                 <= (math.inf if self.at_most is None else self.at_most)
             )
             said = f"{figure.value:.4f} [{figure.low:.4f}, {figure.high:.4f}]"
-        return Verdict(rule=str(self), metric=self.metric, passed=passed, figure=figure, said=said)
+        return RuleResult(
+            rule=str(self), metric=self.metric, passed=passed, figure=figure, said=said
+        )
 
 
 class Rules(BaseModel):
@@ -122,6 +124,6 @@ def check_names(rules: Rules, known: Figures, path: Path) -> None:
             )
 
 
-def judge(rules: Rules, figures: Figures) -> tuple[Verdict, ...]:
+def judge(rules: Rules, figures: Figures) -> tuple[RuleResult, ...]:
     """A verdict for each rule, in their order."""
     return tuple(rule.judge(figures[rule.metric]) for rule in rules.rules)

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.dataset import Entry
+from training.data.dataset import LabelledImage
 
 RESAMPLES: Final = 1000
 LEVEL: Final = 0.95
@@ -22,7 +22,7 @@ LEVEL: Final = 0.95
 Counts = NDArray[np.float64]
 """f64 (R, images): in row r, how often set r holds each image."""
 
-Figure = Callable[[Counts], NDArray[np.float64]]
+MetricFunction = Callable[[Counts], NDArray[np.float64]]
 """Counts (R, images) -> f64 (R,), one value per set; NaN where a set cannot tell."""
 
 
@@ -35,7 +35,7 @@ class Interval:
     high: float
 
 
-def draws(entries: Sequence[Entry], *, resamples: int = RESAMPLES, seed: int = 0) -> Counts:
+def draws(entries: Sequence[LabelledImage], *, resamples: int = RESAMPLES, seed: int = 0) -> Counts:
     """Counts of the set itself and of `resamples` re-drawn ones, f64 (resamples + 1, images).
 
     Images are drawn one by one, those of a known patient together.
@@ -64,7 +64,7 @@ def interval(values: NDArray[np.float64], level: float = LEVEL) -> Interval | No
     return Interval(value, min(float(low), value), max(float(high), value))
 
 
-def difference(a: Figure, b: Figure, counts: Counts) -> Interval | None:
+def difference(a: MetricFunction, b: MetricFunction, counts: Counts) -> Interval | None:
     """The figure `a` less `b`, both on the very sets that `draws` gave.
 
     None where the set cannot tell, say for want of an example.

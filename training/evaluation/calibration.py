@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from hilum.catalog import CATALOG
 from training.evaluation.bootstrap import Counts
 from training.evaluation.image_level import ImageLevel
-from training.evaluation.matching import IOU, Matched
+from training.evaluation.matching import IOU, MatchResult
 
 BINS: Final = 10
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Binned:
+class ReliabilityBins:
     """What lies in each bin, per image and class; f64 (images, C, BINS) each."""
 
     number: NDArray[np.float64]
@@ -38,7 +38,7 @@ class Binned:
         return number, right / np.maximum(number, 1), score / np.maximum(number, 1)
 
 
-def of_findings(matched: Matched, iou: float = IOU) -> Binned:
+def of_findings(matched: MatchResult, iou: float = IOU) -> ReliabilityBins:
     """Findings, where it can be told whether they are right."""
     row = matched.at(iou)
     chosen = matched.hits[row] | matched.false[row]
@@ -51,7 +51,7 @@ def of_findings(matched: Matched, iou: float = IOU) -> Binned:
     )
 
 
-def of_images(images: ImageLevel) -> Binned:
+def of_images(images: ImageLevel) -> ReliabilityBins:
     """Images, where it can be told whether they show the class."""
     image, index = np.nonzero(images.told[:, : len(CATALOG)])
     return _binned(
@@ -63,7 +63,7 @@ def of_images(images: ImageLevel) -> Binned:
     )
 
 
-def error(binned: Binned, counts: Counts) -> NDArray[np.float64]:
+def error(binned: ReliabilityBins, counts: Counts) -> NDArray[np.float64]:
     """Expected calibration error per class and, last, of all together; f64 (R, C + 1).
 
     NaN where a set has nothing to judge.
@@ -91,11 +91,11 @@ def _binned(
     index: NDArray[np.intp],
     scores: NDArray[np.float64],
     right: NDArray[np.bool_],
-) -> Binned:
+) -> ReliabilityBins:
     bins = np.minimum((scores * BINS).astype(np.intp), BINS - 1)
     tables = []
     for values in (np.ones_like(scores), right.astype(float), scores):
         table = np.zeros((*shape, BINS))
         np.add.at(table, (image, index, bins), values)
         tables.append(table)
-    return Binned(*tables)
+    return ReliabilityBins(*tables)

@@ -20,7 +20,7 @@ from edge_agent.engines.base import Engine
 from edge_agent.imaging.letterbox import letterbox
 from hilum.catalog import CATALOG
 from hilum.manifest import HeadSpec, InputSpec
-from training.data.dataset import Entry
+from training.data.dataset import LabelledImage
 from training.errors import TrainingError
 from training.models.grey import to_grey
 
@@ -74,7 +74,7 @@ def _detector(infer: Infer, spec: InputSpec, head: HeadSpec) -> Detector:
 
 
 def detect_all(
-    entries: Sequence[Entry],
+    entries: Sequence[LabelledImage],
     detector: Detector,
     *,
     workers: int = 1,
@@ -93,7 +93,7 @@ def detect_all(
             skipped.
     """
 
-    def look(entry: Entry) -> tuple[Finding, ...]:
+    def look(entry: LabelledImage) -> tuple[Finding, ...]:
         try:
             return tuple(detector(entry.read()))
         except OutputsInvalid as error:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hilum.catalog import CATALOG
 from training.evaluation.bootstrap import Counts
-from training.evaluation.matching import IOU, Matched
+from training.evaluation.matching import IOU, MatchResult
 from training.evaluation.metrics import chunks
 
 RATES: Final = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -30,7 +30,7 @@ class Curve:
 
 
 def pooled(
-    matched: Matched, counts: Counts, rates: Sequence[float] = RATES, iou: float = IOU
+    matched: MatchResult, counts: Counts, rates: Sequence[float] = RATES, iou: float = IOU
 ) -> NDArray[np.float64]:
     """Sensitivity over all classes with one threshold for all, f64 (R, rates).
 
@@ -42,7 +42,7 @@ def pooled(
 
 
 def per_class(
-    matched: Matched, counts: Counts, rates: Sequence[float] = RATES, iou: float = IOU
+    matched: MatchResult, counts: Counts, rates: Sequence[float] = RATES, iou: float = IOU
 ) -> NDArray[np.float64]:
     """The same for each class alone, f64 (R, C, rates)."""
     return np.stack(
@@ -50,7 +50,7 @@ def per_class(
     )
 
 
-def curve(matched: Matched, index: int | None = None, iou: float = IOU) -> Curve:
+def curve(matched: MatchResult, index: int | None = None, iou: float = IOU) -> Curve:
     """The whole curve on the set itself, of one class or of all together."""
     own, boxes = _of(matched, index)
     true, false = _rise(matched, np.ones((1, len(matched.boxes))), own, iou)
@@ -61,7 +61,7 @@ def curve(matched: Matched, index: int | None = None, iou: float = IOU) -> Curve
     )
 
 
-def _of(matched: Matched, index: int | None) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+def _of(matched: MatchResult, index: int | None) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     """Which findings (N,) and how many boxes per image (images,) are of a class, or of any."""
     if index is None:
         return np.ones(len(matched.scores), bool), matched.boxes.sum(axis=1)
@@ -69,7 +69,7 @@ def _of(matched: Matched, index: int | None) -> tuple[NDArray[np.bool_], NDArray
 
 
 def _in_parts(
-    matched: Matched,
+    matched: MatchResult,
     counts: Counts,
     rates: Sequence[float],
     iou: float,
@@ -91,7 +91,7 @@ def _in_parts(
 
 
 def _rise(
-    matched: Matched,
+    matched: MatchResult,
     counts: Counts,
     own: NDArray[np.bool_],
     iou: float,

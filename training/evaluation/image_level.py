@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hilum.catalog import CATALOG
 from training.evaluation.bootstrap import Counts
-from training.evaluation.matching import Matched
+from training.evaluation.matching import MatchResult
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,7 +31,7 @@ ANY = len(CATALOG)
 """The column for any class at all."""
 
 
-def image_level(matched: Matched) -> ImageLevel:
+def image_level(matched: MatchResult) -> ImageLevel:
     """What is found and what is there, image by image."""
     scores = np.zeros(matched.boxes.shape)
     np.maximum.at(scores, (matched.image, matched.classes), matched.scores)

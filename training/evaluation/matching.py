@@ -1,7 +1,7 @@
 """Which detection met which box, by the COCO library, for a whole set at several overlaps.
 
-A class that an image may show without a label (`Entry.unknown`) covers that image as a crowd
-region: what meets no box of it there is neither right nor wrong, since nobody knows.
+A class that an image may show without a label (`LabelledImage.unknown`) covers that image as a
+crowd region: a detection that meets no box of it there is neither right nor wrong.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pycocotools.cocoeval import COCOeval
 
 from edge_agent.core.findings import Finding
 from hilum.catalog import CATALOG
-from training.data.dataset import Entry
+from training.data.dataset import LabelledImage
 from training.errors import TrainingError
 
 IOU: Final = 0.4
@@ -38,7 +38,7 @@ _MOST_FINDINGS: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Matched:
+class MatchResult:
     """All detections of a set, best score first, beside what they met.
 
     N detections, B labelled boxes, T overlaps, C classes of the catalogue. Equal scores are ordered
@@ -77,7 +77,7 @@ class Matched:
         """
         return self.ious.index(iou)
 
-    def only(self, members: NDArray[np.bool_]) -> Matched:
+    def only(self, members: NDArray[np.bool_]) -> MatchResult:
         """The same without the detections in other images than `members`, bool (images,)."""
         kept = members[self.image]
         return replace(
@@ -91,7 +91,9 @@ class Matched:
         )
 
 
-def match(entries: Sequence[Entry], found: Found, ious: Sequence[float] = IOUS) -> Matched:
+def match(
+    entries: Sequence[LabelledImage], found: Found, ious: Sequence[float] = IOUS
+) -> MatchResult:
     """Match detections with boxes, class by class, the best score first.
 
     Raises:
@@ -119,7 +121,7 @@ def match(entries: Sequence[Entry], found: Found, ious: Sequence[float] = IOUS) 
             if column <= wide:  # What lies beyond are regions, not boxes.
                 by = met > 0
                 box_score[by, column - 1] = scores[met[by].astype(np.intp) - 1]
-    return Matched(
+    return MatchResult(
         ious=tuple(ious),
         image=order[np.array([d["image_id"] for d in detections], np.intp)],
         classes=np.array([d["category_id"] for d in detections], np.intp),
@@ -136,12 +138,12 @@ def match(entries: Sequence[Entry], found: Found, ious: Sequence[float] = IOUS) 
     )
 
 
-def _by_id(entries: Sequence[Entry]) -> NDArray[np.intp]:
+def _by_id(entries: Sequence[LabelledImage]) -> NDArray[np.intp]:
     """Places of the entries, ordered by their ids."""
     return np.array(sorted(range(len(entries)), key=lambda k: entries[k].image_id), np.intp)
 
 
-def _count(entries: Sequence[Entry]) -> NDArray[np.int64]:
+def _count(entries: Sequence[LabelledImage]) -> NDArray[np.int64]:
     counts = np.zeros((len(entries), len(CATALOG)), np.int64)
     for k, entry in enumerate(entries):
         for label in entry.labels:
@@ -164,7 +166,7 @@ def _detections(order: NDArray[np.intp], found: Found) -> list[dict[str, Any]]:
     ]
 
 
-def _boxes(order: NDArray[np.intp], entries: Sequence[Entry]) -> Iterator[dict[str, Any]]:
+def _boxes(order: NDArray[np.intp], entries: Sequence[LabelledImage]) -> Iterator[dict[str, Any]]:
     number = 0
     for rank, place in enumerate(order):
         for k, label in enumerate(entries[place].labels):
@@ -173,7 +175,7 @@ def _boxes(order: NDArray[np.intp], entries: Sequence[Entry]) -> Iterator[dict[s
             yield _annotation(number, rank, label.index, corners) | {"label": k}
 
 
-def _regions(order: NDArray[np.intp], entries: Sequence[Entry]) -> Iterator[dict[str, Any]]:
+def _regions(order: NDArray[np.intp], entries: Sequence[LabelledImage]) -> Iterator[dict[str, Any]]:
     number = sum(len(entry.labels) for entry in entries)
     everywhere = (-_EVERYTHING, -_EVERYTHING, _EVERYTHING, _EVERYTHING)
     for rank, place in enumerate(order):

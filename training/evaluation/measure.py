@@ -10,27 +10,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hilum.catalog import CATALOG
-from training.data.dataset import Entry
+from training.data.dataset import LabelledImage
 from training.errors import TrainingError
 from training.evaluation import calibration, froc, metric_table
 from training.evaluation.bootstrap import LEVEL, RESAMPLES, Counts, draws, interval
 from training.evaluation.image_level import ANY, ImageLevel, image_level, roc
-from training.evaluation.matching import IOU, Found, Matched, match
+from training.evaluation.matching import IOU, Found, MatchResult, match
 from training.evaluation.operating_points import at_points, choose_from
 from training.evaluation.results import (
-    Aim,
     Baseline,
     ChosenPoint,
     ClassFacts,
     Curve,
     Curves,
     DataFacts,
+    EvaluatedModel,
     Evaluation,
-    Figure,
     Method,
+    MetricEstimate,
+    OperatingPointTarget,
     Reliability,
     Subgroup,
-    Subject,
 )
 from training.evaluation.subgroups import groups
 
@@ -41,10 +41,10 @@ _DRAWN: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredDetector:
     """A detector on the set: who it is, where its thresholds lie, what it found."""
 
-    subject: Subject
+    subject: EvaluatedModel
     points: Mapping[str, float]
     points_from: str
     found: Found
@@ -69,10 +69,10 @@ class Settings:
 
 
 def evaluate(
-    entries: Sequence[Entry],
-    measured: Measured,
+    entries: Sequence[LabelledImage],
+    measured: MeasuredDetector,
     settings: Settings,
-    baseline: Measured | None = None,
+    baseline: MeasuredDetector | None = None,
 ) -> Evaluation:
     """All figures with their intervals.
 
@@ -115,7 +115,7 @@ def evaluate(
     )
 
 
-def check_labelled(entries: Sequence[Entry], split: str) -> None:
+def check_labelled(entries: Sequence[LabelledImage], split: str) -> None:
     """Refuse a set on which nothing can be measured.
 
     Raises:
@@ -130,7 +130,7 @@ def check_labelled(entries: Sequence[Entry], split: str) -> None:
         )
 
 
-def _facts(entries: Sequence[Entry], matched: Matched, settings: Settings) -> DataFacts:
+def _facts(entries: Sequence[LabelledImage], matched: MatchResult, settings: Settings) -> DataFacts:
     patients = {entry.patient for entry in entries}
     return DataFacts(
         split=settings.split,
@@ -151,7 +151,10 @@ def _facts(entries: Sequence[Entry], matched: Matched, settings: Settings) -> Da
 
 
 def _compared(
-    entries: Sequence[Entry], columns: metric_table.Columns, counts: Counts, baseline: Measured
+    entries: Sequence[LabelledImage],
+    columns: metric_table.Columns,
+    counts: Counts,
+    baseline: MeasuredDetector,
 ) -> Baseline:
     others = metric_table.everything(match(entries, baseline.found), counts, baseline.points)
     return Baseline(
@@ -162,7 +165,7 @@ def _compared(
     )
 
 
-def _aims(matched: Matched, counts: Counts, settings: Settings) -> list[Aim]:
+def _aims(matched: MatchResult, counts: Counts, settings: Settings) -> list[OperatingPointTarget]:
     wanted: list[tuple[Literal["sensitivity", "false_positives"], float]] = [
         *(("sensitivity", at) for at in settings.sensitivities),
         *(("false_positives", at) for at in settings.false_positives),
@@ -171,12 +174,12 @@ def _aims(matched: Matched, counts: Counts, settings: Settings) -> list[Aim]:
 
 
 def _aim(
-    matched: Matched,
+    matched: MatchResult,
     counts: Counts,
     floor: float,
     aim: Literal["sensitivity", "false_positives"],
     at: float,
-) -> Aim:
+) -> OperatingPointTarget:
     if aim == "sensitivity":
         chosen = choose_from(matched, sensitivity=at, floor=floor)
     else:
@@ -191,13 +194,13 @@ def _aim(
             points[finding.slug] = ChosenPoint(
                 threshold=threshold,
                 reached=bool(kept),
-                sensitivity=Figure.of(interval(found[:, k])),
-                false_positives=Figure.of(interval(false[:, k])),
+                sensitivity=MetricEstimate.of(interval(found[:, k])),
+                false_positives=MetricEstimate.of(interval(false[:, k])),
             )
-    return Aim(aim=aim, at=at, points=points)
+    return OperatingPointTarget(aim=aim, at=at, points=points)
 
 
-def _curves(matched: Matched, images: ImageLevel) -> Curves:
+def _curves(matched: MatchResult, images: ImageLevel) -> Curves:
     present = [finding for finding in CATALOG if matched.boxes[:, finding.index].any()]
     whole = froc.curve(matched)
     frocs = {"all": _curve(whole.false, whole.sensitivity)}
@@ -224,7 +227,7 @@ def _curves(matched: Matched, images: ImageLevel) -> Curves:
     )
 
 
-def _precision_recall(matched: Matched, index: int) -> Curve:
+def _precision_recall(matched: MatchResult, index: int) -> Curve:
     row = matched.at(0.5)
     own = (matched.classes == index) & (matched.hits[row] | matched.false[row])
     true = np.cumsum(matched.hits[row][own])

@@ -14,15 +14,15 @@ from hilum.catalog import CATALOG
 from training.evaluation import calibration, froc
 from training.evaluation.bootstrap import Counts, interval
 from training.evaluation.image_level import ANY, auroc, image_level
-from training.evaluation.matching import COCO_IOUS, IOU, IOUS, Matched
+from training.evaluation.matching import COCO_IOUS, IOU, IOUS, MatchResult
 from training.evaluation.metrics import average_precision, over_classes
-from training.evaluation.operating_points import AtPoints, at_points
-from training.evaluation.results import Figure, Figures
+from training.evaluation.operating_points import ThresholdCounts, at_points
+from training.evaluation.results import Figures, MetricEstimate
 
 Columns = dict[str, NDArray[np.float64]]
 
 
-def everything(matched: Matched, counts: Counts, points: Mapping[str, float]) -> Columns:
+def everything(matched: MatchResult, counts: Counts, points: Mapping[str, float]) -> Columns:
     """All figures of a detector with these operating points."""
     images = image_level(matched)
     columns: Columns = {}
@@ -52,7 +52,7 @@ def everything(matched: Matched, counts: Counts, points: Mapping[str, float]) ->
 
 
 def in_short(
-    matched: Matched, counts: Counts, points: Mapping[str, float], members: NDArray[np.bool_]
+    matched: MatchResult, counts: Counts, points: Mapping[str, float], members: NDArray[np.bool_]
 ) -> Columns:
     """What is told of a subgroup: `members` bool (images,), all others are left out."""
     matched, counts = matched.only(members), counts * members
@@ -73,12 +73,12 @@ def in_short(
 
 def told(columns: Columns) -> Figures:
     """Values and intervals."""
-    return {name: Figure.of(interval(column)) for name, column in columns.items()}
+    return {name: MetricEstimate.of(interval(column)) for name, column in columns.items()}
 
 
 def differences(a: Columns, b: Columns) -> Figures:
     """Values and intervals of `a` less `b`, on the same sets."""
-    return {name: Figure.of(interval(a[name] - b[name])) for name in a}
+    return {name: MetricEstimate.of(interval(a[name] - b[name])) for name in a}
 
 
 def rate_name(rate: float) -> str:
@@ -90,7 +90,7 @@ def _classes(name: str, table: NDArray[np.float64]) -> Columns:
     return {f"{name}/{finding.slug}": table[:, k] for k, finding in enumerate(CATALOG)}
 
 
-def _froc(matched: Matched, counts: Counts) -> Columns:
+def _froc(matched: MatchResult, counts: Counts) -> Columns:
     together, alone = froc.pooled(matched, counts), froc.per_class(matched, counts)
     columns = {rate_name(rate): together[:, k] for k, rate in enumerate(froc.RATES)}
     columns["froc/mean"] = together.mean(axis=1)
@@ -99,7 +99,7 @@ def _froc(matched: Matched, counts: Counts) -> Columns:
     return columns
 
 
-def _at_points(at: AtPoints, counts: Counts) -> Columns:
+def _at_points(at: ThresholdCounts, counts: Counts) -> Columns:
     false = at.false_positives(counts)
     with np.errstate(invalid="ignore"):
         found = (counts @ at.found).sum(axis=1) / (counts @ at.boxes).sum(axis=1)
@@ -112,7 +112,7 @@ def _at_points(at: AtPoints, counts: Counts) -> Columns:
     }
 
 
-def _quiet(at: AtPoints, counts: Counts) -> NDArray[np.float64]:
+def _quiet(at: ThresholdCounts, counts: Counts) -> NDArray[np.float64]:
     """Share of the images without a box that get no mark which could be told to be wrong."""
     clear = at.boxes.sum(axis=1) == 0
     quiet = clear & (at.false.sum(axis=1) == 0)

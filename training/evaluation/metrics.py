@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hilum.catalog import CATALOG
-from training.data.dataset import Entry
+from training.data.dataset import LabelledImage
 from training.errors import TrainingError
-from training.evaluation.bootstrap import Counts, Figure
-from training.evaluation.matching import Found, Matched, match
+from training.evaluation.bootstrap import Counts, MetricFunction
+from training.evaluation.matching import Found, MatchResult, match
 
 _RECALLS: Final = np.linspace(0.0, 1.0, 101)
 _TINY: Final = np.spacing(1)
@@ -20,7 +20,7 @@ _CELLS: Final = 4_000_000
 """Sets times detections that are worked on at once; bounds the memory."""
 
 
-def mean_average_precision(entries: Sequence[Entry], found: Found, iou: float) -> float:
+def mean_average_precision(entries: Sequence[LabelledImage], found: Found, iou: float) -> float:
     """Average precision, averaged over the classes that have a box.
 
     Raises:
@@ -32,7 +32,7 @@ def mean_average_precision(entries: Sequence[Entry], found: Found, iou: float) -
     return float(mean_precision(matched, (iou,))(np.ones((1, len(entries))))[0])
 
 
-def mean_precision(matched: Matched, ious: Sequence[float]) -> Figure:
+def mean_precision(matched: MatchResult, ious: Sequence[float]) -> MetricFunction:
     """Mean average precision, of what is matched already."""
 
     def figure(counts: Counts) -> NDArray[np.float64]:
@@ -43,7 +43,7 @@ def mean_precision(matched: Matched, ious: Sequence[float]) -> Figure:
 
 
 def average_precision(
-    matched: Matched, counts: Counts, ious: Sequence[float]
+    matched: MatchResult, counts: Counts, ious: Sequence[float]
 ) -> NDArray[np.float64]:
     """Average precision per overlap and class, f64 (T, R, C); NaN where a set has no box of it.
 

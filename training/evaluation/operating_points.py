@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hilum.catalog import BY_SLUG, CATALOG
-from training.data.dataset import Entry
-from training.evaluation.bootstrap import Counts, Figure
-from training.evaluation.matching import IOU, Found, Matched, match
+from training.data.dataset import LabelledImage
+from training.evaluation.bootstrap import Counts, MetricFunction
+from training.evaluation.matching import IOU, Found, MatchResult, match
 
 USUAL: Final = 0.05
 """False marks per class and image that are put up with where nothing else is stated."""
@@ -21,7 +21,7 @@ _STEPS: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class PointRule:
+class ThresholdRule:
     """What operating points are chosen for; none of them lies under `floor`.
 
     A rate of false positives per class and image, or the share of each class's boxes to find; where
@@ -39,7 +39,7 @@ class PointRule:
         if self.false_positives is not None and self.sensitivity is not None:
             raise ValueError("state a rate of false positives or a sensitivity, not both")
 
-    def choose(self, entries: Sequence[Entry], found: Found) -> dict[str, float]:
+    def choose(self, entries: Sequence[LabelledImage], found: Found) -> dict[str, float]:
         """A threshold for every class.
 
         Without a box nothing tells how much of a class is found: for a sensitivity, such a class
@@ -65,7 +65,7 @@ class PointRule:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class AtPoints:
+class ThresholdCounts:
     """What thresholds do, per image and class; f64 (images, C) each.
 
     `found`: boxes that a finding above the threshold met. `false`: findings above it that met
@@ -86,13 +86,15 @@ class AtPoints:
         """False findings per image where they can be told, f64 (R, C); NaN where nowhere."""
         return _share(counts @ self.false, counts @ self.known)
 
-    def sensitivity_of(self, slug: str) -> Figure:
+    def sensitivity_of(self, slug: str) -> MetricFunction:
         """The sensitivity of one class, to be compared between detectors."""
         index = BY_SLUG[slug].index
         return lambda counts: self.sensitivity(counts)[:, index]
 
 
-def at_points(matched: Matched, points: Mapping[str, float], iou: float = IOU) -> AtPoints:
+def at_points(
+    matched: MatchResult, points: Mapping[str, float], iou: float = IOU
+) -> ThresholdCounts:
     """Count what findings at or above their class's threshold do.
 
     Args:
@@ -109,7 +111,7 @@ def at_points(matched: Matched, points: Mapping[str, float], iou: float = IOU) -
         np.add.at(table, (matched.image[chosen], matched.classes[chosen]), 1)
         return table
 
-    return AtPoints(
+    return ThresholdCounts(
         found=per_image(matched.hits[row] & over),
         false=per_image(matched.false[row] & over),
         boxes=matched.boxes.astype(float),
@@ -118,7 +120,7 @@ def at_points(matched: Matched, points: Mapping[str, float], iou: float = IOU) -
 
 
 def sensitivity(
-    entries: Sequence[Entry], found: Found, points: Mapping[str, float], iou: float = IOU
+    entries: Sequence[LabelledImage], found: Found, points: Mapping[str, float], iou: float = IOU
 ) -> dict[str, float]:
     """Share of each class's boxes found at its threshold; classes without a box are left out."""
     matched = match(entries, found, (iou,))
@@ -131,7 +133,7 @@ def sensitivity(
 
 
 def choose(
-    entries: Sequence[Entry],
+    entries: Sequence[LabelledImage],
     found: Found,
     *,
     false_positives: float | None = None,
@@ -161,7 +163,7 @@ def choose(
 
 
 def choose_from(
-    matched: Matched,
+    matched: MatchResult,
     *,
     false_positives: float | None = None,
     sensitivity: float | None = None,

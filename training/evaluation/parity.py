@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from edge_agent.core.findings import Finding, iou
 from hilum.catalog import CATALOG
 from training.config import ParityBounds
-from training.data.dataset import Entry
+from training.data.dataset import LabelledImage
 from training.errors import TrainingError
 from training.evaluation import bootstrap
 from training.evaluation.bootstrap import Interval, difference, interval
@@ -35,7 +35,7 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Drop(_Frozen):
+class MetricDrop(_Frozen):
     """A figure of torch, the same of a variant, and how far it fell: value and 95% bounds."""
 
     reference: float
@@ -45,7 +45,7 @@ class Drop(_Frozen):
     high: float
 
 
-class Shift(_Frozen):
+class BoxShift(_Frozen):
     """How far boxes moved, in pixels of the original image: the edge that moved most counts.
 
     Looked at: `boxes` findings of torch at or above their operating point. `lost` of them have no
@@ -66,9 +66,9 @@ class VariantParity(_Frozen):
     name: str
     engine: str
     points: dict[str, float]
-    map50: Drop
-    sensitivity: dict[str, Drop]
-    box_shift: Shift
+    map50: MetricDrop
+    sensitivity: dict[str, MetricDrop]
+    box_shift: BoxShift
     problems: tuple[str, ...]
 
 
@@ -97,7 +97,7 @@ class ParityResult(_Frozen):
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class ParitySide:
     """What one way of running the model found, and its operating points."""
 
     found: Found
@@ -107,8 +107,8 @@ class Side:
 def compare(
     name: str,
     engine: str,
-    entries: Sequence[Entry],
-    sides: tuple[Side, Side],
+    entries: Sequence[LabelledImage],
+    sides: tuple[ParitySide, ParitySide],
     bounds: ParityBounds,
     *,
     resamples: int = bootstrap.RESAMPLES,
@@ -153,7 +153,9 @@ def compare(
     )
 
 
-def box_shift(entries: Sequence[Entry], reference: Side, variant: Side) -> Shift:
+def box_shift(
+    entries: Sequence[LabelledImage], reference: ParitySide, variant: ParitySide
+) -> BoxShift:
     """How far torch's boxes at their operating points moved in the variant."""
     moves: list[tuple[float, str]] = []
     lost = 0
@@ -172,7 +174,7 @@ def box_shift(entries: Sequence[Entry], reference: Side, variant: Side) -> Shift
                 lost += 1
     pixels = np.array([move for move, _ in moves] or [0.0])
     worst, where = max(moves, default=(0.0, ""))
-    return Shift(
+    return BoxShift(
         boxes=len(moves) + lost,
         lost=lost,
         median_px=round(float(np.median(pixels)), 3),
@@ -192,8 +194,8 @@ def _moved(a: Finding, b: Finding) -> float:
     )
 
 
-def _drop(reference: float, fell: Interval) -> Drop:
-    return Drop(
+def _drop(reference: float, fell: Interval) -> MetricDrop:
+    return MetricDrop(
         reference=round(float(reference), 6),
         variant=round(float(reference) - fell.value, 6),
         drop=round(fell.value, 6),
@@ -203,7 +205,7 @@ def _drop(reference: float, fell: Interval) -> Drop:
 
 
 def _problems(
-    name: str, map50: Drop, sensitivity: Mapping[str, Drop], bounds: ParityBounds
+    name: str, map50: MetricDrop, sensitivity: Mapping[str, MetricDrop], bounds: ParityBounds
 ) -> Iterator[str]:
     if not map50.drop <= bounds.map50_drop:
         yield (

@@ -21,7 +21,7 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Figure(_Frozen):
+class MetricEstimate(_Frozen):
     """A value and the bounds of its 95% interval."""
 
     value: float
@@ -29,7 +29,7 @@ class Figure(_Frozen):
     high: float
 
     @classmethod
-    def of(cls, interval: Interval | None) -> Figure | None:
+    def of(cls, interval: Interval | None) -> MetricEstimate | None:
         """The same, rounded to what is written down."""
         if interval is None:
             return None
@@ -38,11 +38,11 @@ class Figure(_Frozen):
         )
 
 
-Figures = dict[str, Figure | None]
+Figures = dict[str, MetricEstimate | None]
 """By name; null where the set cannot tell, say for want of an example."""
 
 
-class Subject(_Frozen):
+class EvaluatedModel(_Frozen):
     """What was evaluated. `digest` is the bundle's, or the SHA-256 of the weights' file."""
 
     kind: Literal["bundle", "weights"]
@@ -89,11 +89,11 @@ class ChosenPoint(_Frozen):
 
     threshold: float
     reached: bool
-    sensitivity: Figure | None
-    false_positives: Figure | None
+    sensitivity: MetricEstimate | None
+    false_positives: MetricEstimate | None
 
 
-class Aim(_Frozen):
+class OperatingPointTarget(_Frozen):
     """Operating points that this set would give for a stated aim; null without an example."""
 
     aim: Literal["sensitivity", "false_positives"]
@@ -138,19 +138,19 @@ class Subgroup(_Frozen):
 class Baseline(_Frozen):
     """Another detector on the same images: its figures, and this one's less its."""
 
-    subject: Subject
+    subject: EvaluatedModel
     points: dict[str, float]
     figures: Figures
     differences: Figures
 
 
-class Verdict(_Frozen):
+class RuleResult(_Frozen):
     """What became of one rule."""
 
     rule: str
     metric: str
     passed: bool
-    figure: Figure | None
+    figure: MetricEstimate | None
     said: str
 
 
@@ -158,22 +158,22 @@ class Evaluation(_Frozen):
     """All of it."""
 
     schema_version: Literal[1] = 1
-    subject: Subject
+    subject: EvaluatedModel
     data: DataFacts
     method: Method
     points: dict[str, float]
     figures: Figures
-    aims: tuple[Aim, ...]
+    aims: tuple[OperatingPointTarget, ...]
     curves: Curves
     subgroups: tuple[Subgroup, ...]
     baseline: Baseline | None = None
-    gate: tuple[Verdict, ...] | None = None
+    gate: tuple[RuleResult, ...] | None = None
 
     def all_figures(self) -> Figures:
         """Every figure by the name that a rule may use."""
         return dict(self._named())
 
-    def _named(self) -> Iterator[tuple[str, Figure | None]]:
+    def _named(self) -> Iterator[tuple[str, MetricEstimate | None]]:
         yield from self.figures.items()
         for group in self.subgroups:
             for name, figure in group.figures.items():

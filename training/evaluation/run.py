@@ -18,22 +18,22 @@ from hilum.manifest import HeadSpec, InputSpec
 from training.bundle.writer import measuring_engine
 from training.data import dataset, splits
 from training.data.atomic_files import replacing
-from training.data.dataset import Entry
+from training.data.dataset import LabelledImage
 from training.errors import TrainingError
 from training.evaluation import acceptance_rules, measure
 from training.evaluation.detectors import Detector, detect_all, of_engine, of_network
 from training.evaluation.matching import Found, match
-from training.evaluation.operating_points import PointRule
+from training.evaluation.operating_points import ThresholdRule
 from training.evaluation.report.report import page
 from training.evaluation.report.worst_errors import worst
-from training.evaluation.results import Evaluation, Subject
+from training.evaluation.results import EvaluatedModel, Evaluation
 from training.models.network import load_model
 
 JSON: Final = "evaluation.json"
 HTML: Final = "evaluation.html"
 
 _USUAL_SIZE: Final = 416
-_NOBODY: Final = Subject(kind="weights", name="", digest="", engine="", device="")
+_NOBODY: Final = EvaluatedModel(kind="weights", name="", digest="", engine="", device="")
 _SILENT: Final = {finding.slug: 1.0 for finding in CATALOG}
 
 Step = Callable[[str, int, int], None]
@@ -72,7 +72,7 @@ class Request:
     baseline_variant: str | None = None
     rules: Path | None = None
     choose_on: str | None = None
-    points: PointRule = field(default_factory=PointRule)
+    points: ThresholdRule = field(default_factory=ThresholdRule)
     resamples: int = 1000
     seed: int = 0
     workers: int = 2
@@ -82,7 +82,7 @@ class Request:
 class _Opened:
     """Something that detects; `points` are a bundle's own."""
 
-    subject: Subject
+    subject: EvaluatedModel
     detector: Detector
     points: Mapping[str, float] | None
     score_floor: float
@@ -100,7 +100,7 @@ def run(request: Request, on_step: Step = lambda *_: None) -> Evaluation:
         settings = replace(settings, score_floor=opened.score_floor)
         found = _detect("detect", entries, opened, request, on_step)
         points, points_from = _points(request, opened, entries, found, on_step)
-        measured = measure.Measured(opened.subject, points, points_from, found)
+        measured = measure.MeasuredDetector(opened.subject, points, points_from, found)
     baseline = _baseline(request, entries, on_step)
     on_step("measure", 0, 1)
     evaluation = measure.evaluate(entries, measured, settings, baseline)
@@ -127,7 +127,7 @@ def check(request: Request) -> None:
 
 def _prepared(
     request: Request,
-) -> tuple[tuple[Entry, ...], measure.Settings, acceptance_rules.Rules | None]:
+) -> tuple[tuple[LabelledImage, ...], measure.Settings, acceptance_rules.Rules | None]:
     """Images, settings and rules, all of them fit to be worked with, the baseline too."""
     entries, digest = _split(request, request.split)
     settings = measure.Settings(
@@ -145,7 +145,7 @@ def _prepared(
     return entries, settings, _rules(request, entries, settings)
 
 
-def _split(request: Request, name: str) -> tuple[tuple[Entry, ...], str | None]:
+def _split(request: Request, name: str) -> tuple[tuple[LabelledImage, ...], str | None]:
     """The images of a split, and the digest of the frozen file that it is in."""
     if request.data is None:
         return dataset.read(Path(name)), None
@@ -154,13 +154,13 @@ def _split(request: Request, name: str) -> tuple[tuple[Entry, ...], str | None]:
 
 
 def _rules(
-    request: Request, entries: Sequence[Entry], settings: measure.Settings
+    request: Request, entries: Sequence[LabelledImage], settings: measure.Settings
 ) -> acceptance_rules.Rules | None:
     """The rules, refused before anything takes time: what figures there will be is known."""
     if request.rules is None:
         return None
     rules = acceptance_rules.load_rules(request.rules)
-    nobody = measure.Measured(_NOBODY, _SILENT, "", [()] * len(entries))
+    nobody = measure.MeasuredDetector(_NOBODY, _SILENT, "", [()] * len(entries))
     known = measure.evaluate(
         entries, nobody, replace(settings, resamples=1), nobody if request.baseline else None
     ).all_figures()
@@ -169,7 +169,7 @@ def _rules(
 
 
 def _points(
-    request: Request, opened: _Opened, entries: Sequence[Entry], found: Found, on_step: Step
+    request: Request, opened: _Opened, entries: Sequence[LabelledImage], found: Found, on_step: Step
 ) -> tuple[Mapping[str, float], str]:
     """Operating points, and in words where they come from."""
     if opened.points is not None:
@@ -186,7 +186,9 @@ def _points(
     return request.points.choose(entries, found), said
 
 
-def _baseline(request: Request, entries: Sequence[Entry], on_step: Step) -> measure.Measured | None:
+def _baseline(
+    request: Request, entries: Sequence[LabelledImage], on_step: Step
+) -> measure.MeasuredDetector | None:
     if request.baseline is None:
         return None
     bundle = Bundle.open(request.baseline)
@@ -195,11 +197,13 @@ def _baseline(request: Request, entries: Sequence[Entry], on_step: Step) -> meas
         variant = request.variant
     with _open(request.baseline, variant) as opened:
         found = _detect("detect, baseline", entries, opened, request, on_step)
-        return measure.Measured(opened.subject, opened.points or {}, "the bundle's own", found)
+        return measure.MeasuredDetector(
+            opened.subject, opened.points or {}, "the bundle's own", found
+        )
 
 
 def _detect(
-    step: str, entries: Sequence[Entry], opened: _Opened, request: Request, on_step: Step
+    step: str, entries: Sequence[LabelledImage], opened: _Opened, request: Request, on_step: Step
 ) -> list[tuple[Finding, ...]]:
     return detect_all(
         entries,
@@ -219,7 +223,7 @@ def _open(subject: Path | Weights, variant: str | None) -> Iterator[_Opened]:
     engine = measuring_engine(bundle, chosen)
     try:
         yield _Opened(
-            subject=Subject(
+            subject=EvaluatedModel(
                 kind="bundle",
                 name=bundle.manifest.name,
                 version=bundle.manifest.version,
@@ -244,7 +248,7 @@ def _weights(weights: Weights) -> _Opened:
     size = weights.input_size or _stated_size(weights.path) or _USUAL_SIZE
     spec, head = InputSpec(height=size, width=size), HeadSpec()
     return _Opened(
-        subject=Subject(
+        subject=EvaluatedModel(
             kind="weights",
             name=weights.path.name,
             digest=digest,

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.dataset import FACTS, Entry
+from training.data.dataset import FACTS, LabelledImage
 
 AGE_BANDS: Final = ((0, 17), (18, 39), (40, 59), (60, 79), (80, None))
 
@@ -24,7 +24,7 @@ class Group:
     members: NDArray[np.bool_]
 
 
-def groups(entries: Sequence[Entry]) -> Iterator[Group]:
+def groups(entries: Sequence[LabelledImage]) -> Iterator[Group]:
     """Every value of every fact that the set tells, of facts that part it at all."""
     for fact in FACTS:
         values = [_value(fact, entry.facts.get(fact, "")) for entry in entries]

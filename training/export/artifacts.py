@@ -15,7 +15,7 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hilum.manifest import EngineTarget, HeadSpec, InputSpec, MemberPath, Sha256
-from training.bundle.writer import Graphs
+from training.bundle.writer import ModelFiles
 from training.data.atomic_files import replacing
 from training.errors import TrainingError
 
@@ -37,7 +37,7 @@ class Calibration(_Frozen):
     left_float: tuple[str, ...] = ()
 
 
-class Inspection(_Frozen):
+class PlanInspection(_Frozen):
     """What an engine compiled ahead of time consists of, for one compute capability.
 
     `convolutions` counts them by the type of what goes in (`Int8`, `Half`, `Float`), as far as the
@@ -53,7 +53,7 @@ class Inspection(_Frozen):
     left_out: str = ""
 
 
-class Record(_Frozen):
+class ExportManifest(_Frozen):
     """`export.json`."""
 
     format: Literal[1] = 1
@@ -63,7 +63,7 @@ class Record(_Frozen):
     files: dict[MemberPath, Sha256]
     calibration: Calibration | None = None
     targets: dict[str, tuple[EngineTarget, ...]] = {}
-    inspected: tuple[Inspection, ...] = ()
+    inspected: tuple[PlanInspection, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -72,18 +72,18 @@ class Record(_Frozen):
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
+class ExportArtifacts:
     """The record and the files that it names."""
 
-    record: Record
+    record: ExportManifest
     members: Mapping[str, bytes]
 
     @property
-    def graphs(self) -> Graphs:
+    def graphs(self) -> ModelFiles:
         """What a bundle is made of."""
-        return Graphs(self.members, self.record.input, self.record.head, self.record.targets)
+        return ModelFiles(self.members, self.record.input, self.record.head, self.record.targets)
 
-    def with_graphs(self, graphs: Graphs) -> Exported:
+    def with_graphs(self, graphs: ModelFiles) -> ExportArtifacts:
         """The same with these files and engines."""
         record = self.record.model_copy(
             update={"files": digests(graphs.members), "targets": dict(graphs.targets)}
@@ -96,7 +96,7 @@ def digests(members: Mapping[str, bytes]) -> dict[str, str]:
     return {path: hashlib.sha256(content).hexdigest() for path, content in sorted(members.items())}
 
 
-def load(folder: Path) -> Exported:
+def load(folder: Path) -> ExportArtifacts:
     """Read the folder and check every file.
 
     Raises:
@@ -104,7 +104,7 @@ def load(folder: Path) -> Exported:
     """
     path = folder / FILE
     try:
-        record = Record.model_validate_json(path.read_bytes())
+        record = ExportManifest.model_validate_json(path.read_bytes())
         members = {name: (folder / name).read_bytes() for name in record.files}
     except FileNotFoundError as error:
         raise TrainingError(
@@ -117,10 +117,10 @@ def load(folder: Path) -> Exported:
             raise TrainingError(
                 f"{folder / name} is not what {FILE} says", hint="Run `hilum-train export` again."
             )
-    return Exported(record, members)
+    return ExportArtifacts(record, members)
 
 
-def save(folder: Path, exported: Exported) -> None:
+def save(folder: Path, exported: ExportArtifacts) -> None:
     """Write all files beside their places, then rename; the record last."""
     contents = dict(exported.members)
     contents[FILE] = (exported.record.model_dump_json(indent=2) + "\n").encode()

@@ -90,7 +90,7 @@ def quantize(
 
 
 @dataclass(frozen=True, slots=True)
-class Controlled:
+class AccuracyControlledModel:
     """What accuracy control gave: the graph, how far it fell, and what it left float for that."""
 
     model: ov.Model
@@ -107,7 +107,7 @@ def quantize_controlled(
     *,
     fast_bias_correction: bool | None = None,
     symmetric: bool = False,
-) -> Controlled:
+) -> AccuracyControlledModel:
     """Quantise, then leave the most harmful operations float until the metric holds.
 
     NNCF ranks the operations and takes INT8 back from one after the other; what came out is then
@@ -167,7 +167,7 @@ def quantize_controlled(
             f"max_drop is {max_drop:g}",
             hint="Allow more, calibrate on more images, or ship the float variants alone.",
         )
-    return Controlled(made, before - after, left_float)
+    return AccuracyControlledModel(made, before - after, left_float)
 
 
 def _closer_way(

@@ -15,9 +15,9 @@ from typing import Final
 
 from edge_agent.engines.runtimes.tensorrt_runtime import Plan, Runtime
 from hilum.manifest import EngineTarget
-from training.bundle.writer import CARD_FP16, CARD_INT8, TRT_FP16, TRT_INT8, Graphs
+from training.bundle.writer import CARD_FP16, CARD_INT8, TRT_FP16, TRT_INT8, ModelFiles
 from training.errors import TrainingError
-from training.export.artifacts import Inspection
+from training.export.artifacts import PlanInspection
 from training.export.onnx_graph import read_onnx
 
 _GRAPHS: Final = {TRT_INT8: CARD_INT8, TRT_FP16: CARD_FP16}
@@ -28,19 +28,19 @@ Step = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Built:
+class BuiltEngines:
     """The graphs with engines beside them, and what was seen of each."""
 
-    graphs: Graphs
-    inspected: tuple[Inspection, ...]
+    graphs: ModelFiles
+    inspected: tuple[PlanInspection, ...]
 
 
 def build_engines(
-    graphs: Graphs,
+    graphs: ModelFiles,
     capabilities: Sequence[str],
     runtime: Runtime,
     on_step: Step = lambda *_: None,
-) -> Built:
+) -> BuiltEngines:
     """Compile the graphs for cards, one file for each variant, for all capabilities in it.
 
     Every capability is also compiled alone, which is how it can be seen what becomes of it.
@@ -64,7 +64,7 @@ def build_engines(
     if not variants:
         raise TrainingError("there is no graph for cards yet: run `hilum-train quantize` first")
     members, targets = dict(graphs.members), dict(graphs.targets)
-    inspected: list[Inspection] = []
+    inspected: list[PlanInspection] = []
     total = len(variants) * (len(capabilities) + 1)
     for number, variant in enumerate(variants):
         onnx = graphs.members[_GRAPHS[variant]]
@@ -96,10 +96,10 @@ def build_engines(
     on_step("compile for cards", total, total)
     if not any(targets.values()):
         raise TrainingError(f"no engine came out: {inspected[0].left_out}")
-    return Built(replace(graphs, members=members, targets=targets), tuple(inspected))
+    return BuiltEngines(replace(graphs, members=members, targets=targets), tuple(inspected))
 
 
-def _inspect(variant: str, capability: str, plan: Plan, wanted: int) -> Inspection:
+def _inspect(variant: str, capability: str, plan: Plan, wanted: int) -> PlanInspection:
     kinds = Counter(layer.takes for layer in plan.layers if layer.is_convolution)
     left_out = ""
     if kinds["Int8"] < _INT8_FROM * wanted:
@@ -107,7 +107,7 @@ def _inspect(variant: str, capability: str, plan: Plan, wanted: int) -> Inspecti
             f"for compute capability {capability} only {kinds['Int8']} of {wanted} quantised "
             "convolutions became INT8"
         )
-    return Inspection(
+    return PlanInspection(
         variant=variant,
         capability=capability,
         layers=len(plan.layers),

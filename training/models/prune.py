@@ -21,7 +21,7 @@ STEP: Final = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Link:
+class ChannelGroup:
     """Channels that `maker` makes, `between` pass on one by one, and `user` alone reads."""
 
     name: str
@@ -35,20 +35,20 @@ class Link:
         return int(self.maker.conv.out_channels)
 
 
-def links(model: nn.Module) -> Iterator[Link]:
+def links(model: nn.Module) -> Iterator[ChannelGroup]:
     """All channels of a YOLO11 that can go without anybody else noticing, in the model's order."""
     for name, module in model.named_modules():
         if isinstance(module, Bottleneck):
-            yield Link(f"{name}.cv1", module.cv1, (), module.cv2.conv)
+            yield ChannelGroup(f"{name}.cv1", module.cv1, (), module.cv2.conv)
         elif isinstance(module, PSABlock):
-            yield Link(f"{name}.ffn.0", module.ffn[0], (), module.ffn[1].conv)
+            yield ChannelGroup(f"{name}.ffn.0", module.ffn[0], (), module.ffn[1].conv)
         elif isinstance(module, Detect):
             for k, (first, second, last) in enumerate(module.cv2):
-                yield Link(f"{name}.cv2.{k}.0", first, (), second.conv)
-                yield Link(f"{name}.cv2.{k}.1", second, (), last)
+                yield ChannelGroup(f"{name}.cv2.{k}.0", first, (), second.conv)
+                yield ChannelGroup(f"{name}.cv2.{k}.1", second, (), last)
             for k, (first, second, last) in enumerate(module.cv3):
-                yield Link(f"{name}.cv3.{k}.0.1", first[1], (second[0],), second[1].conv)
-                yield Link(f"{name}.cv3.{k}.1.1", second[1], (), last)
+                yield ChannelGroup(f"{name}.cv3.{k}.0.1", first[1], (second[0],), second[1].conv)
+                yield ChannelGroup(f"{name}.cv3.{k}.1.1", second[1], (), last)
 
 
 @torch.no_grad()
@@ -83,7 +83,7 @@ def shrink_to(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
 
 
 @torch.no_grad()
-def keep(link: Link, channels: torch.Tensor) -> None:
+def keep(link: ChannelGroup, channels: torch.Tensor) -> None:
     """Leave only these channels of a link, i64 (kept,), ascending."""
     for part in (link.maker, *link.between):
         conv, norm = part.conv, part.bn

@@ -9,7 +9,7 @@ from typing import Final
 from hilum.catalog import CATALOG
 from training.config import BundleConfig, TrainConfig
 from training.evaluation.parity import ParityResult, VariantParity
-from training.evaluation.results import Evaluation, Figure
+from training.evaluation.results import Evaluation, MetricEstimate
 
 HARDLY: Final = 0.1
 _LIMITS: Final = (
@@ -20,7 +20,7 @@ _SUBGROUP_FIGURES: Final = ("map50", "auroc/mean", "sensitivity", "false_positiv
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class ModelCardData:
     """All that the card tells. `images` counts those that were trained on."""
 
     bundle: BundleConfig
@@ -32,7 +32,7 @@ class Told:
     shipped: Sequence[VariantParity]
 
 
-def release_card(told: Told) -> str:
+def release_card(told: ModelCardData) -> str:
     """The card as Markdown."""
     parts = (
         f"# {told.bundle.name} {told.bundle.version}\n\n**{told.bundle.intended_use}**",
@@ -46,7 +46,7 @@ def release_card(told: Told) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _what(told: Told) -> str:
+def _what(told: ModelCardData) -> str:
     train, split = told.train, told.evaluation.data
     start = train.weights.name if train.weights else "random weights"
     base = f", SHA-256 `{train.weights_sha256}`" if train.weights else ""
@@ -87,7 +87,7 @@ def _figures(evaluation: Evaluation) -> str:
     return "\n".join(lines)
 
 
-def _parity(told: Told) -> str:
+def _parity(told: ModelCardData) -> str:
     bounds = told.parity.bounds
     lines = [
         "## What is shipped, beside what was trained",
@@ -127,7 +127,7 @@ def _largest(variant: VariantParity) -> str:
     return f"{variant.sensitivity[slug].drop:+.3f} ({slug})"
 
 
-def _per_class(told: Told) -> str:
+def _per_class(told: ModelCardData) -> str:
     figures, first = told.evaluation.figures, told.shipped[0]
     lines = [
         "## Per finding",
@@ -163,11 +163,11 @@ def _subgroups(evaluation: Evaluation) -> str:
     return "\n".join(lines)
 
 
-def _limits(told: Told) -> str:
+def _limits(told: ModelCardData) -> str:
     return "\n".join(["## Limits", "", *(f"- {limit}" for limit in limits_of(told))])
 
 
-def limits_of(told: Told) -> tuple[str, ...]:
+def limits_of(told: ModelCardData) -> tuple[str, ...]:
     """What the model cannot do: as stated, for every model, and as the figures show."""
     figures = told.evaluation.figures
     absent = [f.name for f in CATALOG if not told.evaluation.data.classes[f.slug].boxes]
@@ -185,16 +185,16 @@ def limits_of(told: Told) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _below(figures: Mapping[str, Figure | None], name: str) -> bool:
+def _below(figures: Mapping[str, MetricEstimate | None], name: str) -> bool:
     figure = figures.get(name)
     return figure is not None and figure.value < HARDLY
 
 
-def _value(figure: Figure | None) -> str:
+def _value(figure: MetricEstimate | None) -> str:
     return "-" if figure is None else f"{figure.value:.2f}"
 
 
-def _cells(figure: Figure | None) -> tuple[str, str]:
+def _cells(figure: MetricEstimate | None) -> tuple[str, str]:
     if figure is None:
         return "-", "no example"
     return f"{figure.value:.3f}", f"{figure.low:.3f} to {figure.high:.3f}"

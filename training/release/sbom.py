@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from training.config import TrainConfig
-from training.train.run_manifest import Begun, Library
+from training.train.run_manifest import Library, RunManifest
 
 _MODEL, _DATA, _BASE = "model", "dataset", "base-weights"
 _NAMESPACE: Final = uuid.UUID("6f0a4ad4-5a0c-5b52-9f4c-7f8c2a1d3e10")
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class SbomInput:
     """What the list is of. `weights_sha256` is the trained weights' file's."""
 
     name: str
@@ -29,10 +29,10 @@ class Made:
     weights_sha256: str
     data: str
     train: TrainConfig
-    begun: Begun
+    begun: RunManifest
 
 
-def sbom(made: Made) -> bytes:
+def sbom(made: SbomInput) -> bytes:
     """UTF-8 JSON, two-space indent, a final newline."""
     parts = [_dataset(made)]
     if made.train.weights is not None:
@@ -56,7 +56,7 @@ def sbom(made: Made) -> bytes:
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _model(made: Made) -> dict[str, Any]:
+def _model(made: SbomInput) -> dict[str, Any]:
     return {
         "type": "machine-learning-model",
         "bom-ref": _MODEL,
@@ -79,7 +79,7 @@ def _model(made: Made) -> dict[str, Any]:
     }
 
 
-def _dataset(made: Made) -> dict[str, Any]:
+def _dataset(made: SbomInput) -> dict[str, Any]:
     return {
         "type": "data",
         "bom-ref": _DATA,

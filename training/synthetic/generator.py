@@ -27,8 +27,8 @@ from training.synthetic.primitives import Floats
 
 SIZE: Final = 512
 
-Wish = tuple[float, float, float, float]
-Painter = Callable[[Chest, Wish, np.random.Generator], Floats]
+TargetBox = tuple[float, float, float, float]
+Painter = Callable[[Chest, TargetBox, np.random.Generator], Floats]
 
 
 def _index(slug: str) -> int:
@@ -159,7 +159,7 @@ class Generator:
             chest.pixels = before
         return []
 
-    def _wish(self, chest: Chest, index: int, rng: np.random.Generator) -> Wish:
+    def _wish(self, chest: Chest, index: int, rng: np.random.Generator) -> TargetBox:
         x, y, width, height = chest.frame.to_pixels(self.statistics.sample(index, rng))
         if index == NODULE and rng.random() < 0.5:
             # The table has few large masses; show all sizes from 8 to 75 mm.

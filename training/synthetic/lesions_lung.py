@@ -12,10 +12,10 @@ from training.synthetic import primitives
 from training.synthetic.phantom import Chest
 from training.synthetic.primitives import Floats
 
-Wish = tuple[float, float, float, float]
+TargetBox = tuple[float, float, float, float]
 
 
-def nodule(chest: Chest, wish: Wish, rng: np.random.Generator) -> Floats:
+def nodule(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Floats:
     """A round mass: the shadow of a sphere with an uneven outline, now and then spiculated."""
     x, y, width, height = wish
     radius = max(4.0, 0.5 * float(np.sqrt(width * height)))
@@ -67,7 +67,7 @@ def _spicules(
     )
 
 
-def calcification(chest: Chest, wish: Wish, rng: np.random.Generator) -> Floats:
+def calcification(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Floats:
     """Small and very bright: a granuloma, a cluster of grains, or a crescent on the aortic knob."""
     x, y, width, height = wish
     canvas = np.zeros(chest.shape, np.uint8)
@@ -101,7 +101,7 @@ def calcification(chest: Chest, wish: Wish, rng: np.random.Generator) -> Floats:
 
 def opacity(
     chest: Chest,
-    wish: Wish,
+    wish: TargetBox,
     rng: np.random.Generator,
     *,
     strength: tuple[float, float],
@@ -132,7 +132,7 @@ def opacity(
     return np.asarray(primitives.blur(out.astype(np.float32), rng.uniform(0.4, 1.6)), np.float32)
 
 
-def _bronchi(chest: Chest, wish: Wish, rng: np.random.Generator) -> Floats:
+def _bronchi(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Floats:
     x, y, width, height = wish
     canvas = np.zeros(chest.shape, np.uint8)
     away = np.arctan2(y - chest.frame.knob_y - 0.4 * chest.frame.drop, x - chest.frame.middle)
@@ -145,7 +145,7 @@ def _bronchi(chest: Chest, wish: Wish, rng: np.random.Generator) -> Floats:
     return primitives.blur(canvas.astype(np.float32) / np.float32(255), 0.8)
 
 
-def reticular(chest: Chest, wish: Wish, rng: np.random.Generator) -> Floats:
+def reticular(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Floats:
     """Interstitial disease: a fine net over a wide region, with a little ground glass."""
     x, y, width, height = wish
     distance = primitives.ellipse(chest.shape, (x, y), (0.6 * width, 0.6 * height))
@@ -163,7 +163,7 @@ def reticular(chest: Chest, wish: Wish, rng: np.random.Generator) -> Floats:
     return np.asarray(primitives.blur(out.astype(np.float32), rng.uniform(0.4, 0.9)), np.float32)
 
 
-def fibrosis(chest: Chest, wish: Wish, rng: np.random.Generator) -> Floats:
+def fibrosis(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Floats:
     """Scars: coarse crooked strands, drawn together, with a dense part."""
     x, y, width, height = wish
     canvas = np.zeros(chest.shape, np.uint8)
@@ -186,7 +186,7 @@ def fibrosis(chest: Chest, wish: Wish, rng: np.random.Generator) -> Floats:
     return np.asarray(out, np.float32)
 
 
-def atelectasis(chest: Chest, wish: Wish, rng: np.random.Generator) -> Floats:
+def atelectasis(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Floats:
     """Airless lung: a plate-like band, or a wedge that points to the hilum."""
     x, y, width, height = wish
     inside = np.clip(chest.air * 1.6, 0, 1)
@@ -226,7 +226,7 @@ def atelectasis(chest: Chest, wish: Wish, rng: np.random.Generator) -> Floats:
     return np.asarray(wedge * inside * np.float32(rng.uniform(0.4, 0.9)), np.float32)
 
 
-def other(chest: Chest, wish: Wish, rng: np.random.Generator) -> Floats:
+def other(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Floats:
     """What fits no other class: a cavity with a fluid level, widened bronchi, a broad hilum."""
     x, y, width, height = wish
     kind = rng.integers(0, 3)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.synthetic import primitives
-from training.synthetic.lesions_lung import Wish
+from training.synthetic.lesions_lung import TargetBox
 from training.synthetic.lungs import Lung
 from training.synthetic.phantom import Chest
 from training.synthetic.primitives import Floats
@@ -23,7 +23,7 @@ def _side(chest: Chest, x: float) -> tuple[Lung, float]:
     return (chest.lungs.first, -1.0) if x < chest.frame.middle else (chest.lungs.second, 1.0)
 
 
-def effusion(chest: Chest, wish: Wish, rng: np.random.Generator) -> Floats:
+def effusion(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Floats:
     """Fluid: from a blunted angle to most of a side, its upper border a meniscus."""
     lung, way = _side(chest, wish[0])
     y, x = primitives.grid(chest.shape)
@@ -49,7 +49,7 @@ def effusion(chest: Chest, wish: Wish, rng: np.random.Generator) -> Floats:
     return np.asarray(below * inside * np.float32(rng.uniform(0.65, 1.05)), np.float32)
 
 
-def thickening(chest: Chest, wish: Wish, rng: np.random.Generator) -> Floats:
+def thickening(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Floats:
     """A rim of dense tissue along the lung's border, most often at the apex."""
     lung, way = _side(chest, wish[0])
     # Only the apical and lateral border: the medial one is the mediastinum.
@@ -73,7 +73,7 @@ def thickening(chest: Chest, wish: Wish, rng: np.random.Generator) -> Floats:
     return np.asarray(rim * inside * np.float32(rng.uniform(0.25, 0.65)), np.float32)
 
 
-def pneumothorax(chest: Chest, wish: Wish, rng: np.random.Generator) -> Extent | None:
+def pneumothorax(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Extent | None:
     """Air between lung and chest wall: darker, no vessels, a thin line where the lung ends."""
     lung, way = _side(chest, wish[0])
     hilum = np.array(
@@ -111,12 +111,12 @@ def pneumothorax(chest: Chest, wish: Wish, rng: np.random.Generator) -> Extent |
     return _extent(gap > 0.4)
 
 
-def heart_ratio(wish: Wish, chest_width: float) -> float:
+def heart_ratio(wish: TargetBox, chest_width: float) -> float:
     """The cardiothoracic ratio that a wished box of cardiomegaly asks for, at least 0.53."""
     return float(np.clip(wish[2] / chest_width, 0.53, 0.72))
 
 
-def knob_reach(wish: Wish, chest_width: float) -> float:
+def knob_reach(wish: TargetBox, chest_width: float) -> float:
     """How far left of the midline, in thorax widths, an enlarged aorta is to bulge."""
     return float(np.clip(0.75 * wish[2] / chest_width, 0.112, 0.2))
 

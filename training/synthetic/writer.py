@@ -37,7 +37,7 @@ def _make(task: tuple[int, Path]) -> Sample:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Part:
+class SyntheticPart:
     """Samples of one set that are made alike; their image ids begin with `name`."""
 
     name: str
@@ -55,11 +55,15 @@ def write(
     Raises:
         TrainingError: the folder holds a set already, or the disk cannot be written.
     """
-    return write_parts([Part("", generator, seeds)], folder, workers=workers)
+    return write_parts([SyntheticPart("", generator, seeds)], folder, workers=workers)
 
 
 def write_parts(
-    parts: Sequence[Part], folder: Path, *, split: splits.Split | None = None, workers: int = 2
+    parts: Sequence[SyntheticPart],
+    folder: Path,
+    *,
+    split: splits.Split | None = None,
+    workers: int = 2,
 ) -> Iterator[Sample]:
     """The same for a set of several parts, one after the other, and its frozen split."""
     refuse_finished(folder)
@@ -86,7 +90,7 @@ def write_parts(
             splits.save(split, place(splits.FILE))
 
 
-def ids_of(part: Part) -> list[str]:
+def ids_of(part: SyntheticPart) -> list[str]:
     """The image ids of a part, in the order of its seeds."""
     prefix = f"{part.name}-" if part.name else ""
     return [f"{prefix}{k:06d}" for k in range(len(part.seeds))]

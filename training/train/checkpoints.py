@@ -19,7 +19,7 @@ from torch import nn
 from ultralytics.nn.tasks import DetectionModel
 
 from training.config import TrainConfig
-from training.data.dataset import Entry
+from training.data.dataset import LabelledImage
 from training.errors import TrainingError
 from training.models.network import described
 from training.models.prune import shrink_to
@@ -29,7 +29,7 @@ WEIGHTS: Final = "weights.pt"
 FORMAT: Final = 2
 
 
-class Average:
+class WeightEma:
     """Exponential moving average of the weights; what is evaluated and shipped."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -51,7 +51,7 @@ class Average:
 
 
 @dataclass(slots=True)
-class History:
+class TrainingHistory:
     """How far a run has come: epochs done, the metric of each that was measured, the best one."""
 
     done: int = 0
@@ -74,17 +74,17 @@ class History:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Run:
+class TrainingState:
     """All that a checkpoint keeps, changed in place by the loop."""
 
     config: TrainConfig
     data: str
     model: DetectionModel
-    average: Average
-    history: History
+    average: WeightEma
+    history: TrainingHistory
 
 
-def data_digest(entries: Sequence[Entry]) -> str:
+def data_digest(entries: Sequence[LabelledImage]) -> str:
     """SHA-256 over ids and labels: what a run has learnt from."""
     digest = hashlib.sha256()
     for entry in entries:
@@ -92,7 +92,7 @@ def data_digest(entries: Sequence[Entry]) -> str:
     return digest.hexdigest()
 
 
-def save(out: Path, run: Run, optimizer: torch.optim.Optimizer, *, weights: bool) -> None:
+def save(out: Path, run: TrainingState, optimizer: torch.optim.Optimizer, *, weights: bool) -> None:
     """Write the checkpoint, and the averaged weights before it where they are to be shipped.
 
     Raises:
@@ -171,7 +171,7 @@ def metrics_in(path: Path) -> dict[int, float]:
         raise TrainingError(f"{path} is no checkpoint: {error}; use another folder") from error
 
 
-def restore(run: Run, stored: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
+def restore(run: TrainingState, stored: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
     """Take a checkpoint up; the model already has its widths (`shrink_to`)."""
     run.model.load_state_dict(stored["model"])
     optimizer.load_state_dict(stored["optimizer"])

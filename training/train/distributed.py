@@ -33,7 +33,7 @@ _PATIENCE: Final = timedelta(minutes=30)
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class ProcessGroup:
     """This process's place among those that train together, and where it computes."""
 
     rank: int = 0
@@ -110,11 +110,11 @@ class Group:
             )
 
 
-ALONE: Final = Group()
+ALONE: Final = ProcessGroup()
 
 
 @contextmanager
-def joined(wanted: Literal["auto", "cpu", "cuda"] = "auto") -> Iterator[Group]:
+def joined(wanted: Literal["auto", "cpu", "cuda"] = "auto") -> Iterator[ProcessGroup]:
     """The group that `torchrun` or Ray has put this process into; alone where nobody has.
 
     Raises:
@@ -123,14 +123,14 @@ def joined(wanted: Literal["auto", "cpu", "cuda"] = "auto") -> Iterator[Group]:
     device = choose_device(wanted)
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if dist.is_initialized():
-        yield Group(dist.get_rank(), dist.get_world_size(), device)
+        yield ProcessGroup(dist.get_rank(), dist.get_world_size(), device)
     elif world == 1:
-        yield Group(device=device)
+        yield ProcessGroup(device=device)
     else:
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=_PATIENCE)
         try:
-            yield Group(dist.get_rank(), world, device)
+            yield ProcessGroup(dist.get_rank(), world, device)
         finally:
             dist.destroy_process_group()
 

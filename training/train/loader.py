@@ -14,7 +14,7 @@ from edge_agent.core.geometry import Letterbox
 from edge_agent.imaging.letterbox import PAD_VALUE, letterbox
 from hilum.catalog import CATALOG
 from training.config import TrainConfig
-from training.data.dataset import Entry
+from training.data.dataset import LabelledImage
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,7 +48,12 @@ class _Input:
 
 
 def batches(
-    entries: Sequence[Entry], config: TrainConfig, epoch: int, *, rank: int = 0, world: int = 1
+    entries: Sequence[LabelledImage],
+    config: TrainConfig,
+    epoch: int,
+    *,
+    rank: int = 0,
+    world: int = 1,
 ) -> Iterator[Batch]:
     """One epoch: every entry once, in an order that depends on nothing but seed and epoch.
 
@@ -98,7 +103,7 @@ def _batch(chosen: list[int], together: int, inputs: list[_Input], by_reader: bo
     )
 
 
-def _plain(entry: Entry, size: int) -> _Input:
+def _plain(entry: LabelledImage, size: int) -> _Input:
     """The clinic's own picture."""
     pixels = entry.read()
     fit = Letterbox.fit(pixels.shape[0], pixels.shape[1], size, size)
@@ -107,7 +112,11 @@ def _plain(entry: Entry, size: int) -> _Input:
 
 
 def _augmented(
-    entries: Sequence[Entry], k: int, size: int, config: TrainConfig, rng: np.random.Generator
+    entries: Sequence[LabelledImage],
+    k: int,
+    size: int,
+    config: TrainConfig,
+    rng: np.random.Generator,
 ) -> _Input:
     """One warped picture, or a mosaic of four where asked for."""
     # The generator is not drawn from for what is off, so a run stays what it was.
@@ -122,7 +131,7 @@ def _augmented(
 
 
 def _mosaic(
-    entries: Sequence[Entry], chosen: Sequence[int], size: int, rng: np.random.Generator
+    entries: Sequence[LabelledImage], chosen: Sequence[int], size: int, rng: np.random.Generator
 ) -> _Input:
     """Four warped pictures about a point near the middle."""
     x, y = (rng.uniform(0.35, 0.65, 2) * size).astype(int).tolist()
@@ -141,7 +150,7 @@ def _mosaic(
     return _Input(canvas, np.concatenate(boxes), unknown)
 
 
-def _warped(entry: Entry, rows: int, columns: int, rng: np.random.Generator) -> _Input:
+def _warped(entry: LabelledImage, rows: int, columns: int, rng: np.random.Generator) -> _Input:
     """Crop, letterbox, shift and light of one picture; the geometry is one warp."""
     pixels = entry.read()
     x = y = 0
@@ -202,7 +211,7 @@ def _relight(picture: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np
 
 
 def _boxes(
-    entry: Entry, place: NDArray[np.float64], rows: int, columns: int
+    entry: LabelledImage, place: NDArray[np.float64], rows: int, columns: int
 ) -> NDArray[np.float64]:
     """Rows of class, centre x, centre y, width, height (shares) and weight, of what is in view."""
     kept = []

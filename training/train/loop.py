@@ -1,8 +1,8 @@
 """The training loop: YOLO11 on one grey channel, readable from top to bottom.
 
 The network, its loss and the assignment of targets are ultralytics'; the loop, the data and the
-checkpoints are ours. One process or many run the same lines: `distributed.Group` is a group of
-one where nobody else is there, and what many do together is what one would do alone.
+checkpoints are ours. One process or many run the same lines: alone, `distributed.ProcessGroup` is a
+group of one, and many processes compute what one would.
 """
 
 from __future__ import annotations
@@ -25,13 +25,19 @@ from torch import nn
 
 from hilum.catalog import CATALOG
 from training.config import TrainConfig
-from training.data.dataset import Entry
+from training.data.dataset import LabelledImage
 from training.errors import Diverged, TrainingError
 from training.models.network import build_model, load_initial
 from training.models.prune import prune
 from training.train import checkpoints
-from training.train.checkpoints import CHECKPOINT, WEIGHTS, Average, History, Run
-from training.train.distributed import ALONE, Group, computes_bf16, digest_of
+from training.train.checkpoints import (
+    CHECKPOINT,
+    WEIGHTS,
+    TrainingHistory,
+    TrainingState,
+    WeightEma,
+)
+from training.train.distributed import ALONE, ProcessGroup, computes_bf16, digest_of
 from training.train.loader import Batch, batches, steps
 from training.train.losses import Criterion, class_weights, count
 from training.train.validate import measure
@@ -70,12 +76,12 @@ class EpochReport:
 
 
 def train(
-    entries: Sequence[Entry],
+    entries: Sequence[LabelledImage],
     config: TrainConfig,
     out: Path,
     *,
-    valid: Sequence[Entry] = (),
-    group: Group = ALONE,
+    valid: Sequence[LabelledImage] = (),
+    group: ProcessGroup = ALONE,
     resume: bool = False,
     on_step: Callable[[Progress], None] = lambda _: None,
     on_epoch: Callable[[EpochReport], None] = lambda _: None,
@@ -124,7 +130,10 @@ def train(
 
 
 def _check(
-    entries: Sequence[Entry], valid: Sequence[Entry], config: TrainConfig, group: Group
+    entries: Sequence[LabelledImage],
+    valid: Sequence[LabelledImage],
+    config: TrainConfig,
+    group: ProcessGroup,
 ) -> None:
     if len(entries) < config.batch:
         raise TrainingError(f"{len(entries)} images do not fill one batch of {config.batch}")
@@ -145,8 +154,13 @@ def _set_up(config: TrainConfig) -> None:
 
 
 def _begin(
-    entries: Sequence[Entry], config: TrainConfig, out: Path, group: Group, *, resume: bool
-) -> tuple[Run, torch.optim.Optimizer]:
+    entries: Sequence[LabelledImage],
+    config: TrainConfig,
+    out: Path,
+    group: ProcessGroup,
+    *,
+    resume: bool,
+) -> tuple[TrainingState, torch.optim.Optimizer]:
     """The network and all that goes with it: new, from given weights, or from a checkpoint."""
     data = checkpoints.data_digest(entries)
     stored = checkpoints.read(out / CHECKPOINT, config, data) if resume else None
@@ -158,7 +172,7 @@ def _begin(
         prune(model, config.prune)
     model.to(device=group.device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(_parameter_groups(model, config), lr=config.learning_rate)
-    run = Run(config, data, model, Average(model, config.ema_decay), History())
+    run = TrainingState(config, data, model, WeightEma(model, config.ema_decay), TrainingHistory())
     if stored is not None:
         checkpoints.restore(run, stored, optimizer)
     if group.leads:
@@ -167,14 +181,14 @@ def _begin(
 
 
 def _epoch(
-    run: Run,
+    run: TrainingState,
     network: nn.Module,
     criterion: Criterion,
     optimizer: torch.optim.Optimizer,
-    entries: Sequence[Entry],
+    entries: Sequence[LabelledImage],
     *,
     epoch: int,
-    group: Group,
+    group: ProcessGroup,
     told: Callable[[Progress], None],
 ) -> tuple[tuple[float, float, float], float]:
     """One epoch; the mean loss of all processes per image, and images per second of all."""
@@ -225,7 +239,9 @@ def _predict(
     return predictions
 
 
-def _metric(run: Run, valid: Sequence[Entry], epoch: int, group: Group) -> float | None:
+def _metric(
+    run: TrainingState, valid: Sequence[LabelledImage], epoch: int, group: ProcessGroup
+) -> float | None:
     """The metric of the averaged weights, measured by all processes; None where it is not due."""
     last = epoch + 1 == run.config.epochs
     if not valid or not (last or (epoch + 1) % run.config.validate_every == 0):
@@ -301,6 +317,6 @@ def _ahead(source: Iterator[Batch]) -> Generator[Batch]:
         stopped.set()
 
 
-def classes_without_example(entries: Sequence[Entry]) -> list[str]:
+def classes_without_example(entries: Sequence[LabelledImage]) -> list[str]:
     """Names of the findings that cannot be learnt from these images."""
     return [f.name for f, n in zip(CATALOG, count(entries), strict=True) if not n]

@@ -14,15 +14,15 @@ from ultralytics.utils.tal import TaskAlignedAssigner
 
 from hilum.catalog import BY_SLUG, CATALOG
 from training.config import TrainConfig
-from training.data.dataset import Entry
-from training.train.distributed import Group
+from training.data.dataset import LabelledImage
+from training.train.distributed import ProcessGroup
 from training.train.loader import Batch
 
 _MOST: Final = 4.0
 """No class counts more than this many times, or less than this fraction."""
 
 
-class WeightedAbsence(nn.Module):
+class PartialLabelBce(nn.Module):
     """Binary cross-entropy that says little about the absence of classes an image may hide.
 
     `weight` f32 (N, classes) is set for every batch: what the absence of a class counts. Positive
@@ -69,10 +69,12 @@ class Criterion:
     batch would divide by different sums, and their mean would be another loss than one process's.
     """
 
-    def __init__(self, model: DetectionModel, group: Group, class_weights: torch.Tensor) -> None:
+    def __init__(
+        self, model: DetectionModel, group: ProcessGroup, class_weights: torch.Tensor
+    ) -> None:
         model.class_weights = class_weights
         self.loss = v8DetectionLoss(model)
-        self.loss.bce = WeightedAbsence()
+        self.loss.bce = PartialLabelBce()
         self.loss.assigner = WeightedAssigner(self.loss.assigner)
         self.group = group
 
@@ -120,7 +122,7 @@ def _by_image(batch: Batch) -> torch.Tensor:
     )
 
 
-def class_weights(config: TrainConfig, entries: Sequence[Entry]) -> torch.Tensor:
+def class_weights(config: TrainConfig, entries: Sequence[LabelledImage]) -> torch.Tensor:
     """What each class counts in the loss, f32 (classes,).
 
     Balanced is the root of how much rarer a class is than the middle one, within bounds: in full
@@ -140,7 +142,7 @@ def class_weights(config: TrainConfig, entries: Sequence[Entry]) -> torch.Tensor
     return weights.clamp(1 / _MOST, _MOST) if config.class_weights == "balanced" else weights
 
 
-def count(entries: Sequence[Entry]) -> list[int]:
+def count(entries: Sequence[LabelledImage]) -> list[int]:
     """Boxes of each class, in the catalogue's order."""
     boxes = Counter(label.index for entry in entries for label in entry.labels)
     return [boxes[finding.index] for finding in CATALOG]

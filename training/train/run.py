@@ -15,35 +15,37 @@ import torch
 
 from training.config import Config
 from training.data import dataset, splits
-from training.data.dataset import Entry
+from training.data.dataset import LabelledImage
 from training.errors import TrainingError
 from training.train import run_manifest
 from training.train.checkpoints import CHECKPOINT
-from training.train.distributed import Group
+from training.train.distributed import ProcessGroup
 from training.train.loop import EpochReport, Progress, classes_without_example, train
-from training.train.tracking import MlflowTracker, Tracker, Untracked, git_revision, tags_of
+from training.train.tracking import MlflowTracker, NullTracker, Tracker, git_revision, tags_of
 
 
 @dataclass(frozen=True, slots=True)
-class Sets:
+class TrainingData:
     """What a run learns from and is steered by, and the digest of the split they come from."""
 
-    train: tuple[Entry, ...]
-    valid: tuple[Entry, ...]
+    train: tuple[LabelledImage, ...]
+    valid: tuple[LabelledImage, ...]
     digest: str
 
 
-def read_sets(config: Config) -> Sets:
+def read_sets(config: Config) -> TrainingData:
     """The training and validation split of the configured set.
 
     Raises:
         TrainingError: as `read_parts` raises it.
     """
     (train, valid), digest = read_parts(config, ("train", "valid"))
-    return Sets(train, valid, digest)
+    return TrainingData(train, valid, digest)
 
 
-def read_parts(config: Config, names: Iterable[str]) -> tuple[tuple[tuple[Entry, ...], ...], str]:
+def read_parts(
+    config: Config, names: Iterable[str]
+) -> tuple[tuple[tuple[LabelledImage, ...], ...], str]:
     """Parts of the configured set's frozen split, and the split's digest.
 
     Raises:
@@ -65,7 +67,7 @@ def read_parts(config: Config, names: Iterable[str]) -> tuple[tuple[tuple[Entry,
 
 def run(
     config: Config,
-    group: Group,
+    group: ProcessGroup,
     *,
     resume: bool = False,
     tracked: bool = True,
@@ -93,7 +95,7 @@ def run(
     speak = say if group.leads else _silent
     if missing := classes_without_example(sets.train):
         speak(f"warning: no example to learn from: {', '.join(missing)}")
-    tracker: Tracker = Untracked()
+    tracker: Tracker = NullTracker()
     if group.leads:
         gone_on = (config.out / CHECKPOINT).is_file()
         run_manifest.note(config, sets.digest, git_revision(), resume=gone_on)

@@ -40,7 +40,7 @@ class Library(_Frozen):
     needs: tuple[str, ...] = ()
 
 
-class Begun(_Frozen):
+class RunManifest(_Frozen):
     """`begun.json`."""
 
     format: Literal[1] = 1
@@ -61,7 +61,9 @@ class Begun(_Frozen):
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
 
-def note(config: Config, split_digest: str, git_revision: str, *, resume: bool = False) -> Begun:
+def note(
+    config: Config, split_digest: str, git_revision: str, *, resume: bool = False
+) -> RunManifest:
     """Write down what holds from now on, or check that what a stopped run began with still does.
 
     Raises:
@@ -73,7 +75,7 @@ def note(config: Config, split_digest: str, git_revision: str, *, resume: bool =
         if begun.split_digest != split_digest:
             raise TrainingError(f"{path} tells of another split than is configured now")
         return begun
-    begun = Begun(
+    begun = RunManifest(
         bounds=config.parity,
         split=config.evaluate.split,
         split_digest=split_digest,
@@ -86,7 +88,7 @@ def note(config: Config, split_digest: str, git_revision: str, *, resume: bool =
     return begun
 
 
-def read(config: Config) -> Begun:
+def read(config: Config) -> RunManifest:
     """What was settled when the configured run began.
 
     Raises:
@@ -95,7 +97,7 @@ def read(config: Config) -> Begun:
     """
     path = config.out / FILE
     try:
-        begun = Begun.model_validate_json(path.read_bytes())
+        begun = RunManifest.model_validate_json(path.read_bytes())
     except OSError as error:
         raise TrainingError(
             f"there is no {path}, which a run writes when it begins",

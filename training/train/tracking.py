@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import torch
 
 from training.config import Config
-from training.train.distributed import Group
+from training.train.distributed import ProcessGroup
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -41,7 +41,7 @@ class Tracker(Protocol):
         """FINISHED, FAILED or KILLED."""
 
 
-class Untracked:
+class NullTracker:
     """For processes that do not lead, and for trials that nobody wants to see."""
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
@@ -158,7 +158,7 @@ def experiment_of(client: MlflowClient, name: str, uri: str) -> str:
     return str(client.create_experiment(name, artifact_location=folder.as_uri()))
 
 
-def tags_of(split_digest: str, group: Group) -> dict[str, str]:
+def tags_of(split_digest: str, group: ProcessGroup) -> dict[str, str]:
     """What a run can be found by: the split, the source's revision, the machines."""
     return {
         "split_digest": split_digest,

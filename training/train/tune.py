@@ -24,7 +24,7 @@ from training.config import Config, Range, TrainConfig
 from training.data.atomic_files import replacing
 from training.errors import Diverged, TrainingError
 from training.train.checkpoints import CHECKPOINT, metrics_in
-from training.train.distributed import Group
+from training.train.distributed import ProcessGroup
 from training.train.loop import EpochReport
 from training.train.run import read_sets, run
 
@@ -36,7 +36,7 @@ _GIVE_UP: Final = 5
 
 def search(
     config: Config,
-    group: Group,
+    group: ProcessGroup,
     *,
     say: Callable[[str], None] = lambda _: None,
     told: Callable[[tuple[int, int]], None] = lambda _: None,
@@ -106,7 +106,7 @@ def _study(config: Config) -> optuna.Study:
 
 
 def _trial(
-    study: optuna.Study, trial: optuna.Trial, config: Config, group: Group
+    study: optuna.Study, trial: optuna.Trial, config: Config, group: ProcessGroup
 ) -> tuple[str, Diverged | None]:
     """One trial; what came of it, in a line, and why it failed if it did."""
     drawn = {name: _draw(trial, name, config) for name in config.tune.space}
@@ -114,7 +114,7 @@ def _trial(
     failure = None
     try:
         settings = _settings(config.train, drawn)
-        judge = _Judge(trial, metrics_in(out / CHECKPOINT))
+        judge = _PruningCallback(trial, metrics_in(out / CHECKPOINT))
         run(
             config.model_copy(update={"train": settings, "out": out}),
             group,
@@ -140,7 +140,7 @@ def _trial(
     return f"trial {trial.number}: {said} with {drawn}", failure
 
 
-class _Judge:
+class _PruningCallback:
     """Tells Optuna every metric, keeps the best one, and ends a trial that is weak.
 
     Args:

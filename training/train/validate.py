@@ -19,14 +19,16 @@ from edge_agent.imaging.letterbox import letterbox
 from hilum.catalog import CATALOG
 from hilum.manifest import HeadSpec
 from training.config import TrainConfig
-from training.data.dataset import Entry
+from training.data.dataset import LabelledImage
 from training.evaluation.metrics import mean_average_precision
-from training.train.distributed import Group
+from training.train.distributed import ProcessGroup
 
 _IOU: Final = {"map50": 0.5, "map40": 0.4}
 
 
-def measure(model: nn.Module, entries: Sequence[Entry], config: TrainConfig, group: Group) -> float:
+def measure(
+    model: nn.Module, entries: Sequence[LabelledImage], config: TrainConfig, group: ProcessGroup
+) -> float:
     """The run's metric; every process looks at its share of the images, all learn the result.
 
     Args:
@@ -47,7 +49,12 @@ def measure(model: nn.Module, entries: Sequence[Entry], config: TrainConfig, gro
 
 @torch.no_grad()
 def detect(
-    model: nn.Module, entries: Sequence[Entry], size: int, device: torch.device, *, batch: int = 8
+    model: nn.Module,
+    entries: Sequence[LabelledImage],
+    size: int,
+    device: torch.device,
+    *,
+    batch: int = 8,
 ) -> list[tuple[Finding, ...]]:
     """Findings of every image in its own pixels, down to the head's lowest score."""
     head = HeadSpec()

@@ -34,21 +34,28 @@ from training.bundle.writer import (
     INT8_XML,
     ONNX,
     ONNX_INT8,
-    Graphs,
+    ModelFiles,
     draft_bundle,
     measuring_engine,
 )
 from training.config import Config
 from training.data import dataset, splits
 from training.data.atomic_files import replacing, writing
-from training.data.dataset import Entry
+from training.data.dataset import LabelledImage
 from training.errors import TrainingError
 from training.evaluation import parity
 from training.evaluation.detectors import Detector, detect_all, of_engine, of_network
 from training.evaluation.metrics import mean_average_precision
-from training.evaluation.operating_points import PointRule
-from training.evaluation.parity import ParityResult, Side
-from training.export.artifacts import Calibration, Exported, Record, digests, load, save
+from training.evaluation.operating_points import ThresholdRule
+from training.evaluation.parity import ParityResult, ParitySide
+from training.export.artifacts import (
+    Calibration,
+    ExportArtifacts,
+    ExportManifest,
+    digests,
+    load,
+    save,
+)
 from training.export.dynamic_batch import for_any_batch
 from training.export.float16 import to_half
 from training.export.int8 import Infer, quantize, quantize_controlled
@@ -65,7 +72,7 @@ PARITY: Final = "parity.json"
 Step = Callable[[str, int, int], None]
 
 
-def export(config: Config, on_step: Step = lambda *_: None) -> Exported:
+def export(config: Config, on_step: Step = lambda *_: None) -> ExportArtifacts:
     """Write the float graphs of the run's weights; what earlier steps made of others is dropped.
 
     Raises:
@@ -82,19 +89,19 @@ def export(config: Config, on_step: Step = lambda *_: None) -> Exported:
     if config.export.float_ir:
         members |= dict(zip((FLOAT_XML, FLOAT_BIN), float_ir(onnx), strict=True))
     on_step("export", 2, 3)
-    record = Record(
+    record = ExportManifest(
         weights_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         input=InputSpec(height=size, width=size),
         head=HeadSpec(),
         files=digests(members),
     )
-    exported = Exported(record, members)
+    exported = ExportArtifacts(record, members)
     save(config.out / FOLDER, exported)
     on_step("export", 3, 3)
     return exported
 
 
-def quantise(config: Config, on_step: Step = lambda *_: None) -> Exported:
+def quantise(config: Config, on_step: Step = lambda *_: None) -> ExportArtifacts:
     """Add the INT8 graphs; calibration images come from the frozen split.
 
     Raises:
@@ -146,7 +153,7 @@ def quantise(config: Config, on_step: Step = lambda *_: None) -> Exported:
     members |= dict(zip((INT8_XML, INT8_BIN), ir_bytes(int8), strict=True))
     members |= {ONNX_INT8: qdq, CARD_INT8: to_half(for_any_batch(qdq))}
     # Engines of earlier graphs are none of these any more.
-    graphs = Graphs(
+    graphs = ModelFiles(
         {path: content for path, content in members.items() if not path.endswith(".plan")},
         exported.record.input,
         exported.record.head,
@@ -174,7 +181,7 @@ def check_calibration(config: Config) -> None:
 
 def compile_for_cards(
     config: Config, capabilities: Sequence[str] = (), on_step: Step = lambda *_: None
-) -> Exported:
+) -> ExportArtifacts:
     """Add engines of TensorRT for stated compute capabilities; needs no card.
 
     Raises:
@@ -208,10 +215,10 @@ def prove(config: Config, on_step: Step = lambda *_: None) -> ParityResult:
     valid, _ = split_of(config, settings.choose_on)
     device, rule = str(choose_device(config.train.device)), point_rule(config)
 
-    def side(name: str, detector: Detector) -> Side:
+    def side(name: str, detector: Detector) -> ParitySide:
         chosen_on = detect_all(valid, detector, on_image=partial(on_step, f"{name}: points"))
         judged_on = detect_all(test, detector, on_image=partial(on_step, f"{name}: figures"))
-        return Side(judged_on, rule.choose(valid, chosen_on))
+        return ParitySide(judged_on, rule.choose(valid, chosen_on))
 
     path = config.out / FOLDER / "draft.bundle"
     compared, not_measured = [], {}
@@ -258,7 +265,7 @@ def prove(config: Config, on_step: Step = lambda *_: None) -> ParityResult:
     return result
 
 
-def proven(config: Config) -> tuple[Exported, ParityResult]:
+def proven(config: Config) -> tuple[ExportArtifacts, ParityResult]:
     """The graphs and their proof, for a bundle to be made of.
 
     Raises:
@@ -280,13 +287,13 @@ def proven(config: Config) -> tuple[Exported, ParityResult]:
     return exported, result
 
 
-def point_rule(config: Config) -> PointRule:
+def point_rule(config: Config) -> ThresholdRule:
     """What the configured operating points are chosen for."""
     stated = config.evaluate
-    return PointRule(stated.false_positives, stated.sensitivity, stated.floor)
+    return ThresholdRule(stated.false_positives, stated.sensitivity, stated.floor)
 
 
-def split_of(config: Config, name: str) -> tuple[tuple[Entry, ...], str]:
+def split_of(config: Config, name: str) -> tuple[tuple[LabelledImage, ...], str]:
     """The entries of one frozen split of the configured set, and the split's digest.
 
     Raises:
@@ -314,7 +321,7 @@ def _judge(result: ParityResult, config: Config) -> None:
         )
 
 
-def _float_onnx(config: Config, exported: Exported) -> bytes:
+def _float_onnx(config: Config, exported: ExportArtifacts) -> bytes:
     """The f32 graph itself: what the folder holds has its weights rounded to f16."""
     path = config.out / WEIGHTS
     _same_weights(path, exported)
@@ -322,7 +329,7 @@ def _float_onnx(config: Config, exported: Exported) -> bytes:
     return export_onnx(load_model(path, config.train.architecture), spec.height, spec.width)
 
 
-def _same_weights(path: Path, exported: Exported) -> None:
+def _same_weights(path: Path, exported: ExportArtifacts) -> None:
     if not path.is_file():
         raise TrainingError(f"there are no weights {path}", hint="Run `hilum-train run` first.")
     if hashlib.sha256(path.read_bytes()).hexdigest() != exported.record.weights_sha256:
@@ -332,18 +339,18 @@ def _same_weights(path: Path, exported: Exported) -> None:
         )
 
 
-def input_of(entry: Entry, spec: InputSpec) -> tuple[NDArray[np.uint8], Letterbox]:
+def input_of(entry: LabelledImage, spec: InputSpec) -> tuple[NDArray[np.uint8], Letterbox]:
     """What the network takes of an image, u8 (1, 1, H, W), and where in it the image lies."""
     pixels = entry.read()
     fit = Letterbox.fit(pixels.shape[0], pixels.shape[1], spec.height, spec.width)
     return letterbox(pixels, fit, spec.pad_value)[None, None], fit
 
 
-def _metric(record: Record) -> Callable[[Infer, Sequence[Entry]], float]:
+def _metric(record: ExportManifest) -> Callable[[Infer, Sequence[LabelledImage]], float]:
     """mAP@0.5 of whatever runs the graph, through the clinic's own letterbox and findings."""
     floors = [record.head.score_floor] * len(CATALOG)
 
-    def metric(infer: Infer, entries: Sequence[Entry]) -> float:
+    def metric(infer: Infer, entries: Sequence[LabelledImage]) -> float:
         found = []
         for entry in entries:
             batch, fit = input_of(entry, record.input)

@@ -22,20 +22,20 @@ from hilum.manifest import (
     Provenance,
 )
 from training.bundle.layout import BEGUN_MEMBER, EVALUATION_MEMBER, PARITY_MEMBER, SETTINGS_MEMBER
-from training.bundle.writer import VARIANTS, BundleParts, GateParts, write_bundle
+from training.bundle.writer import VARIANTS, BundleContents, ContentCheckFiles, write_bundle
 from training.config import Config
 from training.content_check import train as gates
 from training.data import splits
 from training.errors import TrainingError
-from training.evaluation.parity import Drop, ParityResult, VariantParity
+from training.evaluation.parity import MetricDrop, ParityResult, VariantParity
 from training.evaluation.results import Evaluation
 from training.evaluation.run import JSON
-from training.export.artifacts import Exported
+from training.export.artifacts import ExportArtifacts
 from training.release.golden_images import golden_pictures
-from training.release.model_card import Told, limits_of, release_card
-from training.release.sbom import Made, sbom
+from training.release.model_card import ModelCardData, limits_of, release_card
+from training.release.sbom import SbomInput, sbom
 from training.train import run_manifest as beginnings
-from training.train.run_manifest import Begun
+from training.train.run_manifest import RunManifest
 from training.workflow import export_steps as steps
 
 EVALUATION: Final = "evaluation"
@@ -97,7 +97,7 @@ def make_bundle(config: Config, pictures: Mapping[str, Pixels] | None = None) ->
     evaluation = _evaluation(config, exported, parity)
     shipped = _shipped(config, parity)
     told = _told(config, evaluation, parity, shipped)
-    parts = BundleParts(
+    parts = BundleContents(
         name=config.bundle.name,
         version=config.bundle.version,
         intended_use=config.bundle.intended_use,
@@ -109,7 +109,7 @@ def make_bundle(config: Config, pictures: Mapping[str, Pixels] | None = None) ->
         gate=_gate(config),
         change_control=_change(config, told, begun),
         sbom=sbom(
-            Made(
+            SbomInput(
                 name=config.bundle.name,
                 version=config.bundle.version,
                 intended_use=config.bundle.intended_use,
@@ -135,7 +135,7 @@ def make_bundle(config: Config, pictures: Mapping[str, Pixels] | None = None) ->
         ) from error
 
 
-def _evaluation(config: Config, exported: Exported, parity: ParityResult) -> Evaluation:
+def _evaluation(config: Config, exported: ExportArtifacts, parity: ParityResult) -> Evaluation:
     path = config.out / EVALUATION / JSON
     hint = "Run `hilum-train all`, or `hilum-train evaluate --weights` with this `--out`."
     try:
@@ -183,9 +183,9 @@ def _told(
     evaluation: Evaluation,
     parity: ParityResult,
     shipped: Sequence[VariantParity],
-) -> Told:
+) -> ModelCardData:
     split = splits.load(config.data.split_file or config.data.dataset)
-    return Told(
+    return ModelCardData(
         bundle=config.bundle,
         train=config.train,
         data=config.bundle.data or config.data.dataset.name,
@@ -196,7 +196,7 @@ def _told(
     )
 
 
-def _gate(config: Config) -> GateParts | None:
+def _gate(config: Config) -> ContentCheckFiles | None:
     return gates.load(config.bundle.gate) if config.bundle.gate else None
 
 
@@ -216,7 +216,7 @@ def _credits(config: Config) -> str:
         raise TrainingError(f"cannot read the credits {path}: {error}") from error
 
 
-def _provenance(config: Config, told: Told) -> Provenance:
+def _provenance(config: Config, told: ModelCardData) -> Provenance:
     train = config.train
     base = f"{train.weights.name}, SHA-256 {train.weights_sha256}" if train.weights else ""
     metrics = {
@@ -232,7 +232,7 @@ def _provenance(config: Config, told: Told) -> Provenance:
     )
 
 
-def _change(config: Config, told: Told, begun: Begun) -> ChangeControl:
+def _change(config: Config, told: ModelCardData, begun: RunManifest) -> ChangeControl:
     said = config.bundle
     return ChangeControl(
         plan=said.plan,
@@ -263,7 +263,7 @@ def _results(shipped: Sequence[VariantParity]) -> Iterator[AcceptanceResult]:
             yield _result(_SENSITIVITY, it.name, slug, worst)
 
 
-def _result(bound: str, variant: str, subject: str, drop: Drop) -> AcceptanceResult:
+def _result(bound: str, variant: str, subject: str, drop: MetricDrop) -> AcceptanceResult:
     return AcceptanceResult(
         bound=bound,
         variant=variant,

@@ -43,7 +43,7 @@ Content = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Stage:
     """One step: what it rests on, what it does, which files it leaves in the run's folder."""
 
     name: str
@@ -53,7 +53,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class PipelineResult:
     """What came of all."""
 
     bundle: Bundle
@@ -67,7 +67,7 @@ def run_all(
     pictures: Mapping[str, Pixels] | None = None,
     say: Callable[[str], None] = lambda _: None,
     on_step: Told = lambda *_: None,
-) -> Done:
+) -> PipelineResult:
     """Do what is missing, step by step.
 
     Args:
@@ -104,7 +104,7 @@ def run_all(
         run_id=tracked_run(config),
     )
     say(f"publish: {published.model} version {published.version}, alias {published.alias}")
-    return Done(bundle, published)
+    return PipelineResult(bundle, published)
 
 
 def _refuse_early(config: Config) -> None:
@@ -186,7 +186,7 @@ def _steps(
     pictures: Mapping[str, Pixels] | None,
     say: Callable[[str], None],
     told: Told,
-) -> tuple[Step, ...]:
+) -> tuple[Stage, ...]:
     out = config.out
     evaluation = f"{make_bundle.EVALUATION}/{evaluating.JSON}"
     exported = f"{steps.FOLDER}/{EXPORTED}"
@@ -204,13 +204,13 @@ def _steps(
             say(f"export: no engines for cards ahead of time: {_RTX} is not installed")
 
     return (
-        Step(
+        Stage(
             "run",
             lambda: {"data": _data(config), "train": _of_run(config.train)},
             lambda: train(config),
             (WEIGHTS, run_manifest.FILE),
         ),
-        Step(
+        Stage(
             "evaluate",
             lambda: {
                 "data": _data(config),
@@ -222,7 +222,7 @@ def _steps(
             lambda: evaluate(config, told),
             (evaluation,),
         ),
-        Step(
+        Stage(
             "export",
             lambda: {
                 "data": _data(config),
@@ -234,7 +234,7 @@ def _steps(
             export,
             (exported,),
         ),
-        Step(
+        Stage(
             "parity",
             lambda: {
                 "data": _data(config),
@@ -245,7 +245,7 @@ def _steps(
             lambda: steps.prove(config, told),
             (steps.PARITY,),
         ),
-        Step(
+        Stage(
             "bundle",
             lambda: {
                 "export": _file_digest(out / exported),

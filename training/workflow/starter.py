@@ -199,7 +199,7 @@ def paint(plan: StarterPlan, on_step: Told = lambda *_: None) -> None:
         training, held_out = real.split(real.load(plan.backgrounds, shapes), plan.seed)
         on_step("find lungs", 1, 1)
     parts = [
-        writer.Part(
+        writer.SyntheticPart(
             name,
             Generator(shapes, boxes, training if name == "train" else held_out),
             range(FIRST_SEED[name], FIRST_SEED[name] + count),

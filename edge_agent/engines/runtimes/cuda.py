@@ -25,7 +25,7 @@ Foreign = Any
 """An object of a package without types."""
 
 
-class Card(Protocol):
+class CudaDevice(Protocol):
     """One NVIDIA card. Addresses and stream handles are plain integers.
 
     Whoever calls the methods below `use` is inside `with card.use()`, on that thread.
@@ -83,7 +83,7 @@ def bindings_installed() -> str | None:
     return next((name for name in BINDINGS if _is_there(name)), None)
 
 
-def open_card() -> Card:
+def open_card() -> CudaDevice:
     """The first card of this box, through whichever package is installed.
 
     Raises:
@@ -97,7 +97,7 @@ def open_card() -> Card:
             "uv sync --extra edge --extra tensorrt, or pip install '.[edge,tensorrt]'.",
         )
     with ours("open the card"):
-        return CudaPythonCard() if found == BINDINGS[0] else PyCudaCard()
+        return CudaPythonDevice() if found == BINDINGS[0] else PyCudaDevice()
 
 
 @contextmanager
@@ -111,8 +111,8 @@ def ours(act: str) -> Iterator[None]:
         raise EngineFailed(f"CUDA could not {act}: {error}") from error
 
 
-class CudaPythonCard:
-    """A `Card` through cuda-python's driver interface, which suits every recent driver."""
+class CudaPythonDevice:
+    """A `CudaDevice` through cuda-python's driver interface, which suits every recent driver."""
 
     def __init__(self) -> None:
         """Take the first card's primary context."""
@@ -135,7 +135,7 @@ class CudaPythonCard:
 
     @contextmanager
     def use(self) -> Iterator[None]:
-        """See `Card.use`."""
+        """See `CudaDevice.use`."""
         self._call(self._cuda.cuCtxPushCurrent(self._context))
         try:
             yield
@@ -143,38 +143,38 @@ class CudaPythonCard:
             self._call(self._cuda.cuCtxPopCurrent())
 
     def allocate(self, size_bytes: int) -> int:
-        """See `Card.allocate`."""
+        """See `CudaDevice.allocate`."""
         return int(self._call(self._cuda.cuMemAlloc(size_bytes)))
 
     def free(self, address: int) -> None:
-        """See `Card.free`."""
+        """See `CudaDevice.free`."""
         self._call(self._cuda.cuMemFree(address))
 
     def stream(self) -> int:
-        """See `Card.stream`."""
+        """See `CudaDevice.stream`."""
         kind = self._cuda.CUstream_flags.CU_STREAM_NON_BLOCKING
         return int(self._call(self._cuda.cuStreamCreate(kind)))
 
     def end_stream(self, stream: int) -> None:
-        """See `Card.end_stream`."""
+        """See `CudaDevice.end_stream`."""
         self._call(self._cuda.cuStreamDestroy(stream))
 
     def upload(self, host: Array, address: int, stream: int) -> None:
-        """See `Card.upload`."""
+        """See `CudaDevice.upload`."""
         copy = self._cuda.cuMemcpyHtoDAsync
         self._call(copy(address, host.ctypes.data, host.nbytes, stream))
 
     def download(self, address: int, host: Array, stream: int) -> None:
-        """See `Card.download`."""
+        """See `CudaDevice.download`."""
         copy = self._cuda.cuMemcpyDtoHAsync
         self._call(copy(host.ctypes.data, address, host.nbytes, stream))
 
     def wait(self, stream: int) -> None:
-        """See `Card.wait`."""
+        """See `CudaDevice.wait`."""
         self._call(self._cuda.cuStreamSynchronize(stream))
 
     def close(self) -> None:
-        """See `Card.close`."""
+        """See `CudaDevice.close`."""
         self._call(self._cuda.cuDevicePrimaryCtxRelease(self._device))
 
     def _call(self, answer: tuple[Foreign, ...]) -> Foreign:
@@ -185,8 +185,8 @@ class CudaPythonCard:
         return results[0] if results else None
 
 
-class PyCudaCard:
-    """A `Card` through pycuda."""
+class PyCudaDevice:
+    """A `CudaDevice` through pycuda."""
 
     def __init__(self) -> None:
         """Take the first card's primary context."""
@@ -202,7 +202,7 @@ class PyCudaCard:
 
     @contextmanager
     def use(self) -> Iterator[None]:
-        """See `Card.use`."""
+        """See `CudaDevice.use`."""
         self._context.push()
         try:
             yield
@@ -210,39 +210,39 @@ class PyCudaCard:
             self._cuda.Context.pop()
 
     def allocate(self, size_bytes: int) -> int:
-        """See `Card.allocate`."""
+        """See `CudaDevice.allocate`."""
         memory = self._cuda.mem_alloc(size_bytes)
         self._memory[int(memory)] = memory
         return int(memory)
 
     def free(self, address: int) -> None:
-        """See `Card.free`."""
+        """See `CudaDevice.free`."""
         self._memory.pop(address).free()
 
     def stream(self) -> int:
-        """See `Card.stream`."""
+        """See `CudaDevice.stream`."""
         stream = self._cuda.Stream()
         self._streams[int(stream.handle)] = stream
         return int(stream.handle)
 
     def end_stream(self, stream: int) -> None:
-        """See `Card.end_stream`."""
+        """See `CudaDevice.end_stream`."""
         del self._streams[stream]
 
     def upload(self, host: Array, address: int, stream: int) -> None:
-        """See `Card.upload`."""
+        """See `CudaDevice.upload`."""
         self._cuda.memcpy_htod_async(address, host, self._streams[stream])
 
     def download(self, address: int, host: Array, stream: int) -> None:
-        """See `Card.download`."""
+        """See `CudaDevice.download`."""
         self._cuda.memcpy_dtoh_async(host, address, self._streams[stream])
 
     def wait(self, stream: int) -> None:
-        """See `Card.wait`."""
+        """See `CudaDevice.wait`."""
         self._streams[stream].synchronize()
 
     def close(self) -> None:
-        """See `Card.close`."""
+        """See `CudaDevice.close`."""
         self._context.detach()
 
 

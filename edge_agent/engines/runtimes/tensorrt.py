@@ -24,12 +24,12 @@ from edge_agent.engines.base import MAX_BATCH, Pixels, RawOutputs, in_runs
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.compiled_cache import CompiledCache
 from edge_agent.engines.hardware import nvidia_cards
-from edge_agent.engines.runtimes.cuda import Card, open_card, ours
+from edge_agent.engines.runtimes.cuda import CudaDevice, open_card, ours
 from edge_agent.engines.runtimes.tensorrt_runtime import (
     ANY,
-    LoadedPlan,
-    Port,
+    ExecutionContext,
     Runtime,
+    TensorInfo,
     open_runtime,
 )
 from edge_agent.errors import BundleInvalid, EngineFailed
@@ -58,7 +58,7 @@ class TensorRtEngine:
         options: TensorRtOptions = DEFAULT_OPTIONS,
         *,
         runtime: Runtime | None = None,
-        card: Card | None = None,
+        card: CudaDevice | None = None,
     ) -> None:
         """Load or compile one of the bundle's variants and run it once.
 
@@ -133,7 +133,7 @@ class TensorRtEngine:
 class _Session:
     """A loaded plan with its memory on the card and a stream. The card is in use throughout."""
 
-    def __init__(self, card: Card, plan: LoadedPlan, manifest: Manifest) -> None:
+    def __init__(self, card: CudaDevice, plan: ExecutionContext, manifest: Manifest) -> None:
         source, result = _check_form(plan.ports, manifest)
         self._card, self._plan = card, plan
         self._shape = result.shape[1:]
@@ -189,9 +189,9 @@ def _plan(
     bundle: Bundle,
     variant: EngineVariant,
     runtime: Runtime,
-    card: Card,
+    card: CudaDevice,
     options: TensorRtOptions,
-) -> LoadedPlan:
+) -> ExecutionContext:
     target = target_for(variant, runtime, card.capability)
     if target is not None:
         return runtime.load(bundle.read(target.model))
@@ -214,7 +214,7 @@ def _plan(
     return runtime.load(content)
 
 
-def _check_form(ports: tuple[Port, ...], manifest: Manifest) -> tuple[Port, Port]:
+def _check_form(ports: tuple[TensorInfo, ...], manifest: Manifest) -> tuple[TensorInfo, TensorInfo]:
     spec, rows = manifest.input, BOX_ROWS + len(manifest.findings)
     sources = [port for port in ports if port.is_input]
     results = [port for port in ports if not port.is_input]

@@ -39,7 +39,7 @@ _CONVOLUTIONS: Final = {"correlation", "conv", "Convolution", "CaskConvolution"}
 
 
 @dataclass(frozen=True, slots=True)
-class Port:
+class TensorInfo:
     """An input or output of a plan: `dtype` by numpy's name; a first size of `ANY` is open."""
 
     name: str
@@ -70,11 +70,11 @@ class Plan:
     layers: tuple[Layer, ...]
 
 
-class LoadedPlan(Protocol):
+class ExecutionContext(Protocol):
     """A plan on the card."""
 
     @property
-    def ports(self) -> tuple[Port, ...]:
+    def ports(self) -> tuple[TensorInfo, ...]:
         """Its inputs and outputs."""
         ...
 
@@ -123,7 +123,7 @@ class Runtime(Protocol):
         """
         ...
 
-    def load(self, plan: bytes) -> LoadedPlan:
+    def load(self, plan: bytes) -> ExecutionContext:
         """Put a plan on the card of the current context.
 
         Raises:
@@ -206,7 +206,7 @@ class TensorRt:
         if config.add_optimization_profile(profile) < 0:
             raise EngineFailed(f"{self.package} refuses batches: {self._log.last_error}")
 
-    def load(self, plan: bytes) -> LoadedPlan:
+    def load(self, plan: bytes) -> ExecutionContext:
         """See `Runtime.load`."""
         self._log.lines.clear()
         engine = self._trt.Runtime(self._log).deserialize_cuda_engine(plan)
@@ -248,13 +248,13 @@ class TensorRt:
 
 
 class _Loaded:
-    """A `LoadedPlan`; keeps the engine alive for as long as its context."""
+    """A `ExecutionContext`; keeps the engine alive for as long as its context."""
 
     def __init__(self, trt: Foreign, engine: Foreign, context: Foreign) -> None:
         self._engine, self._context = engine, context
         names = [engine.get_tensor_name(k) for k in range(engine.num_io_tensors)]
         self.ports = tuple(
-            Port(
+            TensorInfo(
                 name,
                 str(trt.nptype(engine.get_tensor_dtype(name)).__name__),
                 tuple(engine.get_tensor_shape(name)),

@@ -11,13 +11,20 @@ from typing import Final, TypeVar
 
 from edge_agent.core.engine_selection import (
     BatchPolicy,
-    Decision,
-    Measurement,
-    Trial,
+    BenchmarkResult,
+    Selection,
+    ThroughputTrial,
     arrange,
     decide,
 )
-from edge_agent.engines.selection.probe import Job, Opened, Probe, ProbeFailed, Start, Timing
+from edge_agent.engines.selection.probe import (
+    Probe,
+    ProbeFactory,
+    ProbeFailed,
+    ProbeJob,
+    ProbeReady,
+    TimingRequest,
+)
 
 BATCHES: Final = (2, 4, 8)
 """Batches that are tried where an engine takes several images in one run."""
@@ -30,7 +37,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
-class Effort:
+class BenchmarkBudget:
     """How long measuring may take.
 
     Up to `rounds` rounds, fewer once `budget_s` has passed, but at least `least_rounds`. An engine
@@ -44,21 +51,26 @@ class Effort:
     call_s: float = 60.0
 
 
-DEFAULT_EFFORT: Final = Effort()
+DEFAULT_EFFORT: Final = BenchmarkBudget()
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class BenchmarkReport:
     """Which candidate, why, how images are given to it, and what every candidate showed."""
 
-    decision: Decision
+    decision: Selection
     batch: BatchPolicy
-    candidates: tuple[Measurement, ...]
+    candidates: tuple[BenchmarkResult, ...]
 
 
 def measure(
-    jobs: Sequence[Job], *, wanted: bool, cores: int, effort: Effort, start: Start
-) -> Measured:
+    jobs: Sequence[ProbeJob],
+    *,
+    wanted: bool,
+    cores: int,
+    effort: BenchmarkBudget,
+    start: ProbeFactory,
+) -> BenchmarkReport:
     """Try the candidates, decide between them, then find out how to use the chosen one.
 
     Args:
@@ -73,7 +85,7 @@ def measure(
     """
     with ExitStack() as probes:
         sound, problems = _open_all(jobs, effort, start, probes)
-        acts = {job: _timer(probe, Timing(0), effort) for job, (probe, _) in sound.items()}
+        acts = {job: _timer(probe, TimingRequest(0), effort) for job, (probe, _) in sound.items()}
         medians, failures = _in_turns(acts, effort)
         candidates = tuple(_measurement(job, medians, problems | failures) for job in jobs)
         decision = decide(candidates, wanted=wanted)
@@ -82,16 +94,16 @@ def measure(
             if job is not chosen:
                 probe.end()  # What is tried next may need the memory.
         batch = _best_use(chosen, *sound[chosen], cores=cores, effort=effort, start=start)
-    return Measured(decision, batch, candidates)
+    return BenchmarkReport(decision, batch, candidates)
 
 
 def _open_all(
-    jobs: Sequence[Job], effort: Effort, start: Start, probes: ExitStack
-) -> tuple[dict[Job, tuple[Probe, Opened]], dict[Job, ProbeFailed]]:
+    jobs: Sequence[ProbeJob], effort: BenchmarkBudget, start: ProbeFactory, probes: ExitStack
+) -> tuple[dict[ProbeJob, tuple[Probe, ProbeReady]], dict[ProbeJob, ProbeFailed]]:
     """Those that are ready and agree with the golden cases, and what is wrong with the others."""
-    started: dict[Job, Probe] = {}
-    sound: dict[Job, tuple[Probe, Opened]] = {}
-    problems: dict[Job, ProbeFailed] = {}
+    started: dict[ProbeJob, Probe] = {}
+    sound: dict[ProbeJob, tuple[Probe, ProbeReady]] = {}
+    problems: dict[ProbeJob, ProbeFailed] = {}
     until = time.monotonic() + effort.open_s
     for job in jobs:
         try:
@@ -108,51 +120,59 @@ def _open_all(
     return sound, problems
 
 
-def _agreeing(opened: Opened) -> Opened:
+def _agreeing(opened: ProbeReady) -> ProbeReady:
     if opened.problems:
         raise ProbeFailed(f"disagrees with the golden cases ({opened.problems})")
     return opened
 
 
 def _measurement(
-    job: Job, medians: Mapping[Job, float], problems: Mapping[Job, ProbeFailed]
-) -> Measurement:
+    job: ProbeJob, medians: Mapping[ProbeJob, float], problems: Mapping[ProbeJob, ProbeFailed]
+) -> BenchmarkResult:
     if (problem := problems.get(job)) is not None:
-        return Measurement(job.variant, None, str(problem), problem.lasting)
-    return Measurement(job.variant, medians[job])
+        return BenchmarkResult(job.variant, None, str(problem), problem.lasting)
+    return BenchmarkResult(job.variant, medians[job])
 
 
 def _best_use(
-    job: Job, probe: Probe, opened: Opened, *, cores: int, effort: Effort, start: Start
+    job: ProbeJob,
+    probe: Probe,
+    opened: ProbeReady,
+    *,
+    cores: int,
+    effort: BenchmarkBudget,
+    start: ProbeFactory,
 ) -> BatchPolicy:
     """One image at a time, in batches, or side by side: whatever brings most of them through."""
     acts: dict[tuple[BatchPolicy, int], Act] = {}  # By policy and images in the engine at once.
     for images in (1, *BATCHES):
         if images <= opened.max_batch:
-            acts[BatchPolicy(max_batch=images), images] = _timer(probe, Timing(0, images), effort)
+            acts[BatchPolicy(max_batch=images), images] = _timer(
+                probe, TimingRequest(0, images), effort
+            )
     with ExitStack() as probes:
         if cores >= PARALLEL:  # Takes an engine of its own, opened for it.
             beside = BatchPolicy(parallel_requests=PARALLEL)
             ready, _ = _open_all([replace(job, parallel_requests=PARALLEL)], effort, start, probes)
             for other, _ in ready.values():
-                acts[beside, PARALLEL] = _timer(other, Timing(0, calls=PARALLEL), effort)
-                acts[beside, 1] = _timer(other, Timing(0), effort)
+                acts[beside, PARALLEL] = _timer(other, TimingRequest(0, calls=PARALLEL), effort)
+                acts[beside, 1] = _timer(other, TimingRequest(0), effort)
         medians, _ = _in_turns(acts, effort)
     return arrange(
         [
-            Trial(policy, images * 1e3 / ms, medians.get((policy, 1), ms))
+            ThroughputTrial(policy, images * 1e3 / ms, medians.get((policy, 1), ms))
             for (policy, images), ms in medians.items()
             if images == policy.max_batch * policy.parallel_requests
         ]
     )
 
 
-def _timer(probe: Probe, timing: Timing, effort: Effort) -> Act:
+def _timer(probe: Probe, timing: TimingRequest, effort: BenchmarkBudget) -> Act:
     return lambda number: probe.time(replace(timing, number=number), effort.call_s)
 
 
 def _in_turns(
-    acts: Mapping[Key, Act], effort: Effort
+    acts: Mapping[Key, Act], effort: BenchmarkBudget
 ) -> tuple[dict[Key, float], dict[Key, ProbeFailed]]:
     """Each act's median, and what failed instead. The first round only warms up.
 

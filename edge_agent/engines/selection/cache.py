@@ -13,7 +13,7 @@ from typing import Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edge_agent.core.engine_selection import BatchPolicy, Measurement
+from edge_agent.core.engine_selection import BatchPolicy, BenchmarkResult
 from edge_agent.engines.hardware import Hardware
 from edge_agent.system.private_files import keep_newest, private_folder, write_private
 
@@ -23,7 +23,7 @@ _MAX_BYTES: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
-class Circumstances:
+class SelectionKey:
     """All that a choice depends on. `runtimes` are versions by name, `candidates` in order."""
 
     hardware: Hardware
@@ -38,7 +38,7 @@ class Circumstances:
         return json.dumps(asdict(self), sort_keys=True)
 
 
-class Remembered(BaseModel):
+class CachedSelection(BaseModel):
     """A choice as it is written down."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -47,7 +47,7 @@ class Remembered(BaseModel):
     circumstances: str
     variant: str
     reason: str
-    measured: tuple[Measurement, ...]
+    measured: tuple[BenchmarkResult, ...]
     max_batch: int = Field(ge=1, le=64)
     parallel_requests: int = Field(ge=1, le=64)
 
@@ -58,7 +58,7 @@ class Remembered(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Choices:
+class SelectionCache:
     """A private folder of choices, one file for each set of circumstances."""
 
     folder: Path
@@ -73,23 +73,23 @@ class Choices:
         private_folder(folder)
         return cls(folder)
 
-    def load(self, circumstances: Circumstances) -> Remembered | None:
+    def load(self, circumstances: SelectionKey) -> CachedSelection | None:
         """What was chosen before; None if nothing was, or the file is damaged or foreign."""
         try:
-            kept = Remembered.model_validate_json(_read_own(self._path(circumstances)))
+            kept = CachedSelection.model_validate_json(_read_own(self._path(circumstances)))
         except (OSError, ValidationError):
             return None
         fits = kept.circumstances == circumstances.as_text()
         return kept if fits and kept.variant in circumstances.candidates else None
 
-    def store(self, kept: Remembered, circumstances: Circumstances) -> None:
+    def store(self, kept: CachedSelection, circumstances: SelectionKey) -> None:
         """Keep a choice for next time. A full or broken disk costs only the time saved."""
         with suppress(OSError):
             content = kept.model_dump_json(indent=2) + "\n"
             write_private(self._path(circumstances), content.encode())
             keep_newest(self.folder, KEEP)
 
-    def _path(self, circumstances: Circumstances) -> Path:
+    def _path(self, circumstances: SelectionKey) -> Path:
         return self.folder / f"{hashlib.sha256(circumstances.as_text().encode()).hexdigest()}.json"
 
 

@@ -25,7 +25,7 @@ _END_LIMIT_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class ProbeJob:
     """What to try. `opener` names a function like `engines.runtimes.open_engine`."""
 
     bundle: str
@@ -38,7 +38,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class ProbeReady:
     """An engine that is warm. `problems` says where it disagrees with the golden cases."""
 
     problems: str
@@ -46,7 +46,7 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True)
-class Timing:
+class TimingRequest:
     """What to time: `calls` at once, of `images` each. `number` makes one unlike the next."""
 
     number: int
@@ -65,11 +65,11 @@ class ProbeFailed(Exception):
 class Probe(Protocol):
     """One candidate on trial."""
 
-    def opened(self, until: float) -> Opened:
+    def opened(self, until: float) -> ProbeReady:
         """Wait for the engine, at most until `time.monotonic()` says so, or ProbeFailed."""
         ...
 
-    def time(self, timing: Timing, limit_s: float) -> float:
+    def time(self, timing: TimingRequest, limit_s: float) -> float:
         """Milliseconds from the first call's start to the last one's end, or ProbeFailed."""
         ...
 
@@ -78,13 +78,13 @@ class Probe(Protocol):
         ...
 
 
-Start = Callable[[Job], Probe]
+ProbeFactory = Callable[[ProbeJob], Probe]
 
 
 class ProbeProcess:
     """A `Probe` in a process of its own."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: ProbeJob) -> None:
         """Start the process; it opens the engine at once."""
         ours, theirs = socket.socketpair()
         with theirs:
@@ -101,11 +101,11 @@ class ProbeProcess:
         self._channel: Connection[bytes, bytes] = Connection(ours.detach())
         self._send(job)
 
-    def opened(self, until: float) -> Opened:
+    def opened(self, until: float) -> ProbeReady:
         """See `Probe.opened`."""
-        return Opened(**self._receive(max(0.0, until - time.monotonic()), "get ready"))
+        return ProbeReady(**self._receive(max(0.0, until - time.monotonic()), "get ready"))
 
-    def time(self, timing: Timing, limit_s: float) -> float:
+    def time(self, timing: TimingRequest, limit_s: float) -> float:
         """See `Probe.time`."""
         self._send(timing)
         return float(self._receive(limit_s, "answer")["ms"])
@@ -116,7 +116,7 @@ class ProbeProcess:
         self._process.wait(_END_LIMIT_S)
         self._channel.close()
 
-    def _send(self, message: Job | Timing) -> None:
+    def _send(self, message: ProbeJob | TimingRequest) -> None:
         with suppress(OSError):  # It has ended; that is noticed when no answer comes.
             self._channel.send_bytes(json.dumps(asdict(message)).encode())
 

@@ -26,7 +26,7 @@ from edge_agent.core.engine_selection import BatchPolicy
 from edge_agent.engines.base import Engine, Pixels
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.golden import read_picture, run_golden
-from edge_agent.engines.selection.probe import Job, Opened, Timing
+from edge_agent.engines.selection.probe import ProbeJob, ProbeReady, TimingRequest
 from edge_agent.errors import BundleInvalid, HilumError
 
 _NICENESS: Final = 5
@@ -47,12 +47,12 @@ def main() -> None:
 
 def _serve(channel: Connection[bytes, bytes]) -> None:
     try:
-        bench, opened = _open(Job(**json.loads(channel.recv_bytes())))
+        bench, opened = _open(ProbeJob(**json.loads(channel.recv_bytes())))
     except Exception as error:  # noqa: BLE001  # any library's: it belongs in the answer
         return _send(channel, _failure(error))
     _send(channel, asdict(opened))
     while True:
-        timing = Timing(**json.loads(channel.recv_bytes()))
+        timing = TimingRequest(**json.loads(channel.recv_bytes()))
         try:
             answer = {"ms": bench.time(timing)}
         except Exception as error:  # noqa: BLE001  # any library's: it belongs in the answer
@@ -60,7 +60,7 @@ def _serve(channel: Connection[bytes, bytes]) -> None:
         _send(channel, answer)
 
 
-class Bench:
+class EngineTimer:
     """An engine and the golden pictures that it is timed on."""
 
     def __init__(self, engine: Engine, pictures: list[Pixels], threads: int) -> None:
@@ -68,7 +68,7 @@ class Bench:
         self._pictures = pictures
         self._pool = ThreadPoolExecutor(threads)
 
-    def time(self, timing: Timing) -> float:
+    def time(self, timing: TimingRequest) -> float:
         """Milliseconds from the first call's start to the last one's end."""
         batches = [self._batch(timing, call) for call in range(timing.calls)]
         if timing.calls == 1:
@@ -80,7 +80,7 @@ class Bench:
             done.result()
         return (time.perf_counter() - start) * 1e3
 
-    def _batch(self, timing: Timing, call: int) -> Pixels:
+    def _batch(self, timing: TimingRequest, call: int) -> Pixels:
         first = timing.number + call * timing.images
         chosen = [
             self._pictures[k % len(self._pictures)] for k in range(first, first + timing.images)
@@ -88,7 +88,7 @@ class Bench:
         return np.stack(chosen)[:, None]
 
 
-def _open(job: Job) -> tuple[Bench, Opened]:
+def _open(job: ProbeJob) -> tuple[EngineTimer, ProbeReady]:
     module, _, name = job.opener.partition(":")
     open_engine = getattr(importlib.import_module(module), name)
     bundle = Bundle.open(Path(job.bundle))
@@ -105,8 +105,8 @@ def _open(job: Job) -> tuple[Bench, Opened]:
     problems = "; ".join(f"{it.case}: {', '.join(it.problems)}" for it in failed)
     spec = bundle.manifest.input
     pictures = [read_picture(bundle.read(case.image), spec) for case in bundle.golden.cases]
-    opened = Opened(problems=problems[:_MAX_WORDS], max_batch=engine.max_batch)
-    return Bench(engine, pictures, job.parallel_requests), opened
+    opened = ProbeReady(problems=problems[:_MAX_WORDS], max_batch=engine.max_batch)
+    return EngineTimer(engine, pictures, job.parallel_requests), opened
 
 
 def _failure(error: Exception) -> dict[str, Any]:

@@ -12,13 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from edge_agent.core.engine_selection import BatchPolicy, Measurement, NoneAgrees
+from edge_agent.core.engine_selection import BatchPolicy, BenchmarkResult, NoEngineAgrees
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.hardware import Hardware
 from edge_agent.engines.runtimes.factory import runtime_version
-from edge_agent.engines.selection.benchmark import DEFAULT_EFFORT, Effort, Measured, measure
-from edge_agent.engines.selection.cache import Choices, Circumstances, Remembered
-from edge_agent.engines.selection.probe import Job, ProbeProcess, Start
+from edge_agent.engines.selection.benchmark import (
+    DEFAULT_EFFORT,
+    BenchmarkBudget,
+    BenchmarkReport,
+    measure,
+)
+from edge_agent.engines.selection.cache import CachedSelection, SelectionCache, SelectionKey
+from edge_agent.engines.selection.probe import ProbeFactory, ProbeJob, ProbeProcess
 from edge_agent.errors import BundleInvalid, ConfigInvalid, EngineFailed
 from hilum.manifest import EngineVariant
 
@@ -26,7 +31,7 @@ AUTO: Final = "auto"
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class EngineSelection:
     """What runs here: a variant, how images are given to it, and why.
 
     `measured` holds every candidate in the bundle's order; `remembered` says that all of this was
@@ -35,7 +40,7 @@ class Choice:
 
     variant: EngineVariant
     reason: str
-    measured: tuple[Measurement, ...]
+    measured: tuple[BenchmarkResult, ...]
     batch: BatchPolicy
     remembered: bool
 
@@ -47,9 +52,9 @@ def choose(
     *,
     wanted: str = AUTO,
     without: Collection[str] = (),
-    effort: Effort = DEFAULT_EFFORT,
-    start: Start = ProbeProcess,
-) -> Choice:
+    effort: BenchmarkBudget = DEFAULT_EFFORT,
+    start: ProbeFactory = ProbeProcess,
+) -> EngineSelection:
     """Choose the engine variant for this box. Blocks for seconds unless it is remembered.
 
     Args:
@@ -67,7 +72,7 @@ def choose(
         EngineFailed: no candidate says what the golden cases say; the message tells of each.
     """
     candidates = _candidates(bundle, wanted, without)
-    circumstances = Circumstances(
+    circumstances = SelectionKey(
         hardware=Hardware.here(),
         runtimes={it.runtime: runtime_version(it.runtime) or "" for it in candidates},
         bundle_digest=bundle.digest,
@@ -75,18 +80,20 @@ def choose(
         wanted=wanted,
         threads=threads,
     )
-    choices = Choices.open(cache_dir / "choices")
+    choices = SelectionCache.open(cache_dir / "choices")
     if kept := choices.load(circumstances):
         variant = bundle.variant(kept.variant)
-        return Choice(variant, kept.reason, kept.measured, kept.batch, remembered=True)
+        return EngineSelection(variant, kept.reason, kept.measured, kept.batch, remembered=True)
     jobs = [
-        Job(str(bundle.path.absolute()), bundle.digest, it.name, threads, str(cache_dir.absolute()))
+        ProbeJob(
+            str(bundle.path.absolute()), bundle.digest, it.name, threads, str(cache_dir.absolute())
+        )
         for it in candidates
     ]
     cores = threads or circumstances.hardware.cores
     try:
         found = measure(jobs, wanted=wanted != AUTO, cores=cores, effort=effort, start=start)
-    except NoneAgrees as error:
+    except NoEngineAgrees as error:
         raise EngineFailed(
             f"no engine of this bundle gives sound answers on this box: {error}",
             hint="This processor, or a runtime on it, does not compute what the bundle's makers "
@@ -95,11 +102,13 @@ def choose(
     if all(it.lasting for it in found.candidates):
         choices.store(_to_remember(found, circumstances), circumstances)
     variant = bundle.variant(found.decision.variant)
-    return Choice(variant, found.decision.reason, found.candidates, found.batch, remembered=False)
+    return EngineSelection(
+        variant, found.decision.reason, found.candidates, found.batch, remembered=False
+    )
 
 
-def _to_remember(found: Measured, circumstances: Circumstances) -> Remembered:
-    return Remembered(
+def _to_remember(found: BenchmarkReport, circumstances: SelectionKey) -> CachedSelection:
+    return CachedSelection(
         circumstances=circumstances.as_text(),
         variant=found.decision.variant,
         reason=found.decision.reason,

@@ -14,7 +14,7 @@ from PIL import Image
 
 from edge_agent.imaging.codecs.call import decoded
 from edge_agent.imaging.errors import corrupt, truncated
-from edge_agent.imaging.pixel_format import BYTE, Frame, PixelFormat, sign_extended
+from edge_agent.imaging.pixel_format import BYTE, EncodedFrame, PixelFormat, sign_extended
 from edge_agent.imaging.presentation import Stored
 
 # Decoder threads within one image; how many images are decoded at once is the caller's concern.
@@ -28,7 +28,7 @@ _MAX_SEGMENTS = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Jpeg2000Facts:
+class Jpeg2000Header:
     """What a JPEG 2000 codestream declares (ITU-T T.800 A.5.1, A.6.1)."""
 
     rows: int
@@ -40,7 +40,7 @@ class Jpeg2000Facts:
     at_origin: bool
 
 
-def decode_jpeg2000(frame: Frame) -> Stored:
+def decode_jpeg2000(frame: EncodedFrame) -> Stored:
     """Decode JPEG 2000 or HTJ2K: by imagecodecs, or at a reduced resolution by Pillow.
 
     Both call OpenJPEG. imagecodecs' OpenJPH is a little faster with HTJ2K, but where it fails half
@@ -63,7 +63,7 @@ def decode_jpeg2000(frame: Frame) -> Stored:
     return _signed_as_declared(pixels, facts, frame.format)
 
 
-def _reduction(facts: Jpeg2000Facts, frame: Frame) -> int:
+def _reduction(facts: Jpeg2000Header, frame: EncodedFrame) -> int:
     """How many times the resolution may be halved and still suffice."""
     form = frame.format
     # Where the signs differ the values wrap around, and an average of wrapped values is none.
@@ -80,7 +80,7 @@ def _reduction(facts: Jpeg2000Facts, frame: Frame) -> int:
     return reduction
 
 
-def _reduced(data: memoryview, facts: Jpeg2000Facts, reduction: int) -> NDArray[Any]:
+def _reduced(data: memoryview, facts: Jpeg2000Header, reduction: int) -> NDArray[Any]:
     """Decode at 1/2**reduction of the size; imagecodecs has no such option, Pillow has."""
     height, width = (n + (1 << reduction) - 1 >> reduction for n in (facts.rows, facts.columns))
     pixels: NDArray[Any] = decoded(_by_pillow, data, reduction, height, width)
@@ -106,7 +106,7 @@ def _by_pillow(data: memoryview, reduction: int, height: int, width: int) -> NDA
         return np.asarray(image)[:height, :width]
 
 
-def _signed_as_declared(pixels: NDArray[Any], facts: Jpeg2000Facts, form: PixelFormat) -> Stored:
+def _signed_as_declared(pixels: NDArray[Any], facts: Jpeg2000Header, form: PixelFormat) -> Stored:
     """Settle where codestream and data set disagree on the sign: the data set is right.
 
     The codestream's precision counts, not BitsStored: writers get the one wrong, decoders cannot.
@@ -128,7 +128,7 @@ def unwrap_jp2(data: bytes | memoryview) -> memoryview:
     return view[start + 4 :] if start > 0 else view
 
 
-def read_jpeg2000(data: memoryview) -> Jpeg2000Facts:
+def read_jpeg2000(data: memoryview) -> Jpeg2000Header:
     """Read the main header and make sure that the picture has an end.
 
     Raises:
@@ -152,7 +152,7 @@ def read_jpeg2000(data: memoryview) -> Jpeg2000Facts:
     # Padding to an even length may follow the end marker.
     if b"\xff\xd9" not in bytes(data[-_TAIL:]):
         raise truncated("the picture has no end")
-    return Jpeg2000Facts(
+    return Jpeg2000Header(
         rows=rows,
         columns=columns,
         components=components,

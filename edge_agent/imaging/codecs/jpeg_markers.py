@@ -22,7 +22,7 @@ _MAX_SEGMENTS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
-class JpegFacts:
+class JpegHeader:
     """What a JPEG or JPEG-LS codestream declares (ITU-T T.81 B.2, T.87 C.2).
 
     `process` is the frame's marker: 0xC0 baseline, 0xC1 extended, 0xC2 progressive, 0xC3
@@ -46,7 +46,7 @@ class JpegFacts:
     exif: bytes = b""
 
 
-def read_jpeg(data: bytes | memoryview) -> JpegFacts:
+def read_jpeg(data: bytes | memoryview) -> JpegHeader:
     """Read the markers up to the first scan and make sure that the picture has an end.
 
     Raises:
@@ -81,7 +81,7 @@ def read_jpeg(data: bytes | memoryview) -> JpegFacts:
                 raise truncated("the picture has no end")
             if data.count(b"\xff\xda", after) > _MAX_SCANS:
                 raise corrupt("it has more scans than any radiograph")
-            return JpegFacts(
+            return JpegHeader(
                 *frame,
                 sampling=sampling,
                 scan=after,

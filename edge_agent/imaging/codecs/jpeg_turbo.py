@@ -11,7 +11,7 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from edge_agent.imaging.codecs.call import decoded
-from edge_agent.imaging.codecs.jpeg_markers import LOSSLESS, JpegFacts
+from edge_agent.imaging.codecs.jpeg_markers import LOSSLESS, JpegHeader
 from edge_agent.imaging.errors import check_shape
 
 _BYTE, _COLOURS = 8, 3
@@ -21,7 +21,7 @@ _SAMPLINGS = frozenset(bytes((first, 0x11, 0x11)) for first in (0x11, 0x21, 0x22
 _ADOBE = bytes.fromhex("ffee000e") + b"Adobe" + bytes.fromhex("006400000000")
 
 
-def is_jpeg8(facts: JpegFacts) -> bool:
+def is_jpeg8(facts: JpegHeader) -> bool:
     """Whether this decoder knows how: 8 bits, grey, or colour that is neither lossless nor odd."""
     if facts.process not in _PROCESSES or facts.precision != _BYTE or facts.revision != 1:
         return False
@@ -35,7 +35,7 @@ def with_colours_told(data: bytes, *, rgb: bool) -> bytes:
     return data[:2] + _ADOBE + bytes((0 if rgb else 1,)) + data[2:]
 
 
-def decode_jpeg8(data: bytes | memoryview, facts: JpegFacts, factor: int = 1) -> NDArray[np.uint8]:
+def decode_jpeg8(data: bytes | memoryview, facts: JpegHeader, factor: int = 1) -> NDArray[np.uint8]:
     """The picture's luminance.
 
     Args:

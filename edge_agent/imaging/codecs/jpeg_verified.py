@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.imaging.codecs.call import decoded
-from edge_agent.imaging.codecs.jpeg_markers import LOSSLESS, JpegFacts
+from edge_agent.imaging.codecs.jpeg_markers import LOSSLESS, JpegHeader
 from edge_agent.imaging.errors import check_shape, corrupt
 
 # Baseline, extended and lossless; a progressive picture's last bits tell of all of it.
@@ -31,7 +31,7 @@ _PART = 1 << 20
 _MORE = bytes(range(0xFF)) * 4
 
 
-def decode_other_jpeg(data: bytes | memoryview, facts: JpegFacts, **options: str) -> NDArray[Any]:
+def decode_other_jpeg(data: bytes | memoryview, facts: JpegHeader, **options: str) -> NDArray[Any]:
     """The picture's samples.
 
     Args:
@@ -53,7 +53,7 @@ def decode_other_jpeg(data: bytes | memoryview, facts: JpegFacts, **options: str
 
 
 def _ends_with_its_data(
-    pixels: NDArray[Any], data: bytes | memoryview, facts: JpegFacts, options: dict[str, str]
+    pixels: NDArray[Any], data: bytes | memoryview, facts: JpegHeader, options: dict[str, str]
 ) -> bool:
     samples = pixels.ravel()
     same = max(0, samples.size - _last(facts, pixels))
@@ -77,7 +77,7 @@ def _equal(samples: NDArray[Any], others: NDArray[Any]) -> bool:
     return all(np.array_equal(samples[i : i + _PART], others[i : i + _PART]) for i in parts)
 
 
-def _last(facts: JpegFacts, pixels: NDArray[Any]) -> int:
+def _last(facts: JpegHeader, pixels: NDArray[Any]) -> int:
     """How many samples, in the order of rows, the last bytes may tell of."""
     if facts.process == LOSSLESS:
         return _LAST_SAMPLES * facts.components
@@ -85,7 +85,7 @@ def _last(facts: JpegFacts, pixels: NDArray[Any]) -> int:
     return rows * (pixels.size // facts.rows)
 
 
-def _with_another_end(data: bytes, facts: JpegFacts, flips: int) -> bytes:
+def _with_another_end(data: bytes, facts: JpegHeader, flips: int) -> bytes:
     """The codestream with these bits of its last bytes flipped, and more bytes than there were."""
     end = facts.end
     while data[end - 2 : end] in _RESTARTS:

@@ -11,7 +11,7 @@ import unicodedata
 
 from edge_agent.core.radiograph import ImageWarning
 from edge_agent.imaging.dicom import tags
-from edge_agent.imaging.dicom.header import Header
+from edge_agent.imaging.dicom.header import DicomHeader
 from edge_agent.imaging.errors import refused
 from hilum.codes import ErrorCode, WarningCode
 
@@ -91,7 +91,7 @@ def warn(code: WarningCode) -> ImageWarning:
     return ImageWarning(code, WARNINGS[code])
 
 
-def check_kind(header: Header) -> None:
+def check_kind(header: DicomHeader) -> None:
     """Refuse what is not a chest radiograph made for looking at, as far as the header tells.
 
     Raises:
@@ -125,7 +125,7 @@ def is_radiograph(sop_class: str) -> bool:
     return sop_class in _RADIOGRAPHS or sop_class in _SECONDARY_CAPTURES
 
 
-def _check_body_part(header: Header) -> None:
+def _check_body_part(header: DicomHeader) -> None:
     body_part = header.text(tags.BODY_PART_EXAMINED)
     told = [] if _folded(body_part) in _UNTOLD_BODY else [is_chest(body_part)]
     for region in header.items(tags.ANATOMIC_REGION_SEQUENCE):
@@ -152,7 +152,7 @@ def _folded(text: str) -> str:
     return "".join(letter for letter in decomposed if not unicodedata.combining(letter)).strip()
 
 
-def view_position(header: Header) -> str:
+def view_position(header: DicomHeader) -> str:
     """PA, AP, LL, RL or what else the header says; empty where it does not say."""
     position = header.text(tags.VIEW_POSITION).upper().split()
     if position:
@@ -176,7 +176,7 @@ def view_warning(view: str) -> ImageWarning | None:
     return warn(WarningCode.LATERAL_VIEW if view in _LATERAL else WarningCode.UNKNOWN_VIEW)
 
 
-def burned_in_warning(header: Header) -> ImageWarning | None:
+def burned_in_warning(header: DicomHeader) -> ImageWarning | None:
     """Whether the picture may hold text: said so, or a secondary capture that does not say."""
     said = header.text(tags.BURNED_IN_ANNOTATION).upper()
     captured = header.text(tags.SOP_CLASS_UID) in _SECONDARY_CAPTURES

@@ -21,7 +21,7 @@ _BINARY = {"US": "u2", "SS": "i2", "UL": "u4", "SL": "i4", "FL": "f4", "FD": "f8
 _DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
-class Header:
+class DicomHeader:
     """The elements of a data set, or of one item of a sequence, by tag."""
 
     def __init__(
@@ -94,11 +94,11 @@ class Header:
         whole = len(element.value) // dtype.itemsize * dtype.itemsize
         return np.frombuffer(element.value[:whole], dtype)
 
-    def items(self, tag: int) -> list[Header]:
+    def items(self, tag: int) -> list[DicomHeader]:
         """The items of a sequence; empty where it is absent."""
         if tag not in self:
             return []
-        return [Header(item, self._encodings) for item in read_items(self._elements[tag])]
+        return [DicomHeader(item, self._encodings) for item in read_items(self._elements[tag])]
 
     def date(self, tag: int) -> date | None:
         """A DA value, also in the old form with dots; None where absent or impossible."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edge_agent.imaging.colour import PaletteTable
 from edge_agent.imaging.dicom import tags
-from edge_agent.imaging.dicom.header import Header
+from edge_agent.imaging.dicom.header import DicomHeader
 from edge_agent.imaging.errors import corrupt, unsupported_pixels
 from edge_agent.imaging.pixel_format import PixelFormat
 from edge_agent.imaging.presentation import LookupTable, Presentation, Rescale, Window
@@ -20,7 +20,7 @@ _WORDS = 1 << _WORD
 _Function = Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"]
 
 
-def presentation_of(header: Header, form: PixelFormat) -> Presentation:
+def presentation_of(header: DicomHeader, form: PixelFormat) -> Presentation:
     """How this data set's stored values become grey.
 
     The VOI LUT goes before the window, and the first of each is the one to be shown first
@@ -47,7 +47,7 @@ def _below_zero(modality: LookupTable | Rescale, form: PixelFormat) -> bool:
     return min(modality.slope * end + modality.intercept for end in ends) < 0
 
 
-def _modality(header: Header, *, signed: bool) -> LookupTable | Rescale:
+def _modality(header: DicomHeader, *, signed: bool) -> LookupTable | Rescale:
     table = _table(header, tags.MODALITY_LUT_SEQUENCE, signed=signed)
     if table is not None:
         return table
@@ -58,7 +58,7 @@ def _modality(header: Header, *, signed: bool) -> LookupTable | Rescale:
     return Rescale(slope[0], intercept[0])
 
 
-def _table(header: Header, tag: int, *, signed: bool) -> LookupTable | None:
+def _table(header: DicomHeader, tag: int, *, signed: bool) -> LookupTable | None:
     for item in header.items(tag)[:1]:
         descriptor = item.integers(tags.LUT_DESCRIPTOR, signed=signed)
         if len(descriptor) != _DESCRIPTOR_VALUES:
@@ -75,7 +75,7 @@ def _table(header: Header, tag: int, *, signed: bool) -> LookupTable | None:
     return None
 
 
-def _entries(header: Header, tag: int, count: int) -> NDArray[np.uint16]:
+def _entries(header: DicomHeader, tag: int, count: int) -> NDArray[np.uint16]:
     """A table's entries: words, or bytes where there are only as many bytes as entries."""
     octets = header.octets(tag)
     if count <= len(octets) < 2 * count:
@@ -83,7 +83,7 @@ def _entries(header: Header, tag: int, count: int) -> NDArray[np.uint16]:
     return header.words(tag)[:count]
 
 
-def _window(header: Header) -> Window | None:
+def _window(header: DicomHeader) -> Window | None:
     centres = header.decimals(tags.WINDOW_CENTER)
     widths = header.decimals(tags.WINDOW_WIDTH)
     if not centres or not widths:
@@ -97,7 +97,7 @@ def _window(header: Header) -> Window | None:
     return window if window.valid else None
 
 
-def _padding(header: Header, *, signed: bool) -> tuple[int, int] | None:
+def _padding(header: DicomHeader, *, signed: bool) -> tuple[int, int] | None:
     value = header.integers(tags.PIXEL_PADDING_VALUE, signed=signed)
     if not value:
         return None
@@ -112,7 +112,7 @@ def _as_stored(value: int, *, signed: bool) -> int:
     return word - _WORDS if signed and word >= _WORDS // 2 else word
 
 
-def palette_of(header: Header) -> PaletteTable:
+def palette_of(header: DicomHeader) -> PaletteTable:
     """The palette of a PALETTE COLOR image (PS3.3 C.7.6.3.1.5, C.7.6.3.1.6).
 
     Raises:

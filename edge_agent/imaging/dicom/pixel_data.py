@@ -24,7 +24,7 @@ from edge_agent.imaging.codecs.jpeg_turbo import decode_jpeg8, is_jpeg8, with_co
 from edge_agent.imaging.codecs.jpeg_verified import decode_other_jpeg
 from edge_agent.imaging.dicom.parser import DicomFile
 from edge_agent.imaging.errors import corrupt, truncated, unsupported_pixels, unsupported_syntax
-from edge_agent.imaging.pixel_format import BYTE, Frame, PixelFormat, sign_extended
+from edge_agent.imaging.pixel_format import BYTE, EncodedFrame, PixelFormat, sign_extended
 from edge_agent.imaging.presentation import Stored
 
 _RLE_HEADER_BYTES = 64
@@ -68,7 +68,7 @@ def decode(file: DicomFile, form: PixelFormat, at_least: tuple[int, int] | None)
         raise corrupt("compressed pixel data do not come in fragments")
     fragments = file.fragments
     data = bytes(fragments[0]) if len(fragments) == 1 else b"".join(fragments)
-    return decoder(Frame(data, form, at_least))
+    return decoder(EncodedFrame(data, form, at_least))
 
 
 def syntax_name(syntax: str) -> str:
@@ -107,7 +107,7 @@ def _luminance_422(data: memoryview, form: PixelFormat) -> Stored:
     return np.ascontiguousarray(quads[:, :2]).reshape(form.rows, form.columns)
 
 
-def _rle(frame: Frame) -> Stored:
+def _rle(frame: EncodedFrame) -> Stored:
     form = frame.format
     if len(frame.data) < _RLE_HEADER_BYTES:
         raise truncated("the run-length segments have no header")
@@ -122,7 +122,7 @@ def _rle(frame: Frame) -> Stored:
     return form.stored_bits(form.shaped(flat, planar=True))
 
 
-def _jpeg(frame: Frame) -> Stored:
+def _jpeg(frame: EncodedFrame) -> Stored:
     facts = jpeg_markers.read_jpeg(frame.data)
     form = frame.format
     frame.check_declared(facts.rows, facts.columns, facts.components, facts.precision)
@@ -141,7 +141,7 @@ def _jpeg(frame: Frame) -> Stored:
     return _plain(pixels, frame, facts.precision)
 
 
-def _jpeg_ls(frame: Frame) -> Stored:
+def _jpeg_ls(frame: EncodedFrame) -> Stored:
     facts = jpeg_markers.read_jpeg(frame.data)
     if facts.process != jpeg_markers.JPEG_LS:
         raise corrupt("the picture is JPEG, its header says JPEG-LS")
@@ -150,7 +150,7 @@ def _jpeg_ls(frame: Frame) -> Stored:
     return _plain(pixels, frame, facts.precision)
 
 
-def _plain(pixels: NDArray[Any], frame: Frame, precision: int) -> Stored:
+def _plain(pixels: NDArray[Any], frame: EncodedFrame, precision: int) -> Stored:
     """Stored values of a codestream that knows no sign."""
     frame.check_decoded(pixels)
     form = frame.format
@@ -166,7 +166,7 @@ _NATIVE = frozenset(
         _ENCAPSULATED_UNCOMPRESSED,
     }
 )
-_DECODERS: dict[str, Callable[[Frame], Stored]] = {
+_DECODERS: dict[str, Callable[[EncodedFrame], Stored]] = {
     uid.RLELossless: _rle,
     uid.JPEGBaseline8Bit: _jpeg,
     uid.JPEGExtended12Bit: _jpeg,

@@ -6,7 +6,7 @@ from edge_agent.core.radiograph import ImageWarning, Radiograph, Spacing
 from edge_agent.core.study_context import StudyContext
 from edge_agent.imaging.colour import RGB, luminance
 from edge_agent.imaging.dicom import acceptance, pixel_data, tags
-from edge_agent.imaging.dicom.header import Header
+from edge_agent.imaging.dicom.header import DicomHeader
 from edge_agent.imaging.dicom.luts import palette_of, presentation_of
 from edge_agent.imaging.dicom.parser import DicomFile, parse
 from edge_agent.imaging.errors import (
@@ -39,7 +39,7 @@ def read_dicom(
         StudyImageRefused: any of its codes but EMPTY_FILE.
     """
     file = parse(data, limits)
-    header = Header(file.elements)
+    header = DicomHeader(file.elements)
     _check_is_image(file, header)
     acceptance.check_kind(header)
     _check_single_frame(header)
@@ -50,7 +50,7 @@ def read_dicom(
     return radiograph, study_context(header)
 
 
-def _check_is_image(file: DicomFile, header: Header) -> None:
+def _check_is_image(file: DicomFile, header: DicomHeader) -> None:
     if file.float_pixels:
         raise unsupported_pixels("floating point numbers")
     if file.native is not None or file.fragments is not None:
@@ -65,13 +65,13 @@ def _check_is_image(file: DicomFile, header: Header) -> None:
     )
 
 
-def _check_single_frame(header: Header) -> None:
+def _check_single_frame(header: DicomHeader) -> None:
     frames = header.decimals(tags.NUMBER_OF_FRAMES)
     if frames and frames[0] > 1:
         raise multi_frame(f"{frames[0]:.0f} frames")
 
 
-def pixel_format(header: Header) -> PixelFormat:
+def pixel_format(header: DicomHeader) -> PixelFormat:
     """The image pixel module, checked for contradictions.
 
     Raises:
@@ -123,7 +123,7 @@ def _check_readable(file: DicomFile, form: PixelFormat) -> None:
 
 
 def _radiograph(
-    file: DicomFile, header: Header, form: PixelFormat, fit: tuple[int, int] | None
+    file: DicomFile, header: DicomHeader, form: PixelFormat, fit: tuple[int, int] | None
 ) -> Radiograph:
     size = inner_size(form.rows, form.columns, fit)
     estimated = False
@@ -165,7 +165,7 @@ def _radiograph(
     )
 
 
-def _spacing(header: Header) -> Spacing | None:
+def _spacing(header: DicomHeader) -> Spacing | None:
     for tag in (tags.PIXEL_SPACING, tags.IMAGER_PIXEL_SPACING):
         values = header.decimals(tag)
         if len(values) == _ROW_AND_COLUMN and min(values) > 0:
@@ -173,7 +173,7 @@ def _spacing(header: Header) -> Spacing | None:
     return None
 
 
-def study_context(header: Header) -> StudyContext:
+def study_context(header: DicomHeader) -> StudyContext:
     """What only the site may know; broken values count as absent."""
     return StudyContext(
         patient_id=header.text(tags.PATIENT_ID),

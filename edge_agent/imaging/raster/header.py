@@ -17,7 +17,7 @@ _WITH_ALPHA = frozenset({2, 4})
 
 
 @dataclass(frozen=True, slots=True)
-class Declared:
+class RasterHeader:
     """What a file declares of its picture, as it is stored (before EXIF's orientation)."""
 
     rows: int

@@ -12,7 +12,7 @@ from edge_agent.imaging.codecs.jpeg_verified import decode_other_jpeg
 from edge_agent.imaging.colour import grey_of_cmyk
 from edge_agent.imaging.errors import unsupported_pixels, unsupported_syntax
 from edge_agent.imaging.raster import tiff_directory
-from edge_agent.imaging.raster.header import Declared, Size, grey_of
+from edge_agent.imaging.raster.header import RasterHeader, Size, grey_of
 
 _CMYK = 4
 _FACTORS = (1, 2, 4)
@@ -21,7 +21,7 @@ _FACTORS = (1, 2, 4)
 _LEFT_TO_AVERAGE = 1.5
 
 
-def declare_jpeg(data: memoryview) -> Declared:
+def declare_jpeg(data: memoryview) -> RasterHeader:
     """Read a JPEG file's declaration.
 
     Raises:
@@ -33,7 +33,7 @@ def declare_jpeg(data: memoryview) -> Declared:
     if facts.components not in {1, 3, _CMYK}:
         raise unsupported_pixels(f"{facts.components} colours")
     how = _jpeg_scaled if is_jpeg8(facts) else _jpeg_other
-    return Declared(
+    return RasterHeader(
         facts.rows,
         facts.columns,
         facts.precision,
@@ -43,7 +43,7 @@ def declare_jpeg(data: memoryview) -> Declared:
     )
 
 
-def _jpeg_scaled(data: memoryview, facts: jpeg_markers.JpegFacts, size: Size) -> NDArray[Any]:
+def _jpeg_scaled(data: memoryview, facts: jpeg_markers.JpegHeader, size: Size) -> NDArray[Any]:
     """Let libjpeg leave out what the size asked for does not show."""
     if facts.process == jpeg_markers.LOSSLESS:
         return decode_jpeg8(data, facts)
@@ -53,7 +53,7 @@ def _jpeg_scaled(data: memoryview, facts: jpeg_markers.JpegFacts, size: Size) ->
     return decode_jpeg8(data, facts, max((n for n in whole if n <= spare), default=1))
 
 
-def _jpeg_other(data: memoryview, facts: jpeg_markers.JpegFacts, _size: Size) -> NDArray[Any]:
+def _jpeg_other(data: memoryview, facts: jpeg_markers.JpegHeader, _size: Size) -> NDArray[Any]:
     pixels = decode_other_jpeg(data, facts)
     if facts.components == _CMYK:
         return grey_of_cmyk(pixels if facts.adobe else 255 - pixels)

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from edge_agent.imaging.codecs.call import decoded
 from edge_agent.imaging.errors import check_shape, corrupt, multi_frame, truncated
 from edge_agent.imaging.raster import tiff_directory
-from edge_agent.imaging.raster.header import Declared, grey_of
+from edge_agent.imaging.raster.header import RasterHeader, grey_of
 
 _MAX_CHUNKS = 200_000
 
 
-def declare_png(data: memoryview) -> Declared:
+def declare_png(data: memoryview) -> RasterHeader:
     """Read a PNG file's declaration.
 
     Raises:
@@ -37,7 +37,7 @@ def declare_png(data: memoryview) -> Declared:
     if not header:
         raise corrupt("the PNG has no header")
     columns, rows, bits, colour = header
-    return Declared(
+    return RasterHeader(
         rows,
         columns,
         bits,

@@ -18,13 +18,13 @@ from edge_agent.imaging.limits import Limits
 from edge_agent.imaging.orientation import TRANSPOSING, upright
 from edge_agent.imaging.polarity import looks_inverted
 from edge_agent.imaging.presentation import Presentation
-from edge_agent.imaging.raster.header import Declared, Size
+from edge_agent.imaging.raster.header import RasterHeader, Size
 from edge_agent.imaging.raster.jpeg import declare_jpeg
 from edge_agent.imaging.raster.png import declare_png
 from edge_agent.imaging.raster.tiff import declare_tiff
 from hilum.codes import WarningCode
 
-_DECLARE: Final[dict[str, Callable[[memoryview], Declared]]] = {
+_DECLARE: Final[dict[str, Callable[[memoryview], RasterHeader]]] = {
     "jpeg": declare_jpeg,
     "png": declare_png,
     "tiff": declare_tiff,

@@ -22,7 +22,7 @@ from edge_agent.imaging.errors import (
 )
 from edge_agent.imaging.orientation import flipped
 from edge_agent.imaging.raster import tiff_directory
-from edge_agent.imaging.raster.header import Declared, grey_of
+from edge_agent.imaging.raster.header import RasterHeader, grey_of
 
 _WHITE_IS_ZERO, _PALETTE = 0, 3
 _JPEG, _CMYK, _YCBCR = 7, 5, 6
@@ -37,7 +37,7 @@ _MAX_TILE = 1 << 26
 _TAIL, _BLOCKS = 16, 16
 
 
-def declare_tiff(data: memoryview) -> Declared:
+def declare_tiff(data: memoryview) -> RasterHeader:
     """Read a TIFF file's declaration.
 
     Raises:
@@ -51,7 +51,7 @@ def declare_tiff(data: memoryview) -> Declared:
     photometric = page.first(tiff_directory.PHOTOMETRIC, 1)
     rows, columns = page.first(tiff_directory.HEIGHT), page.first(tiff_directory.WIDTH)
     orientation = page.first(tiff_directory.ORIENTATION, 1)
-    return Declared(
+    return RasterHeader(
         rows,
         columns,
         page.first(tiff_directory.BITS, 1),

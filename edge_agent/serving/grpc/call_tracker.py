@@ -9,7 +9,7 @@ from typing import Any, NoReturn, Protocol
 import grpc
 
 
-class Context(Protocol):
+class ServicerContext(Protocol):
     """One call, as its handler sees it (the stubs for grpcio are wrong about some of this)."""
 
     async def read(self) -> object:
@@ -50,7 +50,7 @@ class Context(Protocol):
         ...
 
 
-class Calls:
+class CallTracker:
     """The calls that are not over. One is over when its status is sent, not when its handler ends.
 
     A server that is stopped drops what it has not sent yet, so it is stopped when this is idle.
@@ -61,7 +61,7 @@ class Calls:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def count(self, context: Context) -> None:
+    def count(self, context: ServicerContext) -> None:
         """Count a call until it is over."""
         self._open += 1
         self._idle.clear()

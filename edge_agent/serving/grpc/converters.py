@@ -13,9 +13,9 @@ from google.protobuf.message import DecodeError, Message
 from edge_agent.core.admission import Priority
 from edge_agent.core.findings import Finding
 from edge_agent.errors import HilumError, InvalidRequest
-from edge_agent.serving.detection import Model
+from edge_agent.serving.detection import LoadedModel
 from edge_agent.serving.grpc.zero_copy import image_apart
-from edge_agent.serving.types import Answer, ImageFacts, StudyRequest
+from edge_agent.serving.types import DetectionRequest, DetectionResult, ImageFacts
 from hilum.catalog import BY_SLUG, CATALOG, Concept
 from hilum.client import DetectError
 from hilum.v1 import detection_pb2 as pb
@@ -28,7 +28,7 @@ _PRIORITIES: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ParsedRequest:
     """A `DetectRequest` as plain values; the image lies in the message as it came."""
 
     request_id: str
@@ -57,25 +57,25 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Unreadable:
+class MalformedMessage:
     """Stands for a message whose bytes are not protobuf."""
 
     request_id: str = ""
 
 
 def received(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """What comes in for a message: `Asked` for a `DetectRequest`, `Unreadable` for no message.
+    """Deserialise a message: `ParsedRequest` for a `DetectRequest`, `MalformedMessage` for none.
 
     Left to gRPC, bytes that cannot be read would end the call with a status that means an
     unforeseen error, and no code.
     """
-    parse = Asked.read if parse == pb.DetectRequest.FromString else parse
+    parse = ParsedRequest.read if parse == pb.DetectRequest.FromString else parse
 
     def read(data: bytes) -> Any:  # noqa: ANN401  # whatever message it parses
         try:
             return parse(data)
         except DecodeError:
-            return Unreadable()
+            return MalformedMessage()
 
     return read
 
@@ -89,16 +89,16 @@ def unreadable() -> InvalidRequest:
 
 
 def study_request(
-    asked: Asked | Unreadable, *, request_id: str, deadline: float | None
-) -> StudyRequest:
+    asked: ParsedRequest | MalformedMessage, *, request_id: str, deadline: float | None
+) -> DetectionRequest:
     """A request as the pipeline takes it.
 
     Raises:
         InvalidRequest: the message could not be read.
     """
-    if isinstance(asked, Unreadable):
+    if isinstance(asked, MalformedMessage):
         raise unreadable()
-    return StudyRequest(
+    return DetectionRequest(
         request_id=request_id,
         image=asked.image,
         score_threshold=asked.score_threshold,
@@ -107,7 +107,7 @@ def study_request(
     )
 
 
-def detect_response(answer: Answer) -> pb.DetectResponse:
+def detect_response(answer: DetectionResult) -> pb.DetectResponse:
     """An answer on the wire."""
     timings = answer.timings
     return pb.DetectResponse(
@@ -132,7 +132,7 @@ def error_message(error: HilumError | DetectError) -> pb.Error:
     return pb.Error(code=error.code, message=error.message, hint=error.hint)
 
 
-def model_response(model: Model) -> pb.GetModelResponse:
+def model_response(model: LoadedModel) -> pb.GetModelResponse:
     """Which model answers, on which engine, from which scores on."""
     manifest = model.manifest
     findings = [BY_SLUG[slug] for slug in manifest.findings]

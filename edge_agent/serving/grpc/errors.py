@@ -17,7 +17,7 @@ from edge_agent.errors import (
     TryLater,
     Unauthenticated,
 )
-from edge_agent.serving.grpc.call_tracker import Context
+from edge_agent.serving.grpc.call_tracker import ServicerContext
 from edge_agent.serving.grpc.converters import error_message
 
 ERROR_METADATA: Final = "hilum-error-bin"
@@ -41,7 +41,7 @@ def status_of(error: HilumError) -> grpc.StatusCode:
     return next(status for kind, status in _STATUS if isinstance(error, kind))
 
 
-async def abort(context: Context, error: HilumError) -> NoReturn:
+async def abort(context: ServicerContext, error: HilumError) -> NoReturn:
     """End the call with the error's status, its message as details and `Error` as metadata.
 
     Where the error knows when to return, `hilum-retry-after-ms` says so.

@@ -13,21 +13,21 @@ from typing import Final
 import grpc
 from grpc_health.v1 import health_pb2
 
-from edge_agent.serving.grpc.call_tracker import Calls, Context
+from edge_agent.serving.grpc.call_tracker import CallTracker, ServicerContext
 
 NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVING: Final = health_pb2.HealthCheckResponse.SERVING
 SERVICE_UNKNOWN: Final = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
-class Health:
+class HealthServicer:
     """Says whether requests will be answered. All services start as NOT_SERVING."""
 
     def __init__(self, *services: str) -> None:
         self._status = dict.fromkeys(services, NOT_SERVING)
         self._changed = asyncio.Condition()
         self._ended = False
-        self._watches = Calls()
+        self._watches = CallTracker()
 
     async def set_serving(self, serving: bool) -> None:
         """Tell all who ask from now on, and all who watch."""
@@ -43,7 +43,7 @@ class Health:
         await self._watches.idle()
 
     async def Check(  # noqa: N802  # the contract's name
-        self, request: health_pb2.HealthCheckRequest, context: Context
+        self, request: health_pb2.HealthCheckRequest, context: ServicerContext
     ) -> health_pb2.HealthCheckResponse:
         """The state now; NOT_FOUND for a service that is not here."""
         if request.service not in self._status:
@@ -51,7 +51,7 @@ class Health:
         return health_pb2.HealthCheckResponse(status=self._status[request.service])
 
     async def Watch(  # noqa: N802  # the contract's name
-        self, request: health_pb2.HealthCheckRequest, context: Context
+        self, request: health_pb2.HealthCheckRequest, context: ServicerContext
     ) -> None:
         """The state now and whenever it changes; SERVICE_UNKNOWN for one that is not here."""
         self._watches.count(context)

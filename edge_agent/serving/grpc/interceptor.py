@@ -11,10 +11,17 @@ import grpc
 
 from edge_agent.core.authorization import Action
 from edge_agent.errors import HilumError
-from edge_agent.security.authentication import Caller, grpc_caller
-from edge_agent.serving.access_records import Audit, Count, Gate, Visit, Visits, ignore
-from edge_agent.serving.grpc.call_tracker import Context
-from edge_agent.serving.grpc.converters import Unreadable, received, unreadable
+from edge_agent.security.authentication import ClientCredentials, grpc_caller
+from edge_agent.serving.access_records import (
+    AccessController,
+    AccessRecord,
+    Audit,
+    Count,
+    Gate,
+    ignore,
+)
+from edge_agent.serving.grpc.call_tracker import ServicerContext
+from edge_agent.serving.grpc.converters import MalformedMessage, received, unreadable
 from edge_agent.serving.grpc.errors import abort
 
 ACTIONS: Final = {
@@ -29,9 +36,11 @@ class GrpcAccess:
     """Who may do what, with a gatekeeper and, where one is kept, the audit log."""
 
     def __init__(self, gate: Gate, audit: Audit | None = None, count: Count = ignore) -> None:
-        self._visits = Visits(gate, audit, count)
+        self._visits = AccessController(gate, audit, count)
 
-    def enter(self, context: Context, action: Action) -> AbstractContextManager[Visit]:
+    def enter(
+        self, context: ServicerContext, action: Action
+    ) -> AbstractContextManager[AccessRecord]:
         """Let a caller in for as long as the block runs; its end is logged, however it ends.
 
         Raises:
@@ -40,7 +49,7 @@ class GrpcAccess:
         """
         return self._visits.enter(_caller(context), action)
 
-    def admit(self, context: Context, action: Action) -> None:
+    def admit(self, context: ServicerContext, action: Action) -> None:
         """Turn away who may not do this; what is then done is entered one by one.
 
         Raises:
@@ -53,7 +62,7 @@ class GrpcAccess:
         self._visits.give_up()
 
 
-class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in its stubs only
+class AuthInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in its stubs only
     """Stands before every service but the detector, whose methods log what they did themselves.
 
     To these, too, messages come as `wire.received` gives them.
@@ -81,26 +90,26 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
                 parse = handler.request_deserializer
                 return make(
                     behaviour if ours else self._guarded(behaviour, action),
-                    # A foreign service reads its stream itself and knows no `Unreadable`.
+                    # A foreign service reads its stream itself and knows no `MalformedMessage`.
                     received(parse) if ours or kind.startswith("unary") else parse,
                     handler.response_serializer,
                 )
         return None
 
-    def _guarded(self, behaviour: Callable[[Any, Context], Any], action: Action) -> Any:  # noqa: ANN401
-        async def check(request: Any, context: Context) -> None:  # noqa: ANN401
+    def _guarded(self, behaviour: Callable[[Any, ServicerContext], Any], action: Action) -> Any:  # noqa: ANN401
+        async def check(request: Any, context: ServicerContext) -> None:  # noqa: ANN401
             try:
                 with self._access.enter(context, action):
-                    if isinstance(request, Unreadable):
+                    if isinstance(request, MalformedMessage):
                         raise unreadable()
             except HilumError as error:
                 await abort(context, error)
 
-        async def call(request: Any, context: Context) -> Any:  # noqa: ANN401
+        async def call(request: Any, context: ServicerContext) -> Any:  # noqa: ANN401
             await check(request, context)
             return await behaviour(request, context)
 
-        async def generate(request: Any, context: Context) -> AsyncIterator[Any]:  # noqa: ANN401
+        async def generate(request: Any, context: ServicerContext) -> AsyncIterator[Any]:  # noqa: ANN401
             await check(request, context)
             async for answer in behaviour(request, context):
                 yield answer
@@ -109,5 +118,5 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
         return generate if inspect.isasyncgenfunction(behaviour) else call
 
 
-def _caller(context: Context) -> Caller:
+def _caller(context: ServicerContext) -> ClientCredentials:
     return grpc_caller(context.peer(), context.invocation_metadata() or (), context.auth_context())

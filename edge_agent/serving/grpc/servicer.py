@@ -9,10 +9,10 @@ from typing import Final
 
 from edge_agent.core.authorization import Action
 from edge_agent.errors import HilumError, NotReady
-from edge_agent.serving.detection import Pipeline
+from edge_agent.serving.detection import DetectionService
 from edge_agent.serving.error_boundary import coded
 from edge_agent.serving.grpc import converters
-from edge_agent.serving.grpc.call_tracker import Calls, Context
+from edge_agent.serving.grpc.call_tracker import CallTracker, ServicerContext
 from edge_agent.serving.grpc.errors import abort
 from edge_agent.serving.grpc.interceptor import GrpcAccess
 from edge_agent.serving.grpc.streaming import DetectionStream
@@ -28,12 +28,16 @@ class Detector:
     """
 
     def __init__(
-        self, pipeline: Callable[[], Pipeline], access: GrpcAccess, *, stream_concurrency: int
+        self,
+        pipeline: Callable[[], DetectionService],
+        access: GrpcAccess,
+        *,
+        stream_concurrency: int,
     ) -> None:
         self._pipeline = pipeline
         self._access = access
         self._stream_concurrency = stream_concurrency
-        self._calls = Calls()
+        self._calls = CallTracker()
         self._stopping = asyncio.Event()
 
     async def drain(self) -> None:
@@ -43,8 +47,8 @@ class Detector:
 
     async def Detect(  # noqa: N802  # the contract's name
         self,
-        request: converters.Asked | converters.Unreadable,
-        context: Context,
+        request: converters.ParsedRequest | converters.MalformedMessage,
+        context: ServicerContext,
     ) -> pb.DetectResponse:
         """One study image in, its findings out."""
         self._calls.count(context)
@@ -55,8 +59,8 @@ class Detector:
 
     async def DetectStream(  # noqa: N802  # the contract's name
         self,
-        _request_iterator: AsyncIterator[converters.Asked | converters.Unreadable],
-        context: Context,
+        _request_iterator: AsyncIterator[converters.ParsedRequest | converters.MalformedMessage],
+        context: ServicerContext,
     ) -> None:
         """Many study images over one call; answers in the order they finish."""
         self._calls.count(context)
@@ -73,7 +77,7 @@ class Detector:
     async def GetModel(  # noqa: N802  # the contract's name
         self,
         _request: pb.GetModelRequest,
-        context: Context,
+        context: ServicerContext,
     ) -> pb.GetModelResponse:
         """Which model answers, and on which engine."""
         try:
@@ -83,7 +87,9 @@ class Detector:
             await abort(context, coded(error))
 
     async def _answer(
-        self, message: converters.Asked | converters.Unreadable, context: Context
+        self,
+        message: converters.ParsedRequest | converters.MalformedMessage,
+        context: ServicerContext,
     ) -> pb.DetectResponse:
         request_id = message.request_id or uuid.uuid4().hex
         with self._access.enter(context, Action.DETECT) as visit:

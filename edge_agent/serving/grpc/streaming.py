@@ -10,8 +10,8 @@ import grpc
 
 from edge_agent.errors import InvalidRequest
 from edge_agent.serving.error_boundary import coded
-from edge_agent.serving.grpc.call_tracker import Context
-from edge_agent.serving.grpc.converters import Asked, Unreadable, error_message
+from edge_agent.serving.grpc.call_tracker import ServicerContext
+from edge_agent.serving.grpc.converters import MalformedMessage, ParsedRequest, error_message
 from hilum.v1 import detection_pb2 as pb
 
 
@@ -24,8 +24,8 @@ class DetectionStream:
 
     def __init__(
         self,
-        answer: Callable[[Asked | Unreadable], Awaitable[pb.DetectResponse]],
-        context: Context,
+        answer: Callable[[ParsedRequest | MalformedMessage], Awaitable[pb.DetectResponse]],
+        context: ServicerContext,
         concurrency: int,
     ) -> None:
         self._answer = answer
@@ -53,18 +53,18 @@ class DetectionStream:
         finally:
             stop.cancel()
 
-    async def _read(self, stop: asyncio.Task[bool]) -> Asked | Unreadable | None:
+    async def _read(self, stop: asyncio.Task[bool]) -> ParsedRequest | MalformedMessage | None:
         read = asyncio.ensure_future(self._context.read())
         try:
             await asyncio.wait({read, stop}, return_when=asyncio.FIRST_COMPLETED)
             if not read.done():
                 return None
             message = read.result()
-            return message if isinstance(message, Asked | Unreadable) else None
+            return message if isinstance(message, ParsedRequest | MalformedMessage) else None
         finally:
             read.cancel()
 
-    async def _serve(self, message: Asked | Unreadable) -> None:
+    async def _serve(self, message: ParsedRequest | MalformedMessage) -> None:
         try:
             outcome = await self._outcome(message)
             async with self._writing:
@@ -74,9 +74,9 @@ class DetectionStream:
         finally:
             self._room.release()
 
-    async def _outcome(self, message: Asked | Unreadable) -> pb.DetectStreamResponse:
+    async def _outcome(self, message: ParsedRequest | MalformedMessage) -> pb.DetectStreamResponse:
         request_id = message.request_id
-        nameless = isinstance(message, Unreadable)
+        nameless = isinstance(message, MalformedMessage)
         try:
             with nullcontext() if nameless else self._claimed(request_id):
                 response = await self._answer(message)

@@ -13,14 +13,21 @@ from starlette.responses import Response
 from edge_agent.core.authorization import Action, Denied
 from edge_agent.errors import HilumError
 from edge_agent.security.authentication import http_caller
-from edge_agent.serving.access_records import Audit, Count, Gate, Visit, Visits, ignore
+from edge_agent.serving.access_records import (
+    AccessController,
+    AccessRecord,
+    Audit,
+    Count,
+    Gate,
+    ignore,
+)
 from edge_agent.serving.http.errors import error_response, invalid_options
 
 
-class Access(Protocol):
+class AccessControl(Protocol):
     """Who may do what."""
 
-    def enter(self, request: Request, action: Action) -> AbstractAsyncContextManager[Visit]:
+    def enter(self, request: Request, action: Action) -> AbstractAsyncContextManager[AccessRecord]:
         """Let a caller in for as long as the block runs.
 
         Raises:
@@ -34,21 +41,21 @@ class Access(Protocol):
         ...
 
 
-class GuardedAccess:
-    """Implements `Access` with a gatekeeper and, where one is kept, the audit log."""
+class HttpAccessControl:
+    """Implements `AccessControl` with a gatekeeper and, where one is kept, the audit log."""
 
     def __init__(self, gate: Gate, audit: Audit | None = None, count: Count = ignore) -> None:
-        self._visits = Visits(gate, audit, count, hung_up=ClientDisconnect)
+        self._visits = AccessController(gate, audit, count, hung_up=ClientDisconnect)
 
     @asynccontextmanager
-    async def enter(self, request: Request, action: Action) -> AsyncIterator[Visit]:
-        """See `Access.enter`."""
+    async def enter(self, request: Request, action: Action) -> AsyncIterator[AccessRecord]:
+        """See `AccessControl.enter`."""
         peer = request.client.host if request.client else ""
         with self._visits.enter(http_caller(peer, request.headers.raw), action) as visit:
             yield visit
 
     def turned_away(self, denied: Denied) -> None:
-        """See `Access.turned_away`."""
+        """See `AccessControl.turned_away`."""
         self._visits.deny(denied, Action.PAGE)
 
     def give_up(self) -> None:
@@ -56,7 +63,7 @@ class GuardedAccess:
         self._visits.give_up()
 
 
-def on_wrong_options(access: Access) -> Callable[[Request, Exception], Awaitable[Response]]:
+def on_wrong_options(access: AccessControl) -> Callable[[Request, Exception], Awaitable[Response]]:
     """What answers options that do not fit, which FastAPI finds before any address is entered.
 
     Strangers are told nothing about them, and the log hears of it either way. Only what looks at

@@ -12,18 +12,18 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from edge_agent.core.admission import ByteBudget
-from edge_agent.core.request_origin import PageNames
+from edge_agent.core.request_origin import TrustedHosts
 from edge_agent.errors import HilumError
-from edge_agent.serving.http.access import Access, on_wrong_options
-from edge_agent.serving.http.endpoints import HttpFace, HttpLimits, Looks, Renders
+from edge_agent.serving.http.access import AccessControl, on_wrong_options
+from edge_agent.serving.http.endpoints import Detector, Endpoints, HttpLimits, ImageRenderer
 from edge_agent.serving.http.errors import (
     ErrorBody,
     on_disconnect,
     on_hilum_error,
     on_http_exception,
 )
-from edge_agent.serving.http.middleware import Shield
-from edge_agent.serving.http.schemas import BatchResponse, ModelFacts, PredictResponse, State
+from edge_agent.serving.http.middleware import SecurityMiddleware
+from edge_agent.serving.http.schemas import BatchResponse, ModelInfo, PredictResponse, Status
 from edge_agent.serving.http.static_files import load_pages
 from edge_agent.viewer import FOLDER
 
@@ -53,13 +53,13 @@ def _form(field: str, *, several: bool = False) -> dict[str, Any]:
 
 def create_http_app(
     *,
-    pipeline: Callable[[], Looks],
-    renderer: Callable[[], Renders],
-    model_info: Callable[[], ModelFacts],
+    pipeline: Callable[[], Detector],
+    renderer: Callable[[], ImageRenderer],
+    model_info: Callable[[], ModelInfo],
     readiness: Callable[[], str],
     metrics: Callable[[], bytes],
-    access: Access,
-    names: PageNames,
+    access: AccessControl,
+    names: TrustedHosts,
     limits: HttpLimits | None = None,
 ) -> FastAPI:
     """Put the HTTP face together.
@@ -84,14 +84,14 @@ def create_http_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.add_middleware(Shield, names=names, turned_away=access.turned_away)
+    app.add_middleware(SecurityMiddleware, names=names, turned_away=access.turned_away)
     app.add_exception_handler(HilumError, on_hilum_error)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_exception_handler(RequestValidationError, on_wrong_options(access))
     app.add_exception_handler(ClientDisconnect, on_disconnect)
     _add_routes(
         app,
-        HttpFace(
+        Endpoints(
             pipeline=pipeline,
             renderer=renderer,
             model_info=model_info,
@@ -108,7 +108,7 @@ def create_http_app(
     return app
 
 
-def _add_routes(app: FastAPI, face: HttpFace) -> None:
+def _add_routes(app: FastAPI, face: Endpoints) -> None:
     app.post(
         "/predict",
         summary="Look at one study image",
@@ -133,12 +133,12 @@ def _add_routes(app: FastAPI, face: HttpFace) -> None:
         responses={**_ERRORS, 200: {"content": {"image/png": {}}, "description": "The picture."}},
         openapi_extra=_form("file"),
     )(face.render)
-    app.get("/model", summary="Which model answers", response_model=ModelFacts)(face.model)
-    app.get("/healthz", summary="The process is up", response_model=State)(face.healthz)
+    app.get("/model", summary="Which model answers", response_model=ModelInfo)(face.model)
+    app.get("/healthz", summary="The process is up", response_model=Status)(face.healthz)
     app.get(
         "/readyz",
         summary="Requests will be answered",
-        response_model=State,
+        response_model=Status,
         responses={503: _ERRORS[503]},
     )(face.readyz)
     app.get("/metrics", summary="Prometheus metrics", response_class=Response)(face.metrics_page)

@@ -16,35 +16,35 @@ from edge_agent.core.admission import ByteBudget
 from edge_agent.core.authorization import Action
 from edge_agent.errors import InvalidRequest, NotReady
 from edge_agent.serving.error_boundary import coded
-from edge_agent.serving.http.access import Access
+from edge_agent.serving.http.access import AccessControl
 from edge_agent.serving.http.errors import BodyTooLarge, error_detail, status_of
 from edge_agent.serving.http.multipart import Form, FormLimits, UploadedFile, receive_form
 from edge_agent.serving.http.schemas import (
     BatchItem,
     BatchResponse,
-    ModelFacts,
+    ModelInfo,
     Options,
     PredictResponse,
-    State,
+    Status,
 )
-from edge_agent.serving.types import Answer, Priority, StudyRequest
+from edge_agent.serving.types import DetectionRequest, DetectionResult, Priority
 
 PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
 # Boundaries, part headers and fields come on top of the files' own bytes.
 _FORM_OVERHEAD_BYTES: Final = 64 << 10
 _T = TypeVar("_T")
-_Asking = Callable[[bytes, str], StudyRequest]
+_Asking = Callable[[bytes, str], DetectionRequest]
 
 
-class Looks(Protocol):
+class Detector(Protocol):
     """What answers study requests: `serving.pipeline.Pipeline`."""
 
-    async def detect(self, request: StudyRequest) -> Answer:
+    async def detect(self, request: DetectionRequest) -> DetectionResult:
         """Look at one study image."""
         ...
 
 
-class Renders(Protocol):
+class ImageRenderer(Protocol):
     """What draws study images: `serving.http_render.Renderer`."""
 
     async def render(self, image: bytes) -> bytes:
@@ -65,7 +65,7 @@ class HttpLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class HttpFace:
+class Endpoints:
     """The handlers and what they call.
 
     Attributes:
@@ -79,12 +79,12 @@ class HttpFace:
         budget: the bytes of all uploads in memory.
     """
 
-    pipeline: Callable[[], Looks]
-    renderer: Callable[[], Renders]
-    model_info: Callable[[], ModelFacts]
+    pipeline: Callable[[], Detector]
+    renderer: Callable[[], ImageRenderer]
+    model_info: Callable[[], ModelInfo]
     readiness: Callable[[], str]
     metrics: Callable[[], bytes]
-    access: Access
+    access: AccessControl
     limits: HttpLimits
     budget: ByteBudget
 
@@ -161,7 +161,7 @@ class HttpFace:
     async def healthz(self, request: Request) -> Response:
         """The process is up."""
         async with self.access.enter(request, Action.HEALTH):
-            return _json(State(status="ok"))
+            return _json(Status(status="ok"))
 
     async def readyz(self, request: Request) -> Response:
         """Requests will be answered; 503 with the reason while they will not."""
@@ -169,7 +169,7 @@ class HttpFace:
             reason = self.readiness()
             if reason:
                 raise NotReady(reason)
-            return _json(State(status="ready"))
+            return _json(Status(status="ready"))
 
     async def metrics_page(self, request: Request) -> Response:
         """All metrics."""
@@ -222,8 +222,8 @@ def _asking(options: Options) -> _Asking:
     timeout_s = options.timeout_s
     deadline = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
 
-    def asking(image: bytes, request_id: str) -> StudyRequest:
-        return StudyRequest(
+    def asking(image: bytes, request_id: str) -> DetectionRequest:
+        return DetectionRequest(
             request_id=request_id,
             image=image,
             score_threshold=options.threshold,

@@ -10,7 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edge_agent.core.authorization import Denied
-from edge_agent.core.request_origin import PageNames, check_request
+from edge_agent.core.request_origin import TrustedHosts, check_request
 from edge_agent.errors import Overloaded
 from edge_agent.serving.error_boundary import coded
 from edge_agent.serving.http.errors import HeadersTooLarge, error_response
@@ -44,7 +44,7 @@ DRAIN_S: Final = 5.0
 """How long the rest of a refused upload is read and thrown away, so that the answer arrives."""
 
 
-class Shield:
+class SecurityMiddleware:
     """ASGI middleware around everything else.
 
     1. A request whose Host or Origin is not the page's own goes no further (`core.origins`);
@@ -60,7 +60,7 @@ class Shield:
         self,
         app: ASGIApp,
         *,
-        names: PageNames,
+        names: TrustedHosts,
         turned_away: Callable[[Denied], None],
         drain_s: float = DRAIN_S,
         max_requests: int = MAX_REQUESTS,

@@ -7,9 +7,9 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edge_agent.core.findings import Finding
-from edge_agent.serving.detection import Model
+from edge_agent.serving.detection import LoadedModel
 from edge_agent.serving.http.errors import ErrorDetail, invalid_options
-from edge_agent.serving.types import Answer
+from edge_agent.serving.types import DetectionResult
 from hilum.catalog import BY_SLUG, CATALOG
 from hilum.catalog import Concept as CatalogConcept
 
@@ -160,7 +160,7 @@ class PredictResponse(_Out):
     timings: TimingsOut
 
     @classmethod
-    def of(cls, answer: Answer) -> Self:
+    def of(cls, answer: DetectionResult) -> Self:
         """Convert."""
         facts, timings = answer.image, answer.timings
         return cls(
@@ -223,7 +223,7 @@ class ModelFindingOut(_Out):
     """Score from which on it is reported, unless the caller says otherwise."""
 
 
-class ModelFacts(_Out):
+class ModelInfo(_Out):
     """Which model answers, and on which engine."""
 
     name: str
@@ -240,7 +240,7 @@ class ModelFacts(_Out):
     intended_use: str
 
     @classmethod
-    def of(cls, model: Model) -> Self:
+    def of(cls, model: LoadedModel) -> Self:
         """Convert."""
         manifest = model.manifest
         return cls(
@@ -267,7 +267,7 @@ class ModelFacts(_Out):
         )
 
 
-class State(_Out):
+class Status(_Out):
     """What /healthz and /readyz say when all is well."""
 
     status: str

@@ -22,7 +22,7 @@ _ADDRESSES: Final[Mapping[str, str]] = {"/index.html": "/", "/docs.html": "/docs
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class StaticFile:
     """One file as it is served."""
 
     content: bytes
@@ -37,14 +37,16 @@ class Page:
         return Response(self.content, media_type=self.media_type, headers=headers)
 
 
-def load_pages(folder: Path) -> dict[str, Page]:
+def load_pages(folder: Path) -> dict[str, StaticFile]:
     """Read every file that a page may ask for; the key is its address."""
-    pages: dict[str, Page] = {}
+    pages: dict[str, StaticFile] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix not in _TYPES:
             continue
         address = "/" + path.relative_to(folder).as_posix()
         content = path.read_bytes()
         digest = hashlib.sha256(content).hexdigest()[:32]
-        pages[_ADDRESSES.get(address, address)] = Page(content, _TYPES[path.suffix], f'"{digest}"')
+        pages[_ADDRESSES.get(address, address)] = StaticFile(
+            content, _TYPES[path.suffix], f'"{digest}"'
+        )
     return pages

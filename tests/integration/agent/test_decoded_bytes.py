@@ -11,12 +11,12 @@ import cv2
 import pytest
 
 from edge_agent.core.admission import Priority
-from edge_agent.decoding.decoder import WorkerDecoder
+from edge_agent.decoding.decoder import SandboxedDecoder
 from edge_agent.decoding.pool import DecodePolicy
 from edge_agent.errors import StudyImageRefused
 from edge_agent.imaging import Limits
-from edge_agent.serving.detection import Pipeline
-from edge_agent.serving.types import Answer, StudyRequest
+from edge_agent.serving.detection import DetectionService
+from edge_agent.serving.types import DetectionRequest, DetectionResult
 from hilum.codes import ErrorCode
 from tests.support.agents.tagged import SIDE, SQUARE, fake_pipeline, settings, tagged_png
 from tests.support.engines.fake_engine import paint
@@ -37,8 +37,8 @@ def large_png(tag: int) -> bytes:
 
 
 @asynccontextmanager
-async def piped(memory_bytes: int) -> AsyncIterator[tuple[Pipeline, WorkerDecoder]]:
-    decoder = WorkerDecoder(Limits(), DecodePolicy(WORKERS, 60.0, memory_bytes))
+async def piped(memory_bytes: int) -> AsyncIterator[tuple[DetectionService, SandboxedDecoder]]:
+    decoder = SandboxedDecoder(Limits(), DecodePolicy(WORKERS, 60.0, memory_bytes))
     await decoder.start()
     pipeline = fake_pipeline(settings(), decoder)
     try:
@@ -58,7 +58,7 @@ def most_kb(pid: int) -> int:
     return int(line.split()[1])
 
 
-def tag_of(answer: Answer) -> int:
+def tag_of(answer: DetectionResult) -> int:
     return round(answer.findings[0].score * 255)
 
 
@@ -69,7 +69,7 @@ async def test_no_more_are_decoded_than_the_decoders_memory_holds() -> None:
     async with piped(ENOUGH) as (pipeline, decoder):
 
         async def ask(tag: int, image: bytes, priority: Priority = Priority.ROUTINE) -> None:
-            answer = await pipeline.detect(StudyRequest(str(tag), image, priority=priority))
+            answer = await pipeline.detect(DetectionRequest(str(tag), image, priority=priority))
             assert tag_of(answer) == tag
             ended.append(tag)
 
@@ -89,12 +89,12 @@ async def test_one_that_takes_more_than_a_decoder_may_is_refused_and_small_ones_
     None
 ):
     async with piped(TOO_LITTLE) as (pipeline, decoder):
-        requests = [StudyRequest("", large_png(150))] * WORKERS
-        requests += [StudyRequest("", tagged_png(tag)) for tag in range(160, 170)]
+        requests = [DetectionRequest("", large_png(150))] * WORKERS
+        requests += [DetectionRequest("", tagged_png(tag)) for tag in range(160, 170)]
         ends = await asyncio.gather(*map(pipeline.detect, requests), return_exceptions=True)
         assert decoder.stats().replaced == 0
     refused, answered = ends[:WORKERS], ends[WORKERS:]
     for error in refused:
         assert isinstance(error, StudyImageRefused)
         assert error.code is ErrorCode.TOO_LARGE
-    assert [tag_of(it) for it in answered if isinstance(it, Answer)] == [*range(160, 170)]
+    assert [tag_of(it) for it in answered if isinstance(it, DetectionResult)] == [*range(160, 170)]

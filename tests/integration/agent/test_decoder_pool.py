@@ -20,7 +20,7 @@ import pytest
 import pytest_asyncio
 
 from edge_agent.core.radiograph import Radiograph
-from edge_agent.decoding.pool import DecodePolicy, DecodeWorkers
+from edge_agent.decoding.pool import DecodePolicy, DecoderPool
 from edge_agent.errors import (
     DeadlineExceeded,
     DecoderFailed,
@@ -50,8 +50,8 @@ def _tests_on_the_path_of_processes() -> Any:
 
 
 @asynccontextmanager
-async def started(policy: DecodePolicy = POLICY, **more: Any) -> AsyncIterator[DecodeWorkers]:
-    workers = DecodeWorkers(Limits(), policy, reader=PATH, **more)
+async def started(policy: DecodePolicy = POLICY, **more: Any) -> AsyncIterator[DecoderPool]:
+    workers = DecoderPool(Limits(), policy, reader=PATH, **more)
     await workers.start()
     try:
         yield workers
@@ -60,7 +60,7 @@ async def started(policy: DecodePolicy = POLICY, **more: Any) -> AsyncIterator[D
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def workers() -> AsyncIterator[DecodeWorkers]:
+async def workers() -> AsyncIterator[DecoderPool]:
     async with started() as pool:
         yield pool
 
@@ -74,7 +74,7 @@ async def until(condition: Callable[[], bool], _what: str) -> None:
             await asyncio.sleep(0.002)
 
 
-async def all_are_back(workers: DecodeWorkers) -> None:
+async def all_are_back(workers: DecoderPool) -> None:
     """All places are filled, and whoever is there answers right."""
     await until(lambda: workers.stats().idle == workers.concurrency, "workers were not replaced")
     for tag in range(4):
@@ -127,7 +127,7 @@ def status(pid: int, name: str) -> int:
 @pytest.mark.parametrize("fit", [(640, 640), (512, 1024), None])
 @pytest.mark.parametrize("name", ["RG1_UNCI.dcm", "RG1_J2KI.dcm", "RG1_J2KR.dcm"])
 async def test_a_study_is_decoded_exactly_as_in_process(
-    workers: DecodeWorkers, name: str, fit: tuple[int, int] | None
+    workers: DecoderPool, name: str, fit: tuple[int, int] | None
 ) -> None:
     data = pydicom_file(name).read_bytes()
     here, context = read_study(data, fit=fit)
@@ -143,14 +143,14 @@ async def test_a_study_is_decoded_exactly_as_in_process(
     assert context.patient_id
 
 
-async def test_started_twice_it_has_no_more_workers(workers: DecodeWorkers) -> None:
+async def test_started_twice_it_has_no_more_workers(workers: DecoderPool) -> None:
     pids = workers.stats().pids
     await workers.start()
     assert workers.stats().pids == pids
 
 
 async def test_what_is_smaller_than_the_models_input_has_room_to_be_enlarged() -> None:
-    few = DecodeWorkers(Limits(max_pixels=SIDE * SIDE), DecodePolicy(workers=1))
+    few = DecoderPool(Limits(max_pixels=SIDE * SIDE), DecodePolicy(workers=1))
     await few.start()
     try:
         decoded = await few.decode(tagged_image(3), fit=(640, 640))
@@ -159,7 +159,7 @@ async def test_what_is_smaller_than_the_models_input_has_room_to_be_enlarged() -
     assert decoded.radiograph.pixels.shape == (640, 640)
 
 
-async def test_real_rasters_too(workers: DecodeWorkers, radiographs: list[Path]) -> None:
+async def test_real_rasters_too(workers: DecoderPool, radiographs: list[Path]) -> None:
     for file in radiographs[:6]:
         data = file.read_bytes()
         here, _context = read_study(data, fit=(640, 640))
@@ -172,7 +172,7 @@ async def test_real_rasters_too(workers: DecodeWorkers, radiographs: list[Path])
     [b"", b"no image at all", pydicom_file("RG3_UNCI.dcm").read_bytes(), tagged_image(3)[:-40]],
     ids=["empty", "text", "ankle", "cut off"],
 )
-async def test_a_refusal_arrives_as_it_was_raised(workers: DecodeWorkers, data: bytes) -> None:
+async def test_a_refusal_arrives_as_it_was_raised(workers: DecoderPool, data: bytes) -> None:
     with pytest.raises(StudyImageRefused) as here:
         read_study(data)
     before = workers.stats().pids
@@ -183,13 +183,13 @@ async def test_a_refusal_arrives_as_it_was_raised(workers: DecodeWorkers, data: 
     assert workers.stats().pids == before
 
 
-async def test_any_error_of_ours_keeps_its_type(workers: DecodeWorkers) -> None:
+async def test_any_error_of_ours_keeps_its_type(workers: DecoderPool) -> None:
     with pytest.raises(EngineFailed) as raised:
         await workers.decode(misbehaving("ours", b""))
     assert (raised.value.code, raised.value.hint) == (ErrorCode.INTERNAL, "A hint.")
 
 
-async def test_a_bug_says_where_but_not_what_the_header_held(workers: DecodeWorkers) -> None:
+async def test_a_bug_says_where_but_not_what_the_header_held(workers: DecoderPool) -> None:
     with pytest.raises(DecoderFailed, match=r"LookupError at hostile_reader\.py:\d+") as raised:
         await workers.decode(misbehaving("bug", b""))
     assert "Doe" not in str(raised.value)
@@ -197,7 +197,7 @@ async def test_a_bug_says_where_but_not_what_the_header_held(workers: DecodeWork
 
 
 async def test_a_file_beyond_the_limit_is_refused_before_it_is_copied() -> None:
-    workers = DecodeWorkers(Limits(max_bytes=1 << 20), POLICY, reader=PATH)
+    workers = DecoderPool(Limits(max_bytes=1 << 20), POLICY, reader=PATH)
     await workers.start()
     try:
         with pytest.raises(StudyImageRefused) as refused:
@@ -221,7 +221,7 @@ async def test_a_file_beyond_the_limit_is_refused_before_it_is_copied() -> None:
     ],
 )
 async def test_a_crash_costs_one_image_its_answer(
-    workers: DecodeWorkers, command: str, how: str
+    workers: DecoderPool, command: str, how: str
 ) -> None:
     before = workers.stats()
     image = tagged_image(5)
@@ -238,14 +238,14 @@ async def test_a_crash_costs_one_image_its_answer(
     assert len(set(workers.stats().pids) & set(before.pids)) == 1
 
 
-async def test_a_memory_bomb_is_an_error_and_the_agent_lives(workers: DecodeWorkers) -> None:
+async def test_a_memory_bomb_is_an_error_and_the_agent_lives(workers: DecoderPool) -> None:
     with pytest.raises(DecoderFailed, match="more memory than is allowed"):
         await workers.decode(misbehaving("bomb", tagged_image(0)))
     await all_are_back(workers)
 
 
 @pytest.mark.parametrize("command", ["hang", "hang-native"])
-async def test_a_hang_ends_when_its_time_is_over(workers: DecodeWorkers, command: str) -> None:
+async def test_a_hang_ends_when_its_time_is_over(workers: DecoderPool, command: str) -> None:
     hang = asyncio.create_task(workers.decode(misbehaving(command, tagged_image(0)), timeout_s=0.2))
     for tag in range(6):
         assert tag_in(await workers.decode(tagged_image(tag), fit=FIT)) == tag
@@ -254,7 +254,7 @@ async def test_a_hang_ends_when_its_time_is_over(workers: DecodeWorkers, command
     await all_are_back(workers)
 
 
-async def test_killed_from_outside_while_it_decodes(workers: DecodeWorkers, tmp_path: Path) -> None:
+async def test_killed_from_outside_while_it_decodes(workers: DecoderPool, tmp_path: Path) -> None:
     before = set(workers.stats().pids)
     slow = [
         asyncio.create_task(
@@ -277,7 +277,7 @@ async def test_killed_from_outside_while_it_decodes(workers: DecodeWorkers, tmp_
 
 
 async def test_idle_workers_that_die_are_replaced_and_nobody_notices(
-    workers: DecodeWorkers,
+    workers: DecoderPool,
 ) -> None:
     before = workers.stats()
     for pid in before.pids:
@@ -294,7 +294,7 @@ async def test_idle_workers_that_die_are_replaced_and_nobody_notices(
     assert not set(before.pids) & set(workers.stats().pids)
 
 
-async def test_all_of_them_killed_start_again(workers: DecodeWorkers) -> None:
+async def test_all_of_them_killed_start_again(workers: DecoderPool) -> None:
     before = workers.stats()
     assert before.nursery_pid is not None
     os.kill(before.nursery_pid, signal.SIGKILL)
@@ -307,7 +307,7 @@ async def test_all_of_them_killed_start_again(workers: DecodeWorkers) -> None:
 
 
 async def test_a_late_answer_is_thrown_away_and_its_worker_used_again(
-    workers: DecodeWorkers,
+    workers: DecoderPool,
 ) -> None:
     before = workers.stats()
     late = [
@@ -325,7 +325,7 @@ async def test_a_late_answer_is_thrown_away_and_its_worker_used_again(
     assert workers.stats().decoded >= before.decoded + 2 + 4
 
 
-async def test_a_cancelled_request_that_goes_on_is_ended(workers: DecodeWorkers) -> None:
+async def test_a_cancelled_request_that_goes_on_is_ended(workers: DecoderPool) -> None:
     before = workers.stats()
     hang = asyncio.create_task(workers.decode(misbehaving("hang", tagged_image(0))))
     await until(lambda: workers.stats().idle == 1, "it has begun")
@@ -337,7 +337,7 @@ async def test_a_cancelled_request_that_goes_on_is_ended(workers: DecodeWorkers)
     assert workers.stats().failures["abandoned"] == before.failures.get("abandoned", 0) + 1
 
 
-async def test_a_deadline_that_passes_while_waiting_for_a_worker(workers: DecodeWorkers) -> None:
+async def test_a_deadline_that_passes_while_waiting_for_a_worker(workers: DecoderPool) -> None:
     before = workers.stats()
     busy = [
         asyncio.create_task(workers.decode(misbehaving("sleep 1", tagged_image(1)), fit=FIT))
@@ -358,7 +358,7 @@ async def test_a_deadline_that_passes_while_waiting_for_a_worker(workers: Decode
     assert workers.stats().pids == before.pids
 
 
-async def test_cancelled_while_waiting_for_a_worker(workers: DecodeWorkers) -> None:
+async def test_cancelled_while_waiting_for_a_worker(workers: DecoderPool) -> None:
     slow = [
         asyncio.create_task(workers.decode(misbehaving("sleep 0.05", tagged_image(1)), fit=FIT))
         for _ in range(2)
@@ -395,7 +395,7 @@ FORGED = {
 
 @pytest.mark.parametrize("packet", FORGED.values(), ids=FORGED.keys())
 async def test_a_forged_answer_is_refused_and_its_worker_ended(
-    workers: DecodeWorkers, packet: str
+    workers: DecoderPool, packet: str
 ) -> None:
     before = workers.stats()
     with pytest.raises(DecoderFailed, match="answer"):
@@ -405,7 +405,7 @@ async def test_a_forged_answer_is_refused_and_its_worker_ended(
     assert workers.stats().failures["invalid_answer"] > before.failures.get("invalid_answer", 0)
 
 
-async def test_a_pickle_is_never_opened(workers: DecodeWorkers, tmp_path: Path) -> None:
+async def test_a_pickle_is_never_opened(workers: DecoderPool, tmp_path: Path) -> None:
     made = tmp_path / "made by a pickle"
     with pytest.raises(DecoderFailed, match="cannot be read"):
         await workers.decode(misbehaving(f"say-pickle {made}", tagged_image(2)))
@@ -435,7 +435,7 @@ async def test_an_answer_in_advance_never_reaches_the_next_request() -> None:
 
 
 async def test_a_worker_writes_no_files_and_has_neither_descriptors_nor_secrets(
-    workers: DecodeWorkers, tmp_path: Path
+    workers: DecoderPool, tmp_path: Path
 ) -> None:
     await workers.decode(misbehaving(f"write {tmp_path / 'leak'}", tagged_image(0)))
     assert not any(size_bytes for _name, size_bytes in files(tmp_path))
@@ -452,7 +452,7 @@ async def test_a_worker_writes_no_files_and_has_neither_descriptors_nor_secrets(
 
 
 async def test_processes_are_small_and_hold_no_engine_and_no_transport(
-    workers: DecodeWorkers,
+    workers: DecoderPool,
 ) -> None:
     nursery_pid = workers.stats().nursery_pid
     assert nursery_pid is not None
@@ -476,7 +476,7 @@ async def test_the_agent_itself_holds_no_decoder() -> None:
     assert not said.stdout.strip()
 
 
-async def test_signals_for_the_agent_are_left_to_the_agent(workers: DecodeWorkers) -> None:
+async def test_signals_for_the_agent_are_left_to_the_agent(workers: DecoderPool) -> None:
     stats = workers.stats()
     assert stats.nursery_pid is not None
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -490,11 +490,11 @@ async def test_signals_for_the_agent_are_left_to_the_agent(workers: DecodeWorker
 AGENT = """
 import asyncio, sys
 from edge_agent.imaging import Limits
-from edge_agent.serving.decode_workers import DecodePolicy, DecodeWorkers
-from tests.support.hostile_reader import PATH, misbehaving
+from edge_agent.decoding.pool import DecodePolicy, DecoderPool
+from tests.support.images.hostile_reader import PATH, misbehaving
 
 async def main():
-    workers = DecodeWorkers(Limits(), DecodePolicy(workers=2, timeout_s=600), reader=PATH)
+    workers = DecoderPool(Limits(), DecodePolicy(workers=2, timeout_s=600), reader=PATH)
     await workers.start()
     tasks = [asyncio.create_task(workers.decode(misbehaving(how, b"")))
              for how in ("hang", "hang-native")]
@@ -522,7 +522,7 @@ async def test_nothing_is_left_when_the_agent_is_killed() -> None:
 
 
 async def test_a_pool_that_is_not_running_says_so() -> None:
-    workers = DecodeWorkers(Limits(), POLICY, reader=PATH)
+    workers = DecoderPool(Limits(), POLICY, reader=PATH)
     with pytest.raises(NotReady):
         await workers.decode(tagged_image(0))
     await workers.close()
@@ -543,7 +543,7 @@ async def test_closing_ends_everything_and_tells_everybody() -> None:
 
 
 async def test_what_cannot_start_says_why_and_leaves_nothing() -> None:
-    workers = DecodeWorkers(Limits(), POLICY, reader="tests.support.images.hostile_reader:absent")
+    workers = DecoderPool(Limits(), POLICY, reader="tests.support.images.hostile_reader:absent")
     with pytest.raises(DecoderFailed, match="has no attribute 'absent'"):
         await workers.start()
     assert workers.stats().nursery_pid is None
@@ -553,7 +553,7 @@ async def test_what_cannot_start_says_why_and_leaves_nothing() -> None:
 
 
 async def test_descriptors_and_memory_stay_flat_over_2000_requests(
-    workers: DecodeWorkers, rg1: bytes
+    workers: DecoderPool, rg1: bytes
 ) -> None:
     async def some(count: int) -> None:
         async def client(offset: int) -> None:
@@ -579,7 +579,7 @@ async def test_descriptors_and_memory_stay_flat_over_2000_requests(
         assert now < then + 8_000, f"{then} kB grew to {now} kB"
 
 
-async def test_descriptors_stay_flat_over_replacements(workers: DecodeWorkers) -> None:
+async def test_descriptors_stay_flat_over_replacements(workers: DecoderPool) -> None:
     async def crashes(count: int) -> None:
         for _ in range(count):
             with pytest.raises(DecoderFailed):

@@ -15,7 +15,7 @@ from edge_agent.config import Settings
 from edge_agent.decoding.decoder import Decoder
 from edge_agent.engines.base import Pixels
 from edge_agent.errors import EngineFailed
-from edge_agent.serving.detection import Pipeline
+from edge_agent.serving.detection import DetectionService
 from hilum.v1 import detection_pb2 as pb
 from tests.support.agents.tagged import (
     SIDE,
@@ -140,7 +140,7 @@ async def test_the_boxs_own_failures_are_coded_and_give_nothing_away(
     def broken(batch: Pixels) -> None:
         raise raised
 
-    def load(settings: Settings, decoder: Decoder) -> Pipeline:
+    def load(settings: Settings, decoder: Decoder) -> DetectionService:
         return fake_pipeline(settings, decoder, FakeEngine(SIDE, SIDE, before=broken))
 
     async with running_agent(settings(), load) as agent, connected(agent) as detector:

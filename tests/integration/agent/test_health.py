@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from edge_agent.app.agent import Agent
 from edge_agent.config import Settings
 from edge_agent.decoding.decoder import Decoder
-from edge_agent.serving.detection import Pipeline
+from edge_agent.serving.detection import DetectionService
 from tests.support.agents.tagged import dialled, fake_pipeline, running_agent, settings
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -29,7 +29,7 @@ def asking(service: str) -> health_pb2.HealthCheckRequest:
 async def test_serving_only_once_the_model_is_warm_and_until_it_stops(service: str) -> None:
     warm = threading.Event()
 
-    def load(settings: Settings, decoder: Decoder) -> Pipeline:
+    def load(settings: Settings, decoder: Decoder) -> DetectionService:
         assert warm.wait(30)
         return fake_pipeline(settings, decoder)
 

@@ -18,7 +18,7 @@ from edge_agent.serving.http.endpoints import HttpLimits
 from edge_agent.serving.http.server import HttpServer
 from tests.support.agents.certificates import Authority
 from tests.support.agents.http import file_form, http_app, served
-from tests.support.agents.tagged import SIDE, Gate, eventually, fake_pipeline, settings, tagged_png
+from tests.support.agents.tagged import SIDE, Latch, eventually, fake_pipeline, settings, tagged_png
 from tests.support.engines.fake_engine import FakeEngine
 
 SMALL = HttpLimits(max_image_bytes=200_000, max_batch_bytes=400_000)
@@ -106,7 +106,7 @@ async def test_what_is_no_request_is_refused_and_harms_nobody(sent: bytes) -> No
 
 
 async def test_a_caller_who_hangs_up_frees_the_place() -> None:
-    gate = Gate()
+    gate = Latch()
     pipeline = fake_pipeline(
         settings(limits={"queue_size": 2}), None, FakeEngine(SIDE, SIDE, before=gate)
     )
@@ -124,7 +124,7 @@ async def test_a_caller_who_hangs_up_frees_the_place() -> None:
 
 
 async def test_stopping_finishes_what_is_in_flight() -> None:
-    gate = Gate()
+    gate = Latch()
     pipeline = fake_pipeline(settings(), None, FakeEngine(SIDE, SIDE, before=gate))
     server = HttpServer(http_app(pipeline), host="127.0.0.1", port=0)
     origin = f"http://127.0.0.1:{await server.start()}"

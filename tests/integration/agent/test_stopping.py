@@ -21,7 +21,7 @@ from edge_agent.audit.segments import segments
 from edge_agent.audit.verify import verify
 from edge_agent.config import Settings
 from edge_agent.decoding.decoder import Decoder
-from edge_agent.serving.detection import Pipeline
+from edge_agent.serving.detection import DetectionService
 from hilum.v1 import detection_pb2 as pb
 from hilum.v1 import detection_pb2_grpc
 from tests.support.agents.tagged import (
@@ -138,7 +138,7 @@ async def test_what_is_given_up_stands_in_the_audit_log(tmp_path: Path) -> None:
 async def test_an_agent_that_is_not_sound_answers_nothing_while_it_stops() -> None:
     """An upload that began before the signal ends after it."""
 
-    def load(settings: Settings, decoder: Decoder) -> Pipeline:
+    def load(settings: Settings, decoder: Decoder) -> DetectionService:
         return fake_pipeline(settings, decoder, self_test=lambda: "It answers wrongly.")
 
     agent = Agent(settings(http={"enabled": True}), load)
@@ -172,8 +172,8 @@ def _accepts(port: int) -> bool:
 HANGS = """
 import asyncio, os, signal, sys, threading
 from edge_agent.app import serve
-from edge_agent.engines.fake import FakeEngine
-from tests.agents import SIDE, fake_pipeline, settings
+from tests.support.engines.fake_engine import FakeEngine
+from tests.support.agents.tagged import SIDE, fake_pipeline, settings
 
 def hang(batch):
     os.kill(os.getpid(), signal.SIGTERM)
@@ -199,7 +199,7 @@ async def test_work_that_hangs_does_not_keep_the_process_from_ending() -> None:
 
 
 async def test_a_model_that_cannot_be_loaded_ends_the_agent() -> None:
-    def fails(settings: Settings, decoder: Decoder) -> Pipeline:
+    def fails(settings: Settings, decoder: Decoder) -> DetectionService:
         raise ValueError("no such model")
 
     with pytest.raises(ValueError, match="no such model"):
@@ -214,7 +214,7 @@ async def test_told_to_recheck_before_it_serves_it_starts_as_if_it_had_not_been(
         tested.append(1)
         return ""
 
-    def load(settings: Settings, decoder: Decoder) -> Pipeline:
+    def load(settings: Settings, decoder: Decoder) -> DetectionService:
         os.kill(os.getpid(), signal.SIGHUP)
         return fake_pipeline(settings, decoder, self_test=self_test)
 
@@ -234,7 +234,7 @@ async def test_told_to_recheck_before_it_serves_it_starts_as_if_it_had_not_been(
 
 
 async def test_told_to_stop_while_it_loads_it_ends_with_0() -> None:
-    def load(settings: Settings, decoder: Decoder) -> Pipeline:
+    def load(settings: Settings, decoder: Decoder) -> DetectionService:
         os.kill(os.getpid(), signal.SIGTERM)
         return fake_pipeline(settings, decoder)
 

@@ -19,8 +19,13 @@ from edge_agent.audit.segments import segments
 from edge_agent.audit.verify import verify
 from edge_agent.core.audit_chain import access_event
 from edge_agent.core.authorization import Action, Denied, Role, check_listeners
-from edge_agent.security.api_keys import KeyRing, NewKey, add_key
-from edge_agent.security.authentication import Caller, Gatekeeper, grpc_caller, http_caller
+from edge_agent.security.api_keys import ApiKeyStore, IssuedKey, add_key
+from edge_agent.security.authentication import (
+    Authenticator,
+    ClientCredentials,
+    grpc_caller,
+    http_caller,
+)
 from edge_agent.security.client_certificates import CertificateRules
 from edge_agent.security.tls import Tls, TlsFiles, grpc_credentials, load_tls, uvicorn_tls
 from tests.support.agents.certificates import NOW, Authority, Issued
@@ -48,18 +53,18 @@ class Site:
         client_ca = self.authority.certificate if mutual else None
         return load_tls(TlsFiles(self.server.certificate, self.server.key, client_ca), utc_now())
 
-    def gate(self, name: str, *, mutual: bool = False) -> Gatekeeper:
-        gate = Gatekeeper(
+    def gate(self, name: str, *, mutual: bool = False) -> Authenticator:
+        gate = Authenticator(
             name,
             "0.0.0.0",  # noqa: S104  # as beyond loopback
             tls=True,
-            keys=KeyRing(self.keys, utc_now),
+            keys=ApiKeyStore(self.keys, utc_now),
             certificates=CertificateRules(self.rules, utc_now) if mutual else None,
         )
         check_listeners([gate.listener])
         return gate
 
-    def ask(self, gate: Gatekeeper, caller: Caller) -> str:
+    def ask(self, gate: Authenticator, caller: ClientCredentials) -> str:
         """What a face does for a detection: decide, refuse or answer, log."""
         self.log.require()
         who = gate.decide(Action.DETECT, caller)
@@ -86,7 +91,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 class Asked(grpc.GenericRpcHandler):
     """Answers every call with the decision about its caller."""
 
-    def __init__(self, site: Site, gate: Gatekeeper) -> None:
+    def __init__(self, site: Site, gate: Authenticator) -> None:
         self._site, self._gate = site, gate
 
     def service(self, handler_call_details: Any) -> Any:
@@ -100,7 +105,7 @@ class Asked(grpc.GenericRpcHandler):
 
 
 async def call(
-    site: Site, *, mutual: bool, key: NewKey | None = None, certificate: Issued | None = None
+    site: Site, *, mutual: bool, key: IssuedKey | None = None, certificate: Issued | None = None
 ) -> str:
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((Asked(site, site.gate("gRPC", mutual=mutual)),))

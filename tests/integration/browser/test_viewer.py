@@ -16,9 +16,17 @@ from fastapi import FastAPI
 from playwright.sync_api import Browser, BrowserContext, FilePayload, Page, Request, expect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from edge_agent.core.authorization import Action, Denied, Identity, Principal, Reason, Role, decide
-from edge_agent.security.authentication import Caller
-from edge_agent.serving.http.access import GuardedAccess
+from edge_agent.core.authorization import (
+    Action,
+    AuthResult,
+    DenialReason,
+    Denied,
+    Principal,
+    Role,
+    decide,
+)
+from edge_agent.security.authentication import ClientCredentials
+from edge_agent.serving.http.access import HttpAccessControl
 from hilum.catalog import CATALOG
 from tests.conftest import pydicom_file
 from tests.support.agents.http import SAID, ScriptedEngine, http_app, served_apart
@@ -422,16 +430,16 @@ class TestRefusals:
 
     def test_a_key_is_asked_for_and_used(self, browser: Browser) -> None:
         class OneKey:
-            def decide(self, action: Action, caller: Caller) -> Identity:
+            def decide(self, action: Action, caller: ClientCredentials) -> AuthResult:
                 if caller.key == "sesame":
                     return Principal("key:0123456789", Role.CLINIC)
                 if caller.key == "viewer":
                     return decide(action, Principal("key:9876543210", Role.VIEWER))
-                return Denied(Reason.NO_CREDENTIAL)
+                return Denied(DenialReason.NO_CREDENTIAL)
 
         def guarded() -> FastAPI:
             pipeline = fake_pipeline(settings(), None, ScriptedEngine())
-            return http_app(pipeline, access=GuardedAccess(OneKey()))
+            return http_app(pipeline, access=HttpAccessControl(OneKey()))
 
         with served_apart(guarded) as origin:
             page = browser.new_page()

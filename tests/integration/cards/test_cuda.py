@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edge_agent.engines.hardware import nvidia_cards
-from edge_agent.engines.runtimes.cuda import Card, CudaPythonCard, PyCudaCard, ours
+from edge_agent.engines.runtimes.cuda import CudaDevice, CudaPythonDevice, PyCudaDevice, ours
 from edge_agent.errors import EngineFailed
 
 pytestmark = pytest.mark.skipif(
@@ -23,13 +23,16 @@ pytestmark = pytest.mark.skipif(
 )
 
 MEGABYTE = 1 << 20
-CARDS: dict[str, Callable[[], Card]] = {"cuda.bindings": CudaPythonCard, "pycuda": PyCudaCard}
+CARDS: dict[str, Callable[[], CudaDevice]] = {
+    "cuda.bindings": CudaPythonDevice,
+    "pycuda": PyCudaDevice,
+}
 
 Array = NDArray[Any]
 
 
 @pytest.fixture(params=CARDS)
-def card(request: pytest.FixtureRequest) -> Iterator[Card]:
+def card(request: pytest.FixtureRequest) -> Iterator[CudaDevice]:
     package = request.param
     if find_spec(package.partition(".")[0]) is None or find_spec(package) is None:
         pytest.skip(f"{package} is not installed: NOT tested here")
@@ -38,7 +41,7 @@ def card(request: pytest.FixtureRequest) -> Iterator[Card]:
     opened.close()
 
 
-def there_and_back(card: Card, content: Array, times: int = 1) -> list[Array]:
+def there_and_back(card: CudaDevice, content: Array, times: int = 1) -> list[Array]:
     """Up to the card and down again, on a stream and memory of its own."""
     back = [np.empty_like(content) for _ in range(times)]
     with card.use():
@@ -52,19 +55,19 @@ def there_and_back(card: Card, content: Array, times: int = 1) -> list[Array]:
     return back
 
 
-def test_a_card_says_what_it_is(card: Card) -> None:
+def test_a_card_says_what_it_is(card: CudaDevice) -> None:
     assert any(card.name.removeprefix("NVIDIA ") in known for known in nvidia_cards())
     major, minor = map(int, card.capability.split("."))
     assert (major, minor) >= (5, 0)
 
 
-def test_what_goes_up_comes_down(card: Card) -> None:
+def test_what_goes_up_comes_down(card: CudaDevice) -> None:
     content = np.random.default_rng(0).integers(0, 256, 7 * MEGABYTE + 1, dtype=np.uint8)
     for copy in there_and_back(card, content, times=3):
         np.testing.assert_array_equal(copy, content)
 
 
-def test_threads_use_a_card_side_by_side(card: Card) -> None:
+def test_threads_use_a_card_side_by_side(card: CudaDevice) -> None:
     rng = np.random.default_rng(1)
     contents = [rng.standard_normal(MEGABYTE, np.float32) for _ in range(4)]
     right: list[bool] = []
@@ -80,13 +83,13 @@ def test_threads_use_a_card_side_by_side(card: Card) -> None:
     assert right == [True] * 80
 
 
-def test_memory_that_is_freed_is_there_again(card: Card) -> None:
+def test_memory_that_is_freed_is_there_again(card: CudaDevice) -> None:
     with card.use():
         for _ in range(200):  # By and by more than any card has at once.
             card.free(card.allocate(2048 * MEGABYTE))
 
 
-def test_more_memory_than_there_is_is_an_error_and_no_more(card: Card) -> None:
+def test_more_memory_than_there_is_is_an_error_and_no_more(card: CudaDevice) -> None:
     with pytest.raises(EngineFailed, match=r"(?i)memory"), ours("allocate"), card.use():
         card.allocate(1 << 42)
     content = np.arange(MEGABYTE)

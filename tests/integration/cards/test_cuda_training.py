@@ -27,7 +27,7 @@ from training.config import load_config  # noqa: E402
 from training.evaluation.detectors import of_network  # noqa: E402
 from training.models.grey import to_grey  # noqa: E402
 from training.models.network import load_model  # noqa: E402
-from training.train.distributed import ALONE, Group, choose_device  # noqa: E402
+from training.train.distributed import ALONE, ProcessGroup, choose_device  # noqa: E402
 from training.train.loop import EpochReport, Progress  # noqa: E402
 from training.train.run import run  # noqa: E402
 
@@ -39,7 +39,7 @@ def test_its_first_step_is_the_processors(tmp_path: Path) -> None:
     """From the second on roundings part their ways. The weights are anybody's."""
     first: dict[str, tuple[float, float, float]] = {}
     for device in ("cpu", "cuda"):
-        group = Group(device=choose_device(device))
+        group = ProcessGroup(device=choose_device(device))
         (tmp_path / device).mkdir()
         stated = {"epochs": 2, "device": device}
         config = load_config(configured(tmp_path / device, train=stated))
@@ -51,7 +51,7 @@ def test_its_first_step_is_the_processors(tmp_path: Path) -> None:
 
 
 def test_a_stopped_run_goes_on_and_the_processor_may_take_it_over(tmp_path: Path) -> None:
-    card = Group(device=choose_device("cuda"))
+    card = ProcessGroup(device=choose_device("cuda"))
     config = load_config(configured(tmp_path, train={"epochs": 4, "device": "cuda"}))
     reports: list[EpochReport] = []
 
@@ -88,7 +88,7 @@ def test_what_processes_exchange_goes_through_nccl(tmp_path: Path) -> None:
     meet = f"file://{tmp_path / 'meet'}"
     dist.init_process_group("cpu:gloo,cuda:nccl", init_method=meet, rank=0, world_size=1)
     try:
-        group = Group(rank=0, world=2, device=device)  # As if there were another one.
+        group = ProcessGroup(rank=0, world=2, device=device)  # As if there were another one.
         wrapped = group.wrap(random_detector().to(device)).train()
         assert any(isinstance(it, torch.nn.SyncBatchNorm) for it in wrapped.modules())
         outputs = tensors(wrapped(torch.rand(2, 1, 64, 64, device=device)))

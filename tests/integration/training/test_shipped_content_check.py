@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge_agent.core.content_check import GateVerdict
+from edge_agent.core.content_check import ContentVerdict
 from edge_agent.engines.bundle import Bundle, starter_bundle_path
-from edge_agent.engines.content_check import OpenVinoGate
+from edge_agent.engines.content_check import OpenVinoContentChecker
 from edge_agent.imaging import read_study
 from hilum.codes import ErrorCode, WarningCode
 from tests.conftest import pydicom_file
@@ -28,13 +28,13 @@ def bundle() -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def gate(bundle: Bundle) -> OpenVinoGate:
-    gate = OpenVinoGate.of(bundle)
+def gate(bundle: Bundle) -> OpenVinoContentChecker:
+    gate = OpenVinoContentChecker.of(bundle)
     assert gate is not None, "the starter carries no gate"
     return gate
 
 
-def shown(gate: OpenVinoGate, bundle: Bundle, image: bytes) -> GateVerdict:
+def shown(gate: OpenVinoContentChecker, bundle: Bundle, image: bytes) -> ContentVerdict:
     """What the gate says of a file, read as for the detector."""
     size = bundle.manifest.input
     radiograph, _ = read_study(image, fit=(size.height, size.width))
@@ -64,7 +64,7 @@ def png(pixels: Pixels) -> bytes:
 
 @pytest.mark.radiographs
 def test_no_real_frontal_radiograph_is_refused(
-    gate: OpenVinoGate, bundle: Bundle, radiographs: list[Path]
+    gate: OpenVinoContentChecker, bundle: Bundle, radiographs: list[Path]
 ) -> None:
     verdicts = {path.name: shown(gate, bundle, path.read_bytes()) for path in radiographs}
     assert {name: v.refusal for name, v in verdicts.items() if v.refusal} == {}
@@ -83,21 +83,21 @@ def test_no_real_frontal_radiograph_is_refused(
     ],
 )
 def test_other_pictures_without_a_header_are_refused(
-    gate: OpenVinoGate, bundle: Bundle, name: str
+    gate: OpenVinoContentChecker, bundle: Bundle, name: str
 ) -> None:
     assert shown(gate, bundle, as_png(name)).refusal == ErrorCode.NOT_A_CHEST
 
 
 @pytest.mark.training
 @pytest.mark.parametrize("name", ["bus.jpg", "zidane.jpg"])
-def test_photographs_are_refused(gate: OpenVinoGate, bundle: Bundle, name: str) -> None:
+def test_photographs_are_refused(gate: OpenVinoContentChecker, bundle: Bundle, name: str) -> None:
     assets = pytest.importorskip("ultralytics.utils").ASSETS
     verdict = shown(gate, bundle, (assets / name).read_bytes())
     assert verdict.refusal == ErrorCode.NOT_A_CHEST
 
 
 def test_rg1_is_a_chest_whose_turn_and_polarity_are_seen(
-    gate: OpenVinoGate, bundle: Bundle, rg1: bytes
+    gate: OpenVinoContentChecker, bundle: Bundle, rg1: bytes
 ) -> None:
     size = bundle.manifest.input
     upright = read_study(rg1, fit=(size.height, size.width))[0].pixels
@@ -113,7 +113,7 @@ def test_rg1_is_a_chest_whose_turn_and_polarity_are_seen(
 
 @pytest.mark.radiographs
 def test_turned_and_inverted_radiographs_do_not_pass(
-    gate: OpenVinoGate, bundle: Bundle, radiographs: list[Path]
+    gate: OpenVinoContentChecker, bundle: Bundle, radiographs: list[Path]
 ) -> None:
     told = {ErrorCode.ROTATED, ErrorCode.INVERTED, ErrorCode.NOT_A_CHEST}
     unseen = []

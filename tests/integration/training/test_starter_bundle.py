@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edge_agent.engines.bundle import Bundle, shipped_bundles
-from edge_agent.engines.content_check import OpenVinoGate
+from edge_agent.engines.content_check import OpenVinoContentChecker
 from edge_agent.engines.golden import read_picture, run_gate, run_golden
 from edge_agent.engines.runtimes.factory import open_engine
 from edge_agent.engines.runtimes.openvino import OpenVinoEngine, OpenVinoOptions, computes_bf16
@@ -46,7 +46,7 @@ def test_every_variant_still_says_what_was_recorded(starter: Bundle) -> None:
 
 
 def test_its_gate_refuses_none_of_its_golden_pictures(starter: Bundle) -> None:
-    gate = OpenVinoGate.of(starter)
+    gate = OpenVinoContentChecker.of(starter)
     assert gate is not None
     assert [verdict for verdict in run_gate(starter, gate.judge) if not verdict.passed] == []
 

@@ -18,12 +18,12 @@ from edge_agent.core.request_origin import page_names
 from edge_agent.decoding.decoder import ThreadDecoder
 from edge_agent.engines.base import Pixels, RawOutputs
 from edge_agent.imaging import Limits
-from edge_agent.security.authentication import Gatekeeper
-from edge_agent.serving.detection import Model
-from edge_agent.serving.http.access import GuardedAccess
+from edge_agent.security.authentication import Authenticator
+from edge_agent.serving.detection import LoadedModel
+from edge_agent.serving.http.access import HttpAccessControl
 from edge_agent.serving.http.app import create_http_app
-from edge_agent.serving.http.endpoints import HttpLimits, Looks
-from edge_agent.serving.http.schemas import ModelFacts
+from edge_agent.serving.http.endpoints import Detector, HttpLimits
+from edge_agent.serving.http.schemas import ModelInfo
 from edge_agent.serving.http.server import HttpServer
 from edge_agent.serving.render import Renderer
 from hilum.catalog import BY_SLUG, CATALOG
@@ -61,10 +61,10 @@ class ScriptedEngine:
     def close(self) -> None: ...
 
 
-class Serves(Looks, Protocol):
+class Serves(Detector, Protocol):
     """What answers, and the model that it answers with."""
 
-    model: Model
+    model: LoadedModel
 
 
 def http_app(serves: Serves | None = None, /, **changes: Any) -> FastAPI:
@@ -74,10 +74,10 @@ def http_app(serves: Serves | None = None, /, **changes: Any) -> FastAPI:
     given: dict[str, Any] = {
         "pipeline": lambda: serving,
         "renderer": lambda: renderer,
-        "model_info": lambda: ModelFacts.of(serving.model),
+        "model_info": lambda: ModelInfo.of(serving.model),
         "readiness": lambda: "",
         "metrics": lambda: b"# TYPE up gauge\nup 1\n",
-        "access": GuardedAccess(Gatekeeper("HTTP", "127.0.0.1", tls=False)),
+        "access": HttpAccessControl(Authenticator("HTTP", "127.0.0.1", tls=False)),
         "names": page_names("http"),
         "limits": HttpLimits(),
     }

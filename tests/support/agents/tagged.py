@@ -38,7 +38,7 @@ from edge_agent.config import Settings, load_settings
 from edge_agent.core.engine_selection import BatchPolicy
 from edge_agent.decoding.decoder import Decoder, ThreadDecoder
 from edge_agent.engines.base import Engine, Pixels
-from edge_agent.serving.detection import Model, Pipeline
+from edge_agent.serving.detection import DetectionService, LoadedModel
 from hilum.catalog import CATALOG
 from hilum.manifest import GoldenCases, Manifest
 from hilum.v1 import detection_pb2 as pb
@@ -101,7 +101,7 @@ def manifest(engine: str = "fake", **changes: Any) -> Manifest:
     return Manifest.model_validate(fields | changes)
 
 
-class Gate:
+class Latch:
     """Holds every image in the engine until the test lets its tag pass."""
 
     def __init__(self) -> None:
@@ -144,12 +144,12 @@ def fake_pipeline(
     infer_concurrency: int = 1,
     max_batch: int = 1,
     self_test: Callable[[], str] = lambda: "",
-) -> Pipeline:
+) -> DetectionService:
     """A pipeline over an engine that reads the answer out of the picture."""
     declared = manifest()
     engine = engine or FakeEngine(SIDE, SIDE)
-    return Pipeline(
-        Model(declared, DIGEST, declared.engines[0], engine, "a test", self_test=self_test),
+    return DetectionService(
+        LoadedModel(declared, DIGEST, declared.engines[0], engine, "a test", self_test=self_test),
         decoder or ThreadDecoder(2, image_limits(settings)),
         queue_size=settings.limits.queue_size,
         batch=BatchPolicy(max_batch=max_batch, parallel_requests=infer_concurrency),
@@ -160,11 +160,11 @@ class Gated:
     """Loads a pipeline whose engine waits at a gate; `lanes` images may be in it at once."""
 
     def __init__(self, lanes: int = 1) -> None:
-        self.gate = Gate()
-        self.pipeline: Pipeline | None = None
+        self.gate = Latch()
+        self.pipeline: DetectionService | None = None
         self._lanes = lanes
 
-    def __call__(self, settings: Settings, decoder: Decoder) -> Pipeline:
+    def __call__(self, settings: Settings, decoder: Decoder) -> DetectionService:
         engine = FakeEngine(SIDE, SIDE, before=self.gate)
         self.pipeline = fake_pipeline(settings, decoder, engine, infer_concurrency=self._lanes)
         return self.pipeline

@@ -13,14 +13,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from edge_agent.engines.runtimes.cuda import Array
-from edge_agent.engines.runtimes.tensorrt_runtime import ANY, LoadedPlan, Plan, Port
+from edge_agent.engines.runtimes.tensorrt_runtime import ANY, ExecutionContext, Plan, TensorInfo
 from edge_agent.errors import EngineFailed
 from tests.support.engines.bundles import ANCHORS, ROWS, SIZE
 from tests.support.engines.variants import seen
 
 PORTS = (
-    Port("images", "uint8", (1, 1, SIZE, SIZE), True),
-    Port("outputs", "float32", (1, ROWS, ANCHORS), False),
+    TensorInfo("images", "uint8", (1, 1, SIZE, SIZE), True),
+    TensorInfo("outputs", "float32", (1, ROWS, ANCHORS), False),
 )
 OPEN_PORTS = tuple(replace(port, shape=(ANY, *port.shape[1:])) for port in PORTS)
 """Those of a plan for any number of images."""
@@ -91,7 +91,7 @@ class FakePlan:
     """The transparent model of `support.engines.bundles`, computed in a `FakeCard`'s memory."""
 
     card: FakeCard
-    ports: tuple[Port, ...] = PORTS
+    ports: tuple[TensorInfo, ...] = PORTS
     refuses: bool = False
     spoilt: bool = False
     max_batch: int = 1
@@ -135,7 +135,7 @@ class FakeRuntime:
         self.built.append(onnx)
         return Plan(b"built here", ())
 
-    def load(self, plan: bytes) -> LoadedPlan:
+    def load(self, plan: bytes) -> ExecutionContext:
         if plan in self.refused:
             raise EngineFailed("made for another card")
         self.loaded.append(plan)

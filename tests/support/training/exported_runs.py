@@ -17,13 +17,13 @@ from ultralytics.nn.tasks import DetectionModel
 from hilum.catalog import CATALOG
 from hilum.manifest import HeadSpec, InputSpec, Provenance
 from tests.support.training.models import blobs
-from training.bundle.writer import BundleParts
+from training.bundle.writer import BundleContents
 from training.config import Config
 from training.data import dataset
 from training.data.splits import Split
 from training.evaluation.detectors import of_network
 from training.evaluation.parity import ParityResult
-from training.export.artifacts import Exported
+from training.export.artifacts import ExportArtifacts
 from training.workflow import export_steps as steps
 
 SIZE = 96
@@ -81,13 +81,13 @@ def _table(path: Path, columns: list[str], rows: list[list[str]] | list[list[obj
         csv.writer(out).writerows([columns, *rows])
 
 
-def toy_parts(config: Config, made: Exported, result: ParityResult) -> BundleParts:
+def toy_parts(config: Config, made: ExportArtifacts, result: ParityResult) -> BundleContents:
     """What a bundle of a proven run is made of, the set's own pictures as golden cases."""
     pictures = {
         f"case-{k}": steps.input_of(entry, made.record.input)[0][0, 0]
         for k, entry in enumerate(dataset.read(config.data.dataset))
     }
-    return BundleParts(
+    return BundleContents(
         name="toy",
         version="0.0.1",
         intended_use="Tests.",

@@ -9,7 +9,7 @@ import numpy as np
 
 from edge_agent.core.findings import Box, Finding
 from hilum.catalog import BY_SLUG, CATALOG
-from training.data.dataset import Entry
+from training.data.dataset import LabelledImage
 from training.data.labels import Label
 
 NODULE = BY_SLUG["nodule_mass"].index
@@ -25,9 +25,9 @@ def entry(
     unknown: frozenset[int] = frozenset(),
     patient: str = "",
     facts: Mapping[str, str] | None = None,
-) -> Entry:
+) -> LabelledImage:
     """An image whose file does not exist."""
-    return Entry(
+    return LabelledImage(
         image_id=image_id,
         path=Path(f"{image_id}.png"),
         background="painted",
@@ -52,7 +52,7 @@ TWO = [
 
 def by_chance(
     images: int, seed: int = 0, *, per_image: int = 12, hidden: float = 0.05
-) -> tuple[list[Entry], list[list[Finding]]]:
+) -> tuple[list[LabelledImage], list[list[Finding]]]:
     """A set with boxes of all classes, and a detector that finds most of them, and more."""
     rng = np.random.default_rng(seed)
     entries, found = [], []

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from hilum.catalog import CATALOG
-from training.data.dataset import Entry
+from training.data.dataset import LabelledImage
 from training.data.labels import Label
 from training.data.splits import Split
 
@@ -31,7 +31,7 @@ TOY_TRAIN = {
 NODULE = 8
 
 
-def discs(folder: Path, count: int, *, seed: int = 0) -> tuple[Entry, ...]:
+def discs(folder: Path, count: int, *, seed: int = 0) -> tuple[LabelledImage, ...]:
     """Pictures with one disc each, marked as a nodule or mass; the entries of a set."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
@@ -42,7 +42,9 @@ def discs(folder: Path, count: int, *, seed: int = 0) -> tuple[Entry, ...]:
         cv2.circle(pixels, (x, y), 12, 230, -1)
         cv2.imwrite(str(folder / f"{k:03d}.png"), pixels)
         label = Label(NODULE, x - 12, y - 12, x + 13, y + 13)
-        made.append(Entry(f"{k:03d}", folder / f"{k:03d}.png", "painted", frozenset(), (label,)))
+        made.append(
+            LabelledImage(f"{k:03d}", folder / f"{k:03d}.png", "painted", frozenset(), (label,))
+        )
     return tuple(made)
 
 

@@ -43,7 +43,7 @@ class WholeRun:
     """Where its configuration lies, what came of it, and what was said; tests leave it as it is."""
 
     path: Path
-    done: run_all.Done
+    done: run_all.PipelineResult
     said: list[str]
     training: Trained
 

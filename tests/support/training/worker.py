@@ -16,14 +16,16 @@ from torch import nn
 from training.config import Config, load_config
 from training.errors import TrainingError
 from training.models.network import build_model
-from training.train.distributed import ALONE, Group, joined
+from training.train.distributed import ALONE, ProcessGroup, joined
 from training.train.loader import Batch, batches
 from training.train.loop import EpochReport, Progress
 from training.train.losses import Criterion, class_weights
 from training.train.run import read_sets, run
 
 
-def gradient(config: Config, group: Group, batch: Batch, *, exchange: bool = True) -> torch.Tensor:
+def gradient(
+    config: Config, group: ProcessGroup, batch: Batch, *, exchange: bool = True
+) -> torch.Tensor:
     """All gradients of one step from the same weights; statistics of normalisation held fixed."""
     torch.manual_seed(3)
     model = build_model(config.train)

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from edge_agent.imaging.letterbox import resize
 from hilum.catalog import BY_SLUG, CATALOG
-from training.data.dataset import Entry
+from training.data.dataset import LabelledImage
 from training.errors import TrainingError
-from training.evaluation.matching import Matched
+from training.evaluation.matching import MatchResult
 from training.evaluation.report.worst_errors import Corners, Miss, corners_of
 from training.evaluation.results import Evaluation
 
@@ -24,7 +24,7 @@ _SIDE: Final = 440
 
 
 def drawn(
-    of: Evaluation, entries: Sequence[Entry], matched: Matched, misses: Sequence[Miss]
+    of: Evaluation, entries: Sequence[LabelledImage], matched: MatchResult, misses: Sequence[Miss]
 ) -> str:
     """The section of the report that draws what was missed and what was wrongly marked."""
     parts = []
@@ -40,7 +40,7 @@ def drawn(
     )
 
 
-def _drawn(miss: Miss, entry: Entry, of: Evaluation, matched: Matched) -> str:
+def _drawn(miss: Miss, entry: LabelledImage, of: Evaluation, matched: MatchResult) -> str:
     pixels = entry.read()
     height, width = pixels.shape
     rects = [
@@ -71,7 +71,7 @@ def _drawn(miss: Miss, entry: Entry, of: Evaluation, matched: Matched) -> str:
     )
 
 
-def _marks(image: int, of: Evaluation, matched: Matched) -> Iterator[tuple[Corners, str]]:
+def _marks(image: int, of: Evaluation, matched: MatchResult) -> Iterator[tuple[Corners, str]]:
     """Findings at or above their operating point, and what they say."""
     for k in np.flatnonzero(matched.image == image):
         finding = CATALOG[matched.classes[k]]

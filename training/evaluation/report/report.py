@@ -7,15 +7,20 @@ from html import escape
 from typing import Final
 
 from hilum.catalog import CATALOG
-from training.data.dataset import Entry
+from training.data.dataset import LabelledImage
 from training.evaluation.froc import RATES
-from training.evaluation.matching import Matched
+from training.evaluation.matching import MatchResult
 from training.evaluation.metric_table import rate_name
 from training.evaluation.report import svg
 from training.evaluation.report.error_images import drawn
 from training.evaluation.report.style import STYLE
 from training.evaluation.report.worst_errors import Miss
-from training.evaluation.results import Aim, Evaluation, Figure, Subject
+from training.evaluation.results import (
+    EvaluatedModel,
+    Evaluation,
+    MetricEstimate,
+    OperatingPointTarget,
+)
 
 _HEADLINES: Final = (
     ("map50", "mAP at overlap 0.5"),
@@ -46,7 +51,10 @@ _FROC_AXIS: Final = svg.Axis("false marks per image", 0.125, 8, RATES, log=True)
 
 
 def page(
-    evaluation: Evaluation, entries: Sequence[Entry], matched: Matched, misses: Sequence[Miss]
+    evaluation: Evaluation,
+    entries: Sequence[LabelledImage],
+    matched: MatchResult,
+    misses: Sequence[Miss],
 ) -> str:
     """The report as HTML; pictures are in it, so it is to be kept where the data may be kept."""
     sections = [
@@ -89,7 +97,7 @@ def _sentence(said: str) -> str:
     return f"Operating points: {said}."
 
 
-def _subject(of: Subject) -> str:
+def _subject(of: EvaluatedModel) -> str:
     what = "Bundle" if of.kind == "bundle" else "Weights"
     version = f" {escape(of.version)}" if of.version else ""
     return (
@@ -241,7 +249,7 @@ def _small_curves(of: Evaluation) -> str:
 
 
 def _aims(of: Evaluation) -> str:
-    def cell(aim: Aim, slug: str) -> str:
+    def cell(aim: OperatingPointTarget, slug: str) -> str:
         point = aim.points[slug]
         if point is None:
             return "<td class='n none'>no example</td>"
@@ -288,7 +296,7 @@ def _subgroups(of: Evaluation) -> str:
     )
 
 
-def _bar(name: str, figure: Figure | None, other: Figure | None = None) -> svg.Bar:
+def _bar(name: str, figure: MetricEstimate | None, other: MetricEstimate | None = None) -> svg.Bar:
     if figure is None:
         return svg.Bar(name, None, said="no example")
     return svg.Bar(
@@ -296,7 +304,7 @@ def _bar(name: str, figure: Figure | None, other: Figure | None = None) -> svg.B
     )
 
 
-def _told(figure: Figure | None) -> str:
+def _told(figure: MetricEstimate | None) -> str:
     if figure is None:
         return "<span class='none'>no example</span>"
     return f"{figure.value:.3f} <span class='i'>[{figure.low:.3f}, {figure.high:.3f}]</span>"

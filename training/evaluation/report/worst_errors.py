@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hilum.catalog import CATALOG
-from training.data.dataset import Entry
-from training.evaluation.matching import IOU, Matched
+from training.data.dataset import LabelledImage
+from training.evaluation.matching import IOU, MatchResult
 
 SHOWN: Final = 12
 
@@ -35,8 +35,8 @@ class Miss:
 
 
 def worst(
-    entries: Sequence[Entry],
-    matched: Matched,
+    entries: Sequence[LabelledImage],
+    matched: MatchResult,
     points: Mapping[str, float],
     shown: int = SHOWN,
 ) -> tuple[Miss, ...]:
@@ -52,7 +52,9 @@ def worst(
     )
 
 
-def _missed(entries: Sequence[Entry], matched: Matched, points: Mapping[str, float]) -> list[Miss]:
+def _missed(
+    entries: Sequence[LabelledImage], matched: MatchResult, points: Mapping[str, float]
+) -> list[Miss]:
     row = matched.at(IOU)
     ranked = []
     for k, score in enumerate(matched.box_score[row]):
@@ -69,7 +71,7 @@ def _missed(entries: Sequence[Entry], matched: Matched, points: Mapping[str, flo
     return [miss for _, miss in sorted(ranked, key=lambda pair: pair[0])]
 
 
-def _false(matched: Matched, points: Mapping[str, float]) -> list[Miss]:
+def _false(matched: MatchResult, points: Mapping[str, float]) -> list[Miss]:
     row = matched.at(IOU)
     limits = np.array([points[finding.slug] for finding in CATALOG])[matched.classes]
     over = np.flatnonzero(matched.false[row] & (matched.scores >= limits))

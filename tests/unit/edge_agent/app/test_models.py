@@ -21,13 +21,13 @@ from edge_agent.app.models import (
 )
 from edge_agent.config import Settings
 from edge_agent.core.engine_selection import ONE_AT_A_TIME
-from edge_agent.decoding.decoder import Decoder, WorkerDecoder
+from edge_agent.decoding.decoder import Decoder, SandboxedDecoder
 from edge_agent.engines.base import Engine
 from edge_agent.engines.bundle import Bundle
-from edge_agent.engines.selection.select import Choice
+from edge_agent.engines.selection.select import EngineSelection
 from edge_agent.errors import BundleInvalid, ConfigInvalid, EngineFailed
-from edge_agent.serving.detection import Pipeline
-from edge_agent.serving.types import StudyRequest
+from edge_agent.serving.detection import DetectionService
+from edge_agent.serving.types import DetectionRequest
 from hilum.manifest import EngineVariant
 from tests.support.agents.tagged import SIDE, fake_pipeline, settings, tagged_png, write_toy_bundle
 from tests.support.engines.bundles import VARIANT
@@ -106,7 +106,7 @@ async def test_a_load_that_fails_at_once_leaves_the_decoders_to_the_next() -> No
     told = settings(decode={"workers": 1})
     decoder = build_decoder(told)
 
-    def fails(settings: Settings, decoder: Decoder) -> Pipeline:
+    def fails(settings: Settings, decoder: Decoder) -> DetectionService:
         raise EngineFailed("no engine agrees")
 
     try:
@@ -114,9 +114,9 @@ async def test_a_load_that_fails_at_once_leaves_the_decoders_to_the_next() -> No
             with pytest.raises(EngineFailed):
                 await run_load(told, fails, decoder)
         pipeline = await run_load(told, fake_pipeline, decoder)
-        answer = await pipeline.detect(StudyRequest("", tagged_png(200)))
+        answer = await pipeline.detect(DetectionRequest("", tagged_png(200)))
         assert answer.findings
-        assert isinstance(decoder, WorkerDecoder)
+        assert isinstance(decoder, SandboxedDecoder)
         assert len(decoder.stats().pids) == 1
     finally:
         await decoder.close()
@@ -127,7 +127,7 @@ async def test_without_a_server_too_nothing_is_answered_before_the_golden_cases(
 ) -> None:
     told = settings(bundle=write_toy_bundle(tmp_path / "toy.bundle"), cache_dir=tmp_path / "cache")
     async with open_pipeline(told) as pipeline:
-        assert (await pipeline.detect(StudyRequest("", tagged_png(200)))).findings
+        assert (await pipeline.detect(DetectionRequest("", tagged_png(200)))).findings
     wrong = FakeEngine(SIDE, SIDE, name="openvino-fp32")  # Sees another class than recorded.
     monkeypatch.setattr(models, "open_engine", lambda *_, **__: wrong)
     with pytest.raises(EngineFailed, match="does not answer the bundle's golden cases") as caught:
@@ -149,9 +149,11 @@ def with_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, li
         path, variant(CARD, precision="int8", model="model.onnx", weights=None), variant(VARIANT)
     )
 
-    def choose(bundle: Bundle, *_: object, without: Collection[str] = (), **__: object) -> Choice:
+    def choose(
+        bundle: Bundle, *_: object, without: Collection[str] = (), **__: object
+    ) -> EngineSelection:
         named = bundle.variant(VARIANT if CARD in without else CARD)
-        return Choice(named, "measured before", (), ONE_AT_A_TIME, remembered=True)
+        return EngineSelection(named, "measured before", (), ONE_AT_A_TIME, remembered=True)
 
     monkeypatch.setattr(models, "choose", choose)
     return path, []

@@ -14,12 +14,12 @@ from edge_agent.audit.log import AuditLimits, AuditLog
 from edge_agent.audit.segments import ANCHOR, lines_of, recover, segments
 from edge_agent.audit.verify import verify
 from edge_agent.core.audit_chain import Marker, access_event
-from edge_agent.core.authorization import LOOPBACK, Action, Denied, Principal, Reason, Role
+from edge_agent.core.authorization import LOOPBACK, Action, DenialReason, Denied, Principal, Role
 from edge_agent.errors import AuditUnavailable, ConfigInvalid
 from hilum.codes import ErrorCode
 
 CLINIC = Principal("key:0123456789", Role.CLINIC)
-STRANGER = Denied(Reason.UNKNOWN_CREDENTIAL)
+STRANGER = Denied(DenialReason.UNKNOWN_CREDENTIAL)
 
 
 def utc_now() -> datetime:
@@ -279,9 +279,9 @@ WRITES_UNTIL_KILLED = """
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from edge_agent.core.access import Action, Principal, Role
-from edge_agent.core.audit import access_event
-from edge_agent.serving.audit import AuditLimits, AuditLog
+from edge_agent.core.authorization import Action, Principal, Role
+from edge_agent.core.audit_chain import access_event
+from edge_agent.audit.log import AuditLimits, AuditLog
 log = AuditLog(
     Path(sys.argv[1]), utc_now=lambda: datetime.now(UTC),
     limits=AuditLimits(segment_bytes=5000, gather_s=0),
@@ -325,10 +325,10 @@ FILLS_THE_DISK = """
 import json, resource, sys
 from datetime import UTC, datetime
 from pathlib import Path
-from edge_agent.core.access import Action, Principal, Role
-from edge_agent.core.audit import access_event
+from edge_agent.core.authorization import Action, Principal, Role
+from edge_agent.core.audit_chain import access_event
 from edge_agent.errors import AuditUnavailable
-from edge_agent.serving.audit import AuditLimits, AuditLog
+from edge_agent.audit.log import AuditLimits, AuditLog
 
 log = AuditLog(
     Path(sys.argv[1]), utc_now=lambda: datetime.now(UTC),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.cli.batch import read_limited
-from edge_agent.cli.input_files import Misused, find_files, overlay_paths
+from edge_agent.cli.input_files import UsageError, find_files, overlay_paths
 from edge_agent.errors import InvalidRequest
 
 DICOM = bytes(128) + b"DICM" + b"rest"
@@ -62,11 +62,11 @@ def test_a_file_named_twice_is_looked_at_once(inbox: Path) -> None:
 
 
 def test_nothing_found_is_said(inbox: Path) -> None:
-    with pytest.raises(Misused, match="No file matches"):
+    with pytest.raises(UsageError, match="No file matches"):
         find_files([f"{inbox}/*.tif"])
     empty = inbox / "empty"
     empty.mkdir()
-    with pytest.raises(Misused, match="--recursive"):
+    with pytest.raises(UsageError, match="--recursive"):
         find_files([str(empty)])
 
 
@@ -104,7 +104,7 @@ def test_a_radiograph_is_never_written_over(inbox: Path) -> None:
     link = inbox / "link.png"
     link.symlink_to(picture)
     for target in (picture, link, inbox / "deep" / ".." / "b.PNG"):
-        with pytest.raises(Misused, match="study image itself"):
+        with pytest.raises(UsageError, match="study image itself"):
             overlay_paths(target, [picture], into_folder=False)
     for name in ("x.dcm", "x.png", "x-2.png"):
         (inbox / name).write_bytes(b"x")
@@ -143,11 +143,11 @@ def test_overlays_of_several_files_do_not_overwrite_each_other(tmp_path: Path) -
 def test_a_target_that_cannot_be_meant(
     tmp_path: Path, target: str, into_folder: bool, says: str
 ) -> None:
-    with pytest.raises(Misused, match=says):
+    with pytest.raises(UsageError, match=says):
         overlay_paths(tmp_path / target, [Path("a.dcm")], into_folder=into_folder)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(Misused, match="--overlay"):
+    with pytest.raises(UsageError, match="--overlay"):
         overlay_paths(tmp_path / "file" / "folder", [Path("a.dcm")], into_folder=True)

@@ -269,4 +269,4 @@ def test_an_unforeseen_failure_is_no_traceback(monkeypatch: pytest.MonkeyPatch) 
     assert ran.exit_code == 1
     assert "internal" in ran.stderr
     assert "Doe" not in ran.stderr
-    assert "test_cli.py:" in ran.stderr
+    assert "test_main.py:" in ran.stderr

@@ -5,17 +5,17 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from edge_agent.core.audit_chain import (
-    START,
+    GENESIS,
     AuditEvent,
-    DenialBudget,
-    Link,
+    ChainHead,
+    DenialTokenBucket,
     Marker,
     access_event,
     add,
     follow,
     read_line,
 )
-from edge_agent.core.authorization import Action, Denied, Principal, Reason, Role
+from edge_agent.core.authorization import Action, DenialReason, Denied, Principal, Role
 from hilum.codes import ErrorCode
 
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
@@ -26,7 +26,7 @@ def test_a_line_holds_what_the_event_says_and_nothing_else() -> None:
     event = access_event(
         CLINIC, Action.DETECT, ErrorCode.OVERLOADED, request="ab12", bundle="c0ffee" * 10
     )
-    line, link = add(Link(7, "f" * 64), NOON, event)
+    line, link = add(ChainHead(7, "f" * 64), NOON, event)
     assert json.loads(line) == {
         "seq": 7,
         "utc": "2026-05-04T12:00:00.000000+00:00",
@@ -46,15 +46,15 @@ def test_a_line_holds_what_the_event_says_and_nothing_else() -> None:
 
 def test_times_are_told_in_utc() -> None:
     here = NOON.astimezone(timezone(timedelta(hours=9)))
-    assert add(START, here, AuditEvent(Marker.OPENED)) == add(
-        START, NOON, AuditEvent(Marker.OPENED)
+    assert add(GENESIS, here, AuditEvent(Marker.OPENED)) == add(
+        GENESIS, NOON, AuditEvent(Marker.OPENED)
     )
 
 
 def test_a_denial_brings_its_own_outcome_and_no_role() -> None:
-    event = access_event(Denied(Reason.EXPIRED_CREDENTIAL, "key:0123456789"), Action.DETECT)
+    event = access_event(Denied(DenialReason.EXPIRED_CREDENTIAL, "key:0123456789"), Action.DETECT)
     assert (event.outcome, event.actor, event.role) == (
-        Reason.EXPIRED_CREDENTIAL,
+        DenialReason.EXPIRED_CREDENTIAL,
         "key:0123456789",
         None,
     )
@@ -97,11 +97,11 @@ def test_free_text_has_no_way_in(field: str, value: object) -> None:
 )
 def test_actors_that_can_be_logged(actor: str) -> None:
     event = AuditEvent(Action.DETECT, actor=actor)
-    assert json.loads(add(START, NOON, event)[0])["actor"] == actor
+    assert json.loads(add(GENESIS, NOON, event)[0])["actor"] == actor
 
 
 def chain(count: int) -> list[bytes]:
-    lines, link = [], START
+    lines, link = [], GENESIS
     for number in range(count):
         line, link = add(link, NOON, AuditEvent(Action.DETECT, request=f"{number:04x}"))
         lines.append(line)
@@ -109,21 +109,21 @@ def chain(count: int) -> list[bytes]:
 
 
 def test_a_chain_is_followed_from_its_start() -> None:
-    link: Link | str = START
+    link: ChainHead | str = GENESIS
     for line in chain(3):
-        assert isinstance(link, Link)
+        assert isinstance(link, ChainHead)
         link = follow(link, line)
-    assert isinstance(link, Link)
+    assert isinstance(link, ChainHead)
     assert link.count == 3
 
 
 def test_what_is_wrong_is_told_apart() -> None:
     first, second, third = chain(3)
-    after_first = follow(START, first)
-    assert isinstance(after_first, Link)
+    after_first = follow(GENESIS, first)
+    assert isinstance(after_first, ChainHead)
     assert follow(after_first, third) == "entries 1 to 1 are missing before it"
     assert follow(after_first, first) == "it is entry 0 where entry 1 belongs"
-    assert follow(Link(1, "0" * 64), second) == "it does not continue the entry before it"
+    assert follow(ChainHead(1, "0" * 64), second) == "it does not continue the entry before it"
     changed = second.replace(b"detect", b"metric")
     assert follow(after_first, changed) == "the line was changed: its hash does not fit it"
 
@@ -138,7 +138,7 @@ def test_a_right_hash_over_something_else_is_no_entry(body: bytes) -> None:
 
 
 def test_denials_are_listed_up_to_a_rate() -> None:
-    budget = DenialBudget(burst=3, per_s=1)
+    budget = DenialTokenBucket(burst=3, per_s=1)
     assert [budget.admit(10.0) for _ in range(5)] == [True, True, True, False, False]
     assert budget.take_unlisted(10.0) == 0  # no room to say so yet
     assert budget.take_unlisted(11.0) == 2
@@ -148,14 +148,14 @@ def test_denials_are_listed_up_to_a_rate() -> None:
 
 
 def test_unlisted_denials_are_told_when_the_log_closes() -> None:
-    budget = DenialBudget(burst=1, per_s=0)
+    budget = DenialTokenBucket(burst=1, per_s=0)
     assert [budget.admit(0.0) for _ in range(4)] == [True, False, False, False]
     assert budget.take_unlisted(0.0) == 0
     assert budget.take_unlisted(0.0, closing=True) == 3
 
 
 def test_a_clock_that_stands_still_or_steps_back_gives_nothing_away() -> None:
-    budget = DenialBudget(burst=1, per_s=10)
+    budget = DenialTokenBucket(burst=1, per_s=10)
     assert budget.admit(100.0)
     assert not budget.admit(50.0)
     assert not budget.admit(50.0)

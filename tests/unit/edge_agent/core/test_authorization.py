@@ -4,10 +4,10 @@ from edge_agent.core.authorization import (
     GRANTED,
     LOOPBACK,
     Action,
+    DenialReason,
     Denied,
     Listener,
     Principal,
-    Reason,
     Role,
     check_listeners,
     decide,
@@ -20,7 +20,7 @@ from hilum.codes import ErrorCode
 
 CLINIC = Principal("key:0123456789", Role.CLINIC)
 GATEWAY = Principal("cert:gateway", Role.VIEWER)
-WRONG_KEY = Denied(Reason.UNKNOWN_CREDENTIAL)
+WRONG_KEY = Denied(DenialReason.UNKNOWN_CREDENTIAL)
 
 
 def test_each_role_may_all_that_the_ones_before_it_may() -> None:
@@ -68,23 +68,28 @@ def test_loopback_without_credentials_is_open_to_the_box_itself() -> None:
     assert who == LOOPBACK
     assert decide(Action.DETECT, who) == LOOPBACK
     assert decide(Action.ADMINISTER, who) == Denied(
-        Reason.ROLE_TOO_LOW, "loopback", "clinic may not: administer"
+        DenialReason.ROLE_TOO_LOW, "loopback", "clinic may not: administer"
     )
 
 
 @pytest.mark.parametrize(
     ("listener", "peer", "forwarded", "reason"),
     [
-        (Listener("x", "127.0.0.1", roles=True), "127.0.0.1", False, Reason.NO_CREDENTIAL),
-        (Listener("x", "10.1.1.1", tls=True, roles=True), "127.0.0.1", False, Reason.NO_CREDENTIAL),
+        (Listener("x", "127.0.0.1", roles=True), "127.0.0.1", False, DenialReason.NO_CREDENTIAL),
+        (
+            Listener("x", "10.1.1.1", tls=True, roles=True),
+            "127.0.0.1",
+            False,
+            DenialReason.NO_CREDENTIAL,
+        ),
         # It could not have started like this; it is closed all the same.
-        (Listener("x", "10.1.1.1"), "127.0.0.1", False, Reason.NO_CREDENTIAL),
-        (Listener("x", "127.0.0.1"), "10.1.1.2", False, Reason.NO_CREDENTIAL),
-        (Listener("x", "127.0.0.1"), "127.0.0.1", True, Reason.FORWARDED),
+        (Listener("x", "10.1.1.1"), "127.0.0.1", False, DenialReason.NO_CREDENTIAL),
+        (Listener("x", "127.0.0.1"), "10.1.1.2", False, DenialReason.NO_CREDENTIAL),
+        (Listener("x", "127.0.0.1"), "127.0.0.1", True, DenialReason.FORWARDED),
     ],
 )
 def test_without_a_credential_all_else_is_closed(
-    listener: Listener, peer: str, forwarded: bool, reason: Reason
+    listener: Listener, peer: str, forwarded: bool, reason: DenialReason
 ) -> None:
     who = identify(listener, key=None, certificate=None, peer_host=peer, forwarded=forwarded)
     assert isinstance(who, Denied)
@@ -128,8 +133,8 @@ def test_nobody_gets_nothing(action: Action) -> None:
     assert decide(action, WRONG_KEY) == WRONG_KEY
 
 
-@pytest.mark.parametrize("reason", Reason)
-def test_every_denial_is_a_coded_error(reason: Reason) -> None:
+@pytest.mark.parametrize("reason", DenialReason)
+def test_every_denial_is_a_coded_error(reason: DenialReason) -> None:
     error = Denied(reason, "key:0123456789").error()
     assert isinstance(error, Forbidden | Unauthenticated)
     assert error.code in {ErrorCode.FORBIDDEN, ErrorCode.UNAUTHENTICATED}

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge_agent.core.content_check import GateOutputsInvalid, GateProbabilities, judge
+from edge_agent.core.content_check import ContentProbabilities, GateOutputsInvalid, judge
 from edge_agent.core.radiograph import ImageWarning
 from edge_agent.errors import StudyImageRefused
 from hilum.codes import ErrorCode, WarningCode
@@ -22,8 +22,8 @@ THRESHOLDS = GateThresholds(
 
 def seen(
     other: float = 0.0, lateral: float = 0.0, turned: float = 0.0, inverted: float = 0.0
-) -> GateProbabilities:
-    return GateProbabilities(
+) -> ContentProbabilities:
+    return ContentProbabilities(
         frontal=1 - other - lateral,
         lateral=lateral,
         other=other,
@@ -49,7 +49,7 @@ def seen(
     ],
 )
 def test_a_verdict_follows_from_the_thresholds(
-    shown: GateProbabilities, refusal: ErrorCode | None, warnings: list[WarningCode]
+    shown: ContentProbabilities, refusal: ErrorCode | None, warnings: list[WarningCode]
 ) -> None:
     verdict = judge(shown, THRESHOLDS)
     assert verdict.refusal == refusal
@@ -58,7 +58,7 @@ def test_a_verdict_follows_from_the_thresholds(
 
 @pytest.mark.parametrize("shown", [seen(lateral=0.8, turned=1.0), seen(other=0.6, inverted=1.0)])
 def test_turn_and_polarity_refuse_only_what_is_surely_a_frontal_chest(
-    shown: GateProbabilities,
+    shown: ContentProbabilities,
 ) -> None:
     verdict = judge(shown, THRESHOLDS)
     assert verdict.refusal is None
@@ -66,7 +66,7 @@ def test_turn_and_polarity_refuse_only_what_is_surely_a_frontal_chest(
 
 
 @pytest.mark.parametrize("shown", [seen(other=1.0), seen(turned=1.0), seen(inverted=1.0)])
-def test_a_threshold_of_one_switches_a_refusal_off(shown: GateProbabilities) -> None:
+def test_a_threshold_of_one_switches_a_refusal_off(shown: ContentProbabilities) -> None:
     off = {"refuse_other": 1.0, "refuse_turned": 1.0, "refuse_inverted": 1.0}
     assert judge(shown, THRESHOLDS).refusal is not None
     verdict = judge(shown, THRESHOLDS.model_copy(update=off))
@@ -94,7 +94,7 @@ def test_a_warning_that_the_header_gave_is_not_given_twice() -> None:
 
 def test_outputs_are_read_in_their_order() -> None:
     row = np.array([0.7, 0.2, 0.1, 0.4, 0.3, 0.2, 0.1, 0.6], np.float32)
-    read = GateProbabilities.from_outputs(row)
+    read = ContentProbabilities.from_outputs(row)
     assert (read.frontal, read.lateral, read.other) == pytest.approx((0.7, 0.2, 0.1))
     assert read.turns == pytest.approx((0.4, 0.3, 0.2, 0.1))
     assert read.turned == pytest.approx(0.6)
@@ -115,4 +115,4 @@ def test_outputs_are_read_in_their_order() -> None:
 )
 def test_what_is_no_probability_is_not_read(row: list[float]) -> None:
     with pytest.raises(GateOutputsInvalid):
-        GateProbabilities.from_outputs(np.array(row, np.float32))
+        ContentProbabilities.from_outputs(np.array(row, np.float32))

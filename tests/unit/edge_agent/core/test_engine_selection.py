@@ -7,16 +7,16 @@ import pytest
 from edge_agent.core.engine_selection import (
     ONE_AT_A_TIME,
     BatchPolicy,
-    Measurement,
-    NoneAgrees,
-    Trial,
+    BenchmarkResult,
+    NoEngineAgrees,
+    ThroughputTrial,
     arrange,
     decide,
 )
 
-INT8 = Measurement("openvino-int8", 6.12)
-FP32 = Measurement("openvino-fp32", 9.8)
-ORT = Measurement("onnxruntime-fp32", 14.2)
+INT8 = BenchmarkResult("openvino-int8", 6.12)
+FP32 = BenchmarkResult("openvino-fp32", 9.8)
+ORT = BenchmarkResult("onnxruntime-fp32", 14.2)
 
 
 def test_the_fastest_wins_and_the_reason_names_all() -> None:
@@ -29,7 +29,7 @@ def test_the_fastest_wins_and_the_reason_names_all() -> None:
 
 
 def test_a_fast_one_that_is_wrong_is_not_chosen_and_said_so() -> None:
-    wrong = Measurement("openvino-int8", None, "disagrees with the golden cases (case-3: ...)")
+    wrong = BenchmarkResult("openvino-int8", None, "disagrees with the golden cases (case-3: ...)")
     decision = decide([wrong, FP32, ORT])
     assert decision.variant == "openvino-fp32"
     assert decision.reason == (
@@ -40,14 +40,14 @@ def test_a_fast_one_that_is_wrong_is_not_chosen_and_said_so() -> None:
 
 
 def test_equals_are_decided_by_the_bundles_order() -> None:
-    first, second = Measurement("a", 10.2), Measurement("b", 10.0)
+    first, second = BenchmarkResult("a", 10.2), BenchmarkResult("b", 10.0)
     assert decide([first, second]).variant == "a"
     assert decide([second, first]).variant == "b"
     assert decide([first, second]).reason == (
         "first in the bundle of those as fast as any of 2 that agree with the golden cases: "
         "b 10.0 ms, a 10.2 ms"
     )
-    assert decide([Measurement("a", 10.4), second]).variant == "b"
+    assert decide([BenchmarkResult("a", 10.4), second]).variant == "b"
 
 
 def test_a_single_one_and_one_that_the_operator_set() -> None:
@@ -60,31 +60,33 @@ def test_a_single_one_and_one_that_the_operator_set() -> None:
 
 
 def test_none_agrees_says_why_of_each() -> None:
-    with pytest.raises(NoneAgrees, match=r"^a crashed its process \(SIGILL\); b did not answer$"):
+    with pytest.raises(
+        NoEngineAgrees, match=r"^a crashed its process \(SIGILL\); b did not answer$"
+    ):
         decide(
             [
-                Measurement("a", None, "crashed its process (SIGILL)"),
-                Measurement("b", None, "did not answer", lasting=False),
+                BenchmarkResult("a", None, "crashed its process (SIGILL)"),
+                BenchmarkResult("b", None, "did not answer", lasting=False),
             ]
         )
-    with pytest.raises(NoneAgrees, match="no candidate"):
+    with pytest.raises(NoEngineAgrees, match="no candidate"):
         decide([])
 
 
-ALONE = Trial(ONE_AT_A_TIME, images_per_s=100, delay_ms=10)
+ALONE = ThroughputTrial(ONE_AT_A_TIME, images_per_s=100, delay_ms=10)
 BATCH = BatchPolicy(max_batch=4)
 BESIDE = BatchPolicy(parallel_requests=2)
 
 
 def test_batches_are_used_where_they_gain() -> None:
-    assert arrange([ALONE, Trial(BATCH, 290, 13.8)]) == BATCH
-    assert arrange([ALONE, Trial(BATCH, 105, 13.8)]) == ONE_AT_A_TIME
+    assert arrange([ALONE, ThroughputTrial(BATCH, 290, 13.8)]) == BATCH
+    assert arrange([ALONE, ThroughputTrial(BATCH, 105, 13.8)]) == ONE_AT_A_TIME
 
 
 def test_no_image_is_kept_waiting_for_too_long() -> None:
-    assert arrange([ALONE, Trial(BESIDE, 130, 16)]) == ONE_AT_A_TIME
-    assert arrange([ALONE, Trial(BESIDE, 130, 14)]) == BESIDE
+    assert arrange([ALONE, ThroughputTrial(BESIDE, 130, 16)]) == ONE_AT_A_TIME
+    assert arrange([ALONE, ThroughputTrial(BESIDE, 130, 14)]) == BESIDE
 
 
 def test_without_a_measure_of_one_there_is_nothing_to_gain_over() -> None:
-    assert arrange([Trial(BATCH, 290, 13.8)]) == ONE_AT_A_TIME
+    assert arrange([ThroughputTrial(BATCH, 290, 13.8)]) == ONE_AT_A_TIME

@@ -1,9 +1,9 @@
 import pytest
 
-from edge_agent.core.authorization import Denied, Reason
+from edge_agent.core.authorization import DenialReason, Denied
 from edge_agent.core.request_origin import (
     Authority,
-    PageNames,
+    TrustedHosts,
     check_request,
     page_names,
     parse_authority,
@@ -30,7 +30,7 @@ SITE = page_names("https", ["xray.example", "10.0.0.7", "fd00::7"], ["https://pa
         (SITE, "localhost:8080"),
     ],
 )
-def test_the_pages_own_names_pass(names: PageNames, host: str) -> None:
+def test_the_pages_own_names_pass(names: TrustedHosts, host: str) -> None:
     assert check_request(names, method="GET", host=[host]) is None
 
 
@@ -61,7 +61,7 @@ def test_the_pages_own_names_pass(names: PageNames, host: str) -> None:
     ],
 )
 def test_any_other_name_is_refused(host: list[str]) -> None:
-    assert check_request(LOCAL, method="GET", host=host) == Denied(Reason.WRONG_HOST)
+    assert check_request(LOCAL, method="GET", host=host) == Denied(DenialReason.WRONG_HOST)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_any_other_name_is_refused(host: list[str]) -> None:
         (SITE, "xray.example", "https://pacs.example:8443"),
     ],
 )
-def test_the_page_may_post_to_itself(names: PageNames, host: str, origin: str) -> None:
+def test_the_page_may_post_to_itself(names: TrustedHosts, host: str, origin: str) -> None:
     assert check_request(names, method="POST", host=[host], origin=[origin]) is None
 
 
@@ -97,9 +97,11 @@ def test_the_page_may_post_to_itself(names: PageNames, host: str, origin: str) -
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_other_pages_may_not(names: PageNames, host: str, origin: list[str], method: str) -> None:
+def test_other_pages_may_not(
+    names: TrustedHosts, host: str, origin: list[str], method: str
+) -> None:
     denied = check_request(names, method=method, host=[host], origin=origin)
-    assert denied == Denied(Reason.WRONG_ORIGIN)
+    assert denied == Denied(DenialReason.WRONG_ORIGIN)
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,8 @@ from edge_agent.decoding.protocol import (
     failure,
     success,
 )
-from edge_agent.decoding.responses import Facts, InvalidAnswer, read_answer
-from edge_agent.decoding.shared_memory import SharedPixels
+from edge_agent.decoding.responses import ImageHeader, ProtocolViolation, read_answer
+from edge_agent.decoding.shared_memory import SharedImageBuffer
 from edge_agent.errors import DecoderFailed, HilumError, StudyImageRefused
 from hilum.codes import ErrorCode, WarningCode
 
@@ -34,7 +34,7 @@ REQUEST = DecodeRequest(sequence=5, size_bytes=100, fit=None)
 
 @pytest.fixture(scope="module")
 def memory() -> Any:
-    memory = SharedPixels.create(4096, 4096)
+    memory = SharedImageBuffer.create(4096, 4096)
     memory.put_pixels(PIXELS)
     yield memory
     memory.close_fd()
@@ -68,7 +68,7 @@ radiographs = st.builds(
 
 @given(radiographs, contexts)
 def test_a_study_survives_the_way(
-    memory: SharedPixels, radiograph: Radiograph, context: StudyContext
+    memory: SharedImageBuffer, radiograph: Radiograph, context: StudyContext
 ) -> None:
     packet = success(5, radiograph, context)
     decoded = read_answer(packet, REQUEST, memory)
@@ -82,16 +82,16 @@ def test_a_study_survives_the_way(
 
 
 def test_every_fact_of_a_radiograph_has_its_place() -> None:
-    assert ["pixels", *Facts.model_fields] == [field.name for field in fields(Radiograph)]
+    assert ["pixels", *ImageHeader.model_fields] == [field.name for field in fields(Radiograph)]
 
 
-def test_a_header_may_hold_what_is_no_utf8(memory: SharedPixels) -> None:
+def test_a_header_may_hold_what_is_no_utf8(memory: SharedImageBuffer) -> None:
     context = StudyContext(patient_name="M\udcfcller", patient_birth_date=date(1970, 1, 1))
     decoded = read_answer(success(5, RADIOGRAPH, context), REQUEST, memory)
     assert decoded.context.patient_name == "M?ller"
 
 
-def test_texts_that_fill_a_message_are_refused_as_corrupt(memory: SharedPixels) -> None:
+def test_texts_that_fill_a_message_are_refused_as_corrupt(memory: SharedImageBuffer) -> None:
     context = StudyContext(patient_name="x" * MAX_MESSAGE_BYTES)
     packet = success(5, RADIOGRAPH, context)
     assert len(packet) < MAX_MESSAGE_BYTES
@@ -104,7 +104,9 @@ def test_texts_that_fill_a_message_are_refused_as_corrupt(memory: SharedPixels) 
     "kind",
     [k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, HilumError)],
 )
-def test_every_error_of_ours_survives_the_way(memory: SharedPixels, kind: type[HilumError]) -> None:
+def test_every_error_of_ours_survives_the_way(
+    memory: SharedImageBuffer, kind: type[HilumError]
+) -> None:
     with pytest.raises(kind) as raised:
         read_answer(failure(5, kind("why", hint="what to do")), REQUEST, memory)
     assert type(raised.value) is kind
@@ -112,7 +114,7 @@ def test_every_error_of_ours_survives_the_way(memory: SharedPixels, kind: type[H
     assert raised.value.code is kind.default_code
 
 
-def test_an_unforeseen_error_keeps_its_text_back(memory: SharedPixels) -> None:
+def test_an_unforeseen_error_keeps_its_text_back(memory: SharedImageBuffer) -> None:
     with pytest.raises(DecoderFailed) as raised:
         read_answer(failure(5, ValueError("Doe^John")), REQUEST, memory)
     assert "ValueError" in raised.value.message
@@ -165,16 +167,16 @@ def with_facts(**facts: Any) -> dict[str, Any]:
         {"sequence": 5, "error": error(code="fine")},
     ],
 )  # fmt: skip
-def test_a_lie_about_the_form_is_an_invalid_answer(memory: SharedPixels, answer: Any) -> None:
-    with pytest.raises(InvalidAnswer):
+def test_a_lie_about_the_form_is_an_invalid_answer(memory: SharedImageBuffer, answer: Any) -> None:
+    with pytest.raises(ProtocolViolation):
         read_answer(json.dumps(answer).encode(), REQUEST, memory)
 
 
 @given(st.binary(max_size=200))
 def test_bytes_that_are_no_answer_are_an_invalid_answer(
-    memory: SharedPixels, packet: bytes
+    memory: SharedImageBuffer, packet: bytes
 ) -> None:
-    with pytest.raises(InvalidAnswer):
+    with pytest.raises(ProtocolViolation):
         read_answer(packet, REQUEST, memory)
 
 

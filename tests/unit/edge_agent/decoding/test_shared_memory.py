@@ -8,14 +8,16 @@ import os
 import numpy as np
 import pytest
 
-from edge_agent.decoding.shared_memory import KEEP_BYTES, SharedPixels
+from edge_agent.decoding.shared_memory import KEEP_BYTES, SharedImageBuffer
 from edge_agent.errors import DecoderFailed
 
 
-def both_sides(input_bytes: int = 100_000, output_bytes: int = 100_000) -> tuple[SharedPixels, ...]:
+def both_sides(
+    input_bytes: int = 100_000, output_bytes: int = 100_000
+) -> tuple[SharedImageBuffer, ...]:
     """The same memory as the agent and as the worker see it."""
-    agent = SharedPixels.create(input_bytes, output_bytes)
-    worker = SharedPixels(os.dup(agent.fd), input_bytes, output_bytes)
+    agent = SharedImageBuffer.create(input_bytes, output_bytes)
+    worker = SharedImageBuffer(os.dup(agent.fd), input_bytes, output_bytes)
     worker.close_fd()
     return agent, worker
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from edge_agent.engines.bundle import Bundle
-from edge_agent.engines.content_check import OpenVinoGate, shrunk
+from edge_agent.engines.content_check import OpenVinoContentChecker, shrunk
 from edge_agent.errors import BundleInvalid, EngineFailed
 from hilum.codes import ErrorCode, WarningCode
 from hilum.manifest import InputSpec
@@ -16,11 +16,11 @@ from tests.support.engines.content_checks import SPEC, bundle_with_gate, shows, 
 
 
 @pytest.fixture
-def gate() -> OpenVinoGate:
-    return OpenVinoGate(*transparent_gate(), SPEC)
+def gate() -> OpenVinoContentChecker:
+    return OpenVinoContentChecker(*transparent_gate(), SPEC)
 
 
-def test_a_picture_gets_its_verdict(gate: OpenVinoGate) -> None:
+def test_a_picture_gets_its_verdict(gate: OpenVinoContentChecker) -> None:
     assert gate.judge(shows()).refusal is None
     assert gate.judge(shows(other=255)).refusal == ErrorCode.NOT_A_CHEST
     assert gate.judge(shows(turned=250)).refusal == ErrorCode.ROTATED
@@ -29,7 +29,7 @@ def test_a_picture_gets_its_verdict(gate: OpenVinoGate) -> None:
     assert warned.probabilities.lateral == pytest.approx(200 / 255, abs=1e-4)
 
 
-def test_verdicts_of_threads_are_not_mixed_up(gate: OpenVinoGate) -> None:
+def test_verdicts_of_threads_are_not_mixed_up(gate: OpenVinoContentChecker) -> None:
     greys = [k % 251 for k in range(400)]
     with ThreadPoolExecutor(8) as pool:
         verdicts = list(pool.map(lambda grey: gate.judge(shows(inverted=grey)), greys))
@@ -62,17 +62,19 @@ def test_padding_of_the_detector_changes_nothing_that_matters() -> None:
     "pixels",
     [np.zeros((4, 4), np.uint16), np.zeros((4, 4, 3), np.uint8), np.zeros((0, 4), np.uint8)],
 )
-def test_what_is_no_grey_picture_is_an_error(gate: OpenVinoGate, pixels: np.ndarray) -> None:
+def test_what_is_no_grey_picture_is_an_error(
+    gate: OpenVinoContentChecker, pixels: np.ndarray
+) -> None:
     with pytest.raises(EngineFailed, match=r"takes u8 \(H, W\)"):
         gate.judge(pixels)
 
 
-def test_outputs_that_are_no_probabilities_are_an_error(gate: OpenVinoGate) -> None:
+def test_outputs_that_are_no_probabilities_are_an_error(gate: OpenVinoContentChecker) -> None:
     with pytest.raises(EngineFailed, match="outside of 0 to 1"):
         gate.judge(shows(inverted=255))
 
 
-def test_a_closed_gate_says_so(gate: OpenVinoGate) -> None:
+def test_a_closed_gate_says_so(gate: OpenVinoContentChecker) -> None:
     gate.close()
     gate.close()
     with pytest.raises(EngineFailed, match="closed"):
@@ -81,14 +83,14 @@ def test_a_closed_gate_says_so(gate: OpenVinoGate) -> None:
 
 def test_a_network_of_another_form_is_refused() -> None:
     with pytest.raises(BundleInvalid, match="the gate takes"):
-        OpenVinoGate(*transparent_gate(outputs=9), SPEC)
+        OpenVinoContentChecker(*transparent_gate(outputs=9), SPEC)
     with pytest.raises(EngineFailed, match="could not load the gate"):
-        OpenVinoGate(b"<no xml", b"", SPEC)
+        OpenVinoContentChecker(b"<no xml", b"", SPEC)
 
 
 def test_a_bundle_may_carry_a_gate(tmp_path: Path) -> None:
-    gate = OpenVinoGate.of(Bundle.open(bundle_with_gate(tmp_path / "a.bundle")))
+    gate = OpenVinoContentChecker.of(Bundle.open(bundle_with_gate(tmp_path / "a.bundle")))
     assert gate is not None
     assert gate.judge(shows(other=255)).refusal == ErrorCode.NOT_A_CHEST
     without = bundles.pack(tmp_path / "b.bundle", bundles.contents())
-    assert OpenVinoGate.of(Bundle.open(without)) is None
+    assert OpenVinoContentChecker.of(Bundle.open(without)) is None

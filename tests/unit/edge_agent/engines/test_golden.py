@@ -11,8 +11,8 @@ import pytest
 from edge_agent.core.findings import Box, Finding
 from edge_agent.engines.base import Pixels, RawOutputs
 from edge_agent.engines.bundle import Bundle
-from edge_agent.engines.content_check import OpenVinoGate
-from edge_agent.engines.golden import Verdict, differences, read_picture, run_gate, run_golden
+from edge_agent.engines.content_check import OpenVinoContentChecker
+from edge_agent.engines.golden import GoldenResult, differences, read_picture, run_gate, run_golden
 from edge_agent.engines.runtimes.openvino import OpenVinoEngine, OpenVinoOptions
 from edge_agent.errors import BundleInvalid, EngineFailed
 from hilum.catalog import CATALOG
@@ -107,11 +107,11 @@ def test_an_engine_without_an_answer_is_an_error_not_a_verdict(bundle: Bundle) -
 @pytest.mark.parametrize("refuses", [False, True])
 def test_the_gate_may_refuse_no_golden_picture(refuses: bool, tmp_path: Path) -> None:
     with_gate = Bundle.open(bundle_with_gate(tmp_path / "a.bundle", refuses=refuses))
-    gate = OpenVinoGate.of(with_gate)
+    gate = OpenVinoContentChecker.of(with_gate)
     assert gate is not None
     mass, clear = run_gate(with_gate, gate.judge)
-    assert mass == Verdict("mass", ("refused as not_a_chest",) if refuses else ())
-    assert clear == Verdict("clear", ())
+    assert mass == GoldenResult("mass", ("refused as not_a_chest",) if refuses else ())
+    assert clear == GoldenResult("clear", ())
     gate.close()
     with pytest.raises(EngineFailed, match="closed"):
         run_gate(with_gate, gate.judge)

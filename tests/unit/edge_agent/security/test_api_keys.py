@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.core.authorization import Denied, Principal, Reason, Role
+from edge_agent.core.authorization import DenialReason, Denied, Principal, Role
 from edge_agent.errors import ConfigInvalid
-from edge_agent.security.api_keys import KeyRing, add_key, load_keys, remove_key
+from edge_agent.security.api_keys import ApiKeyStore, add_key, load_keys, remove_key
 
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
-UNKNOWN = Denied(Reason.UNKNOWN_CREDENTIAL)
+UNKNOWN = Denied(DenialReason.UNKNOWN_CREDENTIAL)
 
 
 @pytest.fixture
@@ -19,8 +19,8 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "keys.json"
 
 
-def ring(path: Path, now: datetime = NOW) -> KeyRing:
-    return KeyRing(path, lambda: now)
+def ring(path: Path, now: datetime = NOW) -> ApiKeyStore:
+    return ApiKeyStore(path, lambda: now)
 
 
 def test_a_new_key_opens_with_its_role(path: Path) -> None:
@@ -57,7 +57,7 @@ def test_wrong_keys_are_unknown(path: Path) -> None:
     secret = other.token.split("_", 2)[2]
     # The id exists, so the log may name it; the caller is told the same.
     assert held.identify(f"hilum_{key.record.id}_{secret}") == Denied(
-        Reason.UNKNOWN_CREDENTIAL, key.record.actor
+        DenialReason.UNKNOWN_CREDENTIAL, key.record.actor
     )
     for token in (
         "",
@@ -82,7 +82,7 @@ def test_a_key_ends_when_it_says(path: Path) -> None:
         key.record.actor, Role.CLINIC
     )
     assert ring(path, late).identify(key.token) == Denied(
-        Reason.EXPIRED_CREDENTIAL, key.record.actor
+        DenialReason.EXPIRED_CREDENTIAL, key.record.actor
     )
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from edge_agent.core.authorization import Denied, Principal, Reason, Role
+from edge_agent.core.authorization import DenialReason, Denied, Principal, Role
 from edge_agent.errors import ConfigInvalid
 from edge_agent.security.client_certificates import CertificateRules, load_rules, pem_of
 from tests.support.agents.certificates import DAY, NOW, Authority
@@ -87,7 +87,7 @@ def test_other_names_are_unknown(
 ) -> None:
     who = rules(path).identify(authority.client(subject, dns=dns, uri=uri).certificate_pem)
     assert isinstance(who, Denied)
-    assert who.reason is Reason.UNKNOWN_CREDENTIAL
+    assert who.reason is DenialReason.UNKNOWN_CREDENTIAL
     assert who.actor.startswith("cert:sha256=")  # the log can tell them apart all the same
     assert len(who.actor) == len("cert:sha256=") + 16
 
@@ -112,13 +112,15 @@ def test_validity_is_looked_at_again(
     issued = authority.client("CN=pacs-gateway,O=St Example")
     who = rules(path, NOW + ahead).identify(issued.certificate_pem)
     actor = "cert:CN=pacs-gateway,O=St Example"
-    expected = Principal(actor, Role.CLINIC) if good else Denied(Reason.EXPIRED_CREDENTIAL, actor)
+    expected = (
+        Principal(actor, Role.CLINIC) if good else Denied(DenialReason.EXPIRED_CREDENTIAL, actor)
+    )
     assert who == expected
 
 
 @pytest.mark.parametrize("pem", [b"", b"not PEM", b"-----BEGIN CERTIFICATE-----\nAAAA\n"])
 def test_what_is_no_certificate_is_unknown(path: Path, pem: bytes) -> None:
-    assert rules(path).identify(pem) == Denied(Reason.UNKNOWN_CREDENTIAL)
+    assert rules(path).identify(pem) == Denied(DenialReason.UNKNOWN_CREDENTIAL)
 
 
 def test_rules_that_change_count_at_once(authority: Authority, path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from edge_agent.core.admission import AdmissionPolicy, Priority, Refusal, State
 from edge_agent.errors import DeadlineExceeded, NotReady, Overloaded
-from edge_agent.serving.admission import Gate
+from edge_agent.serving.admission import AdmissionQueue
 
 STAT, ROUTINE = Priority.STAT, Priority.ROUTINE
 
@@ -28,7 +28,7 @@ class Clock:
 class Visitors:
     """Requests that hold their slot until told to leave."""
 
-    gate: Gate
+    gate: AdmissionQueue
     inside: list[str] = field(default_factory=list)
     tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     doors: dict[str, asyncio.Event] = field(default_factory=dict)
@@ -68,7 +68,7 @@ def clock() -> Clock:
 
 
 def visitors(clock: Clock, *, slots: int = 1, capacity: int = 4) -> Visitors:
-    return Visitors(Gate(AdmissionPolicy(slots=slots, capacity=capacity), clock=clock))
+    return Visitors(AdmissionQueue(AdmissionPolicy(slots=slots, capacity=capacity), clock=clock))
 
 
 async def test_a_free_slot_is_taken_at_once_and_the_next_waits(clock: Clock) -> None:
@@ -117,7 +117,7 @@ async def test_a_deadline_is_honoured_before_the_body_is_entered(clock: Clock) -
 
 
 async def test_the_late_are_told_without_any_other_event() -> None:
-    gate = Gate(AdmissionPolicy(slots=1))
+    gate = AdmissionQueue(AdmissionPolicy(slots=1))
     here = Visitors(gate)
     await here.come("a")
     loop = asyncio.get_running_loop()
@@ -178,7 +178,7 @@ async def test_cancelled_in_the_very_turn_in_which_it_expired(clock: Clock) -> N
 
 
 async def test_a_body_that_fails_frees_its_slot(clock: Clock) -> None:
-    gate = Gate(AdmissionPolicy(slots=1), clock=clock)
+    gate = AdmissionQueue(AdmissionPolicy(slots=1), clock=clock)
 
     async def fail() -> None:
         async with gate.admit(ROUTINE):
@@ -192,7 +192,7 @@ async def test_a_body_that_fails_frees_its_slot(clock: Clock) -> None:
 
 
 async def test_memory_is_refused_and_given_back(clock: Clock) -> None:
-    gate = Gate(AdmissionPolicy(slots=2, encoded_bytes=100), clock=clock)
+    gate = AdmissionQueue(AdmissionPolicy(slots=2, encoded_bytes=100), clock=clock)
     async with gate.admit(ROUTINE, encoded_bytes=80):
         with pytest.raises(Overloaded, match="memory"):
             async with gate.admit(STAT, encoded_bytes=30):
@@ -220,7 +220,7 @@ async def test_a_closed_gate_drains(clock: Clock) -> None:
 async def test_a_crowd_with_random_cancellations_leaves_nothing_behind() -> None:
     chance = random.Random(7)
     policy = AdmissionPolicy(slots=3, capacity=20, aged_s=0.001, encoded_bytes=60)
-    gate = Gate(policy)
+    gate = AdmissionQueue(policy)
     inside: set[int] = set()
 
     async def visit(number: int) -> str:

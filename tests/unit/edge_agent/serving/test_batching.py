@@ -11,7 +11,7 @@ import pytest
 
 from edge_agent.core.engine_selection import BatchPolicy
 from edge_agent.errors import DeadlineExceeded
-from edge_agent.serving.batching import Lanes
+from edge_agent.serving.batching import BatchExecutor
 from tests.support.agents.tagged import eventually
 
 
@@ -31,8 +31,8 @@ class Work:
 
 
 @contextmanager
-def lanes(work: Work, max_batch: int = 1, parallel: int = 1) -> Iterator[Lanes[int, int]]:
-    made: Lanes[int, int] = Lanes(work, BatchPolicy(max_batch, parallel))
+def lanes(work: Work, max_batch: int = 1, parallel: int = 1) -> Iterator[BatchExecutor[int, int]]:
+    made: BatchExecutor[int, int] = BatchExecutor(work, BatchPolicy(max_batch, parallel))
     try:
         yield made
     finally:

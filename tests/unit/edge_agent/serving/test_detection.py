@@ -21,15 +21,15 @@ from edge_agent.errors import (
     Overloaded,
     StudyImageRefused,
 )
-from edge_agent.serving.detection import Pipeline
+from edge_agent.serving.detection import DetectionService
 from edge_agent.serving.grpc import converters
-from edge_agent.serving.types import Answer, StudyRequest
+from edge_agent.serving.types import DetectionRequest, DetectionResult
 from hilum.codes import ErrorCode
 from tests.support.agents.tagged import (
     DIGEST,
     SIDE,
     SQUARE,
-    Gate,
+    Latch,
     eventually,
     fake_pipeline,
     settings,
@@ -39,7 +39,9 @@ from tests.support.engines.fake_engine import FakeEngine
 
 
 @contextmanager
-def piped(engine: Any = None, infer_concurrency: int = 1, **limits: int) -> Iterator[Pipeline]:
+def piped(
+    engine: Any = None, infer_concurrency: int = 1, **limits: int
+) -> Iterator[DetectionService]:
     pipeline = fake_pipeline(
         settings(limits=limits), None, engine, infer_concurrency=infer_concurrency
     )
@@ -49,11 +51,11 @@ def piped(engine: Any = None, infer_concurrency: int = 1, **limits: int) -> Iter
         pipeline.close()
 
 
-def request(tag: int, **changes: Any) -> StudyRequest:
-    return StudyRequest(**{"request_id": str(tag), "image": tagged_png(tag)} | changes)
+def request(tag: int, **changes: Any) -> DetectionRequest:
+    return DetectionRequest(**{"request_id": str(tag), "image": tagged_png(tag)} | changes)
 
 
-def tag_of(answer: Answer) -> int:
+def tag_of(answer: DetectionResult) -> int:
     (finding,) = answer.findings
     return round(finding.score * 255)
 
@@ -107,7 +109,7 @@ async def test_a_request_id_of_129_characters_is_refused() -> None:
 
 
 async def test_with_no_place_left_a_request_is_refused_at_once() -> None:
-    gate = Gate()
+    gate = Latch()
     with piped(FakeEngine(SIDE, SIDE, before=gate), queue_size=2) as pipeline:
         first = asyncio.create_task(pipeline.detect(request(150)))
         await gate.arrival(150)
@@ -122,7 +124,7 @@ async def test_with_no_place_left_a_request_is_refused_at_once() -> None:
 
 
 async def test_a_caller_that_gives_up_while_waiting_frees_its_place() -> None:
-    gate = Gate()
+    gate = Latch()
     with piped(FakeEngine(SIDE, SIDE, before=gate), queue_size=2) as pipeline:
         first = asyncio.create_task(pipeline.detect(request(150)))
         await gate.arrival(150)
@@ -138,7 +140,7 @@ async def test_a_caller_that_gives_up_while_waiting_frees_its_place() -> None:
 
 
 async def test_a_caller_that_gives_up_in_the_engine_keeps_it_busy_until_it_is_done() -> None:
-    gate = Gate()
+    gate = Latch()
     with piped(FakeEngine(SIDE, SIDE, before=gate)) as pipeline:
         first = asyncio.create_task(pipeline.detect(request(150)))
         await gate.arrival(150)
@@ -165,7 +167,7 @@ async def test_a_deadline_that_has_passed_is_honoured_before_any_work() -> None:
 
 
 async def test_a_deadline_that_passes_while_waiting_ends_the_waiting() -> None:
-    gate = Gate()
+    gate = Latch()
     with piped(FakeEngine(SIDE, SIDE, before=gate)) as pipeline:
         first = asyncio.create_task(pipeline.detect(request(150)))
         await gate.arrival(150)
@@ -206,7 +208,7 @@ async def test_no_answer_reaches_another_request() -> None:
 
         async def ask(tag: int, patience_s: float) -> int:
             asked = asyncio.create_task(
-                pipeline.detect(StudyRequest(request_id=str(tag), image=images[tag]))
+                pipeline.detect(DetectionRequest(request_id=str(tag), image=images[tag]))
             )
             await asyncio.wait([asked], timeout=patience_s)
             if not asked.done() and asked.cancel():

@@ -5,9 +5,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from edge_agent.audit.log import AuditStatus
 from edge_agent.core.admission import AdmissionStats, Priority, Refusal, State
-from edge_agent.core.authorization import Action, Reason
+from edge_agent.core.authorization import Action, DenialReason
 from edge_agent.decoding.pool import DecodeStats
-from edge_agent.serving.metrics import AgentMetrics, Face, Sources
+from edge_agent.serving.metrics import AgentMetrics, MetricSources, Transport
 from edge_agent.serving.types import Timings
 from hilum.codes import ErrorCode
 
@@ -27,10 +27,10 @@ def samples(metrics: AgentMetrics) -> dict[str, float]:
 def test_requests_are_counted_by_outcome() -> None:
     metrics = AgentMetrics()
     assert samples(metrics)["hilum_requests_total{action=detect,face=grpc,outcome=ok}"] == 0
-    metrics.request_answered(Face.GRPC, Action.DETECT)
-    metrics.request_answered(Face.GRPC, Action.DETECT)
-    metrics.request_answered(Face.HTTP, Action.DETECT, ErrorCode.OVERLOADED)
-    metrics.request_answered(Face.HTTP, Action.PAGE, Reason.WRONG_HOST)
+    metrics.request_answered(Transport.GRPC, Action.DETECT)
+    metrics.request_answered(Transport.GRPC, Action.DETECT)
+    metrics.request_answered(Transport.HTTP, Action.DETECT, ErrorCode.OVERLOADED)
+    metrics.request_answered(Transport.HTTP, Action.PAGE, DenialReason.WRONG_HOST)
     found = samples(metrics)
     assert found["hilum_requests_total{action=detect,face=grpc,outcome=ok}"] == 2
     assert found["hilum_requests_total{action=detect,face=http,outcome=overloaded}"] == 1
@@ -51,7 +51,7 @@ def test_times_are_kept_in_seconds_by_stage() -> None:
 
 def test_decode_workers_are_told_as_their_supervisor_counts_them() -> None:
     stats = DecodeStats(1, (2, 3), 1, decoded=7, replaced=2, failures={"timed_out": 2})
-    found = samples(AgentMetrics(Sources(decoding=lambda: stats)))
+    found = samples(AgentMetrics(MetricSources(decoding=lambda: stats)))
     assert found["hilum_decode_workers"] == 2
     assert found["hilum_decoded_images_total"] == 7
     assert found["hilum_decode_worker_restarts_total"] == 2
@@ -85,7 +85,7 @@ def test_labels_outside_their_enumeration_are_a_mistake() -> None:
 def test_state_is_read_when_metrics_are() -> None:
     now = {"ready": False, "queued": 3, "failure": "No space left on device"}
     metrics = AgentMetrics(
-        Sources(
+        MetricSources(
             admission=lambda: AdmissionStats(
                 queued={Priority.STAT: 1, Priority.ROUTINE: int(str(now["queued"]))},
                 running=2,
@@ -121,7 +121,7 @@ def test_state_is_read_when_metrics_are() -> None:
 
 def test_two_agents_do_not_mix() -> None:
     one, other = AgentMetrics(), AgentMetrics()
-    one.request_answered(Face.GRPC, Action.DETECT)
+    one.request_answered(Transport.GRPC, Action.DETECT)
     name = "hilum_requests_total{action=detect,face=grpc,outcome=ok}"
     assert (samples(one)[name], samples(other)[name]) == (1, 0)
 
@@ -137,7 +137,7 @@ def test_counts_of_many_threads_add_up() -> None:
 
     def work() -> None:
         for _ in range(500):
-            metrics.request_answered(Face.GRPC, Action.DETECT)
+            metrics.request_answered(Transport.GRPC, Action.DETECT)
             metrics.image_answered(TIMINGS)
 
     threads = [threading.Thread(target=work) for _ in range(4)]

@@ -43,4 +43,4 @@ def test_no_traceback_is_written(written: io.StringIO) -> None:
     except ValueError as error:
         logging.getLogger("edge_agent").exception("failed", extra={"at": where_raised(error)})
     assert "Doe^Jane" not in written.getvalue()
-    assert "at=test_log.py:" in written.getvalue()
+    assert "at=test_logging.py:" in written.getvalue()

@@ -18,7 +18,7 @@ MOST_KB = BLOCK * BLOCKS * 8 // 10_000
 
 MANY_THREADS_ALLOCATE = """
 import ctypes, sys, threading
-from edge_agent.serving.memory import reuse_freed_memory
+from edge_agent.system.malloc import reuse_freed_memory
 
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]

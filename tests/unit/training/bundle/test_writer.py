@@ -30,8 +30,8 @@ from training.bundle.writer import (
     INT8_XML,
     ONNX,
     ORT_FP32,
-    BundleParts,
-    Graphs,
+    BundleContents,
+    ModelFiles,
     draft_bundle,
     measuring_engine,
     write_bundle,
@@ -63,7 +63,7 @@ def transparent_onnx(gain: float = 1.0) -> bytes:
     return bytes(onnx.shape_inference.infer_shapes(model).SerializeToString())
 
 
-def graphs(gain: float = 1.0) -> Graphs:
+def graphs(gain: float = 1.0) -> ModelFiles:
     xml, weights = transparent_ir()
     members = {
         INT8_XML: xml,
@@ -72,10 +72,10 @@ def graphs(gain: float = 1.0) -> Graphs:
         FLOAT_BIN: weights,
         ONNX: transparent_onnx(gain),
     }
-    return Graphs(members, InputSpec(height=SIZE, width=SIZE), HeadSpec())
+    return ModelFiles(members, InputSpec(height=SIZE, width=SIZE), HeadSpec())
 
 
-PARTS = BundleParts(
+PARTS = BundleContents(
     name="transparent",
     version="1.2.3",
     intended_use="Tests.",
@@ -165,7 +165,7 @@ def test_a_draft_can_be_measured_with_but_not_run_by_an_agent(tmp_path: Path) ->
         Bundle.open(draft.path)
 
 
-REFUSED: dict[str, tuple[BundleParts, str]] = {
+REFUSED: dict[str, tuple[BundleContents, str]] = {
     "points for no variant": (replace(PARTS, operating_points={}), r"points for \[\]"),
     "points for an unknown one": (
         replace(PARTS, operating_points={"tpu": PARTS.operating_points[INT8]}),

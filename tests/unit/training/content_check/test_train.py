@@ -10,27 +10,27 @@ import numpy as np
 import pytest
 import torch
 
-from edge_agent.core.content_check import GateProbabilities, judge
+from edge_agent.core.content_check import ContentProbabilities, judge
 from edge_agent.engines.bundle import Bundle
-from edge_agent.engines.content_check import OpenVinoGate
+from edge_agent.engines.content_check import OpenVinoContentChecker
 from hilum.codes import ErrorCode
 from tests.support.engines import bundles
 from tests.support.engines.content_checks import SPEC, THRESHOLDS, transparent_gate
 from tests.support.system.disks import room_for
-from training.bundle.writer import GATE_HEADING, GateParts, with_gate
+from training.bundle.writer import GATE_HEADING, ContentCheckFiles, with_gate
 from training.content_check import images, views
 from training.content_check import train as gates
 from training.content_check.images import Content, Picture
 from training.content_check.network import (
     GateConfig,
     GateNetwork,
-    Material,
+    TrainingImages,
     ask,
     draw_pool,
     train_network,
 )
 from training.content_check.report import chest_rows, other_pictures, row, table
-from training.content_check.train import Judged
+from training.content_check.train import HeldOutResult
 from training.errors import TrainingError
 
 pytestmark = pytest.mark.training
@@ -107,10 +107,10 @@ def test_no_patient_is_in_two_folds() -> None:
         gates.folds(chests(4), 3, seed=1)
 
 
-def seen(**of: float) -> GateProbabilities:
+def seen(**of: float) -> ContentProbabilities:
     other, lateral = of.get("other", 0.0), of.get("lateral", 0.0)
     turned = of.get("turned", 0.0)
-    return GateProbabilities(
+    return ContentProbabilities(
         1 - other - lateral, lateral, other, (1 - turned, turned, 0, 0), of.get("inverted", 0.0)
     )
 
@@ -119,12 +119,12 @@ def seen(**of: float) -> GateProbabilities:
 def test_thresholds_are_beyond_all_that_was_seen(worst: float) -> None:
     picture = chests(1)[0]
     judged = [
-        Judged(picture, "as it is", seen(other=worst / 2, lateral=worst / 2)),
-        Judged(picture, "as it is", seen(turned=worst / 2)),
-        Judged(picture, "handled", seen(other=worst)),
-        Judged(picture, "handled", seen(turned=worst)),
-        Judged(picture, "handled", seen(inverted=worst)),
-        Judged(picture, "turned 90", seen(turned=1.0)),
+        HeldOutResult(picture, "as it is", seen(other=worst / 2, lateral=worst / 2)),
+        HeldOutResult(picture, "as it is", seen(turned=worst / 2)),
+        HeldOutResult(picture, "handled", seen(other=worst)),
+        HeldOutResult(picture, "handled", seen(turned=worst)),
+        HeldOutResult(picture, "handled", seen(inverted=worst)),
+        HeldOutResult(picture, "turned 90", seen(turned=1.0)),
     ]
     thresholds = gates.choose_thresholds(judged)
     verdicts = {j: judge(j.seen, thresholds) for j in judged}
@@ -135,7 +135,7 @@ def test_thresholds_are_beyond_all_that_was_seen(worst: float) -> None:
 
 
 def test_a_small_training_learns_which_way_is_up(tmp_path: Path) -> None:
-    material = Material(
+    material = TrainingImages(
         radiographs=chests(12),
         painted_chests=(),
         laterals=tuple(images.painted_laterals(0, 3)),
@@ -168,13 +168,13 @@ def test_a_small_training_learns_which_way_is_up(tmp_path: Path) -> None:
     loaded = gates.load(tmp_path / "gate.zip")
     assert loaded == parts
     spec = SPEC.model_copy(update={"input": loaded.input})
-    gate = OpenVinoGate(loaded.xml, loaded.weights, spec)
+    gate = OpenVinoContentChecker(loaded.xml, loaded.weights, spec)
     assert gate.judge(unseen).probabilities.inverted == pytest.approx(upright.inverted, abs=0.02)
     assert gate.judge(unseen).probabilities.turns == pytest.approx(upright.turns, abs=0.02)
 
 
 def test_a_gate_that_the_disk_does_not_take_leaves_the_one_before(tmp_path: Path) -> None:
-    parts = GateParts(b"x" * 2000, b"w", SPEC.input, THRESHOLDS, "A test.")
+    parts = ContentCheckFiles(b"x" * 2000, b"w", SPEC.input, THRESHOLDS, "A test.")
     path = tmp_path / "gate.zip"
     gates.save(parts, path)
     before = path.read_bytes()
@@ -186,7 +186,7 @@ def test_a_gate_that_the_disk_does_not_take_leaves_the_one_before(tmp_path: Path
 
 def test_nothing_to_tell_from_is_an_error() -> None:
     with pytest.raises(TrainingError, match="something to tell them from"):
-        draw_pool(Material(chests(2), (), (), (), ()), GateConfig(views=2))
+        draw_pool(TrainingImages(chests(2), (), (), (), ()), GateConfig(views=2))
     with pytest.raises(TrainingError, match="holds no gate"):
         gates.load(Path(__file__))
     with pytest.raises(TrainingError, match="not a folder"):
@@ -198,9 +198,11 @@ def test_a_network_is_small() -> None:
 
 
 @cache
-def accepting() -> GateParts:
+def accepting() -> ContentCheckFiles:
     """A transparent gate: the transparent bundle's golden pictures are upright chests to it."""
-    return GateParts(*transparent_gate(), SPEC.input, THRESHOLDS, f"{GATE_HEADING}\n\nA test.")
+    return ContentCheckFiles(
+        *transparent_gate(), SPEC.input, THRESHOLDS, f"{GATE_HEADING}\n\nA test."
+    )
 
 
 def test_adding_a_gate_changes_nothing_else(tmp_path: Path) -> None:
@@ -243,7 +245,9 @@ def test_tables_count_verdicts() -> None:
         [counted], "shown"
     )
     picture = chests(1)[0]
-    rows = chest_rows([Judged(picture, d, seen()) for d in ("as it is", "handled")], THRESHOLDS)
+    rows = chest_rows(
+        [HeldOutResult(picture, d, seen()) for d in ("as it is", "handled")], THRESHOLDS
+    )
     assert [r.shown for r in rows] == ["as it is", "handled"]
 
 

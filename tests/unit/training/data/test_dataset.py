@@ -63,7 +63,7 @@ def test_a_damaged_row_is_named(made: tuple[Path, list[Sample]], tmp_path: Path)
 
 
 def test_a_missing_picture_is_named(tmp_path: Path) -> None:
-    entry = dataset.Entry("gone", tmp_path / "gone.png", "painted", frozenset(), ())
+    entry = dataset.LabelledImage("gone", tmp_path / "gone.png", "painted", frozenset(), ())
     with pytest.raises(TrainingError, match=r"gone\.png"):
         entry.read()
 
@@ -104,7 +104,9 @@ def test_a_marked_square_is_still_in_its_box_after_augmentation(tmp_path: Path) 
     pixels[80:120, 100:160] = 255
     cv2.imwrite(str(tmp_path / "square.png"), pixels)
     label = Label(8, 100, 80, 160, 120)
-    entry = dataset.Entry("square", tmp_path / "square.png", "painted", frozenset(), (label,))
+    entry = dataset.LabelledImage(
+        "square", tmp_path / "square.png", "painted", frozenset(), (label,)
+    )
     for epoch in range(12):
         batch = next(loader.batches([entry], plain(160, batch=1, augment=True), epoch))
         ys, xs = np.nonzero(batch.pixels[0, 0] > 170)
@@ -115,8 +117,8 @@ def test_a_marked_square_is_still_in_its_box_after_augmentation(tmp_path: Path) 
 def test_parts_of_a_set_have_names_of_their_own(tmp_path: Path) -> None:
     generator = Generator(lungs.load(), box_statistics.load())
     parts = [
-        writer.Part("train", generator, range(20, 22)),
-        writer.Part("test", generator, range(31, 32)),
+        writer.SyntheticPart("train", generator, range(20, 22)),
+        writer.SyntheticPart("test", generator, range(31, 32)),
     ]
     samples = list(writer.write_parts(parts, tmp_path, workers=1))
     entries = dataset.read(tmp_path)

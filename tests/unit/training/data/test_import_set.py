@@ -16,8 +16,8 @@ from edge_agent.imaging import read_study
 from hilum.catalog import CATALOG
 from tests.support.training.crashing import crash_on_b, hang_on_b
 from training.data import dataset, exports, import_set, ingest, quality_report, splits, tables
-from training.data.import_set import Wanted
-from training.data.ingest import Task
+from training.data.import_set import ImportOptions
+from training.data.ingest import IngestTask
 from training.errors import TrainingError
 from training.synthetic import dicom_studies
 
@@ -26,8 +26,8 @@ def quiet(step: str, done: int, total: int) -> None:
     pass
 
 
-def wanted(annotated: Path, out: Path, **changed: object) -> Wanted:
-    asked = Wanted(
+def wanted(annotated: Path, out: Path, **changed: object) -> ImportOptions:
+    asked = ImportOptions(
         annotations=annotated / dicom_studies.TABLE,
         images=annotated / "studies",
         out=out,
@@ -38,7 +38,7 @@ def wanted(annotated: Path, out: Path, **changed: object) -> Wanted:
     return replace(asked, **changed)
 
 
-def made(asked: Wanted) -> Path:
+def made(asked: ImportOptions) -> Path:
     found = import_set.collect(asked, quiet)
     tables.write(found, asked.out, quality_report.render(found, asked.out))
     return asked.out
@@ -220,14 +220,16 @@ def test_the_same_picture_is_never_on_two_sides(copy: Path, tmp_path: Path) -> N
 
 
 def test_a_decoder_that_crashes_costs_its_file_only(tmp_path: Path) -> None:
-    tasks = [Task(name, tmp_path / name, tmp_path / f"{name}.png", None) for name in "abcd"]
+    tasks = [IngestTask(name, tmp_path / name, tmp_path / f"{name}.png", None) for name in "abcd"]
     taken = list(ingest.take_all(tasks, tmp_path / "notes", workers=2, take=crash_on_b))
     assert sorted(one.image_id for one in taken) == list("abcd")
     assert {one.image_id: one.why for one in taken if one.why} == {"b": "the decoder crashed on it"}
 
 
 def test_a_decoder_that_hangs_costs_its_file_only(tmp_path: Path) -> None:
-    tasks = [Task(name, tmp_path / name, tmp_path / f"{name}.png", None) for name in "abcdefg"]
+    tasks = [
+        IngestTask(name, tmp_path / name, tmp_path / f"{name}.png", None) for name in "abcdefg"
+    ]
     notes = tmp_path / "notes"
     taken = list(ingest.take_all(tasks, notes, workers=2, take=hang_on_b, limit_s=2))
     assert sorted(one.image_id for one in taken) == list("abcdefg")

@@ -8,11 +8,11 @@ import pytest
 
 from training.errors import TrainingError
 from training.evaluation.acceptance_rules import check_names, judge, load_rules
-from training.evaluation.results import Figure
+from training.evaluation.results import MetricEstimate
 
-FIGURES: dict[str, Figure | None] = {
-    "map50": Figure(value=0.32, low=0.28, high=0.36),
-    "false_positives": Figure(value=1.2, low=1.0, high=1.6),
+FIGURES: dict[str, MetricEstimate | None] = {
+    "map50": MetricEstimate(value=0.32, low=0.28, high=0.36),
+    "false_positives": MetricEstimate(value=1.2, low=1.0, high=1.6),
     "ap50/ild": None,
 }
 

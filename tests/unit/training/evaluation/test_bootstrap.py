@@ -7,8 +7,8 @@ import pytest
 
 from hilum.catalog import BY_SLUG
 from tests.support.training.labelled import TWO, by_chance, entry, finding
-from training.data.dataset import Entry
-from training.evaluation.bootstrap import Figure, Interval, difference, draws, interval
+from training.data.dataset import LabelledImage
+from training.evaluation.bootstrap import Interval, MetricFunction, difference, draws, interval
 from training.evaluation.matching import Found, match
 from training.evaluation.metrics import mean_precision
 from training.evaluation.operating_points import at_points
@@ -37,7 +37,7 @@ def test_an_interval_holds_its_value_and_says_when_there_is_none() -> None:
     assert interval(np.array([np.nan, 0.5])) is None
 
 
-def map50(entries: list[Entry], found: Found) -> Figure:
+def map50(entries: list[LabelledImage], found: Found) -> MetricFunction:
     return mean_precision(match(entries, found), (0.5,))
 
 

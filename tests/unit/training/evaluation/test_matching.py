@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from hilum.catalog import CATALOG
 from tests.support.training.labelled import NODULE, OPACITY, TWO, by_chance, entry, finding
-from training.data.dataset import Entry
+from training.data.dataset import LabelledImage
 from training.data.labels import Label
 from training.errors import TrainingError
-from training.evaluation.matching import IOUS, Found, Matched, match
+from training.evaluation.matching import IOUS, Found, MatchResult, match
 from training.evaluation.metrics import average_precision, mean_average_precision
 
 
@@ -60,7 +60,7 @@ def test_average_precision_by_hand() -> None:
     assert mean_average_precision(TWO, found, 0.5) == pytest.approx((51 + 50 * 2 / 3) / 101)
 
 
-def accumulated(entries: list[Entry], found: Found) -> NDArray[np.float64]:
+def accumulated(entries: list[LabelledImage], found: Found) -> NDArray[np.float64]:
     """The library's own average precision, (T, C), -1 for a class without a box."""
     from pycocotools.cocoeval import COCOeval
 
@@ -82,7 +82,7 @@ def accumulated(entries: list[Entry], found: Found) -> NDArray[np.float64]:
     return precision.mean(axis=1)
 
 
-def averaged(matched: Matched) -> NDArray[np.float64]:
+def averaged(matched: MatchResult) -> NDArray[np.float64]:
     counts = np.ones((1, len(matched.boxes)))
     return average_precision(matched, counts, IOUS)[:, 0]
 

@@ -13,18 +13,18 @@ from tests.support.training.labelled import NODULE, TWO, by_chance, entry, findi
 from training.data.labels import Label
 from training.errors import TrainingError
 from training.evaluation.matching import match
-from training.evaluation.measure import Measured, Settings, evaluate
+from training.evaluation.measure import MeasuredDetector, Settings, evaluate
 from training.evaluation.report.worst_errors import worst
-from training.evaluation.results import Evaluation, Subject
+from training.evaluation.results import EvaluatedModel, Evaluation
 from training.evaluation.subgroups import groups
 
-WHO = Subject(kind="weights", name="a.pt", digest="0" * 64, engine="torch", device="CPU")
+WHO = EvaluatedModel(kind="weights", name="a.pt", digest="0" * 64, engine="torch", device="CPU")
 POINTS = dict.fromkeys(BY_SLUG, 0.3)
 QUICK = Settings("test", resamples=20)
 
 
-def measured(found: list[list]) -> Measured:  # type: ignore[type-arg]
-    return Measured(WHO, POINTS, "given", found)
+def measured(found: list[list]) -> MeasuredDetector:  # type: ignore[type-arg]
+    return MeasuredDetector(WHO, POINTS, "given", found)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from hilum.catalog import BY_SLUG
 from tests.support.training.labelled import ITSELF, NODULE, OPACITY, TWO, entry, finding
 from training.data.labels import Label
 from training.evaluation.matching import match
-from training.evaluation.operating_points import PointRule, at_points, choose, sensitivity
+from training.evaluation.operating_points import ThresholdRule, at_points, choose, sensitivity
 
 
 def test_the_threshold_keeps_false_positives_down_and_respects_the_floor() -> None:
@@ -46,11 +46,11 @@ def test_one_aim_is_stated_not_two() -> None:
 
 def test_a_rule_gives_every_class_a_threshold_and_says_what_for() -> None:
     found = [[finding(0, 0.9), finding(100, 0.45678)], [finding(50, 0.7, OPACITY)]]
-    usual = PointRule()
+    usual = ThresholdRule()
     assert usual.choose(TWO, found) == choose(TWO, found, false_positives=0.05, floor=0.1)
     assert str(usual) == "at most 0.05 false marks per class and image"
-    assert str(PointRule(0.2)) == "at most 0.2 false marks per class and image"
-    half = PointRule(sensitivity=0.5)
+    assert str(ThresholdRule(0.2)) == "at most 0.2 false marks per class and image"
+    half = ThresholdRule(sensitivity=0.5)
     points = half.choose(TWO, found)
     assert set(points) == set(BY_SLUG)
     assert points["nodule_mass"] == 0.9
@@ -58,7 +58,7 @@ def test_a_rule_gives_every_class_a_threshold_and_says_what_for() -> None:
     assert points["lung_opacity"] == usual.choose(TWO, found)["lung_opacity"] > 0.7
     assert str(half).startswith("a sensitivity of 0.5 per class")
     with pytest.raises(ValueError, match="not both"):
-        PointRule(0.05, 0.5)
+        ThresholdRule(0.05, 0.5)
 
 
 def test_what_a_threshold_does() -> None:

@@ -10,19 +10,19 @@ import pytest
 from edge_agent.core.findings import Box, Finding
 from hilum.catalog import CATALOG
 from training.config import ParityBounds
-from training.data.dataset import Entry
+from training.data.dataset import LabelledImage
 from training.data.labels import Label
 from training.errors import TrainingError
-from training.evaluation.parity import Side, VariantParity, box_shift, compare
+from training.evaluation.parity import ParitySide, VariantParity, box_shift, compare
 
 MASS = 8
 POINTS = {finding.slug: 0.5 for finding in CATALOG}
 BOUNDS = ParityBounds()
 
 
-def entry(number: int, *, labelled: bool = True) -> Entry:
+def entry(number: int, *, labelled: bool = True) -> LabelledImage:
     labels = (Label(MASS, 10, 10, 50, 50),) if labelled else ()
-    return Entry(f"{number:03d}", Path("nowhere.png"), "painted", frozenset(), labels)
+    return LabelledImage(f"{number:03d}", Path("nowhere.png"), "painted", frozenset(), labels)
 
 
 def mass(score: float = 0.9, shift: float = 0.0) -> Finding:
@@ -30,11 +30,11 @@ def mass(score: float = 0.9, shift: float = 0.0) -> Finding:
 
 
 ENTRIES = [entry(k) for k in range(10)]
-REFERENCE = Side([(mass(),)] * 10, POINTS)
+REFERENCE = ParitySide([(mass(),)] * 10, POINTS)
 
 
 def judged(found: list[tuple[Finding, ...]], bounds: ParityBounds = BOUNDS) -> VariantParity:
-    sides = (REFERENCE, Side(found, POINTS))
+    sides = (REFERENCE, ParitySide(found, POINTS))
     return compare("openvino-int8", "CPU", ENTRIES, sides, bounds, resamples=50)
 
 
@@ -70,15 +70,17 @@ def test_bounds_are_kept_where_they_allow_it() -> None:
 
 
 def test_being_better_is_no_problem() -> None:
-    worse = Side([(mass(),)] * 9 + [()], POINTS)
+    worse = ParitySide([(mass(),)] * 9 + [()], POINTS)
     better = compare("x", "CPU", ENTRIES, (worse, REFERENCE), BOUNDS, resamples=20)
     assert better.map50.drop < 0
     assert better.problems == ()
 
 
 def test_box_shift_is_the_edge_that_moved_most_of_findings_that_count() -> None:
-    reference = Side([(mass(), mass(0.3, shift=30)), (mass(),), (mass(),)], POINTS)
-    variant = Side([(mass(0.2, shift=2),), (mass(0.9, shift=-5.5),), (mass(shift=35),)], POINTS)
+    reference = ParitySide([(mass(), mass(0.3, shift=30)), (mass(),), (mass(),)], POINTS)
+    variant = ParitySide(
+        [(mass(0.2, shift=2),), (mass(0.9, shift=-5.5),), (mass(shift=35),)], POINTS
+    )
     shift = box_shift(ENTRIES[:3], reference, variant)
     assert (shift.boxes, shift.lost) == (3, 1)
     assert (shift.worst_px, shift.worst_image) == (5.5, "001")
@@ -87,14 +89,14 @@ def test_box_shift_is_the_edge_that_moved_most_of_findings_that_count() -> None:
 
 def test_another_class_in_the_same_place_is_a_lost_box() -> None:
     other = replace(mass(), index=0)
-    assert box_shift(ENTRIES[:1], REFERENCE_ONE, Side([(other,)], POINTS)).lost == 1
+    assert box_shift(ENTRIES[:1], REFERENCE_ONE, ParitySide([(other,)], POINTS)).lost == 1
 
 
-REFERENCE_ONE = Side([(mass(),)], POINTS)
+REFERENCE_ONE = ParitySide([(mass(),)], POINTS)
 
 
 def test_a_set_without_a_box_has_nothing_to_compare() -> None:
     empty = [entry(k, labelled=False) for k in range(3)]
-    side = Side([()] * 3, POINTS)
+    side = ParitySide([()] * 3, POINTS)
     with pytest.raises(TrainingError, match="no image of the split has a labelled box"):
         compare("x", "CPU", empty, (side, side), BOUNDS, resamples=10)

@@ -12,10 +12,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edge_agent.engines.runtimes.tensorrt_runtime import Layer, LoadedPlan, Plan
+from edge_agent.engines.runtimes.tensorrt_runtime import ExecutionContext, Layer, Plan
 from edge_agent.errors import EngineFailed
 from hilum.manifest import EngineTarget, HeadSpec, InputSpec
-from training.bundle.writer import CARD_FP16, CARD_INT8, TRT_FP16, TRT_INT8, Graphs
+from training.bundle.writer import CARD_FP16, CARD_INT8, TRT_FP16, TRT_INT8, ModelFiles
 from training.errors import TrainingError
 from training.export.tensorrt import build_engines
 
@@ -46,7 +46,7 @@ class Compiler:
         layers = (Layer("a", "Convolution", takes), Layer("b", "shuffle", "Float"))
         return Plan(f"{takes} for {', '.join(capabilities)}".encode(), layers)
 
-    def load(self, plan: bytes) -> LoadedPlan:
+    def load(self, plan: bytes) -> ExecutionContext:
         raise NotImplementedError
 
 
@@ -70,10 +70,10 @@ def graph(*, quantised: bool) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def graphs(**targets: tuple[EngineTarget, ...]) -> Graphs:
+def graphs(**targets: tuple[EngineTarget, ...]) -> ModelFiles:
     members = {CARD_INT8: graph(quantised=True), CARD_FP16: graph(quantised=False)}
     earlier = {name.replace("_", "-"): of for name, of in targets.items()}
-    return Graphs(members, InputSpec(height=32, width=32), HeadSpec(), earlier)
+    return ModelFiles(members, InputSpec(height=32, width=32), HeadSpec(), earlier)
 
 
 def test_each_variant_is_one_file_for_all_cards_and_each_card_is_looked_at_alone() -> None:
@@ -139,9 +139,11 @@ def test_a_capability_that_is_unknown_is_told_before_any_is_compiled() -> None:
 def test_nothing_to_do_or_nothing_that_came_out_is_an_error() -> None:
     with pytest.raises(TrainingError, match=r"no compute capability .*export\.capabilities"):
         build_engines(graphs(), [], Compiler())
-    none = Graphs({}, InputSpec(height=32, width=32), HeadSpec())
+    none = ModelFiles({}, InputSpec(height=32, width=32), HeadSpec())
     with pytest.raises(TrainingError, match="run `hilum-train quantize` first"):
         build_engines(none, ["8.9"], Compiler())
-    int8 = Graphs({CARD_INT8: graph(quantised=True)}, InputSpec(height=32, width=32), HeadSpec())
+    int8 = ModelFiles(
+        {CARD_INT8: graph(quantised=True)}, InputSpec(height=32, width=32), HeadSpec()
+    )
     with pytest.raises(TrainingError, match="no engine came out: for compute capability 7"):
         build_engines(int8, ["7.5"], Compiler(spoilt_by=frozenset({"7.5"})))

@@ -9,10 +9,10 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from training.config import ParityBounds, TrainConfig
-from training.release.sbom import Made, sbom
-from training.train.run_manifest import Begun, libraries
+from training.release.sbom import SbomInput, sbom
+from training.train.run_manifest import RunManifest, libraries
 
-BEGUN = Begun(
+BEGUN = RunManifest(
     bounds=ParityBounds(),
     split="test",
     split_digest="2" * 64,
@@ -20,7 +20,7 @@ BEGUN = Begun(
     python="3.11.2",
     libraries=libraries(),
 )
-MADE = Made(
+MADE = SbomInput(
     name="chest",
     version="1.2.3",
     intended_use="Tests.",
@@ -49,7 +49,7 @@ def test_it_names_libraries_base_weights_and_the_split() -> None:
 
 def test_the_same_parts_give_the_same_bytes_and_others_another_serial_number() -> None:
     assert sbom(MADE) == sbom(MADE)
-    plain = Made(**{k: getattr(MADE, k) for k in MADE.__slots__} | {"train": TrainConfig()})
+    plain = SbomInput(**{k: getattr(MADE, k) for k in MADE.__slots__} | {"train": TrainConfig()})
     one, other = (json.loads(sbom(made)) for made in (MADE, plain))
     assert one["serialNumber"] != other["serialNumber"]
     assert "base-weights" not in {part["bom-ref"] for part in other["components"]}

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.training
 torch = pytest.importorskip("torch")
 
 from training.errors import TrainingError  # noqa: E402
-from training.train.checkpoints import History, write  # noqa: E402  # torch may be absent
+from training.train.checkpoints import TrainingHistory, write  # noqa: E402  # torch may be absent
 
 
 def test_a_full_disk_leaves_the_checkpoint_of_before(tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_a_full_disk_leaves_the_checkpoint_of_before(tmp_path: Path) -> None:
 
 
 def test_a_run_is_over_once_it_has_not_become_better_for_long_enough() -> None:
-    history = History()
+    history = TrainingHistory()
     for epoch, (metric, best) in enumerate([(0.1, True), (0.3, True), (0.3, False), (0.2, False)]):
         assert history.note(epoch, metric) is best
         history.done = epoch + 1

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.training.toy_sets import TOY_TRAIN, discs
 from training.config import TrainConfig
-from training.data.dataset import Entry
+from training.data.dataset import LabelledImage
 from training.data.labels import Label
 from training.train.loader import batches, steps
 
@@ -47,7 +47,7 @@ def test_processes_share_what_one_would_see(tmp_path: Path) -> None:
             assert np.array_equal(pixels, seen[k])
 
 
-def marked(tmp_path: Path) -> tuple[Entry, ...]:
+def marked(tmp_path: Path) -> tuple[LabelledImage, ...]:
     """One white square in the upper left of each of four pictures, read by one of two readers."""
     entries = []
     for k in range(4):
@@ -55,7 +55,9 @@ def marked(tmp_path: Path) -> tuple[Entry, ...]:
         pixels[8:24, 4:28] = 255
         cv2.imwrite(str(tmp_path / f"{k}.png"), pixels)
         label = Label(k, 4, 8, 28, 24, weight=0.5)
-        entries.append(Entry(f"{k}", tmp_path / f"{k}.png", "", frozenset({13 - k}), (label,)))
+        entries.append(
+            LabelledImage(f"{k}", tmp_path / f"{k}.png", "", frozenset({13 - k}), (label,))
+        )
     return tuple(entries)
 
 

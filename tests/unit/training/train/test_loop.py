@@ -15,12 +15,12 @@ pytestmark = pytest.mark.training
 torch = pytest.importorskip("torch")
 
 from training.config import TrainConfig  # noqa: E402  # torch may be absent
-from training.data.dataset import Entry  # noqa: E402
+from training.data.dataset import LabelledImage  # noqa: E402
 from training.data.labels import Label  # noqa: E402
 from training.errors import TrainingError  # noqa: E402
 from training.models.network import load_model  # noqa: E402
 from training.train.loop import EpochReport, Progress, learning_rate, train  # noqa: E402
-from training.train.losses import WeightedAbsence  # noqa: E402
+from training.train.losses import PartialLabelBce  # noqa: E402
 
 TOY = TrainConfig(
     input_size=64,
@@ -36,7 +36,7 @@ TOY = TrainConfig(
 
 
 @pytest.fixture(scope="module")
-def entries(tmp_path_factory: pytest.TempPathFactory) -> tuple[Entry, ...]:
+def entries(tmp_path_factory: pytest.TempPathFactory) -> tuple[LabelledImage, ...]:
     """Bright discs on grey: what a detector can learn in a few steps."""
     folder = tmp_path_factory.mktemp("discs")
     rng = np.random.default_rng(0)
@@ -47,7 +47,7 @@ def entries(tmp_path_factory: pytest.TempPathFactory) -> tuple[Entry, ...]:
         cv2.circle(pixels, (x, y), 12, 230, -1)
         cv2.imwrite(str(folder / f"{k}.png"), pixels)
         label = Label(8, x - 12, y - 12, x + 13, y + 13)
-        made.append(Entry(f"{k}", folder / f"{k}.png", "painted", frozenset(), (label,)))
+        made.append(LabelledImage(f"{k}", folder / f"{k}.png", "painted", frozenset(), (label,)))
     return tuple(made)
 
 
@@ -58,7 +58,7 @@ def _threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def test_the_loss_falls(entries: tuple[Entry, ...], tmp_path: Path) -> None:
+def test_the_loss_falls(entries: tuple[LabelledImage, ...], tmp_path: Path) -> None:
     losses: list[float] = []
 
     def note(progress: Progress) -> None:
@@ -70,7 +70,7 @@ def test_the_loss_falls(entries: tuple[Entry, ...], tmp_path: Path) -> None:
 
 
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(
-    entries: tuple[Entry, ...], tmp_path: Path
+    entries: tuple[LabelledImage, ...], tmp_path: Path
 ) -> None:
     class Killed(Exception):
         pass
@@ -95,7 +95,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
 
 
 def test_bfloat16_weights_are_finite_and_can_be_loaded(
-    entries: tuple[Entry, ...], tmp_path: Path
+    entries: tuple[LabelledImage, ...], tmp_path: Path
 ) -> None:
     config = TOY.model_copy(update={"epochs": 1, "bfloat16": True, "augment": True})
     model = load_model(train(entries, config, tmp_path))
@@ -103,7 +103,7 @@ def test_bfloat16_weights_are_finite_and_can_be_loaded(
     assert not model.training
 
 
-def test_other_settings_do_not_resume(entries: tuple[Entry, ...], tmp_path: Path) -> None:
+def test_other_settings_do_not_resume(entries: tuple[LabelledImage, ...], tmp_path: Path) -> None:
     one = TOY.model_copy(update={"epochs": 1})
     train(entries, one, tmp_path)
     with pytest.raises(TrainingError, match="other settings"):
@@ -111,7 +111,7 @@ def test_other_settings_do_not_resume(entries: tuple[Entry, ...], tmp_path: Path
 
 
 def test_too_few_images_and_foreign_weights_are_refused(
-    entries: tuple[Entry, ...], tmp_path: Path
+    entries: tuple[LabelledImage, ...], tmp_path: Path
 ) -> None:
     with pytest.raises(TrainingError, match="do not fill one batch"):
         train(entries[:3], TOY, tmp_path)
@@ -121,7 +121,7 @@ def test_too_few_images_and_foreign_weights_are_refused(
 
 
 def test_an_absence_counts_its_weight_a_presence_in_full() -> None:
-    criterion = WeightedAbsence()
+    criterion = PartialLabelBce()
     criterion.weight = torch.tensor([[1.0, 0.3]])
     scores, targets = torch.zeros(1, 2, 2), torch.tensor([[[0.0, 0.0], [0.0, 0.9]]])
     loss = criterion(scores, targets)

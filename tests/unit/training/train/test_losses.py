@@ -20,7 +20,7 @@ from tests.support.training.models import random_detector  # noqa: E402
 from tests.support.training.toy_sets import NODULE, TOY_TRAIN, discs  # noqa: E402
 from training.config import TrainConfig  # noqa: E402
 from training.models.network import build_model  # noqa: E402
-from training.train.distributed import ALONE, Group  # noqa: E402
+from training.train.distributed import ALONE, ProcessGroup  # noqa: E402
 from training.train.loader import Batch, batches  # noqa: E402
 from training.train.losses import Criterion, class_weights  # noqa: E402
 
@@ -35,7 +35,7 @@ def network() -> DetectionModel:
     return model.eval()
 
 
-def loss_of(batch: Batch, weights: torch.Tensor, group: Group = ALONE) -> list[float]:
+def loss_of(batch: Batch, weights: torch.Tensor, group: ProcessGroup = ALONE) -> list[float]:
     """Box, class and DFL loss of a network that is the same at every call."""
     model = network()
     with torch.no_grad():
@@ -78,7 +78,7 @@ def test_the_shares_of_a_batch_add_up_to_the_whole(batch: Batch) -> None:
     assert np.sum(parts, axis=0) == pytest.approx(whole, rel=1e-4)
 
 
-class _Told(Group):
+class _Told(ProcessGroup):
     """One of several processes whose sum of target scores, all together, is stated."""
 
     def __init__(self, together: float | None) -> None:

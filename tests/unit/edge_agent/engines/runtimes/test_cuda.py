@@ -23,9 +23,9 @@ import pytest
 
 from edge_agent.engines.hardware import nvidia_cards
 from edge_agent.engines.runtimes.cuda import (
-    Card,
-    CudaPythonCard,
-    PyCudaCard,
+    CudaDevice,
+    CudaPythonDevice,
+    PyCudaDevice,
     bindings_installed,
     open_card,
     ours,
@@ -243,7 +243,7 @@ def install(monkeypatch: pytest.MonkeyPatch, **drivers: ModuleType) -> None:
 BOTH = pytest.mark.parametrize("package", ["cuda_python", "pycuda"])
 
 
-def opened(package: str, memory: Memory, monkeypatch: pytest.MonkeyPatch) -> Card:
+def opened(package: str, memory: Memory, monkeypatch: pytest.MonkeyPatch) -> CudaDevice:
     driver = cuda_python(memory) if package == "cuda_python" else pycuda(memory)
     install(monkeypatch, **{package: driver})
     return open_card()
@@ -256,10 +256,10 @@ def test_cuda_python_is_preferred_and_pycuda_used_where_it_is_alone(
     both = {"cuda_python": cuda_python(memory), "pycuda": pycuda(memory)}
     install(monkeypatch, **both)
     assert bindings_installed() == CUDA_PYTHON
-    assert isinstance(open_card(), CudaPythonCard)
+    assert isinstance(open_card(), CudaPythonDevice)
     install(monkeypatch, pycuda=both["pycuda"])
     assert bindings_installed() == PYCUDA
-    assert isinstance(open_card(), PyCudaCard)
+    assert isinstance(open_card(), PyCudaDevice)
     install(monkeypatch)
     assert bindings_installed() is None
     with pytest.raises(EngineFailed, match="neither cuda-python nor pycuda is installed") as told:

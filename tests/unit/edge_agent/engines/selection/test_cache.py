@@ -9,38 +9,38 @@ from typing import Any
 
 import pytest
 
-from edge_agent.core.engine_selection import BatchPolicy, Measurement
+from edge_agent.core.engine_selection import BatchPolicy, BenchmarkResult
 from edge_agent.engines.hardware import Hardware
-from edge_agent.engines.selection.cache import KEEP, Choices, Circumstances, Remembered
+from edge_agent.engines.selection.cache import KEEP, CachedSelection, SelectionCache, SelectionKey
 from edge_agent.errors import ConfigInvalid
 
 BOX = Hardware("AMD EPYC", 2, ("avx2", "avx512_vnni"), "")
-HERE = Circumstances(BOX, {"openvino": "2026.4"}, "d" * 64, ("a", "b"), "auto", 0)
+HERE = SelectionKey(BOX, {"openvino": "2026.4"}, "d" * 64, ("a", "b"), "auto", 0)
 
 
-def kept(circumstances: Circumstances = HERE, **changes: Any) -> Remembered:
+def kept(circumstances: SelectionKey = HERE, **changes: Any) -> CachedSelection:
     fields: dict[str, Any] = {
         "circumstances": circumstances.as_text(),
         "variant": "b",
         "reason": "fastest",
-        "measured": (Measurement("a", 2.5), Measurement("b", None, "crashed")),
+        "measured": (BenchmarkResult("a", 2.5), BenchmarkResult("b", None, "crashed")),
         "max_batch": 4,
         "parallel_requests": 2,
     }
-    return Remembered(**fields | changes)
+    return CachedSelection(**fields | changes)
 
 
 @pytest.fixture
-def choices(tmp_path: Path) -> Choices:
-    return Choices.open(tmp_path / "choices")
+def choices(tmp_path: Path) -> SelectionCache:
+    return SelectionCache.open(tmp_path / "choices")
 
 
-def only_file(choices: Choices) -> Path:
+def only_file(choices: SelectionCache) -> Path:
     (path,) = choices.folder.iterdir()
     return path
 
 
-def test_it_comes_back_as_it_was(choices: Choices) -> None:
+def test_it_comes_back_as_it_was(choices: SelectionCache) -> None:
     assert choices.load(HERE) is None
     choices.store(kept(), HERE)
     assert choices.load(HERE) == kept()
@@ -62,7 +62,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("case", OTHERS)
-def test_other_circumstances_have_no_choice_yet(choices: Choices, case: str) -> None:
+def test_other_circumstances_have_no_choice_yet(choices: SelectionCache, case: str) -> None:
     choices.store(kept(), HERE)
     assert choices.load(OTHERS[case]) is None
     # Nor does a file that was moved into its place count.
@@ -70,7 +70,7 @@ def test_other_circumstances_have_no_choice_yet(choices: Choices, case: str) -> 
     assert choices.load(OTHERS[case]) is None
 
 
-def test_any_damage_makes_it_absent(choices: Choices) -> None:
+def test_any_damage_makes_it_absent(choices: SelectionCache) -> None:
     choices.store(kept(), HERE)
     path = only_file(choices)
     sound = path.read_bytes()
@@ -92,7 +92,9 @@ def test_any_damage_makes_it_absent(choices: Choices) -> None:
     assert choices.load(HERE) == kept()
 
 
-def test_a_file_that_others_could_have_written_is_ignored(choices: Choices, tmp_path: Path) -> None:
+def test_a_file_that_others_could_have_written_is_ignored(
+    choices: SelectionCache, tmp_path: Path
+) -> None:
     choices.store(kept(), HERE)
     path = only_file(choices)
     path.chmod(0o620)
@@ -110,10 +112,10 @@ def test_an_open_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "choices").mkdir()
     (tmp_path / "choices").chmod(0o755)
     with pytest.raises(ConfigInvalid, match="not a private folder"):
-        Choices.open(tmp_path / "choices")
+        SelectionCache.open(tmp_path / "choices")
 
 
-def test_only_the_newest_are_kept(choices: Choices) -> None:
+def test_only_the_newest_are_kept(choices: SelectionCache) -> None:
     for k in range(KEEP + 2):
         there = replace(HERE, threads=k)
         choices.store(kept(there), there)
@@ -123,7 +125,7 @@ def test_only_the_newest_are_kept(choices: Choices) -> None:
     assert found == [False] * 2 + [True] * KEEP
 
 
-def test_a_disk_that_cannot_be_written_costs_only_the_time(choices: Choices) -> None:
+def test_a_disk_that_cannot_be_written_costs_only_the_time(choices: SelectionCache) -> None:
     choices.folder.rmdir()
     choices.store(kept(), HERE)
     assert choices.load(HERE) is None

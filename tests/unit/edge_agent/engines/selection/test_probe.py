@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.engines.bundle import Bundle
-from edge_agent.engines.selection.probe import Job, ProbeFailed, ProbeProcess, Timing
+from edge_agent.engines.selection.probe import ProbeFailed, ProbeJob, ProbeProcess, TimingRequest
 from tests.support.engines import hostile
 from tests.support.engines.variants import ORT, bundle_with, variant
 
@@ -43,7 +43,7 @@ def tried(sound_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     started = []
 
     def start(name: str, **changes: object) -> ProbeProcess:
-        job = Job(
+        job = ProbeJob(
             bundle=str(sound_bundle.path),
             digest=sound_bundle.digest,
             variant=name,
@@ -69,7 +69,7 @@ def test_a_sound_engine_agrees_and_can_be_timed(tried: Try, name: str) -> None:
     probe = tried(name)
     opened = probe.opened(soon())
     assert (opened.problems, opened.max_batch) == ("", 1)
-    for timing in (Timing(0), Timing(1, images=3), Timing(2, calls=2)):
+    for timing in (TimingRequest(0), TimingRequest(1, images=3), TimingRequest(2, calls=2)):
         assert probe.time(timing, WAIT_S) > 0
 
 
@@ -109,7 +109,7 @@ def test_one_that_hangs_is_killed_when_its_time_is_over(tried: Try) -> None:
     assert not failed.value.lasting
     probe._process.wait(WAIT_S)
     with pytest.raises(ProbeFailed):
-        probe.time(Timing(0), WAIT_S)
+        probe.time(TimingRequest(0), WAIT_S)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_what_goes_wrong_while_it_is_timed(
     probe = tried(f"openvino-{command}")
     assert probe.opened(soon()).problems == ""
     with pytest.raises(ProbeFailed, match=told):
-        probe.time(Timing(0), limit_s)
+        probe.time(TimingRequest(0), limit_s)
 
 
 def test_a_bundle_that_was_replaced_meanwhile_is_not_tried(tried: Try) -> None:
@@ -135,8 +135,8 @@ def test_a_bundle_that_was_replaced_meanwhile_is_not_tried(tried: Try) -> None:
 
 AGENT = """
 import os, signal, sys
-from edge_agent.engines.probe import Job, ProbeProcess
-probe = ProbeProcess(Job(*sys.argv[1:4], 1, sys.argv[4], opener=sys.argv[5]))
+from edge_agent.engines.selection.probe import ProbeJob, ProbeProcess
+probe = ProbeProcess(ProbeJob(*sys.argv[1:4], 1, sys.argv[4], opener=sys.argv[5]))
 print(probe._process.pid, flush=True)
 signal.pause()
 """

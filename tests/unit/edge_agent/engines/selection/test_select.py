@@ -17,9 +17,16 @@ from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.hardware import Hardware
 from edge_agent.engines.runtimes.factory import open_engine
 from edge_agent.engines.selection import select as module
-from edge_agent.engines.selection.benchmark import Effort
-from edge_agent.engines.selection.probe import Job, Opened, Probe, ProbeFailed, ProbeProcess, Timing
-from edge_agent.engines.selection.select import AUTO, Choice, choose
+from edge_agent.engines.selection.benchmark import BenchmarkBudget
+from edge_agent.engines.selection.probe import (
+    Probe,
+    ProbeFailed,
+    ProbeJob,
+    ProbeProcess,
+    ProbeReady,
+    TimingRequest,
+)
+from edge_agent.engines.selection.select import AUTO, EngineSelection, choose
 from edge_agent.errors import BundleInvalid, ConfigInvalid, EngineFailed
 from tests.support.engines import hostile
 from tests.support.engines.variants import ORT, bundle_with, noise, seen, variant
@@ -27,9 +34,9 @@ from tests.support.engines.variants import ORT, bundle_with, noise, seen, varian
 ROOT = Path(__file__).parents[5]
 INT8, FP32 = "openvino-int8", "openvino-fp32"
 BOX = Hardware("AMD EPYC", 2, ("avx2",), "")
-QUICK = Effort(rounds=5)
+QUICK = BenchmarkBudget(rounds=5)
 
-Time = Callable[[Job, Timing], float]
+Time = Callable[[ProbeJob, TimingRequest], float]
 
 
 @dataclass
@@ -40,11 +47,11 @@ class Bench:
     problems: dict[str, str] = field(default_factory=dict)
     refusals: dict[str, Exception] = field(default_factory=dict)
     max_batch: int = 1
-    started: list[Job] = field(default_factory=list)
-    running: Counter[Job] = field(default_factory=Counter)
-    timed: list[tuple[str, Timing]] = field(default_factory=list)
+    started: list[ProbeJob] = field(default_factory=list)
+    running: Counter[ProbeJob] = field(default_factory=Counter)
+    timed: list[tuple[str, TimingRequest]] = field(default_factory=list)
 
-    def start(self, job: Job) -> Probe:
+    def start(self, job: ProbeJob) -> Probe:
         self.started.append(job)
         if isinstance(refusal := self.refusals.get(job.variant), OSError):
             raise refusal
@@ -55,14 +62,14 @@ class Bench:
 @dataclass
 class FakeProbe:
     bench: Bench
-    job: Job
+    job: ProbeJob
 
-    def opened(self, until: float) -> Opened:
+    def opened(self, until: float) -> ProbeReady:
         if refusal := self.bench.refusals.get(self.job.variant):
             raise refusal
-        return Opened(self.bench.problems.get(self.job.variant, ""), self.bench.max_batch)
+        return ProbeReady(self.bench.problems.get(self.job.variant, ""), self.bench.max_batch)
 
-    def time(self, timing: Timing, limit_s: float) -> float:
+    def time(self, timing: TimingRequest, limit_s: float) -> float:
         assert self.bench.running[self.job], "timed after its end"
         self.bench.timed.append((self.job.variant, timing))
         of = self.bench.times[self.job.variant]
@@ -90,7 +97,7 @@ def this_box(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return change
 
 
-def chosen(bundle: Bundle, cache_dir: Path, bench: Bench, **options: Any) -> Choice:
+def chosen(bundle: Bundle, cache_dir: Path, bench: Bench, **options: Any) -> EngineSelection:
     choice = choose(bundle, cache_dir, effort=QUICK, start=bench.start, **options)
     assert not +bench.running, "a probe was left running"
     return choice
@@ -123,7 +130,7 @@ def test_candidates_take_turns_on_changing_pictures(three: Bundle, tmp_path: Pat
     for k in range(QUICK.rounds + 1):
         of_round = turns[3 * k : 3 * k + 3]
         assert {name for name, _ in of_round} == {INT8, FP32, ORT}
-        assert {timing for _, timing in of_round} == {Timing(k)}
+        assert {timing for _, timing in of_round} == {TimingRequest(k)}
 
 
 def test_the_median_counts_and_the_first_round_does_not(three: Bundle, tmp_path: Path) -> None:
@@ -136,7 +143,7 @@ def test_the_median_counts_and_the_first_round_does_not(three: Bundle, tmp_path:
 
 def test_time_over_ends_the_rounds_but_not_before_the_least(three: Bundle, tmp_path: Path) -> None:
     bench = usual()
-    choose(three, tmp_path, effort=Effort(budget_s=0, least_rounds=2), start=bench.start)
+    choose(three, tmp_path, effort=BenchmarkBudget(budget_s=0, least_rounds=2), start=bench.start)
     assert max(timing.number for _, timing in bench.timed) == 2
 
 
@@ -152,7 +159,7 @@ def test_one_that_disagrees_is_not_even_timed(three: Bundle, tmp_path: Path) -> 
     assert FP32 not in {name for name, _ in bench.timed}
 
 
-def crash(job: Job, timing: Timing) -> float:
+def crash(job: ProbeJob, timing: TimingRequest) -> float:
     raise ProbeFailed("crashed its process (SIGSEGV)")
 
 
@@ -280,7 +287,7 @@ def test_what_is_known_not_to_work_is_done_without_and_measured_apart(
 
 
 def test_batches_are_used_where_the_engine_gains_by_them(three: Bundle, tmp_path: Path) -> None:
-    def gpu(job: Job, timing: Timing) -> float:
+    def gpu(job: ProbeJob, timing: TimingRequest) -> float:
         return 5.0 + timing.images * timing.calls * 0.5
 
     bench = Bench({INT8: 9.0, FP32: gpu, ORT: 14.0}, max_batch=8)
@@ -292,7 +299,7 @@ def test_batches_are_used_where_the_engine_gains_by_them(three: Bundle, tmp_path
 def test_requests_go_side_by_side_where_that_brings_more_through(
     three: Bundle, tmp_path: Path, this_box: Callable[..., None]
 ) -> None:
-    def cores(job: Job, timing: Timing) -> float:
+    def cores(job: ProbeJob, timing: TimingRequest) -> float:
         return 7.0 if job.parallel_requests == 2 else 6.0 * timing.images
 
     bench = Bench({INT8: 9.0, FP32: cores, ORT: 14.0})
@@ -304,7 +311,7 @@ def test_requests_go_side_by_side_where_that_brings_more_through(
 
 
 def test_a_use_that_fails_is_left_out(three: Bundle, tmp_path: Path) -> None:
-    def brittle(job: Job, timing: Timing) -> float:
+    def brittle(job: ProbeJob, timing: TimingRequest) -> float:
         return crash(job, timing) if job.parallel_requests > 1 else 6.0
 
     bench = Bench({INT8: 9.0, FP32: brittle, ORT: 14.0})
@@ -318,7 +325,7 @@ def test_real_engines_on_this_box(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     bundle = bundle_with(tmp_path / "a.bundle", *map(variant, names))
     hanging = []
 
-    def start(job: Job) -> Probe:
+    def start(job: ProbeJob) -> Probe:
         probe = ProbeProcess(replace(job, opener=hostile.PATH))
         if job.variant == "openvino-hangs":
             hanging.append(probe)
@@ -345,10 +352,10 @@ class Impatient:
 
     probe: Probe
 
-    def opened(self, until: float) -> Opened:
+    def opened(self, until: float) -> ProbeReady:
         return self.probe.opened(0.0)
 
-    def time(self, timing: Timing, limit_s: float) -> float:
+    def time(self, timing: TimingRequest, limit_s: float) -> float:
         return self.probe.time(timing, limit_s)
 
     def end(self) -> None:

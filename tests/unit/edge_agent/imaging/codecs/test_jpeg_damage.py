@@ -22,7 +22,7 @@ from edge_agent.imaging.codecs import jpeg_markers
 from edge_agent.imaging.codecs.jpeg_turbo import decode_jpeg8, is_jpeg8
 from edge_agent.imaging.codecs.jpeg_verified import decode_other_jpeg
 from edge_agent.imaging.dicom import pixel_data
-from edge_agent.imaging.dicom.header import Header
+from edge_agent.imaging.dicom.header import DicomHeader
 from edge_agent.imaging.dicom.parser import parse
 from edge_agent.imaging.dicom.reader import pixel_format
 from tests.campaign import unseen_damage
@@ -141,7 +141,7 @@ def test_colour_whose_codestream_does_not_tell(photometric: str, sampling: str) 
     colours = "RGB" if photometric == "RGB" else "YCBCR"
     expected = imagecodecs.jpeg8_decode(bare, colorspace=colours, outcolorspace="GRAYSCALE")
     file = parse(memoryview(data), Limits())
-    stored = pixel_data.decode(file, pixel_format(Header(file.elements)), None)
+    stored = pixel_data.decode(file, pixel_format(DicomHeader(file.elements)), None)
     np.testing.assert_array_equal(stored, expected)
 
 

@@ -25,7 +25,7 @@ from rle import rle
 
 from edge_agent.errors import StudyImageRefused
 from edge_agent.imaging.dicom import pixel_data
-from edge_agent.imaging.dicom.header import Header
+from edge_agent.imaging.dicom.header import DicomHeader
 from edge_agent.imaging.dicom.parser import parse
 from edge_agent.imaging.dicom.reader import pixel_format
 from edge_agent.imaging.limits import Limits
@@ -39,7 +39,7 @@ ROWS, COLUMNS = 64, 47
 
 def stored(data: bytes, at_least: tuple[int, int] | None = None) -> Pixels:
     file = parse(memoryview(data), Limits())
-    return pixel_data.decode(file, pixel_format(Header(file.elements)), at_least)
+    return pixel_data.decode(file, pixel_format(DicomHeader(file.elements)), at_least)
 
 
 def picture(bits: int, *, signed: bool) -> Pixels:
@@ -425,7 +425,7 @@ def test_compressed_pixels_outside_of_fragments() -> None:
     ds = studies.data_set(picture(8, signed=False))
     file = parse(memoryview(studies.written(ds)), Limits())
     file = replace(file, syntax=uid.JPEGBaseline8Bit)
-    form = pixel_format(Header(file.elements))
+    form = pixel_format(DicomHeader(file.elements))
     assert refusal_of(lambda: pixel_data.decode(file, form, None)) is ErrorCode.CORRUPT
 
 

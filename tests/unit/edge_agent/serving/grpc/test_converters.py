@@ -10,15 +10,15 @@ from edge_agent.core.findings import Box, Finding
 from edge_agent.core.radiograph import ImageWarning, Spacing
 from edge_agent.errors import Overloaded
 from edge_agent.serving.grpc import converters
-from edge_agent.serving.types import Answer, ImageFacts, StudyRequest, Timings
+from edge_agent.serving.types import DetectionRequest, DetectionResult, ImageFacts, Timings
 from hilum.catalog import CATALOG
 from hilum.codes import WarningCode
 from hilum.v1 import detection_pb2 as pb
 from tests.support.agents.tagged import DIGEST, fake_pipeline, settings
 
 
-def answer(*findings: Finding, spacing: Spacing | None = None) -> Answer:
-    return Answer(
+def answer(*findings: Finding, spacing: Spacing | None = None) -> DetectionResult:
+    return DetectionResult(
         request_id="r",
         findings=findings,
         image=ImageFacts(
@@ -41,8 +41,8 @@ def answer(*findings: Finding, spacing: Spacing | None = None) -> Answer:
     )
 
 
-def asked(message: pb.DetectRequest) -> StudyRequest:
-    read = converters.Asked.read(message.SerializeToString())
+def asked(message: pb.DetectRequest) -> DetectionRequest:
+    read = converters.ParsedRequest.read(message.SerializeToString())
     return converters.study_request(read, request_id="a", deadline=None)
 
 
@@ -90,7 +90,9 @@ def test_a_threshold_of_zero_is_not_taken_for_absent() -> None:
     message = pb.DetectRequest(options=pb.DetectOptions(score_threshold=0))
     assert (
         converters.study_request(
-            converters.Asked.read(message.SerializeToString()), request_id="a", deadline=None
+            converters.ParsedRequest.read(message.SerializeToString()),
+            request_id="a",
+            deadline=None,
         ).score_threshold
         == 0
     )
@@ -107,7 +109,9 @@ def test_priorities(number: int, priority: Priority) -> None:
     message.options.priority = number  # type: ignore[assignment]
     assert (
         converters.study_request(
-            converters.Asked.read(message.SerializeToString()), request_id="a", deadline=None
+            converters.ParsedRequest.read(message.SerializeToString()),
+            request_id="a",
+            deadline=None,
         ).priority
         is priority
     )

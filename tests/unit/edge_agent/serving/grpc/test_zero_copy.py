@@ -7,7 +7,7 @@ from google.protobuf.message import DecodeError
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from edge_agent.serving.grpc.converters import Asked
+from edge_agent.serving.grpc.converters import ParsedRequest
 from edge_agent.serving.grpc.zero_copy import image_apart
 from hilum.v1 import detection_pb2 as pb
 
@@ -52,7 +52,7 @@ def test_a_message_is_read_whole(request: pb.DetectRequest, before: bytes, after
 @given(st.lists(REQUESTS, min_size=2, max_size=3))
 def test_of_several_images_the_last_one_counts(requests: list[pb.DetectRequest]) -> None:
     data = b"".join(request.SerializeToString() for request in requests)
-    assert Asked.read(data).image == pb.DetectRequest.FromString(data).image
+    assert ParsedRequest.read(data).image == pb.DetectRequest.FromString(data).image
 
 
 @given(st.binary(max_size=60) | REQUESTS.map(lambda it: it.SerializeToString()), st.data())
@@ -68,9 +68,9 @@ def test_damaged_bytes_are_read_as_protobuf_reads_them(data: bytes, draw: st.Dat
     wanted = by_protobuf(data)
     if wanted is None:
         with pytest.raises(DecodeError):
-            Asked.read(data)
+            ParsedRequest.read(data)
         return
-    asked = Asked.read(data)
+    asked = ParsedRequest.read(data)
     assert asked.image == wanted.image
     assert asked.request_id == wanted.request_id
 
@@ -80,7 +80,7 @@ def test_millions_of_fields_are_left_to_protobuf() -> None:
     options = pb.DetectRequest(options=pb.DetectOptions(score_threshold=0.5)).SerializeToString()
     many = options * 1_000_000 + pb.DetectRequest(image=b"pixels").SerializeToString()
     assert image_apart(many) is None
-    asked = Asked.read(many)
+    asked = ParsedRequest.read(many)
     assert (bytes(asked.image), asked.score_threshold) == (b"pixels", 0.5)
     few = options * 10 + pb.DetectRequest(image=b"pixels").SerializeToString()
     assert image_apart(few) is not None
@@ -88,6 +88,6 @@ def test_millions_of_fields_are_left_to_protobuf() -> None:
 
 def test_the_image_is_not_copied() -> None:
     data = pb.DetectRequest(image=b"x" * 1000).SerializeToString()
-    image = Asked.read(data).image
+    image = ParsedRequest.read(data).image
     assert isinstance(image, memoryview)
     assert image.obj is data

@@ -5,10 +5,18 @@ from __future__ import annotations
 import pytest
 
 from edge_agent.core.audit_chain import AuditEvent
-from edge_agent.core.authorization import Action, Denied, Identity, Principal, Reason, Role, decide
+from edge_agent.core.authorization import (
+    Action,
+    AuthResult,
+    DenialReason,
+    Denied,
+    Principal,
+    Role,
+    decide,
+)
 from edge_agent.errors import AuditUnavailable
-from edge_agent.security.authentication import Caller
-from edge_agent.serving.http.access import GuardedAccess
+from edge_agent.security.authentication import ClientCredentials
+from edge_agent.serving.http.access import HttpAccessControl
 from hilum.codes import ErrorCode
 from tests.support.agents.http import caller, file_form, http_app
 from tests.support.agents.tagged import DIGEST, tagged_png
@@ -19,10 +27,14 @@ ROLES = {"admin": Role.ADMIN, "clinic": Role.CLINIC, "viewer": Role.VIEWER}
 class KeysByName:
     """A gate that takes a role's name for a key."""
 
-    def decide(self, action: Action, caller: Caller) -> Identity:
+    def decide(self, action: Action, caller: ClientCredentials) -> AuthResult:
         role = ROLES.get(caller.key or "")
         if role is None:
-            return Denied(Reason.NO_CREDENTIAL if caller.key is None else Reason.UNKNOWN_CREDENTIAL)
+            return Denied(
+                DenialReason.NO_CREDENTIAL
+                if caller.key is None
+                else DenialReason.UNKNOWN_CREDENTIAL
+            )
         return decide(action, Principal("key:0123456789", role))
 
 
@@ -72,7 +84,7 @@ def audit() -> MemoryAudit:
     ],
 )
 async def test_who_may_do_what(audit: MemoryAudit, key: str | None, path: str, status: int) -> None:
-    app = http_app(access=GuardedAccess(KeysByName(), audit))
+    app = http_app(access=HttpAccessControl(KeysByName(), audit))
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     async with caller(app, **headers) as client:
         if path in {"/predict", "/predict/batch", "/render"}:
@@ -88,7 +100,7 @@ async def test_who_may_do_what(audit: MemoryAudit, key: str | None, path: str, s
 
 
 async def test_denied_before_the_body_is_read(audit: MemoryAudit) -> None:
-    app = http_app(access=GuardedAccess(KeysByName(), audit))
+    app = http_app(access=HttpAccessControl(KeysByName(), audit))
     async with caller(app) as client:
         answer = await client.post("/predict", content=b"not even a form")
     assert answer.status_code == 401
@@ -97,7 +109,7 @@ async def test_denied_before_the_body_is_read(audit: MemoryAudit) -> None:
 async def test_strangers_are_told_nothing_of_options_and_the_log_hears_of_them(
     audit: MemoryAudit,
 ) -> None:
-    app = http_app(access=GuardedAccess(KeysByName(), audit))
+    app = http_app(access=HttpAccessControl(KeysByName(), audit))
     async with caller(app) as client:
         stranger = await client.post("/predict?nonsense=1", **file_form(tagged_png(200)))
         known = await client.post(
@@ -108,13 +120,13 @@ async def test_strangers_are_told_nothing_of_options_and_the_log_hears_of_them(
     assert (stranger.status_code, known.status_code) == (401, 422)
     assert "nonsense" in known.json()["error"]["message"]
     assert [it.outcome for it in audit.events] == [
-        Reason.NO_CREDENTIAL,
+        DenialReason.NO_CREDENTIAL,
         ErrorCode.INVALID_REQUEST,
     ]
 
 
 async def test_an_access_is_logged_with_its_outcome(audit: MemoryAudit) -> None:
-    app = http_app(access=GuardedAccess(KeysByName(), audit))
+    app = http_app(access=HttpAccessControl(KeysByName(), audit))
     async with caller(app, Authorization="Bearer clinic") as client:
         await client.post("/predict", **file_form(tagged_png(200)), data={"request_id": "mine"})
         await client.post("/predict", **file_form(b"no image"))
@@ -127,13 +139,13 @@ async def test_an_access_is_logged_with_its_outcome(audit: MemoryAudit) -> None:
     assert (answered.actor, answered.role) == ("key:0123456789", Role.CLINIC)
     assert (answered.request, answered.bundle) == (b"mine".hex(), DIGEST[:12])
     assert (refused.action, refused.outcome) == (Action.DETECT, ErrorCode.NOT_AN_IMAGE)
-    assert (unknown.action, unknown.outcome) == (Action.MODEL, Reason.UNKNOWN_CREDENTIAL)
-    assert rebound.outcome == Reason.WRONG_HOST
+    assert (unknown.action, unknown.outcome) == (Action.MODEL, DenialReason.UNKNOWN_CREDENTIAL)
+    assert rebound.outcome == DenialReason.WRONG_HOST
 
 
 async def test_every_request_is_counted_with_its_outcome(audit: MemoryAudit) -> None:
-    counted: list[tuple[Action, ErrorCode | Reason | None]] = []
-    access = GuardedAccess(KeysByName(), audit, lambda *what: counted.append(what))
+    counted: list[tuple[Action, ErrorCode | DenialReason | None]] = []
+    access = HttpAccessControl(KeysByName(), audit, lambda *what: counted.append(what))
     async with caller(http_app(access=access), Authorization="Bearer clinic") as client:
         await client.post("/predict", **file_form(tagged_png(200)))
         await client.post("/predict", **file_form(b"no image"))
@@ -144,14 +156,14 @@ async def test_every_request_is_counted_with_its_outcome(audit: MemoryAudit) -> 
         (Action.DETECT, None),
         (Action.DETECT, ErrorCode.NOT_AN_IMAGE),
         (Action.HEALTH, None),
-        (Action.HEALTH, Reason.UNKNOWN_CREDENTIAL),
-        (Action.PAGE, Reason.WRONG_ORIGIN),
+        (Action.HEALTH, DenialReason.UNKNOWN_CREDENTIAL),
+        (Action.PAGE, DenialReason.WRONG_ORIGIN),
     ]
 
 
 async def test_what_cannot_be_logged_is_not_granted(audit: MemoryAudit) -> None:
     audit.full = True
-    app = http_app(access=GuardedAccess(KeysByName(), audit))
+    app = http_app(access=HttpAccessControl(KeysByName(), audit))
     async with caller(app, Authorization="Bearer clinic") as client:
         answer = await client.post("/predict", **file_form(tagged_png(200)))
         assert (answer.status_code, answer.json()["error"]["code"]) == (500, "audit_unavailable")

@@ -11,14 +11,14 @@ import pytest
 
 from edge_agent.errors import EngineFailed, NotReady, Overloaded
 from edge_agent.serving.http.endpoints import HttpLimits
-from edge_agent.serving.types import Answer, Priority, StudyRequest
+from edge_agent.serving.types import DetectionRequest, DetectionResult, Priority
 from hilum.catalog import CATALOG
 from tests.support.agents.http import caller, file_form, http_app
 from tests.support.agents.tagged import (
     DIGEST,
     SIDE,
     SQUARE,
-    Gate,
+    Latch,
     eventually,
     fake_pipeline,
     settings,
@@ -77,7 +77,7 @@ class TestPredict:
 
     @pytest.mark.parametrize("where", ["data", "params"])
     async def test_options_come_as_fields_or_in_the_query(self, where: str) -> None:
-        seen: list[StudyRequest] = []
+        seen: list[DetectionRequest] = []
         async with caller(http_app(_Watched(seen))) as client:
             options = {
                 "threshold": "0.3",
@@ -152,7 +152,7 @@ class TestPredict:
             assert error["code"] == "too_large"
 
     async def test_gives_up_at_the_deadline(self) -> None:
-        gate = Gate()
+        gate = Latch()
         pipeline = fake_pipeline(settings(), None, FakeEngine(SIDE, SIDE, before=gate))
         async with caller(http_app(pipeline)) as client:
             first = asyncio.ensure_future(client.post("/predict", **file_form(tagged_png(200))))
@@ -168,12 +168,12 @@ class TestPredict:
 class _Watched:
     """A pipeline that notes what it is asked."""
 
-    def __init__(self, seen: list[StudyRequest]) -> None:
+    def __init__(self, seen: list[DetectionRequest]) -> None:
         self._inner = fake_pipeline(settings())
         self._seen = seen
         self.model = self._inner.model
 
-    async def detect(self, request: StudyRequest) -> Answer:
+    async def detect(self, request: DetectionRequest) -> DetectionResult:
         self._seen.append(request)
         return await self._inner.detect(request)
 
@@ -185,7 +185,7 @@ class _Failing:
         self._error = error
         self.model = fake_pipeline(settings()).model
 
-    async def detect(self, request: StudyRequest) -> Answer:
+    async def detect(self, request: DetectionRequest) -> DetectionResult:
         raise self._error
 
 
@@ -275,7 +275,7 @@ class TestBatch:
         assert [r["request_id"] for r in answered] == ["b-0", "b-1", "b-3", "b-4", "b-5"]
 
     async def test_its_deadline_is_one_for_all_files(self) -> None:
-        gate = Gate()
+        gate = Latch()
         pipeline = fake_pipeline(settings(), None, FakeEngine(SIDE, SIDE, before=gate))
         files = [("files", ("image", tagged_png(tag))) for tag in (200, 201)]
         clock = asyncio.get_running_loop().time

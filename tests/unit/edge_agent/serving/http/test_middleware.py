@@ -6,7 +6,7 @@ import httpx
 from fastapi import FastAPI
 
 from edge_agent.core.request_origin import page_names
-from edge_agent.serving.http.middleware import Shield
+from edge_agent.serving.http.middleware import SecurityMiddleware
 from tests.support.agents.http import caller
 
 
@@ -24,7 +24,10 @@ async def test_more_requests_than_it_holds_are_refused_with_a_code_but_reading_g
         return "well"
 
     app.add_middleware(
-        Shield, names=page_names("http"), turned_away=lambda _denied: None, max_requests=1
+        SecurityMiddleware,
+        names=page_names("http"),
+        turned_away=lambda _denied: None,
+        max_requests=1,
     )
     async with caller(app) as client:
         first = asyncio.create_task(client.post("/wait", content=b"x"))
