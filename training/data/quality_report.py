@@ -50,7 +50,7 @@ class Reason:
 def render(tables: Tables, folder: Path) -> str:
     """The report on a set as HTML; `folder` is where its pictures lie."""
     measured = quality.measure(tables)
-    return _TEMPLATES.get_template("quality.html").render(
+    return _TEMPLATES.get_template("quality.html.j2").render(
         quality=measured,
         split=tables.split,
         boxes=sum(of_class.boxes for of_class in measured.classes),
