@@ -222,7 +222,7 @@ class Agent:
             "bundle": f"{model.manifest.name}-{model.manifest.version}",
             "digest": model.digest[:12],
             "engine": model.engine.name,
-            "device": model.engine.device,
+            "compute_device": model.engine.compute_device,
             "why": model.reason,
         }
         log.info("serving", extra={name: value for name, value in said.items() if value})

@@ -35,7 +35,7 @@ class Engine(Protocol):
         ...
 
     @property
-    def device(self) -> str:
+    def compute_device(self) -> str:
         """What computes, such as `CPU: AMD EPYC`."""
         ...
 

@@ -229,7 +229,7 @@ def _open(subject: Path | Weights, variant: str | None) -> Iterator[_Opened]:
                 version=bundle.manifest.version,
                 digest=bundle.digest,
                 engine=engine.name,
-                device=engine.device,
+                device=engine.compute_device,
             ),
             detector=of_engine(engine, bundle.manifest.input, bundle.manifest.head),
             points=chosen.operating_points,

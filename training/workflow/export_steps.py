@@ -237,7 +237,7 @@ def prove(config: Config, on_step: Step = lambda *_: None) -> ParityResult:
             compared.append(
                 parity.compare(
                     variant.name,
-                    f"{by}{engine.device}",
+                    f"{by}{engine.compute_device}",
                     test,
                     (reference, own),
                     config.parity,

@@ -58,7 +58,7 @@ class OnnxRuntimeEngine:
         if variant.runtime != "onnxruntime":
             raise BundleInvalid(f"{variant.name} is for {variant.runtime}, not for ONNX Runtime")
         self.name = variant.name
-        self.device = f"CPU: {cpu_model()}"
+        self.compute_device = f"CPU: {cpu_model()}"
         self._input = bundle.manifest.input
         with _ours("load the model"):
             session = ort.InferenceSession(

@@ -76,7 +76,7 @@ class OpenVinoEngine:
         self._pool: LifoQueue[ov.InferRequest | None] = LifoQueue()
         with _ours("load the model"):
             core = new_core()
-            self._device = f"{options.device}: {_processor(core, options)}"
+            self._compute_device = f"{options.device}: {_processor(core, options)}"
             _check_precision(core, variant, options)
             compiled = _compile(core, bundle, variant, options)
             _check_form(compiled, bundle.manifest)
@@ -92,9 +92,9 @@ class OpenVinoEngine:
         return self._name
 
     @property
-    def device(self) -> str:
+    def compute_device(self) -> str:
         """The runtime's device and the processor's own name."""
-        return self._device
+        return self._compute_device
 
     @property
     def max_batch(self) -> int:

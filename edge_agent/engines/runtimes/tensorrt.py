@@ -81,7 +81,7 @@ class TensorRtEngine:
         self._input = bundle.manifest.input
         runtime = runtime or open_runtime()
         self._card = card or open_card()
-        self.device = f"GPU: {self._card.name}"
+        self.compute_device = f"GPU: {self._card.name}"
         self._turn = threading.Lock()
         # None means: closed.
         self._session: _Session | None = None

@@ -142,7 +142,7 @@ def model_response(model: LoadedModel) -> pb.GetModelResponse:
         bundle_digest=model.digest,
         engine=model.engine.name,
         engine_reason=model.reason,
-        device=model.engine.device,
+        compute_device=model.engine.compute_device,
         input_height=manifest.input.height,
         input_width=manifest.input.width,
         findings=[

@@ -231,7 +231,7 @@ class ModelInfo(_Out):
     bundle_digest: str
     engine: str
     engine_reason: str
-    device: str
+    compute_device: str
     input_height: int
     input_width: int
     score_floor: float
@@ -249,7 +249,7 @@ class ModelInfo(_Out):
             bundle_digest=model.digest,
             engine=model.engine.name,
             engine_reason=model.reason,
-            device=model.engine.device,
+            compute_device=model.engine.compute_device,
             input_height=manifest.input.height,
             input_width=manifest.input.width,
             score_floor=manifest.head.score_floor,

@@ -186,7 +186,7 @@ export function showModelFacts(model) {
     ["facts.name", `${model.name} ${model.version}`],
     ["facts.digest", model.bundle_digest],
     ["facts.engine", model.engine],
-    ["facts.device", model.device],
+    ["facts.compute_device", model.compute_device],
     ["facts.use", model.intended_use],
   ]);
 }

@@ -68,7 +68,7 @@ def model(message: pb.GetModelResponse) -> Model:
         bundle_digest=message.bundle_digest,
         engine=message.engine,
         engine_reason=message.engine_reason,
-        device=message.device,
+        compute_device=message.compute_device,
         input_height=message.input_height,
         input_width=message.input_width,
         findings=tuple(

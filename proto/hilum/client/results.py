@@ -133,7 +133,7 @@ class Model:
     bundle_digest: str
     engine: str
     engine_reason: str
-    device: str
+    compute_device: str
     input_height: int
     input_width: int
     findings: tuple[ModelFinding, ...]

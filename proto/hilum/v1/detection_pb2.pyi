@@ -171,13 +171,13 @@ class GetModelRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetModelResponse(_message.Message):
-    __slots__ = ("name", "version", "bundle_digest", "engine", "engine_reason", "device", "input_height", "input_width", "findings", "intended_use")
+    __slots__ = ("name", "version", "bundle_digest", "engine", "engine_reason", "compute_device", "input_height", "input_width", "findings", "intended_use")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_DIGEST_FIELD_NUMBER: _ClassVar[int]
     ENGINE_FIELD_NUMBER: _ClassVar[int]
     ENGINE_REASON_FIELD_NUMBER: _ClassVar[int]
-    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    COMPUTE_DEVICE_FIELD_NUMBER: _ClassVar[int]
     INPUT_HEIGHT_FIELD_NUMBER: _ClassVar[int]
     INPUT_WIDTH_FIELD_NUMBER: _ClassVar[int]
     FINDINGS_FIELD_NUMBER: _ClassVar[int]
@@ -187,12 +187,12 @@ class GetModelResponse(_message.Message):
     bundle_digest: str
     engine: str
     engine_reason: str
-    device: str
+    compute_device: str
     input_height: int
     input_width: int
     findings: _containers.RepeatedCompositeFieldContainer[ModelFinding]
     intended_use: str
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., bundle_digest: _Optional[str] = ..., engine: _Optional[str] = ..., engine_reason: _Optional[str] = ..., device: _Optional[str] = ..., input_height: _Optional[int] = ..., input_width: _Optional[int] = ..., findings: _Optional[_Iterable[_Union[ModelFinding, _Mapping]]] = ..., intended_use: _Optional[str] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., bundle_digest: _Optional[str] = ..., engine: _Optional[str] = ..., engine_reason: _Optional[str] = ..., compute_device: _Optional[str] = ..., input_height: _Optional[int] = ..., input_width: _Optional[int] = ..., findings: _Optional[_Iterable[_Union[ModelFinding, _Mapping]]] = ..., intended_use: _Optional[str] = ...) -> None: ...
 
 class ModelFinding(_message.Message):
     __slots__ = ("index", "slug", "name", "concept", "operating_point")

@@ -50,7 +50,7 @@ def test_one_line_says_where_it_serves_with_which_model(agent: subprocess.Popen[
     assert said["bundle"] == "toy-0.0.1"
     assert len(said["digest"]) == 12
     assert said["engine"] == "openvino-fp32"
-    assert said["device"].startswith("CPU")
+    assert said["compute_device"].startswith("CPU")
     with grpc.insecure_channel(said["address"]) as channel:
         wait_serving(channel)
         model = detection_pb2_grpc.DetectorStub(channel).GetModel(pb.GetModelRequest())

@@ -167,7 +167,7 @@ async def test_an_oversized_message_is_refused_and_the_connection_lives_on() -> 
 async def test_get_model_says_which_model_answers() -> None:
     async with running_agent(settings()) as agent, connected(agent) as detector:
         model = await detector.GetModel(pb.GetModelRequest())
-    assert (model.name, model.engine, model.device) == ("toy", "fake", "memory")
+    assert (model.name, model.engine, model.compute_device) == ("toy", "fake", "memory")
     assert (model.input_height, model.input_width) == (SIDE, SIDE)
     assert len(model.findings) == 14
 

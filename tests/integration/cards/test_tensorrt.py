@@ -50,7 +50,7 @@ def test_the_card_says_what_the_processor_says(name: str, bundle: Bundle, tmp_pa
     spec = bundle.manifest.input
     batch = rng.integers(0, 256, (4, 1, spec.height, spec.width), dtype=np.uint8)
     on_card, here = engine.infer(batch), processor.infer(batch)
-    assert engine.device.startswith("GPU: ")
+    assert engine.compute_device.startswith("GPU: ")
     assert np.abs(on_card[:, BOX_ROWS:] - here[:, BOX_ROWS:]).mean() < 0.02
     assert [verdict for verdict in run_golden(bundle, engine) if not verdict.passed] == []
     assert engine.max_batch == MAX_BATCH

@@ -46,7 +46,7 @@ class ScriptedEngine:
     """An engine that finds the same on every image, whatever it shows."""
 
     name = "fake"
-    device = "memory"
+    compute_device = "memory"
 
     def infer(self, batch: Pixels) -> RawOutputs:
         outputs = np.zeros((len(batch), BOX_ROWS + len(CATALOG), len(SAID)), np.float32)

@@ -44,7 +44,7 @@ class FakeEngine:
         before: Callable[[Pixels], None] = _pass,
     ) -> None:
         self.name = name
-        self.device = "memory"
+        self.compute_device = "memory"
         self.max_batch = 1
         self._shape = (1, height, width)
         self._before = before

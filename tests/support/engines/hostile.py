@@ -52,7 +52,7 @@ class _Later:
     """Well until it has passed its golden cases."""
 
     max_batch = 1
-    device = "nowhere"
+    compute_device = "nowhere"
 
     def __init__(self, engine: Engine, act: Any) -> None:
         self.name = engine.name

@@ -20,9 +20,9 @@ def written() -> Iterator[io.StringIO]:
 
 def test_one_line_per_event_with_its_pairs(written: io.StringIO) -> None:
     log = logging.getLogger("edge_agent.app.agent")
-    log.info("serving", extra={"address": "127.0.0.1:50051", "device": 'CPU: "x"\nline'})
+    log.info("serving", extra={"address": "127.0.0.1:5005", "compute_device": 'CPU: "x"\nline'})
     (line,) = written.getvalue().splitlines()
-    assert line.endswith('INFO serving address=127.0.0.1:50051 device="CPU: \\"x\\"\\nline"')
+    assert line.endswith('INFO serving address=127.0.0.1:5005 compute_device="CPU: \\"x\\"\\nline"')
 
 
 def test_other_libraries_are_heard_only_when_something_is_wrong(written: io.StringIO) -> None:

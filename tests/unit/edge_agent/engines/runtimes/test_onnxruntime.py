@@ -33,7 +33,7 @@ def engine_of(bundle: Bundle, options: OnnxRuntimeOptions = OPTIONS) -> OnnxRunt
 def test_outputs_are_the_models(onnx_bundle: Bundle) -> None:
     engine: Engine = engine_of(onnx_bundle)
     assert engine.name == ORT
-    assert engine.device.startswith("CPU: ")
+    assert engine.compute_device.startswith("CPU: ")
     assert engine.max_batch == 1
     for count in (1, 3):
         outputs = engine.infer(noise(count, count))

@@ -40,7 +40,7 @@ def wanted(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
 def test_outputs_are_the_models(bundle: Bundle) -> None:
     engine: Engine = engine_of(bundle)
     assert engine.name == bundles.VARIANT
-    assert engine.device.startswith("CPU: ")
+    assert engine.compute_device.startswith("CPU: ")
     for count in (1, 3):
         batch = noise(count, count)
         outputs = engine.infer(batch)

@@ -63,7 +63,7 @@ def test_an_engine_for_this_card_is_loaded_and_gives_the_outputs(with_target: Bu
     assert (runtime.loaded, runtime.built) == ([PREBUILT], [])
     np.testing.assert_array_equal(engine.infer(noise(1, 3)), seen(noise(1, 3)))
     assert all(verdict.passed for verdict in run_golden(with_target, engine))
-    assert (engine.name, engine.device, engine.max_batch) == (TRT, "GPU: Fake 4000", 1)
+    assert (engine.name, engine.compute_device, engine.max_batch) == (TRT, "GPU: Fake 4000", 1)
     engine.close()
     engine.close()
     assert (card.memory, card.streams, card.closed, card.users) == ({}, {}, 1, 0)
