@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from edge_agent.audit.log import AuditLog
 from edge_agent.config import Settings
 from edge_agent.core.authorization import Listener, check_listeners, is_loopback
-from edge_agent.core.request_origin import TrustedHosts, page_names
+from edge_agent.core.request_origin import TrustedHosts, parse_trusted_hosts
 from edge_agent.errors import ConfigInvalid
 from edge_agent.security.api_keys import ApiKeyStore
 from edge_agent.security.authentication import Authenticator
@@ -89,4 +89,4 @@ def _page_names(settings: Settings, tls: Tls | None) -> TrustedHosts:
     http = settings.http
     wildcard = http.host in {"", "0.0.0.0", "::"}  # noqa: S104  # no name of this box
     hosts = http.hosts if wildcard else (http.host, *http.hosts)
-    return page_names("http" if tls is None else "https", hosts, http.origins)
+    return parse_trusted_hosts("http" if tls is None else "https", hosts, http.origins)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from edge_agent.core.audit_chain import GENESIS, AuditEvent, ChainHead, Marker, read_line
+from edge_agent.core.audit_chain import GENESIS, AuditEvent, ChainHead, Marker, parse_entry
 from edge_agent.system.files import replace_file, sync_folder, write_all
 
 ANCHOR: Final = "anchor.json"
@@ -155,7 +155,7 @@ def _scan(segment: Path, anchor: Anchor | None) -> tuple[ChainHead | None, int]:
         file.seek(position)
         for line in lines_of(file.read()):
             position += len(line)
-            read = read_line(line)
+            read = parse_entry(line)
             if read is not None:
                 link, end = read[1], position
     return link, end

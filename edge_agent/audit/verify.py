@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_agent.audit.segments import ANCHOR, Anchor, first_entry, read_anchor, segments
-from edge_agent.core.audit_chain import GENESIS, ChainHead, follow, read_line
+from edge_agent.core.audit_chain import GENESIS, ChainHead, parse_entry, verify_entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ class _Check:
                     return None if is_last else "the line is not whole"
                 if self._line == 1 and (reason := self._begin(file, line, adopt=adopt)):
                     return reason
-                after = follow(self._link, line)
+                after = verify_entry(self._link, line)
                 if isinstance(after, str):
                     return after
                 self._link = after
@@ -124,9 +124,9 @@ class _Check:
         return None
 
     def _begin(self, file: Path, line: bytes, *, adopt: bool) -> str | None:
-        read = read_line(line)
+        read = parse_entry(line)
         if read is None:
-            return None  # `follow` says so.
+            return None  # `verify_entry` says so.
         if adopt:
             self._link, self._first = read[0], read[0].count
         named = first_entry(file)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from edge_agent.audit.segments import Anchor, recover, segment_path, write_anchor
-from edge_agent.core.audit_chain import AuditEvent, ChainHead, Marker, add
+from edge_agent.core.audit_chain import AuditEvent, ChainHead, Marker, append_entry
 from edge_agent.errors import ConfigInvalid
 from edge_agent.system.files import read_small, replace_file, sync_folder, write_all
 
@@ -68,7 +68,7 @@ class ChainWriter:
         descriptor = self._segment_for_writing()
         link, lines = self.link, []
         for utc, event in events:
-            line, link = add(link, utc, event)
+            line, link = append_entry(link, utc, event)
             lines.append(line)
         data = b"".join(lines)
         write_all(descriptor, data)

@@ -90,7 +90,7 @@ class AuditEvent:
                 raise ValueError(f"not a value that an audit entry's {field} may have")
 
 
-def access_event(
+def make_access_event(
     who: AuthResult,
     action: Action,
     outcome: Literal["ok"] | ErrorCode = "ok",
@@ -124,7 +124,7 @@ class ChainHead:
 GENESIS: Final = ChainHead(0, "0" * 64)
 
 
-def add(link: ChainHead, utc: datetime, event: AuditEvent) -> tuple[bytes, ChainHead]:
+def append_entry(link: ChainHead, utc: datetime, event: AuditEvent) -> tuple[bytes, ChainHead]:
     """The line that continues a chain, with its newline, and where the chain then stands."""
     body = json.dumps(
         {
@@ -147,7 +147,7 @@ def add(link: ChainHead, utc: datetime, event: AuditEvent) -> tuple[bytes, Chain
     )
 
 
-def read_line(line: bytes) -> tuple[ChainHead, ChainHead] | None:
+def parse_entry(line: bytes) -> tuple[ChainHead, ChainHead] | None:
     """Where the chain stood before and after this line; None if the line is damaged in itself."""
     body, _, rest = line.rpartition(_HASH_FIELD)
     digest = hashlib.sha256(body).hexdigest()
@@ -161,9 +161,9 @@ def read_line(line: bytes) -> tuple[ChainHead, ChainHead] | None:
     return (before, ChainHead(before.count + 1, digest)) if type(before.count) is int else None
 
 
-def follow(link: ChainHead, line: bytes) -> ChainHead | str:
+def verify_entry(link: ChainHead, line: bytes) -> ChainHead | str:
     """Check that a line continues the chain: where it stands then, or what is wrong."""
-    read = read_line(line)
+    read = parse_entry(line)
     if read is None:
         return "the line was changed: its hash does not fit it"
     before, after = read

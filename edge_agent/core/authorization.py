@@ -126,12 +126,12 @@ class Listener:
         return not self.roles and is_loopback(self.host)
 
 
-def may(role: Role, action: Action) -> bool:
+def is_permitted(role: Role, action: Action) -> bool:
     """Whether the role allows the action."""
     return action in GRANTED[role]
 
 
-def identify(
+def identify_caller(
     listener: Listener,
     *,
     key: AuthResult | None,
@@ -159,9 +159,9 @@ def identify(
     return Denied(DenialReason.FORWARDED) if forwarded else LOOPBACK
 
 
-def decide(action: Action, who: AuthResult) -> AuthResult:
+def authorize(action: Action, who: AuthResult) -> AuthResult:
     """Let a known caller through to an action that its role allows; deny all else."""
-    if isinstance(who, Denied) or may(who.role, action):
+    if isinstance(who, Denied) or is_permitted(who.role, action):
         return who
     return Denied(DenialReason.ROLE_TOO_LOW, who.actor, f"{who.role} may not: {action}")
 

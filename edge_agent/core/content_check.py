@@ -49,7 +49,7 @@ _HINTS: Final = {
 }
 
 
-class GateOutputsInvalid(ValueError):
+class ContentOutputsInvalid(ValueError):
     """Outputs that no sound gate gives: wrong shape, not finite, no probabilities."""
 
 
@@ -78,14 +78,14 @@ class ContentProbabilities:
             GateOutputsInvalid: they are no probabilities.
         """
         if outputs.shape != (OUTPUTS,):
-            raise GateOutputsInvalid(f"shape {outputs.shape}, expected ({OUTPUTS},)")
+            raise ContentOutputsInvalid(f"shape {outputs.shape}, expected ({OUTPUTS},)")
         # Written so that not-a-number fails too.
         if not bool(np.all((outputs >= -_SUM_TOLERANCE) & (outputs <= 1 + _SUM_TOLERANCE))):
-            raise GateOutputsInvalid("values outside of 0 to 1")
+            raise ContentOutputsInvalid("values outside of 0 to 1")
         content, turns = outputs[:3], outputs[3:7]
         for part in (content, turns):
             if abs(float(part.sum()) - 1) > _SUM_TOLERANCE:
-                raise GateOutputsInvalid("probabilities that do not sum to 1")
+                raise ContentOutputsInvalid("probabilities that do not sum to 1")
         values = [min(1.0, max(0.0, float(value))) for value in outputs]
         return cls(
             frontal=values[0],
@@ -135,7 +135,7 @@ def _surely(probability: float, refuse_from: float) -> bool:
     return refuse_from < 1 and probability >= refuse_from
 
 
-def judge(seen: ContentProbabilities, thresholds: GateThresholds) -> ContentVerdict:
+def assess_content(seen: ContentProbabilities, thresholds: GateThresholds) -> ContentVerdict:
     """Turn probabilities into a verdict by the module's rules 1 to 4."""
     refusals: list[ErrorCode] = []
     warned: list[WarningCode] = []

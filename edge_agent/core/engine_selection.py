@@ -75,7 +75,7 @@ class Selection:
     reason: str
 
 
-def decide(measured: Sequence[BenchmarkResult], *, wanted: bool = False) -> Selection:
+def select_variant(measured: Sequence[BenchmarkResult], *, wanted: bool = False) -> Selection:
     """The fastest candidate that agrees with the golden cases.
 
     Args:
@@ -114,7 +114,7 @@ def _milliseconds(measured: BenchmarkResult) -> float:
     return measured.median_ms
 
 
-def arrange(trials: Sequence[ThroughputTrial]) -> BatchPolicy:
+def choose_batching(trials: Sequence[ThroughputTrial]) -> BatchPolicy:
     """The arrangement of most images per second that keeps no image waiting for too long.
 
     Another one than one image at a time must gain at least `MIN_GAIN` over it, and delay at most

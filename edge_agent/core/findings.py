@@ -41,7 +41,7 @@ class Finding:
     box: Box
 
 
-def findings_from(
+def decode_findings(
     outputs: NDArray[np.float32], letterbox: Letterbox, head: HeadSpec, thresholds: ArrayLike
 ) -> tuple[Finding, ...]:
     """Turn one image's raw outputs into findings, highest score first.
@@ -67,7 +67,7 @@ def findings_from(
     boxes = _corners(outputs[:BOX_ROWS, anchors])
     clipped = _to_original(boxes, letterbox)
     in_image = np.flatnonzero((clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1]))
-    kept = suppress(
+    kept = non_max_suppression(
         boxes[in_image],
         scores[in_image],
         classes[in_image],
@@ -80,7 +80,7 @@ def findings_from(
     )
 
 
-def suppress(
+def non_max_suppression(
     boxes: NDArray[np.float64],
     scores: NDArray[np.float32],
     classes: NDArray[np.intp],

@@ -53,7 +53,7 @@ class TrustedHosts:
     origins: frozenset[tuple[str, str, int]] = frozenset()
 
 
-def page_names(
+def parse_trusted_hosts(
     scheme: Scheme, hosts: Iterable[str] = (), origins: Iterable[str] = ()
 ) -> TrustedHosts:
     """Read the configured names.

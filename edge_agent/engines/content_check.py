@@ -15,10 +15,10 @@ import openvino as ov
 
 from edge_agent.core.content_check import (
     OUTPUTS,
+    ContentOutputsInvalid,
     ContentProbabilities,
     ContentVerdict,
-    GateOutputsInvalid,
-    judge,
+    assess_content,
 )
 from edge_agent.core.geometry import Letterbox
 from edge_agent.engines.base import Pixels
@@ -97,11 +97,11 @@ class OpenVinoContentChecker:
                 raise EngineFailed("the gate is closed")
             try:
                 seen = ContentProbabilities.from_outputs(run(self._request, batch)[0])
-            except GateOutputsInvalid as error:
+            except ContentOutputsInvalid as error:
                 raise EngineFailed(f"the gate gave {error}") from error
             except Exception as error:
                 raise EngineFailed(f"OpenVINO could not run the gate: {error}") from error
-        return judge(seen, self._spec.thresholds)
+        return assess_content(seen, self._spec.thresholds)
 
     def close(self) -> None:
         """Free the network. A second call does nothing."""

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from edge_agent.core.content_check import ContentVerdict
-from edge_agent.core.findings import Box, Finding, OutputsInvalid, findings_from, iou
+from edge_agent.core.findings import Box, Finding, OutputsInvalid, decode_findings, iou
 from edge_agent.core.geometry import Letterbox
 from edge_agent.engines.base import Engine, Pixels, RawOutputs
 from edge_agent.engines.bundle import Bundle
@@ -104,7 +104,7 @@ def _findings(
     whole = Letterbox.fit(spec.height, spec.width, spec.height, spec.width)
     thresholds = [variant.operating_points[slug] for slug in manifest.findings]
     try:
-        return findings_from(outputs, whole, manifest.head, thresholds)
+        return decode_findings(outputs, whole, manifest.head, thresholds)
     except OutputsInvalid as error:
         raise EngineFailed(f"{engine.name}: {error}") from error
 

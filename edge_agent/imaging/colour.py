@@ -17,7 +17,7 @@ _GREY_AXES = 2
 RGB = frozenset({"RGB", "YBR_ICT", "YBR_RCT"})
 
 
-def to_byte(values: NDArray[Any], bits: int) -> NDArray[np.uint8]:
+def scale_to_u8(values: NDArray[Any], bits: int) -> NDArray[np.uint8]:
     """Unsigned values of `bits` bits as u8, full scale to full scale; shape kept."""
     if bits == _BYTE:
         return np.asarray(values, np.uint8)
@@ -26,7 +26,7 @@ def to_byte(values: NDArray[Any], bits: int) -> NDArray[np.uint8]:
     return scaled.astype(np.uint8)
 
 
-def luminance(samples: NDArray[Any], photometric: str, bits: int) -> NDArray[np.uint8]:
+def compute_luminance(samples: NDArray[Any], photometric: str, bits: int) -> NDArray[np.uint8]:
     """Grey of colour samples.
 
     Args:
@@ -42,7 +42,7 @@ def luminance(samples: NDArray[Any], photometric: str, bits: int) -> NDArray[np.
         grey = cv2.cvtColor(np.ascontiguousarray(samples), cv2.COLOR_RGB2GRAY)
     elif samples.ndim > _GREY_AXES:
         grey = np.ascontiguousarray(samples[..., 0])
-    grey = to_byte(grey, bits)
+    grey = scale_to_u8(grey, bits)
     if photometric.startswith("YBR_PARTIAL"):
         # Black is 16 and white is 235 (PS3.3 C.7.6.3.1.2).
         ramp = np.clip((np.arange(256) - 16) * (255 / 219) + 0.5, 0, 255).astype(np.uint8)
@@ -50,10 +50,10 @@ def luminance(samples: NDArray[Any], photometric: str, bits: int) -> NDArray[np.
     return grey
 
 
-def grey_of_cmyk(light: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def convert_cmyk_to_grey(light: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Grey of CMYK given as light left over, (H, W, 4): 255 is no ink, as Adobe writes it."""
     black = light[..., 3:].astype(np.uint16)
-    return luminance((light[..., :3] * black // 255).astype(np.uint8), "RGB", _BYTE)
+    return compute_luminance((light[..., :3] * black // 255).astype(np.uint8), "RGB", _BYTE)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

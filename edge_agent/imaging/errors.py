@@ -10,50 +10,50 @@ from edge_agent.errors import StudyImageRefused
 from hilum.codes import ErrorCode
 
 
-def refused(code: ErrorCode, message: str, hint: str) -> StudyImageRefused:
+def make_refusal(code: ErrorCode, message: str, hint: str) -> StudyImageRefused:
     """A refusal with its code."""
     return StudyImageRefused(message, code=code, hint=hint)
 
 
-def corrupt(what: str) -> StudyImageRefused:
+def corrupt_error(what: str) -> StudyImageRefused:
     """The file contradicts itself, or no decoder can read it."""
-    return refused(
+    return make_refusal(
         ErrorCode.CORRUPT,
         f"The file is damaged: {what}.",
         "Export the image again from its source.",
     )
 
 
-def truncated(what: str) -> StudyImageRefused:
+def truncated_error(what: str) -> StudyImageRefused:
     """The file ends early."""
-    return refused(
+    return make_refusal(
         ErrorCode.TRUNCATED,
         f"The file is cut short: {what}.",
         "Send the file again and compare its size with the original.",
     )
 
 
-def unsupported_pixels(what: str) -> StudyImageRefused:
+def unsupported_pixels_error(what: str) -> StudyImageRefused:
     """The file is sound, but its pixels are of a kind that no radiograph has."""
-    return refused(
+    return make_refusal(
         ErrorCode.UNSUPPORTED_PIXELS,
         f"Pixels of this kind are not supported: {what}.",
         "Send a radiograph with 8 to 16 bits per pixel, grey or in colour.",
     )
 
 
-def unsupported_syntax(what: str) -> StudyImageRefused:
+def unsupported_syntax_error(what: str) -> StudyImageRefused:
     """The picture is coded in a way that no decoder here reads."""
-    return refused(
+    return make_refusal(
         ErrorCode.UNSUPPORTED_SYNTAX,
         f"Pictures coded as {what} are not supported.",
         "Send DICOM (uncompressed, RLE, JPEG, JPEG-LS, JPEG 2000 or HTJ2K), JPEG, PNG or TIFF.",
     )
 
 
-def multi_frame(what: str) -> StudyImageRefused:
+def multi_frame_error(what: str) -> StudyImageRefused:
     """The file holds more than one picture."""
-    return refused(
+    return make_refusal(
         ErrorCode.MULTI_FRAME,
         f"The file holds more than one picture: {what}.",
         "Send each radiograph as a file of its own.",
@@ -67,4 +67,4 @@ def check_shape(pixels: NDArray[Any], rows: int, columns: int) -> None:
         StudyImageRefused: CORRUPT.
     """
     if pixels.shape[:2] != (rows, columns):
-        raise corrupt("the picture is of another size than it declares")
+        raise corrupt_error("the picture is of another size than it declares")

@@ -28,7 +28,7 @@ def resize(pixels: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     return resized
 
 
-def inner_size(rows: int, columns: int, fit: tuple[int, int] | None) -> tuple[int, int]:
+def compute_inner_size(rows: int, columns: int, fit: tuple[int, int] | None) -> tuple[int, int]:
     """Height and width that a picture comes back with: what `Letterbox.fit` says, or its own."""
     if fit is None:
         return rows, columns
@@ -36,7 +36,7 @@ def inner_size(rows: int, columns: int, fit: tuple[int, int] | None) -> tuple[in
     return box.inner_height, box.inner_width
 
 
-def letterbox(
+def apply_letterbox(
     pixels: NDArray[np.uint8], box: Letterbox, pad_value: int = PAD_VALUE
 ) -> NDArray[np.uint8]:
     """Place a picture in the model's input.

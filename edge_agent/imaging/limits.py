@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edge_agent.imaging.errors import corrupt, refused
+from edge_agent.imaging.errors import corrupt_error, make_refusal
 from hilum.codes import ErrorCode
 
 
@@ -29,7 +29,7 @@ class Limits:
             StudyImageRefused: TOO_LARGE.
         """
         if size > self.max_bytes:
-            raise refused(
+            raise make_refusal(
                 ErrorCode.TOO_LARGE,
                 f"The file holds more than {self.max_bytes:,} bytes.",
                 "Send one image; the operator of this box can raise the limit.",
@@ -42,9 +42,9 @@ class Limits:
             StudyImageRefused: TOO_LARGE, TOO_SMALL, or CORRUPT where no size is declared.
         """
         if rows <= 0 or columns <= 0:
-            raise corrupt("it declares no rows or no columns")
+            raise corrupt_error("it declares no rows or no columns")
         if rows * columns > self.max_pixels:
-            raise refused(
+            raise make_refusal(
                 ErrorCode.TOO_LARGE,
                 f"The image is {columns} x {rows} pixels; this agent takes up to "
                 f"{self.max_pixels / 1e6:g} megapixels.",
@@ -52,7 +52,7 @@ class Limits:
                 "limit.",
             )
         if min(rows, columns) < self.min_side:
-            raise refused(
+            raise make_refusal(
                 ErrorCode.TOO_SMALL,
                 f"The image is {columns} x {rows} pixels, too small for a chest radiograph.",
                 f"Send the original, not a thumbnail; each side needs {self.min_side} pixels.",

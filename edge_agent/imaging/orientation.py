@@ -14,7 +14,7 @@ _UPSIDE_DOWN: Final = frozenset({3, 4, 7, 8})
 _SIDEWAYS: Final = frozenset({2, 3, 6, 7})
 
 
-def flipped(pixels: NDArray[_Item], orientation: int) -> NDArray[_Item]:
+def undo_flips(pixels: NDArray[_Item], orientation: int) -> NDArray[_Item]:
     """Undo an orientation's flips, which is the same as making them; nothing is transposed."""
     if orientation in _UPSIDE_DOWN:
         pixels = pixels[::-1]
@@ -23,6 +23,6 @@ def flipped(pixels: NDArray[_Item], orientation: int) -> NDArray[_Item]:
     return pixels
 
 
-def upright(pixels: NDArray[_Item], orientation: int) -> NDArray[_Item]:
+def undo_orientation(pixels: NDArray[_Item], orientation: int) -> NDArray[_Item]:
     """Undo an orientation: 1 stays, 2-4 flip, 5-8 also transpose."""
-    return flipped(pixels.T if orientation in TRANSPOSING else pixels, orientation)
+    return undo_flips(pixels.T if orientation in TRANSPOSING else pixels, orientation)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.imaging.errors import corrupt, unsupported_pixels
-from edge_agent.imaging.presentation import Stored
+from edge_agent.imaging.errors import corrupt_error, unsupported_pixels_error
+from edge_agent.imaging.presentation import StoredValues
 
 BYTE, WORD = 8, 16
 
@@ -42,7 +42,7 @@ class PixelFormat:
             return np.ascontiguousarray(planes.transpose(1, 2, 0))
         return flat.reshape(self.rows, self.columns, self.samples)
 
-    def stored_bits(self, words: NDArray[Any]) -> Stored:
+    def stored_bits(self, words: NDArray[Any]) -> StoredValues:
         """Stored values out of allocated words, shape kept (PS3.5 8.1.1).
 
         Bits beside the stored ones may hold old overlays; where none is set, which looking at
@@ -52,7 +52,7 @@ class PixelFormat:
         if low:
             words = words >> words.dtype.type(low)
         if self.signed:
-            return sign_extended(words, self.bits_stored)
+            return sign_extend(words, self.bits_stored)
         mask = (1 << self.bits_stored) - 1
         if self.bits_stored < self.bits_allocated and int(words.max()) > mask:
             words = words & words.dtype.type(mask)
@@ -74,11 +74,11 @@ class EncodedFrame:
             StudyImageRefused: CORRUPT or UNSUPPORTED_PIXELS.
         """
         if (rows, columns) != (self.format.rows, self.format.columns):
-            raise corrupt("the compressed picture declares another size than its header")
+            raise corrupt_error("the compressed picture declares another size than its header")
         if components != self.format.samples:
-            raise corrupt("the compressed picture declares other colours than its header")
+            raise corrupt_error("the compressed picture declares other colours than its header")
         if precision > WORD:
-            raise unsupported_pixels(f"{precision} bits")
+            raise unsupported_pixels_error(f"{precision} bits")
 
     def check_decoded(self, pixels: NDArray[Any]) -> None:
         """Refuse a picture that comes at another size than its codestream declared.
@@ -88,10 +88,10 @@ class EncodedFrame:
         """
         size = (self.format.rows, self.format.columns)
         if pixels.shape[:2] != size or pixels.dtype.itemsize * BYTE > WORD:
-            raise corrupt("the compressed picture is of another size than it declares")
+            raise corrupt_error("the compressed picture is of another size than it declares")
 
 
-def sign_extended(words: NDArray[Any], bits: int) -> NDArray[np.int16]:
+def sign_extend(words: NDArray[Any], bits: int) -> NDArray[np.int16]:
     """Two's complement numbers of `bits` bits, in the low bits of u8 or u16 words, as i16."""
     shift = np.uint16(WORD - bits)
     return (words.astype(np.uint16) << shift).view(np.int16) >> np.int16(shift)

@@ -24,7 +24,7 @@ _CORNERS = ((slice(0, 8), slice(0, 8)), (slice(0, 8), slice(56, 64)))
 _INVERTED_BELOW = -0.4
 
 
-def polarity(pixels: NDArray[np.uint8]) -> float:
+def measure_polarity(pixels: NDArray[np.uint8]) -> float:
     """How much brighter bone and soft tissue are than air, from -4 to 4.
 
     Args:
@@ -43,6 +43,6 @@ def polarity(pixels: NDArray[np.uint8]) -> float:
     return float(tissue - air)
 
 
-def looks_inverted(pixels: NDArray[np.uint8]) -> bool:
+def is_likely_inverted(pixels: NDArray[np.uint8]) -> bool:
     """Whether bone seems to be black; stays silent where one cannot tell."""
-    return polarity(pixels) < _INVERTED_BELOW
+    return measure_polarity(pixels) < _INVERTED_BELOW

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edge_agent.imaging.letterbox import resize
 
-Stored = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.int16]
+StoredValues = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.int16]
 
 _WORDS = 1 << 16
 # The fallback window ignores this share of the pixels at either end.
@@ -94,7 +94,7 @@ class Presentation:
     inverse: bool = False
     padding: tuple[int, int] | None = None
 
-    def table(self, stored: Stored) -> NDArray[np.uint8]:
+    def table(self, stored: StoredValues) -> NDArray[np.uint8]:
         """Grey for each stored value.
 
         Args:
@@ -107,7 +107,7 @@ class Presentation:
         domain = (words.view(np.int16) if stored.dtype == np.int16 else words).astype(np.float64)
         with np.errstate(all="ignore"):  # headers may declare any number
             modality = self.modality.apply(domain)
-            voi = self.voi or robust_window(self.sample(stored), modality)
+            voi = self.voi or estimate_window(self.sample(stored), modality)
             bright = voi.apply(modality)
         if isinstance(voi, LookupTable):
             bright /= (1 << voi.bits) - 1
@@ -115,7 +115,7 @@ class Presentation:
             bright = 1 - bright
         return (np.clip(np.nan_to_num(bright), 0, 1) * 255 + 0.5).astype(np.uint8)
 
-    def sample(self, stored: Stored) -> Stored:
+    def sample(self, stored: StoredValues) -> StoredValues:
         """Some hundred thousand stored values spread over the image, padding left out."""
         rows, columns = stored.shape
         step = max(1, round((rows * columns / _SAMPLES) ** 0.5))
@@ -123,14 +123,14 @@ class Presentation:
         padding = self.is_padding(sample)
         return sample if padding is None else sample[~padding]
 
-    def is_padding(self, stored: Stored) -> NDArray[np.bool_] | None:
+    def is_padding(self, stored: StoredValues) -> NDArray[np.bool_] | None:
         """Where the stored values mark no data, same shape; None where they nowhere do."""
         if self.padding is None:
             return None
         mask: NDArray[np.bool_] = (stored >= self.padding[0]) & (stored <= self.padding[1])
         return mask if mask.any() else None
 
-    def show(self, stored: Stored, height: int, width: int) -> NDArray[np.uint8]:
+    def show(self, stored: StoredValues, height: int, width: int) -> NDArray[np.uint8]:
         """The picture at a size: stored values are shrunk first, then looked up.
 
         Args:
@@ -144,26 +144,26 @@ class Presentation:
         table = self.table(stored)
         padding = self.is_padding(stored)
         if padding is None:
-            return look_up(resize(stored, height, width), table)
+            return apply_table(resize(stored, height, width), table)
         if stored.shape == (height, width):
-            grey = look_up(stored, table)
+            grey = apply_table(stored, table)
             grey[padding] = 0
             return grey
         weight = resize((~padding).astype(np.float32), height, width)
         known = np.where(padding, 0, stored).astype(np.float32)
         mean = resize(known, height, width) / np.maximum(weight, 1e-6)
-        grey = look_up(np.rint(mean).astype(stored.dtype), table)
+        grey = apply_table(np.rint(mean).astype(stored.dtype), table)
         grey[weight < _HALF] = 0
         return grey
 
 
-def look_up(stored: Stored, table: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def apply_table(stored: StoredValues, table: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Grey of stored values; both of one shape."""
     index = stored.view(np.uint16) if stored.dtype == np.int16 else stored
     return table.take(index)
 
 
-def robust_window(sample: Stored, modality: NDArray[np.float64]) -> Window:
+def estimate_window(sample: StoredValues, modality: NDArray[np.float64]) -> Window:
     """A window that shows what the image holds, where nobody said which.
 
     Args:

@@ -7,7 +7,7 @@ from edge_agent.core.study_context import StudyContext
 from edge_agent.errors import StudyImageRefused
 from edge_agent.imaging.dicom import parser
 from edge_agent.imaging.dicom.reader import read_dicom
-from edge_agent.imaging.errors import corrupt, refused, unsupported_syntax
+from edge_agent.imaging.errors import corrupt_error, make_refusal, unsupported_syntax_error
 from edge_agent.imaging.limits import DEFAULT_LIMITS, Limits
 from edge_agent.imaging.raster import tiff_directory
 from edge_agent.imaging.raster.reader import read_raster
@@ -50,28 +50,28 @@ def read_study(
     except StudyImageRefused:
         raise
     except MemoryError as error:
-        raise refused(
+        raise make_refusal(
             ErrorCode.TOO_LARGE,
             "The picture does not fit into memory.",
             "Send it at a lower resolution.",
         ) from error
     except Exception as error:
-        raise corrupt("it cannot be read") from error
+        raise corrupt_error("it cannot be read") from error
 
 
 def _read(
     data: memoryview, limits: Limits, fit: tuple[int, int] | None
 ) -> tuple[Radiograph, StudyContext]:
     if not data:
-        raise refused(ErrorCode.EMPTY_FILE, "The file is empty.", "Send the file again.")
+        raise make_refusal(ErrorCode.EMPTY_FILE, "The file is empty.", "Send the file again.")
     limits.check_bytes(len(data))
-    kind = sniff(data)
+    kind = detect_format(data)
     if kind == "dicom":
         return read_dicom(data, limits, fit)
     return read_raster(data, kind, limits, fit), StudyContext()
 
 
-def sniff(data: memoryview) -> ImageFormat:
+def detect_format(data: memoryview) -> ImageFormat:
     """What kind of file this is, by its first bytes.
 
     Raises:
@@ -88,10 +88,10 @@ def sniff(data: memoryview) -> ImageFormat:
         return "tiff"
     for at, magic, name in _FOREIGN:
         if bytes(data[at : at + len(magic)]) == magic:
-            raise unsupported_syntax(name)
-    if parser.looks_like_dicom(data):
+            raise unsupported_syntax_error(name)
+    if parser.is_dicom(data):
         return "dicom"
-    raise refused(
+    raise make_refusal(
         ErrorCode.NOT_AN_IMAGE,
         "The file is neither DICOM nor JPEG, PNG or TIFF.",
         "Send a frontal chest radiograph as DICOM, JPEG, PNG or TIFF.",

@@ -19,8 +19,8 @@ from edge_agent.core.authorization import (
     DenialReason,
     Denied,
     Listener,
-    decide,
-    identify,
+    authorize,
+    identify_caller,
 )
 from edge_agent.security.api_keys import ApiKeyStore
 from edge_agent.security.client_certificates import CertificateRules, pem_of
@@ -81,11 +81,11 @@ class Authenticator:
 
     def decide(self, action: Action, caller: ClientCredentials) -> AuthResult:
         """Say who is calling, if they may do this; else why not."""
-        return decide(action, self.identify(caller))
+        return authorize(action, self.identify(caller))
 
     def identify(self, caller: ClientCredentials) -> AuthResult:
         """Say who is calling."""
-        return identify(
+        return identify_caller(
             self._listener,
             key=self._by_key(caller.key),
             certificate=self._by_certificate(caller.certificate),

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from edge_agent.core.audit_chain import AuditEvent, access_event
+from edge_agent.core.audit_chain import AuditEvent, make_access_event
 from edge_agent.core.authorization import Action, AuthResult, DenialReason, Denied, Principal
 from edge_agent.errors import HilumError
 from edge_agent.security.authentication import ClientCredentials
@@ -120,7 +120,7 @@ class AccessController:
         """Note an access that was denied."""
         self._count(action, denied.reason)
         if self._audit is not None:
-            self._audit.record(access_event(denied, action))
+            self._audit.record(make_access_event(denied, action))
 
     def _log_of(self, action: Action) -> Audit | None:
         return None if action in UNLOGGED else self._audit
@@ -142,7 +142,7 @@ class AccessController:
             return
         digest = audit.request_digest(visit.request_id)
         audit.record(
-            access_event(
+            make_access_event(
                 visit.principal, action, code or "ok", request=digest, bundle=visit.bundle_digest
             )
         )

@@ -15,14 +15,14 @@ import numpy as np
 
 from edge_agent.core.admission import AdmissionPolicy, AdmissionStats
 from edge_agent.core.engine_selection import ONE_AT_A_TIME, BatchPolicy
-from edge_agent.core.findings import Finding, OutputsInvalid, findings_from
+from edge_agent.core.findings import Finding, OutputsInvalid, decode_findings
 from edge_agent.core.geometry import Letterbox
 from edge_agent.core.radiograph import ImageWarning, Radiograph
 from edge_agent.decoding.decoder import Decoder
 from edge_agent.engines.base import Engine, Pixels, RawOutputs
 from edge_agent.engines.content_check import ContentChecker as ContentGate
 from edge_agent.errors import EngineFailed, InvalidRequest
-from edge_agent.imaging.letterbox import letterbox
+from edge_agent.imaging.letterbox import apply_letterbox
 from edge_agent.serving.admission import AdmissionQueue
 from edge_agent.serving.batching import BatchExecutor
 from edge_agent.serving.types import DetectionRequest, DetectionResult, ImageFacts, Timings
@@ -270,7 +270,7 @@ def _prepare(
     radiograph, size = job.radiograph, model.manifest.input
     with job.laps.lap("decode"):
         box = Letterbox.fit(radiograph.rows, radiograph.columns, size.height, size.width)
-        pixels = letterbox(radiograph.pixels, box, size.pad_value)
+        pixels = apply_letterbox(radiograph.pixels, box, size.pad_value)
     if model.gate is None:
         return box, pixels, radiograph.warnings
     with job.laps.lap("infer"):
@@ -297,7 +297,7 @@ def _find(
     with job.laps.lap("postprocess"):
         try:
             return ImageResult(
-                findings_from(outputs, box, model.manifest.head, thresholds), warnings
+                decode_findings(outputs, box, model.manifest.head, thresholds), warnings
             )
         except OutputsInvalid as error:
             return EngineFailed(f"{model.engine.name} gave no sound outputs: {error}.")

@@ -23,7 +23,7 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
 from edge_agent.core.geometry import Letterbox
 from edge_agent.imaging import read_study
-from edge_agent.imaging.letterbox import letterbox
+from edge_agent.imaging.letterbox import apply_letterbox
 from tests.conftest import pydicom_file
 
 SIDE = 640
@@ -119,7 +119,7 @@ def rows() -> list[Row]:
 def ours(data: bytes) -> NDArray[np.uint8]:
     """Our way to the model's input."""
     radiograph, _ = read_study(data, fit=(SIDE, SIDE))
-    return letterbox(
+    return apply_letterbox(
         radiograph.pixels, Letterbox.fit(radiograph.rows, radiograph.columns, SIDE, SIDE)
     )
 
@@ -137,7 +137,7 @@ def the_usual_way(data: bytes) -> NDArray[np.uint8]:
     grey = ((shown - low) / (high - low) * 255).astype(np.uint8)
     if ds.PhotometricInterpretation == "MONOCHROME1":
         grey = 255 - grey
-    return letterbox(grey, Letterbox.fit(*grey.shape, SIDE, SIDE))
+    return apply_letterbox(grey, Letterbox.fit(*grey.shape, SIDE, SIDE))
 
 
 def by_opencv(data: bytes) -> NDArray[np.uint8]:
@@ -145,7 +145,7 @@ def by_opencv(data: bytes) -> NDArray[np.uint8]:
     picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if picture.dtype != np.uint8:
         picture = cv2.normalize(picture, None, 0, 255, cv2.NORM_MINMAX, cv2.CV_8U)
-    return letterbox(picture, Letterbox.fit(*picture.shape, SIDE, SIDE))
+    return apply_letterbox(picture, Letterbox.fit(*picture.shape, SIDE, SIDE))
 
 
 def raster(pixels: NDArray[np.generic], kind: str, **options: object) -> bytes:

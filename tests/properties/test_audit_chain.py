@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from edge_agent.audit.log import AuditLimits, AuditLog
 from edge_agent.audit.segments import ANCHOR, segments
 from edge_agent.audit.verify import AuditVerdict, verify
-from edge_agent.core.audit_chain import AuditEvent, ChainHead, access_event, add
+from edge_agent.core.audit_chain import AuditEvent, ChainHead, append_entry, make_access_event
 from edge_agent.core.authorization import Action, Principal, Role
 from hilum.codes import ErrorCode
 
@@ -30,7 +30,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     for number in range(9):
         log.record(
-            access_event(
+            make_access_event(
                 CALLERS[number % 2],
                 Action.DETECT,
                 ErrorCode.TOO_SMALL if number == 4 else "ok",
@@ -209,7 +209,7 @@ def test_a_rewritten_last_line_does_not_fit_the_anchor(copy: Callable[[], Path])
     last = segments(folder)[-1]
     *kept, line = last.read_bytes().splitlines(keepends=True)
     previous = line.split(b'"prev":"')[1][:64].decode()
-    forged, _ = add(ChainHead(10, previous), datetime.now(UTC), AuditEvent(Action.HEALTH))
+    forged, _ = append_entry(ChainHead(10, previous), datetime.now(UTC), AuditEvent(Action.HEALTH))
     last.write_bytes(b"".join((*kept, forged)))
     verdict = verify(folder)
     assert broken_at(verdict) == (last.name, len(kept) + 1)
@@ -245,7 +245,7 @@ def test_no_text_comes_through(
             event = AuditEvent(Action.DETECT, **fields)  # type: ignore[arg-type]
         except ValueError:
             continue
-        line, _ = add(ChainHead(0, "0" * 64), datetime.now(UTC), event)
+        line, _ = append_entry(ChainHead(0, "0" * 64), datetime.now(UTC), event)
         assert line.isascii()
         assert line.count(b"\n") == 1
         assert "^" not in line.decode()  # how DICOM joins the parts of a patient's name

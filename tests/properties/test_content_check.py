@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.core.content_check import ContentProbabilities, judge
+from edge_agent.core.content_check import ContentProbabilities, assess_content
 from edge_agent.core.radiograph import ImageWarning
 from hilum.codes import ErrorCode, WarningCode
 from hilum.manifest import GateThresholds
@@ -39,7 +39,7 @@ def thresholds(draw: st.DrawFn) -> GateThresholds:
 def test_refused_is_exactly_what_reaches_its_threshold(
     seen: ContentProbabilities, limits: GateThresholds
 ) -> None:
-    verdict = judge(seen, limits)
+    verdict = assess_content(seen, limits)
     sure = seen.not_frontal < limits.warn_not_frontal and seen.lateral < limits.warn_lateral
     expected = {
         ErrorCode.NOT_A_CHEST: seen.other >= limits.refuse_other,
@@ -54,7 +54,7 @@ def test_refused_is_exactly_what_reaches_its_threshold(
 def test_all_that_reaches_a_warning_is_refused_or_warned_of(
     seen: ContentProbabilities, limits: GateThresholds
 ) -> None:
-    verdict = judge(seen, limits)
+    verdict = assess_content(seen, limits)
     doubtful = (
         seen.other >= limits.refuse_other
         or seen.not_frontal >= limits.warn_not_frontal
@@ -70,7 +70,7 @@ def test_no_warning_is_given_twice_or_lost(
     seen: ContentProbabilities, limits: GateThresholds, known: set[WarningCode]
 ) -> None:
     before = tuple(ImageWarning(code, "told before") for code in sorted(known))
-    verdict = judge(seen, limits)
+    verdict = assess_content(seen, limits)
     merged = verdict.added_to(before)
     codes = [warning.code for warning in merged]
     assert merged[: len(before)] == before

@@ -15,8 +15,8 @@ from edge_agent.core.engine_selection import (
     BenchmarkResult,
     NoEngineAgrees,
     ThroughputTrial,
-    arrange,
-    decide,
+    choose_batching,
+    select_variant,
 )
 
 TIMES = st.floats(0.01, 1e5)
@@ -40,9 +40,9 @@ def test_what_is_chosen_agrees_and_none_that_agrees_is_clearly_faster(
     agreeing = {it.variant: it.median_ms for it in measured if it.median_ms and not it.problem}
     if not agreeing:
         with pytest.raises(NoEngineAgrees):
-            decide(measured)
+            select_variant(measured)
         return
-    decision = decide(measured)
+    decision = select_variant(measured)
     assert agreeing[decision.variant] <= min(agreeing.values()) * (1 + TIE_SHARE)
     assert all(it.variant in decision.reason for it in measured)
 
@@ -53,12 +53,12 @@ def test_one_that_disagrees_never_changes_what_is_chosen(
 ) -> None:
     wrong = BenchmarkResult("wrong", 1e-9, problem)
     try:
-        before = decide(measured)
+        before = select_variant(measured)
     except NoEngineAgrees:
         with pytest.raises(NoEngineAgrees):
-            decide([wrong, *measured])
+            select_variant([wrong, *measured])
     else:
-        assert decide([wrong, *measured]).variant == before.variant
+        assert select_variant([wrong, *measured]).variant == before.variant
 
 
 @given(CANDIDATES)
@@ -66,7 +66,7 @@ def test_an_earlier_one_is_left_only_for_a_clearly_faster_one(
     measured: list[BenchmarkResult],
 ) -> None:
     try:
-        chosen = decide(measured).variant
+        chosen = select_variant(measured).variant
     except NoEngineAgrees:
         return
     fastest = min(it.median_ms for it in measured if it.agrees and it.median_ms)
@@ -78,7 +78,7 @@ def test_an_earlier_one_is_left_only_for_a_clearly_faster_one(
 
 @given(TRIALS)
 def test_an_arrangement_is_worth_it_and_keeps_nobody_waiting(trials: list[ThroughputTrial]) -> None:
-    policy = arrange(trials)
+    policy = choose_batching(trials)
     by_policy = {trial.policy: trial for trial in trials}
     if policy == ONE_AT_A_TIME:
         return
@@ -92,7 +92,7 @@ def test_no_allowed_arrangement_brings_more_images_through(trials: list[Throughp
     by_policy = {trial.policy: trial for trial in trials}
     alone = by_policy.get(ONE_AT_A_TIME)
     if alone is None:
-        assert arrange(trials) == ONE_AT_A_TIME
+        assert choose_batching(trials) == ONE_AT_A_TIME
         return
     allowed = [
         it.images_per_s
@@ -100,4 +100,6 @@ def test_no_allowed_arrangement_brings_more_images_through(trials: list[Throughp
         if it.delay_ms <= alone.delay_ms * MAX_DELAY
         and it.images_per_s >= alone.images_per_s * MIN_GAIN
     ]
-    assert by_policy[arrange(trials)].images_per_s == max(allowed, default=alone.images_per_s)
+    assert by_policy[choose_batching(trials)].images_per_s == max(
+        allowed, default=alone.images_per_s
+    )

@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge_agent.core.findings import Box, findings_from, iou, suppress
+from edge_agent.core.findings import Box, decode_findings, iou, non_max_suppression
 from edge_agent.core.geometry import Letterbox
 from hilum.manifest import HeadSpec
 
@@ -33,7 +33,7 @@ IOUS = st.sampled_from((0.2, 0.5, 0.7))
 
 def kept(of: Candidates, iou_threshold: float, limit: int = 1000) -> list[int]:
     boxes, scores, classes = of
-    indexes = suppress(boxes, scores, classes, iou_threshold=iou_threshold, limit=limit)
+    indexes = non_max_suppression(boxes, scores, classes, iou_threshold=iou_threshold, limit=limit)
     return list(indexes.tolist())
 
 
@@ -124,7 +124,7 @@ def test_a_box_put_through_the_letterbox_comes_back(
     outputs[:2, 0] = (placed[:2] + placed[2:]) / 2
     outputs[2:4, 0] = placed[2:] - placed[:2]
     outputs[12, 0] = 0.9
-    (found,) = findings_from(outputs, letterbox, HeadSpec(), [0.5] * 14)
+    (found,) = decode_findings(outputs, letterbox, HeadSpec(), [0.5] * 14)
     # f32 has 24 bits of mantissa for coordinates up to 1024, then they are scaled up.
     pixel = 2e-4 / min(letterbox.scale_x, letterbox.scale_y)
     back = (found.box.x_min, found.box.y_min, found.box.x_max, found.box.y_max)
@@ -143,7 +143,7 @@ def test_findings_lie_in_the_image_and_obey_the_head(
     outputs[:4] *= 900
     letterbox = Letterbox.fit(rows, columns, 640, 640)
     head = HeadSpec(max_findings=20, score_floor=0.25, multi_label=multi_label)
-    found = findings_from(outputs, letterbox, head, np.linspace(0, 1, 14))
+    found = decode_findings(outputs, letterbox, head, np.linspace(0, 1, 14))
     assert len(found) <= 20
     assert [f.score for f in found] == sorted((f.score for f in found), reverse=True)
     for finding in found:

@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from edge_agent.core.content_check import ContentProbabilities, judge
+from edge_agent.core.content_check import ContentProbabilities, assess_content
 from hilum.manifest import GateThresholds
 from training.bundle.writer import GATE_HEADING
 from training.content_check import images
@@ -48,7 +48,7 @@ def row(shown: str, seen: Sequence[ContentProbabilities], thresholds: GateThresh
     refused: Counter[str] = Counter()
     warned: Counter[str] = Counter()
     for one in seen:
-        verdict = judge(one, thresholds)
+        verdict = assess_content(one, thresholds)
         if verdict.refusal:
             refused[verdict.refusal.value] += 1
         elif verdict.warnings:

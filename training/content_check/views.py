@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.core.geometry import Letterbox
-from edge_agent.imaging.letterbox import PAD_VALUE, letterbox
+from edge_agent.imaging.letterbox import PAD_VALUE, apply_letterbox
 from training.synthetic import primitives
 
 Pixels = NDArray[np.uint8]
@@ -22,7 +22,7 @@ INPUT: Final = 64
 
 def plain(pixels: Pixels) -> Pixels:
     """The picture as the gate gets it: letterboxed, u8 (64, 64)."""
-    return letterbox(pixels, Letterbox.fit(*_size(pixels), INPUT, INPUT))
+    return apply_letterbox(pixels, Letterbox.fit(*_size(pixels), INPUT, INPUT))
 
 
 def turned(pixels: Pixels, quarters: int) -> Pixels:
@@ -136,7 +136,7 @@ def _framed(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     rows, columns = _size(pixels)
     if rng.random() < 0.5:
         side = max(rows, columns)
-        return letterbox(pixels, Letterbox.fit(rows, columns, side, side), PAD_VALUE)
+        return apply_letterbox(pixels, Letterbox.fit(rows, columns, side, side), PAD_VALUE)
     top, bottom, left, right = (rng.uniform(0, 0.12, 4) * max(rows, columns)).astype(int).tolist()
     value = float(rng.choice([0, 0, PAD_VALUE, 255]))
     framed = cv2.copyMakeBorder(pixels, top, bottom, left, right, cv2.BORDER_CONSTANT, value=value)

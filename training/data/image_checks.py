@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.imaging.letterbox import resize
-from edge_agent.imaging.polarity import looks_inverted
+from edge_agent.imaging.polarity import is_likely_inverted
 
 FLAGS: Final = {
     "constant": "nearly one grey value: nothing can be seen",
@@ -39,7 +39,7 @@ def flags(pixels: NDArray[np.uint8], rows: int, columns: int) -> tuple[str, ...]
     found = []
     if high - low < _LEAST_RANGE:
         found.append("constant")
-    elif looks_inverted(pixels):
+    elif is_likely_inverted(pixels):
         found.append("inverted")
     if min(rows, columns) < _SMALL:
         found.append("small")

@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from ultralytics.nn.tasks import DetectionModel
 
-from edge_agent.core.findings import Finding, OutputsInvalid, findings_from
+from edge_agent.core.findings import Finding, OutputsInvalid, decode_findings
 from edge_agent.core.geometry import Letterbox
 from edge_agent.engines.base import Engine
-from edge_agent.imaging.letterbox import letterbox
+from edge_agent.imaging.letterbox import apply_letterbox
 from hilum.catalog import CATALOG
 from hilum.manifest import HeadSpec, InputSpec
 from training.data.dataset import LabelledImage
@@ -67,8 +67,8 @@ def _detector(infer: Infer, spec: InputSpec, head: HeadSpec) -> Detector:
 
     def detect(pixels: NDArray[np.uint8]) -> Sequence[Finding]:
         fit = Letterbox.fit(pixels.shape[0], pixels.shape[1], spec.height, spec.width)
-        batch = letterbox(pixels, fit, spec.pad_value)[None, None]
-        return findings_from(infer(batch)[0], fit, head, floors)
+        batch = apply_letterbox(pixels, fit, spec.pad_value)[None, None]
+        return decode_findings(infer(batch)[0], fit, head, floors)
 
     return detect
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from edge_agent.core.geometry import Letterbox
 from edge_agent.engines.base import Pixels
-from edge_agent.imaging.letterbox import letterbox
+from edge_agent.imaging.letterbox import apply_letterbox
 from training.synthetic import box_statistics, lungs
 from training.synthetic.generator import Generator
 
@@ -21,5 +21,5 @@ def golden_pictures(size: int, count: int) -> dict[str, Pixels]:
     for k in range(count):
         pixels = generator.sample(_FROM + k).pixels
         fit = Letterbox.fit(pixels.shape[0], pixels.shape[1], size, size)
-        pictures[f"case-{k}"] = letterbox(pixels, fit)
+        pictures[f"case-{k}"] = apply_letterbox(pixels, fit)
     return pictures

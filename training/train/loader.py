@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.core.geometry import Letterbox
-from edge_agent.imaging.letterbox import PAD_VALUE, letterbox
+from edge_agent.imaging.letterbox import PAD_VALUE, apply_letterbox
 from hilum.catalog import CATALOG
 from training.config import TrainConfig
 from training.data.dataset import LabelledImage
@@ -108,7 +108,7 @@ def _plain(entry: LabelledImage, size: int) -> _Input:
     pixels = entry.read()
     fit = Letterbox.fit(pixels.shape[0], pixels.shape[1], size, size)
     place = np.array([[fit.scale_x, 0, fit.left], [0, fit.scale_y, fit.top], [0, 0, 1]])
-    return _Input(letterbox(pixels, fit), _boxes(entry, place, size, size), entry.unknown)
+    return _Input(apply_letterbox(pixels, fit), _boxes(entry, place, size, size), entry.unknown)
 
 
 def _augmented(

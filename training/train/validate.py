@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from edge_agent.core.findings import Finding, findings_from
+from edge_agent.core.findings import Finding, decode_findings
 from edge_agent.core.geometry import Letterbox
-from edge_agent.imaging.letterbox import letterbox
+from edge_agent.imaging.letterbox import apply_letterbox
 from hilum.catalog import CATALOG
 from hilum.manifest import HeadSpec
 from training.config import TrainConfig
@@ -63,8 +63,10 @@ def detect(
     for first in range(0, len(entries), batch):
         pictures = [entry.read() for entry in entries[first : first + batch]]
         fits = [Letterbox.fit(p.shape[0], p.shape[1], size, size) for p in pictures]
-        stack = np.stack([letterbox(p, f) for p, f in zip(pictures, fits, strict=True)])[:, None]
+        stack = np.stack([apply_letterbox(p, f) for p, f in zip(pictures, fits, strict=True)])[
+            :, None
+        ]
         pixels = torch.from_numpy(stack).to(device).to(memory_format=torch.channels_last)
         outputs = model(pixels.float() / 255)[0].cpu().numpy()
-        found += [findings_from(o, f, head, floors) for o, f in zip(outputs, fits, strict=True)]
+        found += [decode_findings(o, f, head, floors) for o, f in zip(outputs, fits, strict=True)]
     return found

@@ -18,11 +18,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.core.findings import findings_from
+from edge_agent.core.findings import decode_findings
 from edge_agent.core.geometry import Letterbox
 from edge_agent.engines.runtimes.openvino import computes_bf16
 from edge_agent.engines.runtimes.tensorrt_runtime import open_runtime
-from edge_agent.imaging.letterbox import letterbox
+from edge_agent.imaging.letterbox import apply_letterbox
 from hilum.catalog import CATALOG
 from hilum.manifest import HeadSpec, InputSpec
 from training.bundle.writer import (
@@ -343,7 +343,7 @@ def input_of(entry: LabelledImage, spec: InputSpec) -> tuple[NDArray[np.uint8], 
     """What the network takes of an image, u8 (1, 1, H, W), and where in it the image lies."""
     pixels = entry.read()
     fit = Letterbox.fit(pixels.shape[0], pixels.shape[1], spec.height, spec.width)
-    return letterbox(pixels, fit, spec.pad_value)[None, None], fit
+    return apply_letterbox(pixels, fit, spec.pad_value)[None, None], fit
 
 
 def _metric(record: ExportManifest) -> Callable[[Infer, Sequence[LabelledImage]], float]:
@@ -354,7 +354,7 @@ def _metric(record: ExportManifest) -> Callable[[Infer, Sequence[LabelledImage]]
         found = []
         for entry in entries:
             batch, fit = input_of(entry, record.input)
-            found.append(findings_from(infer(batch)[0], fit, record.head, floors))
+            found.append(decode_findings(infer(batch)[0], fit, record.head, floors))
         return mean_average_precision(entries, found, 0.5)
 
     return metric

@@ -14,8 +14,8 @@ from edge_agent.core.engine_selection import (
     BenchmarkResult,
     Selection,
     ThroughputTrial,
-    arrange,
-    decide,
+    choose_batching,
+    select_variant,
 )
 from edge_agent.engines.selection.probe import (
     Probe,
@@ -88,7 +88,7 @@ def measure(
         acts = {job: _timer(probe, TimingRequest(0), effort) for job, (probe, _) in sound.items()}
         medians, failures = _in_turns(acts, effort)
         candidates = tuple(_measurement(job, medians, problems | failures) for job in jobs)
-        decision = decide(candidates, wanted=wanted)
+        decision = select_variant(candidates, wanted=wanted)
         (chosen,) = (job for job in jobs if job.variant == decision.variant)
         for job, (probe, _) in sound.items():
             if job is not chosen:
@@ -158,7 +158,7 @@ def _best_use(
                 acts[beside, PARALLEL] = _timer(other, TimingRequest(0, calls=PARALLEL), effort)
                 acts[beside, 1] = _timer(other, TimingRequest(0), effort)
         medians, _ = _in_turns(acts, effort)
-    return arrange(
+    return choose_batching(
         [
             ThroughputTrial(policy, images * 1e3 / ms, medians.get((policy, 1), ms))
             for (policy, images), ms in medians.items()

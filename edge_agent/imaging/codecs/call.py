@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from edge_agent.imaging.errors import corrupt
+from edge_agent.imaging.errors import corrupt_error
 
 Result = TypeVar("Result")
 
 
-def decoded(decoder: Callable[..., Result | None], *arguments: object, **options: object) -> Result:
+def call_decoder(
+    decoder: Callable[..., Result | None], *arguments: object, **options: object
+) -> Result:
     """What a native decoder makes of its arguments; whatever it complains of is the file's fault.
 
     Raises:
@@ -33,4 +35,4 @@ def decoded(decoder: Callable[..., Result | None], *arguments: object, **options
 
 
 def _undecodable() -> Exception:
-    return corrupt("its decoder cannot read the picture")
+    return corrupt_error("its decoder cannot read the picture")

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edge_agent.imaging.codecs.call import decoded
-from edge_agent.imaging.errors import corrupt, truncated
-from edge_agent.imaging.pixel_format import BYTE, EncodedFrame, PixelFormat, sign_extended
-from edge_agent.imaging.presentation import Stored
+from edge_agent.imaging.codecs.call import call_decoder
+from edge_agent.imaging.errors import corrupt_error, truncated_error
+from edge_agent.imaging.pixel_format import BYTE, EncodedFrame, PixelFormat, sign_extend
+from edge_agent.imaging.presentation import StoredValues
 
 # Decoder threads within one image; how many images are decoded at once is the caller's concern.
 _THREADS = 4
@@ -40,7 +40,7 @@ class Jpeg2000Header:
     at_origin: bool
 
 
-def decode_jpeg2000(frame: EncodedFrame) -> Stored:
+def decode_jpeg2000(frame: EncodedFrame) -> StoredValues:
     """Decode JPEG 2000 or HTJ2K: by imagecodecs, or at a reduced resolution by Pillow.
 
     Both call OpenJPEG. imagecodecs' OpenJPH is a little faster with HTJ2K, but where it fails half
@@ -53,12 +53,12 @@ def decode_jpeg2000(frame: EncodedFrame) -> Stored:
         StudyImageRefused: TRUNCATED, CORRUPT or UNSUPPORTED_PIXELS.
     """
     data = unwrap_jp2(frame.data)
-    facts = read_jpeg2000(data)
+    facts = read_jpeg2000_header(data)
     frame.check_declared(facts.rows, facts.columns, facts.components, facts.precision)
     reduction = _reduction(facts, frame)
     if reduction and facts.rows * facts.columns <= (Image.MAX_IMAGE_PIXELS or 0):
         return _signed_as_declared(_reduced(data, facts, reduction), facts, frame.format)
-    pixels = decoded(imagecodecs.jpeg2k_decode, data, numthreads=_THREADS)
+    pixels = call_decoder(imagecodecs.jpeg2k_decode, data, numthreads=_THREADS)
     frame.check_decoded(pixels)
     return _signed_as_declared(pixels, facts, frame.format)
 
@@ -83,7 +83,7 @@ def _reduction(facts: Jpeg2000Header, frame: EncodedFrame) -> int:
 def _reduced(data: memoryview, facts: Jpeg2000Header, reduction: int) -> NDArray[Any]:
     """Decode at 1/2**reduction of the size; imagecodecs has no such option, Pillow has."""
     height, width = (n + (1 << reduction) - 1 >> reduction for n in (facts.rows, facts.columns))
-    pixels: NDArray[Any] = decoded(_by_pillow, data, reduction, height, width)
+    pixels: NDArray[Any] = call_decoder(_by_pillow, data, reduction, height, width)
     # Pillow moves values to the top of the word, and signed ones up to zero.
     word = pixels.dtype.itemsize * BYTE
     values: NDArray[Any] = pixels >> pixels.dtype.type(word - facts.precision)
@@ -106,13 +106,15 @@ def _by_pillow(data: memoryview, reduction: int, height: int, width: int) -> NDA
         return np.asarray(image)[:height, :width]
 
 
-def _signed_as_declared(pixels: NDArray[Any], facts: Jpeg2000Header, form: PixelFormat) -> Stored:
+def _signed_as_declared(
+    pixels: NDArray[Any], facts: Jpeg2000Header, form: PixelFormat
+) -> StoredValues:
     """Settle where codestream and data set disagree on the sign: the data set is right.
 
     The codestream's precision counts, not BitsStored: writers get the one wrong, decoders cannot.
     """
     if form.signed and not facts.signed:
-        return sign_extended(pixels, facts.precision)
+        return sign_extend(pixels, facts.precision)
     if facts.signed and not form.signed:
         unsigned = pixels.view(f"u{pixels.dtype.itemsize}")
         pixels = unsigned & unsigned.dtype.type((1 << facts.precision) - 1)
@@ -128,30 +130,30 @@ def unwrap_jp2(data: bytes | memoryview) -> memoryview:
     return view[start + 4 :] if start > 0 else view
 
 
-def read_jpeg2000(data: memoryview) -> Jpeg2000Header:
+def read_jpeg2000_header(data: memoryview) -> Jpeg2000Header:
     """Read the main header and make sure that the picture has an end.
 
     Raises:
         StudyImageRefused: TRUNCATED or CORRUPT.
     """
     if bytes(data[:4]) != b"\xff\x4f\xff\x51":
-        raise corrupt("the picture does not begin as JPEG 2000 does")
+        raise corrupt_error("the picture does not begin as JPEG 2000 does")
     if len(data) < _SIZBYTES:
-        raise truncated("the picture has no end")
+        raise truncated_error("the picture has no end")
     right, bottom, left, top, *tiles = struct.unpack_from(">8L", data, 8)
     (components,) = struct.unpack_from(">H", data, 40)
     rows, columns = bottom - top, right - left
     if rows <= 0 or columns <= 0 or not _tiles_cover(tiles, left, top, right, bottom):
-        raise corrupt("the picture's tiles do not cover it")
+        raise corrupt_error("the picture's tiles do not cover it")
     if not 1 <= components <= _MAX_COMPONENTS or len(data) < 42 + 3 * components:
-        raise corrupt("the picture declares an impossible number of components")
+        raise corrupt_error("the picture declares an impossible number of components")
     parts = {struct.unpack_from(">BBB", data, 42 + 3 * i) for i in range(components)}
     depth, across, down = parts.pop()
     if parts or (across, down) != (1, 1):
-        raise corrupt("the picture's components differ in depth or size")
+        raise corrupt_error("the picture's components differ in depth or size")
     # Padding to an even length may follow the end marker.
     if b"\xff\xd9" not in bytes(data[-_TAIL:]):
-        raise truncated("the picture has no end")
+        raise truncated_error("the picture has no end")
     return Jpeg2000Header(
         rows=rows,
         columns=columns,

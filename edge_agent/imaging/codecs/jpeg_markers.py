@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from edge_agent.imaging.errors import corrupt, truncated
+from edge_agent.imaging.errors import corrupt_error, truncated_error
 
 _MARK, _EOI, _SOS = 0xFF, 0xD9, 0xDA
 _APP0, _APP1, _APP14 = 0xE0, 0xE1, 0xEE
@@ -46,7 +46,7 @@ class JpegHeader:
     exif: bytes = b""
 
 
-def read_jpeg(data: bytes | memoryview) -> JpegHeader:
+def read_jpeg_header(data: bytes | memoryview) -> JpegHeader:
     """Read the markers up to the first scan and make sure that the picture has an end.
 
     Raises:
@@ -54,7 +54,7 @@ def read_jpeg(data: bytes | memoryview) -> JpegHeader:
     """
     data = bytes(data)
     if data[:2] != START:
-        raise corrupt("the picture does not begin as JPEG does")
+        raise corrupt_error("the picture does not begin as JPEG does")
     frame: tuple[int, int, int, int, int] | None = None
     adobe = jfif = False
     sampling = exif = b""
@@ -62,7 +62,7 @@ def read_jpeg(data: bytes | memoryview) -> JpegHeader:
     for marker, body, after in _segments(data):
         if marker in _FRAMES:
             if frame is not None or len(body) < _FRAME_BYTES:
-                raise corrupt("it declares its size twice or not at all")
+                raise corrupt_error("it declares its size twice or not at all")
             frame = (marker, *struct.unpack_from(">BHHB", body))
             sampling = body[_FRAME_BYTES + 1 :: _COMPONENT_BYTES]
         elif marker == _APP0 and body[:4] == b"JFIF":
@@ -74,13 +74,13 @@ def read_jpeg(data: bytes | memoryview) -> JpegHeader:
             exif = exif or body[6:]
         elif marker == _SOS:
             if frame is None:
-                raise corrupt("a scan comes before the picture's size")
+                raise corrupt_error("a scan comes before the picture's size")
             # Entropy-coded data hold no such pair, so this is the picture's end.
             end = data.find(END, after)
             if end < 0:
-                raise truncated("the picture has no end")
+                raise truncated_error("the picture has no end")
             if data.count(b"\xff\xda", after) > _MAX_SCANS:
-                raise corrupt("it has more scans than any radiograph")
+                raise corrupt_error("it has more scans than any radiograph")
             return JpegHeader(
                 *frame,
                 sampling=sampling,
@@ -91,7 +91,7 @@ def read_jpeg(data: bytes | memoryview) -> JpegHeader:
                 revision=revision,
                 exif=exif,
             )
-    raise truncated("the picture has no end")
+    raise truncated_error("the picture has no end")
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
@@ -101,7 +101,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
         if position + 4 > len(data):
             return
         if data[position] != _MARK:
-            raise corrupt("a marker is missing")
+            raise corrupt_error("a marker is missing")
         marker = data[position + 1]
         if marker == _MARK:
             position += 1
@@ -111,9 +111,9 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
         (length,) = struct.unpack_from(">H", data, position + 2)
         end = position + 2 + length
         if length < _LENGTH_BYTES:
-            raise corrupt("a marker is too short")
+            raise corrupt_error("a marker is too short")
         if end > len(data):
             return
         yield marker, data[position + 4 : end], end
         position = end
-    raise corrupt("it has more segments than any picture")
+    raise corrupt_error("it has more segments than any picture")

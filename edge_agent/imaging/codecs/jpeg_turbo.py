@@ -10,7 +10,7 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from edge_agent.imaging.codecs.call import decoded
+from edge_agent.imaging.codecs.call import call_decoder
 from edge_agent.imaging.codecs.jpeg_markers import LOSSLESS, JpegHeader
 from edge_agent.imaging.errors import check_shape
 
@@ -21,7 +21,7 @@ _SAMPLINGS = frozenset(bytes((first, 0x11, 0x11)) for first in (0x11, 0x21, 0x22
 _ADOBE = bytes.fromhex("ffee000e") + b"Adobe" + bytes.fromhex("006400000000")
 
 
-def is_jpeg8(facts: JpegHeader) -> bool:
+def is_turbojpeg_supported(facts: JpegHeader) -> bool:
     """Whether this decoder knows how: 8 bits, grey, or colour that is neither lossless nor odd."""
     if facts.process not in _PROCESSES or facts.precision != _BYTE or facts.revision != 1:
         return False
@@ -30,12 +30,14 @@ def is_jpeg8(facts: JpegHeader) -> bool:
     return facts.components == 1 or (lossy and colour)
 
 
-def with_colours_told(data: bytes, *, rgb: bool) -> bytes:
+def add_adobe_marker(data: bytes, *, rgb: bool) -> bytes:
     """A codestream with Adobe's marker, which says what its colours are (ITU-T T.872 6.5.3)."""
     return data[:2] + _ADOBE + bytes((0 if rgb else 1,)) + data[2:]
 
 
-def decode_jpeg8(data: bytes | memoryview, facts: JpegHeader, factor: int = 1) -> NDArray[np.uint8]:
+def decode_with_turbojpeg(
+    data: bytes | memoryview, facts: JpegHeader, factor: int = 1
+) -> NDArray[np.uint8]:
     """The picture's luminance.
 
     Args:
@@ -50,7 +52,7 @@ def decode_jpeg8(data: bytes | memoryview, facts: JpegHeader, factor: int = 1) -
         StudyImageRefused: CORRUPT, also where libjpeg would go on with a guess.
     """
     rows, columns = facts.rows // factor, facts.columns // factor
-    pixels: NDArray[np.uint8] = decoded(
+    pixels: NDArray[np.uint8] = call_decoder(
         simplejpeg.decode_jpeg, data, colorspace="GRAY", min_height=rows, min_width=columns
     )[..., 0]
     check_shape(pixels, rows, columns)

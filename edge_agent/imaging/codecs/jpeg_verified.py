@@ -13,9 +13,9 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.imaging.codecs.call import decoded
+from edge_agent.imaging.codecs.call import call_decoder
 from edge_agent.imaging.codecs.jpeg_markers import LOSSLESS, JpegHeader
-from edge_agent.imaging.errors import check_shape, corrupt
+from edge_agent.imaging.errors import check_shape, corrupt_error
 
 # Baseline, extended and lossless; a progressive picture's last bits tell of all of it.
 _IN_ORDER = frozenset({0xC0, 0xC1, LOSSLESS})
@@ -31,7 +31,9 @@ _PART = 1 << 20
 _MORE = bytes(range(0xFF)) * 4
 
 
-def decode_other_jpeg(data: bytes | memoryview, facts: JpegHeader, **options: str) -> NDArray[Any]:
+def decode_and_verify_jpeg(
+    data: bytes | memoryview, facts: JpegHeader, **options: str
+) -> NDArray[Any]:
     """The picture's samples.
 
     Args:
@@ -45,10 +47,10 @@ def decode_other_jpeg(data: bytes | memoryview, facts: JpegHeader, **options: st
     Raises:
         StudyImageRefused: CORRUPT, also where the data end before the picture or after it.
     """
-    pixels: NDArray[Any] = decoded(imagecodecs.jpeg8_decode, data, **options)
+    pixels: NDArray[Any] = call_decoder(imagecodecs.jpeg8_decode, data, **options)
     check_shape(pixels, facts.rows, facts.columns)
     if facts.process in _IN_ORDER and not _ends_with_its_data(pixels, data, facts, options):
-        raise corrupt("its data end before the picture does, or after it")
+        raise corrupt_error("its data end before the picture does, or after it")
     return pixels
 
 
@@ -60,7 +62,7 @@ def _ends_with_its_data(
     data = bytes(data)
     for flips in _FLIPS:
         other = _with_another_end(data, facts, flips)
-        changed = decoded(imagecodecs.jpeg8_decode, other, **options).ravel()
+        changed = call_decoder(imagecodecs.jpeg8_decode, other, **options).ravel()
         if not _equal(samples[:same], changed[:same]):
             return False  # The data were used up before, and more of them would have been.
         if not _equal(samples[same:], changed[same:]):

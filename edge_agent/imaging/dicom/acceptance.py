@@ -12,7 +12,7 @@ import unicodedata
 from edge_agent.core.radiograph import ImageWarning
 from edge_agent.imaging.dicom import tags
 from edge_agent.imaging.dicom.header import DicomHeader
-from edge_agent.imaging.errors import refused
+from edge_agent.imaging.errors import make_refusal
 from hilum.codes import ErrorCode, WarningCode
 
 _DX_FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1.1"
@@ -86,12 +86,12 @@ WARNINGS = {
 }
 
 
-def warn(code: WarningCode) -> ImageWarning:
+def make_warning(code: WarningCode) -> ImageWarning:
     """A warning with its standing message."""
     return ImageWarning(code, WARNINGS[code])
 
 
-def check_kind(header: DicomHeader) -> None:
+def check_header(header: DicomHeader) -> None:
     """Refuse what is not a chest radiograph made for looking at, as far as the header tells.
 
     Raises:
@@ -104,15 +104,15 @@ def check_kind(header: DicomHeader) -> None:
         allowed = _RADIOGRAPHIC | {""}
     elif sop_class in _SECONDARY_CAPTURES:
         allowed = _RADIOGRAPHIC | _UNTOLD
-    if modality not in allowed or (sop_class and not is_radiograph(sop_class)):
-        raise refused(
+    if modality not in allowed or (sop_class and not is_radiograph_class(sop_class)):
+        raise make_refusal(
             ErrorCode.WRONG_MODALITY,
             "This is not a radiograph (CR, DX, or a secondary capture of one).",
             "Send the chest radiograph itself, not another examination or a report.",
         )
     intent = header.text(tags.PRESENTATION_INTENT_TYPE).upper()
     if sop_class == _DX_FOR_PROCESSING or intent == "FOR PROCESSING":
-        raise refused(
+        raise make_refusal(
             ErrorCode.FOR_PROCESSING,
             "This is raw detector data (FOR PROCESSING), not a picture to look at.",
             "Send the FOR PRESENTATION image of the same exposure.",
@@ -120,27 +120,27 @@ def check_kind(header: DicomHeader) -> None:
     _check_body_part(header)
 
 
-def is_radiograph(sop_class: str) -> bool:
+def is_radiograph_class(sop_class: str) -> bool:
     """Whether objects of this SOP class can hold a radiograph."""
     return sop_class in _RADIOGRAPHS or sop_class in _SECONDARY_CAPTURES
 
 
 def _check_body_part(header: DicomHeader) -> None:
     body_part = header.text(tags.BODY_PART_EXAMINED)
-    told = [] if _folded(body_part) in _UNTOLD_BODY else [is_chest(body_part)]
+    told = [] if _folded(body_part) in _UNTOLD_BODY else [is_chest_name(body_part)]
     for region in header.items(tags.ANATOMIC_REGION_SEQUENCE):
         code, meaning = region.text(tags.CODE_VALUE), region.text(tags.CODE_MEANING)
         if code or meaning:
-            told.append(code in _CHEST_CODES or is_chest(meaning))
+            told.append(code in _CHEST_CODES or is_chest_name(meaning))
     if told and not any(told):
-        raise refused(
+        raise make_refusal(
             ErrorCode.BODY_PART_NOT_CHEST,
             "The header says that this is another body part than the chest.",
             "Send a frontal chest radiograph; if this is one, correct its body part.",
         )
 
 
-def is_chest(body_part: str) -> bool:
+def is_chest_name(body_part: str) -> bool:
     """Whether a body part, in whatever words, includes the chest."""
     folded = _folded(body_part)
     return bool(_CHEST_WORDS.search(folded)) and not _SPINE_WORDS.search(folded)
@@ -152,7 +152,7 @@ def _folded(text: str) -> str:
     return "".join(letter for letter in decomposed if not unicodedata.combining(letter)).strip()
 
 
-def view_position(header: DicomHeader) -> str:
+def read_view_position(header: DicomHeader) -> str:
     """PA, AP, LL, RL or what else the header says; empty where it does not say."""
     position = header.text(tags.VIEW_POSITION).upper().split()
     if position:
@@ -167,19 +167,19 @@ def view_position(header: DicomHeader) -> str:
     return ""
 
 
-def view_warning(view: str) -> ImageWarning | None:
+def warn_about_view(view: str) -> ImageWarning | None:
     """What to be wary of in this view; None for PA."""
     if view in _PA:
         return None
     if view in _AP:
-        return warn(WarningCode.AP_VIEW)
-    return warn(WarningCode.LATERAL_VIEW if view in _LATERAL else WarningCode.UNKNOWN_VIEW)
+        return make_warning(WarningCode.AP_VIEW)
+    return make_warning(WarningCode.LATERAL_VIEW if view in _LATERAL else WarningCode.UNKNOWN_VIEW)
 
 
-def burned_in_warning(header: DicomHeader) -> ImageWarning | None:
+def warn_about_burned_in_text(header: DicomHeader) -> ImageWarning | None:
     """Whether the picture may hold text: said so, or a secondary capture that does not say."""
     said = header.text(tags.BURNED_IN_ANNOTATION).upper()
     captured = header.text(tags.SOP_CLASS_UID) in _SECONDARY_CAPTURES
     if said == "YES" or (captured and said != "NO"):
-        return warn(WarningCode.BURNED_IN_POSSIBLE)
+        return make_warning(WarningCode.BURNED_IN_POSSIBLE)
     return None

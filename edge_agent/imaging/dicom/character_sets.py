@@ -14,13 +14,13 @@ DEFAULT: tuple[str, ...] = ("iso8859",)
 _ESCAPE = b"\x1b"
 
 
-def encodings_of(terms: Iterable[str]) -> tuple[str, ...]:
+def find_encodings(terms: Iterable[str]) -> tuple[str, ...]:
     """Python's names of the declared character sets; unknown ones are left out."""
     known = [python_encoding[term] for term in terms if term in python_encoding]
     return tuple(known) or DEFAULT
 
 
-def decode(value: bytes, encodings: tuple[str, ...]) -> str:
+def decode_text(value: bytes, encodings: tuple[str, ...]) -> str:
     """Decode a value, code extensions (ISO 2022 escape sequences) included."""
     first, *extended = value.split(_ESCAPE)
     return first.decode(encodings[0], "replace") + "".join(

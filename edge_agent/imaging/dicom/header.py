@@ -30,7 +30,7 @@ class DicomHeader:
         self._elements = elements
         self._encodings = encodings
         if _CHARACTER_SET in self:
-            self._encodings = character_sets.encodings_of(self.texts(_CHARACTER_SET))
+            self._encodings = character_sets.find_encodings(self.texts(_CHARACTER_SET))
 
     def __contains__(self, tag: int) -> bool:
         """Whether the element is there and not empty."""
@@ -40,7 +40,7 @@ class DicomHeader:
         """All values of a text element, stripped; empty where it is absent."""
         if tag not in self or len(self._elements[tag].value) > _MAX_TEXT_BYTES:
             return []
-        decoded = character_sets.decode(bytes(self._elements[tag].value), self._encodings)
+        decoded = character_sets.decode_text(bytes(self._elements[tag].value), self._encodings)
         return [part.strip("\0 \t\r\n") for part in decoded.split("\\")]
 
     def text(self, tag: int) -> str:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from edge_agent.imaging.colour import PaletteTable
 from edge_agent.imaging.dicom import tags
 from edge_agent.imaging.dicom.header import DicomHeader
-from edge_agent.imaging.errors import corrupt, unsupported_pixels
+from edge_agent.imaging.errors import corrupt_error, unsupported_pixels_error
 from edge_agent.imaging.pixel_format import PixelFormat
 from edge_agent.imaging.presentation import LookupTable, Presentation, Rescale, Window
 
@@ -20,7 +20,7 @@ _WORDS = 1 << _WORD
 _Function = Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"]
 
 
-def presentation_of(header: DicomHeader, form: PixelFormat) -> Presentation:
+def read_presentation(header: DicomHeader, form: PixelFormat) -> Presentation:
     """How this data set's stored values become grey.
 
     The VOI LUT goes before the window, and the first of each is the one to be shown first
@@ -112,7 +112,7 @@ def _as_stored(value: int, *, signed: bool) -> int:
     return word - _WORDS if signed and word >= _WORDS // 2 else word
 
 
-def palette_of(header: DicomHeader) -> PaletteTable:
+def read_palette(header: DicomHeader) -> PaletteTable:
     """The palette of a PALETTE COLOR image (PS3.3 C.7.6.3.1.5, C.7.6.3.1.6).
 
     Raises:
@@ -123,13 +123,13 @@ def palette_of(header: DicomHeader) -> PaletteTable:
     for descriptor_tag, data_tag in zip(tags.PALETTE_DESCRIPTORS, tags.PALETTE_DATA, strict=True):
         descriptor = header.integers(descriptor_tag)
         if len(descriptor) != _DESCRIPTOR_VALUES:
-            raise corrupt("its palette is not described")
+            raise corrupt_error("its palette is not described")
         if data_tag not in header:
-            raise unsupported_pixels("a palette in segments")
+            raise unsupported_pixels_error("a palette in segments")
         count, first = descriptor[0] % _WORDS or _WORDS, descriptor[1]
         values = _entries(header, data_tag, count).astype(np.float64)
         if len(values) < count:
-            raise corrupt("its palette is shorter than described")
+            raise corrupt_error("its palette is shorter than described")
         # Entries of 8 bits stand in bytes or, against the standard, in the low byte of words.
         colours.append(values * 257 if values.max() < 1 << _BYTE else values)
     return PaletteTable.of(first, *colours)

@@ -12,7 +12,7 @@ import zlib
 from dataclasses import dataclass, field
 
 from edge_agent.errors import StudyImageRefused
-from edge_agent.imaging.errors import corrupt, truncated
+from edge_agent.imaging.errors import corrupt_error, truncated_error
 from edge_agent.imaging.limits import Limits
 
 IMPLICIT_LITTLE = "1.2.840.10008.1.2"
@@ -85,12 +85,12 @@ class DicomFile:
     float_pixels: bool = False
 
 
-def looks_like_dicom(data: memoryview) -> bool:
+def is_dicom(data: memoryview) -> bool:
     """Whether the bytes begin as a DICOM file does, with or without its preamble."""
     return bytes(data[128:132]) == b"DICM" or _bare_encoding(data) is not None
 
 
-def parse(data: memoryview, limits: Limits) -> DicomFile:
+def parse_dicom(data: memoryview, limits: Limits) -> DicomFile:
     """Read the file's elements up to and including the pixel data.
 
     Raises:
@@ -138,12 +138,12 @@ class _Reader:
         """One more element, item or fragment: so many, and no more, are looked at."""
         self.seen += 1
         if self.seen > _MAX_ELEMENTS:
-            raise corrupt("it has more elements than any study image")
+            raise corrupt_error("it has more elements than any study image")
 
     def item_header(self, position: int) -> tuple[int, int]:
         """Tag and length at `position`, read as items and implicit elements are."""
         if position + 8 > len(self.data):
-            raise truncated("an element is longer than the rest of the file")
+            raise truncated_error("an element is longer than the rest of the file")
         group, number, length = struct.unpack_from(self._order + "HHL", self.data, position)
         return group << 16 | number, length
 
@@ -161,7 +161,7 @@ class _Reader:
             # Some writers slip implicit elements into explicit files.
             return tag, b"", length, position + 8
         if position + 12 > len(self.data):
-            raise truncated("an element is longer than the rest of the file")
+            raise truncated_error("an element is longer than the rest of the file")
         (long,) = struct.unpack_from(self._order + "L", self.data, position + 8)
         return tag, vr, long, position + 12
 
@@ -177,20 +177,20 @@ class _Reader:
         else:
             end = after = start + length
             if end > len(self.data):
-                raise truncated("an element is longer than the rest of the file")
+                raise truncated_error("an element is longer than the rest of the file")
         return tag, Element(vr.decode("ascii"), self.data[start:end], encoding), after
 
     def skip_items(self, position: int, depth: int) -> tuple[int, int]:
         """Where the items of a sequence of undefined length end, and where the next starts."""
         if depth > _MAX_DEPTH:
-            raise corrupt("its sequences are nested too deep")
+            raise corrupt_error("its sequences are nested too deep")
         while True:
             self.count()
             tag, length = self.item_header(position)
             if tag == _SEQUENCE_END:
                 return position, position + 8
             if tag != _ITEM:
-                raise corrupt("a sequence holds something that is no item")
+                raise corrupt_error("a sequence holds something that is no item")
             position += 8
             if length != _UNDEFINED:
                 position += length
@@ -227,10 +227,10 @@ def _inflate(deflated: memoryview, limits: Limits) -> memoryview:
     try:
         data = inflater.decompress(deflated, limits.max_bytes + 1)
     except zlib.error:
-        raise corrupt("the deflated data set cannot be inflated") from None
+        raise corrupt_error("the deflated data set cannot be inflated") from None
     limits.check_bytes(len(data))
     if not inflater.eof:
-        raise truncated("the deflated data set has no end")
+        raise truncated_error("the deflated data set has no end")
     return memoryview(data)
 
 
@@ -296,7 +296,7 @@ def _check_rest(reader: _Reader, position: int) -> None:
         while position < end:
             _tag, _element, position = reader.element(position)
     except StudyImageRefused:
-        raise corrupt("the deflated data set inflates to more than it declares") from None
+        raise corrupt_error("the deflated data set inflates to more than it declares") from None
 
 
 def _fragments(reader: _Reader, position: int) -> tuple[memoryview, ...]:
@@ -308,10 +308,10 @@ def _fragments(reader: _Reader, position: int) -> tuple[memoryview, ...]:
         if tag == _SEQUENCE_END:
             break
         if tag != _ITEM:
-            raise corrupt("its pixel data holds something that is no fragment")
+            raise corrupt_error("its pixel data holds something that is no fragment")
         position += 8
         if length > len(reader.data) - position:
-            raise truncated("an element is longer than the rest of the file")
+            raise truncated_error("an element is longer than the rest of the file")
         fragments.append(reader.data[position : position + length])
         position += length
     # One frame's offset table is empty or has one entry; some writers leave it out altogether.

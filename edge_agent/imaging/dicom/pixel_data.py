@@ -18,26 +18,37 @@ from pydicom._uid_dict import UID_dictionary
 from rle import rle
 
 from edge_agent.imaging.codecs import jpeg_markers
-from edge_agent.imaging.codecs.call import decoded
+from edge_agent.imaging.codecs.call import call_decoder
 from edge_agent.imaging.codecs.jpeg2000 import decode_jpeg2000
-from edge_agent.imaging.codecs.jpeg_turbo import decode_jpeg8, is_jpeg8, with_colours_told
-from edge_agent.imaging.codecs.jpeg_verified import decode_other_jpeg
+from edge_agent.imaging.codecs.jpeg_turbo import (
+    add_adobe_marker,
+    decode_with_turbojpeg,
+    is_turbojpeg_supported,
+)
+from edge_agent.imaging.codecs.jpeg_verified import decode_and_verify_jpeg
 from edge_agent.imaging.dicom.parser import DicomFile
-from edge_agent.imaging.errors import corrupt, truncated, unsupported_pixels, unsupported_syntax
-from edge_agent.imaging.pixel_format import BYTE, EncodedFrame, PixelFormat, sign_extended
-from edge_agent.imaging.presentation import Stored
+from edge_agent.imaging.errors import (
+    corrupt_error,
+    truncated_error,
+    unsupported_pixels_error,
+    unsupported_syntax_error,
+)
+from edge_agent.imaging.pixel_format import BYTE, EncodedFrame, PixelFormat, sign_extend
+from edge_agent.imaging.presentation import StoredValues
 
 _RLE_HEADER_BYTES = 64
 _JPEG_XL = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (110, 111, 112))
 _ENCAPSULATED_UNCOMPRESSED = "1.2.840.10008.1.2.1.98"
 
 
-def supported(syntax: str) -> bool:
+def is_supported(syntax: str) -> bool:
     """Whether pixel data in this transfer syntax can be read."""
     return syntax in _NATIVE or syntax in _DECODERS
 
 
-def decode(file: DicomFile, form: PixelFormat, at_least: tuple[int, int] | None) -> Stored:
+def decode_pixel_data(
+    file: DicomFile, form: PixelFormat, at_least: tuple[int, int] | None
+) -> StoredValues:
     """Decode the file's one frame.
 
     Args:
@@ -56,34 +67,34 @@ def decode(file: DicomFile, form: PixelFormat, at_least: tuple[int, int] | None)
     if file.syntax in _NATIVE:
         if file.fragments is not None:
             if file.syntax != _ENCAPSULATED_UNCOMPRESSED:
-                raise corrupt("uncompressed pixel data come in fragments")
+                raise corrupt_error("uncompressed pixel data come in fragments")
             return _native(memoryview(b"".join(file.fragments)), file, form)
         if file.native is None:
-            raise truncated("there are no pixel data")
+            raise truncated_error("there are no pixel data")
         return _native(file.native, file, form)
     decoder = _DECODERS.get(file.syntax)
     if decoder is None:
-        raise unsupported_syntax(f"transfer syntax {syntax_name(file.syntax)}")
+        raise unsupported_syntax_error(f"transfer syntax {name_transfer_syntax(file.syntax)}")
     if not file.fragments:
-        raise corrupt("compressed pixel data do not come in fragments")
+        raise corrupt_error("compressed pixel data do not come in fragments")
     fragments = file.fragments
     data = bytes(fragments[0]) if len(fragments) == 1 else b"".join(fragments)
     return decoder(EncodedFrame(data, form, at_least))
 
 
-def syntax_name(syntax: str) -> str:
+def name_transfer_syntax(syntax: str) -> str:
     """The name of a registered transfer syntax; what else stands in the header is not repeated."""
     if syntax in _JPEG_XL:
         return "JPEG XL"
     return UID_dictionary[syntax][0] if syntax in UID_dictionary else "(not registered)"
 
 
-def _native(data: memoryview, file: DicomFile, form: PixelFormat) -> Stored:
+def _native(data: memoryview, file: DicomFile, form: PixelFormat) -> StoredValues:
     if form.photometric in {"YBR_FULL_422", "YBR_PARTIAL_422"}:
         return _luminance_422(data, form)
     size = form.bits_allocated // 8
     if len(data) < form.count * size:
-        raise truncated("there are fewer pixels than rows and columns declare")
+        raise truncated_error("there are fewer pixels than rows and columns declare")
     if size == 1:
         if not file.encoding.little and file.pixel_vr == "OW":
             # Bytes in big-endian words stand in swapped pairs (PS3.5 8.2).
@@ -96,65 +107,65 @@ def _native(data: memoryview, file: DicomFile, form: PixelFormat) -> Stored:
     return form.stored_bits(form.shaped(flat, planar=form.planar))
 
 
-def _luminance_422(data: memoryview, form: PixelFormat) -> Stored:
+def _luminance_422(data: memoryview, form: PixelFormat) -> StoredValues:
     """The luminance of pixels that stand as Y Y Cb Cr (PS3.3 C.7.6.3.1.2)."""
     pairs = form.rows * ((form.columns + 1) // 2)
     if form.bits_allocated != BYTE or form.columns % 2:
-        raise unsupported_pixels("subsampled colour with other than 8 bits")
+        raise unsupported_pixels_error("subsampled colour with other than 8 bits")
     if len(data) < pairs * 4:
-        raise truncated("there are fewer pixels than rows and columns declare")
+        raise truncated_error("there are fewer pixels than rows and columns declare")
     quads = np.frombuffer(data, np.uint8, pairs * 4).reshape(-1, 4)
     return np.ascontiguousarray(quads[:, :2]).reshape(form.rows, form.columns)
 
 
-def _rle(frame: EncodedFrame) -> Stored:
+def _rle(frame: EncodedFrame) -> StoredValues:
     form = frame.format
     if len(frame.data) < _RLE_HEADER_BYTES:
-        raise truncated("the run-length segments have no header")
+        raise truncated_error("the run-length segments have no header")
     if int.from_bytes(frame.data[:4], "little") != form.samples * form.bits_allocated // 8:
-        raise corrupt("the run-length segments do not fit the declared pixels")
+        raise corrupt_error("the run-length segments do not fit the declared pixels")
     # imagecodecs' decoder is as fast, but reads beyond the end of damaged segments and crashes.
     pixels = form.rows * form.columns
-    raw = decoded(rle.decode_frame, frame.data, pixels, form.bits_allocated, "<")
+    raw = call_decoder(rle.decode_frame, frame.data, pixels, form.bits_allocated, "<")
     flat = np.frombuffer(raw, f"<u{form.bits_allocated // 8}")
     if flat.size != form.count:
-        raise corrupt("the run-length segments do not fit the declared pixels")
+        raise corrupt_error("the run-length segments do not fit the declared pixels")
     return form.stored_bits(form.shaped(flat, planar=True))
 
 
-def _jpeg(frame: EncodedFrame) -> Stored:
-    facts = jpeg_markers.read_jpeg(frame.data)
+def _jpeg(frame: EncodedFrame) -> StoredValues:
+    facts = jpeg_markers.read_jpeg_header(frame.data)
     form = frame.format
     frame.check_declared(facts.rows, facts.columns, facts.components, facts.precision)
     # libjpeg guesses RGB or YCbCr from markers; the data set knows where they are absent.
     told = form.samples == 1 or facts.adobe or facts.jfif
     rgb = form.photometric == "RGB"
-    if is_jpeg8(facts):
-        data = frame.data if told else with_colours_told(frame.data, rgb=rgb)
-        return _plain(decode_jpeg8(data, facts), frame, facts.precision)
+    if is_turbojpeg_supported(facts):
+        data = frame.data if told else add_adobe_marker(frame.data, rgb=rgb)
+        return _plain(decode_with_turbojpeg(data, facts), frame, facts.precision)
     options: dict[str, str] = {}
     if form.samples > 1 and facts.process != jpeg_markers.LOSSLESS:
         if not told:
             options["colorspace"] = "RGB" if rgb else "YCBCR"
         options["outcolorspace"] = "GRAYSCALE"
-    pixels = decode_other_jpeg(frame.data, facts, **options)
+    pixels = decode_and_verify_jpeg(frame.data, facts, **options)
     return _plain(pixels, frame, facts.precision)
 
 
-def _jpeg_ls(frame: EncodedFrame) -> Stored:
-    facts = jpeg_markers.read_jpeg(frame.data)
+def _jpeg_ls(frame: EncodedFrame) -> StoredValues:
+    facts = jpeg_markers.read_jpeg_header(frame.data)
     if facts.process != jpeg_markers.JPEG_LS:
-        raise corrupt("the picture is JPEG, its header says JPEG-LS")
+        raise corrupt_error("the picture is JPEG, its header says JPEG-LS")
     frame.check_declared(facts.rows, facts.columns, facts.components, facts.precision)
-    pixels = decoded(imagecodecs.jpegls_decode, frame.data)
+    pixels = call_decoder(imagecodecs.jpegls_decode, frame.data)
     return _plain(pixels, frame, facts.precision)
 
 
-def _plain(pixels: NDArray[Any], frame: EncodedFrame, precision: int) -> Stored:
+def _plain(pixels: NDArray[Any], frame: EncodedFrame, precision: int) -> StoredValues:
     """Stored values of a codestream that knows no sign."""
     frame.check_decoded(pixels)
     form = frame.format
-    return sign_extended(pixels, min(precision, form.bits_stored)) if form.signed else pixels
+    return sign_extend(pixels, min(precision, form.bits_stored)) if form.signed else pixels
 
 
 _NATIVE = frozenset(
@@ -166,7 +177,7 @@ _NATIVE = frozenset(
         _ENCAPSULATED_UNCOMPRESSED,
     }
 )
-_DECODERS: dict[str, Callable[[EncodedFrame], Stored]] = {
+_DECODERS: dict[str, Callable[[EncodedFrame], StoredValues]] = {
     uid.RLELossless: _rle,
     uid.JPEGBaseline8Bit: _jpeg,
     uid.JPEGExtended12Bit: _jpeg,

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from edge_agent.core.radiograph import ImageWarning, Radiograph, Spacing
 from edge_agent.core.study_context import StudyContext
-from edge_agent.imaging.colour import RGB, luminance
+from edge_agent.imaging.colour import RGB, compute_luminance
 from edge_agent.imaging.dicom import acceptance, pixel_data, tags
 from edge_agent.imaging.dicom.header import DicomHeader
-from edge_agent.imaging.dicom.luts import palette_of, presentation_of
-from edge_agent.imaging.dicom.parser import DicomFile, parse
+from edge_agent.imaging.dicom.luts import read_palette, read_presentation
+from edge_agent.imaging.dicom.parser import DicomFile, parse_dicom
 from edge_agent.imaging.errors import (
-    corrupt,
-    multi_frame,
-    refused,
-    truncated,
-    unsupported_pixels,
-    unsupported_syntax,
+    corrupt_error,
+    make_refusal,
+    multi_frame_error,
+    truncated_error,
+    unsupported_pixels_error,
+    unsupported_syntax_error,
 )
-from edge_agent.imaging.letterbox import inner_size, resize
+from edge_agent.imaging.letterbox import compute_inner_size, resize
 from edge_agent.imaging.limits import Limits
 from edge_agent.imaging.pixel_format import PixelFormat
-from edge_agent.imaging.polarity import looks_inverted
+from edge_agent.imaging.polarity import is_likely_inverted
 from hilum.codes import ErrorCode, WarningCode
 
 _MONOCHROME = frozenset({"MONOCHROME1", "MONOCHROME2"})
@@ -38,27 +38,27 @@ def read_dicom(
     Raises:
         StudyImageRefused: any of its codes but EMPTY_FILE.
     """
-    file = parse(data, limits)
+    file = parse_dicom(data, limits)
     header = DicomHeader(file.elements)
     _check_is_image(file, header)
-    acceptance.check_kind(header)
+    acceptance.check_header(header)
     _check_single_frame(header)
-    form = pixel_format(header)
+    form = read_pixel_format(header)
     limits.check(form.rows, form.columns)
     _check_readable(file, form)
     radiograph = _radiograph(file, header, form, fit)
-    return radiograph, study_context(header)
+    return radiograph, read_study_context(header)
 
 
 def _check_is_image(file: DicomFile, header: DicomHeader) -> None:
     if file.float_pixels:
-        raise unsupported_pixels("floating point numbers")
+        raise unsupported_pixels_error("floating point numbers")
     if file.native is not None or file.fragments is not None:
         return
     sop_class = header.text(tags.SOP_CLASS_UID)
-    if tags.ROWS in header or acceptance.is_radiograph(sop_class):
-        raise truncated("there are no pixel data")
-    raise refused(
+    if tags.ROWS in header or acceptance.is_radiograph_class(sop_class):
+        raise truncated_error("there are no pixel data")
+    raise make_refusal(
         ErrorCode.NOT_AN_IMAGE,
         "This DICOM file holds no picture.",
         "Send the radiograph itself, not a directory, report or presentation state.",
@@ -68,10 +68,10 @@ def _check_is_image(file: DicomFile, header: DicomHeader) -> None:
 def _check_single_frame(header: DicomHeader) -> None:
     frames = header.decimals(tags.NUMBER_OF_FRAMES)
     if frames and frames[0] > 1:
-        raise multi_frame(f"{frames[0]:.0f} frames")
+        raise multi_frame_error(f"{frames[0]:.0f} frames")
 
 
-def pixel_format(header: DicomHeader) -> PixelFormat:
+def read_pixel_format(header: DicomHeader) -> PixelFormat:
     """The image pixel module, checked for contradictions.
 
     Raises:
@@ -91,11 +91,11 @@ def pixel_format(header: DicomHeader) -> PixelFormat:
         photometric=header.text(tags.PHOTOMETRIC_INTERPRETATION).upper(),
     )
     if bits_allocated not in {8, 16}:
-        raise unsupported_pixels(f"{bits_allocated} bits allocated")
+        raise unsupported_pixels_error(f"{bits_allocated} bits allocated")
     if not 1 <= bits_stored <= bits_allocated:
-        raise corrupt("more bits are stored than allocated")
+        raise corrupt_error("more bits are stored than allocated")
     if not bits_stored - 1 <= form.high_bit < bits_allocated:
-        raise corrupt("its highest bit lies outside of its pixels")
+        raise corrupt_error("its highest bit lies outside of its pixels")
     _check_photometric(form)
     return form
 
@@ -106,47 +106,49 @@ def _check_photometric(form: PixelFormat) -> None:
     elif form.photometric in RGB | _LUMINANCE:
         expected = 3
     elif not form.photometric:
-        raise corrupt("it does not say how its pixels are to be shown")
+        raise corrupt_error("it does not say how its pixels are to be shown")
     else:
-        raise unsupported_pixels("their photometric interpretation is none of a radiograph's")
+        raise unsupported_pixels_error("their photometric interpretation is none of a radiograph's")
     if form.samples != expected:
-        raise corrupt("its colours do not fit its samples per pixel")
+        raise corrupt_error("its colours do not fit its samples per pixel")
     if expected != 1 and form.signed:
-        raise unsupported_pixels("signed colours")
+        raise unsupported_pixels_error("signed colours")
 
 
 def _check_readable(file: DicomFile, form: PixelFormat) -> None:
-    if not pixel_data.supported(file.syntax):
-        raise unsupported_syntax(f"transfer syntax {pixel_data.syntax_name(file.syntax)}")
+    if not pixel_data.is_supported(file.syntax):
+        raise unsupported_syntax_error(
+            f"transfer syntax {pixel_data.name_transfer_syntax(file.syntax)}"
+        )
     if form.bits_stored < _MIN_BITS and form.photometric in _MONOCHROME:
-        raise unsupported_pixels(f"{form.bits_stored} bits stored")
+        raise unsupported_pixels_error(f"{form.bits_stored} bits stored")
 
 
 def _radiograph(
     file: DicomFile, header: DicomHeader, form: PixelFormat, fit: tuple[int, int] | None
 ) -> Radiograph:
-    size = inner_size(form.rows, form.columns, fit)
+    size = compute_inner_size(form.rows, form.columns, fit)
     estimated = False
     if form.photometric in _MONOCHROME:
-        presentation = presentation_of(header, form)
+        presentation = read_presentation(header, form)
         # Padding can be told from the picture only where both have their full size.
         small_enough = size if presentation.padding is None else None
-        stored = pixel_data.decode(file, form, small_enough)
+        stored = pixel_data.decode_pixel_data(file, form, small_enough)
         estimated = presentation.voi is None
         pixels = presentation.show(stored, *size)
     else:
-        stored = pixel_data.decode(file, form, None)
+        stored = pixel_data.decode_pixel_data(file, form, None)
         if form.photometric == _PALETTE:
-            pixels = palette_of(header).show(stored)
+            pixels = read_palette(header).show(stored)
         else:
-            pixels = luminance(stored, form.photometric, form.bits_stored)
+            pixels = compute_luminance(stored, form.photometric, form.bits_stored)
         pixels = resize(pixels, *size)
-    view = acceptance.view_position(header)
+    view = acceptance.read_view_position(header)
     found: list[ImageWarning | None] = [
-        acceptance.view_warning(view),
-        acceptance.warn(WarningCode.MISSING_WINDOW) if estimated else None,
-        acceptance.burned_in_warning(header),
-        acceptance.warn(WarningCode.LOOKS_INVERTED) if looks_inverted(pixels) else None,
+        acceptance.warn_about_view(view),
+        acceptance.make_warning(WarningCode.MISSING_WINDOW) if estimated else None,
+        acceptance.warn_about_burned_in_text(header),
+        acceptance.make_warning(WarningCode.LOOKS_INVERTED) if is_likely_inverted(pixels) else None,
     ]
     return Radiograph(
         pixels=pixels,
@@ -173,7 +175,7 @@ def _spacing(header: DicomHeader) -> Spacing | None:
     return None
 
 
-def study_context(header: DicomHeader) -> StudyContext:
+def read_study_context(header: DicomHeader) -> StudyContext:
     """What only the site may know; broken values count as absent."""
     return StudyContext(
         patient_id=header.text(tags.PATIENT_ID),

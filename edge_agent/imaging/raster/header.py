@@ -30,7 +30,7 @@ class RasterHeader:
     inverse: bool = False
 
 
-def grey_of(pixels: NDArray[Any]) -> NDArray[Any]:
+def convert_to_grey(pixels: NDArray[Any]) -> NDArray[Any]:
     """Grey of shape (H, W) from (H, W) or (H, W, 1-4); alpha is laid on black; dtype kept."""
     if pixels.ndim == _GREY_AXES:
         return pixels

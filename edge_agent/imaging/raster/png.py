@@ -9,15 +9,15 @@ from typing import Any
 import imagecodecs
 from numpy.typing import NDArray
 
-from edge_agent.imaging.codecs.call import decoded
-from edge_agent.imaging.errors import check_shape, corrupt, multi_frame, truncated
+from edge_agent.imaging.codecs.call import call_decoder
+from edge_agent.imaging.errors import check_shape, corrupt_error, multi_frame_error, truncated_error
 from edge_agent.imaging.raster import tiff_directory
-from edge_agent.imaging.raster.header import RasterHeader, grey_of
+from edge_agent.imaging.raster.header import RasterHeader, convert_to_grey
 
 _MAX_CHUNKS = 200_000
 
 
-def declare_png(data: memoryview) -> RasterHeader:
+def parse_png(data: memoryview) -> RasterHeader:
     """Read a PNG file's declaration.
 
     Raises:
@@ -28,20 +28,20 @@ def declare_png(data: memoryview) -> RasterHeader:
     for kind, body in _chunks(data):
         if kind == b"IHDR":
             if header:  # The decoder would go by the first one.
-                raise corrupt("the PNG has two headers")
+                raise corrupt_error("the PNG has two headers")
             header = struct.unpack_from(">LLBB", body.ljust(10, b"\0"))
         elif kind == b"acTL":
-            raise multi_frame("an animated PNG")
+            raise multi_frame_error("an animated PNG")
         elif kind == b"eXIf":
             exif = body
     if not header:
-        raise corrupt("the PNG has no header")
+        raise corrupt_error("the PNG has no header")
     columns, rows, bits, colour = header
     return RasterHeader(
         rows,
         columns,
         bits,
-        tiff_directory.exif_orientation(exif),
+        tiff_directory.read_exif_orientation(exif),
         "GREY" if colour in {0, 4} else "COLOUR",
         lambda _size: _decoded(data, rows, columns),
     )
@@ -63,10 +63,10 @@ def _chunks(data: memoryview) -> Iterator[tuple[bytes, bytes]]:
         if kind != b"IDAT":
             yield kind, bytes(data[position + 8 : end - 4])
         position = end
-    raise truncated("the PNG has no end")
+    raise truncated_error("the PNG has no end")
 
 
 def _decoded(data: memoryview, rows: int, columns: int) -> NDArray[Any]:
-    pixels: NDArray[Any] = decoded(imagecodecs.png_decode, data)
+    pixels: NDArray[Any] = call_decoder(imagecodecs.png_decode, data)
     check_shape(pixels, rows, columns)
-    return grey_of(pixels)
+    return convert_to_grey(pixels)

@@ -13,21 +13,21 @@ import numpy as np
 
 from edge_agent.core.radiograph import ImageFormat, Radiograph
 from edge_agent.imaging.dicom import acceptance
-from edge_agent.imaging.letterbox import inner_size, resize
+from edge_agent.imaging.letterbox import compute_inner_size, resize
 from edge_agent.imaging.limits import Limits
-from edge_agent.imaging.orientation import TRANSPOSING, upright
-from edge_agent.imaging.polarity import looks_inverted
+from edge_agent.imaging.orientation import TRANSPOSING, undo_orientation
+from edge_agent.imaging.polarity import is_likely_inverted
 from edge_agent.imaging.presentation import Presentation
 from edge_agent.imaging.raster.header import RasterHeader, Size
-from edge_agent.imaging.raster.jpeg import declare_jpeg
-from edge_agent.imaging.raster.png import declare_png
-from edge_agent.imaging.raster.tiff import declare_tiff
+from edge_agent.imaging.raster.jpeg import parse_jpeg
+from edge_agent.imaging.raster.png import parse_png
+from edge_agent.imaging.raster.tiff import parse_tiff
 from hilum.codes import WarningCode
 
 _DECLARE: Final[dict[str, Callable[[memoryview], RasterHeader]]] = {
-    "jpeg": declare_jpeg,
-    "png": declare_png,
-    "tiff": declare_tiff,
+    "jpeg": parse_jpeg,
+    "png": parse_png,
+    "tiff": parse_tiff,
 }
 
 
@@ -45,19 +45,19 @@ def read_raster(
     rows, columns = declared.rows, declared.columns
     if turned:
         rows, columns = columns, rows
-    size = inner_size(rows, columns, fit)
+    size = compute_inner_size(rows, columns, fit)
     stored_size = size[::-1] if turned else size
     decoded = declared.decode(stored_size)
-    warnings = [acceptance.warn(WarningCode.UNKNOWN_VIEW)]
+    warnings = [acceptance.make_warning(WarningCode.UNKNOWN_VIEW)]
     if decoded.dtype == np.uint8:
         pixels = resize(decoded, *stored_size)
         pixels = 255 - pixels if declared.inverse else pixels
     else:
         pixels = Presentation(inverse=declared.inverse).show(decoded, *stored_size)
-        warnings.append(acceptance.warn(WarningCode.MISSING_WINDOW))
-    pixels = np.ascontiguousarray(upright(pixels, declared.orientation))
-    if looks_inverted(pixels):
-        warnings.append(acceptance.warn(WarningCode.LOOKS_INVERTED))
+        warnings.append(acceptance.make_warning(WarningCode.MISSING_WINDOW))
+    pixels = np.ascontiguousarray(undo_orientation(pixels, declared.orientation))
+    if is_likely_inverted(pixels):
+        warnings.append(acceptance.make_warning(WarningCode.LOOKS_INVERTED))
     return Radiograph(
         pixels=pixels,
         rows=rows,

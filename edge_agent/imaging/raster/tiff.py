@@ -9,20 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.imaging.codecs import jpeg_markers
-from edge_agent.imaging.codecs.call import decoded
-from edge_agent.imaging.codecs.jpeg_turbo import decode_jpeg8, is_jpeg8
+from edge_agent.imaging.codecs.call import call_decoder
+from edge_agent.imaging.codecs.jpeg_turbo import decode_with_turbojpeg, is_turbojpeg_supported
 from edge_agent.imaging.colour import PaletteTable
 from edge_agent.imaging.errors import (
     check_shape,
-    corrupt,
-    multi_frame,
-    truncated,
-    unsupported_pixels,
-    unsupported_syntax,
+    corrupt_error,
+    multi_frame_error,
+    truncated_error,
+    unsupported_pixels_error,
+    unsupported_syntax_error,
 )
-from edge_agent.imaging.orientation import flipped
+from edge_agent.imaging.orientation import undo_flips
 from edge_agent.imaging.raster import tiff_directory
-from edge_agent.imaging.raster.header import RasterHeader, grey_of
+from edge_agent.imaging.raster.header import RasterHeader, convert_to_grey
 
 _WHITE_IS_ZERO, _PALETTE = 0, 3
 _JPEG, _CMYK, _YCBCR = 7, 5, 6
@@ -37,7 +37,7 @@ _MAX_TILE = 1 << 26
 _TAIL, _BLOCKS = 16, 16
 
 
-def declare_tiff(data: memoryview) -> RasterHeader:
+def parse_tiff(data: memoryview) -> RasterHeader:
     """Read a TIFF file's declaration.
 
     Raises:
@@ -69,32 +69,32 @@ def _check_single(data: memoryview, page: tiff_directory.Directory) -> None:
             return
         page = tiff_directory.read_directory(data, following)
         if not page.first(tiff_directory.SUBFILE_TYPE) & _NOT_A_PAGE:
-            raise multi_frame("a TIFF file of several pages")
+            raise multi_frame_error("a TIFF file of several pages")
         following = page.following
-    raise multi_frame("a TIFF file of many pages")
+    raise multi_frame_error("a TIFF file of many pages")
 
 
 def _check_pixels(page: tiff_directory.Directory) -> None:
     compression = page.first(tiff_directory.COMPRESSION, 1)
     if compression not in _COMPRESSIONS:
-        raise unsupported_syntax(f"TIFF compression {compression}")
+        raise unsupported_syntax_error(f"TIFF compression {compression}")
     if page.first(tiff_directory.PHOTOMETRIC, 1) not in _PHOTOMETRICS:
-        raise unsupported_pixels("their photometric interpretation is none of a radiograph's")
+        raise unsupported_pixels_error("their photometric interpretation is none of a radiograph's")
     if set(page.values.get(tiff_directory.SAMPLE_FORMAT, (_UNSIGNED,))) != {_UNSIGNED}:
-        raise unsupported_pixels("signed or floating point numbers")
+        raise unsupported_pixels_error("signed or floating point numbers")
     bits = set(page.values.get(tiff_directory.BITS, (1,)))
     if bits not in ({8}, {16}):
-        raise unsupported_pixels("other than 8 or 16 bits each")
+        raise unsupported_pixels_error("other than 8 or 16 bits each")
     if not 1 <= page.first(tiff_directory.SAMPLES, 1) <= _MAX_SAMPLES:
-        raise unsupported_pixels("more channels than a picture has")
+        raise unsupported_pixels_error("more channels than a picture has")
     if page.first(tiff_directory.TILE_WIDTH) * page.first(tiff_directory.TILE_HEIGHT) > _MAX_TILE:
-        raise corrupt("its tiles are larger than any picture")
+        raise corrupt_error("its tiles are larger than any picture")
 
 
 def _check_extent(page: tiff_directory.Directory, size: int) -> None:
     """Make sure that all strips or tiles lie inside of the file."""
     if any(offset + max(count, 1) > size for offset, count in _extents(page)):
-        raise truncated("part of the TIFF's picture lies beyond the end")
+        raise truncated_error("part of the TIFF's picture lies beyond the end")
 
 
 def _extents(page: tiff_directory.Directory) -> list[tuple[int, int]]:
@@ -110,7 +110,7 @@ def _extents(page: tiff_directory.Directory) -> list[tuple[int, int]]:
         or ()
     )
     if not offsets:
-        raise corrupt("the TIFF does not say where its picture lies")
+        raise corrupt_error("the TIFF does not say where its picture lies")
     counts = counts if len(counts) == len(offsets) else (0,) * len(offsets)
     return list(zip(offsets, counts, strict=True))
 
@@ -138,11 +138,11 @@ def _check_jpeg(data: memoryview, page: tiff_directory.Directory) -> None:
         stream = tables + part.removeprefix(jpeg_markers.START) if tables else part
         if jpeg_markers.END not in stream[-_TAIL:]:
             stream += jpeg_markers.END  # As libtiff does where the writer did not.
-        facts = jpeg_markers.read_jpeg(stream)
+        facts = jpeg_markers.read_jpeg_header(stream)
         if facts.rows > rows or facts.columns > columns:
-            raise corrupt("a part of the TIFF's picture is larger than declared")
-        if is_jpeg8(facts):
-            decode_jpeg8(stream, facts)
+            raise corrupt_error("a part of the TIFF's picture is larger than declared")
+        if is_turbojpeg_supported(facts):
+            decode_with_turbojpeg(stream, facts)
 
 
 def _parts(page: tiff_directory.Directory) -> tuple[int, int, int]:
@@ -163,7 +163,7 @@ def _parts(page: tiff_directory.Directory) -> tuple[int, int, int]:
 def _decoded(data: memoryview, page: tiff_directory.Directory) -> NDArray[Any]:
     if page.first(tiff_directory.COMPRESSION, 1) == _JPEG:
         _check_jpeg(data, page)
-    pixels: NDArray[Any] = decoded(imagecodecs.tiff_decode, data)
+    pixels: NDArray[Any] = call_decoder(imagecodecs.tiff_decode, data)
     samples = page.first(tiff_directory.SAMPLES, 1)
     if (
         pixels.ndim > _GREY_AXES
@@ -173,18 +173,18 @@ def _decoded(data: memoryview, page: tiff_directory.Directory) -> NDArray[Any]:
         pixels = np.ascontiguousarray(pixels.transpose(1, 2, 0))
     check_shape(pixels, page.first(tiff_directory.HEIGHT), page.first(tiff_directory.WIDTH))
     if _by_rgba(page):
-        pixels = flipped(
+        pixels = undo_flips(
             pixels, page.first(tiff_directory.ORIENTATION, 1)
         )  # As it is stored again.
     photometric = page.first(tiff_directory.PHOTOMETRIC, 1)
     if photometric == _PALETTE and pixels.ndim == _GREY_AXES:
         return _looked_up(pixels, page)
     # libtiff has turned CMYK and YCbCr into RGB.
-    return grey_of(pixels)
+    return convert_to_grey(pixels)
 
 
 def _looked_up(pixels: NDArray[Any], page: tiff_directory.Directory) -> NDArray[np.uint8]:
     colours = np.array(page.values.get(tiff_directory.COLOUR_MAP, ()), np.float64)
     if len(colours) != 3 << page.first(tiff_directory.BITS, 1):
-        raise corrupt("the TIFF's palette is shorter than described")
+        raise corrupt_error("the TIFF's palette is shorter than described")
     return PaletteTable.of(0, *colours.reshape(3, -1)).show(pixels)

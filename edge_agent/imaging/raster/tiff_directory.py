@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass
 
 from edge_agent.errors import StudyImageRefused
-from edge_agent.imaging.errors import corrupt, truncated, unsupported_syntax
+from edge_agent.imaging.errors import corrupt_error, truncated_error, unsupported_syntax_error
 
 SUBFILE_TYPE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 256, 257, 258, 259, 262
 STRIP_OFFSETS, ORIENTATION, SAMPLES, STRIP_ROWS, STRIP_BYTES, PLANAR = 273, 274, 277, 278, 279, 284
@@ -49,18 +49,18 @@ def read_directory(data: memoryview, offset: int | None = None) -> Directory:
         StudyImageRefused: TRUNCATED, CORRUPT, or UNSUPPORTED_SYNTAX for BigTIFF.
     """
     if len(data) < _HEADER_BYTES:
-        raise truncated("the TIFF header has no end")
+        raise truncated_error("the TIFF header has no end")
     order = "<" if bytes(data[:2]) == b"II" else ">"
     version, first = struct.unpack_from(order + "HL", data, 2)
     if version != _CLASSIC:
-        raise unsupported_syntax("BigTIFF")
+        raise unsupported_syntax_error("BigTIFF")
     position = first if offset is None else offset
     if position + 2 > len(data):
-        raise truncated("the TIFF directory lies beyond the end")
+        raise truncated_error("the TIFF directory lies beyond the end")
     (count,) = struct.unpack_from(order + "H", data, position)
     end = position + 2 + count * _ENTRY_BYTES
     if end + 4 > len(data):
-        raise truncated("the TIFF directory has no end")
+        raise truncated_error("the TIFF directory has no end")
     values: dict[int, tuple[int, ...]] = {}
     for entry in range(position + 2, end, _ENTRY_BYTES):
         tag, kind, number = struct.unpack_from(order + "HHL", data, entry)
@@ -68,23 +68,23 @@ def read_directory(data: memoryview, offset: int | None = None) -> Directory:
             continue
         if tag in values or kind not in _TYPES or not number:
             # Which one holds, and whether it does, decoders do not agree about.
-            raise corrupt("a TIFF element stands there twice, or is no whole number")
+            raise corrupt_error("a TIFF element stands there twice, or is no whole number")
         values[tag] = _values(data, order, entry + 8, _TYPES[kind], number)
     return Directory(values, *struct.unpack_from(order + "L", data, end))
 
 
 def _values(data: memoryview, order: str, at: int, kind: str, number: int) -> tuple[int, ...]:
     if number > _MAX_VALUES:
-        raise corrupt("a TIFF element has too many values")
+        raise corrupt_error("a TIFF element has too many values")
     layout = f"{order}{number}{kind}"
     if struct.calcsize(layout) > _INLINE_BYTES:
         (at,) = struct.unpack_from(order + "L", data, at)
     if at + struct.calcsize(layout) > len(data):
-        raise truncated("a TIFF element lies beyond the end")
+        raise truncated_error("a TIFF element lies beyond the end")
     return struct.unpack_from(layout, data, at)
 
 
-def exif_orientation(exif: bytes) -> int:
+def read_exif_orientation(exif: bytes) -> int:
     """EXIF's orientation, 1 to 8; 1 where there is none that can be read."""
     if not is_tiff(exif):
         return 1

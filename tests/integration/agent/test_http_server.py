@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from edge_agent.core.request_origin import page_names
+from edge_agent.core.request_origin import parse_trusted_hosts
 from edge_agent.errors import ConfigInvalid
 from edge_agent.security.tls import TlsFiles, load_tls
 from edge_agent.serving.http.endpoints import HttpLimits
@@ -152,7 +152,9 @@ async def test_speaks_tls_where_told(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     issued = authority.server()
     tls = load_tls(TlsFiles(issued.certificate, issued.key), datetime.now(UTC))
-    server = HttpServer(http_app(names=page_names("https")), host="127.0.0.1", port=0, tls=tls)
+    server = HttpServer(
+        http_app(names=parse_trusted_hosts("https")), host="127.0.0.1", port=0, tls=tls
+    )
     origin = f"https://127.0.0.1:{await server.start()}"
     trusting = ssl.create_default_context(cafile=authority.certificate)
     async with httpx.AsyncClient(base_url=origin, verify=trusting) as client:

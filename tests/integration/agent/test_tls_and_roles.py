@@ -17,7 +17,7 @@ import uvicorn
 from edge_agent.audit.log import AuditLog
 from edge_agent.audit.segments import segments
 from edge_agent.audit.verify import verify
-from edge_agent.core.audit_chain import access_event
+from edge_agent.core.audit_chain import make_access_event
 from edge_agent.core.authorization import Action, Denied, Role, check_listeners
 from edge_agent.security.api_keys import ApiKeyStore, IssuedKey, add_key
 from edge_agent.security.authentication import (
@@ -68,7 +68,7 @@ class Site:
         """What a face does for a detection: decide, refuse or answer, log."""
         self.log.require()
         who = gate.decide(Action.DETECT, caller)
-        self.log.record(access_event(who, Action.DETECT))
+        self.log.record(make_access_event(who, Action.DETECT))
         return who.reason if isinstance(who, Denied) else who.actor
 
     def logged(self) -> list[tuple[str, str, str]]:

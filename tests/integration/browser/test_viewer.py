@@ -23,7 +23,7 @@ from edge_agent.core.authorization import (
     Denied,
     Principal,
     Role,
-    decide,
+    authorize,
 )
 from edge_agent.security.authentication import ClientCredentials
 from edge_agent.serving.http.access import HttpAccessControl
@@ -434,7 +434,7 @@ class TestRefusals:
                 if caller.key == "sesame":
                     return Principal("key:0123456789", Role.CLINIC)
                 if caller.key == "viewer":
-                    return decide(action, Principal("key:9876543210", Role.VIEWER))
+                    return authorize(action, Principal("key:9876543210", Role.VIEWER))
                 return Denied(DenialReason.NO_CREDENTIAL)
 
         def guarded() -> FastAPI:

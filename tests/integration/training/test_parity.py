@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils.nms import non_max_suppression
 
-from edge_agent.core.findings import Finding, findings_from
+from edge_agent.core.findings import Finding, decode_findings
 from edge_agent.core.geometry import Letterbox
 from edge_agent.engines.bundle import Bundle, starter_bundle_path
 from edge_agent.engines.golden import read_picture
 from edge_agent.engines.runtimes.openvino import OpenVinoEngine, OpenVinoOptions
 from edge_agent.imaging import read_study
-from edge_agent.imaging.letterbox import letterbox
+from edge_agent.imaging.letterbox import apply_letterbox
 from hilum.catalog import CATALOG
 from hilum.manifest import HeadSpec, InputSpec
 from tests.support.engines import bundles
@@ -61,7 +61,7 @@ def by_ultralytics(model: DetectionModel, pixels: NDArray[np.uint8], head: HeadS
 
 def by_hilum(engine: OpenVinoEngine, pixels: NDArray[np.uint8], head: HeadSpec) -> list[Row]:
     height, width = pixels.shape
-    found = findings_from(
+    found = decode_findings(
         engine.infer(pixels[None, None])[0],
         Letterbox.fit(height, width, height, width),
         head,
@@ -124,7 +124,7 @@ def test_the_starter_on_a_real_radiograph(starter: Bundle, rg1: bytes) -> None:
     spec = starter.manifest.input
     radiograph = read_study(rg1)[0]
     fit = Letterbox.fit(radiograph.rows, radiograph.columns, spec.height, spec.width)
-    pixels = letterbox(radiograph.pixels, fit, spec.pad_value)
+    pixels = apply_letterbox(radiograph.pixels, fit, spec.pad_value)
     engine = OpenVinoEngine(starter, starter.variant("openvino-fp32"), F32)
     theirs = by_ultralytics(detector_of(starter), pixels, starter.manifest.head)
     assert theirs

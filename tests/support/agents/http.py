@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from edge_agent.core.findings import BOX_ROWS
-from edge_agent.core.request_origin import page_names
+from edge_agent.core.request_origin import parse_trusted_hosts
 from edge_agent.decoding.decoder import ThreadDecoder
 from edge_agent.engines.base import Pixels, RawOutputs
 from edge_agent.imaging import Limits
@@ -78,7 +78,7 @@ def http_app(serves: Serves | None = None, /, **changes: Any) -> FastAPI:
         "readiness": lambda: "",
         "metrics": lambda: b"# TYPE up gauge\nup 1\n",
         "access": HttpAccessControl(Authenticator("HTTP", "127.0.0.1", tls=False)),
-        "names": page_names("http"),
+        "names": parse_trusted_hosts("http"),
         "limits": HttpLimits(),
     }
     return create_http_app(**(given | changes))

@@ -13,7 +13,7 @@ import pytest
 from edge_agent.audit.log import AuditLimits, AuditLog
 from edge_agent.audit.segments import ANCHOR, lines_of, recover, segments
 from edge_agent.audit.verify import verify
-from edge_agent.core.audit_chain import Marker, access_event
+from edge_agent.core.audit_chain import Marker, make_access_event
 from edge_agent.core.authorization import LOOPBACK, Action, DenialReason, Denied, Principal, Role
 from edge_agent.errors import AuditUnavailable, ConfigInvalid
 from hilum.codes import ErrorCode
@@ -69,7 +69,7 @@ def actions(folder: Path) -> list[object]:
 
 def detect(log: AuditLog, number: int = 0) -> None:
     log.require()
-    log.record(access_event(CLINIC, Action.DETECT, request=f"{number:08x}"))
+    log.record(make_access_event(CLINIC, Action.DETECT, request=f"{number:08x}"))
 
 
 def test_accesses_are_there_after_a_clean_stop(
@@ -77,8 +77,8 @@ def test_accesses_are_there_after_a_clean_stop(
 ) -> None:
     log = reopen()
     detect(log)
-    log.record(access_event(STRANGER, Action.PAGE))
-    log.record(access_event(LOOPBACK, Action.DETECT, ErrorCode.TOO_SMALL))
+    log.record(make_access_event(STRANGER, Action.PAGE))
+    log.record(make_access_event(LOOPBACK, Action.DETECT, ErrorCode.TOO_SMALL))
     assert log.close() == 0
     assert [(e["action"], e["actor"], e["role"], e["outcome"]) for e in entries(folder)] == [
         ("log_opened", "agent", "", "ok"),
@@ -443,7 +443,7 @@ def test_after_closing_nothing_is_granted(reopen: Callable[..., AuditLog]) -> No
     assert log.close() == 0
     with pytest.raises(AuditUnavailable):
         log.require()
-    log.record(access_event(CLINIC, Action.DETECT))
+    log.record(make_access_event(CLINIC, Action.DETECT))
     assert log.status.lost == 1
 
 
@@ -476,12 +476,12 @@ def test_a_flood_of_denials_is_counted_not_listed(
     clock = Clock()
     log = reopen(clock=clock, denials_burst=10, denials_per_s=1)
     for _ in range(1000):
-        log.record(access_event(STRANGER, Action.DETECT))
+        log.record(make_access_event(STRANGER, Action.DETECT))
     detect(log)
     clock.now_s = 5.0
     detect(log)
     for _ in range(10):
-        log.record(access_event(STRANGER, Action.DETECT))
+        log.record(make_access_event(STRANGER, Action.DETECT))
     assert log.close() == 0
     listed = [(e["action"], e["outcome"], e["count"]) for e in entries(folder)]
     denied = ("detect", "unknown_credential", 1)

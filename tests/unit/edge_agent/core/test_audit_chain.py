@@ -10,10 +10,10 @@ from edge_agent.core.audit_chain import (
     ChainHead,
     DenialTokenBucket,
     Marker,
-    access_event,
-    add,
-    follow,
-    read_line,
+    append_entry,
+    make_access_event,
+    parse_entry,
+    verify_entry,
 )
 from edge_agent.core.authorization import Action, DenialReason, Denied, Principal, Role
 from hilum.codes import ErrorCode
@@ -23,10 +23,10 @@ CLINIC = Principal("key:0123456789", Role.CLINIC)
 
 
 def test_a_line_holds_what_the_event_says_and_nothing_else() -> None:
-    event = access_event(
+    event = make_access_event(
         CLINIC, Action.DETECT, ErrorCode.OVERLOADED, request="ab12", bundle="c0ffee" * 10
     )
-    line, link = add(ChainHead(7, "f" * 64), NOON, event)
+    line, link = append_entry(ChainHead(7, "f" * 64), NOON, event)
     assert json.loads(line) == {
         "seq": 7,
         "utc": "2026-05-04T12:00:00.000000+00:00",
@@ -46,13 +46,15 @@ def test_a_line_holds_what_the_event_says_and_nothing_else() -> None:
 
 def test_times_are_told_in_utc() -> None:
     here = NOON.astimezone(timezone(timedelta(hours=9)))
-    assert add(GENESIS, here, AuditEvent(Marker.OPENED)) == add(
+    assert append_entry(GENESIS, here, AuditEvent(Marker.OPENED)) == append_entry(
         GENESIS, NOON, AuditEvent(Marker.OPENED)
     )
 
 
 def test_a_denial_brings_its_own_outcome_and_no_role() -> None:
-    event = access_event(Denied(DenialReason.EXPIRED_CREDENTIAL, "key:0123456789"), Action.DETECT)
+    event = make_access_event(
+        Denied(DenialReason.EXPIRED_CREDENTIAL, "key:0123456789"), Action.DETECT
+    )
     assert (event.outcome, event.actor, event.role) == (
         DenialReason.EXPIRED_CREDENTIAL,
         "key:0123456789",
@@ -97,13 +99,13 @@ def test_free_text_has_no_way_in(field: str, value: object) -> None:
 )
 def test_actors_that_can_be_logged(actor: str) -> None:
     event = AuditEvent(Action.DETECT, actor=actor)
-    assert json.loads(add(GENESIS, NOON, event)[0])["actor"] == actor
+    assert json.loads(append_entry(GENESIS, NOON, event)[0])["actor"] == actor
 
 
 def chain(count: int) -> list[bytes]:
     lines, link = [], GENESIS
     for number in range(count):
-        line, link = add(link, NOON, AuditEvent(Action.DETECT, request=f"{number:04x}"))
+        line, link = append_entry(link, NOON, AuditEvent(Action.DETECT, request=f"{number:04x}"))
         lines.append(line)
     return lines
 
@@ -112,20 +114,22 @@ def test_a_chain_is_followed_from_its_start() -> None:
     link: ChainHead | str = GENESIS
     for line in chain(3):
         assert isinstance(link, ChainHead)
-        link = follow(link, line)
+        link = verify_entry(link, line)
     assert isinstance(link, ChainHead)
     assert link.count == 3
 
 
 def test_what_is_wrong_is_told_apart() -> None:
     first, second, third = chain(3)
-    after_first = follow(GENESIS, first)
+    after_first = verify_entry(GENESIS, first)
     assert isinstance(after_first, ChainHead)
-    assert follow(after_first, third) == "entries 1 to 1 are missing before it"
-    assert follow(after_first, first) == "it is entry 0 where entry 1 belongs"
-    assert follow(ChainHead(1, "0" * 64), second) == "it does not continue the entry before it"
+    assert verify_entry(after_first, third) == "entries 1 to 1 are missing before it"
+    assert verify_entry(after_first, first) == "it is entry 0 where entry 1 belongs"
+    assert (
+        verify_entry(ChainHead(1, "0" * 64), second) == "it does not continue the entry before it"
+    )
     changed = second.replace(b"detect", b"metric")
-    assert follow(after_first, changed) == "the line was changed: its hash does not fit it"
+    assert verify_entry(after_first, changed) == "the line was changed: its hash does not fit it"
 
 
 @pytest.mark.parametrize(
@@ -134,7 +138,7 @@ def test_what_is_wrong_is_told_apart() -> None:
 )
 def test_a_right_hash_over_something_else_is_no_entry(body: bytes) -> None:
     line = body + b',"hash":"' + hashlib.sha256(body).hexdigest().encode() + b'"}\n'
-    assert read_line(line) is None
+    assert parse_entry(line) is None
 
 
 def test_denials_are_listed_up_to_a_rate() -> None:

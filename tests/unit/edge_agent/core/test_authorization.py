@@ -9,11 +9,11 @@ from edge_agent.core.authorization import (
     Listener,
     Principal,
     Role,
+    authorize,
     check_listeners,
-    decide,
-    identify,
+    identify_caller,
     is_loopback,
-    may,
+    is_permitted,
 )
 from edge_agent.errors import ConfigInvalid, Forbidden, Unauthenticated
 from hilum.codes import ErrorCode
@@ -30,7 +30,7 @@ def test_each_role_may_all_that_the_ones_before_it_may() -> None:
 
 def test_the_table_of_rights() -> None:
     viewer = {"health", "model", "metrics", "page"}
-    assert {role: {a.value for a in Action if may(role, a)} for role in Role} == {
+    assert {role: {a.value for a in Action if is_permitted(role, a)} for role in Role} == {
         Role.VIEWER: viewer,
         Role.CLINIC: viewer | {"detect"},
         Role.ADMIN: viewer | {"detect", "administer"},
@@ -64,10 +64,12 @@ def test_what_counts_as_loopback(host: str, expected: bool) -> None:
 
 
 def test_loopback_without_credentials_is_open_to_the_box_itself() -> None:
-    who = identify(Listener("gRPC", "127.0.0.1"), key=None, certificate=None, peer_host="127.0.0.1")
+    who = identify_caller(
+        Listener("gRPC", "127.0.0.1"), key=None, certificate=None, peer_host="127.0.0.1"
+    )
     assert who == LOOPBACK
-    assert decide(Action.DETECT, who) == LOOPBACK
-    assert decide(Action.ADMINISTER, who) == Denied(
+    assert authorize(Action.DETECT, who) == LOOPBACK
+    assert authorize(Action.ADMINISTER, who) == Denied(
         DenialReason.ROLE_TOO_LOW, "loopback", "clinic may not: administer"
     )
 
@@ -91,13 +93,13 @@ def test_loopback_without_credentials_is_open_to_the_box_itself() -> None:
 def test_without_a_credential_all_else_is_closed(
     listener: Listener, peer: str, forwarded: bool, reason: DenialReason
 ) -> None:
-    who = identify(listener, key=None, certificate=None, peer_host=peer, forwarded=forwarded)
+    who = identify_caller(listener, key=None, certificate=None, peer_host=peer, forwarded=forwarded)
     assert isinstance(who, Denied)
     assert who.reason is reason
 
 
 def test_a_unix_socket_is_on_the_box() -> None:
-    who = identify(Listener("x", "localhost"), key=None, certificate=None, peer_host="")
+    who = identify_caller(Listener("x", "localhost"), key=None, certificate=None, peer_host="")
     assert who == LOOPBACK
 
 
@@ -120,17 +122,17 @@ def test_a_key_that_is_shown_must_hold_good(
     expected: Principal | Denied,
 ) -> None:
     listener = Listener("gRPC", host, tls=True, roles=True)
-    assert identify(listener, key=key, certificate=certificate, peer_host=host) == expected
+    assert identify_caller(listener, key=key, certificate=certificate, peer_host=host) == expected
 
 
 def test_a_wrong_key_is_no_free_pass_on_an_open_port() -> None:
-    who = identify(Listener("x", "127.0.0.1"), key=WRONG_KEY, certificate=None, peer_host="")
+    who = identify_caller(Listener("x", "127.0.0.1"), key=WRONG_KEY, certificate=None, peer_host="")
     assert who == WRONG_KEY
 
 
 @pytest.mark.parametrize("action", Action)
 def test_nobody_gets_nothing(action: Action) -> None:
-    assert decide(action, WRONG_KEY) == WRONG_KEY
+    assert authorize(action, WRONG_KEY) == WRONG_KEY
 
 
 @pytest.mark.parametrize("reason", DenialReason)
@@ -143,7 +145,7 @@ def test_every_denial_is_a_coded_error(reason: DenialReason) -> None:
 
 
 def test_a_role_too_low_is_another_code_than_an_unknown_caller() -> None:
-    too_low = decide(Action.DETECT, GATEWAY)
+    too_low = authorize(Action.DETECT, GATEWAY)
     assert isinstance(too_low, Denied)
     assert too_low.actor == "cert:gateway"
     assert too_low.error().code is ErrorCode.FORBIDDEN

@@ -3,7 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge_agent.core.content_check import ContentProbabilities, GateOutputsInvalid, judge
+from edge_agent.core.content_check import (
+    ContentOutputsInvalid,
+    ContentProbabilities,
+    assess_content,
+)
 from edge_agent.core.radiograph import ImageWarning
 from edge_agent.errors import StudyImageRefused
 from hilum.codes import ErrorCode, WarningCode
@@ -51,7 +55,7 @@ def seen(
 def test_a_verdict_follows_from_the_thresholds(
     shown: ContentProbabilities, refusal: ErrorCode | None, warnings: list[WarningCode]
 ) -> None:
-    verdict = judge(shown, THRESHOLDS)
+    verdict = assess_content(shown, THRESHOLDS)
     assert verdict.refusal == refusal
     assert [warning.code for warning in verdict.warnings] == warnings
 
@@ -60,7 +64,7 @@ def test_a_verdict_follows_from_the_thresholds(
 def test_turn_and_polarity_refuse_only_what_is_surely_a_frontal_chest(
     shown: ContentProbabilities,
 ) -> None:
-    verdict = judge(shown, THRESHOLDS)
+    verdict = assess_content(shown, THRESHOLDS)
     assert verdict.refusal is None
     assert len(verdict.warnings) == 2
 
@@ -68,23 +72,23 @@ def test_turn_and_polarity_refuse_only_what_is_surely_a_frontal_chest(
 @pytest.mark.parametrize("shown", [seen(other=1.0), seen(turned=1.0), seen(inverted=1.0)])
 def test_a_threshold_of_one_switches_a_refusal_off(shown: ContentProbabilities) -> None:
     off = {"refuse_other": 1.0, "refuse_turned": 1.0, "refuse_inverted": 1.0}
-    assert judge(shown, THRESHOLDS).refusal is not None
-    verdict = judge(shown, THRESHOLDS.model_copy(update=off))
+    assert assess_content(shown, THRESHOLDS).refusal is not None
+    verdict = assess_content(shown, THRESHOLDS.model_copy(update=off))
     assert verdict.refusal is None
     assert verdict.warnings
 
 
 def test_a_refusal_is_an_error_that_says_what_to_do() -> None:
     with pytest.raises(StudyImageRefused, match="does not show a chest") as caught:
-        judge(seen(other=1.0), THRESHOLDS).check()
+        assess_content(seen(other=1.0), THRESHOLDS).check()
     assert caught.value.code == ErrorCode.NOT_A_CHEST
     assert "frontal chest" in caught.value.hint
-    judge(seen(other=0.7), THRESHOLDS).check()
+    assess_content(seen(other=0.7), THRESHOLDS).check()
 
 
 def test_a_warning_that_the_header_gave_is_not_given_twice() -> None:
     told = (ImageWarning(WarningCode.LATERAL_VIEW, "The header says so."),)
-    merged = judge(seen(lateral=0.9, turned=0.6), THRESHOLDS).added_to(told)
+    merged = assess_content(seen(lateral=0.9, turned=0.6), THRESHOLDS).added_to(told)
     assert [warning.code for warning in merged] == [
         WarningCode.LATERAL_VIEW,
         WarningCode.LOOKS_ROTATED,
@@ -114,5 +118,5 @@ def test_outputs_are_read_in_their_order() -> None:
     ],
 )
 def test_what_is_no_probability_is_not_read(row: list[float]) -> None:
-    with pytest.raises(GateOutputsInvalid):
+    with pytest.raises(ContentOutputsInvalid):
         ContentProbabilities.from_outputs(np.array(row, np.float32))

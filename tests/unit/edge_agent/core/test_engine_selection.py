@@ -10,8 +10,8 @@ from edge_agent.core.engine_selection import (
     BenchmarkResult,
     NoEngineAgrees,
     ThroughputTrial,
-    arrange,
-    decide,
+    choose_batching,
+    select_variant,
 )
 
 INT8 = BenchmarkResult("openvino-int8", 6.12)
@@ -20,7 +20,7 @@ ORT = BenchmarkResult("onnxruntime-fp32", 14.2)
 
 
 def test_the_fastest_wins_and_the_reason_names_all() -> None:
-    decision = decide([ORT, FP32, INT8])
+    decision = select_variant([ORT, FP32, INT8])
     assert decision.variant == "openvino-int8"
     assert decision.reason == (
         "fastest of 3 that agree with the golden cases: "
@@ -30,7 +30,7 @@ def test_the_fastest_wins_and_the_reason_names_all() -> None:
 
 def test_a_fast_one_that_is_wrong_is_not_chosen_and_said_so() -> None:
     wrong = BenchmarkResult("openvino-int8", None, "disagrees with the golden cases (case-3: ...)")
-    decision = decide([wrong, FP32, ORT])
+    decision = select_variant([wrong, FP32, ORT])
     assert decision.variant == "openvino-fp32"
     assert decision.reason == (
         "fastest of 2 that agree with the golden cases: openvino-fp32 9.8 ms, "
@@ -41,20 +41,20 @@ def test_a_fast_one_that_is_wrong_is_not_chosen_and_said_so() -> None:
 
 def test_equals_are_decided_by_the_bundles_order() -> None:
     first, second = BenchmarkResult("a", 10.2), BenchmarkResult("b", 10.0)
-    assert decide([first, second]).variant == "a"
-    assert decide([second, first]).variant == "b"
-    assert decide([first, second]).reason == (
+    assert select_variant([first, second]).variant == "a"
+    assert select_variant([second, first]).variant == "b"
+    assert select_variant([first, second]).reason == (
         "first in the bundle of those as fast as any of 2 that agree with the golden cases: "
         "b 10.0 ms, a 10.2 ms"
     )
-    assert decide([BenchmarkResult("a", 10.4), second]).variant == "b"
+    assert select_variant([BenchmarkResult("a", 10.4), second]).variant == "b"
 
 
 def test_a_single_one_and_one_that_the_operator_set() -> None:
-    assert decide([INT8]).reason == (
+    assert select_variant([INT8]).reason == (
         "the only one that agrees with the golden cases: openvino-int8 6.1 ms"
     )
-    assert decide([ORT], wanted=True).reason == (
+    assert select_variant([ORT], wanted=True).reason == (
         "set by the operator; agrees with the golden cases: onnxruntime-fp32 14.2 ms"
     )
 
@@ -63,14 +63,14 @@ def test_none_agrees_says_why_of_each() -> None:
     with pytest.raises(
         NoEngineAgrees, match=r"^a crashed its process \(SIGILL\); b did not answer$"
     ):
-        decide(
+        select_variant(
             [
                 BenchmarkResult("a", None, "crashed its process (SIGILL)"),
                 BenchmarkResult("b", None, "did not answer", lasting=False),
             ]
         )
     with pytest.raises(NoEngineAgrees, match="no candidate"):
-        decide([])
+        select_variant([])
 
 
 ALONE = ThroughputTrial(ONE_AT_A_TIME, images_per_s=100, delay_ms=10)
@@ -79,14 +79,14 @@ BESIDE = BatchPolicy(parallel_requests=2)
 
 
 def test_batches_are_used_where_they_gain() -> None:
-    assert arrange([ALONE, ThroughputTrial(BATCH, 290, 13.8)]) == BATCH
-    assert arrange([ALONE, ThroughputTrial(BATCH, 105, 13.8)]) == ONE_AT_A_TIME
+    assert choose_batching([ALONE, ThroughputTrial(BATCH, 290, 13.8)]) == BATCH
+    assert choose_batching([ALONE, ThroughputTrial(BATCH, 105, 13.8)]) == ONE_AT_A_TIME
 
 
 def test_no_image_is_kept_waiting_for_too_long() -> None:
-    assert arrange([ALONE, ThroughputTrial(BESIDE, 130, 16)]) == ONE_AT_A_TIME
-    assert arrange([ALONE, ThroughputTrial(BESIDE, 130, 14)]) == BESIDE
+    assert choose_batching([ALONE, ThroughputTrial(BESIDE, 130, 16)]) == ONE_AT_A_TIME
+    assert choose_batching([ALONE, ThroughputTrial(BESIDE, 130, 14)]) == BESIDE
 
 
 def test_without_a_measure_of_one_there_is_nothing_to_gain_over() -> None:
-    assert arrange([ThroughputTrial(BATCH, 290, 13.8)]) == ONE_AT_A_TIME
+    assert choose_batching([ThroughputTrial(BATCH, 290, 13.8)]) == ONE_AT_A_TIME

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge_agent.core.findings import Box, Finding, OutputsInvalid, findings_from, iou
+from edge_agent.core.findings import Box, Finding, OutputsInvalid, decode_findings, iou
 from edge_agent.core.geometry import Letterbox
 from hilum.manifest import HeadSpec
 
@@ -29,7 +29,7 @@ def outputs(*shown: Shown, anchors: int = 20) -> NDArray[np.float32]:
 
 def test_a_score_at_its_threshold_counts_and_none_below() -> None:
     raw = outputs((3, 0.5, (100, 100, 40, 20)), (4, 0.4999, (300, 300, 40, 20)))
-    assert findings_from(raw, WHOLE, HEAD, HALF) == (Finding(3, 0.5, Box(80, 90, 120, 110)),)
+    assert decode_findings(raw, WHOLE, HEAD, HALF) == (Finding(3, 0.5, Box(80, 90, 120, 110)),)
 
 
 def test_each_class_has_its_own_threshold_and_the_floor_holds_for_all() -> None:
@@ -40,21 +40,21 @@ def test_each_class_has_its_own_threshold_and_the_floor_holds_for_all() -> None:
         (2, 0.06, (400, 100, 40, 20)),
     )
     thresholds = [0.2, 0.4, 0.0] + [1.0] * 11
-    found = findings_from(raw, WHOLE, HEAD, thresholds)
+    found = decode_findings(raw, WHOLE, HEAD, thresholds)
     assert [(f.index, round(f.score, 2)) for f in found] == [(0, 0.3), (2, 0.06)]
 
 
 def test_one_anchor_may_carry_several_classes_unless_the_head_says_otherwise() -> None:
     raw = outputs((4, 0.6, (100, 100, 40, 20)))
     raw[4 + 7, 0] = 0.9
-    found = findings_from(raw, WHOLE, HEAD, HALF)
+    found = decode_findings(raw, WHOLE, HEAD, HALF)
     assert [f.index for f in found] == [7, 4]
     assert found[0].box == found[1].box
     single = HEAD.model_copy(update={"multi_label": False})
-    assert [f.index for f in findings_from(raw, WHOLE, single, HALF)] == [7]
+    assert [f.index for f in decode_findings(raw, WHOLE, single, HALF)] == [7]
     # The best class decides, even where another one is above its own threshold.
     picky = [0.5] * 7 + [0.95] + [0.5] * 6
-    assert findings_from(raw, WHOLE, single, picky) == ()
+    assert decode_findings(raw, WHOLE, single, picky) == ()
 
 
 def test_suppression_stays_within_a_class() -> None:
@@ -64,27 +64,27 @@ def test_suppression_stays_within_a_class() -> None:
         (9, 0.7, (105, 100, 40, 40)),
         (8, 0.6, (400, 100, 40, 40)),
     )
-    found = findings_from(raw, WHOLE, HEAD, HALF)
+    found = decode_findings(raw, WHOLE, HEAD, HALF)
     assert [(f.index, round(f.score, 1)) for f in found] == [(8, 0.9), (9, 0.7), (8, 0.6)]
 
 
 def test_boxes_that_overlap_by_just_the_threshold_both_stay() -> None:
     raw = outputs((8, 0.9, (100, 100, 40, 40)), (8, 0.8, (100, 110, 40, 20)))
-    assert len(findings_from(raw, WHOLE, HEAD, HALF)) == 2
+    assert len(decode_findings(raw, WHOLE, HEAD, HALF)) == 2
     lower = HEAD.model_copy(update={"iou_threshold": 0.49})
-    assert len(findings_from(raw, WHOLE, lower, HALF)) == 1
+    assert len(decode_findings(raw, WHOLE, lower, HALF)) == 1
 
 
 def test_at_most_the_best_few() -> None:
     raw = outputs(*((8, 0.5 + k / 50, (20 + 30 * k, 100, 20, 20)) for k in range(20)))
-    found = findings_from(raw, WHOLE, HEAD, HALF)
+    found = decode_findings(raw, WHOLE, HEAD, HALF)
     assert [round(f.score, 2) for f in found] == [round(0.5 + k / 50, 2) for k in range(19, 9, -1)]
 
 
 def test_boxes_come_back_in_original_pixels_and_inside_the_image() -> None:
     tall = Letterbox.fit(2000, 1000, 640, 640)  # 320 wide, 160 of padding on either side.
     raw = outputs((8, 0.9, (320, 320, 32, 64)), (8, 0.8, (165, 5, 20, 20)))
-    inner, corner = findings_from(raw, tall, HEAD, HALF)
+    inner, corner = decode_findings(raw, tall, HEAD, HALF)
     assert inner.box == Box(450, 900, 550, 1100)
     assert corner.box == Box(0, 0, 46.875, 46.875)
 
@@ -92,13 +92,13 @@ def test_boxes_come_back_in_original_pixels_and_inside_the_image() -> None:
 def test_a_box_wholly_in_the_padding_is_no_finding_and_suppresses_none() -> None:
     tall = Letterbox.fit(2000, 1000, 640, 640)
     raw = outputs((8, 0.9, (80, 320, 160, 40)), (8, 0.8, (100, 320, 160, 40)))
-    (found,) = findings_from(raw, tall, HEAD, HALF)
+    (found,) = decode_findings(raw, tall, HEAD, HALF)
     assert found.score == pytest.approx(0.8)
 
 
 def test_nothing_found_is_an_empty_tuple_only_for_sound_outputs() -> None:
-    assert findings_from(outputs(), WHOLE, HEAD, HALF) == ()
-    assert findings_from(outputs(anchors=0), WHOLE, HEAD, HALF) == ()
+    assert decode_findings(outputs(), WHOLE, HEAD, HALF) == ()
+    assert decode_findings(outputs(anchors=0), WHOLE, HEAD, HALF) == ()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -107,18 +107,18 @@ def test_a_value_that_is_not_finite_is_an_error_wherever_it_is(value: float, row
     raw = outputs((8, 0.9, (100, 100, 40, 40)))
     raw[row, 7] = value
     with pytest.raises(OutputsInvalid, match="1 of 360 output values are not finite"):
-        findings_from(raw, WHOLE, HEAD, HALF)
+        decode_findings(raw, WHOLE, HEAD, HALF)
 
 
 def test_a_score_above_one_is_an_error() -> None:
     with pytest.raises(OutputsInvalid, match=r"score of 1\.5"):
-        findings_from(outputs((8, 1.5, (100, 100, 40, 40))), WHOLE, HEAD, HALF)
+        decode_findings(outputs((8, 1.5, (100, 100, 40, 40))), WHOLE, HEAD, HALF)
 
 
 @pytest.mark.parametrize("shape", [(18,), (17, 20), (1, 18, 20), (20, 18)])
 def test_a_wrong_shape_is_an_error(shape: tuple[int, ...]) -> None:
     with pytest.raises(OutputsInvalid, match="expected \\(18, anchors\\)"):
-        findings_from(np.zeros(shape, np.float32), WHOLE, HEAD, HALF)
+        decode_findings(np.zeros(shape, np.float32), WHOLE, HEAD, HALF)
 
 
 def test_overlap_of_boxes() -> None:

@@ -5,14 +5,16 @@ from edge_agent.core.request_origin import (
     Authority,
     TrustedHosts,
     check_request,
-    page_names,
     parse_authority,
     parse_origin,
+    parse_trusted_hosts,
 )
 from edge_agent.errors import ConfigInvalid
 
-LOCAL = page_names("http")
-SITE = page_names("https", ["xray.example", "10.0.0.7", "fd00::7"], ["https://pacs.example:8443"])
+LOCAL = parse_trusted_hosts("http")
+SITE = parse_trusted_hosts(
+    "https", ["xray.example", "10.0.0.7", "fd00::7"], ["https://pacs.example:8443"]
+)
 
 
 @pytest.mark.parametrize(
@@ -130,13 +132,13 @@ def test_fetch_metadata_stands_in_for_a_missing_origin(
 @pytest.mark.parametrize("host", ["https://x", "x:443", "", "a b", "x/y", "*"])
 def test_configured_hosts_must_be_names(host: str) -> None:
     with pytest.raises(ConfigInvalid, match="not a host"):
-        page_names("https", [host])
+        parse_trusted_hosts("https", [host])
 
 
 @pytest.mark.parametrize("origin", ["x.example", "ftp://x", "https://x/y", "null", "*"])
 def test_configured_origins_must_be_origins(origin: str) -> None:
     with pytest.raises(ConfigInvalid, match="not an origin"):
-        page_names("https", origins=[origin])
+        parse_trusted_hosts("https", origins=[origin])
 
 
 def test_addresses_are_compared_by_value_not_spelling() -> None:

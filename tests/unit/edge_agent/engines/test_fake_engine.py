@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge_agent.core.findings import Box, Finding, findings_from
+from edge_agent.core.findings import Box, Finding, decode_findings
 from edge_agent.core.geometry import Letterbox
 from edge_agent.engines.base import Engine
 from edge_agent.errors import EngineFailed
@@ -19,7 +19,7 @@ def test_each_image_gets_its_own_finding() -> None:
     tags = [(value, (value % 7, 5, 20 + value % 9, 60)) for value in range(QUIET + 1, 256)]
     batch = np.stack([paint(64, 32, value, box)[None] for value, box in tags])
     for (value, box), outputs in zip(tags, engine.infer(batch), strict=True):
-        assert findings_from(outputs, whole, HeadSpec(), [0.3] * 14) == (
+        assert decode_findings(outputs, whole, HeadSpec(), [0.3] * 14) == (
             Finding(value % 14, float(np.float32(value / 255)), Box(*box)),
         )
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.core.geometry import Letterbox
-from edge_agent.imaging.letterbox import PAD_VALUE, inner_size, letterbox, resize
+from edge_agent.imaging.letterbox import PAD_VALUE, apply_letterbox, compute_inner_size, resize
 
 sides = st.integers(1, 90)
 
@@ -16,7 +16,7 @@ sides = st.integers(1, 90)
 @given(sides, sides, sides, sides)
 def test_padding_surrounds_the_picture(rows: int, columns: int, height: int, width: int) -> None:
     box = Letterbox.fit(rows, columns, height, width)
-    placed = letterbox(np.full((rows, columns), 200, np.uint8), box)
+    placed = apply_letterbox(np.full((rows, columns), 200, np.uint8), box)
     assert placed.shape == (height, width)
     assert placed.dtype == np.uint8
     assert placed.flags.c_contiguous
@@ -29,7 +29,7 @@ def test_padding_surrounds_the_picture(rows: int, columns: int, height: int, wid
 def test_already_of_inner_size_is_copied_as_it_is() -> None:
     picture = np.random.default_rng(3).integers(0, 256, (100, 60)).astype(np.uint8)
     box = Letterbox.fit(1000, 600, 100, 100)
-    placed = letterbox(picture, box, pad_value=7)
+    placed = apply_letterbox(picture, box, pad_value=7)
     np.testing.assert_array_equal(placed[:, 20:80], picture)
     assert set(np.unique(placed[:, :20])) == {7}
     picture[:] = 0
@@ -50,5 +50,5 @@ def test_resizing_keeps_the_type(dtype: type[np.generic]) -> None:
 
 
 def test_inner_size() -> None:
-    assert inner_size(1000, 500, None) == (1000, 500)
-    assert inner_size(1000, 500, (640, 640)) == (640, 320)
+    assert compute_inner_size(1000, 500, None) == (1000, 500)
+    assert compute_inner_size(1000, 500, (640, 640)) == (640, 320)

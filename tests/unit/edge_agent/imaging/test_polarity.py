@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edge_agent.imaging import read_study
-from edge_agent.imaging.polarity import looks_inverted, polarity
+from edge_agent.imaging.polarity import is_likely_inverted, measure_polarity
 from hilum.codes import WarningCode
 from tests.support.images import studies
 
@@ -24,7 +24,7 @@ def test_real_radiographs_stay_silent_and_their_inverses_do_not(
     assert len(pictures) == 62
     for picture in pictures:
         assert WarningCode.LOOKS_INVERTED not in {warning.code for warning in picture.warnings}
-    noticed = sum(looks_inverted(255 - picture.pixels) for picture in pictures)
+    noticed = sum(is_likely_inverted(255 - picture.pixels) for picture in pictures)
     assert noticed >= 60
 
 
@@ -43,14 +43,14 @@ def test_a_header_with_the_wrong_photometric_interpretation_is_warned_of() -> No
 
 @pytest.mark.parametrize("value", [0, 114, 255])
 def test_nothing_to_see(value: int) -> None:
-    assert not looks_inverted(np.full((200, 300), value, np.uint8))
+    assert not is_likely_inverted(np.full((200, 300), value, np.uint8))
 
 
 def test_noise_tells_nothing() -> None:
     noise = np.random.default_rng(5).integers(0, 256, (300, 300)).astype(np.uint8)
-    assert abs(polarity(noise)) < 0.3
+    assert abs(measure_polarity(noise)) < 0.3
 
 
 def test_contrast_does_not_matter() -> None:
     picture = studies.chest(bits=8).astype(np.uint8)
-    assert polarity(picture // 4 + 40) == pytest.approx(polarity(picture), abs=0.1)
+    assert measure_polarity(picture // 4 + 40) == pytest.approx(measure_polarity(picture), abs=0.1)

@@ -15,7 +15,7 @@ from edge_agent.imaging.presentation import (
     Presentation,
     Rescale,
     Window,
-    robust_window,
+    estimate_window,
 )
 from hilum.codes import WarningCode
 from tests.support.images import studies
@@ -126,8 +126,8 @@ class TestFallbackWindow:
     def test_is_the_same_in_modality_values(self) -> None:
         sample = np.arange(1000, dtype=np.uint16)
         words = np.arange(1 << 16, dtype=np.float64)
-        plain = robust_window(sample, words)
-        scaled = robust_window(sample, words * 4 - 100)
+        plain = estimate_window(sample, words)
+        scaled = estimate_window(sample, words * 4 - 100)
         assert scaled.centre == pytest.approx(plain.centre * 4 - 100)
         assert scaled.width == pytest.approx(plain.width * 4)
 

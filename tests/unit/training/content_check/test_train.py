@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from edge_agent.core.content_check import ContentProbabilities, judge
+from edge_agent.core.content_check import ContentProbabilities, assess_content
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.content_check import OpenVinoContentChecker
 from hilum.codes import ErrorCode
@@ -127,7 +127,7 @@ def test_thresholds_are_beyond_all_that_was_seen(worst: float) -> None:
         HeldOutResult(picture, "turned 90", seen(turned=1.0)),
     ]
     thresholds = gates.choose_thresholds(judged)
-    verdicts = {j: judge(j.seen, thresholds) for j in judged}
+    verdicts = {j: assess_content(j.seen, thresholds) for j in judged}
     assert not any(verdicts[j].warnings for j in judged if j.done == "as it is")
     assert not any(verdicts[j].refusal for j in judged if j.done != "turned 90")
     assert thresholds.refuse_other >= 0.9

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edge_agent.core.geometry import Letterbox
-from edge_agent.imaging.letterbox import letterbox
+from edge_agent.imaging.letterbox import apply_letterbox
 from hilum.catalog import CATALOG
 from tests.support.training.toy_sets import TOY_TRAIN
 from training.config import TrainConfig
@@ -82,7 +82,7 @@ def test_batches_without_augmentation_are_the_clinics_pixels(
     for row, k in enumerate(batch.chosen):
         pixels = entries[k].read()
         fit = Letterbox.fit(pixels.shape[0], pixels.shape[1], 96, 96)
-        assert np.array_equal(batch.pixels[row, 0], letterbox(pixels, fit))
+        assert np.array_equal(batch.pixels[row, 0], apply_letterbox(pixels, fit))
     assert batch.known.shape == (4, len(CATALOG))
 
 

@@ -19,12 +19,12 @@ from pydicom import uid
 
 from edge_agent.imaging import Limits, read_study
 from edge_agent.imaging.codecs import jpeg_markers
-from edge_agent.imaging.codecs.jpeg_turbo import decode_jpeg8, is_jpeg8
-from edge_agent.imaging.codecs.jpeg_verified import decode_other_jpeg
+from edge_agent.imaging.codecs.jpeg_turbo import decode_with_turbojpeg, is_turbojpeg_supported
+from edge_agent.imaging.codecs.jpeg_verified import decode_and_verify_jpeg
 from edge_agent.imaging.dicom import pixel_data
 from edge_agent.imaging.dicom.header import DicomHeader
-from edge_agent.imaging.dicom.parser import parse
-from edge_agent.imaging.dicom.reader import pixel_format
+from edge_agent.imaging.dicom.parser import parse_dicom
+from edge_agent.imaging.dicom.reader import read_pixel_format
 from tests.campaign import unseen_damage
 from tests.conftest import pydicom_file
 from tests.support.images import damaged, studies
@@ -73,7 +73,7 @@ def test_sound_lossless_pictures_are_read(bits: int, data: st.DataObject, predic
         bitspersample=bits,
         predictor=predictor,
     )
-    read = decode_other_jpeg(stream, jpeg_markers.read_jpeg(stream))
+    read = decode_and_verify_jpeg(stream, jpeg_markers.read_jpeg_header(stream))
     np.testing.assert_array_equal(read, picture)
 
 
@@ -81,7 +81,7 @@ def test_sound_lossless_pictures_are_read(bits: int, data: st.DataObject, predic
 @settings(max_examples=80, deadline=None)
 def test_sound_pictures_of_12_bits_are_read(picture: NDArray[np.uint16], quality: int) -> None:
     stream = imagecodecs.jpeg8_encode(picture, quality, bitspersample=12)
-    read = decode_other_jpeg(stream, jpeg_markers.read_jpeg(stream))
+    read = decode_and_verify_jpeg(stream, jpeg_markers.read_jpeg_header(stream))
     np.testing.assert_array_equal(read, imagecodecs.jpeg8_decode(stream))
 
 
@@ -97,7 +97,7 @@ def test_sound_cmyk_pictures_are_read(
         restart_marker_blocks=restart,
         subsampling=sampling,
     )
-    read = decode_other_jpeg(stream, jpeg_markers.read_jpeg(stream))
+    read = decode_and_verify_jpeg(stream, jpeg_markers.read_jpeg_header(stream))
     np.testing.assert_array_equal(read, imagecodecs.jpeg8_decode(stream))
 
 
@@ -115,7 +115,7 @@ def test_pictures_that_end_in_black_or_white_are_read(quality: int, seed: int) -
     picture[:20, :20] = dice.integers(0, 4096, (20, 20))
     for shown in (picture, 4095 - picture):
         stream = imagecodecs.jpeg8_encode(shown, quality, bitspersample=12)
-        read = decode_other_jpeg(stream, jpeg_markers.read_jpeg(stream))
+        read = decode_and_verify_jpeg(stream, jpeg_markers.read_jpeg_header(stream))
         np.testing.assert_array_equal(read, imagecodecs.jpeg8_decode(stream))
 
 
@@ -123,7 +123,7 @@ def test_a_restart_marker_before_the_end() -> None:
     stream = imagecodecs.jpeg8_encode(damaged.crop(), lossless=True, bitspersample=16)
     stream = stream[:-2] + b"\xff\xd7\xff\xd9"
     np.testing.assert_array_equal(
-        decode_other_jpeg(stream, jpeg_markers.read_jpeg(stream)), damaged.crop()
+        decode_and_verify_jpeg(stream, jpeg_markers.read_jpeg_header(stream)), damaged.crop()
     )
 
 
@@ -140,8 +140,8 @@ def test_colour_whose_codestream_does_not_tell(photometric: str, sampling: str) 
     )
     colours = "RGB" if photometric == "RGB" else "YCBCR"
     expected = imagecodecs.jpeg8_decode(bare, colorspace=colours, outcolorspace="GRAYSCALE")
-    file = parse(memoryview(data), Limits())
-    stored = pixel_data.decode(file, pixel_format(DicomHeader(file.elements)), None)
+    file = parse_dicom(memoryview(data), Limits())
+    stored = pixel_data.decode_pixel_data(file, read_pixel_format(DicomHeader(file.elements)), None)
     np.testing.assert_array_equal(stored, expected)
 
 
@@ -155,9 +155,9 @@ def test_any_revision_of_jfif(revision: int) -> None:
 
 
 def test_odd_sampling_is_read() -> None:
-    facts = jpeg_markers.read_jpeg(THIRDS)
+    facts = jpeg_markers.read_jpeg_header(THIRDS)
     assert facts.sampling == b"\x31\x11\x11"
-    assert not is_jpeg8(facts)
+    assert not is_turbojpeg_supported(facts)
     expected = cv2.imdecode(np.frombuffer(THIRDS, np.uint8), cv2.IMREAD_GRAYSCALE)
     read, _ = read_study(THIRDS, limits=Limits(min_side=1))
     assert np.abs(read.pixels.astype(int) - expected).max() <= 1
@@ -167,18 +167,18 @@ def test_odd_sampling_is_read() -> None:
 def test_real_lossless_files_are_read(name: str) -> None:
     ds = pydicom.dcmread(pydicom_file(name))
     (stream,) = pydicom.encaps.generate_frames(ds.PixelData, number_of_frames=1)
-    read = decode_other_jpeg(stream, jpeg_markers.read_jpeg(stream))
+    read = decode_and_verify_jpeg(stream, jpeg_markers.read_jpeg_header(stream))
     np.testing.assert_array_equal(read, ds.pixel_array)
 
 
 @pytest.mark.parametrize("factor", [1, 2, 4])
 def test_smaller_pictures_are_opencvs(factor: int) -> None:
     stream = FILES["jpeg"]
-    facts = jpeg_markers.read_jpeg(stream)
-    assert is_jpeg8(facts)
+    facts = jpeg_markers.read_jpeg_header(stream)
+    assert is_turbojpeg_supported(facts)
     modes = {2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4}
     expected = cv2.imdecode(np.frombuffer(stream, np.uint8), modes.get(factor, 0))
-    np.testing.assert_array_equal(decode_jpeg8(stream, facts, factor), expected)
+    np.testing.assert_array_equal(decode_with_turbojpeg(stream, facts, factor), expected)
 
 
 @pytest.mark.parametrize("damage", ["1024 zeroed", "1448 missing", "512 overwritten"])

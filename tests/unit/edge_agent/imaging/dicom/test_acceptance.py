@@ -10,7 +10,7 @@ from pydicom import Dataset, uid
 
 from edge_agent.errors import StudyImageRefused
 from edge_agent.imaging import Limits, read_study
-from edge_agent.imaging.dicom.acceptance import is_chest
+from edge_agent.imaging.dicom.acceptance import is_chest_name
 from hilum.codes import ErrorCode, WarningCode
 from tests.conftest import pydicom_file
 from tests.support.images import studies
@@ -141,8 +141,8 @@ class TestBodyPart:
         ],
     )
     def test_a_spine_is_no_chest_in_any_language(self, chest: str, spine: str) -> None:
-        assert is_chest(chest)
-        assert not is_chest(spine)
+        assert is_chest_name(chest)
+        assert not is_chest_name(spine)
 
     def test_an_abdomen_is_no_chest_by_its_old_code_either(self) -> None:
         region = coded("R-FAB57", "Abdomen and Pelvis")

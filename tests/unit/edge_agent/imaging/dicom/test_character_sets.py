@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.charset import python_encoding
 
-from edge_agent.imaging.dicom.character_sets import DEFAULT, decode, encodings_of
+from edge_agent.imaging.dicom.character_sets import DEFAULT, decode_text, find_encodings
 
 
 @pytest.mark.parametrize(
@@ -25,15 +25,15 @@ from edge_agent.imaging.dicom.character_sets import DEFAULT, decode, encodings_o
     ],
 )
 def test_values(terms: list[str], value: bytes, text: str) -> None:
-    assert decode(value, encodings_of(terms)) == text
+    assert decode_text(value, find_encodings(terms)) == text
 
 
 def test_unknown_terms_are_left_out() -> None:
-    assert encodings_of(["ISO_IR 999", "ISO_IR 101"]) == ("iso8859_2",)
-    assert encodings_of(["ISO_IR 999"]) == DEFAULT
+    assert find_encodings(["ISO_IR 999", "ISO_IR 101"]) == ("iso8859_2",)
+    assert find_encodings(["ISO_IR 999"]) == DEFAULT
 
 
 @given(st.binary(max_size=60), st.lists(st.sampled_from(sorted(python_encoding)), max_size=3))
 def test_any_bytes_can_be_read(value: bytes, terms: list[str]) -> None:
     for part in (value, b"\x1b$B" + value, b"\x1b$)C" + value, b"\x1b$(D" + value):
-        assert isinstance(decode(part, encodings_of(terms)), str)
+        assert isinstance(decode_text(part, find_encodings(terms)), str)

@@ -17,8 +17,8 @@ from edge_agent.errors import StudyImageRefused
 from edge_agent.imaging.dicom.parser import (
     PIXEL_DATA,
     DicomFile,
-    looks_like_dicom,
-    parse,
+    is_dicom,
+    parse_dicom,
     read_items,
 )
 from edge_agent.imaging.limits import Limits
@@ -35,12 +35,12 @@ TRAILING_PADDING = b"\xfc\xff\xfc\xffOB\0\0\4\0\0\0abcd"
 
 
 def parsed(data: bytes) -> DicomFile:
-    return parse(memoryview(data), Limits())
+    return parse_dicom(memoryview(data), Limits())
 
 
 def refusal(data: bytes, limits: Limits | None = None) -> ErrorCode:
     with pytest.raises(StudyImageRefused) as refused:
-        parse(memoryview(data), limits or Limits())
+        parse_dicom(memoryview(data), limits or Limits())
     return refused.value.code
 
 
@@ -88,7 +88,7 @@ def test_without_preamble(syntax: str) -> None:
     whole = studies.written(ds, syntax)
     meta_length = struct.unpack_from("<L", whole, 140)[0]
     for bare in (whole[132:], whole[144 + meta_length :]):
-        assert looks_like_dicom(memoryview(bare))
+        assert is_dicom(memoryview(bare))
         file = parsed(bare)
         assert bytes(file.elements[0x0010_0010].value) == b"Doe^Jane"
         assert file.native is not None

@@ -26,8 +26,8 @@ from rle import rle
 from edge_agent.errors import StudyImageRefused
 from edge_agent.imaging.dicom import pixel_data
 from edge_agent.imaging.dicom.header import DicomHeader
-from edge_agent.imaging.dicom.parser import parse
-from edge_agent.imaging.dicom.reader import pixel_format
+from edge_agent.imaging.dicom.parser import parse_dicom
+from edge_agent.imaging.dicom.reader import read_pixel_format
 from edge_agent.imaging.limits import Limits
 from hilum.codes import ErrorCode
 from tests.conftest import pydicom_file
@@ -38,8 +38,10 @@ ROWS, COLUMNS = 64, 47
 
 
 def stored(data: bytes, at_least: tuple[int, int] | None = None) -> Pixels:
-    file = parse(memoryview(data), Limits())
-    return pixel_data.decode(file, pixel_format(DicomHeader(file.elements)), at_least)
+    file = parse_dicom(memoryview(data), Limits())
+    return pixel_data.decode_pixel_data(
+        file, read_pixel_format(DicomHeader(file.elements)), at_least
+    )
 
 
 def picture(bits: int, *, signed: bool) -> Pixels:
@@ -418,15 +420,15 @@ def test_syntaxes_that_nothing_here_reads(syntax: str, name: str) -> None:
 
 @pytest.mark.parametrize("last", [110, 111, 112])
 def test_jpeg_xl_is_called_by_its_name(last: int) -> None:
-    assert pixel_data.syntax_name(f"1.2.840.10008.1.2.4.{last}") == "JPEG XL"
+    assert pixel_data.name_transfer_syntax(f"1.2.840.10008.1.2.4.{last}") == "JPEG XL"
 
 
 def test_compressed_pixels_outside_of_fragments() -> None:
     ds = studies.data_set(picture(8, signed=False))
-    file = parse(memoryview(studies.written(ds)), Limits())
+    file = parse_dicom(memoryview(studies.written(ds)), Limits())
     file = replace(file, syntax=uid.JPEGBaseline8Bit)
-    form = pixel_format(DicomHeader(file.elements))
-    assert refusal_of(lambda: pixel_data.decode(file, form, None)) is ErrorCode.CORRUPT
+    form = read_pixel_format(DicomHeader(file.elements))
+    assert refusal_of(lambda: pixel_data.decode_pixel_data(file, form, None)) is ErrorCode.CORRUPT
 
 
 @pytest.mark.parametrize("missing", [2, 1000])

@@ -12,7 +12,7 @@ from edge_agent.core.authorization import (
     Denied,
     Principal,
     Role,
-    decide,
+    authorize,
 )
 from edge_agent.errors import AuditUnavailable
 from edge_agent.security.authentication import ClientCredentials
@@ -35,7 +35,7 @@ class KeysByName:
                 if caller.key is None
                 else DenialReason.UNKNOWN_CREDENTIAL
             )
-        return decide(action, Principal("key:0123456789", role))
+        return authorize(action, Principal("key:0123456789", role))
 
 
 class MemoryAudit:

@@ -5,7 +5,7 @@ import asyncio
 import httpx
 from fastapi import FastAPI
 
-from edge_agent.core.request_origin import page_names
+from edge_agent.core.request_origin import parse_trusted_hosts
 from edge_agent.serving.http.middleware import SecurityMiddleware
 from tests.support.agents.http import caller
 
@@ -25,7 +25,7 @@ async def test_more_requests_than_it_holds_are_refused_with_a_code_but_reading_g
 
     app.add_middleware(
         SecurityMiddleware,
-        names=page_names("http"),
+        names=parse_trusted_hosts("http"),
         turned_away=lambda _denied: None,
         max_requests=1,
     )
