@@ -2,8 +2,8 @@
 
 Pure: the caller passes `now` (monotonic seconds) and carries out what is decided. The rules:
 
-1. At most `slots` tickets run and at most `slots + capacity` run or wait; one more is refused at
-   once.
+1. At most `max_running` tickets run and at most `max_running + max_waiting` run or wait; one more
+   is refused at once.
 2. `stat` goes before `routine`, first come first served within a class. While both wait, at most
    `stat_burst` stat start in a row, then one routine does; a routine that has waited `aged_s` is
    due after a single stat. Two routine never start in a row while a stat waits. So of `n` tickets
@@ -94,16 +94,16 @@ class IllegalEvent(Exception):
 class AdmissionPolicy:
     """The bounds. Bytes are of requests as they came in."""
 
-    slots: int = 2
-    capacity: int = 64
+    max_running: int = 2
+    max_waiting: int = 64
     stat_burst: int = 4
     aged_s: float = 5.0
     encoded_bytes: int = 1 << 30
 
     def __post_init__(self) -> None:
-        if min(self.slots, self.stat_burst, self.encoded_bytes) < 1:
-            raise ValueError("slots, stat_burst and the byte budget must be at least 1")
-        if self.capacity < 0 or self.aged_s < 0:
+        if min(self.max_running, self.stat_burst, self.encoded_bytes) < 1:
+            raise ValueError("max_running, stat_burst and the byte budget must be at least 1")
+        if self.max_waiting < 0 or self.aged_s < 0:
             raise ValueError("capacity and aged_s must be at least 0")
 
 
@@ -114,7 +114,7 @@ class ByteBudget:
     total_bytes: int
     used_bytes: int = 0
 
-    def fits(self, size_bytes: int) -> bool:
+    def has_room(self, size_bytes: int) -> bool:
         """Whether `reserve` would succeed now."""
         return self.used_bytes == 0 or self.used_bytes + size_bytes <= self.total_bytes
 
@@ -122,7 +122,7 @@ class ByteBudget:
         """Take `size_bytes`, or take nothing and say False."""
         if size_bytes < 0:
             raise ValueError("cannot reserve a negative number of bytes")
-        if not self.fits(size_bytes):
+        if not self.has_room(size_bytes):
             return False
         self.used_bytes += size_bytes
         return True
@@ -174,7 +174,7 @@ class Admission:
 
     def __init__(self, policy: AdmissionPolicy) -> None:
         self.policy = policy
-        self.closed = False
+        self.is_closed = False
         self._queues: dict[Priority, dict[int, Ticket]] = {p: {} for p in Priority}
         self._running: dict[int, Ticket] = {}
         self._encoded = ByteBudget(policy.encoded_bytes)
@@ -248,7 +248,7 @@ class Admission:
 
     def close(self) -> None:
         """Refuse all further offers; what was admitted goes on."""
-        self.closed = True
+        self.is_closed = True
 
     # --- questions --------------------------------------------------------------------------
 
@@ -260,10 +260,10 @@ class Admission:
         """About how long the queue of this moment takes, from recent service times."""
         if self._mean_service_s is None:
             return FIRST_GUESS_S
-        return (self._waiting_count() + 1) * self._mean_service_s / self.policy.slots
+        return (self._waiting_count() + 1) * self._mean_service_s / self.policy.max_running
 
     @property
-    def idle(self) -> bool:
+    def is_idle(self) -> bool:
         """Nothing waits and nothing runs."""
         return not self._running and not any(self._queues.values())
 
@@ -281,19 +281,22 @@ class Admission:
     # --- rules ------------------------------------------------------------------------------
 
     def _why_not(self, now: float, ticket: Ticket) -> Refusal | None:
-        if self.closed:
+        if self.is_closed:
             return Refusal.CLOSED
         if ticket.deadline <= now:
             return Refusal.DEADLINE_PASSED
-        if self._waiting_count() + len(self._running) >= self.policy.slots + self.policy.capacity:
+        if (
+            self._waiting_count() + len(self._running)
+            >= self.policy.max_running + self.policy.max_waiting
+        ):
             return Refusal.QUEUE_FULL
-        if not self._encoded.fits(ticket.encoded_bytes):
+        if not self._encoded.has_room(ticket.encoded_bytes):
             return Refusal.BYTES_FULL
         return None
 
     def _due(self, now: float) -> Ticket | None:
         """The ticket that starts next, or None while there is no slot or nobody waits."""
-        if len(self._running) >= self.policy.slots:
+        if len(self._running) >= self.policy.max_running:
             return None
         stat = next(iter(self._queues[Priority.STAT].values()), None)
         routine = next(iter(self._queues[Priority.ROUTINE].values()), None)

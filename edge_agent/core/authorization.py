@@ -70,7 +70,7 @@ class Denied:
     actor: str = "unknown"
     detail: str = ""
 
-    def error(self) -> CallerError:
+    def to_error(self) -> CallerError:
         """What the caller is told: nothing about which credentials exist."""
         message, hint = _SAID[self.reason]
         kind = Forbidden if self.reason in _FORBIDDEN else Unauthenticated
@@ -117,13 +117,13 @@ class Listener:
 
     name: str
     host: str
-    tls: bool = False
-    roles: bool = False
+    has_tls: bool = False
+    has_roles: bool = False
 
     @property
     def is_open(self) -> bool:
         """Whether callers on this box need no credential."""
-        return not self.roles and is_loopback(self.host)
+        return not self.has_roles and is_loopback(self.host)
 
 
 def is_permitted(role: Role, action: Action) -> bool:
@@ -207,8 +207,8 @@ def _lacks(listener: Listener) -> list[str]:
     return [
         what
         for there, what in (
-            (listener.tls, "in plain text (radiographs and keys could be read on the way)"),
-            (listener.roles, "with no roles (anybody could use it)"),
+            (listener.has_tls, "in plain text (radiographs and keys could be read on the way)"),
+            (listener.has_roles, "with no roles (anybody could use it)"),
         )
         if not there
     ]

@@ -117,14 +117,14 @@ class ContentVerdict:
     refusal: ErrorCode | None
     warnings: tuple[ImageWarning, ...]
 
-    def check(self) -> None:
+    def raise_if_refused(self) -> None:
         """Raise StudyImageRefused if the picture is refused."""
         if self.refusal is not None:
             raise StudyImageRefused(
                 _MESSAGES[self.refusal], code=self.refusal, hint=_HINTS[self.refusal]
             )
 
-    def added_to(self, warnings: Sequence[ImageWarning]) -> tuple[ImageWarning, ...]:
+    def merge_warnings(self, warnings: Sequence[ImageWarning]) -> tuple[ImageWarning, ...]:
         """Warnings from elsewhere, then those of the gate whose code is not yet among them."""
         known = {warning.code for warning in warnings}
         return (*warnings, *(w for w in self.warnings if w.code not in known))

@@ -146,7 +146,7 @@ class DecoderPool:
             NotReady: not started, or closed.
         """
         view = memoryview(data).cast("B")
-        self._limits.check_bytes(len(view))
+        self._limits.check_file_size(len(view))
         limit_s = self._policy.timeout_s if timeout_s is None else timeout_s
         while True:
             async with begun_before(deadline):

@@ -64,12 +64,14 @@ class PaletteTable:
     grey: NDArray[np.uint8]
 
     @classmethod
-    def of(cls, first: int, red: NDArray[Any], green: NDArray[Any], blue: NDArray[Any]) -> Self:
+    def from_colours(
+        cls, first: int, red: NDArray[Any], green: NDArray[Any], blue: NDArray[Any]
+    ) -> Self:
         """Make one from colours of 16 bits, shape (N,) each."""
         grey = red * _RED + green * _GREEN + blue * _BLUE
         return cls(first, (grey / 257 + 0.5).astype(np.uint8))
 
-    def show(self, stored: NDArray[Any]) -> NDArray[np.uint8]:
+    def apply(self, stored: NDArray[Any]) -> NDArray[np.uint8]:
         """Grey of stored values; those outside take the nearest entry."""
         index = np.clip(stored.astype(np.int32) - self.first, 0, len(self.grey) - 1)
         return self.grey.take(index)

@@ -22,7 +22,7 @@ class Limits:
     min_side: int = 128
     max_bytes: int = 256 * 1024 * 1024
 
-    def check_bytes(self, size: int) -> None:
+    def check_file_size(self, size: int) -> None:
         """Refuse a file, or an inflated data set, of more than `max_bytes`.
 
         Raises:
@@ -35,7 +35,7 @@ class Limits:
                 "Send one image; the operator of this box can raise the limit.",
             )
 
-    def check(self, rows: int, columns: int) -> None:
+    def check_image_size(self, rows: int, columns: int) -> None:
         """Refuse a declared size outside the bounds.
 
         Raises:

@@ -24,25 +24,25 @@ class PixelFormat:
     bits_allocated: int
     bits_stored: int
     high_bit: int
-    signed: bool
-    planar: bool
+    is_signed: bool
+    is_planar: bool
     photometric: str
 
     @property
-    def count(self) -> int:
+    def sample_count(self) -> int:
         """Samples in the picture."""
         return self.rows * self.columns * self.samples
 
-    def shaped(self, flat: NDArray[Any], *, planar: bool) -> NDArray[Any]:
+    def reshape(self, flat: NDArray[Any], *, is_planar: bool) -> NDArray[Any]:
         """Samples of shape (N,) as (rows, columns) or (rows, columns, samples)."""
         if self.samples == 1:
             return flat.reshape(self.rows, self.columns)
-        if planar:
+        if is_planar:
             planes = flat.reshape(self.samples, self.rows, self.columns)
             return np.ascontiguousarray(planes.transpose(1, 2, 0))
         return flat.reshape(self.rows, self.columns, self.samples)
 
-    def stored_bits(self, words: NDArray[Any]) -> StoredValues:
+    def extract_stored(self, words: NDArray[Any]) -> StoredValues:
         """Stored values out of allocated words, shape kept (PS3.5 8.1.1).
 
         Bits beside the stored ones may hold old overlays; where none is set, which looking at
@@ -51,7 +51,7 @@ class PixelFormat:
         low = self.high_bit + 1 - self.bits_stored
         if low:
             words = words >> words.dtype.type(low)
-        if self.signed:
+        if self.is_signed:
             return sign_extend(words, self.bits_stored)
         mask = (1 << self.bits_stored) - 1
         if self.bits_stored < self.bits_allocated and int(words.max()) > mask:
@@ -65,7 +65,7 @@ class EncodedFrame:
 
     data: bytes
     format: PixelFormat
-    at_least: tuple[int, int] | None
+    min_size: tuple[int, int] | None
 
     def check_declared(self, rows: int, columns: int, components: int, precision: int) -> None:
         """Refuse a codestream that declares another picture than the data set.

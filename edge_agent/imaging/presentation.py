@@ -61,7 +61,7 @@ class Window:
     function: Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"] = "LINEAR"
 
     @property
-    def valid(self) -> bool:
+    def is_valid(self) -> bool:
         """Whether the standard allows this width."""
         return self.width >= 1 if self.function == "LINEAR" else self.width > 0
 
@@ -91,10 +91,10 @@ class Presentation:
 
     modality: LookupTable | Rescale = Rescale()
     voi: LookupTable | Window | None = None
-    inverse: bool = False
+    is_inverted: bool = False
     padding: tuple[int, int] | None = None
 
-    def table(self, stored: StoredValues) -> NDArray[np.uint8]:
+    def build_table(self, stored: StoredValues) -> NDArray[np.uint8]:
         """Grey for each stored value.
 
         Args:
@@ -107,30 +107,30 @@ class Presentation:
         domain = (words.view(np.int16) if stored.dtype == np.int16 else words).astype(np.float64)
         with np.errstate(all="ignore"):  # headers may declare any number
             modality = self.modality.apply(domain)
-            voi = self.voi or estimate_window(self.sample(stored), modality)
+            voi = self.voi or estimate_window(self.take_sample(stored), modality)
             bright = voi.apply(modality)
         if isinstance(voi, LookupTable):
             bright /= (1 << voi.bits) - 1
-        if self.inverse:
+        if self.is_inverted:
             bright = 1 - bright
         return (np.clip(np.nan_to_num(bright), 0, 1) * 255 + 0.5).astype(np.uint8)
 
-    def sample(self, stored: StoredValues) -> StoredValues:
+    def take_sample(self, stored: StoredValues) -> StoredValues:
         """Some hundred thousand stored values spread over the image, padding left out."""
         rows, columns = stored.shape
         step = max(1, round((rows * columns / _SAMPLES) ** 0.5))
         sample = stored[::step, ::step].ravel()
-        padding = self.is_padding(sample)
+        padding = self.find_padding(sample)
         return sample if padding is None else sample[~padding]
 
-    def is_padding(self, stored: StoredValues) -> NDArray[np.bool_] | None:
+    def find_padding(self, stored: StoredValues) -> NDArray[np.bool_] | None:
         """Where the stored values mark no data, same shape; None where they nowhere do."""
         if self.padding is None:
             return None
         mask: NDArray[np.bool_] = (stored >= self.padding[0]) & (stored <= self.padding[1])
         return mask if mask.any() else None
 
-    def show(self, stored: StoredValues, height: int, width: int) -> NDArray[np.uint8]:
+    def render(self, stored: StoredValues, height: int, width: int) -> NDArray[np.uint8]:
         """The picture at a size: stored values are shrunk first, then looked up.
 
         Args:
@@ -141,8 +141,8 @@ class Presentation:
         Returns:
             u8 of shape (height, width); padding is 0 and does not bleed into the picture.
         """
-        table = self.table(stored)
-        padding = self.is_padding(stored)
+        table = self.build_table(stored)
+        padding = self.find_padding(stored)
         if padding is None:
             return apply_table(resize(stored, height, width), table)
         if stored.shape == (height, width):

@@ -64,7 +64,7 @@ def _read(
 ) -> tuple[Radiograph, StudyContext]:
     if not data:
         raise make_refusal(ErrorCode.EMPTY_FILE, "The file is empty.", "Send the file again.")
-    limits.check_bytes(len(data))
+    limits.check_file_size(len(data))
     kind = detect_format(data)
     if kind == "dicom":
         return read_dicom(data, limits, fit)

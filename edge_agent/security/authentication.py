@@ -1,7 +1,7 @@
 """Authenticates the callers of one port by address, API key or client certificate.
 
 Both transports use it alike: they make `ClientCredentials` from their plain values, call `decide`,
-raise `Denied.error()`, and log the outcome.
+raise `Denied.to_error()`, and log the outcome.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Authenticator:
         self._certificates = certificates
         # Decided once: an emptied key file must not open the port.
         configured = keys is not None or certificates is not None
-        self._listener = Listener(name, host, tls=tls, roles=configured)
+        self._listener = Listener(name, host, has_tls=tls, has_roles=configured)
 
     @property
     def listener(self) -> Listener:

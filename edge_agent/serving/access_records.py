@@ -113,7 +113,7 @@ class AccessController:
         who = self._gate.decide(action, caller)
         if isinstance(who, Denied):
             self.deny(who, action)
-            raise who.error()
+            raise who.to_error()
         return who
 
     def deny(self, denied: Denied, action: Action) -> None:

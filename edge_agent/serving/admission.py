@@ -84,7 +84,7 @@ class AdmissionQueue:
         for ticket in step.started:
             self._settle(ticket, None)
         self._set_timer(now)
-        if self._admission.idle:
+        if self._admission.is_idle:
             self._idle.set()
         else:
             self._idle.clear()

@@ -117,9 +117,11 @@ class DetectionService:
         # While some are decoded others compute: enough at work for both, and one that is ready for
         # the engine; the rest in the queue, where urgency counts.
         at_work = decoder.concurrency + batch.parallel_requests * batch.max_batch + 1
-        slots = min(queue_size, at_work)
+        max_running = min(queue_size, at_work)
         self._gate = AdmissionQueue(
-            AdmissionPolicy(slots, capacity=queue_size - slots, encoded_bytes=waiting_bytes)
+            AdmissionPolicy(
+                max_running, max_waiting=queue_size - max_running, encoded_bytes=waiting_bytes
+            )
         )
         self._decode_slots = asyncio.Semaphore(decoder.concurrency)
         self._lanes = BatchExecutor(partial(look, model), batch)
@@ -275,8 +277,8 @@ def _prepare(
         return box, pixels, radiograph.warnings
     with job.laps.lap("infer"):
         verdict = model.gate.judge(radiograph.pixels)
-    verdict.check()
-    return box, pixels, verdict.added_to(radiograph.warnings)
+    verdict.raise_if_refused()
+    return box, pixels, verdict.merge_warnings(radiograph.warnings)
 
 
 def _infer(model: LoadedModel, batch: Pixels, laps: Sequence[StageTimer]) -> RawOutputs:

@@ -43,8 +43,8 @@ class AdmissionMachine(RuleBasedStateMachine):
     tickets = Bundle("tickets")
 
     @initialize(
-        slots=st.integers(1, 3),
-        capacity=st.integers(1, 6),
+        max_running=st.integers(1, 3),
+        max_waiting=st.integers(1, 6),
         stat_burst=st.integers(1, 3),
         aged_s=st.sampled_from([0.0, 2.0, math.inf]),
         encoded=st.integers(1, 40),
@@ -52,13 +52,13 @@ class AdmissionMachine(RuleBasedStateMachine):
     def begin(
         self,
         *,
-        slots: int,
-        capacity: int,
+        max_running: int,
+        max_waiting: int,
         stat_burst: int,
         aged_s: float,
         encoded: int,
     ) -> None:
-        self.policy = AdmissionPolicy(slots, capacity, stat_burst, aged_s, encoded)
+        self.policy = AdmissionPolicy(max_running, max_waiting, stat_burst, aged_s, encoded)
         self.queue = Admission(self.policy)
         self.now = 0.0
         self.watched: dict[int, Watched] = {}
@@ -82,7 +82,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         )
         if patience == 0.0:
             expected = Refusal.DEADLINE_PASSED
-        elif len(live) >= self.policy.slots + self.policy.capacity:
+        elif len(live) >= self.policy.max_running + self.policy.max_waiting:
             expected = Refusal.QUEUE_FULL
         elif held and held + encoded_bytes > self.policy.encoded_bytes:
             expected = Refusal.BYTES_FULL
@@ -168,8 +168,8 @@ class AdmissionMachine(RuleBasedStateMachine):
     @invariant()
     def bounds_hold(self) -> None:
         running, queued = self.of(State.RUNNING), self.of(State.QUEUED)
-        assert len(running) <= self.policy.slots
-        assert len(running) + len(queued) <= self.policy.slots + self.policy.capacity
+        assert len(running) <= self.policy.max_running
+        assert len(running) + len(queued) <= self.policy.max_running + self.policy.max_waiting
         sizes = [w.ticket.encoded_bytes for w in running + queued]
         used = self.queue.stats().encoded_bytes
         assert used == sum(sizes)
@@ -178,7 +178,7 @@ class AdmissionMachine(RuleBasedStateMachine):
     @invariant()
     def no_slot_is_idle_while_somebody_waits(self) -> None:
         self.step()
-        if len(self.of(State.RUNNING)) < self.policy.slots:
+        if len(self.of(State.RUNNING)) < self.policy.max_running:
             assert not self.of(State.QUEUED)
 
     def teardown(self) -> None:
@@ -190,7 +190,7 @@ class AdmissionMachine(RuleBasedStateMachine):
                 self.queue.finish(mine.ticket, self.now)
                 self.end(mine.ticket, State.DONE)
             self.step()
-        assert self.queue.idle
+        assert self.queue.is_idle
         stats = self.queue.stats()
         assert stats.encoded_bytes == 0
         assert sum(stats.refusals.values()) == self.refused

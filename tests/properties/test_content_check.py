@@ -71,7 +71,7 @@ def test_no_warning_is_given_twice_or_lost(
 ) -> None:
     before = tuple(ImageWarning(code, "told before") for code in sorted(known))
     verdict = assess_content(seen, limits)
-    merged = verdict.added_to(before)
+    merged = verdict.merge_warnings(before)
     codes = [warning.code for warning in merged]
     assert merged[: len(before)] == before
     assert len(codes) == len(set(codes))

@@ -90,13 +90,13 @@ def test_any_pixel_module(elements: dict[str, Any], photometric: str) -> None:
 @settings(max_examples=500)
 def test_any_value_of_any_kind(value: bytes, vr: str) -> None:
     tag = 0x0028_1050
-    header = DicomHeader({tag: Element(vr, memoryview(value), Encoding(explicit=bool(vr)))})
-    assert isinstance(header.text(tag), str)
-    assert all(np.isfinite(header.decimals(tag)))
-    assert all(isinstance(number, int) for number in header.integers(tag, signed=True))
-    assert header.date(tag) is None or header.date(tag).year > 0
-    assert isinstance(header.octets(tag).sum(), np.integer)
+    header = DicomHeader({tag: Element(vr, memoryview(value), Encoding(is_explicit=bool(vr)))})
+    assert isinstance(header.get_text(tag), str)
+    assert all(np.isfinite(header.get_decimals(tag)))
+    assert all(isinstance(number, int) for number in header.get_integers(tag, signed=True))
+    assert header.get_date(tag) is None or header.get_date(tag).year > 0
+    assert isinstance(header.get_octets(tag).sum(), np.integer)
     try:
-        header.items(tag)
+        header.get_items(tag)
     except StudyImageRefused as refused:
         assert refused.code  # noqa: PT017 - both ways are right

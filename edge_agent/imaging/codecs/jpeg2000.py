@@ -35,9 +35,9 @@ class Jpeg2000Header:
     columns: int
     components: int
     precision: int
-    signed: bool
+    is_signed: bool
     levels: int
-    at_origin: bool
+    is_at_origin: bool
 
 
 def decode_jpeg2000(frame: EncodedFrame) -> StoredValues:
@@ -67,14 +67,14 @@ def _reduction(facts: Jpeg2000Header, frame: EncodedFrame) -> int:
     """How many times the resolution may be halved and still suffice."""
     form = frame.format
     # Where the signs differ the values wrap around, and an average of wrapped values is none.
-    sound = facts.at_origin and facts.signed == form.signed and form.samples == 1
-    if frame.at_least is None or not sound:
+    sound = facts.is_at_origin and facts.is_signed == form.is_signed and form.samples == 1
+    if frame.min_size is None or not sound:
         return 0
     reduction = 0
     while (
         reduction < facts.levels
-        and facts.rows >> (reduction + 1) >= frame.at_least[0]
-        and facts.columns >> (reduction + 1) >= frame.at_least[1]
+        and facts.rows >> (reduction + 1) >= frame.min_size[0]
+        and facts.columns >> (reduction + 1) >= frame.min_size[1]
     ):
         reduction += 1
     return reduction
@@ -87,7 +87,7 @@ def _reduced(data: memoryview, facts: Jpeg2000Header, reduction: int) -> NDArray
     # Pillow moves values to the top of the word, and signed ones up to zero.
     word = pixels.dtype.itemsize * BYTE
     values: NDArray[Any] = pixels >> pixels.dtype.type(word - facts.precision)
-    if facts.signed:
+    if facts.is_signed:
         values = (values.astype(np.int32) - (1 << (facts.precision - 1))).astype(np.int16)
     return values
 
@@ -113,12 +113,12 @@ def _signed_as_declared(
 
     The codestream's precision counts, not BitsStored: writers get the one wrong, decoders cannot.
     """
-    if form.signed and not facts.signed:
+    if form.is_signed and not facts.is_signed:
         return sign_extend(pixels, facts.precision)
-    if facts.signed and not form.signed:
+    if facts.is_signed and not form.is_signed:
         unsigned = pixels.view(f"u{pixels.dtype.itemsize}")
         pixels = unsigned & unsigned.dtype.type((1 << facts.precision) - 1)
-    return pixels.astype(np.int16, copy=False) if form.signed else pixels
+    return pixels.astype(np.int16, copy=False) if form.is_signed else pixels
 
 
 def unwrap_jp2(data: bytes | memoryview) -> memoryview:
@@ -159,9 +159,9 @@ def read_jpeg2000_header(data: memoryview) -> Jpeg2000Header:
         columns=columns,
         components=components,
         precision=(depth & 0x7F) + 1,
-        signed=bool(depth & 0x80),
+        is_signed=bool(depth & 0x80),
         levels=_levels(data, 42 + 3 * components),
-        at_origin=left == top == 0,
+        is_at_origin=left == top == 0,
     )
 
 

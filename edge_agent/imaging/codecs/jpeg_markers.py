@@ -40,8 +40,8 @@ class JpegHeader:
     sampling: bytes
     scan: int
     end: int
-    adobe: bool = False
-    jfif: bool = False
+    has_adobe_marker: bool = False
+    has_jfif_marker: bool = False
     revision: int = 1
     exif: bytes = b""
 
@@ -56,7 +56,7 @@ def read_jpeg_header(data: bytes | memoryview) -> JpegHeader:
     if data[:2] != START:
         raise corrupt_error("the picture does not begin as JPEG does")
     frame: tuple[int, int, int, int, int] | None = None
-    adobe = jfif = False
+    has_adobe_marker = has_jfif_marker = False
     sampling = exif = b""
     revision = 1
     for marker, body, after in _segments(data):
@@ -66,10 +66,10 @@ def read_jpeg_header(data: bytes | memoryview) -> JpegHeader:
             frame = (marker, *struct.unpack_from(">BHHB", body))
             sampling = body[_FRAME_BYTES + 1 :: _COMPONENT_BYTES]
         elif marker == _APP0 and body[:4] == b"JFIF":
-            jfif = True
+            has_jfif_marker = True
             revision = int.from_bytes(body[5:6]) or 1
         elif marker == _APP14 and body[:5] == b"Adobe":
-            adobe = True
+            has_adobe_marker = True
         elif marker == _APP1 and body[:6] == b"Exif\0\0":
             exif = exif or body[6:]
         elif marker == _SOS:
@@ -86,8 +86,8 @@ def read_jpeg_header(data: bytes | memoryview) -> JpegHeader:
                 sampling=sampling,
                 scan=after,
                 end=end,
-                adobe=adobe,
-                jfif=jfif,
+                has_adobe_marker=has_adobe_marker,
+                has_jfif_marker=has_jfif_marker,
                 revision=revision,
                 exif=exif,
             )

@@ -97,8 +97,8 @@ def check_header(header: DicomHeader) -> None:
     Raises:
         StudyImageRefused: WRONG_MODALITY, FOR_PROCESSING or BODY_PART_NOT_CHEST.
     """
-    sop_class = header.text(tags.SOP_CLASS_UID)
-    modality = header.text(tags.MODALITY).upper()
+    sop_class = header.get_text(tags.SOP_CLASS_UID)
+    modality = header.get_text(tags.MODALITY).upper()
     allowed = _RADIOGRAPHIC
     if sop_class in _RADIOGRAPHS:
         allowed = _RADIOGRAPHIC | {""}
@@ -110,7 +110,7 @@ def check_header(header: DicomHeader) -> None:
             "This is not a radiograph (CR, DX, or a secondary capture of one).",
             "Send the chest radiograph itself, not another examination or a report.",
         )
-    intent = header.text(tags.PRESENTATION_INTENT_TYPE).upper()
+    intent = header.get_text(tags.PRESENTATION_INTENT_TYPE).upper()
     if sop_class == _DX_FOR_PROCESSING or intent == "FOR PROCESSING":
         raise make_refusal(
             ErrorCode.FOR_PROCESSING,
@@ -126,10 +126,10 @@ def is_radiograph_class(sop_class: str) -> bool:
 
 
 def _check_body_part(header: DicomHeader) -> None:
-    body_part = header.text(tags.BODY_PART_EXAMINED)
+    body_part = header.get_text(tags.BODY_PART_EXAMINED)
     told = [] if _folded(body_part) in _UNTOLD_BODY else [is_chest_name(body_part)]
-    for region in header.items(tags.ANATOMIC_REGION_SEQUENCE):
-        code, meaning = region.text(tags.CODE_VALUE), region.text(tags.CODE_MEANING)
+    for region in header.get_items(tags.ANATOMIC_REGION_SEQUENCE):
+        code, meaning = region.get_text(tags.CODE_VALUE), region.get_text(tags.CODE_MEANING)
         if code or meaning:
             told.append(code in _CHEST_CODES or is_chest_name(meaning))
     if told and not any(told):
@@ -154,15 +154,15 @@ def _folded(text: str) -> str:
 
 def read_view_position(header: DicomHeader) -> str:
     """PA, AP, LL, RL or what else the header says; empty where it does not say."""
-    position = header.text(tags.VIEW_POSITION).upper().split()
+    position = header.get_text(tags.VIEW_POSITION).upper().split()
     if position:
         return position[0]  # what follows says how the patient stood
-    for item in header.items(tags.VIEW_CODE_SEQUENCE):
-        code = item.text(tags.CODE_VALUE)
+    for item in header.get_items(tags.VIEW_CODE_SEQUENCE):
+        code = item.get_text(tags.CODE_VALUE)
         if code in _VIEW_CODES:
             return _VIEW_CODES[code]
     # Rows that run from front to back, or back to front, show the patient from the side.
-    if header.text(tags.PATIENT_ORIENTATION).upper()[:1] in {"A", "P"}:
+    if header.get_text(tags.PATIENT_ORIENTATION).upper()[:1] in {"A", "P"}:
         return "LATERAL"
     return ""
 
@@ -178,8 +178,8 @@ def warn_about_view(view: str) -> ImageWarning | None:
 
 def warn_about_burned_in_text(header: DicomHeader) -> ImageWarning | None:
     """Whether the picture may hold text: said so, or a secondary capture that does not say."""
-    said = header.text(tags.BURNED_IN_ANNOTATION).upper()
-    captured = header.text(tags.SOP_CLASS_UID) in _SECONDARY_CAPTURES
+    said = header.get_text(tags.BURNED_IN_ANNOTATION).upper()
+    captured = header.get_text(tags.SOP_CLASS_UID) in _SECONDARY_CAPTURES
     if said == "YES" or (captured and said != "NO"):
         return make_warning(WarningCode.BURNED_IN_POSSIBLE)
     return None

@@ -30,24 +30,24 @@ class DicomHeader:
         self._elements = elements
         self._encodings = encodings
         if _CHARACTER_SET in self:
-            self._encodings = character_sets.find_encodings(self.texts(_CHARACTER_SET))
+            self._encodings = character_sets.find_encodings(self.get_texts(_CHARACTER_SET))
 
     def __contains__(self, tag: int) -> bool:
         """Whether the element is there and not empty."""
         return tag in self._elements and len(self._elements[tag].value) > 0
 
-    def texts(self, tag: int) -> list[str]:
+    def get_texts(self, tag: int) -> list[str]:
         """All values of a text element, stripped; empty where it is absent."""
         if tag not in self or len(self._elements[tag].value) > _MAX_TEXT_BYTES:
             return []
         decoded = character_sets.decode_text(bytes(self._elements[tag].value), self._encodings)
         return [part.strip("\0 \t\r\n") for part in decoded.split("\\")]
 
-    def text(self, tag: int) -> str:
+    def get_text(self, tag: int) -> str:
         """The first value of a text element, stripped; empty where it is absent."""
-        return (self.texts(tag) or [""])[0]
+        return (self.get_texts(tag) or [""])[0]
 
-    def decimals(self, tag: int) -> list[float]:
+    def get_decimals(self, tag: int) -> list[float]:
         """All values of a DS or IS element that are finite numbers."""
         if tag not in self:
             return []
@@ -55,11 +55,11 @@ class DicomHeader:
         if kind is not None:
             values = [float(value) for value in self._array(tag, kind)[:_MAX_NUMBERS]]
         else:
-            matches = (_DECIMAL.fullmatch(text) for text in self.texts(tag))
+            matches = (_DECIMAL.fullmatch(text) for text in self.get_texts(tag))
             values = [float(match.group()) for match in matches if match]
         return [value for value in values if math.isfinite(value)]
 
-    def integers(self, tag: int, *, signed: bool = False) -> list[int]:
+    def get_integers(self, tag: int, *, signed: bool = False) -> list[int]:
         """All values of a US or SS element.
 
         Args:
@@ -70,19 +70,19 @@ class DicomHeader:
             return []
         vr = self._elements[tag].vr
         if vr in {"DS", "IS"}:
-            return [int(value) for value in self.decimals(tag)]
+            return [int(value) for value in self.get_decimals(tag)]
         words = self._array(tag, _BINARY.get(vr, "i2" if signed else "u2"))
         return [int(value) for value in words[:_MAX_NUMBERS] if math.isfinite(value)]
 
-    def integer(self, tag: int, default: int = 0) -> int:
+    def get_integer(self, tag: int, default: int = 0) -> int:
         """The first value of a US element, or the default."""
-        return (self.integers(tag) or [default])[0]
+        return (self.get_integers(tag) or [default])[0]
 
-    def octets(self, tag: int) -> NDArray[np.uint8]:
+    def get_octets(self, tag: int) -> NDArray[np.uint8]:
         """An element's value as bytes, shape (N,); empty where it is absent."""
         return self._array(tag, "u1")
 
-    def words(self, tag: int) -> NDArray[np.uint16]:
+    def get_words(self, tag: int) -> NDArray[np.uint16]:
         """An element's value as 16-bit words in the machine's byte order, shape (N,)."""
         return self._array(tag, "u2").astype(np.uint16, copy=False)
 
@@ -90,19 +90,19 @@ class DicomHeader:
         if tag not in self:
             return np.empty(0, kind)
         element = self._elements[tag]
-        dtype = np.dtype(kind).newbyteorder("<" if element.encoding.little else ">")
+        dtype = np.dtype(kind).newbyteorder("<" if element.encoding.is_little_endian else ">")
         whole = len(element.value) // dtype.itemsize * dtype.itemsize
         return np.frombuffer(element.value[:whole], dtype)
 
-    def items(self, tag: int) -> list[DicomHeader]:
+    def get_items(self, tag: int) -> list[DicomHeader]:
         """The items of a sequence; empty where it is absent."""
         if tag not in self:
             return []
         return [DicomHeader(item, self._encodings) for item in read_items(self._elements[tag])]
 
-    def date(self, tag: int) -> date | None:
+    def get_date(self, tag: int) -> date | None:
         """A DA value, also in the old form with dots; None where absent or impossible."""
-        digits = self.text(tag).replace(".", "")
+        digits = self.get_text(tag).replace(".", "")
         if not (len(digits) == _DATE_DIGITS and digits.isascii() and digits.isdigit()):
             return None
         try:

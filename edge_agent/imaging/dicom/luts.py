@@ -27,14 +27,14 @@ def read_presentation(header: DicomHeader, form: PixelFormat) -> Presentation:
     (PS3.3 C.11.2.1). MONOCHROME1 and PresentationLUTShape INVERSE say the same thing: where both
     stand, values are inverted once (C.11.6.1.2).
     """
-    shape = header.text(tags.PRESENTATION_LUT_SHAPE).upper()
-    modality = _modality(header, signed=form.signed)
+    shape = header.get_text(tags.PRESENTATION_LUT_SHAPE).upper()
+    modality = _modality(header, signed=form.is_signed)
     signed = _below_zero(modality, form)
     return Presentation(
         modality=modality,
         voi=_table(header, tags.VOI_LUT_SEQUENCE, signed=signed) or _window(header),
-        inverse=form.photometric == "MONOCHROME1" or shape == "INVERSE",
-        padding=_padding(header, signed=form.signed),
+        is_inverted=form.photometric == "MONOCHROME1" or shape == "INVERSE",
+        padding=_padding(header, signed=form.is_signed),
     )
 
 
@@ -42,7 +42,7 @@ def _below_zero(modality: LookupTable | Rescale, form: PixelFormat) -> bool:
     """Whether what the VOI LUT takes may be negative: its descriptor's sign (C.11.2.1.1)."""
     if isinstance(modality, LookupTable):
         return False  # After a modality LUT values are unsigned (C.11.1.1).
-    lowest = -(1 << (form.bits_stored - 1)) if form.signed else 0
+    lowest = -(1 << (form.bits_stored - 1)) if form.is_signed else 0
     ends = (lowest, lowest + (1 << form.bits_stored) - 1)
     return min(modality.slope * end + modality.intercept for end in ends) < 0
 
@@ -51,16 +51,16 @@ def _modality(header: DicomHeader, *, signed: bool) -> LookupTable | Rescale:
     table = _table(header, tags.MODALITY_LUT_SEQUENCE, signed=signed)
     if table is not None:
         return table
-    slope = header.decimals(tags.RESCALE_SLOPE)
-    intercept = header.decimals(tags.RESCALE_INTERCEPT)
+    slope = header.get_decimals(tags.RESCALE_SLOPE)
+    intercept = header.get_decimals(tags.RESCALE_INTERCEPT)
     if not slope or not intercept or slope[0] == 0:
         return Rescale()
     return Rescale(slope[0], intercept[0])
 
 
 def _table(header: DicomHeader, tag: int, *, signed: bool) -> LookupTable | None:
-    for item in header.items(tag)[:1]:
-        descriptor = item.integers(tags.LUT_DESCRIPTOR, signed=signed)
+    for item in header.get_items(tag)[:1]:
+        descriptor = item.get_integers(tags.LUT_DESCRIPTOR, signed=signed)
         if len(descriptor) != _DESCRIPTOR_VALUES:
             return None
         # The number of entries is unsigned whatever the VR says, and 65,536 does not fit in.
@@ -77,31 +77,31 @@ def _table(header: DicomHeader, tag: int, *, signed: bool) -> LookupTable | None
 
 def _entries(header: DicomHeader, tag: int, count: int) -> NDArray[np.uint16]:
     """A table's entries: words, or bytes where there are only as many bytes as entries."""
-    octets = header.octets(tag)
+    octets = header.get_octets(tag)
     if count <= len(octets) < 2 * count:
         return octets[:count].astype(np.uint16)
-    return header.words(tag)[:count]
+    return header.get_words(tag)[:count]
 
 
 def _window(header: DicomHeader) -> Window | None:
-    centres = header.decimals(tags.WINDOW_CENTER)
-    widths = header.decimals(tags.WINDOW_WIDTH)
+    centres = header.get_decimals(tags.WINDOW_CENTER)
+    widths = header.get_decimals(tags.WINDOW_WIDTH)
     if not centres or not widths:
         return None
-    said = header.text(tags.VOI_LUT_FUNCTION).upper()
+    said = header.get_text(tags.VOI_LUT_FUNCTION).upper()
     function: _Function = "LINEAR"
     for known in get_args(_Function):
         if said == known:
             function = known
     window = Window(centres[0], widths[0], function)
-    return window if window.valid else None
+    return window if window.is_valid else None
 
 
 def _padding(header: DicomHeader, *, signed: bool) -> tuple[int, int] | None:
-    value = header.integers(tags.PIXEL_PADDING_VALUE, signed=signed)
+    value = header.get_integers(tags.PIXEL_PADDING_VALUE, signed=signed)
     if not value:
         return None
-    limit = header.integers(tags.PIXEL_PADDING_RANGE_LIMIT, signed=signed) or value
+    limit = header.get_integers(tags.PIXEL_PADDING_RANGE_LIMIT, signed=signed) or value
     ends = sorted((_as_stored(value[0], signed=signed), _as_stored(limit[0], signed=signed)))
     return ends[0], ends[1]
 
@@ -121,7 +121,7 @@ def read_palette(header: DicomHeader) -> PaletteTable:
     colours: list[NDArray[np.float64]] = []
     first = 0
     for descriptor_tag, data_tag in zip(tags.PALETTE_DESCRIPTORS, tags.PALETTE_DATA, strict=True):
-        descriptor = header.integers(descriptor_tag)
+        descriptor = header.get_integers(descriptor_tag)
         if len(descriptor) != _DESCRIPTOR_VALUES:
             raise corrupt_error("its palette is not described")
         if data_tag not in header:
@@ -132,4 +132,4 @@ def read_palette(header: DicomHeader) -> PaletteTable:
             raise corrupt_error("its palette is shorter than described")
         # Entries of 8 bits stand in bytes or, against the standard, in the low byte of words.
         colours.append(values * 257 if values.max() < 1 << _BYTE else values)
-    return PaletteTable.of(first, *colours)
+    return PaletteTable.from_colours(first, *colours)

@@ -47,8 +47,8 @@ _LONG_VRS = frozenset(
 class Encoding:
     """How elements are written."""
 
-    little: bool = True
-    explicit: bool = True
+    is_little_endian: bool = True
+    is_explicit: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ class _Reader:
     _order: str = field(init=False)
 
     def __post_init__(self) -> None:
-        self._order = "<" if self.encoding.little else ">"
+        self._order = "<" if self.encoding.is_little_endian else ">"
 
     def count(self) -> None:
         """One more element, item or fragment: so many, and no more, are looked at."""
@@ -151,7 +151,7 @@ class _Reader:
         """Tag, VR (empty where implicit), length, and where the value starts."""
         self.count()
         tag, length = self.item_header(position)
-        if not self.encoding.explicit or tag in _DELIMITERS:
+        if not self.encoding.is_explicit or tag in _DELIMITERS:
             return tag, b"", length, position + 8
         vr = bytes(self.data[position + 4 : position + 6])
         if vr in _SHORT_VRS:
@@ -169,7 +169,7 @@ class _Reader:
         """Tag, element, and where the next one starts."""
         tag, vr, length, start = self.element_header(position)
         # UN of undefined length is a sequence in implicit little endian (PS3.5 6.2.2).
-        encoding = Encoding(explicit=False) if vr == b"UN" else self.encoding
+        encoding = Encoding(is_explicit=False) if vr == b"UN" else self.encoding
         if length == _UNDEFINED:
             inner = _Reader(self.data, encoding, self.seen)
             end, after = inner.skip_items(start, depth + 1)
@@ -228,7 +228,7 @@ def _inflate(deflated: memoryview, limits: Limits) -> memoryview:
         data = inflater.decompress(deflated, limits.max_bytes + 1)
     except zlib.error:
         raise corrupt_error("the deflated data set cannot be inflated") from None
-    limits.check_bytes(len(data))
+    limits.check_file_size(len(data))
     if not inflater.eof:
         raise truncated_error("the deflated data set has no end")
     return memoryview(data)
@@ -246,26 +246,26 @@ def _bare_encoding(data: memoryview) -> Encoding | None:
     if start[:2] in {b"\x02\x00", b"\x08\x00"} and start[3] == 0 and _is_vr(start[4:6]):
         return Encoding()
     if start[:3] == b"\x00\x08\x00" and _is_vr(start[4:6]):
-        return Encoding(little=False)
+        return Encoding(is_little_endian=False)
     group, number, length = struct.unpack_from("<HHL", start)
     if group == _IDENTIFYING and number <= _LAST_FIRST_NUMBER and length < 1 << _BYTE:
-        return Encoding(explicit=False)
+        return Encoding(is_explicit=False)
     return None
 
 
 def _encoding(data: memoryview, position: int, syntax: str) -> Encoding:
     """How the data set is written: by its first element, since headers lie about it."""
-    little = syntax != EXPLICIT_BIG
+    is_little_endian = syntax != EXPLICIT_BIG
     if not syntax:
-        little = (_bare_encoding(data[position:]) or Encoding()).little
-    explicit = _is_vr(bytes(data[position + 4 : position + 6]))
-    return Encoding(little, explicit)
+        is_little_endian = (_bare_encoding(data[position:]) or Encoding()).is_little_endian
+    is_explicit = _is_vr(bytes(data[position + 4 : position + 6]))
+    return Encoding(is_little_endian, is_explicit)
 
 
 def _plain_syntax(encoding: Encoding) -> str:
-    if not encoding.little:
+    if not encoding.is_little_endian:
         return EXPLICIT_BIG
-    return EXPLICIT_LITTLE if encoding.explicit else IMPLICIT_LITTLE
+    return EXPLICIT_LITTLE if encoding.is_explicit else IMPLICIT_LITTLE
 
 
 def _read_data_set(data: memoryview, position: int, syntax: str, encoding: Encoding) -> DicomFile:

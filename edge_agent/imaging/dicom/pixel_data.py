@@ -47,7 +47,7 @@ def is_supported(syntax: str) -> bool:
 
 
 def decode_pixel_data(
-    file: DicomFile, form: PixelFormat, at_least: tuple[int, int] | None
+    file: DicomFile, form: PixelFormat, min_size: tuple[int, int] | None
 ) -> StoredValues:
     """Decode the file's one frame.
 
@@ -79,7 +79,7 @@ def decode_pixel_data(
         raise corrupt_error("compressed pixel data do not come in fragments")
     fragments = file.fragments
     data = bytes(fragments[0]) if len(fragments) == 1 else b"".join(fragments)
-    return decoder(EncodedFrame(data, form, at_least))
+    return decoder(EncodedFrame(data, form, min_size))
 
 
 def name_transfer_syntax(syntax: str) -> str:
@@ -93,18 +93,18 @@ def _native(data: memoryview, file: DicomFile, form: PixelFormat) -> StoredValue
     if form.photometric in {"YBR_FULL_422", "YBR_PARTIAL_422"}:
         return _luminance_422(data, form)
     size = form.bits_allocated // 8
-    if len(data) < form.count * size:
+    if len(data) < form.sample_count * size:
         raise truncated_error("there are fewer pixels than rows and columns declare")
     if size == 1:
-        if not file.encoding.little and file.pixel_vr == "OW":
+        if not file.encoding.is_little_endian and file.pixel_vr == "OW":
             # Bytes in big-endian words stand in swapped pairs (PS3.5 8.2).
             words = np.frombuffer(data[: len(data) // 2 * 2], np.uint16)
             data = memoryview(words.byteswap().tobytes())
-        flat: NDArray[Any] = np.frombuffer(data, np.uint8, form.count)
+        flat: NDArray[Any] = np.frombuffer(data, np.uint8, form.sample_count)
     else:
-        order = "<" if file.encoding.little else ">"
-        flat = np.frombuffer(data, f"{order}u2", form.count).astype(np.uint16, copy=False)
-    return form.stored_bits(form.shaped(flat, planar=form.planar))
+        order = "<" if file.encoding.is_little_endian else ">"
+        flat = np.frombuffer(data, f"{order}u2", form.sample_count).astype(np.uint16, copy=False)
+    return form.extract_stored(form.reshape(flat, is_planar=form.is_planar))
 
 
 def _luminance_422(data: memoryview, form: PixelFormat) -> StoredValues:
@@ -128,9 +128,9 @@ def _rle(frame: EncodedFrame) -> StoredValues:
     pixels = form.rows * form.columns
     raw = call_decoder(rle.decode_frame, frame.data, pixels, form.bits_allocated, "<")
     flat = np.frombuffer(raw, f"<u{form.bits_allocated // 8}")
-    if flat.size != form.count:
+    if flat.size != form.sample_count:
         raise corrupt_error("the run-length segments do not fit the declared pixels")
-    return form.stored_bits(form.shaped(flat, planar=True))
+    return form.extract_stored(form.reshape(flat, is_planar=True))
 
 
 def _jpeg(frame: EncodedFrame) -> StoredValues:
@@ -138,7 +138,7 @@ def _jpeg(frame: EncodedFrame) -> StoredValues:
     form = frame.format
     frame.check_declared(facts.rows, facts.columns, facts.components, facts.precision)
     # libjpeg guesses RGB or YCbCr from markers; the data set knows where they are absent.
-    told = form.samples == 1 or facts.adobe or facts.jfif
+    told = form.samples == 1 or facts.has_adobe_marker or facts.has_jfif_marker
     rgb = form.photometric == "RGB"
     if is_turbojpeg_supported(facts):
         data = frame.data if told else add_adobe_marker(frame.data, rgb=rgb)
@@ -165,7 +165,7 @@ def _plain(pixels: NDArray[Any], frame: EncodedFrame, precision: int) -> StoredV
     """Stored values of a codestream that knows no sign."""
     frame.check_decoded(pixels)
     form = frame.format
-    return sign_extend(pixels, min(precision, form.bits_stored)) if form.signed else pixels
+    return sign_extend(pixels, min(precision, form.bits_stored)) if form.is_signed else pixels
 
 
 _NATIVE = frozenset(

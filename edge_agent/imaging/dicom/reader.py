@@ -44,7 +44,7 @@ def read_dicom(
     acceptance.check_header(header)
     _check_single_frame(header)
     form = read_pixel_format(header)
-    limits.check(form.rows, form.columns)
+    limits.check_image_size(form.rows, form.columns)
     _check_readable(file, form)
     radiograph = _radiograph(file, header, form, fit)
     return radiograph, read_study_context(header)
@@ -55,7 +55,7 @@ def _check_is_image(file: DicomFile, header: DicomHeader) -> None:
         raise unsupported_pixels_error("floating point numbers")
     if file.native is not None or file.fragments is not None:
         return
-    sop_class = header.text(tags.SOP_CLASS_UID)
+    sop_class = header.get_text(tags.SOP_CLASS_UID)
     if tags.ROWS in header or acceptance.is_radiograph_class(sop_class):
         raise truncated_error("there are no pixel data")
     raise make_refusal(
@@ -66,7 +66,7 @@ def _check_is_image(file: DicomFile, header: DicomHeader) -> None:
 
 
 def _check_single_frame(header: DicomHeader) -> None:
-    frames = header.decimals(tags.NUMBER_OF_FRAMES)
+    frames = header.get_decimals(tags.NUMBER_OF_FRAMES)
     if frames and frames[0] > 1:
         raise multi_frame_error(f"{frames[0]:.0f} frames")
 
@@ -77,18 +77,18 @@ def read_pixel_format(header: DicomHeader) -> PixelFormat:
     Raises:
         StudyImageRefused: CORRUPT or UNSUPPORTED_PIXELS.
     """
-    bits_allocated = header.integer(tags.BITS_ALLOCATED)
-    bits_stored = header.integer(tags.BITS_STORED, bits_allocated)
+    bits_allocated = header.get_integer(tags.BITS_ALLOCATED)
+    bits_stored = header.get_integer(tags.BITS_STORED, bits_allocated)
     form = PixelFormat(
-        rows=header.integer(tags.ROWS),
-        columns=header.integer(tags.COLUMNS),
-        samples=header.integer(tags.SAMPLES_PER_PIXEL, 1),
+        rows=header.get_integer(tags.ROWS),
+        columns=header.get_integer(tags.COLUMNS),
+        samples=header.get_integer(tags.SAMPLES_PER_PIXEL, 1),
         bits_allocated=bits_allocated,
         bits_stored=bits_stored,
-        high_bit=header.integer(tags.HIGH_BIT, bits_stored - 1),
-        signed=header.integer(tags.PIXEL_REPRESENTATION) == 1,
-        planar=header.integer(tags.PLANAR_CONFIGURATION) == 1,
-        photometric=header.text(tags.PHOTOMETRIC_INTERPRETATION).upper(),
+        high_bit=header.get_integer(tags.HIGH_BIT, bits_stored - 1),
+        is_signed=header.get_integer(tags.PIXEL_REPRESENTATION) == 1,
+        is_planar=header.get_integer(tags.PLANAR_CONFIGURATION) == 1,
+        photometric=header.get_text(tags.PHOTOMETRIC_INTERPRETATION).upper(),
     )
     if bits_allocated not in {8, 16}:
         raise unsupported_pixels_error(f"{bits_allocated} bits allocated")
@@ -111,7 +111,7 @@ def _check_photometric(form: PixelFormat) -> None:
         raise unsupported_pixels_error("their photometric interpretation is none of a radiograph's")
     if form.samples != expected:
         raise corrupt_error("its colours do not fit its samples per pixel")
-    if expected != 1 and form.signed:
+    if expected != 1 and form.is_signed:
         raise unsupported_pixels_error("signed colours")
 
 
@@ -135,11 +135,11 @@ def _radiograph(
         small_enough = size if presentation.padding is None else None
         stored = pixel_data.decode_pixel_data(file, form, small_enough)
         estimated = presentation.voi is None
-        pixels = presentation.show(stored, *size)
+        pixels = presentation.render(stored, *size)
     else:
         stored = pixel_data.decode_pixel_data(file, form, None)
         if form.photometric == _PALETTE:
-            pixels = read_palette(header).show(stored)
+            pixels = read_palette(header).apply(stored)
         else:
             pixels = compute_luminance(stored, form.photometric, form.bits_stored)
         pixels = resize(pixels, *size)
@@ -157,9 +157,9 @@ def _radiograph(
         format="dicom",
         bits_stored=form.bits_stored,
         view=view,
-        laterality=header.text(tags.IMAGE_LATERALITY) or header.text(tags.LATERALITY),
-        body_part=header.text(tags.BODY_PART_EXAMINED),
-        manufacturer=header.text(tags.MANUFACTURER),
+        laterality=header.get_text(tags.IMAGE_LATERALITY) or header.get_text(tags.LATERALITY),
+        body_part=header.get_text(tags.BODY_PART_EXAMINED),
+        manufacturer=header.get_text(tags.MANUFACTURER),
         photometric=form.photometric,
         transfer_syntax=file.syntax,
         spacing=_spacing(header),
@@ -169,7 +169,7 @@ def _radiograph(
 
 def _spacing(header: DicomHeader) -> Spacing | None:
     for tag in (tags.PIXEL_SPACING, tags.IMAGER_PIXEL_SPACING):
-        values = header.decimals(tag)
+        values = header.get_decimals(tag)
         if len(values) == _ROW_AND_COLUMN and min(values) > 0:
             return Spacing(row_mm=values[0], column_mm=values[1])
     return None
@@ -178,19 +178,19 @@ def _spacing(header: DicomHeader) -> Spacing | None:
 def read_study_context(header: DicomHeader) -> StudyContext:
     """What only the site may know; broken values count as absent."""
     return StudyContext(
-        patient_id=header.text(tags.PATIENT_ID),
-        patient_name=header.text(tags.PATIENT_NAME),
-        patient_birth_date=header.date(tags.PATIENT_BIRTH_DATE),
-        patient_sex=header.text(tags.PATIENT_SEX),
-        patient_age=header.text(tags.PATIENT_AGE),
-        accession_number=header.text(tags.ACCESSION_NUMBER),
-        study_instance_uid=header.text(tags.STUDY_INSTANCE_UID),
-        series_instance_uid=header.text(tags.SERIES_INSTANCE_UID),
-        sop_instance_uid=header.text(tags.SOP_INSTANCE_UID),
-        sop_class_uid=header.text(tags.SOP_CLASS_UID),
-        study_date=header.date(tags.STUDY_DATE),
-        study_time=header.text(tags.STUDY_TIME),
-        study_id=header.text(tags.STUDY_ID),
-        referring_physician=header.text(tags.REFERRING_PHYSICIAN),
-        institution=header.text(tags.INSTITUTION_NAME),
+        patient_id=header.get_text(tags.PATIENT_ID),
+        patient_name=header.get_text(tags.PATIENT_NAME),
+        patient_birth_date=header.get_date(tags.PATIENT_BIRTH_DATE),
+        patient_sex=header.get_text(tags.PATIENT_SEX),
+        patient_age=header.get_text(tags.PATIENT_AGE),
+        accession_number=header.get_text(tags.ACCESSION_NUMBER),
+        study_instance_uid=header.get_text(tags.STUDY_INSTANCE_UID),
+        series_instance_uid=header.get_text(tags.SERIES_INSTANCE_UID),
+        sop_instance_uid=header.get_text(tags.SOP_INSTANCE_UID),
+        sop_class_uid=header.get_text(tags.SOP_CLASS_UID),
+        study_date=header.get_date(tags.STUDY_DATE),
+        study_time=header.get_text(tags.STUDY_TIME),
+        study_id=header.get_text(tags.STUDY_ID),
+        referring_physician=header.get_text(tags.REFERRING_PHYSICIAN),
+        institution=header.get_text(tags.INSTITUTION_NAME),
     )

@@ -27,7 +27,7 @@ class RasterHeader:
     photometric: str
     decode: Callable[[Size], NDArray[Any]]
     """Decodes to grey, u8 or u16, of at least the size asked for."""
-    inverse: bool = False
+    is_inverted: bool = False
 
 
 def convert_to_grey(pixels: NDArray[Any]) -> NDArray[Any]:

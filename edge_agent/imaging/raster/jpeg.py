@@ -56,5 +56,5 @@ def _jpeg_scaled(data: memoryview, facts: jpeg_markers.JpegHeader, size: Size) -
 def _jpeg_other(data: memoryview, facts: jpeg_markers.JpegHeader, _size: Size) -> NDArray[Any]:
     pixels = decode_and_verify_jpeg(data, facts)
     if facts.components == _CMYK:
-        return convert_cmyk_to_grey(pixels if facts.adobe else 255 - pixels)
+        return convert_cmyk_to_grey(pixels if facts.has_adobe_marker else 255 - pixels)
     return convert_to_grey(pixels)

@@ -40,7 +40,7 @@ def read_raster(
         StudyImageRefused: its size, its form or its bytes are not accepted.
     """
     declared = _DECLARE[kind](data)
-    limits.check(declared.rows, declared.columns)
+    limits.check_image_size(declared.rows, declared.columns)
     turned = declared.orientation in TRANSPOSING
     rows, columns = declared.rows, declared.columns
     if turned:
@@ -51,9 +51,9 @@ def read_raster(
     warnings = [acceptance.make_warning(WarningCode.UNKNOWN_VIEW)]
     if decoded.dtype == np.uint8:
         pixels = resize(decoded, *stored_size)
-        pixels = 255 - pixels if declared.inverse else pixels
+        pixels = 255 - pixels if declared.is_inverted else pixels
     else:
-        pixels = Presentation(inverse=declared.inverse).show(decoded, *stored_size)
+        pixels = Presentation(is_inverted=declared.is_inverted).render(decoded, *stored_size)
         warnings.append(acceptance.make_warning(WarningCode.MISSING_WINDOW))
     pixels = np.ascontiguousarray(undo_orientation(pixels, declared.orientation))
     if is_likely_inverted(pixels):

@@ -58,7 +58,7 @@ def parse_tiff(data: memoryview) -> RasterHeader:
         orientation if orientation in tiff_directory.ORIENTATIONS else 1,
         _PHOTOMETRICS[photometric],
         lambda _size: _decoded(data, page),
-        inverse=photometric == _WHITE_IS_ZERO and not _by_rgba(page),
+        is_inverted=photometric == _WHITE_IS_ZERO and not _by_rgba(page),
     )
 
 
@@ -187,4 +187,4 @@ def _looked_up(pixels: NDArray[Any], page: tiff_directory.Directory) -> NDArray[
     colours = np.array(page.values.get(tiff_directory.COLOUR_MAP, ()), np.float64)
     if len(colours) != 3 << page.first(tiff_directory.BITS, 1):
         raise corrupt_error("the TIFF's palette is shorter than described")
-    return PaletteTable.of(0, *colours.reshape(3, -1)).show(pixels)
+    return PaletteTable.from_colours(0, *colours.reshape(3, -1)).apply(pixels)

@@ -116,7 +116,7 @@ class SecurityMiddleware:
         )
         if denied is not None:
             self._turned_away(denied)
-            raise denied.error()
+            raise denied.to_error()
 
 
 class _Upload:

@@ -25,7 +25,7 @@ STAT, ROUTINE = Priority.STAT, Priority.ROUTINE
 
 
 def admission(**policy: float) -> Admission:
-    return Admission(AdmissionPolicy(**{"slots": 1, "capacity": 8, **policy}))  # type: ignore[arg-type]
+    return Admission(AdmissionPolicy(**{"max_running": 1, "max_waiting": 8, **policy}))  # type: ignore[arg-type]
 
 
 def offer(
@@ -79,7 +79,7 @@ def test_the_table_leaves_every_state_but_the_last_ones() -> None:
     [pair for pair in itertools.product(State, Event) if pair not in TRANSITIONS],
 )
 def test_a_rejected_event_changes_nothing(state: State, event: Event) -> None:
-    queue = admission(slots=2)
+    queue = admission(max_running=2)
     if state is State.OFFERED:
         ticket = Ticket(1, ROUTINE, math.inf, 0, 0.0)
     else:
@@ -126,7 +126,7 @@ def test_an_aged_routine_is_due_after_a_single_stat() -> None:
 
 
 def test_the_late_expire_and_are_never_started() -> None:
-    queue = admission(slots=2)
+    queue = admission(max_running=2)
     late, in_time = offer(queue, deadline=1.0), offer(queue, deadline=1.5)
     assert queue.next_deadline() == 1.0
     step = queue.step(1.0)
@@ -140,7 +140,7 @@ def test_an_offer_whose_deadline_has_passed_is_refused() -> None:
 
 
 def test_overload_is_refused_at_once_until_a_place_is_free() -> None:
-    queue = admission(slots=1, capacity=2)
+    queue = admission(max_running=1, max_waiting=2)
     tickets = [offer(queue) for _ in range(3)]
     queue.step(0.0)
     assert offer(queue).refusal is Refusal.QUEUE_FULL
@@ -153,7 +153,7 @@ def test_overload_is_refused_at_once_until_a_place_is_free() -> None:
 
 
 def test_retry_after_follows_the_recent_service_time() -> None:
-    queue = admission(slots=2, capacity=1)
+    queue = admission(max_running=2, max_waiting=1)
     assert queue.retry_after_s() == FIRST_GUESS_S
     tickets = [offer(queue) for _ in range(2)]
     queue.step(0.0)
@@ -167,7 +167,7 @@ def test_retry_after_follows_the_recent_service_time() -> None:
 
 
 def test_one_request_larger_than_the_whole_budget_goes_alone() -> None:
-    queue = admission(slots=4, encoded_bytes=100)
+    queue = admission(max_running=4, encoded_bytes=100)
     huge = offer(queue, encoded_bytes=500)
     assert queue.step(0.0).started == (huge,)
     assert offer(queue, encoded_bytes=1).refusal is Refusal.BYTES_FULL
@@ -178,7 +178,7 @@ def test_one_request_larger_than_the_whole_budget_goes_alone() -> None:
 
 
 def test_encoded_bytes_are_bounded_over_waiting_and_running() -> None:
-    queue = admission(slots=1, encoded_bytes=100)
+    queue = admission(max_running=1, encoded_bytes=100)
     first, second = offer(queue, encoded_bytes=60), offer(queue, encoded_bytes=40)
     queue.step(0.0)
     assert offer(queue, encoded_bytes=1).refusal is Refusal.BYTES_FULL
@@ -194,11 +194,11 @@ def test_closed_refuses_the_new_and_lets_the_admitted_end() -> None:
     queue.close()
     assert offer(queue).refusal is Refusal.CLOSED
     assert order_of_starts(queue) == [ticket.id]
-    assert queue.idle
+    assert queue.is_idle
 
 
 def test_figures_count_every_state_reached() -> None:
-    queue = admission(capacity=2)
+    queue = admission(max_waiting=2)
     done, _gone, cancelled = offer(queue, STAT), offer(queue, deadline=1.0), offer(queue)
     offer(queue)
     queue.step(0.0)
@@ -236,7 +236,13 @@ def test_a_budget_takes_all_or_nothing() -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    [{"slots": 0}, {"capacity": -1}, {"stat_burst": 0}, {"aged_s": -1.0}, {"encoded_bytes": 0}],
+    [
+        {"max_running": 0},
+        {"max_waiting": -1},
+        {"stat_burst": 0},
+        {"aged_s": -1.0},
+        {"encoded_bytes": 0},
+    ],
 )
 def test_senseless_bounds_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="at least"):

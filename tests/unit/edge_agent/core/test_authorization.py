@@ -77,9 +77,14 @@ def test_loopback_without_credentials_is_open_to_the_box_itself() -> None:
 @pytest.mark.parametrize(
     ("listener", "peer", "forwarded", "reason"),
     [
-        (Listener("x", "127.0.0.1", roles=True), "127.0.0.1", False, DenialReason.NO_CREDENTIAL),
         (
-            Listener("x", "10.1.1.1", tls=True, roles=True),
+            Listener("x", "127.0.0.1", has_roles=True),
+            "127.0.0.1",
+            False,
+            DenialReason.NO_CREDENTIAL,
+        ),
+        (
+            Listener("x", "10.1.1.1", has_tls=True, has_roles=True),
             "127.0.0.1",
             False,
             DenialReason.NO_CREDENTIAL,
@@ -121,7 +126,7 @@ def test_a_key_that_is_shown_must_hold_good(
     certificate: Principal | Denied | None,
     expected: Principal | Denied,
 ) -> None:
-    listener = Listener("gRPC", host, tls=True, roles=True)
+    listener = Listener("gRPC", host, has_tls=True, has_roles=True)
     assert identify_caller(listener, key=key, certificate=certificate, peer_host=host) == expected
 
 
@@ -137,7 +142,7 @@ def test_nobody_gets_nothing(action: Action) -> None:
 
 @pytest.mark.parametrize("reason", DenialReason)
 def test_every_denial_is_a_coded_error(reason: DenialReason) -> None:
-    error = Denied(reason, "key:0123456789").error()
+    error = Denied(reason, "key:0123456789").to_error()
     assert isinstance(error, Forbidden | Unauthenticated)
     assert error.code in {ErrorCode.FORBIDDEN, ErrorCode.UNAUTHENTICATED}
     assert error.hint
@@ -148,8 +153,8 @@ def test_a_role_too_low_is_another_code_than_an_unknown_caller() -> None:
     too_low = authorize(Action.DETECT, GATEWAY)
     assert isinstance(too_low, Denied)
     assert too_low.actor == "cert:gateway"
-    assert too_low.error().code is ErrorCode.FORBIDDEN
-    assert WRONG_KEY.error().code is ErrorCode.UNAUTHENTICATED
+    assert too_low.to_error().code is ErrorCode.FORBIDDEN
+    assert WRONG_KEY.to_error().code is ErrorCode.UNAUTHENTICATED
 
 
 def test_listeners_that_may_start() -> None:
@@ -157,7 +162,7 @@ def test_listeners_that_may_start() -> None:
         [
             Listener("gRPC", "127.0.0.1"),
             Listener("HTTP", "::1"),
-            Listener("HTTP", "10.0.0.7", tls=True, roles=True),
+            Listener("HTTP", "10.0.0.7", has_tls=True, has_roles=True),
         ]
     )
 
@@ -175,7 +180,7 @@ def test_listeners_that_are_refused_with_the_reason(
     host: str, tls: bool, roles: bool, said: str, unsaid: str
 ) -> None:
     with pytest.raises(ConfigInvalid) as caught:
-        check_listeners([Listener("HTTP", host, tls=tls, roles=roles)])
+        check_listeners([Listener("HTTP", host, has_tls=tls, has_roles=roles)])
     assert caught.value.code is ErrorCode.CONFIG_INVALID
     assert said in caught.value.message
     assert unsaid not in caught.value.message
@@ -185,4 +190,4 @@ def test_listeners_that_are_refused_with_the_reason(
 
 def test_both_ports_problems_are_told_at_once() -> None:
     with pytest.raises(ConfigInvalid, match=r"gRPC would .* HTTP would"):
-        check_listeners([Listener("gRPC", "10.0.0.7"), Listener("HTTP", "10.0.0.7", tls=True)])
+        check_listeners([Listener("gRPC", "10.0.0.7"), Listener("HTTP", "10.0.0.7", has_tls=True)])

@@ -80,15 +80,15 @@ def test_a_threshold_of_one_switches_a_refusal_off(shown: ContentProbabilities) 
 
 def test_a_refusal_is_an_error_that_says_what_to_do() -> None:
     with pytest.raises(StudyImageRefused, match="does not show a chest") as caught:
-        assess_content(seen(other=1.0), THRESHOLDS).check()
+        assess_content(seen(other=1.0), THRESHOLDS).raise_if_refused()
     assert caught.value.code == ErrorCode.NOT_A_CHEST
     assert "frontal chest" in caught.value.hint
-    assess_content(seen(other=0.7), THRESHOLDS).check()
+    assess_content(seen(other=0.7), THRESHOLDS).raise_if_refused()
 
 
 def test_a_warning_that_the_header_gave_is_not_given_twice() -> None:
     told = (ImageWarning(WarningCode.LATERAL_VIEW, "The header says so."),)
-    merged = assess_content(seen(lateral=0.9, turned=0.6), THRESHOLDS).added_to(told)
+    merged = assess_content(seen(lateral=0.9, turned=0.6), THRESHOLDS).merge_warnings(told)
     assert [warning.code for warning in merged] == [
         WarningCode.LATERAL_VIEW,
         WarningCode.LOOKS_ROTATED,

@@ -206,13 +206,13 @@ class TestRescale:
 
 def test_values_beyond_the_bits_stored_still_have_a_grey() -> None:
     """A codestream may be deeper than its header says; ends are held."""
-    table = Presentation(Rescale(), Window(2048, 4096)).table(np.zeros((2, 2), np.uint16))
+    table = Presentation(Rescale(), Window(2048, 4096)).build_table(np.zeros((2, 2), np.uint16))
     assert table.shape == (65_536,)
     assert table[65_535] == 255
 
 
 def test_table_of_signed_values_is_indexed_by_the_word() -> None:
-    table = Presentation(voi=Window(0, 100)).table(np.zeros((2, 2), np.int16))
+    table = Presentation(voi=Window(0, 100)).build_table(np.zeros((2, 2), np.int16))
     assert table[np.array(-50, np.int16).view(np.uint16)] == 0
     assert table[49] == 255
 

@@ -67,8 +67,12 @@ def clock() -> Clock:
     return Clock()
 
 
-def visitors(clock: Clock, *, slots: int = 1, capacity: int = 4) -> Visitors:
-    return Visitors(AdmissionQueue(AdmissionPolicy(slots=slots, capacity=capacity), clock=clock))
+def visitors(clock: Clock, *, max_running: int = 1, max_waiting: int = 4) -> Visitors:
+    return Visitors(
+        AdmissionQueue(
+            AdmissionPolicy(max_running=max_running, max_waiting=max_waiting), clock=clock
+        )
+    )
 
 
 async def test_a_free_slot_is_taken_at_once_and_the_next_waits(clock: Clock) -> None:
@@ -86,7 +90,7 @@ async def test_a_free_slot_is_taken_at_once_and_the_next_waits(clock: Clock) -> 
 
 
 async def test_overload_is_refused_at_once_with_a_time_to_return(clock: Clock) -> None:
-    here = visitors(clock, capacity=1)
+    here = visitors(clock, max_waiting=1)
     await here.come("a")
     await here.come("b")
     third = await here.come("c")
@@ -117,7 +121,7 @@ async def test_a_deadline_is_honoured_before_the_body_is_entered(clock: Clock) -
 
 
 async def test_the_late_are_told_without_any_other_event() -> None:
-    gate = AdmissionQueue(AdmissionPolicy(slots=1))
+    gate = AdmissionQueue(AdmissionPolicy(max_running=1))
     here = Visitors(gate)
     await here.come("a")
     loop = asyncio.get_running_loop()
@@ -129,7 +133,7 @@ async def test_the_late_are_told_without_any_other_event() -> None:
 
 
 async def test_cancelled_while_waiting_frees_the_place(clock: Clock) -> None:
-    here = visitors(clock, capacity=1)
+    here = visitors(clock, max_waiting=1)
     await here.come("a")
     waiting = await here.come("b")
     waiting.cancel()
@@ -178,7 +182,7 @@ async def test_cancelled_in_the_very_turn_in_which_it_expired(clock: Clock) -> N
 
 
 async def test_a_body_that_fails_frees_its_slot(clock: Clock) -> None:
-    gate = AdmissionQueue(AdmissionPolicy(slots=1), clock=clock)
+    gate = AdmissionQueue(AdmissionPolicy(max_running=1), clock=clock)
 
     async def fail() -> None:
         async with gate.admit(ROUTINE):
@@ -192,7 +196,7 @@ async def test_a_body_that_fails_frees_its_slot(clock: Clock) -> None:
 
 
 async def test_memory_is_refused_and_given_back(clock: Clock) -> None:
-    gate = AdmissionQueue(AdmissionPolicy(slots=2, encoded_bytes=100), clock=clock)
+    gate = AdmissionQueue(AdmissionPolicy(max_running=2, encoded_bytes=100), clock=clock)
     async with gate.admit(ROUTINE, encoded_bytes=80):
         with pytest.raises(Overloaded, match="memory"):
             async with gate.admit(STAT, encoded_bytes=30):
@@ -219,7 +223,7 @@ async def test_a_closed_gate_drains(clock: Clock) -> None:
 
 async def test_a_crowd_with_random_cancellations_leaves_nothing_behind() -> None:
     chance = random.Random(7)
-    policy = AdmissionPolicy(slots=3, capacity=20, aged_s=0.001, encoded_bytes=60)
+    policy = AdmissionPolicy(max_running=3, max_waiting=20, aged_s=0.001, encoded_bytes=60)
     gate = AdmissionQueue(policy)
     inside: set[int] = set()
 
@@ -230,7 +234,7 @@ async def test_a_crowd_with_random_cancellations_leaves_nothing_behind() -> None
                 chance.choice([STAT, ROUTINE]), deadline=deadline, encoded_bytes=number % 7
             ) as ticket:
                 inside.add(ticket.id)
-                assert len(inside) <= policy.slots
+                assert len(inside) <= policy.max_running
                 try:
                     for _ in range(number % 5):
                         await asyncio.sleep(0)

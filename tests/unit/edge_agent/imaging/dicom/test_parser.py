@@ -67,7 +67,7 @@ def test_elements_are_those_that_pydicom_reads(path: Path) -> None:
     }
     ours = {tag for tag in file.elements if tag >> 16 not in {0, 2}}
     assert ours == set(expected)
-    assert file.encoding.little == (ds.original_encoding[1] is not False)
+    assert file.encoding.is_little_endian == (ds.original_encoding[1] is not False)
     for tag, element in expected.items():
         raw = element.value
         if isinstance(raw, bytes):

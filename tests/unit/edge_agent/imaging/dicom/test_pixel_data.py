@@ -37,10 +37,10 @@ Pixels = NDArray[Any]
 ROWS, COLUMNS = 64, 47
 
 
-def stored(data: bytes, at_least: tuple[int, int] | None = None) -> Pixels:
+def stored(data: bytes, min_size: tuple[int, int] | None = None) -> Pixels:
     file = parse_dicom(memoryview(data), Limits())
     return pixel_data.decode_pixel_data(
-        file, read_pixel_format(DicomHeader(file.elements)), at_least
+        file, read_pixel_format(DicomHeader(file.elements)), min_size
     )
 
 
