@@ -11,10 +11,10 @@ from typing import Literal
 from training.cli.console import bars, reported, stderr
 from training.config import Config, load_config
 from training.errors import TrainingError
+from training.progress import ProgressCallback
 from training.train.distributed import ProcessGroup, joined
 from training.train.loop import Progress
 from training.train.run import run as run_once
-from training.workflow.run_all import Told
 
 Launcher = Literal["local", "ray"]
 
@@ -51,7 +51,7 @@ def here(config: Config, group: ProcessGroup, *, resume: bool) -> Path:
 @contextmanager
 def alone(
     device: Literal["auto", "cpu", "cuda"],
-) -> Iterator[tuple[Callable[[Config], Path], Told]]:
+) -> Iterator[tuple[Callable[[Config], Path], ProgressCallback]]:
     """What trains in this process alone, going on where a run was, and bars for that and all else.
 
     Raises:
@@ -67,7 +67,7 @@ def alone(
             yield partial(_train, group, told), told
 
 
-def _train(group: ProcessGroup, told: Told, config: Config) -> Path:
+def _train(group: ProcessGroup, told: ProgressCallback, config: Config) -> Path:
     def step(progress: Progress) -> None:
         done = progress.epoch * progress.steps + progress.step + 1
         told("train", done, config.train.epochs * progress.steps)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +28,7 @@ from training.evaluation.report.report import page
 from training.evaluation.report.worst_errors import worst
 from training.evaluation.results import EvaluatedModel, Evaluation
 from training.models.network import load_model
+from training.progress import ProgressCallback, ignore_progress
 
 JSON: Final = "evaluation.json"
 HTML: Final = "evaluation.html"
@@ -35,9 +36,6 @@ HTML: Final = "evaluation.html"
 _USUAL_SIZE: Final = 416
 _NOBODY: Final = EvaluatedModel(kind="weights", name="", digest="", engine="", device="")
 _SILENT: Final = {finding.slug: 1.0 for finding in CATALOG}
-
-Step = Callable[[str, int, int], None]
-"""Told what is being done, how far it is and how far it goes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +86,7 @@ class _Opened:
     score_floor: float
 
 
-def run(request: Request, on_step: Step = lambda *_: None) -> Evaluation:
+def run(request: Request, on_step: ProgressCallback = ignore_progress) -> Evaluation:
     """Evaluate, and write `evaluation.json` and `evaluation.html`; the gate's verdicts are in it.
 
     Raises:
@@ -169,7 +167,11 @@ def _rules(
 
 
 def _points(
-    request: Request, opened: _Opened, entries: Sequence[LabelledImage], found: Found, on_step: Step
+    request: Request,
+    opened: _Opened,
+    entries: Sequence[LabelledImage],
+    found: Found,
+    on_step: ProgressCallback,
 ) -> tuple[Mapping[str, float], str]:
     """Operating points, and in words where they come from."""
     if opened.points is not None:
@@ -187,7 +189,7 @@ def _points(
 
 
 def _baseline(
-    request: Request, entries: Sequence[LabelledImage], on_step: Step
+    request: Request, entries: Sequence[LabelledImage], on_step: ProgressCallback
 ) -> measure.MeasuredDetector | None:
     if request.baseline is None:
         return None
@@ -203,7 +205,11 @@ def _baseline(
 
 
 def _detect(
-    step: str, entries: Sequence[LabelledImage], opened: _Opened, request: Request, on_step: Step
+    step: str,
+    entries: Sequence[LabelledImage],
+    opened: _Opened,
+    request: Request,
+    on_step: ProgressCallback,
 ) -> list[tuple[Finding, ...]]:
     return detect_all(
         entries,

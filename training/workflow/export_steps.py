@@ -63,16 +63,15 @@ from training.export.onnx import export_onnx, float_ir, halve_weights, ir_bytes,
 from training.export.qdq import quantize_onnx
 from training.export.tensorrt import build_engines
 from training.models.network import load_model
+from training.progress import ProgressCallback, ignore_progress
 from training.train.checkpoints import WEIGHTS
 from training.train.distributed import choose_device
 
 FOLDER: Final = "export"
 PARITY: Final = "parity.json"
 
-Step = Callable[[str, int, int], None]
 
-
-def export(config: Config, on_step: Step = lambda *_: None) -> ExportArtifacts:
+def export(config: Config, on_step: ProgressCallback = ignore_progress) -> ExportArtifacts:
     """Write the float graphs of the run's weights; what earlier steps made of others is dropped.
 
     Raises:
@@ -101,7 +100,7 @@ def export(config: Config, on_step: Step = lambda *_: None) -> ExportArtifacts:
     return exported
 
 
-def quantise(config: Config, on_step: Step = lambda *_: None) -> ExportArtifacts:
+def quantise(config: Config, on_step: ProgressCallback = ignore_progress) -> ExportArtifacts:
     """Add the INT8 graphs; calibration images come from the frozen split.
 
     Raises:
@@ -180,7 +179,7 @@ def check_calibration(config: Config) -> None:
 
 
 def compile_for_cards(
-    config: Config, capabilities: Sequence[str] = (), on_step: Step = lambda *_: None
+    config: Config, capabilities: Sequence[str] = (), on_step: ProgressCallback = ignore_progress
 ) -> ExportArtifacts:
     """Add engines of TensorRT for stated compute capabilities; needs no card.
 
@@ -199,7 +198,7 @@ def compile_for_cards(
     return made
 
 
-def prove(config: Config, on_step: Step = lambda *_: None) -> ParityResult:
+def prove(config: Config, on_step: ProgressCallback = ignore_progress) -> ParityResult:
     """Compare torch with every exported variant; the result is written whatever it says.
 
     Raises:

@@ -23,6 +23,7 @@ from training.data.atomic_files import replacing
 from training.errors import TrainingError
 from training.evaluation import run as evaluating
 from training.export.artifacts import FILE as EXPORTED
+from training.progress import ProgressCallback, ignore_progress
 from training.release.publish import Published, publish
 from training.train import run_manifest
 from training.train.checkpoints import WEIGHTS
@@ -36,9 +37,6 @@ FILE: Final = "steps.json"
 TABLES: Final = ("images.csv", "annotations.csv")
 _RTX: Final = "tensorrt_rtx"
 """The package that compiles for cards without one."""
-
-Told = Callable[[str, int, int], None]
-"""Told what is being done, how far it is and how far it goes."""
 Content = dict[str, Any]
 
 
@@ -66,7 +64,7 @@ def run_all(
     *,
     pictures: Mapping[str, Pixels] | None = None,
     say: Callable[[str], None] = lambda _: None,
-    on_step: Told = lambda *_: None,
+    on_step: ProgressCallback = ignore_progress,
 ) -> PipelineResult:
     """Do what is missing, step by step.
 
@@ -139,7 +137,7 @@ def tracked_run(config: Config) -> str | None:
     return str(known["run"]) if known.get("uri") == config.tracking.uri else None
 
 
-def evaluate(config: Config, on_step: Told = lambda *_: None) -> None:
+def evaluate(config: Config, on_step: ProgressCallback = ignore_progress) -> None:
     """Measure the run's weights as configured, into the run's folder, where they were trained.
 
     Raises:
@@ -185,7 +183,7 @@ def _steps(
     train: Callable[[Config], object],
     pictures: Mapping[str, Pixels] | None,
     say: Callable[[str], None],
-    told: Told,
+    told: ProgressCallback,
 ) -> tuple[Stage, ...]:
     out = config.out
     evaluation = f"{make_bundle.EVALUATION}/{evaluating.JSON}"

@@ -39,11 +39,12 @@ from training.errors import TrainingError
 from training.evaluation.detectors import of_engine
 from training.models.network import described
 from training.models.unfuse import activation_of, unfused
+from training.progress import ProgressCallback, ignore_progress
 from training.synthetic import backgrounds as real
 from training.synthetic import box_statistics, lungs, writer
 from training.synthetic.generator import Generator
 from training.workflow.export_steps import input_of
-from training.workflow.run_all import Told, run_all
+from training.workflow.run_all import run_all
 
 NAME: Final = "starter"
 INTENDED_USE: Final = (
@@ -152,7 +153,7 @@ def make_starter(
     *,
     beginning: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
-    on_step: Told = lambda *_: None,
+    on_step: ProgressCallback = ignore_progress,
 ) -> Bundle:
     """Make the starter bundle, or what is missing of it.
 
@@ -176,7 +177,7 @@ def make_starter(
     return Bundle.open(plan.out / made.path.name)
 
 
-def paint(plan: StarterPlan, on_step: Told = lambda *_: None) -> None:
+def paint(plan: StarterPlan, on_step: ProgressCallback = ignore_progress) -> None:
     """Generate the set with its frozen split, and the credits; nothing if that is done.
 
     No patient whose radiograph is a background is in two splits.
