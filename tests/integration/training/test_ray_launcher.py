@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.training import patient_ray
 from tests.support.training.toy_sets import configured
 
-pytestmark = [pytest.mark.training, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.training, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).parents[3]
 
@@ -28,20 +29,21 @@ def short() -> Iterator[str]:
 
 def test_two_workers_train_and_one_writes(tmp_path: Path, short: str) -> None:
     config = configured(tmp_path)
-    command = Path(sys.executable).with_name("hilum-train")
+    command = [sys.executable, "-m", patient_ray.__name__]
     environment = {
         **os.environ,
+        **patient_ray.ENVIRONMENT,
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": f"{ROOT}:{ROOT / 'proto'}",
         "RAY_TMPDIR": short,
         "RAY_ADDRESS": "local",
     }
     done = subprocess.run(
-        [command, "run", "--config", config, "--launcher", "ray", "--workers", "2"],
+        [*command, "run", "--config", config, "--launcher", "ray", "--workers", "2"],
         env=environment,
         capture_output=True,
         text=True,
-        timeout=580,
+        timeout=1740,
         check=False,
         cwd=tmp_path,
     )
