@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from edge_agent.cli.batch import FileOutcome
 from edge_agent.core.findings import Box, Finding
-from edge_agent.core.radiograph import ImageFormat, ImageWarning, Spacing
+from edge_agent.core.radiograph import ImageFacts, ImageWarning, Spacing
 from edge_agent.errors import ConfigInvalid
-from edge_agent.serving.types import DetectionResult, ImageFacts, Timings
+from edge_agent.serving.types import DetectionResult, Timings
 from hilum import client
 from hilum.codes import WarningCode
 
@@ -59,18 +59,14 @@ def detect_files(
 
 
 def _answer(result: client.Result) -> DetectionResult:
-    facts: dict[str, Any] = {
-        name: getattr(result.image, name) for name in ImageFacts.__dataclass_fields__
-    }
-    facts["format"] = cast(ImageFormat, result.image.format)
-    spacing = result.image.spacing
-    facts["spacing"] = None if spacing is None else Spacing(spacing.row_mm, spacing.column_mm)
+    facts = asdict(result.image)
+    spacing = facts.pop("spacing")
     return DetectionResult(
         request_id=result.request_id,
         findings=tuple(
             Finding(it.entry.index, it.score, Box(**asdict(it.box))) for it in result.findings
         ),
-        image=ImageFacts(**facts),
+        image=ImageFacts(**facts, spacing=None if spacing is None else Spacing(**spacing)),
         # A newer agent may send codes that are not known here yet.
         warnings=tuple(
             ImageWarning(cast(WarningCode, it.code), it.message) for it in result.warnings

@@ -1,4 +1,4 @@
-"""What one study image is to the detector: a picture and facts, nothing about whose it is."""
+"""A radiograph as the detector takes it: pixels and image facts, nothing about the patient."""
 
 from __future__ import annotations
 
@@ -29,24 +29,35 @@ class Spacing:
     column_mm: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Radiograph:
-    """One radiograph, ready to be looked at; carries nothing that tells whose it is.
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """The header's facts about the image. Texts are empty and `spacing` is None where unknown.
 
-    `pixels` is u8 of shape (H, W), C-contiguous, bright where X-rays were absorbed (bone is
-    white). It may have been shrunk while decoding; `rows` and `columns` are the original's.
+    `rows` x `columns` is the size of the original image in pixels.
     """
 
-    pixels: NDArray[np.uint8]
+    # The gRPC contract, the HTTP answers and the client carry each of these fields by this name.
     rows: int
     columns: int
     format: ImageFormat
     bits_stored: int
-    view: str = ""
-    laterality: str = ""
-    body_part: str = ""
-    manufacturer: str = ""
-    photometric: str = ""
-    transfer_syntax: str = ""
-    spacing: Spacing | None = None
+    view: str
+    laterality: str
+    body_part: str
+    manufacturer: str
+    photometric: str
+    transfer_syntax: str
+    spacing: Spacing | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Radiograph:
+    """One decoded radiograph; carries nothing that identifies the patient.
+
+    `pixels` is u8 of shape (H, W), C-contiguous, bright where X-rays were absorbed (bone is
+    white). It may have been shrunk while decoding; `facts` gives the original's size.
+    """
+
+    pixels: NDArray[np.uint8]
+    facts: ImageFacts
     warnings: tuple[ImageWarning, ...] = ()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import PurePath
 from typing import Any, Final, Self
@@ -65,14 +65,12 @@ class DecodeRequest:
 
 def success(sequence: int, radiograph: Radiograph, context: StudyContext) -> bytes:
     """The packet that says: the pixels lie in the shared memory, these are the facts."""
-    facts = {f.name: getattr(radiograph, f.name) for f in fields(radiograph) if f.name != "pixels"}
-    facts["spacing"] = None if radiograph.spacing is None else asdict(radiograph.spacing)
-    facts["warnings"] = [asdict(warning) for warning in radiograph.warnings]
     packet = _packet(
         {
             "sequence": sequence,
             "shape": radiograph.pixels.shape,
-            "facts": facts,
+            "facts": asdict(radiograph.facts),
+            "warnings": [asdict(warning) for warning in radiograph.warnings],
             "context": asdict(context),
         }
     )

@@ -9,17 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edge_agent import errors
-from edge_agent.core.radiograph import ImageFormat, ImageWarning, Radiograph, Spacing
+from edge_agent.core.radiograph import ImageFacts, ImageWarning, Radiograph
 from edge_agent.core.study_context import StudyContext
 from edge_agent.decoding.protocol import DecodeRequest
 from edge_agent.decoding.shared_memory import SharedImageBuffer
 from edge_agent.errors import DecoderFailed, HilumError
 from hilum.codes import ErrorCode
 
-_Side = Annotated[int, Field(ge=1, le=1 << 20)]
+_MAX_SIDE: Final = 1 << 20
+_MAX_BITS: Final = 64
+_Side = Annotated[int, Field(ge=1, le=_MAX_SIDE)]
 _KINDS: Final = {
     name: kind
     for name, kind in vars(errors).items()
@@ -43,21 +45,11 @@ class _Plain(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
-class ImageHeader(_Plain):
-    """The fields of a `Radiograph` but its pixels."""
-
-    rows: _Side
-    columns: _Side
-    format: ImageFormat
-    bits_stored: Annotated[int, Field(ge=1, le=64)]
-    view: str
-    laterality: str
-    body_part: str
-    manufacturer: str
-    photometric: str
-    transfer_syntax: str
-    spacing: Spacing | None
-    warnings: tuple[ImageWarning, ...]
+def _check_sizes(facts: ImageFacts) -> ImageFacts:
+    sides = (facts.rows, facts.columns)
+    if not (min(sides) >= 1 and max(sides) <= _MAX_SIDE and 1 <= facts.bits_stored <= _MAX_BITS):
+        raise ValueError("impossible image size or bit depth")
+    return facts
 
 
 class _Error(_Plain):
@@ -71,12 +63,13 @@ class _Answer(_Plain):
     sequence: int
     error: _Error | None = None
     shape: tuple[_Side, _Side] | None = None
-    facts: ImageHeader | None = None
+    facts: Annotated[ImageFacts, AfterValidator(_check_sizes)] | None = None
+    warnings: tuple[ImageWarning, ...] | None = None
     context: StudyContext | None = None
 
     @model_validator(mode="after")
     def _is_one_or_the_other(self) -> _Answer:
-        whole = None not in (self.shape, self.facts, self.context)
+        whole = None not in (self.shape, self.facts, self.warnings, self.context)
         if whole == (self.error is not None):
             raise ValueError("neither an error nor a whole image")
         return self
@@ -98,15 +91,17 @@ def read_answer(packet: bytes, request: DecodeRequest, memory: SharedImageBuffer
         raise ProtocolViolation("The decoder answered another request.")
     if answer.error is not None:
         raise _rebuilt(answer.error)
-    if answer.shape is None or answer.facts is None or answer.context is None:
+    if (
+        answer.shape is None
+        or answer.facts is None
+        or answer.warnings is None
+        or answer.context is None
+    ):
         raise ProtocolViolation("The decoder's answer is not whole.")
     if answer.shape[0] * answer.shape[1] > memory.output_bytes:
         raise ProtocolViolation("The decoder claims more pixels than there is room for.")
-    facts = {name: getattr(answer.facts, name) for name in ImageHeader.model_fields}
-    return Decoded(
-        radiograph=Radiograph(pixels=memory.take_pixels(answer.shape), **facts),
-        context=answer.context,
-    )
+    pixels = memory.take_pixels(answer.shape)
+    return Decoded(Radiograph(pixels, answer.facts, answer.warnings), answer.context)
 
 
 def _rebuilt(said: _Error) -> HilumError:

@@ -25,7 +25,7 @@ from edge_agent.errors import EngineFailed, InvalidRequest
 from edge_agent.imaging.letterbox import apply_letterbox
 from edge_agent.serving.admission import AdmissionQueue
 from edge_agent.serving.batching import BatchExecutor
-from edge_agent.serving.types import DetectionRequest, DetectionResult, ImageFacts, Timings
+from edge_agent.serving.types import DetectionRequest, DetectionResult, Timings
 from edge_agent.system.deadlines import begun_before, is_past, too_late
 from hilum.manifest import EngineVariant, Manifest
 
@@ -167,7 +167,7 @@ class DetectionService:
         answer = DetectionResult(
             request_id=request.request_id,
             findings=sight.findings,
-            image=ImageFacts.of(radiograph),
+            image=radiograph.facts,
             warnings=sight.warnings,
             bundle_digest=model.digest,
             engine=model.engine.name,
@@ -271,7 +271,9 @@ def _prepare(
 ) -> tuple[Letterbox, Pixels, tuple[ImageWarning, ...]]:
     radiograph, size = job.radiograph, model.manifest.input
     with job.laps.lap("decode"):
-        box = Letterbox.fit(radiograph.rows, radiograph.columns, size.height, size.width)
+        box = Letterbox.fit(
+            radiograph.facts.rows, radiograph.facts.columns, size.height, size.width
+        )
         pixels = apply_letterbox(radiograph.pixels, box, size.pad_value)
     if model.gate is None:
         return box, pixels, radiograph.warnings

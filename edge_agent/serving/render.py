@@ -61,9 +61,9 @@ class Renderer:
 
 def _png(radiograph: Radiograph, max_side: int) -> bytes:
     pixels = radiograph.pixels
-    shrink = min(1.0, max_side / max(radiograph.rows, radiograph.columns))
-    columns = max(1, round(radiograph.columns * shrink))
-    rows = max(1, round(radiograph.rows * shrink))
+    shrink = min(1.0, max_side / max(radiograph.facts.rows, radiograph.facts.columns))
+    columns = max(1, round(radiograph.facts.columns * shrink))
+    rows = max(1, round(radiograph.facts.rows * shrink))
     if pixels.shape[0] > rows or pixels.shape[1] > columns:
         shrunk = cv2.resize(pixels, (columns, rows), interpolation=cv2.INTER_AREA)
         pixels = np.asarray(shrunk, np.uint8)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Self
 
 from edge_agent.core.admission import Priority
 from edge_agent.core.findings import Finding
-from edge_agent.core.radiograph import ImageFormat, ImageWarning, Radiograph, Spacing
-
-__all__ = ["DetectionRequest", "DetectionResult", "ImageFacts", "Priority", "Timings"]
+from edge_agent.core.radiograph import ImageFacts, ImageWarning
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,40 +22,6 @@ class DetectionRequest:
     score_threshold: float | None = None
     priority: Priority = Priority.ROUTINE
     deadline: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ImageFacts:
-    """What the file says about the image; a `Radiograph` without its pixels."""
-
-    rows: int
-    columns: int
-    format: ImageFormat
-    bits_stored: int
-    view: str
-    laterality: str
-    body_part: str
-    manufacturer: str
-    photometric: str
-    transfer_syntax: str
-    spacing: Spacing | None
-
-    @classmethod
-    def of(cls, radiograph: Radiograph) -> Self:
-        """Take the facts and leave the pixels."""
-        return cls(
-            rows=radiograph.rows,
-            columns=radiograph.columns,
-            format=radiograph.format,
-            bits_stored=radiograph.bits_stored,
-            view=radiograph.view,
-            laterality=radiograph.laterality,
-            body_part=radiograph.body_part,
-            manufacturer=radiograph.manufacturer,
-            photometric=radiograph.photometric,
-            transfer_syntax=radiograph.transfer_syntax,
-            spacing=radiograph.spacing,
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,7 +120,8 @@ def ours(data: bytes) -> NDArray[np.uint8]:
     """Our way to the model's input."""
     radiograph, _ = read_study(data, fit=(SIDE, SIDE))
     return apply_letterbox(
-        radiograph.pixels, Letterbox.fit(radiograph.rows, radiograph.columns, SIDE, SIDE)
+        radiograph.pixels,
+        Letterbox.fit(radiograph.facts.rows, radiograph.facts.columns, SIDE, SIDE),
     )
 
 

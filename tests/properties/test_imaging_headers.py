@@ -31,7 +31,7 @@ def answered(data: bytes) -> bool:
             radiograph, _ = read_study(data, limits=Limits(min_side=1))
         except StudyImageRefused:
             return False
-    assert radiograph.pixels.shape == (radiograph.rows, radiograph.columns)
+    assert radiograph.pixels.shape == (radiograph.facts.rows, radiograph.facts.columns)
     return True
 
 

@@ -202,4 +202,4 @@ def test_shrunk_first_equals_shrunk_last(
     full, _ = read_study(content, limits=ANY_SIZE)
     last = resize(full.pixels, *small.pixels.shape)
     assert np.abs(small.pixels.astype(int) - last).max() <= 1
-    assert (small.rows, small.columns) == (rows, columns)
+    assert (small.facts.rows, small.facts.columns) == (rows, columns)

@@ -114,14 +114,14 @@ def take(task: IngestTask) -> IngestedImage:
         data = task.source.read_bytes()
         fit = None if task.fit is None else (task.fit, task.fit)
         radiograph, context = read_study(data, fit=fit)
-        if radiograph.pixels.size > radiograph.rows * radiograph.columns:
+        if radiograph.pixels.size > radiograph.facts.rows * radiograph.facts.columns:
             # Smaller than the input: kept as it is, enlarging it adds nothing but bytes.
             radiograph, context = read_study(data)
     except StudyImageRefused as refusal:
         return _refused(unread, refusal.message)
     except OSError as error:
         return _refused(unread, f"the file cannot be read: {error.strerror}")
-    flags = image_checks.flags(radiograph.pixels, radiograph.rows, radiograph.columns)
+    flags = image_checks.flags(radiograph.pixels, radiograph.facts.rows, radiograph.facts.columns)
     if "constant" in flags:
         return _refused(unread, image_checks.FLAGS["constant"])
     encoded = cv2.imencode(".png", radiograph.pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1]
@@ -132,14 +132,14 @@ def take(task: IngestTask) -> IngestedImage:
         stamp=stamp,
         rows=radiograph.pixels.shape[0],
         columns=radiograph.pixels.shape[1],
-        original_rows=radiograph.rows,
-        original_columns=radiograph.columns,
+        original_rows=radiograph.facts.rows,
+        original_columns=radiograph.facts.columns,
         patient_id=pseudonym(context.patient_id),
         sex=context.patient_sex if context.patient_sex in {"F", "M", "O"} else "",
         age=years(context),
-        view=radiograph.view,
-        manufacturer=radiograph.manufacturer,
-        photometric=radiograph.photometric,
+        view=radiograph.facts.view,
+        manufacturer=radiograph.facts.manufacturer,
+        photometric=radiograph.facts.photometric,
         flags=" ".join(flags),
         fingerprint=image_checks.fingerprint(radiograph.pixels),
         size_bytes=encoded.size,

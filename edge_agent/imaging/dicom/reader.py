@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edge_agent.core.radiograph import ImageWarning, Radiograph, Spacing
+from edge_agent.core.radiograph import ImageFacts, ImageWarning, Radiograph, Spacing
 from edge_agent.core.study_context import StudyContext
 from edge_agent.imaging.colour import RGB, compute_luminance
 from edge_agent.imaging.dicom import acceptance, pixel_data, tags
@@ -152,17 +152,19 @@ def _radiograph(
     ]
     return Radiograph(
         pixels=pixels,
-        rows=form.rows,
-        columns=form.columns,
-        format="dicom",
-        bits_stored=form.bits_stored,
-        view=view,
-        laterality=header.get_text(tags.IMAGE_LATERALITY) or header.get_text(tags.LATERALITY),
-        body_part=header.get_text(tags.BODY_PART_EXAMINED),
-        manufacturer=header.get_text(tags.MANUFACTURER),
-        photometric=form.photometric,
-        transfer_syntax=file.syntax,
-        spacing=_spacing(header),
+        facts=ImageFacts(
+            rows=form.rows,
+            columns=form.columns,
+            format="dicom",
+            bits_stored=form.bits_stored,
+            view=view,
+            laterality=header.get_text(tags.IMAGE_LATERALITY) or header.get_text(tags.LATERALITY),
+            body_part=header.get_text(tags.BODY_PART_EXAMINED),
+            manufacturer=header.get_text(tags.MANUFACTURER),
+            photometric=form.photometric,
+            transfer_syntax=file.syntax,
+            spacing=_spacing(header),
+        ),
         warnings=tuple(warning for warning in found if warning is not None),
     )
 

@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from edge_agent.core.radiograph import ImageFormat, Radiograph
+from edge_agent.core.radiograph import ImageFacts, ImageFormat, Radiograph
 from edge_agent.imaging.dicom import acceptance
 from edge_agent.imaging.letterbox import compute_inner_size, resize
 from edge_agent.imaging.limits import Limits
@@ -60,10 +60,18 @@ def read_raster(
         warnings.append(acceptance.make_warning(WarningCode.LOOKS_INVERTED))
     return Radiograph(
         pixels=pixels,
-        rows=rows,
-        columns=columns,
-        format=kind,
-        bits_stored=declared.bits,
-        photometric=declared.photometric,
+        facts=ImageFacts(
+            rows=rows,
+            columns=columns,
+            format=kind,
+            bits_stored=declared.bits,
+            view="",
+            laterality="",
+            body_part="",
+            manufacturer="",
+            photometric=declared.photometric,
+            transfer_syntax="",
+            spacing=None,
+        ),
         warnings=tuple(warnings),
     )

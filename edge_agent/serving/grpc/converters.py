@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final, Self, cast
 
 from google.protobuf.descriptor import Descriptor
@@ -15,7 +15,7 @@ from edge_agent.core.findings import Finding
 from edge_agent.errors import HilumError, InvalidRequest
 from edge_agent.serving.detection import LoadedModel
 from edge_agent.serving.grpc.zero_copy import image_apart
-from edge_agent.serving.types import DetectionRequest, DetectionResult, ImageFacts
+from edge_agent.serving.types import DetectionRequest, DetectionResult
 from hilum.catalog import BY_SLUG, CATALOG, Concept
 from hilum.client import DetectError
 from hilum.v1 import detection_pb2 as pb
@@ -109,21 +109,14 @@ def study_request(
 
 def detect_response(answer: DetectionResult) -> pb.DetectResponse:
     """An answer on the wire."""
-    timings = answer.timings
     return pb.DetectResponse(
         request_id=answer.request_id,
         findings=[_finding(finding) for finding in answer.findings],
-        image=_image_facts(answer.image),
+        image=pb.ImageFacts(**asdict(answer.image)),
         warnings=[pb.Warning(code=w.code, message=w.message) for w in answer.warnings],
         bundle_digest=answer.bundle_digest,
         engine=answer.engine,
-        timings=pb.Timings(
-            decode_ms=timings.decode_ms,
-            queue_ms=timings.queue_ms,
-            infer_ms=timings.infer_ms,
-            postprocess_ms=timings.postprocess_ms,
-            total_ms=timings.total_ms,
-        ),
+        timings=pb.Timings(**asdict(answer.timings)),
     )
 
 
@@ -183,33 +176,15 @@ def _in_order(document: dict[str, Any], descriptor: Descriptor) -> dict[str, Any
 
 def _finding(finding: Finding) -> pb.Finding:
     kind = CATALOG[finding.index]
-    box = finding.box
     return pb.Finding(
         index=kind.index,
         slug=kind.slug,
         name=kind.name,
         concept=_concept(kind.concept),
         score=finding.score,
-        box=pb.Box(x_min=box.x_min, y_min=box.y_min, x_max=box.x_max, y_max=box.y_max),
+        box=pb.Box(**asdict(finding.box)),
     )
 
 
 def _concept(concept: Concept) -> pb.Concept:
-    return pb.Concept(value=concept.value, scheme=concept.scheme, meaning=concept.meaning)
-
-
-def _image_facts(facts: ImageFacts) -> pb.ImageFacts:
-    spacing = facts.spacing
-    return pb.ImageFacts(
-        rows=facts.rows,
-        columns=facts.columns,
-        format=facts.format,
-        transfer_syntax=facts.transfer_syntax,
-        photometric=facts.photometric,
-        bits_stored=facts.bits_stored,
-        view=facts.view,
-        laterality=facts.laterality,
-        body_part=facts.body_part,
-        manufacturer=facts.manufacturer,
-        spacing=pb.Spacing(row_mm=spacing.row_mm, column_mm=spacing.column_mm) if spacing else None,
-    )
+    return pb.Concept(**asdict(concept))

@@ -12,7 +12,7 @@ from fastapi import Query, Request, Response
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
-from edge_agent.core.admission import ByteBudget
+from edge_agent.core.admission import ByteBudget, Priority
 from edge_agent.core.authorization import Action
 from edge_agent.errors import InvalidRequest, NotReady
 from edge_agent.serving.error_boundary import coded
@@ -27,7 +27,7 @@ from edge_agent.serving.http.schemas import (
     PredictResponse,
     Status,
 )
-from edge_agent.serving.types import DetectionRequest, DetectionResult, Priority
+from edge_agent.serving.types import DetectionRequest, DetectionResult
 
 PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
 # Boundaries, part headers and fields come on top of the files' own bytes.

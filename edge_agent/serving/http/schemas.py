@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from edge_agent.core.findings import Finding
+from edge_agent.core.findings import Box, Finding
+from edge_agent.core.radiograph import ImageFacts
 from edge_agent.serving.detection import LoadedModel
 from edge_agent.serving.http.errors import ErrorDetail, invalid_options
 from edge_agent.serving.types import DetectionResult
-from hilum.catalog import BY_SLUG, CATALOG
-from hilum.catalog import Concept as CatalogConcept
+from hilum.catalog import BY_SLUG, CATALOG, Concept
 
-_DIGITS = 6
+_DIGITS: Final = 6
+
+_Milliseconds = Annotated[float, AfterValidator(lambda spent_ms: round(spent_ms, 3))]
 
 
 class Options(BaseModel):
@@ -44,29 +46,9 @@ class Options(BaseModel):
 
 
 class _Out(BaseModel):
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True, populate_by_name=True)
-
-
-class ConceptOut(_Out):
-    """A DICOM coded entry (PS3.3 Table 8.8-1)."""
-
-    value: str
-    scheme: str
-    meaning: str
-
-    @classmethod
-    def of(cls, concept: CatalogConcept) -> Self:
-        """Convert."""
-        return cls(value=concept.value, scheme=concept.scheme, meaning=concept.meaning)
-
-
-class BoxOut(_Out):
-    """Corners in pixels of the original image; the origin is its top left corner."""
-
-    x_min: float
-    y_min: float
-    x_max: float
-    y_max: float
+    model_config = ConfigDict(
+        frozen=True, use_attribute_docstrings=True, populate_by_name=True, from_attributes=True
+    )
 
 
 class Prediction(_Out):
@@ -80,8 +62,8 @@ class Prediction(_Out):
     """x_min, y_min, x_max, y_max as fractions of the image's width and height."""
     name: str
     index: int
-    concept: ConceptOut
-    box: BoxOut
+    concept: Concept
+    box: Box
 
     @classmethod
     def of(cls, finding: Finding, rows: int, columns: int) -> Self:
@@ -98,32 +80,9 @@ class Prediction(_Out):
             ),
             name=kind.name,
             index=kind.index,
-            concept=ConceptOut.of(kind.concept),
-            box=BoxOut(x_min=box.x_min, y_min=box.y_min, x_max=box.x_max, y_max=box.y_max),
+            concept=kind.concept,
+            box=box,
         )
-
-
-class SpacingOut(_Out):
-    """Distance between pixel centres as the header says; not the patient's own millimetres."""
-
-    row_mm: float
-    column_mm: float
-
-
-class ImageOut(_Out):
-    """What the file says about the image. Empty: it does not say."""
-
-    rows: int
-    columns: int
-    format: str
-    bits_stored: int
-    view: str
-    laterality: str
-    body_part: str
-    manufacturer: str
-    photometric: str
-    transfer_syntax: str
-    spacing: SpacingOut | None
 
 
 class WarningOut(_Out):
@@ -136,11 +95,11 @@ class WarningOut(_Out):
 class TimingsOut(_Out):
     """Milliseconds per stage."""
 
-    decode_ms: float
-    queue_ms: float
-    infer_ms: float
-    postprocess_ms: float
-    total_ms: float
+    decode_ms: _Milliseconds
+    queue_ms: _Milliseconds
+    infer_ms: _Milliseconds
+    postprocess_ms: _Milliseconds
+    total_ms: _Milliseconds
 
 
 class PredictResponse(_Out):
@@ -151,7 +110,7 @@ class PredictResponse(_Out):
     """By falling confidence. Empty means: looked, and nothing reached its threshold."""
     inference_time: float
     """Seconds that the model itself took."""
-    image: ImageOut
+    image: ImageFacts
     warnings: list[WarningOut]
     bundle_digest: str
     """SHA-256 of the manifest of the model that answered."""
@@ -162,36 +121,16 @@ class PredictResponse(_Out):
     @classmethod
     def of(cls, answer: DetectionResult) -> Self:
         """Convert."""
-        facts, timings = answer.image, answer.timings
+        facts = answer.image
         return cls(
             request_id=answer.request_id,
             predictions=[Prediction.of(f, facts.rows, facts.columns) for f in answer.findings],
-            inference_time=round(timings.infer_ms / 1e3, _DIGITS),
-            image=ImageOut(
-                rows=facts.rows,
-                columns=facts.columns,
-                format=facts.format,
-                bits_stored=facts.bits_stored,
-                view=facts.view,
-                laterality=facts.laterality,
-                body_part=facts.body_part,
-                manufacturer=facts.manufacturer,
-                photometric=facts.photometric,
-                transfer_syntax=facts.transfer_syntax,
-                spacing=None
-                if facts.spacing is None
-                else SpacingOut(row_mm=facts.spacing.row_mm, column_mm=facts.spacing.column_mm),
-            ),
-            warnings=[WarningOut(code=w.code, message=w.message) for w in answer.warnings],
+            inference_time=round(answer.timings.infer_ms / 1e3, _DIGITS),
+            image=answer.image,
+            warnings=[WarningOut.model_validate(warning) for warning in answer.warnings],
             bundle_digest=answer.bundle_digest,
             engine=answer.engine,
-            timings=TimingsOut(
-                decode_ms=round(timings.decode_ms, 3),
-                queue_ms=round(timings.queue_ms, 3),
-                infer_ms=round(timings.infer_ms, 3),
-                postprocess_ms=round(timings.postprocess_ms, 3),
-                total_ms=round(timings.total_ms, 3),
-            ),
+            timings=TimingsOut.model_validate(answer.timings),
         )
 
 
@@ -218,7 +157,7 @@ class ModelFindingOut(_Out):
     index: int
     slug: str
     name: str
-    concept: ConceptOut
+    concept: Concept
     operating_point: float
     """Score from which on it is reported, unless the caller says otherwise."""
 
@@ -258,7 +197,7 @@ class ModelInfo(_Out):
                     index=kind.index,
                     slug=kind.slug,
                     name=kind.name,
-                    concept=ConceptOut.of(kind.concept),
+                    concept=kind.concept,
                     operating_point=model.variant.operating_points[kind.slug],
                 )
                 for kind in (BY_SLUG[slug] for slug in manifest.findings)

@@ -123,7 +123,7 @@ def test_the_starter_on_its_golden_pictures(starter: Bundle) -> None:
 def test_the_starter_on_a_real_radiograph(starter: Bundle, rg1: bytes) -> None:
     spec = starter.manifest.input
     radiograph = read_study(rg1)[0]
-    fit = Letterbox.fit(radiograph.rows, radiograph.columns, spec.height, spec.width)
+    fit = Letterbox.fit(radiograph.facts.rows, radiograph.facts.columns, spec.height, spec.width)
     pixels = apply_letterbox(radiograph.pixels, fit, spec.pad_value)
     engine = OpenVinoEngine(starter, starter.variant("openvino-fp32"), F32)
     theirs = by_ultralytics(detector_of(starter), pixels, starter.manifest.head)

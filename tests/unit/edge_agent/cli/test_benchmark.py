@@ -79,9 +79,9 @@ def test_nothing_that_the_serving_agent_keeps_or_needs_is_used(tmp_path: Path) -
 def test_the_picture_is_one_that_the_agent_takes(tmp_path: Path) -> None:
     toy = Bundle.open(write_toy_bundle(tmp_path / "toy.bundle"))
     radiograph, context = read_study(synthetic_dicom(toy))
-    assert (radiograph.rows, radiograph.columns) == (ROWS, COLUMNS)
-    assert radiograph.view == "PA"
-    assert radiograph.bits_stored == 12
+    assert (radiograph.facts.rows, radiograph.facts.columns) == (ROWS, COLUMNS)
+    assert radiograph.facts.view == "PA"
+    assert radiograph.facts.bits_stored == 12
     assert not context.patient_name
 
 

@@ -36,6 +36,7 @@ from tests.support.agents.tagged import (
     tagged_png,
 )
 from tests.support.engines.fake_engine import FakeEngine
+from tests.support.images.facts import image_facts
 
 
 @contextmanager
@@ -232,7 +233,7 @@ async def test_the_study_context_stays_behind(monkeypatch: pytest.MonkeyPatch) -
 
     def read_study(data: bytes, **_options: object) -> tuple[Radiograph, StudyContext]:
         pixels = np.zeros((SIDE, SIDE), np.uint8)
-        return Radiograph(pixels, SIDE, SIDE, "dicom", 8), StudyContext(patient_name=name)
+        return Radiograph(pixels, image_facts(SIDE, SIDE, "dicom")), StudyContext(patient_name=name)
 
     monkeypatch.setattr("edge_agent.decoding.decoder.read_study", read_study)
     with piped() as pipeline:

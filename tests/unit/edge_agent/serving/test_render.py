@@ -13,6 +13,7 @@ from edge_agent.decoding.decoder import ThreadDecoder
 from edge_agent.errors import Overloaded, StudyImageRefused
 from edge_agent.imaging import Limits
 from edge_agent.serving.render import Renderer
+from tests.support.images.facts import image_facts
 
 
 class Held:
@@ -26,7 +27,7 @@ class Held:
         if not held:
             self.free.set()
         ramp = np.linspace(0, 255, rows * columns).reshape(rows, columns)
-        self._answer = Radiograph(ramp.astype(np.uint8), rows, columns, "png", 8)
+        self._answer = Radiograph(ramp.astype(np.uint8), image_facts(rows, columns))
 
     async def start(self) -> None: ...
 

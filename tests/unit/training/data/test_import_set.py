@@ -65,7 +65,7 @@ def test_entries_hold_the_clinics_pixels_and_the_headers_facts(
         assert np.array_equal(entry.read(), radiograph.pixels)
         assert entry.facts["sex"] == context.patient_sex
         assert entry.facts["age"] == context.patient_age[:3].lstrip("0")
-        assert entry.facts["view"] == radiograph.view
+        assert entry.facts["view"] == radiograph.facts.view
         assert entry.patient == ingest.pseudonym(context.patient_id) != context.patient_id
     weights = {label.weight for entry in entries for label in entry.labels}
     assert weights <= {0.3333, 0.6667, 1.0}

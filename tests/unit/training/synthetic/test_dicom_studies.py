@@ -38,8 +38,8 @@ def test_the_agent_sees_what_was_painted(
     ds.save_as(file, enforce_file_format=True)
     radiograph, context = read_study(file.getvalue())
     assert np.abs(radiograph.pixels.astype(int) - pixels).max() <= 1
-    assert (radiograph.photometric, radiograph.view) == (photometric, "PA")
-    assert radiograph.manufacturer == "Baryta"
+    assert (radiograph.facts.photometric, radiograph.facts.view) == (photometric, "PA")
+    assert radiograph.facts.manufacturer == "Baryta"
     assert (context.patient_id, context.patient_sex, context.patient_age) == ("S1", "F", "047Y")
 
 

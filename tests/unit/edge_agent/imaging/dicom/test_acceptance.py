@@ -211,7 +211,7 @@ class TestView:
         assert warnings_of(data) == {WarningCode.LATERAL_VIEW}
 
     def test_the_view_is_told(self) -> None:
-        assert read_study(studies.dicom(ViewPosition="AP"))[0].view == "AP"
+        assert read_study(studies.dicom(ViewPosition="AP"))[0].facts.view == "AP"
 
 
 class TestBurnedIn:

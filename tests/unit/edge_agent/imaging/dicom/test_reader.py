@@ -32,17 +32,17 @@ RGB_OF_SC = {"SOPClassUID": uid.SecondaryCaptureImageStorage, "Modality": "OT"}
 
 def test_facts_and_context_of_a_real_radiograph(rg1: bytes) -> None:
     radiograph, context = read_study(rg1)
-    assert (radiograph.rows, radiograph.columns) == (1955, 1841)
+    assert (radiograph.facts.rows, radiograph.facts.columns) == (1955, 1841)
     assert radiograph.pixels.shape == (1955, 1841)
     assert radiograph.pixels.dtype == np.uint8
     assert radiograph.pixels.flags.c_contiguous
-    assert radiograph.format == "dicom"
-    assert radiograph.bits_stored == 15
-    assert radiograph.view == "PA"
-    assert radiograph.body_part == "CHEST"
-    assert radiograph.manufacturer == "Philips Medical Systems"
-    assert radiograph.photometric == "MONOCHROME1"
-    assert radiograph.transfer_syntax == uid.ExplicitVRLittleEndian
+    assert radiograph.facts.format == "dicom"
+    assert radiograph.facts.bits_stored == 15
+    assert radiograph.facts.view == "PA"
+    assert radiograph.facts.body_part == "CHEST"
+    assert radiograph.facts.manufacturer == "Philips Medical Systems"
+    assert radiograph.facts.photometric == "MONOCHROME1"
+    assert radiograph.facts.transfer_syntax == uid.ExplicitVRLittleEndian
     assert radiograph.warnings == ()
     assert context.patient_id == "9RG1"
     assert context.patient_name == "CompressedSamples^RG1"
@@ -63,7 +63,7 @@ def test_fitted_size_and_original_size(rg1: bytes, fit: tuple[int, int]) -> None
     radiograph, _ = read_study(memoryview(rg1), fit=fit)
     scale = min(fit[0] / 1955, fit[1] / 1841)
     assert radiograph.pixels.shape == (round(1955 * scale), round(1841 * scale))
-    assert (radiograph.rows, radiograph.columns) == (1955, 1841)
+    assert (radiograph.facts.rows, radiograph.facts.columns) == (1955, 1841)
 
 
 def test_compressed_and_not_look_the_same_at_the_models_input() -> None:
@@ -134,7 +134,7 @@ class TestContext:
         ds.Modality = "DX"
         radiograph, context = read_study(studies.written(ds))
         assert context == StudyContext()
-        assert radiograph.view == ""
+        assert radiograph.facts.view == ""
 
 
 class TestSpacing:
@@ -148,12 +148,12 @@ class TestSpacing:
 
 
 def spacing(**elements: Any) -> Spacing | None:
-    return read_study(studies.dicom(**elements))[0].spacing
+    return read_study(studies.dicom(**elements))[0].facts.spacing
 
 
 def test_laterality() -> None:
-    assert read_study(studies.dicom(ImageLaterality="R"))[0].laterality == "R"
-    assert read_study(studies.dicom(Laterality="L"))[0].laterality == "L"
+    assert read_study(studies.dicom(ImageLaterality="R"))[0].facts.laterality == "R"
+    assert read_study(studies.dicom(Laterality="L"))[0].facts.laterality == "L"
 
 
 class TestColour:

@@ -42,7 +42,7 @@ def pixels_of(data: bytes, warnings: set[WarningCode] = UNKNOWN) -> NDArray[np.i
     radiograph, context = read_study(data)
     assert {warning.code for warning in radiograph.warnings} == warnings
     assert radiograph.pixels.flags.c_contiguous
-    assert radiograph.pixels.shape == (radiograph.rows, radiograph.columns)
+    assert radiograph.pixels.shape == (radiograph.facts.rows, radiograph.facts.columns)
     assert context == StudyContext()
     return radiograph.pixels.astype(np.int32)
 
@@ -422,7 +422,7 @@ class TestOrientation:
         }
         data = pillow(image, kind.rpartition(" ")[2], exif=exif, **options.get(kind, {}))
         radiograph, _ = read_study(data, fit=fit)
-        assert (radiograph.rows, radiograph.columns) == GREY.shape
+        assert (radiograph.facts.rows, radiograph.facts.columns) == GREY.shape
         expected = GREY
         if fit:
             box = Letterbox.fit(*GREY.shape, *fit)

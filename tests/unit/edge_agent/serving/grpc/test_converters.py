@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 
 import pytest
 from google.protobuf.json_format import ParseDict
 
 from edge_agent.core.admission import Priority
 from edge_agent.core.findings import Box, Finding
-from edge_agent.core.radiograph import ImageWarning, Spacing
+from edge_agent.core.radiograph import ImageFacts, ImageWarning, Spacing
 from edge_agent.errors import Overloaded
 from edge_agent.serving.grpc import converters
-from edge_agent.serving.types import DetectionRequest, DetectionResult, ImageFacts, Timings
+from edge_agent.serving.types import DetectionRequest, DetectionResult, Timings
+from hilum import client
 from hilum.catalog import CATALOG
 from hilum.codes import WarningCode
 from hilum.v1 import detection_pb2 as pb
@@ -44,6 +46,12 @@ def answer(*findings: Finding, spacing: Spacing | None = None) -> DetectionResul
 def asked(message: pb.DetectRequest) -> DetectionRequest:
     read = converters.ParsedRequest.read(message.SerializeToString())
     return converters.study_request(read, request_id="a", deadline=None)
+
+
+def test_every_image_fact_is_in_the_contract_and_in_the_client() -> None:
+    facts = {field.name for field in fields(ImageFacts)}
+    assert facts == {field.name for field in pb.ImageFacts.DESCRIPTOR.fields}
+    assert facts == {field.name for field in fields(client.ImageFacts)}
 
 
 @pytest.mark.parametrize("kind", CATALOG, ids=lambda kind: kind.slug)

@@ -9,9 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
+from edge_agent.core.admission import Priority
 from edge_agent.errors import EngineFailed, NotReady, Overloaded
 from edge_agent.serving.http.endpoints import HttpLimits
-from edge_agent.serving.types import DetectionRequest, DetectionResult, Priority
+from edge_agent.serving.types import DetectionRequest, DetectionResult
 from hilum.catalog import CATALOG
 from tests.support.agents.http import caller, file_form, http_app
 from tests.support.agents.tagged import (
