@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from edge_agent.core.audit_chain import GENESIS, AuditEvent, ChainHead, Marker, parse_entry
-from edge_agent.system.files import replace_file, sync_folder, write_all
+from edge_agent.system.files import fsync_folder, replace_file, write_all
 
 ANCHOR: Final = "anchor.json"
 _SEGMENT: Final = re.compile(r"audit-([0-9]{12})\.jsonl", re.ASCII)
@@ -140,7 +140,7 @@ def _last_sound_entry(folder: Path, anchor: Anchor | None) -> tuple[ChainHead, P
         if link is not None:
             return link, segment, torn_bytes
         segment.unlink()  # Begun, and the power went before its first line was whole.
-        sync_folder(folder)
+        fsync_folder(folder)
     return GENESIS, None, torn_bytes
 
 
@@ -185,7 +185,7 @@ def _set_aside(segment: Path, end: int) -> int:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    sync_folder(segment.parent)
+    fsync_folder(segment.parent)
     descriptor = os.open(segment, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.ftruncate(descriptor, end)

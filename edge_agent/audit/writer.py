@@ -14,7 +14,8 @@ from typing import Final
 from edge_agent.audit.segments import Anchor, recover, segment_path, write_anchor
 from edge_agent.core.audit_chain import AuditEvent, ChainHead, Marker, append_entry
 from edge_agent.errors import ConfigInvalid
-from edge_agent.system.files import read_small, replace_file, sync_folder, write_all
+from edge_agent.system.config_files import read_config_file
+from edge_agent.system.files import fsync_folder, replace_file, write_all
 
 _log = logging.getLogger(__name__)
 _REQUEST_KEY: Final = "request-id.key"
@@ -100,7 +101,7 @@ class ChainWriter:
             os.close(self._descriptor)
         self._segment, self._descriptor = path, descriptor
         self._size_bytes = os.fstat(descriptor).st_size
-        sync_folder(self._folder)
+        fsync_folder(self._folder)
         return descriptor
 
     def _segment_for_writing(self) -> int:
@@ -142,4 +143,4 @@ def _request_key(folder: Path) -> bytes:
     path = folder / _REQUEST_KEY
     if not path.exists():
         replace_file(path, secrets.token_bytes(32))
-    return read_small(path, "audit log's request key", private=True)
+    return read_config_file(path, "audit log's request key", private=True)

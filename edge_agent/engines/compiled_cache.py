@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from edge_agent.system.private_files import keep_newest, private_folder, write_private
+from edge_agent.system.files import make_private_folder, remove_oldest, replace_file
 
 KEEP: Final = 8
 """Blobs kept; the least recently written go first."""
@@ -33,7 +33,7 @@ class CompiledCache:
         Raises:
             ConfigInvalid: the folder cannot be made, is a link, another user's, or open to others.
         """
-        private_folder(folder)
+        make_private_folder(folder, "model cache")
         return cls(folder)
 
     def load(self, *depends_on: str) -> bytes | None:
@@ -49,8 +49,8 @@ class CompiledCache:
         """Keep a blob for next time. A full or broken disk costs only the time saved."""
         path = self._path(depends_on)
         try:
-            write_private(path, hashlib.sha256(blob).digest(), blob)
-            keep_newest(self.folder, KEEP)
+            replace_file(path, hashlib.sha256(blob).digest(), blob, mode=0o600)
+            remove_oldest(self.folder, keep=KEEP)
         except OSError:
             with suppress(OSError):  # A disk that takes no writing lets nothing be removed either.
                 path.unlink(missing_ok=True)

@@ -24,7 +24,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from edge_agent.core.authorization import AuthResult, DenialReason, Denied, Principal, Role
 from edge_agent.errors import ConfigInvalid
-from edge_agent.system.files import WatchedFile, locked, read_small, replace_file
+from edge_agent.system.config_files import ReloadingFile, read_config_file
+from edge_agent.system.files import lock_file, replace_file
 
 _TOKEN: Final = re.compile(r"hilum_(?P<id>[0-9a-f]{10})_[A-Za-z0-9_-]{43}", re.ASCII)
 _WHAT: Final = "API key file"
@@ -84,7 +85,7 @@ def load_keys(path: Path) -> Mapping[str, KeyRecord]:
     Raises:
         ConfigInvalid: it is missing, can be read by others, or is not a key file.
     """
-    data = read_small(path, _WHAT, private=True)
+    data = read_config_file(path, _WHAT, private=True)
     try:
         return MappingProxyType({key.id: key for key in _KeyFile.model_validate_json(data).keys})
     except ValidationError as error:
@@ -160,7 +161,7 @@ def _change(
     make: bool,
 ) -> None:
     try:
-        with locked(path.with_name(f".{path.name}.lock")):
+        with lock_file(path.with_name(f".{path.name}.lock")):
             before = load_keys(path) if path.exists() or not make else {}
             after = _KeyFile(keys=tuple(edit(before).values()))
             text = json.dumps(after.model_dump(mode="json", exclude_none=True), indent=2)
@@ -185,7 +186,7 @@ class ApiKeyStore:
         Raises:
             ConfigInvalid: it cannot be used.
         """
-        self._file: WatchedFile[Mapping[str, KeyRecord]] = WatchedFile(path, load_keys, gone={})
+        self._file: ReloadingFile[Mapping[str, KeyRecord]] = ReloadingFile(path, load_keys, gone={})
         self._utc_now = utc_now
 
     def __len__(self) -> int:

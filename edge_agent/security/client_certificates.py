@@ -31,7 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from edge_agent.core.audit_chain import ACTOR_NAME
 from edge_agent.core.authorization import AuthResult, DenialReason, Denied, Principal, Role
 from edge_agent.errors import ConfigInvalid
-from edge_agent.system.files import WatchedFile, read_small
+from edge_agent.system.config_files import ReloadingFile, read_config_file
 
 _WHAT: Final = "client certificate rules file"
 
@@ -89,7 +89,7 @@ def load_rules(path: Path) -> tuple[CertificateRule, ...]:
     Raises:
         ConfigInvalid: it is missing or is not of that form.
     """
-    data = read_small(path, _WHAT, private=False)
+    data = read_config_file(path, _WHAT, private=False)
     try:
         return _RulesFile.model_validate(tomllib.loads(data.decode())).certificate
     except ValidationError as error:
@@ -113,7 +113,7 @@ class CertificateRules:
         Raises:
             ConfigInvalid: they cannot be used.
         """
-        self._file: WatchedFile[tuple[CertificateRule, ...]] = WatchedFile(
+        self._file: ReloadingFile[tuple[CertificateRule, ...]] = ReloadingFile(
             path, load_rules, gone=()
         )
         self._utc_now = utc_now

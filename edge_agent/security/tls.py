@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from edge_agent.errors import ConfigInvalid
-from edge_agent.system.files import read_small
+from edge_agent.system.config_files import read_config_file
 
 # Forward secrecy and authenticated encryption only (RFC 9325 section 4.2); TLS 1.3 has its own.
 _TLS12_CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -72,11 +72,11 @@ def load_tls(files: TlsFiles, now: datetime) -> Tls:
         ConfigInvalid: a file is missing or unreadable, others can read the key, something is not
             PEM, the key is not the certificate's, or a certificate's time has not come or is over.
     """
-    certificate = read_small(files.certificate, "TLS certificate", private=False)
-    key = read_small(files.key, "TLS key", private=True)
+    certificate = read_config_file(files.certificate, "TLS certificate", private=False)
+    key = read_config_file(files.key, "TLS key", private=True)
     client_ca = None
     if files.client_ca is not None:
-        client_ca = read_small(files.client_ca, "clients' CA", private=False)
+        client_ca = read_config_file(files.client_ca, "clients' CA", private=False)
 
     chain = _certificates(certificate, files.certificate, "TLS certificate")
     _check_key(chain[0], key, files)

@@ -1,107 +1,96 @@
-"""Files that matter: secrets read with care, and writing that a power cut cannot tear."""
+"""Writing of files that a power cut cannot tear, private folders and file locks."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import logging
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final, Generic, TypeVar
 
 from edge_agent.errors import ConfigInvalid
 
-T = TypeVar("T")
-_log = logging.getLogger(__name__)
-_MAX_BYTES: Final = 4 << 20
-_NOT_PRIVATE: Final = stat.S_IRWXO | stat.S_IWGRP
 
+def replace_file(path: Path, *parts: bytes, mode: int | None = None, fsync: bool = True) -> None:
+    """Replace a file's content; readers see all of the old content or all of the new.
 
-def read_small(path: Path, what: str, *, private: bool) -> bytes:
-    """Read a settings-like file.
-
-    No file may be writable for everybody. A private file must belong to this user or to root, be
-    writable by its owner alone and be out of everybody else's reach; a group may read it, which is
-    how distributions hand keys to one service (Debian's `ssl-cert`).
+    Several threads and processes may replace the same file at a time; the last one wins.
 
     Args:
-        path: where it lies; symbolic links are followed, as certificate tools set them.
-        what: what it is, for messages: `the API key file`.
-        private: whether it holds secrets.
+        path: the file, in a folder that exists.
+        parts: the content, in order.
+        mode: the file's permissions, less the umask. None keeps the mode and, where this user may
+            set them, the owner and group of the file that is replaced; a new file gets 0600.
+        fsync: whether the content is to survive a power cut from now on.
 
     Raises:
-        ConfigInvalid: it is missing, unreadable, no regular file, too large or not private enough.
+        OSError: the disk is full, or the folder is not writable; the old file is untouched.
     """
-    try:
-        # Not blocking: a named pipe would otherwise hold up the start for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except FileNotFoundError:
-        raise ConfigInvalid(
-            f"There is no {what} at {path}.", hint="Correct the path in the settings."
-        ) from None
-    except OSError as error:
-        raise ConfigInvalid(
-            f"The {what} {path} cannot be read: {error.strerror}.",
-            hint=f"Let the agent's user (id {os.geteuid()}) read it.",
-        ) from None
-    try:
-        facts = os.fstat(descriptor)
-        if not stat.S_ISREG(facts.st_mode):
-            raise ConfigInvalid(f"The {what} {path} is not a regular file.")
-        _require_guarded(facts, path, what, private=private)
-        with os.fdopen(descriptor, "rb", closefd=False) as file:
-            data = file.read(_MAX_BYTES + 1)
-    finally:
-        os.close(descriptor)
-    if len(data) > _MAX_BYTES:
-        raise ConfigInvalid(f"The {what} {path} is larger than {_MAX_BYTES} bytes.")
-    return data
-
-
-def _require_guarded(facts: os.stat_result, path: Path, what: str, *, private: bool) -> None:
-    open_to_others = facts.st_mode & (_NOT_PRIVATE if private else stat.S_IWOTH)
-    if open_to_others:
-        raise ConfigInvalid(
-            f"The {what} {path} can be {'read or ' if private else ''}changed by others "
-            f"(mode {stat.S_IMODE(facts.st_mode):04o}).",
-            hint=f"chmod {'600' if private else 'o-w'} {path}",
-        )
-    if private and facts.st_uid not in (0, os.geteuid()):
-        raise ConfigInvalid(
-            f"The {what} {path} belongs to another user (id {facts.st_uid}).",
-            hint=f"chown it to the agent's user (id {os.geteuid()}) or to root.",
-        )
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write beside, fsync, rename, fsync the folder: readers see all of the old or of the new.
-
-    A new file has mode 0600; a file that was there keeps its mode and, where this user may set
-    them, its owner and group.
-
-    Raises:
-        OSError: the disk is full, or the folder is not writable; the old file stands.
-    """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.new")
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
+    # The thread's id is unique on the machine: two writers never share a temporary file.
+    temporary = path.with_name(f".{path.name}.{threading.get_native_id()}.part")
+    with _rename_on_success({temporary: path}, fsync=fsync):
+        temporary.unlink(missing_ok=True)  # A killed process may have left it.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        descriptor = os.open(temporary, flags, 0o600 if mode is None else mode)
         try:
-            with contextlib.suppress(FileNotFoundError):
-                _take_after(descriptor, path.stat())
-            write_all(descriptor, data)
-            os.fsync(descriptor)
+            if mode is None:
+                with contextlib.suppress(FileNotFoundError):
+                    _copy_ownership(path.stat(), descriptor)
+            for part in parts:
+                write_all(descriptor, part)
         finally:
             os.close(descriptor)
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
 
 
-def _take_after(descriptor: int, old: os.stat_result) -> None:
+@contextlib.contextmanager
+def replace_files(folder: Path) -> Iterator[Callable[[str], Path]]:
+    """Replace files of a folder together; the folder and its subfolders are made if absent.
+
+    Only one process may write to these files at a time: a temporary file that a killed process
+    left behind is overwritten by the next one.
+
+    Yields:
+        A function from a file's name in the folder to the temporary path to write it to. When the
+        block ends, all files are renamed in the order in which they were named; if the block fails
+        (a full disk, an interruption), none is and the old files are untouched.
+
+    Raises:
+        OSError: the disk is full, or the folder is not writable.
+    """
+    temporaries: dict[Path, Path] = {}
+
+    def temporary_path(name: str) -> Path:
+        path = folder / name
+        temporary = path.with_name(f".{path.name}.part")
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        temporaries[temporary] = path
+        return temporary
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with _rename_on_success(temporaries, fsync=True):
+        yield temporary_path
+
+
+@contextlib.contextmanager
+def _rename_on_success(temporaries: dict[Path, Path], *, fsync: bool) -> Iterator[None]:
+    try:
+        yield
+        if fsync:
+            for temporary in temporaries:
+                _fsync(temporary, os.O_RDWR)
+        for temporary, path in temporaries.items():
+            temporary.replace(path)
+    finally:
+        for temporary in temporaries:
+            temporary.unlink(missing_ok=True)
+    if fsync:
+        for folder in {path.parent for path in temporaries.values()}:
+            fsync_folder(folder)
+
+
+def _copy_ownership(old: os.stat_result, descriptor: int) -> None:
     # Root adding a key must not take the file away from the agent's user.
     with contextlib.suppress(PermissionError):
         os.fchown(descriptor, old.st_uid, old.st_gid)
@@ -109,15 +98,19 @@ def _take_after(descriptor: int, old: os.stat_result) -> None:
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """Write every byte; `os.write` may take fewer, and does before it says that a disk is full."""
+    """Write every byte; `os.write` may write fewer, and does so before it reports a full disk."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
 
 
-def sync_folder(folder: Path) -> None:
-    """Make new names in a folder outlast a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def fsync_folder(folder: Path) -> None:
+    """Make new names in a folder survive a power cut."""
+    _fsync(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _fsync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:
@@ -125,8 +118,8 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a file (made if absent); wait for others to let go."""
+def lock_file(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a file, which is made if absent; wait while others hold it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -135,57 +128,36 @@ def locked(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-class WatchedFile(Generic[T]):
-    """A file's meaning, read again whenever the file changes.
+def make_private_folder(folder: Path, description: str) -> None:
+    """Make a folder with mode 0700, or check that an existing one is private to this user.
 
-    A change that cannot be used (a slip while editing by hand) leaves in force what was read
-    before, and says so in the log and in `problem`. A file that is gone means `gone`: whoever
-    removes the keys wants nobody in.
+    Args:
+        folder: the folder; its parents are made if absent.
+        description: what the folder is for, for messages: `model cache`.
+
+    Raises:
+        ConfigInvalid: the folder cannot be made, is a link, another user's, or open to others.
     """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        raise ConfigInvalid(f"the {description} {folder} cannot be used: {error}") from error
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise ConfigInvalid(
+            f"the {description} {folder} is not a private folder of this user",
+            hint="Name another folder, or remove this one and let the agent make it.",
+        )
 
-    def __init__(self, path: Path, load: Callable[[Path], T], *, gone: T) -> None:
-        """Read the file for the first time.
 
-        Raises:
-            ConfigInvalid: it cannot be used; at the start there is nothing to fall back on.
-        """
-        self._path = path
-        self._load = load
-        self._gone = gone
-        self._stamp = self._look()
-        self._value = load(path)
-        self._problem: str | None = None
+def remove_oldest(folder: Path, *, keep: int) -> None:
+    """Remove all files of a folder but the `keep` that were written last."""
+    for path in sorted(folder.iterdir(), key=_modified_ns)[:-keep]:
+        path.unlink(missing_ok=True)
 
-    @property
-    def problem(self) -> str | None:
-        """Why what the file says now is not in force; None if it is."""
-        self.current()
-        return self._problem
 
-    def current(self) -> T:
-        """What the file says now; costs one `stat` where nothing changed."""
-        stamp = self._look()
-        if stamp != self._stamp:
-            self._stamp = stamp
-            self._reload(stamp)
-        return self._value
-
-    def _reload(self, stamp: tuple[int, ...]) -> None:
-        if not stamp:
-            self._value, self._problem = self._gone, f"{self._path} is gone."
-            _log.error("%s is gone; nobody is known by it any more", self._path)
-            return
-        try:
-            self._value, self._problem = self._load(self._path), None
-        except ConfigInvalid as error:
-            self._problem = error.message
-            _log.error("%s What was read before stays in force.", error.message)
-        else:
-            _log.info("Read %s again", self._path)
-
-    def _look(self) -> tuple[int, ...]:
-        try:
-            facts = self._path.stat()
-        except OSError:
-            return ()
-        return (facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+def _modified_ns(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0  # Another process has just renamed or removed it.

@@ -24,8 +24,6 @@ Members are ordered by name and carry one fixed time stamp; texts are deflated, 
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -60,6 +58,7 @@ from hilum.manifest import (
     Provenance,
     bundle_digest,
 )
+from training.data.atomic_files import replace_files
 from training.errors import TrainingError
 
 INT8: Final = "openvino-int8"
@@ -220,15 +219,15 @@ def write_bundle(
         raise TrainingError(
             f"operating points for {sorted(parts.operating_points)}, not for some of {there}"
         )
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        draft = _write(Path(folder) / "draft.bundle", parts, ())
+    with replace_files(path.parent) as temporary_path:
+        temporary = temporary_path(path.name)
+        draft = _write(temporary, parts, ())
         cases = _record(draft, parts.pictures, options)
-        written = _write(Path(folder) / "final.bundle", parts, cases)
+        written = _write(temporary, parts, cases)
         proven = Bundle.open(written.path)
         for variant in proven.manifest.engines:
             _prove(proven, variant, options)
         _prove_gate(proven)
-        written.path.replace(path)
     return Bundle.open(path)
 
 
@@ -249,11 +248,10 @@ def with_gate(bundle: Bundle, gate: ContentCheckFiles, version: str, path: Path)
     manifest = bundle.manifest.model_copy(
         update={"version": version, "gate": _gate_spec(gate), "files": _files(content)}
     )
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        draft = Path(folder) / "final.bundle"
-        _pack(draft, {MANIFEST_NAME: manifest.to_bytes(), **content})
-        _prove_gate(Bundle.open(draft))
-        draft.replace(path)
+    with replace_files(path.parent) as temporary_path:
+        temporary = temporary_path(path.name)
+        _pack(temporary, {MANIFEST_NAME: manifest.to_bytes(), **content})
+        _prove_gate(Bundle.open(temporary))
     return Bundle.open(path)
 
 
@@ -383,18 +381,15 @@ def _write(path: Path, parts: BundleContents, cases: tuple[GoldenCase, ...]) -> 
 
 def _pack(path: Path, members: Mapping[str, bytes]) -> None:
     """A zip whose bytes depend on nothing but its members'."""
-    with path.open("wb") as file:
-        with zipfile.ZipFile(file, "w") as archive:
-            for name, member in sorted(members.items()):
-                info = zipfile.ZipInfo(name, _EPOCH)
-                info.create_system = 3  # Unix, whatever this machine is.
-                info.external_attr = 0o644 << 16
-                info.compress_type = (
-                    zipfile.ZIP_DEFLATED if Path(name).suffix in _TEXTS else zipfile.ZIP_STORED
-                )
-                archive.writestr(info, member)
-        file.flush()
-        os.fsync(file.fileno())
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, member in sorted(members.items()):
+            info = zipfile.ZipInfo(name, _EPOCH)
+            info.create_system = 3  # Unix, whatever this machine is.
+            info.external_attr = 0o644 << 16
+            info.compress_type = (
+                zipfile.ZIP_DEFLATED if Path(name).suffix in _TEXTS else zipfile.ZIP_STORED
+            )
+            archive.writestr(info, member)
 
 
 def _manifest(parts: BundleContents, content: Mapping[str, bytes]) -> Manifest:

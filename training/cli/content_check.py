@@ -12,7 +12,7 @@ from training.content_check import train as gates
 from training.content_check.network import GateConfig
 from training.content_check.report import card, other_pictures, report
 from training.content_check.train import TrainingPlan
-from training.data.atomic_files import replacing
+from training.data.atomic_files import replace_files
 
 
 @reported
@@ -26,7 +26,7 @@ def gate(
     gates.save(gates.parts_of(trained.network, trained.thresholds, card(trained, plan)), out)
     text = report(trained, other_pictures(others))
     if tables is not None:
-        with replacing(tables.parent) as place:
+        with replace_files(tables.parent) as place:
             place(tables.name).write_text(text, encoding="utf-8")
     stderr.print(text, markup=False)
 

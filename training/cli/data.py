@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 from training.cli.console import bars, reported, stderr
 from training.data import exports, import_set, quality_report, splits, tables
-from training.data.atomic_files import replacing
+from training.data.atomic_files import replace_files
 from training.data.import_set import ImportOptions
 from training.data.tables import Tables
 from training.errors import TrainingError
@@ -43,7 +43,7 @@ def split(*, data: Path, seed: int, shares: tuple[float, float, float], new: boo
     made = import_set.divide(known.images, known.fused, seed=seed, shares=shares)
     divided = replace(known, split=made)
     report = quality_report.render(divided, data)
-    with replacing(data) as place:
+    with replace_files(data) as place:
         splits.save(made, place(splits.FILE))
         place(tables.REPORT).write_text(report, encoding="utf-8")
     _say(_of_split(divided))
@@ -53,7 +53,7 @@ def split(*, data: Path, seed: int, shares: tuple[float, float, float], new: boo
 def report(*, data: Path) -> None:
     """Write the quality report of a set anew."""
     text = quality_report.render(tables.read(data), data)
-    with replacing(data) as place:
+    with replace_files(data) as place:
         place(tables.REPORT).write_text(text, encoding="utf-8")
     _say(f"report: {data / tables.REPORT}")
 

@@ -16,7 +16,7 @@ from hilum.catalog import CATALOG
 from training.cli.console import bars, reported
 from training.cli.train import alone, say
 from training.config import TrainConfig
-from training.data.atomic_files import replacing
+from training.data.atomic_files import replace_files
 from training.errors import TrainingError
 from training.models.unfuse import activation_of
 from training.synthetic import backgrounds as real
@@ -60,7 +60,7 @@ def synthetic(
                 told("preview", len(shown), min(count, _PREVIEWED))
     if preview is not None:
         encoded = cv2.imencode(preview.suffix, contact_sheet(shown))[1]
-        with replacing(preview.parent) as place:
+        with replace_files(preview.parent) as place:
             place(preview.name).write_bytes(encoded.tobytes())
 
 

@@ -36,7 +36,7 @@ from training.content_check.network import (
     train_network,
 )
 from training.content_check.views import INPUT, handled, inverted, plain, turned
-from training.data.atomic_files import replacing
+from training.data.atomic_files import replace_files
 from training.errors import TrainingError
 from training.export.onnx import export_module, ir_bytes, to_openvino
 
@@ -235,7 +235,7 @@ def save(parts: ContentCheckFiles, path: Path) -> None:
         "thresholds": parts.thresholds.model_dump(),
         "card": parts.card,
     }
-    with replacing(path.parent) as place, zipfile.ZipFile(place(path.name), "w") as archive:
+    with replace_files(path.parent) as place, zipfile.ZipFile(place(path.name), "w") as archive:
         for name, content in (
             ("gate.json", json.dumps(facts, indent=2).encode()),
             ("gate.xml", parts.xml),

@@ -1,18 +1,21 @@
-"""Files that belong together are replaced together, or not at all."""
+"""Atomic replacement of files, with errors that name the file."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
+from edge_agent.system import files
 from training.errors import TrainingError
+
+_MODE: Final = 0o666  # Less the umask, as for any file that a program writes.
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Name the file or folder where the system only says that the disk is full.
+def explain_write_errors(path: Path) -> Iterator[None]:
+    """Name the file or folder that could not be written.
 
     Raises:
         TrainingError: in place of an OSError.
@@ -26,51 +29,23 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_whole(data: bytes, path: Path) -> None:
-    """Write one of many files, whole or not at all; a power cut may still take it.
+def replace_file(path: Path, data: bytes) -> None:
+    """Write one of many files, whole or not at all; a power cut may still lose it.
 
     Raises:
         TrainingError: the disk cannot be written.
     """
-    # The process in the name: one that was orphaned by a kill may still be writing.
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part")
-    with writing(path):
-        try:
-            part.write_bytes(data)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+    # Not fsynced: a set has tens of thousands of images, and one that is missing is made again.
+    with explain_write_errors(path):
+        files.replace_file(path, data, mode=_MODE, fsync=False)
 
 
 @contextmanager
-def replacing(folder: Path) -> Iterator[Callable[[str], Path]]:
-    """Write beside, then rename.
-
-    Yields a function from a file's name in the folder to the path where it is to be written. When
-    the block ends, all of them take their names, in the order they were asked for; if it fails (a
-    full disk, an interruption), none does and what was there before is as it was.
+def replace_files(folder: Path) -> Iterator[Callable[[str], Path]]:
+    """Replace files of a folder together: `edge_agent.system.files.replace_files`.
 
     Raises:
         TrainingError: the disk cannot be written.
     """
-    parts: dict[Path, Path] = {}
-
-    def place(name: str) -> Path:
-        final = folder / name
-        part = final.with_name(f".{final.name}.part")
-        part.parent.mkdir(parents=True, exist_ok=True)
-        parts[part] = final
-        return part
-
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            yield place
-            for part in parts:
-                with part.open("rb+") as written:
-                    os.fsync(written.fileno())
-            for part, final in parts.items():
-                part.replace(final)
-        finally:
-            for part in parts:
-                part.unlink(missing_ok=True)
+    with explain_write_errors(folder), files.replace_files(folder) as temporary_path:
+        yield temporary_path

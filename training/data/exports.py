@@ -13,7 +13,7 @@ import cv2
 
 from hilum.catalog import CATALOG
 from training.data import dataset, splits
-from training.data.atomic_files import replacing
+from training.data.atomic_files import replace_files
 from training.data.dataset import LabelledImage
 from training.errors import TrainingError
 
@@ -54,7 +54,7 @@ def to_yolo(folder: Path, out: Path, on_done: OnDone) -> int:
             on_done(done := done + 1, total)
     names = "".join(f"  {finding.index}: {json.dumps(finding.name)}\n" for finding in CATALOG)
     sides = "".join(f"{'val' if n == 'valid' else n}: images/{n}\n" for n in splits.NAMES)
-    with replacing(out) as place:
+    with replace_files(out) as place:
         # Without `path`, which ultralytics would look for in the current folder, the splits are
         # looked for beside the file.
         place("data.yaml").write_text(f"{sides}names:\n{names}", encoding="utf-8")
@@ -109,7 +109,7 @@ def to_coco(folder: Path, out: Path, on_done: OnDone) -> int:
             "annotations": annotations,
             "categories": categories,
         }
-    with replacing(out / "annotations") as place:
+    with replace_files(out / "annotations") as place:
         for file, document in documents.items():
             place(file).write_text(json.dumps(document), encoding="utf-8")
     return done

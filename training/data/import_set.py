@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hilum.catalog import CATALOG
 from training.data import fusion, image_checks, ingest, splits, tables, vindr
-from training.data.atomic_files import writing
+from training.data.atomic_files import explain_write_errors
 from training.data.ingest import IngestedImage, IngestTask
 from training.data.splits import Split
 from training.data.tables import Tables
@@ -94,7 +94,7 @@ def _with_pictures(
     ]
     taken: list[IngestedImage] = []
     journal = wanted.out / ingest.JOURNAL
-    with writing(wanted.out):
+    with explain_write_errors(wanted.out):
         wanted.out.mkdir(parents=True, exist_ok=True)
     for done, one in enumerate(ingest.take_all(tasks, journal, workers=wanted.workers), start=1):
         taken.append(one)

@@ -26,7 +26,7 @@ from edge_agent.core.study_context import StudyContext
 from edge_agent.errors import StudyImageRefused
 from edge_agent.imaging import read_study
 from training.data import atomic_files, image_checks
-from training.data.atomic_files import writing
+from training.data.atomic_files import explain_write_errors
 from training.errors import TrainingError
 
 JOURNAL: Final = "images.jsonl"
@@ -125,7 +125,7 @@ def take(task: IngestTask) -> IngestedImage:
     if "constant" in flags:
         return _refused(unread, image_checks.FLAGS["constant"])
     encoded = cv2.imencode(".png", radiograph.pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1]
-    atomic_files.write_whole(encoded.tobytes(), task.target)
+    atomic_files.replace_file(task.target, encoded.tobytes())
     return IngestedImage(
         image_id=task.image_id,
         source=task.source.name,
@@ -212,14 +212,14 @@ def take_all(
             todo.append(task)
     if todo:
         pictures = todo[0].target.parent
-        with writing(pictures):
+        with explain_write_errors(pictures):
             pictures.mkdir(parents=True, exist_ok=True)
             for stale in pictures.glob(".*.part"):
                 stale.unlink(missing_ok=True)
     with journal.open("a", encoding="utf-8") as notes:
         for taken in _in_processes(todo, workers, take, limit_s):
             if not taken.why:  # what failed is tried again the next time
-                with writing(journal):
+                with explain_write_errors(journal):
                     notes.write(json.dumps(asdict(taken)) + "\n")
                     notes.flush()
             yield taken

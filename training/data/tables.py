@@ -16,7 +16,7 @@ from typing import Final
 import pandas as pd
 
 from training.data import splits
-from training.data.atomic_files import replacing
+from training.data.atomic_files import replace_files
 from training.data.splits import Split
 from training.errors import TrainingError
 
@@ -73,7 +73,7 @@ def write(tables: Tables, folder: Path, report: str) -> None:
     Raises:
         TrainingError: the disk cannot be written; nothing has been replaced.
     """
-    with replacing(folder) as place:
+    with replace_files(folder) as place:
         tables.images[list(IMAGES)].to_csv(place("images.csv"), index=False)
         tables.readers[list(READERS)].to_csv(place("readers.csv"), index=False)
         tables.fused.to_csv(place("annotations.csv"), index=False)

@@ -17,7 +17,7 @@ from hilum.catalog import CATALOG
 from hilum.manifest import HeadSpec, InputSpec
 from training.bundle.writer import measuring_engine
 from training.data import dataset, splits
-from training.data.atomic_files import replacing
+from training.data.atomic_files import replace_files
 from training.data.dataset import LabelledImage
 from training.errors import TrainingError
 from training.evaluation import acceptance_rules, measure
@@ -108,7 +108,7 @@ def run(request: Request, on_step: ProgressCallback = ignore_progress) -> Evalua
     matched = match(entries, found)
     shown = page(evaluation, entries, matched, worst(entries, matched, points))
     on_step("measure", 1, 1)
-    with replacing(request.out) as place:
+    with replace_files(request.out) as place:
         place(JSON).write_bytes(evaluation.to_bytes())
         place(HTML).write_bytes(shown.encode())
     return evaluation

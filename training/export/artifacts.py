@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hilum.manifest import EngineTarget, HeadSpec, InputSpec, MemberPath, Sha256
 from training.bundle.writer import ModelFiles
-from training.data.atomic_files import replacing
+from training.data.atomic_files import replace_files
 from training.errors import TrainingError
 
 FILE: Final = "export.json"
@@ -124,6 +124,6 @@ def save(folder: Path, exported: ExportArtifacts) -> None:
     """Write all files beside their places, then rename; the record last."""
     contents = dict(exported.members)
     contents[FILE] = (exported.record.model_dump_json(indent=2) + "\n").encode()
-    with replacing(folder) as place:
+    with replace_files(folder) as place:
         for name, content in contents.items():
             place(name).write_bytes(content)

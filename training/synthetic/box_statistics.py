@@ -20,7 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hilum.catalog import BY_NAME, CATALOG
-from training.data.atomic_files import replacing
+from training.data.atomic_files import replace_files
 from training.errors import TrainingError
 
 SHIPPED: Final = Path(__file__).with_name("box_statistics.json")
@@ -192,7 +192,7 @@ def save(statistics: BoxStatistics, path: Path) -> None:
             for finding, of_class in zip(CATALOG, statistics.classes, strict=True)
         },
     }
-    with replacing(path.parent) as place:
+    with replace_files(path.parent) as place:
         place(path.name).write_text(json.dumps(document) + "\n", encoding="utf-8")
 
 

@@ -31,7 +31,7 @@ from pydicom.uid import (
 )
 
 from hilum.catalog import CATALOG
-from training.data.atomic_files import replacing, write_whole, writing
+from training.data.atomic_files import explain_write_errors, replace_file, replace_files
 from training.data.dataset import ANNOTATIONS, NO_FINDING, refuse_finished
 from training.data.labels import Label
 from training.errors import TrainingError
@@ -119,7 +119,10 @@ def write(
         for study, labels in zip(studies, pool.map(_make, studies, chunksize=4), strict=True):
             rows += _readings(study, labels, SIZE)
             yield study, labels
-    with replacing(folder) as place, place(TABLE).open("w", newline="", encoding="utf-8") as out:
+    with (
+        replace_files(folder) as place,
+        place(TABLE).open("w", newline="", encoding="utf-8") as out,
+    ):
         table = csv.writer(out)
         table.writerow(
             ["image_id", "class_name", "class_id", "rad_id", "x_min", "y_min", "x_max", "y_max"]
@@ -157,9 +160,9 @@ def _make(study: Study) -> tuple[Label, ...]:
     file = BytesIO()
     data_set(sample.pixels, study).save_as(file, enforce_file_format=True)
     path = folder / study.path
-    with writing(path):
+    with explain_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file.getvalue(), path)
+    replace_file(path, file.getvalue())
     return sample.labels
 
 

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.atomic_files import replacing
+from training.data.atomic_files import replace_files
 from training.errors import TrainingError
 
 SHIPPED: Final = Path(__file__).with_name("lung_shapes.json")
@@ -182,7 +182,7 @@ def save(model: ShapeModel, path: Path) -> None:
         "mean": [round(v, 4) for v in model.mean.tolist()],
         "modes": [[round(v, 4) for v in mode] for mode in model.modes.tolist()],
     }
-    with replacing(path.parent) as place:
+    with replace_files(path.parent) as place:
         place(path.name).write_text(json.dumps(document) + "\n", encoding="utf-8")
 
 

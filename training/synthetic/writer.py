@@ -13,7 +13,7 @@ import cv2
 
 from hilum.catalog import CATALOG
 from training.data import splits
-from training.data.atomic_files import replacing, write_whole
+from training.data.atomic_files import replace_file, replace_files
 from training.data.dataset import ANNOTATIONS, IMAGES, NO_FINDING, refuse_finished
 from training.synthetic.generator import Generator, Sample
 
@@ -32,7 +32,7 @@ def _make(task: tuple[int, Path]) -> Sample:
     sample = _generator.sample(seed)
     # Not by OpenCV, which does not say what the disk did not take.
     encoded = cv2.imencode(".png", sample.pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1]
-    write_whole(encoded.tobytes(), path)
+    replace_file(path, encoded.tobytes())
     return sample
 
 
@@ -83,7 +83,7 @@ def write_parts(
                 rows += _rows(path.stem, sample)
                 yield sample
     columns = ["image_id", "class_name", "class_id", "rad_id", "x_min", "y_min", "x_max", "y_max"]
-    with replacing(folder) as place:
+    with replace_files(folder) as place:
         _table(place(IMAGES), ["image_id", "background", "unknown"], facts)
         _table(place(ANNOTATIONS), columns, rows)
         if split is not None:

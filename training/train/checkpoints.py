@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from torch import nn
 from ultralytics.nn.tasks import DetectionModel
 
+from edge_agent.system.files import replace_files
 from training.config import TrainConfig
 from training.data.dataset import LabelledImage
 from training.errors import TrainingError
@@ -119,15 +119,13 @@ def write(content: dict[str, Any], path: Path) -> None:
     Raises:
         TrainingError: it cannot be written; what had this name is untouched.
     """
-    beside = path.with_suffix(".part")
     try:
-        with beside.open("wb") as out:
+        with (
+            replace_files(path.parent) as temporary_path,
+            temporary_path(path.name).open("wb") as out,
+        ):
             torch.save(content, out)
-            out.flush()
-            os.fsync(out.fileno())
-        beside.replace(path)
     except (OSError, RuntimeError) as error:  # torch wraps a failed write in a RuntimeError
-        beside.unlink(missing_ok=True)
         reason = error if isinstance(error, OSError) else error.__context__ or error
         raise TrainingError(
             f"cannot write {path}: {reason}; what was there before is untouched",

@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from training.config import Config, ParityBounds
-from training.data.atomic_files import replacing
+from training.data.atomic_files import replace_files
 from training.errors import TrainingError
 
 FILE: Final = "begun.json"
@@ -83,7 +83,7 @@ def note(
         python=platform.python_version(),
         libraries=libraries(),
     )
-    with replacing(config.out) as place:
+    with replace_files(config.out) as place:
         place(FILE).write_bytes(begun.to_bytes())
     return begun
 

@@ -21,7 +21,7 @@ from optuna.trial import TrialState
 from pydantic import ValidationError
 
 from training.config import Config, Range, TrainConfig
-from training.data.atomic_files import replacing
+from training.data.atomic_files import replace_files
 from training.errors import Diverged, TrainingError
 from training.train.checkpoints import CHECKPOINT, metrics_in
 from training.train.distributed import ProcessGroup
@@ -79,7 +79,7 @@ def search(
 def best_config(config: Config, study: optuna.Study) -> Path:
     """Write the configuration with the best settings into the run's folder; its path."""
     best = config.model_copy(update={"train": _settings(config.train, study.best_params)})
-    with replacing(config.out) as place:
+    with replace_files(config.out) as place:
         place(BEST).write_text(yaml.safe_dump(best.model_dump(mode="json"), sort_keys=False))
     return config.out / BEST
 

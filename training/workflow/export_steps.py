@@ -40,7 +40,7 @@ from training.bundle.writer import (
 )
 from training.config import Config
 from training.data import dataset, splits
-from training.data.atomic_files import replacing, writing
+from training.data.atomic_files import explain_write_errors, replace_files
 from training.data.dataset import LabelledImage
 from training.errors import TrainingError
 from training.evaluation import parity
@@ -222,7 +222,7 @@ def prove(config: Config, on_step: ProgressCallback = ignore_progress) -> Parity
     path = config.out / FOLDER / "draft.bundle"
     compared, not_measured = [], {}
     try:
-        with writing(path):
+        with explain_write_errors(path):
             draft = draft_bundle(path, exported.graphs)
         network = load_model(weights, config.train.architecture)
         reference = side("torch", of_network(network, record.input, record.head, device))
@@ -258,7 +258,7 @@ def prove(config: Config, on_step: ProgressCallback = ignore_progress) -> Parity
         variants=tuple(compared),
         not_measured=not_measured,
     )
-    with replacing(config.out) as place:
+    with replace_files(config.out) as place:
         place(PARITY).write_bytes(result.to_bytes())
     _judge(result, config)
     return result

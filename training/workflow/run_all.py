@@ -19,7 +19,7 @@ from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.runtimes.tensorrt_runtime import open_runtime, packages_installed
 from training.config import Config, Section, TrainConfig
 from training.data import splits
-from training.data.atomic_files import replacing
+from training.data.atomic_files import replace_files
 from training.errors import TrainingError
 from training.evaluation import run as evaluating
 from training.export.artifacts import FILE as EXPORTED
@@ -331,5 +331,5 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def _write(folder: Path, done: Mapping[str, Any]) -> None:
-    with replacing(folder) as place:
+    with replace_files(folder) as place:
         place(FILE).write_text(json.dumps(done, indent=2) + "\n", encoding="utf-8")

@@ -34,7 +34,7 @@ from training.config import (
     TrainConfig,
 )
 from training.data import dataset, splits
-from training.data.atomic_files import replacing
+from training.data.atomic_files import replace_files
 from training.errors import TrainingError
 from training.evaluation.detectors import of_engine
 from training.models.network import described
@@ -172,7 +172,7 @@ def make_starter(
     made = run_all(plan.config, train, say=say, on_step=on_step).bundle
     for name, marks in marks_on_clear(plan, made).items():
         say(f"{name}: {', '.join(map(str, marks))} marks on held-out radiographs that are clear")
-    with replacing(plan.out) as place:
+    with replace_files(plan.out) as place:
         shutil.copyfile(made.path, place(made.path.name))
     return Bundle.open(plan.out / made.path.name)
 
@@ -207,7 +207,7 @@ def paint(plan: StarterPlan, on_step: ProgressCallback = ignore_progress) -> Non
         )
         for name, count in counts.items()
     ]
-    with replacing(plan.work) as place:
+    with replace_files(plan.work) as place:
         used = [background.name for background in (*training, *held_out)]
         place("credits.md").write_text(_credits(plan.backgrounds, used), encoding="utf-8")
         clear = [f"{background.name}\n" for background in held_out if background.clear]
@@ -233,7 +233,7 @@ def begin_with(plan: StarterPlan, bundle: Path) -> StarterPlan:
         network = unfused(opened, plan.train.architecture, pictures)
         as_it_was = plan.train.model_copy(update={"activation": activation_of(opened)})
         content = described(network.state_dict(), as_it_was)
-        with replacing(plan.work) as place:
+        with replace_files(plan.work) as place:
             torch.save(content, place(path.name))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     train = {**plan.train.model_dump(), "weights": path, "weights_sha256": digest}

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edge_agent.core.engine_selection import BatchPolicy, BenchmarkResult
 from edge_agent.engines.hardware import Hardware
-from edge_agent.system.private_files import keep_newest, private_folder, write_private
+from edge_agent.system.files import make_private_folder, remove_oldest, replace_file
 
 KEEP: Final = 8
 """Choices kept; the least recently made go first."""
@@ -70,7 +70,7 @@ class SelectionCache:
         Raises:
             ConfigInvalid: it cannot be made, is a link, another user's, or open to others.
         """
-        private_folder(folder)
+        make_private_folder(folder, "model cache")
         return cls(folder)
 
     def load(self, circumstances: SelectionKey) -> CachedSelection | None:
@@ -86,8 +86,8 @@ class SelectionCache:
         """Keep a choice for next time. A full or broken disk costs only the time saved."""
         with suppress(OSError):
             content = kept.model_dump_json(indent=2) + "\n"
-            write_private(self._path(circumstances), content.encode())
-            keep_newest(self.folder, KEEP)
+            replace_file(self._path(circumstances), content.encode(), mode=0o600)
+            remove_oldest(self.folder, keep=KEEP)
 
     def _path(self, circumstances: SelectionKey) -> Path:
         return self.folder / f"{hashlib.sha256(circumstances.as_text().encode()).hexdigest()}.json"

@@ -5,83 +5,15 @@ from pathlib import Path
 import pytest
 
 from edge_agent.errors import ConfigInvalid
-from edge_agent.system.files import WatchedFile, locked, read_small, replace_file
+from edge_agent.system.files import (
+    lock_file,
+    make_private_folder,
+    remove_oldest,
+    replace_file,
+    replace_files,
+)
 
 AS_ROOT = os.geteuid() == 0
-
-
-def secret(tmp_path: Path, mode: int = 0o600) -> Path:
-    path = tmp_path / "secret"
-    path.write_bytes(b"x")
-    path.chmod(mode)
-    return path
-
-
-@pytest.mark.parametrize("mode", [0o600, 0o400, 0o640, 0o440])
-def test_private_files_that_are_read(tmp_path: Path, mode: int) -> None:
-    assert read_small(secret(tmp_path, mode), "key", private=True) == b"x"
-
-
-@pytest.mark.parametrize("mode", [0o644, 0o604, 0o602, 0o601, 0o660, 0o620, 0o777])
-def test_private_files_that_others_can_read_or_change_are_refused(
-    tmp_path: Path, mode: int
-) -> None:
-    with pytest.raises(
-        ConfigInvalid, match=f"read or changed by others .mode {mode:04o}"
-    ) as caught:
-        read_small(secret(tmp_path, mode), "key", private=True)
-    assert "chmod 600" in caught.value.hint
-
-
-@pytest.mark.parametrize(("mode", "refused"), [(0o644, False), (0o664, False), (0o646, True)])
-def test_public_files_that_anybody_can_change_are_refused(
-    tmp_path: Path, mode: int, refused: bool
-) -> None:
-    path = secret(tmp_path, mode)
-    if not refused:
-        assert read_small(path, "certificate", private=False) == b"x"
-        return
-    with pytest.raises(ConfigInvalid, match="changed by others"):
-        read_small(path, "certificate", private=False)
-
-
-def test_links_are_followed_and_what_they_lead_to_is_judged(tmp_path: Path) -> None:
-    link = tmp_path / "link"
-    link.symlink_to(secret(tmp_path, 0o644))
-    with pytest.raises(ConfigInvalid, match="by others"):
-        read_small(link, "key", private=True)
-    secret(tmp_path, 0o600)
-    assert read_small(link, "key", private=True) == b"x"
-
-
-def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
-    with pytest.raises(ConfigInvalid, match="no key at"):
-        read_small(tmp_path / "absent", "key", private=True)
-    with pytest.raises(ConfigInvalid, match="regular file"):
-        read_small(tmp_path, "key", private=True)
-    os.mkfifo(tmp_path / "pipe", 0o600)
-    with pytest.raises(ConfigInvalid, match="regular file"):
-        read_small(tmp_path / "pipe", "key", private=True)
-    big = tmp_path / "big"
-    big.touch(mode=0o600)
-    os.truncate(big, 1 << 30)
-    with pytest.raises(ConfigInvalid, match="larger than"):
-        read_small(big, "key", private=True)
-
-
-@pytest.mark.skipif(not AS_ROOT, reason="only root can give files away")
-def test_a_strangers_private_file_is_refused(tmp_path: Path) -> None:
-    path = secret(tmp_path)
-    os.chown(path, 12345, 12345)
-    with pytest.raises(ConfigInvalid, match="another user"):
-        read_small(path, "key", private=True)
-
-
-def test_an_unreadable_file_is_refused(tmp_path: Path) -> None:
-    loop = tmp_path / "loop"
-    loop.symlink_to(loop)
-    with pytest.raises(ConfigInvalid, match="cannot be read: Too many levels"):
-        read_small(loop, "key", private=True)
 
 
 def test_a_new_file_is_private(tmp_path: Path) -> None:
@@ -90,7 +22,9 @@ def test_a_new_file_is_private(tmp_path: Path) -> None:
 
 
 def test_a_replaced_file_keeps_its_mode_and_owner(tmp_path: Path) -> None:
-    path = secret(tmp_path, 0o640)
+    path = tmp_path / "file"
+    path.touch()
+    path.chmod(0o640)
     if AS_ROOT:
         os.chown(path, 12345, 54321)
     before = path.stat()
@@ -113,13 +47,75 @@ def test_a_failed_replacement_leaves_the_old_and_no_litter(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_a_given_mode_is_given_to_a_replaced_file_too(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    path.chmod(0o666)
+    replace_file(path, b"in ", b"parts", mode=0o600)
+    assert path.read_bytes() == b"in parts"
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_a_killed_writer_left_behind_is_replaced(tmp_path: Path) -> None:
+    left = tmp_path / f".file.{threading.get_native_id()}.part"
+    left.write_bytes(b"half a")
+    replace_file(tmp_path / "file", b"whole")
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+    assert (tmp_path / "file").read_bytes() == b"whole"
+
+
+def test_files_are_replaced_together(tmp_path: Path) -> None:
+    folder = tmp_path / "made" / "for them"
+    with replace_files(folder) as temporary_path:
+        for name in ("a", "below/b"):
+            temporary_path(name).write_text(name)
+        assert not any((folder / name).exists() for name in ("a", "below/b"))
+    found = [path for path in folder.rglob("*") if path.is_file()]
+    assert {path.relative_to(folder).as_posix(): path.read_text() for path in found} == {
+        "a": "a",
+        "below/b": "below/b",
+    }
+
+
+def test_if_one_file_fails_none_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("old")
+
+    def interrupt_after_two() -> None:
+        with replace_files(tmp_path) as temporary_path:
+            temporary_path("a").write_text("new")
+            temporary_path("b").write_text("new")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupt_after_two()
+    assert list(tmp_path.iterdir()) == [tmp_path / "a"]
+    assert (tmp_path / "a").read_text() == "old"
+
+
+def test_only_the_newest_files_are_kept(tmp_path: Path) -> None:
+    for age in range(5):
+        (tmp_path / str(age)).touch()
+        os.utime(tmp_path / str(age), (1000 - age, 1000 - age))
+    remove_oldest(tmp_path, keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1"]
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o770, 0o701])
+def test_a_folder_that_is_open_to_others_is_refused(tmp_path: Path, mode: int) -> None:
+    make_private_folder(tmp_path / "cache", "model cache")
+    assert (tmp_path / "cache").stat().st_mode & 0o777 == 0o700
+    (tmp_path / "cache").chmod(mode)
+    with pytest.raises(ConfigInvalid, match=r"model cache .* is not a private folder"):
+        make_private_folder(tmp_path / "cache", "model cache")
+
+
 def test_one_at_a_time(tmp_path: Path) -> None:
     path, seen = tmp_path / "count", []
     path.write_text("0")
 
     def add_one() -> None:
         for _ in range(25):
-            with locked(tmp_path / "lock"):
+            with lock_file(tmp_path / "lock"):
                 number = int(path.read_text())
                 seen.append(number)
                 path.write_text(str(number + 1))
@@ -130,36 +126,3 @@ def test_one_at_a_time(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert seen == list(range(100))
-
-
-def load_number(path: Path) -> int:
-    try:
-        return int(path.read_text())
-    except ValueError:
-        raise ConfigInvalid(f"{path.name} holds no number.") from None
-
-
-def test_a_watched_file_is_followed(tmp_path: Path) -> None:
-    path = tmp_path / "number"
-    replace_file(path, b"1")
-    watched = WatchedFile(path, load_number, gone=0)
-    assert watched.current() == 1
-    replace_file(path, b"2")
-    assert watched.current() == 2
-    replace_file(path, b"two")
-    assert watched.current() == 2
-    assert watched.problem == "number holds no number."
-    assert watched.current() == 2
-    path.unlink()
-    assert watched.current() == 0
-    assert watched.problem is not None
-    replace_file(path, b"3")
-    assert watched.current() == 3
-    assert watched.problem is None
-
-
-def test_a_watched_file_must_be_right_at_the_start(tmp_path: Path) -> None:
-    path = tmp_path / "number"
-    replace_file(path, b"one")
-    with pytest.raises(ConfigInvalid, match="no number"):
-        WatchedFile(path, load_number, gone=0)

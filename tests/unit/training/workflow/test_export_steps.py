@@ -310,7 +310,7 @@ def test_an_unfinished_write_leaves_what_was_there(
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("training.data.atomic_files.os.fsync", full)
+    monkeypatch.setattr("edge_agent.system.files.os.fsync", full)
     spoilt = replace(before, members={**before.members, "model.onnx": b"other"})
     with pytest.raises(TrainingError, match=r"cannot write .*: No space left"):
         artifacts.save(stated.out / FOLDER, spoilt)
