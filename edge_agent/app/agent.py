@@ -183,7 +183,8 @@ class Agent:
             model = self._pipeline.model
             self._pipeline.on_answer(self._metrics.image_answered)
             self._metrics.model_in_use(model.digest, model.engine.name, model.variant.name)
-            await self._judge(await asyncio.to_thread(model.self_test))
+            report = await asyncio.to_thread(model.self_test)
+            await self._judge(report.problem)
             if not self._problem:
                 self._say_serving(self._pipeline)
 
@@ -200,9 +201,9 @@ class Agent:
             return
         async with self._loading:
             model = self._pipeline.model
-            problem = await asyncio.to_thread(model.self_test)
-            await self._judge(problem)
-            log.info("golden cases run", extra={"sound": not problem})
+            report = await asyncio.to_thread(model.self_test)
+            await self._judge(report.problem)
+            log.info("golden cases run", extra={"sound": report.passed})
 
     async def _judge(self, problem: str) -> None:
         """By the golden cases: an agent that stops goes on to answer only if it is sound."""

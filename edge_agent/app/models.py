@@ -4,30 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any, Final
 
 from edge_agent.config import Settings
-from edge_agent.core.engine_selection import BatchPolicy
 from edge_agent.decoding.decoder import Decoder, SandboxedDecoder, ThreadDecoder
 from edge_agent.decoding.pool import DecodePolicy
-from edge_agent.engines.base import Engine
 from edge_agent.engines.bundle import Bundle, shipped_bundles, starter_bundle_path
-from edge_agent.engines.content_check import ContentChecker, OpenVinoContentChecker
-from edge_agent.engines.golden import GoldenResult, run_gate, run_golden
-from edge_agent.engines.runtimes.factory import open_engine, runtime_version
-from edge_agent.engines.selection.select import AUTO, EngineSelection, choose
-from edge_agent.errors import EngineFailed, HilumError
+from edge_agent.engines.loader import LoadOptions, load_model
+from edge_agent.engines.model import LoadedModel
+from edge_agent.engines.runtimes.factory import runtime_version
+from edge_agent.engines.selection.select import AUTO
+from edge_agent.errors import EngineFailed
 from edge_agent.imaging import Limits
-from edge_agent.serving.detection import DetectionService, LoadedModel
+from edge_agent.serving.detection import DetectionService
 from edge_agent.system.aio import run_to_end
 
-log = logging.getLogger(__name__)
-
-_PROBLEMS_TOLD: Final = 3
 _THREADS_INSTEAD: Final = 2
 
 Load = Callable[[Settings, Decoder], DetectionService]
@@ -69,72 +62,9 @@ def bundle_facts(settings: Settings) -> dict[str, Any]:
     }
 
 
-def load_model(settings: Settings) -> tuple[LoadedModel, BatchPolicy]:
-    """Open the bundle, choose and load its engine, run it once. Blocks, at first for many seconds.
-
-    Raises:
-        BundleInvalid, ConfigInvalid, EngineFailed: the operator must act.
-    """
-    bundle = open_bundle(settings)
-    choice, engine = _chosen_engine(bundle, settings)
-    gate = OpenVinoContentChecker.of(bundle)
-    model = LoadedModel(
-        bundle.manifest,
-        bundle.digest,
-        choice.variant,
-        engine,
-        _reason(choice),
-        gate=gate,
-        self_test=partial(golden_problem, bundle, engine, gate),
-    )
-    return model, choice.batch
-
-
-def _reason(choice: EngineSelection) -> str:
-    """Why this variant, and whether that was found out now."""
-    return f"{choice.reason}; remembered" if choice.remembered else choice.reason
-
-
-def _chosen_engine(bundle: Bundle, settings: Settings) -> tuple[EngineSelection, Engine]:
-    """The engine for this box. A card that fails today is done without, if a processor can."""
-    threads, cache_dir = settings.engine.threads, settings.cache_dir
-    failed: dict[str, str] = {}
-    while True:
-        choice = choose(bundle, cache_dir, threads, wanted=settings.engine.variant, without=failed)
-        may_fall_back = choice.variant.runtime == "tensorrt" and settings.engine.variant == AUTO
-        try:
-            engine = open_engine(
-                bundle, choice.variant, threads=threads, cache_dir=cache_dir, batch=choice.batch
-            )
-        except EngineFailed as error:
-            if not may_fall_back:
-                raise
-            problem = error.message
-        else:
-            problem = golden_problem(bundle, engine) if may_fall_back else ""
-            if not problem:
-                return choice, engine
-            engine.close()
-        failed[choice.variant.name] = problem
-        log.warning("engine given up", extra={"engine": choice.variant.name, "why": problem})
-
-
-def golden_problem(bundle: Bundle, engine: Engine, gate: ContentChecker | None = None) -> str:
-    """Why these cannot be trusted on this box, by the golden cases; empty if they can. Blocks."""
-    try:
-        if wrong := _told(run_golden(bundle, engine)):
-            return f"{engine.name} does not answer the bundle's golden cases as recorded ({wrong})."
-        if gate is not None and (wrong := _told(run_gate(bundle, gate.judge))):
-            return f"The gate by content refuses the bundle's golden cases, all chests ({wrong})."
-    except HilumError as error:
-        return error.message
-    return ""
-
-
-def _told(verdicts: Iterable[GoldenResult]) -> str:
-    """The first few problems in words; empty if there is none."""
-    problems = [f"{verdict.case}: {it}" for verdict in verdicts for it in verdict.problems]
-    return "; ".join(problems[:_PROBLEMS_TOLD])
+def load_options(settings: Settings) -> LoadOptions:
+    """Return the settings that loading a bundle's model depends on."""
+    return LoadOptions(settings.cache_dir, settings.engine.variant, settings.engine.threads)
 
 
 def image_limits(settings: Settings) -> Limits:
@@ -158,13 +88,13 @@ def build_decoder(settings: Settings) -> SandboxedDecoder | ThreadDecoder:
 
 def load_pipeline(settings: Settings, decoder: Decoder) -> DetectionService:
     """Load the model and build the pipeline over it; see `load_model`. Blocks."""
-    model, batch = load_model(settings)
+    model = load_model(open_bundle(settings), load_options(settings))
     return DetectionService(
         model,
         decoder,
         queue_size=settings.limits.queue_size,
         waiting_bytes=settings.limits.waiting_bytes,
-        batch=batch,
+        batch=model.batch_policy,
     )
 
 
@@ -190,10 +120,10 @@ async def open_pipeline(settings: Settings) -> AsyncIterator[DetectionService]:
 
 
 async def _check_sound(model: LoadedModel) -> None:
-    problem = await asyncio.to_thread(model.self_test)
-    if problem:
+    report = await asyncio.to_thread(model.self_test)
+    if not report.passed:
         raise EngineFailed(
-            problem,
+            report.problem,
             hint="This box does not compute what the bundle's makers saw. Update the agent, use "
             "another bundle or engine, or another box.",
         )

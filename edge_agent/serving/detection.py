@@ -19,46 +19,16 @@ from edge_agent.core.findings import Finding, OutputsInvalid, decode_findings
 from edge_agent.core.geometry import Letterbox
 from edge_agent.core.radiograph import ImageWarning, Radiograph
 from edge_agent.decoding.decoder import Decoder
-from edge_agent.engines.base import Engine, Pixels, RawOutputs
-from edge_agent.engines.content_check import ContentChecker as ContentGate
+from edge_agent.engines.base import Pixels, RawOutputs
+from edge_agent.engines.model import LoadedModel
 from edge_agent.errors import EngineFailed, InvalidRequest
 from edge_agent.imaging.letterbox import apply_letterbox
 from edge_agent.serving.admission import AdmissionQueue
 from edge_agent.serving.batching import BatchExecutor
 from edge_agent.serving.types import DetectionRequest, DetectionResult, Timings
 from edge_agent.system.deadlines import begun_before, is_past, too_late
-from hilum.manifest import EngineVariant, Manifest
 
 MAX_REQUEST_ID: Final = 128
-
-
-def _nothing_wrong() -> str:
-    return ""
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedModel:
-    """A bundle's manifest and digest with the engine that runs one of its variants."""
-
-    manifest: Manifest
-    digest: str
-    variant: EngineVariant
-    engine: Engine
-    reason: str  # Why this variant.
-    gate: ContentGate | None = None
-    self_test: Callable[[], str] = _nothing_wrong
-    """Why this engine's answers cannot be trusted on this box; empty if they can. Blocks."""
-
-    def thresholds(self, override: float | None = None) -> list[float]:
-        """Score threshold per class: the variant's operating points, or one for all."""
-        points = self.variant.operating_points
-        return [points[slug] if override is None else override for slug in self.manifest.findings]
-
-    def close(self) -> None:
-        """Free the networks."""
-        if self.gate is not None:
-            self.gate.close()
-        self.engine.close()
 
 
 @dataclass(slots=True)
@@ -275,10 +245,10 @@ def _prepare(
             radiograph.facts.rows, radiograph.facts.columns, size.height, size.width
         )
         pixels = apply_letterbox(radiograph.pixels, box, size.pad_value)
-    if model.gate is None:
+    if model.content_checker is None:
         return box, pixels, radiograph.warnings
     with job.laps.lap("infer"):
-        verdict = model.gate.judge(radiograph.pixels)
+        verdict = model.content_checker.judge(radiograph.pixels)
     verdict.raise_if_refused()
     return box, pixels, verdict.merge_warnings(radiograph.warnings)
 

@@ -23,10 +23,11 @@ from typing import Final
 import grpc
 from numpy.typing import NDArray
 
-from edge_agent.app.models import image_limits, load_model
+from edge_agent.app.models import image_limits, load_options, open_bundle
 from edge_agent.config import Settings
 from edge_agent.core.radiograph import Radiograph
 from edge_agent.decoding.pool import DecodePolicy, DecoderPool
+from edge_agent.engines.loader import load_model
 from edge_agent.imaging import read_study
 from edge_agent.serving.detection import InferenceJob, StageTimer, look
 from hilum.v1 import detection_pb2 as pb
@@ -58,7 +59,7 @@ class BareLoop:
 
     def __init__(self, settings: Settings) -> None:
         ours = settings.model_copy(update={"cache_dir": agents_cache()})
-        self.model, self.batch = load_model(ours)
+        self.model = load_model(open_bundle(ours), load_options(ours))
         self.workers = settings.decode.workers
         self._limits = image_limits(settings)
         size = self.model.manifest.input
@@ -107,7 +108,9 @@ class BareLoop:
             while tickets.take():
                 self._look(ready.get())
 
-        lookers = [threading.Thread(target=work) for _ in range(self.batch.parallel_requests)]
+        lookers = [
+            threading.Thread(target=work) for _ in range(self.model.batch_policy.parallel_requests)
+        ]
         start = time.perf_counter()
         for looker in lookers:
             looker.start()

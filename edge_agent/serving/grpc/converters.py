@@ -12,8 +12,8 @@ from google.protobuf.message import DecodeError, Message
 
 from edge_agent.core.admission import Priority
 from edge_agent.core.findings import Finding
+from edge_agent.engines.model import LoadedModel
 from edge_agent.errors import HilumError, InvalidRequest
-from edge_agent.serving.detection import LoadedModel
 from edge_agent.serving.grpc.zero_copy import image_apart
 from edge_agent.serving.types import DetectionRequest, DetectionResult
 from hilum.catalog import BY_SLUG, CATALOG, Concept

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from edge_agent.core.findings import Box, Finding
 from edge_agent.core.radiograph import ImageFacts
-from edge_agent.serving.detection import LoadedModel
+from edge_agent.engines.model import LoadedModel
 from edge_agent.serving.http.errors import ErrorDetail, invalid_options
 from edge_agent.serving.types import DetectionResult
 from hilum.catalog import BY_SLUG, CATALOG, Concept

@@ -21,6 +21,7 @@ from edge_agent.audit.segments import segments
 from edge_agent.audit.verify import verify
 from edge_agent.config import Settings
 from edge_agent.decoding.decoder import Decoder
+from edge_agent.engines.model import SelfTestReport
 from edge_agent.serving.detection import DetectionService
 from hilum.v1 import detection_pb2 as pb
 from hilum.v1 import detection_pb2_grpc
@@ -139,7 +140,9 @@ async def test_an_agent_that_is_not_sound_answers_nothing_while_it_stops() -> No
     """An upload that began before the signal ends after it."""
 
     def load(settings: Settings, decoder: Decoder) -> DetectionService:
-        return fake_pipeline(settings, decoder, self_test=lambda: "It answers wrongly.")
+        return fake_pipeline(
+            settings, decoder, self_test=lambda: SelfTestReport(error="It answers wrongly.")
+        )
 
     agent = Agent(settings(http={"enabled": True}), load)
     await agent.start()
@@ -171,7 +174,7 @@ def _accepts(port: int) -> bool:
 
 HANGS = """
 import asyncio, os, signal, sys, threading
-from edge_agent.app import serve
+from edge_agent.app.agent import serve
 from tests.support.engines.fake_engine import FakeEngine
 from tests.support.agents.tagged import SIDE, fake_pipeline, settings
 
@@ -210,9 +213,9 @@ async def test_told_to_recheck_before_it_serves_it_starts_as_if_it_had_not_been(
     """Before it listens, and again while it loads: the golden cases are to be run anyway."""
     tested = []
 
-    def self_test() -> str:
+    def self_test() -> SelfTestReport:
         tested.append(1)
-        return ""
+        return SelfTestReport()
 
     def load(settings: Settings, decoder: Decoder) -> DetectionService:
         os.kill(os.getpid(), signal.SIGHUP)

@@ -21,6 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from edge_agent.app.agent import Agent
 from edge_agent.audit.segments import segments
 from edge_agent.audit.verify import verify
+from edge_agent.engines.model import SelfTestReport
 from edge_agent.errors import ConfigInvalid
 from hilum.client import Client, DetectError, Result, Tls
 from hilum.v1 import detection_pb2 as pb
@@ -316,7 +317,9 @@ async def test_a_box_that_answers_wrongly_does_not_serve_and_says_why() -> None:
 
     def load(told: Any, decoder: Any) -> Any:
         engine = FakeEngine(SIDE, SIDE)
-        return fake_pipeline(told, decoder, engine, self_test=lambda: problem[0])
+        return fake_pipeline(
+            told, decoder, engine, self_test=lambda: SelfTestReport(error=problem[0])
+        )
 
     agent = Agent(settings(http=HTTP), load)
     await agent.start()

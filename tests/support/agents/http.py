@@ -17,9 +17,9 @@ from edge_agent.core.findings import BOX_ROWS
 from edge_agent.core.request_origin import parse_trusted_hosts
 from edge_agent.decoding.decoder import ThreadDecoder
 from edge_agent.engines.base import Pixels, RawOutputs
+from edge_agent.engines.model import LoadedModel
 from edge_agent.imaging import Limits
 from edge_agent.security.authentication import Authenticator
-from edge_agent.serving.detection import LoadedModel
 from edge_agent.serving.http.access import HttpAccessControl
 from edge_agent.serving.http.app import create_http_app
 from edge_agent.serving.http.endpoints import Detector, HttpLimits

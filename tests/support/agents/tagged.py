@@ -38,7 +38,8 @@ from edge_agent.config import Settings, load_settings
 from edge_agent.core.engine_selection import BatchPolicy
 from edge_agent.decoding.decoder import Decoder, ThreadDecoder
 from edge_agent.engines.base import Engine, Pixels
-from edge_agent.serving.detection import DetectionService, LoadedModel
+from edge_agent.engines.model import LoadedModel, SelfTestReport
+from edge_agent.serving.detection import DetectionService
 from hilum.catalog import CATALOG
 from hilum.manifest import GoldenCases, Manifest
 from hilum.v1 import detection_pb2 as pb
@@ -143,7 +144,7 @@ def fake_pipeline(
     *,
     infer_concurrency: int = 1,
     max_batch: int = 1,
-    self_test: Callable[[], str] = lambda: "",
+    self_test: Callable[[], SelfTestReport] = SelfTestReport,
 ) -> DetectionService:
     """A pipeline over an engine that reads the answer out of the picture."""
     declared = manifest()

@@ -1,0 +1,142 @@
+"""A bundle's engine is selected, opened and tested before it may answer."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge_agent.core.engine_selection import ONE_AT_A_TIME
+from edge_agent.engines import loader
+from edge_agent.engines.base import Engine
+from edge_agent.engines.bundle import Bundle
+from edge_agent.engines.loader import LoadOptions, load_model, run_self_test
+from edge_agent.engines.selection.select import EngineSelection
+from edge_agent.errors import BundleInvalid, ConfigInvalid, EngineFailed
+from hilum.manifest import EngineVariant
+from tests.support.agents.tagged import SIDE, write_toy_bundle
+from tests.support.engines.bundles import VARIANT
+from tests.support.engines.content_checks import bundle_with_gate
+from tests.support.engines.fake_engine import FakeEngine
+from tests.support.engines.variants import bundle_with, variant
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Bundle:
+    return Bundle.open(write_toy_bundle(tmp_path / "toy.bundle"))
+
+
+def test_a_loaded_model_is_the_bundles(toy: Bundle, tmp_path: Path) -> None:
+    options = LoadOptions(tmp_path / "cache")
+    model = load_model(toy, options)
+    report = model.self_test()
+    assert report.passed
+    assert report.problem == report.error == ""
+    assert [result.case for result in report.detector] == [it.name for it in toy.golden.cases]
+    model.close()
+    assert model.digest == toy.digest
+    assert model.engine.name == model.variant.name == "openvino-fp32"
+    assert "agrees with the golden cases" in model.reason
+    assert not model.reason.endswith("remembered")
+    again = load_model(toy, options)
+    again.close()
+    assert again.reason == f"{model.reason}; remembered"
+    assert again.batch_policy == model.batch_policy
+    assert model.thresholds() == list(toy.variant("openvino-fp32").operating_points.values())
+    assert model.thresholds(0.7) == [0.7] * 14
+
+
+def test_a_variant_that_the_bundle_does_not_have_is_a_configuration_error(
+    toy: Bundle, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigInvalid) as caught:
+        load_model(toy, LoadOptions(tmp_path / "cache", variant="openvino-int8"))
+    assert "openvino-fp32" in caught.value.hint
+
+
+def test_the_self_test_fails_an_engine_with_other_findings_than_recorded(toy: Bundle) -> None:
+    wrong = FakeEngine(SIDE, SIDE, name="openvino-fp32")  # It finds another class than recorded.
+    report = run_self_test(toy, wrong)
+    assert not report.passed
+    assert not report.error
+    assert "does not answer the bundle's golden cases as recorded (white: " in report.problem
+    wrong.close()
+    report = run_self_test(toy, wrong)
+    assert not report.passed
+    assert "closed" in report.problem
+
+
+def test_the_self_test_fails_a_content_check_that_refuses_a_golden_case(tmp_path: Path) -> None:
+    bundle = Bundle.open(bundle_with_gate(tmp_path / "a.bundle", refuses=True))
+    model = load_model(bundle, LoadOptions(tmp_path / "cache"))
+    report = model.self_test()
+    assert not report.passed
+    assert all(result.passed for result in report.detector)
+    assert "The content check refuses" in report.problem
+    assert "(mass: refused as not_a_chest)" in report.problem
+    model.close()
+
+
+def test_an_engine_is_closed_where_the_content_check_cannot_be_opened(
+    toy: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    opened = FakeEngine(SIDE, SIDE, name="openvino-fp32")
+
+    def fail(bundle: Bundle) -> None:
+        raise BundleInvalid("the content check has another form")
+
+    monkeypatch.setattr(loader, "open_engine", lambda *_, **__: opened)
+    monkeypatch.setattr(loader.OpenVinoContentChecker, "of", fail)
+    with pytest.raises(BundleInvalid):
+        load_model(toy, LoadOptions(tmp_path / "cache"))
+    assert "closed" in run_self_test(toy, opened).problem
+
+
+GPU_VARIANT = "tensorrt-int8"
+
+
+@pytest.fixture
+def bundle_for_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
+    """Return a bundle whose GPU variant is selected for as long as it is not excluded."""
+    path = tmp_path / "a.bundle"
+    gpu = variant(GPU_VARIANT, precision="int8", model="model.onnx", weights=None)
+    bundle_with(path, gpu, variant(VARIANT))
+
+    def choose(
+        bundle: Bundle, *_: object, without: Collection[str] = (), **__: object
+    ) -> EngineSelection:
+        selected = bundle.variant(VARIANT if GPU_VARIANT in without else GPU_VARIANT)
+        return EngineSelection(selected, "measured before", (), ONE_AT_A_TIME, remembered=True)
+
+    monkeypatch.setattr(loader, "choose", choose)
+    return Bundle.open(path)
+
+
+@pytest.mark.parametrize("fails", ["to open", "its golden cases"])
+def test_another_engine_replaces_a_gpu_that_fails_at_a_later_start(
+    fails: str, bundle_for_gpu: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    opened: list[Engine] = []
+    open_real_engine = loader.open_engine
+
+    def open_engine(bundle: Bundle, selected: EngineVariant, **options: Any) -> Engine:
+        if selected.name != GPU_VARIANT:
+            return open_real_engine(bundle, selected, **options)
+        if fails == "to open":
+            raise EngineFailed("the card has fallen off the bus")
+        opened.append(FakeEngine(96, 96, name=GPU_VARIANT))  # It finds nothing in the cases.
+        return opened[-1]
+
+    monkeypatch.setattr(loader, "open_engine", open_engine)
+    model = load_model(bundle_for_gpu, LoadOptions(tmp_path / "cache"))
+    assert model.engine.name == VARIANT
+    model.close()
+    by_name = LoadOptions(tmp_path / "cache", variant=GPU_VARIANT)
+    if fails == "to open":  # A variant that the operator names is not replaced.
+        with pytest.raises(EngineFailed, match="fallen off the bus"):
+            load_model(bundle_for_gpu, by_name)
+    else:
+        (given_up,) = opened
+        assert "closed" in run_self_test(bundle_for_gpu, given_up).problem
