@@ -12,8 +12,8 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
-BENCHES = ("imaging", "engines", "gate", "serving", "throughput", "footprint", "targets")
-ASKED_FOR = ("int8",)
+BENCHES = ("imaging", "engines", "content_check", "serving", "throughput", "footprint", "targets")
+ON_REQUEST = ("int8",)
 LIBRARIES = (
     "numpy",
     "opencv-python-headless",
@@ -27,15 +27,15 @@ LIBRARIES = (
 
 
 def main() -> None:
-    """Name the machine, then run each bench."""
+    """Print the machine, then run each benchmark."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.bench", description=__doc__, epilog="example: make bench ARGS=int8"
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHES + ASKED_FOR))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHES + ON_REQUEST))
     names = parser.parse_args().names or list(BENCHES)
-    if unknown := sorted(set(names) - {*BENCHES, *ASKED_FOR}):
-        known = ", ".join(BENCHES + ASKED_FOR)
-        parser.error(f"there is no bench {', '.join(unknown)}; known: {known}")
+    if unknown := sorted(set(names) - {*BENCHES, *ON_REQUEST}):
+        known = ", ".join(BENCHES + ON_REQUEST)
+        parser.error(f"there is no benchmark {', '.join(unknown)}; known: {known}")
     print(machine())
     for name in names:
         print(f"\n## {name}\n", flush=True)
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def machine() -> str:
-    """What the figures were measured on."""
+    """Return the machine that the figures were measured on, with the libraries' versions."""
     cores = len(os.sched_getaffinity(0))
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in LIBRARIES)
     return "\n".join(
@@ -56,7 +56,7 @@ def machine() -> str:
 
 
 def processor() -> str:
-    """The processor's name, with the instructions that matter to INT8 and BF16."""
+    """Return the processor's name, with the instructions that matter to INT8 and BF16."""
     about: dict[str, str] = {}
     for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         key, _, value = line.partition(":")
@@ -67,7 +67,7 @@ def processor() -> str:
 
 
 def memory_gib() -> float:
-    """Memory of the machine."""
+    """Return the machine's memory in GiB."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)
 
 

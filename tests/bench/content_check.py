@@ -1,4 +1,4 @@
-"""What the content gate (one thread) costs beside the detector (all cores), in turns."""
+"""Cost of the content check (one thread) compared with the detector (all cores), alternating."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from edge_agent.engines.runtimes.openvino import OpenVinoEngine
 
 ROUNDS = 60
 WARM_UP = 5
+CHECK = "content check"
 
 
 def run() -> None:
     """Print the table."""
     bundle = Bundle.open(starter_bundle_path())
     medians = measure(bundle)
-    if "gate" not in medians:
-        print("The starter bundle carries no content gate.")
+    if CHECK not in medians:
+        print("The starter bundle has no content check.")
         return
-    print(f"\nOne picture, medians of {ROUNDS}\n| | ms | gate's share |\n|---|---|---|")
+    print(f"\nOne picture, medians of {ROUNDS}\n| | ms | content check's share |\n|---|---|---|")
     for name, milliseconds in medians.items():
-        print(f"| {name} | {milliseconds:.2f} | {medians['gate'] / milliseconds:.3f} |")
+        print(f"| {name} | {milliseconds:.2f} | {medians[CHECK] / milliseconds:.3f} |")
 
 
 def measure(bundle: Bundle) -> dict[str, float]:
-    """Median milliseconds of the gate (shrinking included) and of each OpenVINO variant."""
+    """Return median milliseconds of the content check, shrinking included, and of each variant."""
     spec = bundle.manifest.input
     pictures = [read_picture(bundle.read(case.image), spec) for case in bundle.golden.cases]
     engines = {
@@ -35,14 +36,14 @@ def measure(bundle: Bundle) -> dict[str, float]:
         for variant in bundle.manifest.engines
         if variant.runtime == "openvino" and variant.precision in {"int8", "fp32"}
     }
-    gate = OpenVinoContentChecker.of(bundle)
-    times: dict[str, list[float]] = {name: [] for name in (["gate"] if gate else []) + [*engines]}
+    checker = OpenVinoContentChecker.of(bundle)
+    times: dict[str, list[float]] = {name: [] for name in ([CHECK] if checker else []) + [*engines]}
     for number in range(WARM_UP + ROUNDS):
         pixels = pictures[number % len(pictures)]
-        if gate:
+        if checker:
             started = time.perf_counter()
-            gate.judge(pixels)
-            times["gate"].append(time.perf_counter() - started)
+            checker.judge(pixels)
+            times[CHECK].append(time.perf_counter() - started)
         for name, engine in engines.items():
             started = time.perf_counter()
             engine.infer(pixels[None, None])

@@ -1,7 +1,7 @@
-"""The least that gRPC takes: a server that takes a message in and says how long it is.
+"""The least that gRPC costs: a server that receives a message and returns its length.
 
-Run as `python -m tests.bench.echo` it prints its port. What the agent's network face could at best
-add to a request is what this one takes.
+Run as `python -m tests.bench.echo` it prints its port. No agent in Python can add less to a
+request than this server takes.
 """
 
 from __future__ import annotations

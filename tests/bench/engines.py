@@ -1,10 +1,10 @@
 """Latency of the starters' engines, side by side: each round runs every engine once.
 
-The order is another one in each round: who runs after whom matters, since threads of the last one
-may still be spinning. Beside the medians stands the quickest round, the least disturbed one.
+The order differs in each round, because threads of the engine before may still be
+spinning. The quickest round is shown beside the medians, because it is the least disturbed one.
 
-Beside the bundles' own variants stands NNCF's default recipe on the starter's ONNX graph, where the
-training extra is installed: what quantising without care gives.
+Where the training extra is installed, NNCF's default recipe on the starter's ONNX graph is measured
+as well.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _contestants(bundle: Bundle, pictures: list[NDArray[np.uint8]]) -> dict[str,
 
 
 def _default_int8(model: bytes, pictures: list[NDArray[np.uint8]]) -> Run:
-    """The exported graph as NNCF quantises it when told nothing."""
+    """The exported graph as NNCF quantises it by default."""
     import nncf  # only with the training extra
     import openvino as ov
 

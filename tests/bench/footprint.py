@@ -28,7 +28,7 @@ def run() -> None:
     with tempfile.TemporaryDirectory(prefix="hilum-bench-") as cache:
         cold = _start_s(cache)
         warm = [_start_s(cache) for _ in range(STARTS)]
-    print("| from exec to the health service saying SERVING | s | target |\n|---|---|---|")
+    print("| from exec to SERVING in the health service | s | target |\n|---|---|---|")
     print(f"| first start on a box: engines measured, models compiled | {cold:.1f} | |")
     print(f"| with a warm cache, median of {STARTS} | {statistics.median(warm):.2f} | < 3 |")
     print(f"| the slowest of these | {max(warm):.2f} | |")

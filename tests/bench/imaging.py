@@ -1,4 +1,4 @@
-"""From bytes to the model's input on one core, beside pydicom, `apply_voi_lut` and resize.
+"""From bytes to the model's input on one core, compared with pydicom, `apply_voi_lut` and resize.
 
 Each round runs every contestant once, so that a busy machine is busy for all of them.
 """
@@ -36,8 +36,8 @@ class Row:
     """One line of the table: what is read, by us, and by what it is compared with."""
 
     name: str
-    ours: Callable[[], object]
-    theirs: Callable[[], object]
+    hilum: Callable[[], object]
+    other: Callable[[], object]
     against: str
 
 
@@ -56,22 +56,22 @@ def run() -> None:
 
 def _print_table(measured: dict[str, tuple[Row, float, float]]) -> None:
     print(f"Bytes to an input of {SIDE} x {SIDE}, one core, medians of {ROUNDS} interleaved rounds")
-    print("| study image | ours, ms | beside | ms | ours : beside |\n|---|---|---|---|---|")
-    for row, ours, theirs in measured.values():
-        print(f"| {row.name} | {ours:.1f} | {row.against} | {theirs:.1f} | {ours / theirs:.2f} |")
+    print("| study image | Hilum, ms | compared with | ms | ratio |\n|---|---|---|---|---|")
+    for row, hilum, other in measured.values():
+        print(f"| {row.name} | {hilum:.1f} | {row.against} | {other:.1f} | {hilum / other:.2f} |")
 
 
 def measure(table: list[Row]) -> dict[str, tuple[Row, float, float]]:
     """Median milliseconds of each row's two contestants, by the row's name."""
-    ours: dict[str, list[float]] = {row.name: [] for row in table}
-    theirs: dict[str, list[float]] = {row.name: [] for row in table}
+    hilum: dict[str, list[float]] = {row.name: [] for row in table}
+    other: dict[str, list[float]] = {row.name: [] for row in table}
     for _ in range(WARM_UP + ROUNDS):
         for row in table:
-            ours[row.name].append(_milliseconds(row.ours))
-            theirs[row.name].append(_milliseconds(row.theirs))
+            hilum[row.name].append(_milliseconds(row.hilum))
+            other[row.name].append(_milliseconds(row.other))
     median = statistics.median
     return {
-        row.name: (row, median(ours[row.name][WARM_UP:]), median(theirs[row.name][WARM_UP:]))
+        row.name: (row, median(hilum[row.name][WARM_UP:]), median(other[row.name][WARM_UP:]))
         for row in table
     }
 
@@ -95,13 +95,11 @@ def rows() -> list[Row]:
     usual = "pydicom, apply_voi_lut, resize"
     decoder = "the bare decoder, full size"
     return [
-        Row("RG1, uncompressed", lambda: ours(plain), lambda: the_usual_way(plain), usual),
-        Row(
-            "RG1, JPEG 2000 lossless", lambda: ours(wavelet), lambda: the_usual_way(wavelet), usual
-        ),
+        Row("RG1, uncompressed", lambda: hilum(plain), lambda: pydicom_way(plain), usual),
+        Row("RG1, JPEG 2000 lossless", lambda: hilum(wavelet), lambda: pydicom_way(wavelet), usual),
         Row(
             "RG1, JPEG 2000 lossless, to input",
-            lambda: ours(wavelet),
+            lambda: hilum(wavelet),
             lambda: imagecodecs.jpeg2k_decode(frame, numthreads=2),
             decoder,
         ),
@@ -111,13 +109,13 @@ def rows() -> list[Row]:
             lambda: imagecodecs.jpeg2k_decode(frame, numthreads=2),
             decoder,
         ),
-        Row("RG1 as JPEG", lambda: ours(jpeg), lambda: by_opencv(jpeg), "OpenCV, resize"),
-        Row("RG1 as PNG of 16 bits", lambda: ours(png), lambda: by_opencv(png), "OpenCV, resize"),
+        Row("RG1 as JPEG", lambda: hilum(jpeg), lambda: by_opencv(jpeg), "OpenCV, resize"),
+        Row("RG1 as PNG of 16 bits", lambda: hilum(png), lambda: by_opencv(png), "OpenCV, resize"),
     ]
 
 
-def ours(data: bytes) -> NDArray[np.uint8]:
-    """Our way to the model's input."""
+def hilum(data: bytes) -> NDArray[np.uint8]:
+    """Hilum's way to the model's input."""
     radiograph, _ = read_study(data, fit=(SIDE, SIDE))
     return apply_letterbox(
         radiograph.pixels,
@@ -126,11 +124,11 @@ def ours(data: bytes) -> NDArray[np.uint8]:
 
 
 def full_size(data: bytes) -> NDArray[np.uint8]:
-    """Our way to the picture at full resolution."""
+    """Hilum's way to the picture at full resolution."""
     return read_study(data)[0].pixels
 
 
-def the_usual_way(data: bytes) -> NDArray[np.uint8]:
+def pydicom_way(data: bytes) -> NDArray[np.uint8]:
     """As tutorials have it."""
     ds = pydicom.dcmread(io.BytesIO(data))
     shown = apply_voi_lut(apply_modality_lut(ds.pixel_array, ds), ds)

@@ -1,11 +1,11 @@
-"""INT8 that is fast: one large network in many forms, timed in turns in one process.
+"""INT8 that is fast: one large network in many forms, timed alternately in one process.
 
 YOLO11-L at 1024 x 1024 with random weights, which take as long as trained ones. All forms come from
 one ONNX graph as `training.export.onnx` writes it (one grey channel, u8 in), Hardswish's from
-another with that activation. What is shown against what:
+another with that activation. The rows:
 
 - reference: NNCF's INT8 of the ONNX as OpenVINO reads it, with the preset MIXED;
-- NNCF when told nothing (preset PERFORMANCE), on the graph as read and as converted, which fuses;
+- NNCF's default preset (PERFORMANCE), on the graph as read and as converted, which fuses;
 - our recipe (`training.export.int8`): each SiLU one Swish before quantising, the head float;
 - Hardswish in SiLU's place (it needs a training of its own), by our recipe, in both presets;
 - OpenVINO without INT8: BF16 and FP32.
@@ -13,7 +13,7 @@ another with that activation. What is shown against what:
 Targets, on a processor with AMX: our recipe at most 0.75 of the reference, Hardswish at most 0.45.
 There the same table follows with AMX switched off, for honesty.
 
-    python -m tests.bench.int8 --architecture yolo11n --size 320    # quick, to see that it works
+    python -m tests.bench.int8 --architecture yolo11n --size 320    # quick, to try that it works
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ ARCHITECTURE, SIZE, ROUNDS, WARM_UP = "yolo11l", 1024, 21, 2
 CALIBRATION: Final = 3
 """Images to calibrate with: enough for time, far too few for accuracy."""
 WITHOUT_AMX: Final = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"}
-_TOLD_BY_FLAGS: Final = (
+_INSTRUCTION_SETS: Final = (
     "avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8",
 )  # fmt: skip
 
@@ -58,7 +58,7 @@ Make = Callable[[bytes, Pictures], ov.Model]
 
 @dataclass(frozen=True)
 class Form:
-    """One row: how its graph is made from the ONNX, and what OpenVINO is told."""
+    """One row: how its graph is made from the ONNX, and OpenVINO's settings."""
 
     name: str
     make: Make
@@ -73,7 +73,7 @@ def _nncf(read: Callable[[bytes], ov.Model], **options: Any) -> Make:
     )
 
 
-def _ours(*, symmetric: bool) -> Make:
+def _hilum(*, symmetric: bool) -> Make:
     return lambda onnx, pictures: quantize(
         to_openvino(onnx), pictures, fast_bias_correction=True, symmetric=symmetric
     )
@@ -90,13 +90,13 @@ def _float(onnx: bytes, pictures: Pictures) -> ov.Model:
 MIXED: Final = {"preset": nncf.QuantizationPreset.MIXED}
 FORMS: Final = {
     "nncf-mixed": Form("NNCF INT8, MIXED (the reference)", _nncf(_as_read, **MIXED)),
-    "nncf": Form("NNCF INT8, told nothing", _nncf(_as_read)),
-    "nncf-converted": Form("NNCF INT8, told nothing, graph converted", _nncf(to_openvino)),
-    "ours": Form("our INT8, MIXED", _ours(symmetric=False), target=0.75),
-    "ours-symmetric": Form("our INT8, PERFORMANCE", _ours(symmetric=True)),
-    "hard": Form("Hardswish, our INT8, MIXED", _ours(symmetric=False), True, target=0.45),
+    "nncf": Form("NNCF INT8, default preset", _nncf(_as_read)),
+    "nncf-converted": Form("NNCF INT8, default preset, graph converted", _nncf(to_openvino)),
+    "hilum": Form("our INT8, MIXED", _hilum(symmetric=False), target=0.75),
+    "hilum-symmetric": Form("our INT8, PERFORMANCE", _hilum(symmetric=True)),
+    "hard": Form("Hardswish, our INT8, MIXED", _hilum(symmetric=False), True, target=0.45),
     "hard-symmetric": Form(
-        "Hardswish, our INT8, PERFORMANCE", _ours(symmetric=True), True, target=0.45
+        "Hardswish, our INT8, PERFORMANCE", _hilum(symmetric=True), True, target=0.45
     ),
     "bf16": Form("OpenVINO BF16", _float, precision="bf16"),
     "fp32": Form("OpenVINO FP32", _float, precision="f32"),
@@ -108,8 +108,10 @@ def run(architecture: str = ARCHITECTURE, size: int = SIZE, rounds: int = ROUNDS
     """Make what is missing under runs/bench, then print the table, or both tables."""
     build(architecture, size)
     here = Hardware.here()
-    told = [flag for flag in _TOLD_BY_FLAGS if flag in here.flags]
-    print(f"\n{here.cpu}, {here.cores} cores: {', '.join(told) or 'no instruction set known here'}")
+    known = [flag for flag in _INSTRUCTION_SETS if flag in here.flags]
+    print(
+        f"\n{here.cpu}, {here.cores} cores: {', '.join(known) or 'no instruction set known here'}"
+    )
     has_amx = "amx_int8" in here.flags
     if not has_amx:
         print(

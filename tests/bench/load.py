@@ -1,10 +1,9 @@
-"""What the benches of the network face share: encoded images, clients, bare loops, processor time.
+"""Shared by the network benchmarks: encoded images, clients, bare loops, processor time.
 
-A bare loop does what cannot be left out and nothing else: as many decode workers as the agent has
-take images and hand their pixels to as many threads as the agent has lanes; these run what the
-agent runs there (letterbox, gate by content, the same engine variant, findings). There is no
-network, no admission, no deadline, no audit log. Its decode workers are threads, or the very
-processes of the agent: what decoding apart from everything else costs is the difference.
+A bare loop does only what cannot be left out: as many decoders as the agent has pass pixels to as
+many inference threads as the agent has, which letterbox, check the content, run the same engine
+variant and decode the findings. There is no network, no admission, no deadline, no audit log. Its
+decoders are threads, or the agent's own processes: the difference is the cost of processes.
 """
 
 from __future__ import annotations
@@ -55,11 +54,11 @@ def agents_cache() -> Path:
 
 
 class BareLoop:
-    """Decode and look, in this process; see the module."""
+    """Decodes and detects in this process, as the module describes."""
 
     def __init__(self, settings: Settings) -> None:
-        ours = settings.model_copy(update={"cache_dir": agents_cache()})
-        self.model = load_model(open_bundle(ours), load_options(ours))
+        cached = settings.model_copy(update={"cache_dir": agents_cache()})
+        self.model = load_model(open_bundle(cached), load_options(cached))
         self.workers = settings.decode.workers
         self._limits = image_limits(settings)
         size = self.model.manifest.input
@@ -128,14 +127,14 @@ class BareLoop:
 
 
 class Tickets:
-    """So many things to do, shared among threads."""
+    """A number of tasks that threads share."""
 
     def __init__(self, count: int) -> None:
         self._left = count
         self._lock = threading.Lock()
 
     def take(self) -> bool:
-        """Whether there was one left to take."""
+        """Return whether a task was left, and take it."""
         with self._lock:
             self._left -= 1
             return self._left >= 0
@@ -150,7 +149,7 @@ def _all(works: list[Callable[[], None]]) -> None:
 
 
 class Clients:
-    """Callers of one agent, each with a connection of its own and one request under way.
+    """Callers of one agent, each with a connection of its own and one request in flight.
 
     As cheap as Python's gRPC allows, for they share the agent's cores: the message is made once,
     the answer stays bytes.
@@ -189,14 +188,14 @@ class Clients:
         return count / spent_s
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connections."""
         for channel in self._channels:
             channel.close()
 
 
 @contextmanager
 def clients(address: str, count: int) -> Iterator[Clients]:
-    """Callers that hang up at the end."""
+    """Yield clients that are closed at the end."""
     callers = Clients(address, count)
     try:
         yield callers

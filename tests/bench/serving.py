@@ -1,6 +1,6 @@
-"""What the network face adds: a gRPC round trip with RG1 beside decoding and inference alone.
+"""The cost of the network: a gRPC round trip with RG1, minus decoding and inference.
 
-Beside it stands what gRPC itself takes: the same message to a server that only counts its bytes.
+It is compared with gRPC alone: the same message sent to a server that only counts its bytes.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ WARM_UP = 5
 
 
 def run() -> None:
-    """Print the table: an agent as its own process and the bare pipeline here, taken in turns."""
-    print(f"One request at a time, medians of {ROUNDS} in ms. Target: at most 3 ms beside the two.")
+    """Print the table: an agent in its own process, a detection service in this one."""
     print(
-        "| RG1 | decoding | inference | round trip | beside those two | of that, bare gRPC "
-        "| bare pipeline |"
+        f"One request at a time, medians of {ROUNDS} in ms. Target: at most 3 ms beyond those two."
+    )
+    print(
+        "| RG1 | decoding | inference | round trip | minus those two | of that, bare gRPC "
+        "| no network |"
     )
     print("|---|---|---|---|---|---|---|")
     for name, image in images().items():
@@ -68,7 +70,7 @@ def _row(title: str, image: bytes) -> str:
 
 
 def _interleaved(*calls: Callable[[], object]) -> list[float]:
-    """Median milliseconds of each call, taken in turns so that all see the same machine."""
+    """Median milliseconds of each call, alternating, so that all run on an equally busy machine."""
     times: list[list[float]] = [[] for _ in calls]
     for _ in range(WARM_UP + ROUNDS):
         for call, taken in zip(calls, times, strict=True):

@@ -30,7 +30,7 @@ from tests.bench.throughput import _drain
 from tests.support.agents.tagged import agent_process, serving_line
 
 NETWORKS: Final = (("yolo11n", 640), ("yolo11s", 640))
-BESIDE: Final = ("yolo11n", 416)
+COMPARED: Final = ("yolo11n", 416)
 ROUNDS, WARM_UP = 20, 3
 BATCH: Final = 16
 AT_ONCE: Final = 25
@@ -49,7 +49,7 @@ def run() -> None:
     for architecture, size in NETWORKS:
         bundle, _ = random_bundle(architecture, size)
         print(_row(f"{architecture} at {size}, random weights", bundle, image), flush=True)
-    _beside_ultralytics(image)
+    _print_ultralytics(image)
 
 
 def _row(title: str, bundle: Path, image: bytes) -> str:
@@ -99,28 +99,28 @@ def _at_once(client: httpx.Client, image: bytes) -> tuple[list[float], float]:
         return waits, time.perf_counter() - start
 
 
-def _beside_ultralytics(image: bytes) -> None:
-    """File to findings in one process, in turns: `predict` by PyTorch, ONNX Runtime, OpenVINO."""
+def _print_ultralytics(image: bytes) -> None:
+    """File to findings in one process: `predict` by PyTorch, ONNX Runtime, OpenVINO."""
     os.environ["YOLO_AUTOINSTALL"] = "false"  # A bench changes nothing on its machine.
     from ultralytics import YOLO
 
-    architecture, size = BESIDE
+    architecture, size = COMPARED
     bundle, weights = random_bundle(architecture, size)
-    ours = BareLoop(load_settings(None, {"bundle": bundle}))
+    bare = BareLoop(load_settings(None, {"bundle": bundle}))
     contestants: dict[str, Callable[[], object]] = {
-        f"ours, {ours.model.engine.name}": lambda: _ours(ours, image)
+        f"Hilum, {bare.model.engine.name}": lambda: _detect(bare, image)
     }
     with tempfile.TemporaryDirectory(prefix="hilum-bench-") as folder:
         file = Path(folder) / "rg1.jpg"
         file.write_bytes(image)
-        theirs = {"PyTorch": weights}
+        exported = {"PyTorch": weights}
         copy = Path(folder) / "weights.pt"
         copy.write_bytes(weights.read_bytes())
         # Simplifying needs a package that is not here.
         onnx = YOLO(copy).export(format="onnx", imgsz=size, verbose=False, simplify=False)
-        theirs["ONNX Runtime"] = Path(onnx)
-        theirs["OpenVINO"] = Path(YOLO(copy).export(format="openvino", imgsz=size, verbose=False))
-        for name, path in theirs.items():
+        exported["ONNX Runtime"] = Path(onnx)
+        exported["OpenVINO"] = Path(YOLO(copy).export(format="openvino", imgsz=size, verbose=False))
+        for name, path in exported.items():
             contestants[f"ultralytics' predict, {name}"] = _predictor(YOLO(path, "detect"), file)
         spent: dict[str, list[float]] = {name: [] for name in contestants}
         for number in range(WARM_UP + ROUNDS):
@@ -130,17 +130,17 @@ def _beside_ultralytics(image: bytes) -> None:
     medians = {name: statistics.median(of) for name, of in spent.items()}
     reference = next(iter(medians.values()))
     title = f"JPEG file to findings, {architecture} at {size}, same random weights"
-    print(f"\n| {title} | ms | to ours |\n|---|---|---|")
+    print(f"\n| {title} | ms | ratio to Hilum |\n|---|---|---|")
     for name, median in medians.items():
         print(f"| {name} | {median:.1f} | {median / reference:.1f} |")
 
 
 def _predictor(model: Any, file: Path) -> Callable[[], object]:
-    _, size = BESIDE
+    _, size = COMPARED
     return lambda: model.predict(str(file), imgsz=size, verbose=False, device="cpu")
 
 
-def _ours(bare: BareLoop, image: bytes) -> None:
+def _detect(bare: BareLoop, image: bytes) -> None:
     size = bare.model.manifest.input
     radiograph, _ = read_study(image, fit=(size.height, size.width))
     laps = StageTimer()

@@ -1,7 +1,7 @@
-"""Images per second through gRPC, beside bare loops on the same machine, in turns.
+"""Images per second through gRPC, compared with bare loops on the same machine, alternating.
 
-The clients run on the same cores as the agent: what they take is shown, and the last column sets
-it aside, as if they were other machines. See `tests.bench.load` for what a bare loop is.
+The clients run on the same cores as the agent: their share of the processor is shown, and the last
+column leaves it out, as if they were other machines. See `tests.bench.load` for the bare loops.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def run() -> None:
     """Print a table for each kind of file."""
     settings = load_settings()
     bare = BareLoop(settings)
-    lanes = bare.batch.parallel_requests
+    threads = bare.model.batch_policy.parallel_requests
     print(
-        f"Starter on {bare.model.engine.name}; {settings.decode.workers} decode workers, "
-        f"{lanes} {'lane' if lanes == 1 else 'lanes'}; medians of {ROUNDS} rounds in turns.\n"
+        f"Starter on {bare.model.engine.name}; {settings.decode.workers} decoders, "
+        f"{threads} inference threads; medians of {ROUNDS} alternating rounds.\n"
         f"Target: at least {TARGET} of the bare loop."
     )
     with agent_process("--port", "0") as process:
@@ -72,7 +72,9 @@ def _measure(
 def _print_table(
     title: str, rates: dict[str, list[float]], client_s: dict[str, list[float]]
 ) -> None:
-    print(f"\n| {title} | images/s | to threads | to processes | clients' share | set aside |")
+    print(
+        f"\n| {title} | images/s | to threads | to processes | clients' share | without clients |"
+    )
     print("|---|---|---|---|---|---|")
     for name, found in rates.items():
         rate = statistics.median(found)
