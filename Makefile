@@ -8,6 +8,8 @@ UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
 RUN := $(UV) run --no-sync
 TEST_ENV := $(UV) sync --quiet --locked --extra edge --extra training --extra ray --extra tensorrt --group demo
+# As many tests at a time as there are cores; `ARGS="-n 0"` runs them one by one, `ARGS=tests/unit` a part of them.
+PYTEST := $(RUN) pytest -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 PROTOS := $(wildcard proto/hilum/v1/*.proto)
 
 .PHONY: help
@@ -26,9 +28,13 @@ demo: $(UV) ## A real radiograph through a real agent; ONCE=1 ends by itself
 setup: $(UV) ## Everything that tests and development need
 	@$(TEST_ENV)
 
+.PHONY: check
+check: setup lint ## The quick half of `test`: lint, and every test that is not slow
+	$(PYTEST) -m "not slow" $(ARGS)
+
 .PHONY: test
 test: setup lint ## Lint, then all tests
-	$(RUN) pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 .PHONY: lint
 lint: setup ## ruff, mypy, import rules
