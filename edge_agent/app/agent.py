@@ -274,7 +274,7 @@ class Agent:
             await server.stop(None)
         await self._decoder.close()
         if self._pipeline is not None:
-            await asyncio.to_thread(self._pipeline.close)
+            await self._pipeline.close()
         audit = self._doors.audit if self._doors else None
         if audit is not None:
             await asyncio.to_thread(audit.close)

@@ -19,7 +19,7 @@ from edge_agent.engines.selection.select import AUTO
 from edge_agent.errors import EngineFailed
 from edge_agent.imaging import Limits
 from edge_agent.serving.detection import DetectionService
-from edge_agent.system.aio import run_to_end
+from edge_agent.system.aio import run_uncancellable
 
 _THREADS_INSTEAD: Final = 2
 
@@ -114,7 +114,7 @@ async def open_pipeline(settings: Settings) -> AsyncIterator[DetectionService]:
             await _check_sound(pipeline.model)
             yield pipeline
         finally:
-            await asyncio.to_thread(pipeline.close)
+            await pipeline.close()
     finally:
         await decoder.close()
 
@@ -134,7 +134,7 @@ async def run_load(settings: Settings, load: Load, decoder: Decoder) -> Detectio
     with ThreadPoolExecutor(1, thread_name_prefix="load") as executor:
         starting = asyncio.create_task(decoder.start())
         try:
-            pipeline = await run_to_end(executor, load, settings, decoder)
+            pipeline = await run_uncancellable(executor, load, settings, decoder)
             await starting
         except Exception:
             await asyncio.wait({starting})  # The next attempt takes the decoder as it is.

@@ -20,7 +20,7 @@ from edge_agent.cli.input_files import FileMark, UsageError, file_mark, find_fil
 from edge_agent.cli.remote import open_client
 from edge_agent.config import Settings, load_settings
 from edge_agent.errors import CallerError, ConfigInvalid, HilumError, InvalidRequest
-from edge_agent.serving.detection import check
+from edge_agent.serving.detection import validate_request
 from edge_agent.serving.error_boundary import coded
 from edge_agent.serving.grpc import converters
 from edge_agent.serving.types import DetectionRequest
@@ -82,7 +82,7 @@ def detect(
     tls: Tls | None = None,
 ) -> int:
     """Look at files without a server, or have an agent look at them."""
-    check(DetectionRequest("", b"", score_threshold=threshold))
+    validate_request(DetectionRequest("", b"", score_threshold=threshold))
     settings = settings_from(config, bundle)
     paths = find_files(files, recursive=recursive)
     several = not (len(files) == 1 and paths == [Path(files[0]).expanduser()])

@@ -9,8 +9,7 @@ from typing import Protocol
 from edge_agent.core.radiograph import Radiograph
 from edge_agent.decoding.pool import DecodePolicy, DecoderPool, DecodeStats
 from edge_agent.imaging import Limits, read_study
-from edge_agent.system.aio import run_to_end
-from edge_agent.system.deadlines import begun_before
+from edge_agent.system.aio import acquire_before, run_uncancellable
 
 
 class Decoder(Protocol):
@@ -102,10 +101,9 @@ class ThreadDecoder:
         self, image: bytes | memoryview, fit: tuple[int, int], *, deadline: float | None = None
     ) -> Radiograph:
         """See `Decoder.decode`. Work that has begun is finished, also when cancelled."""
-        async with begun_before(deadline):
-            await self._free.acquire()
+        await acquire_before(deadline, self._free.acquire)
         try:
-            return await run_to_end(self._pool, self._decode, image, fit)
+            return await run_uncancellable(self._pool, self._decode, image, fit)
         finally:
             self._free.release()
 

@@ -23,7 +23,7 @@ from edge_agent.decoding.responses import Decoded
 from edge_agent.decoding.shared_memory import SharedImageBuffer
 from edge_agent.decoding.zygote_client import WorkerProcess, Zygote
 from edge_agent.errors import DecoderFailed, NotReady
-from edge_agent.system.deadlines import begun_before
+from edge_agent.system.aio import acquire_before
 
 if TYPE_CHECKING:  # At run time it would bring the decoders into the agent's own process.
     from edge_agent.imaging import Limits
@@ -149,8 +149,7 @@ class DecoderPool:
         self._limits.check_file_size(len(view))
         limit_s = self._policy.timeout_s if timeout_s is None else timeout_s
         while True:
-            async with begun_before(deadline):
-                worker = await self._take_idle()
+            worker = await acquire_before(deadline, self._take_idle)
             request = DecodeRequest(next(self._sequences), len(view), fit)
             try:
                 return await self._shepherd(

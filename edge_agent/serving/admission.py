@@ -1,4 +1,4 @@
-"""The gate that requests pass: `core.admission` with futures, a clock and a timer around it."""
+"""Admits requests by the rules of `core.admission`, with futures, a clock and a timer."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 
 from edge_agent.core.admission import (
@@ -19,17 +20,18 @@ from edge_agent.core.admission import (
     Ticket,
 )
 from edge_agent.errors import DeadlineExceeded, NotReady, Overloaded, TryLater
+from edge_agent.system.aio import wait_uncancellable
 
 _REFUSALS: Final[dict[Refusal, tuple[type[TryLater], str]]] = {
-    Refusal.QUEUE_FULL: (Overloaded, "The agent has as many images to look at as it can hold."),
-    Refusal.BYTES_FULL: (Overloaded, "The images that wait fill the memory set aside for them."),
+    Refusal.QUEUE_FULL: (Overloaded, "The agent's queue of images is full."),
+    Refusal.BYTES_FULL: (Overloaded, "The waiting images fill the memory set aside for them."),
     Refusal.DEADLINE_PASSED: (DeadlineExceeded, "The deadline had passed on arrival."),
     Refusal.CLOSED: (NotReady, "The agent is stopping."),
 }
 
 
 class AdmissionQueue:
-    """Lets requests in by the rules of `core.admission`. Belongs to one event loop."""
+    """A bounded queue of requests. Belongs to one event loop."""
 
     def __init__(
         self, policy: AdmissionPolicy, *, clock: Callable[[], float] = time.monotonic
@@ -38,8 +40,6 @@ class AdmissionQueue:
         self._clock = clock
         self._waiters: dict[int, asyncio.Future[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._idle = asyncio.Event()
-        self._idle.set()
 
     @asynccontextmanager
     async def admit(
@@ -49,20 +49,19 @@ class AdmissionQueue:
         deadline: float | None = None,
         encoded_bytes: int = 0,
     ) -> AsyncIterator[Ticket]:
-        """Wait for a slot and hold it for the body; leaving the body, however, frees it.
+        """Wait for admission and hold it while the body runs.
 
-        Cancelled while waiting, the place is free at once. A body that is cancelled must not leave
-        work behind: its slot is given to the next.
+        A request that is cancelled while it waits leaves the queue at once. A body that is
+        cancelled must not leave work behind, because the next request is admitted then.
 
         Args:
             priority: `stat` or `routine`.
-            deadline: on the gate's clock (monotonic seconds); the body is never entered after it.
-            encoded_bytes: memory the request holds already.
+            deadline: on the queue's clock, in seconds; the body is never entered after it.
+            encoded_bytes: memory that the request already holds.
 
         Raises:
-            Overloaded: no place, or no memory, for one more; `retry_after_s` says when to return.
-            DeadlineExceeded: the deadline passed before a slot was free.
-            NotReady: the gate is closed.
+            Overloaded: the queue or its memory is full; `retry_after_s` says when to try again.
+            DeadlineExceeded: the deadline passed before the request was admitted.
         """
         ticket = await self._enter(priority, deadline, encoded_bytes)
         try:
@@ -73,10 +72,13 @@ class AdmissionQueue:
         finally:
             if ticket.state is State.RUNNING:
                 self._admission.finish(ticket, self._clock())
-            self.look()
+            self.advance()
 
-    def look(self) -> None:
-        """Look at the clock: expire the late, start the due. The gate does so by itself in time."""
+    def advance(self) -> None:
+        """Expire requests whose deadline has passed and start those that are due.
+
+        Runs on a timer and whenever a request comes or goes.
+        """
         now = self._clock()
         step = self._admission.step(now)
         for ticket in step.expired:
@@ -84,27 +86,15 @@ class AdmissionQueue:
         for ticket in step.started:
             self._settle(ticket, None)
         self._set_timer(now)
-        if self._admission.is_idle:
-            self._idle.set()
-        else:
-            self._idle.clear()
-
-    def close(self) -> None:
-        """Refuse all further requests; those admitted go on."""
-        self._admission.close()
-
-    async def drained(self) -> None:
-        """Wait until nothing waits and nothing runs."""
-        await self._idle.wait()
 
     def stats(self) -> AdmissionStats:
-        """For metrics."""
+        """Return the queue's counts, for metrics."""
         return self._admission.stats()
 
     async def _enter(
         self, priority: Priority, deadline: float | None, encoded_bytes: int
     ) -> Ticket:
-        self.look()
+        self.advance()
         ticket = self._admission.offer(
             self._clock(),
             priority,
@@ -119,24 +109,20 @@ class AdmissionQueue:
             raise error
         waiter = asyncio.get_running_loop().create_future()
         self._waiters[ticket.id] = waiter
-        self.look()
-        try:
-            await waiter
-        except asyncio.CancelledError:
-            # A start or an expiry may have come in the same turn of the loop as the cancellation.
-            if ticket.state in {State.QUEUED, State.RUNNING}:
-                self._admission.cancel(ticket)
-            self._waiters.pop(ticket.id, None)
-            if not waiter.cancelled():
-                waiter.exception()  # Nobody is left to take it; retrieved, lest it count as lost.
-            self.look()
-            raise
+        self.advance()
+        await wait_uncancellable(waiter, partial(self._withdraw, ticket, waiter))
         return ticket
+
+    def _withdraw(self, ticket: Ticket, waiter: asyncio.Future[None]) -> None:
+        # The ticket may have started or expired in the same turn of the loop as the cancellation.
+        if ticket.state in {State.QUEUED, State.RUNNING}:
+            self._admission.cancel(ticket)
+        self._waiters.pop(ticket.id, None)
+        waiter.cancel()
+        self.advance()
 
     def _settle(self, ticket: Ticket, error: Exception | None) -> None:
         waiter = self._waiters.pop(ticket.id)
-        if waiter.done():  # Cancelled; its owner has not run yet and will tell the core.
-            return
         if error is None:
             waiter.set_result(None)
         else:
@@ -149,4 +135,4 @@ class AdmissionQueue:
         deadline = self._admission.next_deadline()
         if deadline is not None and deadline < math.inf:
             delay_s = max(0.0, deadline - now)
-            self._timer = asyncio.get_running_loop().call_later(delay_s, self.look)
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self.advance)

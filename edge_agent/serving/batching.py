@@ -1,7 +1,8 @@
-"""The way to the engine: pictures that wait are given to it in batches, side by side or singly.
+"""Runs waiting jobs in batches on a fixed number of threads.
 
-How many at a time is a policy that was measured on this box (`core.choice.BatchPolicy`). Nothing
-is held back to fill a batch: while the engine is busy others gather, and go together.
+The batch size and the number of threads are a policy that was measured on this machine
+(`core.engine_selection.BatchPolicy`). No job is held back to fill a batch: the jobs that arrive
+while all threads are busy form the next batches.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from edge_agent.core.engine_selection import BatchPolicy
-from edge_agent.system.deadlines import is_past, too_late
+from edge_agent.errors import NotReady
+from edge_agent.system.aio import deadline_exceeded, is_past, wait_uncancellable
 
 Job = TypeVar("Job")
 Outcome = TypeVar("Outcome")
@@ -23,79 +25,96 @@ Outcome = TypeVar("Outcome")
 
 @dataclass(slots=True, eq=False)
 class _PendingJob(Generic[Job, Outcome]):
-    """One job on its way. `begun` is done when it is given to a thread, or will never be."""
+    """A job that waits or runs; it waits while it is in `BatchExecutor._waiting`."""
 
     job: Job
     deadline: float | None
-    begun: asyncio.Future[None]
-    done: asyncio.Future[Outcome]
+    outcome: asyncio.Future[Outcome]
 
 
 class BatchExecutor(Generic[Job, Outcome]):
     """Runs jobs on threads, first come first served. Belongs to one event loop.
 
-    `work` takes a batch and gives one outcome, or the exception, for each job of it, in order.
+    A job is either waiting or started. Whatever takes it out of the queue settles it: a batch
+    starts it, a cancellation or its deadline drops it, `close` fails it. A started job is always
+    finished, because a thread cannot be stopped.
     """
 
     def __init__(
         self, work: Callable[[Sequence[Job]], Sequence[Outcome | Exception]], policy: BatchPolicy
     ) -> None:
+        """Start the threads.
+
+        Args:
+            work: takes a batch; returns one outcome, or the exception, for each job, in order.
+            policy: the largest batch, and how many batches run at once.
+        """
         self._work = work
         self._max_batch = policy.max_batch
-        self._free = policy.parallel_requests
+        self._free_threads = policy.parallel_requests
         self._pool = ThreadPoolExecutor(policy.parallel_requests, thread_name_prefix="infer")
         self._waiting: deque[_PendingJob[Job, Outcome]] = deque()
+        self._is_closed = False
 
     async def run(self, job: Job, *, deadline: float | None = None) -> Outcome:
-        """Have a job done.
+        """Run a job and return its outcome.
 
-        Who is cancelled while waiting leaves at once. Work that has begun is finished, and a
-        cancellation is passed on only then: a thread cannot be stopped.
+        If cancelled while the job waits, this leaves at once. If cancelled once the job has
+        started, the cancellation is raised when the job has ended.
 
         Args:
             job: what `work` takes.
-            deadline: on the event loop's clock; the job is not begun after it.
+            deadline: on the event loop's clock, in seconds; the job is not started after it.
 
         Raises:
-            DeadlineExceeded: the deadline passed before the job was begun.
+            DeadlineExceeded: the deadline passed before the job was started.
+            NotReady: the executor was closed before the job was started.
         """
+        if self._is_closed:
+            raise _closed()
         loop = asyncio.get_running_loop()
-        seat = _PendingJob[Job, Outcome](job, deadline, loop.create_future(), loop.create_future())
-        self._waiting.append(seat)
-        self._start_due()
-        cancelled: asyncio.CancelledError | None = None
+        pending = _PendingJob[Job, Outcome](job, deadline, loop.create_future())
+        self._waiting.append(pending)
+        self._start_batches()
+        timer = None if deadline is None else loop.call_at(deadline, self._expire, pending)
         try:
-            async with asyncio.timeout_at(deadline):
-                await asyncio.shield(seat.begun)
-        except (TimeoutError, asyncio.CancelledError) as error:
-            if not seat.begun.done():
-                self._waiting.remove(seat)
-                if isinstance(error, TimeoutError):
-                    raise too_late() from None
-                raise
-            cancelled = error if isinstance(error, asyncio.CancelledError) else None
-        return await _to_its_end(seat.done, cancelled)
+            return await wait_uncancellable(pending.outcome, partial(self._withdraw, pending))
+        finally:
+            if timer is not None:
+                timer.cancel()
 
-    def close(self) -> None:
-        """Finish what has begun and end the threads."""
-        self._pool.shutdown(wait=True)
+    async def close(self) -> None:
+        """Fail the jobs that wait, finish those that have started, and end the threads."""
+        self._is_closed = True
+        while self._waiting:
+            self._waiting.popleft().outcome.set_exception(_closed())
+        await asyncio.to_thread(self._pool.shutdown, wait=True)
 
-    def _start_due(self) -> None:
-        while self._free and (batch := self._next_batch()):
-            self._free -= 1
-            jobs = [seat.job for seat in batch]
-            working = asyncio.get_running_loop().run_in_executor(self._pool, self._work, jobs)
-            working.add_done_callback(partial(self._finish, batch))
+    def _withdraw(self, pending: _PendingJob[Job, Outcome]) -> None:
+        if pending in self._waiting:
+            self._waiting.remove(pending)
+            pending.outcome.cancel()
 
-    def _next_batch(self) -> list[_PendingJob[Job, Outcome]]:
+    def _expire(self, pending: _PendingJob[Job, Outcome]) -> None:
+        if pending in self._waiting:
+            self._waiting.remove(pending)
+            pending.outcome.set_exception(deadline_exceeded())
+
+    def _start_batches(self) -> None:
+        while self._free_threads and (batch := self._take_batch()):
+            self._free_threads -= 1
+            jobs = [pending.job for pending in batch]
+            running = asyncio.get_running_loop().run_in_executor(self._pool, self._work, jobs)
+            running.add_done_callback(partial(self._finish, batch))
+
+    def _take_batch(self) -> list[_PendingJob[Job, Outcome]]:
         batch: list[_PendingJob[Job, Outcome]] = []
         while self._waiting and len(batch) < self._max_batch:
-            seat = self._waiting.popleft()
-            seat.begun.set_result(None)
-            if is_past(seat.deadline):
-                seat.done.set_exception(too_late())
+            pending = self._waiting.popleft()
+            if is_past(pending.deadline):  # Its timer is due, but has not run yet.
+                pending.outcome.set_exception(deadline_exceeded())
             else:
-                batch.append(seat)
+                batch.append(pending)
         return batch
 
     def _finish(
@@ -103,26 +122,16 @@ class BatchExecutor(Generic[Job, Outcome]):
         batch: Sequence[_PendingJob[Job, Outcome]],
         ended: asyncio.Future[Sequence[Outcome | Exception]],
     ) -> None:
-        self._free += 1
+        self._free_threads += 1
         failure = ended.exception()
         outcomes = [failure] * len(batch) if failure else ended.result()
-        for seat, outcome in zip(batch, outcomes, strict=True):
+        for pending, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, BaseException):
-                seat.done.set_exception(outcome)
+                pending.outcome.set_exception(outcome)
             else:
-                seat.done.set_result(outcome)
-        self._start_due()
+                pending.outcome.set_result(outcome)
+        self._start_batches()
 
 
-async def _to_its_end(
-    done: asyncio.Future[Outcome], cancelled: asyncio.CancelledError | None
-) -> Outcome:
-    while not done.done():
-        try:
-            await asyncio.wait([done])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is None:
-        return done.result()
-    done.exception()  # Nobody is left to take it; retrieved, lest asyncio report it as lost.
-    raise cancelled
+def _closed() -> NotReady:
+    return NotReady("The agent is stopping.", hint="Send the request to another agent, or later.")

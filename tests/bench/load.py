@@ -28,7 +28,8 @@ from edge_agent.core.radiograph import Radiograph
 from edge_agent.decoding.pool import DecodePolicy, DecoderPool
 from edge_agent.engines.loader import load_model
 from edge_agent.imaging import read_study
-from edge_agent.serving.detection import InferenceJob, StageTimer, look
+from edge_agent.serving.inference import InferenceJob, run_inference
+from edge_agent.serving.stage_timer import StageTimer
 from hilum.v1 import detection_pb2 as pb
 from tests.bench.imaging import full_size, raster
 from tests.conftest import pydicom_file
@@ -119,11 +120,11 @@ class BareLoop:
         return count / (time.perf_counter() - start)
 
     def _look(self, radiograph: Radiograph) -> None:
-        laps = StageTimer()
-        laps.spent["queue"] = 0.0
-        (sight,) = look(self.model, [InferenceJob(radiograph, None, laps, time.perf_counter())])
-        if isinstance(sight, Exception):
-            raise sight
+        timer = StageTimer()
+        job = InferenceJob(radiograph, None, timer, time.perf_counter())
+        (result,) = run_inference(self.model, [job])
+        if isinstance(result, Exception):
+            raise result
 
 
 class Tickets:

@@ -23,7 +23,8 @@ import httpx
 from edge_agent.config import load_settings
 from edge_agent.engines.bundle import starter_bundle_path
 from edge_agent.imaging import read_study
-from edge_agent.serving.detection import InferenceJob, StageTimer, look
+from edge_agent.serving.inference import InferenceJob, run_inference
+from edge_agent.serving.stage_timer import StageTimer
 from tests.bench.load import BareLoop, images
 from tests.bench.networks import random_bundle
 from tests.bench.throughput import _drain
@@ -143,10 +144,10 @@ def _predictor(model: Any, file: Path) -> Callable[[], object]:
 def _detect(bare: BareLoop, image: bytes) -> None:
     size = bare.model.manifest.input
     radiograph, _ = read_study(image, fit=(size.height, size.width))
-    laps = StageTimer()
-    laps.spent["queue"] = 0.0
-    (sight,) = look(bare.model, [InferenceJob(radiograph, None, laps, time.perf_counter())])
-    assert not isinstance(sight, Exception), sight
+    timer = StageTimer()
+    job = InferenceJob(radiograph, None, timer, time.perf_counter())
+    (result,) = run_inference(bare.model, [job])
+    assert not isinstance(result, Exception), result
 
 
 if __name__ == "__main__":

@@ -31,7 +31,14 @@ from edge_agent.app.agent import Agent
 from edge_agent.decoding.decoder import SandboxedDecoder
 from hilum.v1 import detection_pb2 as pb
 from hilum.v1 import detection_pb2_grpc
-from tests.support.agents.tagged import SIDE, eventually, fake_pipeline, hilum_error, settings
+from tests.support.agents.tagged import (
+    SIDE,
+    eventually,
+    fake_pipeline,
+    hilum_error,
+    in_flight,
+    settings,
+)
 from tests.support.engines.fake_engine import FakeEngine, paint
 
 CELL = 8
@@ -210,7 +217,7 @@ async def campaign(
         await _all_clients(run, numbers, clients)
         assert agent._pipeline
         pipeline = agent._pipeline
-        await eventually(lambda: pipeline.taken == 0)
+        await eventually(lambda: in_flight(pipeline) == 0)
         # Whatever has happened, everything is in its place again and answers.
         await _each_once(run)
     finally:

@@ -44,7 +44,7 @@ async def piped(memory_bytes: int) -> AsyncIterator[tuple[DetectionService, Sand
     try:
         yield pipeline, decoder
     finally:
-        pipeline.close()
+        await pipeline.close()
         await decoder.close()
 
 

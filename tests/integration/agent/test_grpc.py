@@ -107,9 +107,9 @@ async def test_a_cancelled_call_frees_its_place() -> None:
         first = detector.Detect(request(150))
         await gated.gate.arrival(150)
         second = detector.Detect(request(151))
-        await eventually(lambda: gated.taken == 2)
+        await eventually(lambda: gated.in_flight == 2)
         second.cancel()
-        await eventually(lambda: gated.taken == 1)
+        await eventually(lambda: gated.in_flight == 1)
         third = detector.Detect(request(152))
         gated.gate.let(150, 152)
         assert [tag_of(await call) for call in (first, third)] == [150, 152]
@@ -124,7 +124,7 @@ async def test_a_deadline_ends_the_waiting_and_frees_the_place() -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await detector.Detect(request(151), timeout=0.1)
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        await eventually(lambda: gated.taken == 1)
+        await eventually(lambda: gated.in_flight == 1)
         gated.gate.let(150)
         assert tag_of(await first) == 150
         assert not gated.gate.has_arrived(151)
@@ -262,9 +262,9 @@ async def test_a_stream_takes_no_more_than_its_share() -> None:
         stream = detector.DetectStream()
         sending = asyncio.create_task(_send(stream, range(150, 158)))
         # Either of the first two may be decoded first and be the one in the engine.
-        await eventually(lambda: gated.taken == 2)
+        await eventually(lambda: gated.in_flight == 2)
         other = detector.Detect(request(200))
-        await eventually(lambda: gated.taken == 3)
+        await eventually(lambda: gated.in_flight == 3)
         gated.gate.let(*range(150, 158), 200)
         assert tag_of(await other) == 200
         seen = {(await stream.read()).request_id for _ in range(8)}
@@ -300,11 +300,11 @@ async def test_a_cancelled_stream_frees_all_its_places() -> None:
         await gated.gate.arrival(150)
         for tag in (151, 152):
             await stream.write(request(tag))
-        await eventually(lambda: gated.taken == 3)
+        await eventually(lambda: gated.in_flight == 3)
         stream.cancel()
-        await eventually(lambda: gated.taken == 1)  # What the engine has begun, it ends.
+        await eventually(lambda: gated.in_flight == 1)  # What the engine has begun, it ends.
         gated.gate.let(150)
-        await eventually(lambda: gated.taken == 0)
+        await eventually(lambda: gated.in_flight == 0)
         gated.gate.let(200)
         assert tag_of(await detector.Detect(request(200))) == 200
         assert not gated.gate.has_arrived(151)

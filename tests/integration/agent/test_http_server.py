@@ -18,7 +18,15 @@ from edge_agent.serving.http.endpoints import HttpLimits
 from edge_agent.serving.http.server import HttpServer
 from tests.support.agents.certificates import Authority
 from tests.support.agents.http import file_form, http_app, served
-from tests.support.agents.tagged import SIDE, Latch, eventually, fake_pipeline, settings, tagged_png
+from tests.support.agents.tagged import (
+    SIDE,
+    Latch,
+    eventually,
+    fake_pipeline,
+    in_flight,
+    settings,
+    tagged_png,
+)
 from tests.support.engines.fake_engine import FakeEngine
 
 SMALL = HttpLimits(max_image_bytes=200_000, max_batch_bytes=400_000)
@@ -114,13 +122,13 @@ async def test_a_caller_who_hangs_up_frees_the_place() -> None:
         staying = asyncio.ensure_future(client.post("/predict", **file_form(tagged_png(200))))
         await gate.arrival(200)
         leaving = asyncio.ensure_future(client.post("/predict", **file_form(tagged_png(201))))
-        await eventually(lambda: pipeline.taken == 2)
+        await eventually(lambda: in_flight(pipeline) == 2)
         leaving.cancel()
-        await eventually(lambda: pipeline.taken == 1)
+        await eventually(lambda: in_flight(pipeline) == 1)
         gate.let(200)
         assert (await staying).json()["predictions"][0]["confidence"] == pytest.approx(200 / 255)
         assert not gate.has_arrived(201)
-    pipeline.close()
+    await pipeline.close()
 
 
 async def test_stopping_finishes_what_is_in_flight() -> None:
@@ -138,7 +146,7 @@ async def test_stopping_finishes_what_is_in_flight() -> None:
         await stopping
         with pytest.raises(httpx.ConnectError):
             await client.get("/healthz")
-    pipeline.close()
+    await pipeline.close()
 
 
 async def test_a_taken_port_is_the_operators_to_mend(caplog: pytest.LogCaptureFixture) -> None:

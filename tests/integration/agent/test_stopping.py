@@ -68,7 +68,7 @@ async def test_a_signal_lets_what_is_in_flight_be_answered_and_nothing_more(
         await gated.gate.arrival(150)
         stream = detector.DetectStream()
         await stream.write(request(151))
-        await eventually(lambda: gated.taken == 2)
+        await eventually(lambda: gated.in_flight == 2)
         idle_stream = detector.DetectStream()
         await idle_stream.write(pb.DetectRequest(request_id="e"))
         assert (await idle_stream.read()).error.code == "empty_file"
@@ -122,7 +122,7 @@ async def test_what_is_given_up_stands_in_the_audit_log(tmp_path: Path) -> None:
         await gated.gate.arrival(150)
         form = {"file": ("image", tagged_png(151))}
         posted = asyncio.create_task(http.post("/predict", files=form, timeout=60))
-        await eventually(lambda: gated.taken == 2)
+        await eventually(lambda: gated.in_flight == 2)
         assert not await agent.stop()
         agent.abandon()
         gated.gate.let(150, 151)

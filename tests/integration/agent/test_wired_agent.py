@@ -370,10 +370,10 @@ async def test_a_call_that_its_caller_cancels_is_logged(tmp_path: Path) -> None:
         # These two wait behind it; their places are free once the agent knows that they have gone.
         call = detector.Detect(pb.DetectRequest(image=tagged_png(150)))
         asked = asyncio.ensure_future(http.post("/predict", files={"file": ("a", tagged_png(151))}))
-        await eventually(lambda: gated.taken == 3)
+        await eventually(lambda: gated.in_flight == 3)
         call.cancel()
         asked.cancel()
-        await eventually(lambda: gated.taken == 1)
+        await eventually(lambda: gated.in_flight == 1)
         gated.gate.let(149)
         assert tag_of(await first) == 149
         await asyncio.wait([asked])

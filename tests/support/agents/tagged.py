@@ -157,6 +157,12 @@ def fake_pipeline(
     )
 
 
+def in_flight(service: DetectionService) -> int:
+    """Return the number of requests that wait or run."""
+    stats = service.stats()
+    return stats.running + sum(stats.queued.values())
+
+
 class Gated:
     """Loads a pipeline whose engine waits at a gate; `lanes` images may be in it at once."""
 
@@ -171,9 +177,9 @@ class Gated:
         return self.pipeline
 
     @property
-    def taken(self) -> int:
+    def in_flight(self) -> int:
         assert self.pipeline
-        return self.pipeline.taken
+        return in_flight(self.pipeline)
 
 
 @asynccontextmanager

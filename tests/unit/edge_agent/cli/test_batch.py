@@ -8,7 +8,7 @@ import pytest
 from edge_agent.cli.batch import detect_files, read_limited
 from edge_agent.errors import InvalidRequest, StudyImageRefused
 from hilum.codes import ErrorCode
-from tests.support.agents.tagged import SIDE, fake_pipeline, settings, tagged_png
+from tests.support.agents.tagged import SIDE, fake_pipeline, in_flight, settings, tagged_png
 from tests.support.engines.fake_engine import FakeEngine
 
 
@@ -23,7 +23,7 @@ async def test_outcomes_come_in_the_files_order_whatever_fails(tmp_path: Path) -
             outcome async for outcome in detect_files(pipeline, files, max_bytes=1 << 20, ahead=3)
         ]
     finally:
-        pipeline.close()
+        await pipeline.close()
     assert [outcome.path for outcome in outcomes] == files
     for outcome, tag in zip(outcomes, tags, strict=True):
         if tag:
@@ -45,9 +45,9 @@ async def test_who_stops_listening_leaves_nothing_running(tmp_path: Path) -> Non
         outcomes = detect_files(pipeline, files, max_bytes=1 << 20)
         assert (await anext(outcomes)).answer
         await outcomes.aclose()
-        assert pipeline.taken == 0
+        assert in_flight(pipeline) == 0
     finally:
-        pipeline.close()
+        await pipeline.close()
 
 
 def test_a_file_over_the_limit_is_refused_unread(tmp_path: Path) -> None:

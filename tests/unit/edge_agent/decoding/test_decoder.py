@@ -19,7 +19,7 @@ from edge_agent.errors import DeadlineExceeded
 from edge_agent.imaging import Limits, read_study
 from edge_agent.serving.render import MAX_SIDE, Renderer
 from edge_agent.serving.types import DetectionRequest
-from tests.support.agents.tagged import SIDE, fake_pipeline, settings, tagged_png
+from tests.support.agents.tagged import SIDE, fake_pipeline, in_flight, settings, tagged_png
 
 FIT = (SIDE, SIDE)
 
@@ -70,11 +70,11 @@ async def test_a_deadline_passes_for_a_request_that_waits_behind_a_drawing(held:
         soon = asyncio.get_running_loop().time() + 0.05
         with pytest.raises(DeadlineExceeded):
             await pipeline.detect(DetectionRequest("", tagged_png(200), deadline=soon))
-        assert pipeline.taken == 0
+        assert in_flight(pipeline) == 0
         assert held.read == [(MAX_SIDE, MAX_SIDE)], "it was never decoded"
         held.free.set()
         assert (await pipeline.detect(DetectionRequest("", tagged_png(201)))).findings
-        pipeline.close()
+        await pipeline.close()
 
 
 async def test_who_is_cancelled_while_waiting_leaves_at_once(held: Held) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from edge_agent.core.admission import AdmissionPolicy, Priority, Refusal, State
-from edge_agent.errors import DeadlineExceeded, NotReady, Overloaded
+from edge_agent.errors import DeadlineExceeded, Overloaded
 from edge_agent.serving.admission import AdmissionQueue
 
 STAT, ROUTINE = Priority.STAT, Priority.ROUTINE
@@ -113,7 +113,7 @@ async def test_a_deadline_is_honoured_before_the_body_is_entered(clock: Clock) -
         await late
     assert here.inside == ["in time"]
     clock.now += 5  # Once entered, the deadline has no say.
-    here.gate.look()
+    here.gate.advance()
     await here.leave("in time")
     assert in_time.done()
     with pytest.raises(DeadlineExceeded):
@@ -173,7 +173,7 @@ async def test_cancelled_in_the_very_turn_in_which_it_expired(clock: Clock) -> N
     await here.come("a")
     unlucky = await here.come("b", deadline=clock.now + 1)
     clock.now += 1
-    here.gate.look()
+    here.gate.advance()
     unlucky.cancel()
     await turns()
     assert unlucky.cancelled()
@@ -204,21 +204,6 @@ async def test_memory_is_refused_and_given_back(clock: Clock) -> None:
     async with gate.admit(STAT, encoded_bytes=30) as ticket:
         assert ticket.state is State.RUNNING
     assert gate.stats().refusals == {Refusal.BYTES_FULL: 1}
-
-
-async def test_a_closed_gate_drains(clock: Clock) -> None:
-    here = visitors(clock)
-    await here.gate.drained()
-    await here.come("a")
-    await here.come("b")
-    here.gate.close()
-    with pytest.raises(NotReady):
-        await (await here.come("c"))
-    drained = asyncio.create_task(here.gate.drained())
-    await here.leave("a")
-    assert not drained.done()
-    await here.leave("b")
-    await drained
 
 
 async def test_a_crowd_with_random_cancellations_leaves_nothing_behind() -> None:
@@ -265,7 +250,6 @@ async def test_a_crowd_with_random_cancellations_leaves_nothing_behind() -> None
             "CancelledError",
         }
     )
-    await gate.drained()
     stats = gate.stats()
     assert (stats.running, sum(stats.queued.values()), stats.encoded_bytes) == (0, 0, 0)
     assert not gate._waiters

@@ -1,22 +1,22 @@
-"""Batches and lanes: gathered while busy, whose outcome is whose, who may leave when."""
+"""Batches: what runs together, which outcome belongs to which job, who may leave when."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 import pytest
 
 from edge_agent.core.engine_selection import BatchPolicy
-from edge_agent.errors import DeadlineExceeded
+from edge_agent.errors import DeadlineExceeded, NotReady
 from edge_agent.serving.batching import BatchExecutor
 from tests.support.agents.tagged import eventually
 
 
 class Work:
-    """Doubles numbers; waits until it is let; remembers its batches."""
+    """Doubles numbers once `open` is set, and records its batches."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -30,91 +30,144 @@ class Work:
         return [ValueError("odd") if job == 7 else 2 * job for job in jobs]
 
 
-@contextmanager
-def lanes(work: Work, max_batch: int = 1, parallel: int = 1) -> Iterator[BatchExecutor[int, int]]:
+@asynccontextmanager
+async def executor(
+    work: Work, max_batch: int = 1, parallel: int = 1
+) -> AsyncIterator[BatchExecutor[int, int]]:
     made: BatchExecutor[int, int] = BatchExecutor(work, BatchPolicy(max_batch, parallel))
     try:
         yield made
     finally:
         work.open.set()
-        made.close()
+        await made.close()
 
 
 async def started(work: Work, count: int) -> None:
     await eventually(lambda: len(work.batches) == count)
 
 
-async def test_what_gathers_while_the_engine_is_busy_goes_together() -> None:
+async def test_jobs_that_arrive_while_the_engine_is_busy_form_a_batch() -> None:
     work = Work()
-    with lanes(work, max_batch=3) as there:
-        asked = [asyncio.create_task(there.run(number)) for number in range(6)]
+    async with executor(work, max_batch=3) as batches:
+        running = [asyncio.create_task(batches.run(number)) for number in range(6)]
         await started(work, 1)
         work.open.set()
-        assert await asyncio.gather(*asked) == [0, 2, 4, 6, 8, 10]
+        assert await asyncio.gather(*running) == [0, 2, 4, 6, 8, 10]
     assert work.batches == [[0], [1, 2, 3], [4, 5]]
 
 
-async def test_as_many_at_once_as_there_are_lanes() -> None:
+async def test_as_many_batches_run_at_once_as_there_are_threads() -> None:
     work = Work()
-    with lanes(work, parallel=2) as there:
-        asked = [asyncio.create_task(there.run(number)) for number in range(3)]
+    async with executor(work, parallel=2) as batches:
+        running = [asyncio.create_task(batches.run(number)) for number in range(3)]
         await started(work, 2)
         assert sorted(work.batches) == [[0], [1]]
         work.open.set()
-        assert await asyncio.gather(*asked) == [0, 2, 4]
+        assert await asyncio.gather(*running) == [0, 2, 4]
 
 
-async def test_a_job_that_fails_fails_alone_and_the_next_goes_on() -> None:
+async def test_a_job_that_fails_affects_no_other_job() -> None:
     work = Work()
-    with lanes(work, max_batch=4) as there:
-        asked = [asyncio.create_task(there.run(number)) for number in (1, 7, 2)]
+    async with executor(work, max_batch=4) as batches:
+        running = [asyncio.create_task(batches.run(number)) for number in (1, 7, 2)]
         work.open.set()
-        ends = await asyncio.gather(*asked, return_exceptions=True)
+        ends = await asyncio.gather(*running, return_exceptions=True)
         assert (ends[0], ends[2]) == (2, 4)
         assert isinstance(ends[1], ValueError)
         with pytest.raises(RuntimeError):
-            await there.run(13)
-        assert await there.run(5) == 10
+            await batches.run(13)
+        assert await batches.run(5) == 10
 
 
-async def test_who_leaves_while_waiting_is_never_begun_and_strands_nobody() -> None:
+async def test_a_job_cancelled_while_it_waits_is_never_started_and_delays_no_other() -> None:
     work = Work()
-    with lanes(work, max_batch=4) as there:
-        asked = [asyncio.create_task(there.run(number)) for number in range(4)]
+    async with executor(work, max_batch=4) as batches:
+        running = [asyncio.create_task(batches.run(number)) for number in range(4)]
         await started(work, 1)
-        asked[2].cancel()
-        await asyncio.wait([asked[2]])
-        assert asked[2].cancelled()
+        running[2].cancel()
+        await asyncio.wait([running[2]])
+        assert running[2].cancelled()
         work.open.set()
-        assert [await asked[number] for number in (0, 1, 3)] == [0, 2, 6]
+        assert [await running[number] for number in (0, 1, 3)] == [0, 2, 6]
     assert work.batches == [[0], [1, 3]]
 
 
-async def test_who_leaves_once_begun_is_kept_until_the_work_has_ended() -> None:
+async def test_a_job_cancelled_once_started_ends_before_its_cancellation_is_raised() -> None:
     work = Work()
-    with lanes(work) as there:
-        asked = asyncio.create_task(there.run(1))
+    async with executor(work) as batches:
+        running = asyncio.create_task(batches.run(1))
         await started(work, 1)
         for _ in range(3):
-            asked.cancel()
+            running.cancel()
             await asyncio.sleep(0)
-        assert not asked.done()
+        assert not running.done()
         work.open.set()
-        await asyncio.wait([asked])
-        assert asked.cancelled()
+        await asyncio.wait([running])
+        assert running.cancelled()
 
 
-async def test_a_deadline_that_passes_while_waiting_ends_the_waiting() -> None:
+async def test_a_deadline_that_passes_during_the_wait_ends_the_wait() -> None:
     work = Work()
-    with lanes(work) as there:
-        first = asyncio.create_task(there.run(1))
+    async with executor(work) as batches:
+        first = asyncio.create_task(batches.run(1))
         await started(work, 1)
         now = asyncio.get_running_loop().time()
         with pytest.raises(DeadlineExceeded):
-            await there.run(2, deadline=now + 0.02)
+            await batches.run(2, deadline=now + 0.02)
         with pytest.raises(DeadlineExceeded):
-            await there.run(3, deadline=now - 1)
+            await batches.run(3, deadline=now - 1)
         work.open.set()
         assert await first == 2
-        assert await there.run(4, deadline=now + 60) == 8
+        assert await batches.run(4, deadline=now + 60) == 8
     assert work.batches == [[1], [4]]
+
+
+async def test_close_finishes_what_has_started_and_fails_what_waits() -> None:
+    work = Work()
+    executor: BatchExecutor[int, int] = BatchExecutor(work, BatchPolicy(1, 1))
+    started_job = asyncio.create_task(executor.run(1))
+    await started(work, 1)
+    waiting = [asyncio.create_task(executor.run(number)) for number in (2, 3)]
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(executor.close())
+    for task in waiting:
+        with pytest.raises(NotReady):
+            await task
+    assert not closing.done()
+    work.open.set()
+    await closing
+    assert await started_job == 2
+    assert work.batches == [[1]]
+    with pytest.raises(NotReady):
+        await executor.run(4)
+
+
+async def test_a_job_cancelled_during_close_is_cancelled() -> None:
+    work = Work()
+    executor: BatchExecutor[int, int] = BatchExecutor(work, BatchPolicy(1, 1))
+    jobs = [asyncio.create_task(executor.run(number)) for number in (1, 2)]
+    await started(work, 1)
+    closing = asyncio.create_task(executor.close())
+    for job in jobs:
+        job.cancel()
+    await asyncio.wait([jobs[1]])
+    assert jobs[1].cancelled()
+    assert not jobs[0].done()
+    work.open.set()
+    await closing
+    await asyncio.wait([jobs[0]])
+    assert jobs[0].cancelled()
+
+
+async def test_a_job_cancelled_as_soon_as_it_starts_is_finished() -> None:
+    work = Work()
+    async with executor(work) as batches:
+        first = asyncio.create_task(batches.run(1))
+        await started(work, 1)
+        second = asyncio.create_task(batches.run(2))
+        await asyncio.sleep(0)
+        first.add_done_callback(lambda _: second.cancel())
+        work.open.set()
+        await asyncio.wait([first, second])
+        assert second.cancelled()
+    assert work.batches == [[1], [2]]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ from tests.support.agents.tagged import (
     Latch,
     eventually,
     fake_pipeline,
+    in_flight,
     settings,
     tagged_png,
 )
@@ -39,17 +40,17 @@ from tests.support.engines.fake_engine import FakeEngine
 from tests.support.images.facts import image_facts
 
 
-@contextmanager
-def piped(
+@asynccontextmanager
+async def piped(
     engine: Any = None, infer_concurrency: int = 1, **limits: int
-) -> Iterator[DetectionService]:
+) -> AsyncIterator[DetectionService]:
     pipeline = fake_pipeline(
         settings(limits=limits), None, engine, infer_concurrency=infer_concurrency
     )
     try:
         yield pipeline
     finally:
-        pipeline.close()
+        await pipeline.close()
 
 
 def request(tag: int, **changes: Any) -> DetectionRequest:
@@ -62,7 +63,7 @@ def tag_of(answer: DetectionResult) -> int:
 
 
 async def test_an_answer_says_what_was_found_by_which_model() -> None:
-    with piped() as pipeline:
+    async with piped() as pipeline:
         answer = await pipeline.detect(request(200))
     (finding,) = answer.findings
     assert finding.index == 200 % 14
@@ -79,31 +80,32 @@ async def test_an_answer_says_what_was_found_by_which_model() -> None:
 
 
 async def test_nothing_found_is_an_answer_and_a_failure_is_not() -> None:
-    with piped() as pipeline:
+    async with piped() as pipeline:
         assert (await pipeline.detect(request(120, score_threshold=0.9))).findings == ()
         with pytest.raises(StudyImageRefused) as caught:
             await pipeline.detect(request(120, image=b"no image at all"))
         assert caught.value.code is ErrorCode.NOT_AN_IMAGE
         with pytest.raises(StudyImageRefused):
             await pipeline.detect(request(120, image=b""))
-        assert pipeline.taken == 0
+        assert in_flight(pipeline) == 0
 
 
 @pytest.mark.parametrize("threshold", [0.0, -0.1, 1.0001, math.nan, math.inf])
 async def test_a_threshold_out_of_range_is_refused(threshold: float) -> None:
-    with piped() as pipeline, pytest.raises(InvalidRequest, match="threshold"):
-        await pipeline.detect(request(200, score_threshold=threshold))
+    async with piped() as pipeline:
+        with pytest.raises(InvalidRequest, match="threshold"):
+            await pipeline.detect(request(200, score_threshold=threshold))
 
 
 async def test_a_threshold_replaces_the_operating_points() -> None:
-    with piped() as pipeline:
+    async with piped() as pipeline:
         kept = await pipeline.detect(request(200, score_threshold=200 / 255 - 0.01))
         dropped = await pipeline.detect(request(200, score_threshold=200 / 255 + 0.01))
     assert (len(kept.findings), len(dropped.findings)) == (1, 0)
 
 
 async def test_a_request_id_of_129_characters_is_refused() -> None:
-    with piped() as pipeline:
+    async with piped() as pipeline:
         assert (await pipeline.detect(request(200, request_id="x" * 128))).findings
         with pytest.raises(InvalidRequest, match="129 characters"):
             await pipeline.detect(request(200, request_id="x" * 129))
@@ -111,11 +113,11 @@ async def test_a_request_id_of_129_characters_is_refused() -> None:
 
 async def test_with_no_place_left_a_request_is_refused_at_once() -> None:
     gate = Latch()
-    with piped(FakeEngine(SIDE, SIDE, before=gate), queue_size=2) as pipeline:
+    async with piped(FakeEngine(SIDE, SIDE, before=gate), queue_size=2) as pipeline:
         first = asyncio.create_task(pipeline.detect(request(150)))
         await gate.arrival(150)
         second = asyncio.create_task(pipeline.detect(request(151)))
-        await eventually(lambda: pipeline.taken == 2)
+        await eventually(lambda: in_flight(pipeline) == 2)
         with pytest.raises(Overloaded):
             await pipeline.detect(request(152))
         assert not first.done()
@@ -126,11 +128,11 @@ async def test_with_no_place_left_a_request_is_refused_at_once() -> None:
 
 async def test_a_caller_that_gives_up_while_waiting_frees_its_place() -> None:
     gate = Latch()
-    with piped(FakeEngine(SIDE, SIDE, before=gate), queue_size=2) as pipeline:
+    async with piped(FakeEngine(SIDE, SIDE, before=gate), queue_size=2) as pipeline:
         first = asyncio.create_task(pipeline.detect(request(150)))
         await gate.arrival(150)
         second = asyncio.create_task(pipeline.detect(request(151)))
-        await eventually(lambda: pipeline.taken == 2)
+        await eventually(lambda: in_flight(pipeline) == 2)
         second.cancel()
         with pytest.raises(asyncio.CancelledError):
             await second
@@ -142,34 +144,34 @@ async def test_a_caller_that_gives_up_while_waiting_frees_its_place() -> None:
 
 async def test_a_caller_that_gives_up_in_the_engine_keeps_it_busy_until_it_is_done() -> None:
     gate = Latch()
-    with piped(FakeEngine(SIDE, SIDE, before=gate)) as pipeline:
+    async with piped(FakeEngine(SIDE, SIDE, before=gate)) as pipeline:
         first = asyncio.create_task(pipeline.detect(request(150)))
         await gate.arrival(150)
         first.cancel()
         second = asyncio.create_task(pipeline.detect(request(151)))
         gate.let(151)
-        await eventually(lambda: pipeline.taken == 2)
+        await eventually(lambda: in_flight(pipeline) == 2)
         assert not gate.has_arrived(151)
         gate.let(150)
         assert tag_of(await second) == 151
         with pytest.raises(asyncio.CancelledError):
             await first
-        assert pipeline.taken == 0
+        assert in_flight(pipeline) == 0
 
 
 async def test_a_deadline_that_has_passed_is_honoured_before_any_work() -> None:
     touched: list[Pixels] = []
-    with piped(FakeEngine(SIDE, SIDE, before=touched.append)) as pipeline:
+    async with piped(FakeEngine(SIDE, SIDE, before=touched.append)) as pipeline:
         now = asyncio.get_running_loop().time()
         with pytest.raises(DeadlineExceeded):
             await pipeline.detect(request(150, deadline=now - 1))
-        assert pipeline.taken == 0
+        assert in_flight(pipeline) == 0
     assert not touched
 
 
 async def test_a_deadline_that_passes_while_waiting_ends_the_waiting() -> None:
     gate = Latch()
-    with piped(FakeEngine(SIDE, SIDE, before=gate)) as pipeline:
+    async with piped(FakeEngine(SIDE, SIDE, before=gate)) as pipeline:
         first = asyncio.create_task(pipeline.detect(request(150)))
         await gate.arrival(150)
         soon = asyncio.get_running_loop().time() + 0.05
@@ -185,7 +187,7 @@ async def test_an_engine_that_fails_fails_that_request_alone() -> None:
         if batch.max() == 150:
             raise EngineFailed("out of order")
 
-    with piped(FakeEngine(SIDE, SIDE, before=broken)) as pipeline:
+    async with piped(FakeEngine(SIDE, SIDE, before=broken)) as pipeline:
         with pytest.raises(EngineFailed):
             await pipeline.detect(request(150))
         assert tag_of(await pipeline.detect(request(151))) == 151
@@ -197,13 +199,14 @@ async def test_outputs_that_are_no_numbers_are_a_failure_not_an_empty_answer() -
             return super().infer(batch) * np.float32(np.nan)
 
     unsound = piped(Unsound(SIDE, SIDE))
-    with unsound as pipeline, pytest.raises(EngineFailed, match="no sound outputs"):
-        await pipeline.detect(request(150))
+    async with unsound as pipeline:
+        with pytest.raises(EngineFailed, match="no sound outputs"):
+            await pipeline.detect(request(150))
 
 
 async def test_no_answer_reaches_another_request() -> None:
     """Many at once, a third of them cancelled somewhere on the way."""
-    with piped(queue_size=500, infer_concurrency=2) as pipeline:
+    async with piped(queue_size=500, infer_concurrency=2) as pipeline:
         rng = np.random.default_rng(11)
         images = {tag: tagged_png(tag) for tag in range(115, 255)}
 
@@ -225,7 +228,7 @@ async def test_no_answer_reaches_another_request() -> None:
         patience = rng.choice([0.0, 0.05, 60.0], 300)
         told = await asyncio.gather(*map(ask, map(int, tags), map(float, patience)))
         assert sum(told) >= np.count_nonzero(patience == 60)
-        assert pipeline.taken == 0
+        assert in_flight(pipeline) == 0
 
 
 async def test_the_study_context_stays_behind(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +239,7 @@ async def test_the_study_context_stays_behind(monkeypatch: pytest.MonkeyPatch) -
         return Radiograph(pixels, image_facts(SIDE, SIDE, "dicom")), StudyContext(patient_name=name)
 
     monkeypatch.setattr("edge_agent.decoding.decoder.read_study", read_study)
-    with piped() as pipeline:
+    async with piped() as pipeline:
         answer = await pipeline.detect(request(200))
     assert name not in repr(answer)
     assert name.encode() not in converters.detect_response(answer).SerializeToString()

@@ -1,3 +1,5 @@
+"""Work that outlasts a cancellation, and waits that a deadline bounds."""
+
 from __future__ import annotations
 
 import asyncio
@@ -6,34 +8,97 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from edge_agent.system.aio import run_to_end
+from edge_agent.errors import DeadlineExceeded
+from edge_agent.system.aio import (
+    acquire_before,
+    is_past,
+    run_uncancellable,
+    wait_uncancellable,
+)
 
 
-async def test_gives_the_result_or_the_error() -> None:
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def test_the_functions_result_or_error_is_passed_on() -> None:
     with ThreadPoolExecutor(1) as pool:
-        assert await run_to_end(pool, divmod, 7, 2) == (3, 1)
+        assert await run_uncancellable(pool, divmod, 7, 2) == (3, 1)
         with pytest.raises(ZeroDivisionError):
-            await run_to_end(pool, divmod, 7, 0)
+            await run_uncancellable(pool, divmod, 7, 0)
 
 
 @pytest.mark.parametrize("fails", [False, True])
-async def test_a_cancelled_caller_is_let_go_when_the_work_has_ended(fails: bool) -> None:
-    begun, go_on = threading.Event(), threading.Event()
+async def test_a_cancellation_is_raised_when_the_work_has_ended(fails: bool) -> None:
+    started, finish = threading.Event(), threading.Event()
 
     def work() -> None:
-        begun.set()
-        assert go_on.wait(30)
+        started.set()
+        assert finish.wait(30)
         if fails:
             raise ValueError
 
     with ThreadPoolExecutor(1) as pool:
-        task = asyncio.create_task(run_to_end(pool, work))
-        await asyncio.to_thread(begun.wait, 30)
+        task = asyncio.create_task(run_uncancellable(pool, work))
+        await asyncio.to_thread(started.wait, 30)
         task.cancel()
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.sleep(0)
         assert not task.done()
-        go_on.set()
+        finish.set()
         with pytest.raises(asyncio.CancelledError):
             await task
+
+
+async def test_a_cancellation_that_completes_the_future_is_raised_at_once() -> None:
+    future = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(wait_uncancellable(future, future.cancel))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    assert future.cancelled()
+
+
+async def test_a_cancellation_in_the_turn_in_which_the_future_is_done_is_raised() -> None:
+    future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    calls: list[bool] = []
+    task = asyncio.create_task(wait_uncancellable(future, lambda: calls.append(future.done())))
+    await asyncio.sleep(0)
+    future.set_result(1)
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    assert calls == [True]
+
+
+async def test_a_resource_that_is_free_in_time_is_acquired() -> None:
+    free = asyncio.Semaphore(1)
+    for deadline in (None, now() + 60):
+        assert await acquire_before(deadline, free.acquire)
+        free.release()
+
+
+async def test_a_deadline_that_has_passed_is_raised_before_anything_is_acquired() -> None:
+    free = asyncio.Semaphore(1)
+    assert is_past(now())
+    with pytest.raises(DeadlineExceeded):
+        await acquire_before(now(), free.acquire)
+    assert not free.locked()
+
+
+async def test_a_deadline_that_passes_ends_the_wait_and_nothing_is_lost() -> None:
+    free = asyncio.Semaphore(0)
+    with pytest.raises(DeadlineExceeded):
+        await acquire_before(now() + 0.01, free.acquire)
+    free.release()
+    assert not free.locked()
+
+
+async def test_a_cancelled_caller_gets_its_cancellation_not_the_deadline() -> None:
+    waiting = asyncio.create_task(acquire_before(now() + 60, asyncio.Event().wait))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting

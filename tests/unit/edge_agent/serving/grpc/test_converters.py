@@ -136,7 +136,7 @@ async def test_the_models_facts_travel() -> None:
     try:
         response = converters.model_response(pipeline.model)
     finally:
-        pipeline.close()
+        await pipeline.close()
     assert (response.name, response.version, response.bundle_digest) == ("toy", "0.0.1", DIGEST)
     assert [f.slug for f in response.findings] == [kind.slug for kind in CATALOG]
     assert {f.operating_point for f in response.findings} == {0.25}
