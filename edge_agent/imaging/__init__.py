@@ -1,4 +1,7 @@
-"""Study image bytes to pixels."""
+"""Study image bytes to radiographs: `read_study` reads DICOM, JPEG, PNG and TIFF.
+
+Files are untrusted. Whatever is wrong with one, the reader raises `StudyImageRefused`.
+"""
 
 from edge_agent.imaging.limits import Limits
 from edge_agent.imaging.study import read_study

@@ -1,4 +1,4 @@
-"""Refusals that more than one module raises. No sentence here ever holds a value from a file."""
+"""Refusals of study images. Their messages never contain a value from the file."""
 
 from __future__ import annotations
 
@@ -11,12 +11,21 @@ from hilum.codes import ErrorCode
 
 
 def make_refusal(code: ErrorCode, message: str, hint: str) -> StudyImageRefused:
-    """A refusal with its code."""
+    """Return a refusal.
+
+    Args:
+        code: the code that callers and metrics see.
+        message: a sentence about the file, without values from it.
+        hint: what the sender can do.
+
+    Returns:
+        The exception to raise.
+    """
     return StudyImageRefused(message, code=code, hint=hint)
 
 
 def corrupt_error(what: str) -> StudyImageRefused:
-    """The file contradicts itself, or no decoder can read it."""
+    """Return the refusal of a file that contradicts itself or that no decoder can read."""
     return make_refusal(
         ErrorCode.CORRUPT,
         f"The file is damaged: {what}.",
@@ -25,7 +34,7 @@ def corrupt_error(what: str) -> StudyImageRefused:
 
 
 def truncated_error(what: str) -> StudyImageRefused:
-    """The file ends early."""
+    """Return the refusal of a file that ends early."""
     return make_refusal(
         ErrorCode.TRUNCATED,
         f"The file is cut short: {what}.",
@@ -34,7 +43,7 @@ def truncated_error(what: str) -> StudyImageRefused:
 
 
 def unsupported_pixels_error(what: str) -> StudyImageRefused:
-    """The file is sound, but its pixels are of a kind that no radiograph has."""
+    """Return the refusal of a sound file whose pixels are of a kind that no radiograph has."""
     return make_refusal(
         ErrorCode.UNSUPPORTED_PIXELS,
         f"Pixels of this kind are not supported: {what}.",
@@ -43,7 +52,7 @@ def unsupported_pixels_error(what: str) -> StudyImageRefused:
 
 
 def unsupported_syntax_error(what: str) -> StudyImageRefused:
-    """The picture is coded in a way that no decoder here reads."""
+    """Return the refusal of a compression or file format that the agent does not decode."""
     return make_refusal(
         ErrorCode.UNSUPPORTED_SYNTAX,
         f"Pictures coded as {what} are not supported.",
@@ -52,7 +61,7 @@ def unsupported_syntax_error(what: str) -> StudyImageRefused:
 
 
 def multi_frame_error(what: str) -> StudyImageRefused:
-    """The file holds more than one picture."""
+    """Return the refusal of a file that contains more than one picture."""
     return make_refusal(
         ErrorCode.MULTI_FRAME,
         f"The file holds more than one picture: {what}.",
@@ -61,7 +70,12 @@ def multi_frame_error(what: str) -> StudyImageRefused:
 
 
 def check_shape(pixels: NDArray[Any], rows: int, columns: int) -> None:
-    """Refuse a picture that came at another size than its file declares.
+    """Refuse a picture that is decoded at another size than its file declares.
+
+    Args:
+        pixels: samples of shape (H, W) or (H, W, C).
+        rows: the declared height in pixels.
+        columns: the declared width in pixels.
 
     Raises:
         StudyImageRefused: CORRUPT.

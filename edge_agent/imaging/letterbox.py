@@ -1,4 +1,4 @@
-"""The picture inside the model's input: shrunk, centred, padded."""
+"""Letterboxing: shrinks a picture into the model's input, centres it and pads the rest."""
 
 from __future__ import annotations
 
@@ -14,22 +14,39 @@ PAD_VALUE = 114
 
 
 def resize(pixels: NDArray[Any], height: int, width: int) -> NDArray[Any]:
-    """Resize (H, W) or (H, W, C), of u8, u16, i16 or f32, to `height` x `width`; dtype kept.
+    """Resize a picture.
 
-    Shrinking averages the area under each new pixel, so that nothing thin falls between two
-    samples; growing interpolates.
+    Shrinking averages the area under each new pixel, so that thin structures do not fall between
+    two samples. Growing interpolates.
+
+    Args:
+        pixels: u8, u16, i16 or f32 of shape (H, W) or (H, W, C).
+        height: rows of the result.
+        width: columns of the result.
+
+    Returns:
+        The same dtype, of shape (height, width) or (height, width, C).
     """
     rows, columns = pixels.shape[:2]
     if (rows, columns) == (height, width):
         return pixels
-    shrinks = height <= rows and width <= columns
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    resized: NDArray[Any] = cv2.resize(pixels, (width, height), interpolation=how)
+    is_shrinking = height <= rows and width <= columns
+    interpolation = cv2.INTER_AREA if is_shrinking else cv2.INTER_LINEAR
+    resized: NDArray[Any] = cv2.resize(pixels, (width, height), interpolation=interpolation)
     return resized
 
 
 def compute_inner_size(rows: int, columns: int, fit: tuple[int, int] | None) -> tuple[int, int]:
-    """Height and width that a picture comes back with: what `Letterbox.fit` says, or its own."""
+    """Return the height and width at which a picture is read.
+
+    Args:
+        rows: the original's height in pixels.
+        columns: the original's width in pixels.
+        fit: height and width of the model's input, or None for full resolution.
+
+    Returns:
+        The inner size of the letterbox, or the original's size.
+    """
     if fit is None:
         return rows, columns
     box = Letterbox.fit(rows, columns, *fit)
@@ -39,13 +56,13 @@ def compute_inner_size(rows: int, columns: int, fit: tuple[int, int] | None) -> 
 def apply_letterbox(
     pixels: NDArray[np.uint8], box: Letterbox, pad_value: int = PAD_VALUE
 ) -> NDArray[np.uint8]:
-    """Place a picture in the model's input.
+    """Resize a picture to the letterbox's inner size and pad it.
 
     Args:
-        pixels: u8 of shape (H, W); one copy is enough where it already has the inner size, as
-            `read_study` with `fit` delivers it.
-        box: where the picture goes.
-        pad_value: grey of the padding.
+        pixels: u8 of shape (H, W). With the inner size, as `read_study` with `fit` returns it, it
+            is only copied.
+        box: position and size of the picture in the input.
+        pad_value: grey of the padding, 0 to 255.
 
     Returns:
         u8 of shape (box.height, box.width), C-contiguous.

@@ -1,4 +1,4 @@
-"""What a study image may ask of the agent."""
+"""Bounds on the size of a study image."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class Limits:
     """Bounds on declared sizes, checked before anything is decoded.
 
     Attributes:
-        max_pixels: rows times columns at most.
-        min_side: the shortest side in pixels on which a chest can still be read.
-        max_bytes: size of the file at most, and of a deflated data set when inflated.
+        max_pixels: largest product of rows and columns.
+        min_side: shortest side, in pixels, on which a chest is still readable.
+        max_bytes: largest size of the file, and of a deflated data set once inflated.
     """
 
     max_pixels: int = 64_000_000
@@ -31,7 +31,7 @@ class Limits:
         if size > self.max_bytes:
             raise make_refusal(
                 ErrorCode.TOO_LARGE,
-                f"The file holds more than {self.max_bytes:,} bytes.",
+                f"The file has more than {self.max_bytes:,} bytes.",
                 "Send one image; the operator of this box can raise the limit.",
             )
 
@@ -46,7 +46,7 @@ class Limits:
         if rows * columns > self.max_pixels:
             raise make_refusal(
                 ErrorCode.TOO_LARGE,
-                f"The image is {columns} x {rows} pixels; this agent takes up to "
+                f"The image is {columns} x {rows} pixels; this agent accepts up to "
                 f"{self.max_pixels / 1e6:g} megapixels.",
                 "Send the image at its acquired size; the operator of this box can raise the "
                 "limit.",

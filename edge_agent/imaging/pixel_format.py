@@ -1,17 +1,20 @@
-"""What a data set declares of its pixels, and stored values out of words."""
+"""The declared format of pixels, and stored values extracted from allocated words."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.imaging.errors import corrupt_error, unsupported_pixels_error
-from edge_agent.imaging.presentation import StoredValues
 
-BYTE, WORD = 8, 16
+StoredValues = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.int16]
+
+BITS_PER_BYTE: Final = 8
+BITS_PER_WORD: Final = 16
+_GREY_DIMENSIONS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +33,11 @@ class PixelFormat:
 
     @property
     def sample_count(self) -> int:
-        """Samples in the picture."""
+        """Number of samples in the picture."""
         return self.rows * self.columns * self.samples
 
     def reshape(self, flat: NDArray[Any], *, is_planar: bool) -> NDArray[Any]:
-        """Samples of shape (N,) as (rows, columns) or (rows, columns, samples)."""
+        """Return samples of shape (N,) as (rows, columns) or (rows, columns, samples)."""
         if self.samples == 1:
             return flat.reshape(self.rows, self.columns)
         if is_planar:
@@ -43,10 +46,10 @@ class PixelFormat:
         return flat.reshape(self.rows, self.columns, self.samples)
 
     def extract_stored(self, words: NDArray[Any]) -> StoredValues:
-        """Stored values out of allocated words, shape kept (PS3.5 8.1.1).
+        """Extract the stored bits from allocated words, shape kept (PS3.5 8.1.1).
 
-        Bits beside the stored ones may hold old overlays; where none is set, which looking at
-        the extremes tells, nothing is copied.
+        The other bits may hold old overlays. Where the largest word shows that none is set,
+        nothing is copied.
         """
         low = self.high_bit + 1 - self.bits_stored
         if low:
@@ -61,7 +64,13 @@ class PixelFormat:
 
 @dataclass(frozen=True, slots=True)
 class EncodedFrame:
-    """One compressed frame, what its codestream must agree with, and how small it may come."""
+    """One compressed frame and what the data set declares of it.
+
+    Attributes:
+        data: the codestream.
+        format: the data set's declaration, with which the codestream must agree.
+        min_size: rows and columns that suffice, or None where full resolution is needed.
+    """
 
     data: bytes
     format: PixelFormat
@@ -70,6 +79,12 @@ class EncodedFrame:
     def check_declared(self, rows: int, columns: int, components: int, precision: int) -> None:
         """Refuse a codestream that declares another picture than the data set.
 
+        Args:
+            rows: height in pixels that the codestream declares.
+            columns: its width in pixels.
+            components: its samples per pixel.
+            precision: its bits per sample.
+
         Raises:
             StudyImageRefused: CORRUPT or UNSUPPORTED_PIXELS.
         """
@@ -77,21 +92,26 @@ class EncodedFrame:
             raise corrupt_error("the compressed picture declares another size than its header")
         if components != self.format.samples:
             raise corrupt_error("the compressed picture declares other colours than its header")
-        if precision > WORD:
+        if precision > BITS_PER_WORD:
             raise unsupported_pixels_error(f"{precision} bits")
 
     def check_decoded(self, pixels: NDArray[Any]) -> None:
-        """Refuse a picture that comes at another size than its codestream declared.
+        """Refuse a picture that is decoded at another size than its codestream declared.
 
         Raises:
             StudyImageRefused: CORRUPT.
         """
         size = (self.format.rows, self.format.columns)
-        if pixels.shape[:2] != size or pixels.dtype.itemsize * BYTE > WORD:
+        if pixels.shape[:2] != size or pixels.dtype.itemsize * BITS_PER_BYTE > BITS_PER_WORD:
             raise corrupt_error("the compressed picture is of another size than it declares")
 
 
+def has_channels(pixels: NDArray[Any]) -> bool:
+    """Return whether pixels have shape (H, W, C), and not (H, W)."""
+    return pixels.ndim > _GREY_DIMENSIONS
+
+
 def sign_extend(words: NDArray[Any], bits: int) -> NDArray[np.int16]:
-    """Two's complement numbers of `bits` bits, in the low bits of u8 or u16 words, as i16."""
-    shift = np.uint16(WORD - bits)
+    """Return i16 of two's complement numbers of `bits` bits in the low bits of u8 or u16 words."""
+    shift = np.uint16(BITS_PER_WORD - bits)
     return (words.astype(np.uint16) << shift).view(np.int16) >> np.int16(shift)

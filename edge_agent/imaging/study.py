@@ -1,4 +1,4 @@
-"""Study image bytes to a radiograph and, apart from it, its study context."""
+"""Reads a study image: bytes to a radiograph and, separate from it, a study context."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from edge_agent.imaging.raster import tiff_directory
 from edge_agent.imaging.raster.reader import read_raster
 from hilum.codes import ErrorCode
 
-# Pictures that are recognised in order to say what to send instead.
-_FOREIGN = (
+# Formats that are recognised only so that the refusal can name them: offset, bytes, name.
+_UNSUPPORTED_FORMATS = (
     (0, b"GIF8", "GIF"),
     (0, b"BM", "BMP"),
     (8, b"WEBP", "WebP"),
@@ -32,18 +32,18 @@ def read_study(
     """Read one study image.
 
     Args:
-        data: the file as it is.
-        limits: bounds on declared sizes.
-        fit: height and width in pixels of the model's input. The picture then comes at the size
-            that `Letterbox.fit` gives it, computed the fast way (docs/decisions/0003); without,
-            at full resolution and by the textbook.
+        data: the whole file.
+        limits: bounds on the file's size and on declared sizes.
+        fit: height and width in pixels of the model's input. The picture is then shrunk to the
+            inner size of the letterbox before the look-up tables are applied
+            (docs/decisions/0003-shrink-before-lookup.md). None gives full resolution.
 
     Returns:
-        The radiograph, whose `rows` and `columns` always are the original's, upright; and what
-        only the site may know, empty for rasters.
+        The radiograph, upright, with the original's size in `rows` and `columns`; and the study
+        context, which is empty for raster files.
 
     Raises:
-        StudyImageRefused: always, and nothing else, where there is no radiograph to return.
+        StudyImageRefused: the file yields no radiograph. No other exception is raised.
     """
     try:
         return _read(memoryview(data).cast("B"), limits, fit)
@@ -72,12 +72,12 @@ def _read(
 
 
 def detect_format(data: memoryview) -> ImageFormat:
-    """What kind of file this is, by its first bytes.
+    """Return the file's format by its first bytes.
 
     Raises:
-        StudyImageRefused: NOT_AN_IMAGE, or UNSUPPORTED_SYNTAX for pictures of other kinds.
+        StudyImageRefused: NOT_AN_IMAGE, or UNSUPPORTED_SYNTAX for other picture formats.
     """
-    # A DICOM preamble may itself be the beginning of a TIFF file, so DICOM goes first.
+    # DICOM is tested first, because its preamble may be the beginning of a TIFF file.
     if bytes(data[128:132]) == b"DICM":
         return "dicom"
     if bytes(data[:3]) == b"\xff\xd8\xff":
@@ -86,8 +86,8 @@ def detect_format(data: memoryview) -> ImageFormat:
         return "png"
     if tiff_directory.is_tiff(data):
         return "tiff"
-    for at, magic, name in _FOREIGN:
-        if bytes(data[at : at + len(magic)]) == magic:
+    for offset, magic, name in _UNSUPPORTED_FORMATS:
+        if bytes(data[offset : offset + len(magic)]) == magic:
             raise unsupported_syntax_error(name)
     if parser.is_dicom(data):
         return "dicom"

@@ -93,7 +93,7 @@ def test_any_value_of_any_kind(value: bytes, vr: str) -> None:
     header = DicomHeader({tag: Element(vr, memoryview(value), Encoding(is_explicit=bool(vr)))})
     assert isinstance(header.get_text(tag), str)
     assert all(np.isfinite(header.get_decimals(tag)))
-    assert all(isinstance(number, int) for number in header.get_integers(tag, signed=True))
+    assert all(isinstance(number, int) for number in header.get_integers(tag, is_signed=True))
     assert header.get_date(tag) is None or header.get_date(tag).year > 0
     assert isinstance(header.get_octets(tag).sum(), np.integer)
     try:

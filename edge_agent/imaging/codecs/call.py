@@ -1,4 +1,4 @@
-"""Calls into decoders that are native code."""
+"""Calls into native decoders."""
 
 from __future__ import annotations
 
@@ -13,26 +13,35 @@ Result = TypeVar("Result")
 def call_decoder(
     decoder: Callable[..., Result | None], *arguments: object, **options: object
 ) -> Result:
-    """What a native decoder makes of its arguments; whatever it complains of is the file's fault.
+    """Call a native decoder and treat any error that it raises as damage in the file.
+
+    Args:
+        decoder: the function to call.
+        arguments: its positional arguments.
+        options: its keyword arguments.
+
+    Returns:
+        The decoder's result.
 
     Raises:
         StudyImageRefused: CORRUPT.
+        MemoryError: the decoder ran out of memory.
     """
     try:
         result = decoder(*arguments, **options)
     except MemoryError:
         raise
     except Exception as error:
-        raise _undecodable() from error
+        raise _undecodable_error() from error
     except BaseException as error:
-        # A panic in Rust is caught at the language border, but arrives as no Exception.
+        # PyO3 raises a panic in Rust as PanicException, which is not an Exception.
         if type(error).__name__ != "PanicException":
             raise
-        raise _undecodable() from error
+        raise _undecodable_error() from error
     if result is None:
-        raise _undecodable()
+        raise _undecodable_error()
     return result
 
 
-def _undecodable() -> Exception:
+def _undecodable_error() -> Exception:
     return corrupt_error("its decoder cannot read the picture")

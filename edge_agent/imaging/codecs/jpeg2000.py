@@ -1,4 +1,4 @@
-"""JPEG 2000 and HTJ2K: what a codestream declares, decoded at the resolution that is needed."""
+"""JPEG 2000 and HTJ2K: reads the codestream's header and decodes at the resolution needed."""
 
 from __future__ import annotations
 
@@ -14,22 +14,39 @@ from PIL import Image
 
 from edge_agent.imaging.codecs.call import call_decoder
 from edge_agent.imaging.errors import corrupt_error, truncated_error
-from edge_agent.imaging.pixel_format import BYTE, EncodedFrame, PixelFormat, sign_extend
-from edge_agent.imaging.presentation import StoredValues
+from edge_agent.imaging.pixel_format import (
+    BITS_PER_BYTE,
+    EncodedFrame,
+    PixelFormat,
+    StoredValues,
+    sign_extend,
+)
 
-# Decoder threads within one image; how many images are decoded at once is the caller's concern.
+# Decoder threads within one image. The caller bounds how many images are decoded at once.
 _THREADS = 4
 _COD, _SOT = 0xFF52, 0xFF90
-_SIZBYTES, _LENGTHBYTES, _TAIL = 45, 2, 64
+_SIZ_BYTES, _LENGTH_BYTES = 45, 2
+# The end marker is looked for in so many bytes at the end.
+_TAIL_BYTES = 64
 _MAX_COMPONENTS = 4
-# OpenJPEG sets aside some kilobytes for each tile before it has seen one.
+# OpenJPEG allocates some kilobytes for each declared tile before it has read one.
 _MAX_TILES = 4096
 _MAX_SEGMENTS = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Jpeg2000Header:
-    """What a JPEG 2000 codestream declares (ITU-T T.800 A.5.1, A.6.1)."""
+    """The declarations of a JPEG 2000 codestream (ITU-T T.800 A.5.1, A.6.1).
+
+    Attributes:
+        rows: height in pixels.
+        columns: width in pixels.
+        components: samples per pixel.
+        precision: bits per sample.
+        is_signed: samples are two's complement numbers.
+        levels: decomposition levels, which is how many times the resolution can be halved.
+        is_at_origin: the image starts at the reference grid's origin.
+    """
 
     rows: int
     columns: int
@@ -41,88 +58,97 @@ class Jpeg2000Header:
 
 
 def decode_jpeg2000(frame: EncodedFrame) -> StoredValues:
-    """Decode JPEG 2000 or HTJ2K: by imagecodecs, or at a reduced resolution by Pillow.
+    """Decode JPEG 2000 or HTJ2K: with imagecodecs, or at a reduced resolution with Pillow.
 
     Both call OpenJPEG. imagecodecs' OpenJPH is a little faster with HTJ2K, but where it fails half
-    way it gives back a black picture.
+    way it returns a black picture.
 
     Returns:
-        Stored values of shape (rows, columns), (rows, columns, samples), or reduced.
+        Stored values of shape (rows, columns) or (rows, columns, samples). Grey values may have a
+        reduced resolution of at least `frame.min_size`.
 
     Raises:
         StudyImageRefused: TRUNCATED, CORRUPT or UNSUPPORTED_PIXELS.
     """
     data = unwrap_jp2(frame.data)
-    facts = read_jpeg2000_header(data)
-    frame.check_declared(facts.rows, facts.columns, facts.components, facts.precision)
-    reduction = _reduction(facts, frame)
-    if reduction and facts.rows * facts.columns <= (Image.MAX_IMAGE_PIXELS or 0):
-        return _signed_as_declared(_reduced(data, facts, reduction), facts, frame.format)
+    header = read_jpeg2000_header(data)
+    frame.check_declared(header.rows, header.columns, header.components, header.precision)
+    reduction = _choose_reduction(header, frame)
+    if reduction and header.rows * header.columns <= (Image.MAX_IMAGE_PIXELS or 0):
+        return _apply_declared_sign(_decode_reduced(data, header, reduction), header, frame.format)
     pixels = call_decoder(imagecodecs.jpeg2k_decode, data, numthreads=_THREADS)
     frame.check_decoded(pixels)
-    return _signed_as_declared(pixels, facts, frame.format)
+    return _apply_declared_sign(pixels, header, frame.format)
 
 
-def _reduction(facts: Jpeg2000Header, frame: EncodedFrame) -> int:
-    """How many times the resolution may be halved and still suffice."""
+def _choose_reduction(header: Jpeg2000Header, frame: EncodedFrame) -> int:
+    """Return how many times the resolution can be halved without falling below `min_size`."""
     form = frame.format
-    # Where the signs differ the values wrap around, and an average of wrapped values is none.
-    sound = facts.is_at_origin and facts.is_signed == form.is_signed and form.samples == 1
-    if frame.min_size is None or not sound:
+    # Where the signs differ the values wrap around, and an average of wrapped values is wrong.
+    is_reducible = header.is_at_origin and header.is_signed == form.is_signed and form.samples == 1
+    if frame.min_size is None or not is_reducible:
         return 0
+    min_rows, min_columns = frame.min_size
     reduction = 0
     while (
-        reduction < facts.levels
-        and facts.rows >> (reduction + 1) >= frame.min_size[0]
-        and facts.columns >> (reduction + 1) >= frame.min_size[1]
+        reduction < header.levels
+        and header.rows >> (reduction + 1) >= min_rows
+        and header.columns >> (reduction + 1) >= min_columns
     ):
         reduction += 1
     return reduction
 
 
-def _reduced(data: memoryview, facts: Jpeg2000Header, reduction: int) -> NDArray[Any]:
-    """Decode at 1/2**reduction of the size; imagecodecs has no such option, Pillow has."""
-    height, width = (n + (1 << reduction) - 1 >> reduction for n in (facts.rows, facts.columns))
-    pixels: NDArray[Any] = call_decoder(_by_pillow, data, reduction, height, width)
-    # Pillow moves values to the top of the word, and signed ones up to zero.
-    word = pixels.dtype.itemsize * BYTE
-    values: NDArray[Any] = pixels >> pixels.dtype.type(word - facts.precision)
-    if facts.is_signed:
-        values = (values.astype(np.int32) - (1 << (facts.precision - 1))).astype(np.int16)
+def _decode_reduced(data: memoryview, header: Jpeg2000Header, reduction: int) -> NDArray[Any]:
+    """Decode at 1/2**reduction of the size. Pillow has this option, imagecodecs has not."""
+    # A reduced size is rounded up (T.800 B.5).
+    height, width = (n + (1 << reduction) - 1 >> reduction for n in (header.rows, header.columns))
+    pixels: NDArray[Any] = call_decoder(_decode_with_pillow, data, reduction, height, width)
+    # Pillow shifts values to the top of the word, and signed ones so that all are positive.
+    word_bits = pixels.dtype.itemsize * BITS_PER_BYTE
+    values: NDArray[Any] = pixels >> pixels.dtype.type(word_bits - header.precision)
+    if header.is_signed:
+        values = (values.astype(np.int32) - (1 << (header.precision - 1))).astype(np.int16)
     return values
 
 
-def _by_pillow(data: memoryview, reduction: int, height: int, width: int) -> NDArray[Any]:
-    """Decode the reduced picture into the top left corner of a full-size one, and cut it out.
+def _decode_with_pillow(data: memoryview, reduction: int, height: int, width: int) -> NDArray[Any]:
+    """Decode a picture of reduced size by setting the arguments of Pillow's decoder.
 
-    Pillow's own `reduce` rounds sizes otherwise than the standard, which rounds up, and fails on
-    every other image.
+    Pillow's own option, `Image.reduce`, rounds a reduced side to the nearest pixel where the
+    standard rounds up; where the two differ the decoder fails. So the image keeps its full size
+    here, the decoder writes into its top left corner, and that corner is returned.
     """
     with Image.open(io.BytesIO(data), formats=["JPEG2000"]) as image:
         tile = image.tile[0]
-        codec, _reduction, *rest = tuple(tile.args or ())
-        arguments = (codec, reduction, *rest)
-        image.tile = [tile._replace(extents=(0, 0, width, height), args=arguments)]
+        codec_format, _full_resolution, *other_arguments = tuple(tile.args or ())
+        image.tile = [
+            tile._replace(
+                extents=(0, 0, width, height),
+                args=(codec_format, reduction, *other_arguments),
+            )
+        ]
         return np.asarray(image)[:height, :width]
 
 
-def _signed_as_declared(
-    pixels: NDArray[Any], facts: Jpeg2000Header, form: PixelFormat
+def _apply_declared_sign(
+    pixels: NDArray[Any], header: Jpeg2000Header, form: PixelFormat
 ) -> StoredValues:
-    """Settle where codestream and data set disagree on the sign: the data set is right.
+    """Interpret samples as the data set declares them where the codestream declares another sign.
 
-    The codestream's precision counts, not BitsStored: writers get the one wrong, decoders cannot.
+    The codestream's precision is used, not BitsStored: some writers get BitsStored wrong, while a
+    decoder depends on the precision.
     """
-    if form.is_signed and not facts.is_signed:
-        return sign_extend(pixels, facts.precision)
-    if facts.is_signed and not form.is_signed:
+    if form.is_signed and not header.is_signed:
+        return sign_extend(pixels, header.precision)
+    if header.is_signed and not form.is_signed:
         unsigned = pixels.view(f"u{pixels.dtype.itemsize}")
-        pixels = unsigned & unsigned.dtype.type((1 << facts.precision) - 1)
+        pixels = unsigned & unsigned.dtype.type((1 << header.precision) - 1)
     return pixels.astype(np.int16, copy=False) if form.is_signed else pixels
 
 
 def unwrap_jp2(data: bytes | memoryview) -> memoryview:
-    """The codestream inside a JP2 file, which some writers put where the bare one belongs."""
+    """Return the bare codestream; some writers store a whole JP2 file in its place."""
     view = memoryview(data)
     if bytes(view[4:8]) != b"jP  ":
         return view
@@ -131,28 +157,28 @@ def unwrap_jp2(data: bytes | memoryview) -> memoryview:
 
 
 def read_jpeg2000_header(data: memoryview) -> Jpeg2000Header:
-    """Read the main header and make sure that the picture has an end.
+    """Read the main header and check that the picture has an end marker.
 
     Raises:
         StudyImageRefused: TRUNCATED or CORRUPT.
     """
     if bytes(data[:4]) != b"\xff\x4f\xff\x51":
         raise corrupt_error("the picture does not begin as JPEG 2000 does")
-    if len(data) < _SIZBYTES:
+    if len(data) < _SIZ_BYTES:
         raise truncated_error("the picture has no end")
     right, bottom, left, top, *tiles = struct.unpack_from(">8L", data, 8)
     (components,) = struct.unpack_from(">H", data, 40)
     rows, columns = bottom - top, right - left
-    if rows <= 0 or columns <= 0 or not _tiles_cover(tiles, left, top, right, bottom):
+    if rows <= 0 or columns <= 0 or not _are_tiles_valid(tiles, left, top, right, bottom):
         raise corrupt_error("the picture's tiles do not cover it")
     if not 1 <= components <= _MAX_COMPONENTS or len(data) < 42 + 3 * components:
         raise corrupt_error("the picture declares an impossible number of components")
-    parts = {struct.unpack_from(">BBB", data, 42 + 3 * i) for i in range(components)}
-    depth, across, down = parts.pop()
-    if parts or (across, down) != (1, 1):
+    formats = {struct.unpack_from(">BBB", data, 42 + 3 * i) for i in range(components)}
+    depth, across, down = formats.pop()
+    if formats or (across, down) != (1, 1):
         raise corrupt_error("the picture's components differ in depth or size")
     # Padding to an even length may follow the end marker.
-    if b"\xff\xd9" not in bytes(data[-_TAIL:]):
+    if b"\xff\xd9" not in bytes(data[-_TAIL_BYTES:]):
         raise truncated_error("the picture has no end")
     return Jpeg2000Header(
         rows=rows,
@@ -160,12 +186,13 @@ def read_jpeg2000_header(data: memoryview) -> Jpeg2000Header:
         components=components,
         precision=(depth & 0x7F) + 1,
         is_signed=bool(depth & 0x80),
-        levels=_levels(data, 42 + 3 * components),
+        levels=_read_levels(data, 42 + 3 * components),
         is_at_origin=left == top == 0,
     )
 
 
-def _tiles_cover(tiles: list[int], left: int, top: int, right: int, bottom: int) -> bool:
+def _are_tiles_valid(tiles: list[int], left: int, top: int, right: int, bottom: int) -> bool:
+    """Return whether the first tile overlaps the image and the number of tiles is acceptable."""
     width, height, tile_left, tile_top = tiles
     if min(width, height) == 0 or tile_left > left or tile_top > top:
         return False
@@ -176,15 +203,15 @@ def _tiles_cover(tiles: list[int], left: int, top: int, right: int, bottom: int)
     return across * down <= _MAX_TILES
 
 
-def _levels(data: memoryview, position: int) -> int:
-    """Decomposition levels from the COD segment (A.6.1); 0 where it is not found."""
+def _read_levels(data: memoryview, position: int) -> int:
+    """Return the decomposition levels of the COD segment (A.6.1); 0 where there is none."""
     for _ in range(_MAX_SEGMENTS):
         if position + 10 > len(data):
             break
         marker, length = struct.unpack_from(">HH", data, position)
         if marker == _COD:
             return data[position + 9]
-        if marker == _SOT or length < _LENGTHBYTES:
+        if marker == _SOT or length < _LENGTH_BYTES:
             break
         position += 2 + length
     return 0

@@ -1,7 +1,8 @@
-"""JPEG of 8 bits by libjpeg-turbo, told to stop where by itself it only warns.
+"""8-bit JPEG by libjpeg-turbo, with its warnings raised as errors.
 
-libjpeg paints over damaged data with what it can make of them and counts a warning that OpenCV,
-Pillow and imagecodecs do not pass on. Half a radiograph may be missing then.
+libjpeg fills damaged parts of a picture with its best guess and counts a warning. OpenCV, Pillow
+and imagecodecs do not pass the warning on, so half of a radiograph could be missing unnoticed;
+simplejpeg stops at the first one.
 """
 
 from __future__ import annotations
@@ -13,45 +14,51 @@ from numpy.typing import NDArray
 from edge_agent.imaging.codecs.call import call_decoder
 from edge_agent.imaging.codecs.jpeg_markers import LOSSLESS, JpegHeader
 from edge_agent.imaging.errors import check_shape
+from edge_agent.imaging.pixel_format import BITS_PER_BYTE
 
-_BYTE, _COLOURS = 8, 3
+_COLOUR_COMPONENTS = 3
 _PROCESSES = frozenset({0xC0, 0xC1, 0xC2, LOSSLESS})
-# TurboJPEG's: colour at full size, or halved or quartered across or down.
+# The subsamplings of TurboJPEG: colour at full size, or halved or quartered across or down.
 _SAMPLINGS = frozenset(bytes((first, 0x11, 0x11)) for first in (0x11, 0x21, 0x22, 0x12, 0x41))
-_ADOBE = bytes.fromhex("ffee000e") + b"Adobe" + bytes.fromhex("006400000000")
+_ADOBE_SEGMENT = bytes.fromhex("ffee000e") + b"Adobe" + bytes.fromhex("006400000000")
 
 
-def is_turbojpeg_supported(facts: JpegHeader) -> bool:
-    """Whether this decoder knows how: 8 bits, grey, or colour that is neither lossless nor odd."""
-    if facts.process not in _PROCESSES or facts.precision != _BYTE or facts.revision != 1:
+def is_turbojpeg_supported(header: JpegHeader) -> bool:
+    """Return whether TurboJPEG decodes this picture: 8 bits, grey or lossy colour.
+
+    Colour must have one of TurboJPEG's subsamplings.
+    """
+    if header.process not in _PROCESSES or header.revision != 1:
         return False
-    lossy = facts.process != LOSSLESS
-    colour = facts.components == _COLOURS and facts.sampling in _SAMPLINGS
-    return facts.components == 1 or (lossy and colour)
+    if header.precision != BITS_PER_BYTE:
+        return False
+    is_lossy = header.process != LOSSLESS
+    is_colour = header.components == _COLOUR_COMPONENTS and header.sampling in _SAMPLINGS
+    return header.components == 1 or (is_lossy and is_colour)
 
 
-def add_adobe_marker(data: bytes, *, rgb: bool) -> bytes:
-    """A codestream with Adobe's marker, which says what its colours are (ITU-T T.872 6.5.3)."""
-    return data[:2] + _ADOBE + bytes((0 if rgb else 1,)) + data[2:]
+def add_adobe_marker(data: bytes, *, is_rgb: bool) -> bytes:
+    """Return the codestream with Adobe's marker, which declares the colours (ITU-T T.872 6.5.3)."""
+    return data[:2] + _ADOBE_SEGMENT + bytes((0 if is_rgb else 1,)) + data[2:]
 
 
 def decode_with_turbojpeg(
-    data: bytes | memoryview, facts: JpegHeader, factor: int = 1
+    data: bytes | memoryview, header: JpegHeader, factor: int = 1
 ) -> NDArray[np.uint8]:
-    """The picture's luminance.
+    """Decode a picture's luminance.
 
     Args:
-        data: a JPEG file or codestream, for which `is_jpeg8` holds.
-        facts: what it declares.
-        factor: 1, 2, 4 or 8: how many times smaller. It divides rows and columns; not lossless.
+        data: a JPEG file or codestream for which `is_turbojpeg_supported` holds.
+        header: the picture's header.
+        factor: 1, 2, 4 or 8: divides the size. It must divide rows and columns; 1 for lossless.
 
     Returns:
         u8 of shape (rows / factor, columns / factor).
 
     Raises:
-        StudyImageRefused: CORRUPT, also where libjpeg would go on with a guess.
+        StudyImageRefused: CORRUPT, also where libjpeg would continue with a guess.
     """
-    rows, columns = facts.rows // factor, facts.columns // factor
+    rows, columns = header.rows // factor, header.columns // factor
     pixels: NDArray[np.uint8] = call_decoder(
         simplejpeg.decode_jpeg, data, colorspace="GRAY", min_height=rows, min_width=columns
     )[..., 0]

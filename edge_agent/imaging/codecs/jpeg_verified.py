@@ -1,8 +1,14 @@
-"""JPEG that `jpeg8` does not decode: lossless, of 12 bits, CMYK, colour of odd sampling.
+"""JPEG that TurboJPEG does not decode: lossless, 12-bit, CMYK, colour with other subsampling.
 
-imagecodecs does not pass libjpeg's warnings on: where data are damaged, it paints over the rest
-without a word. So the end of the data is tried: a picture is told by all of its data and by no
-more, and other last bytes change its last pixels, but neither none nor many.
+imagecodecs does not pass libjpeg's warnings on, and libjpeg fills the picture silently where data
+are damaged. To detect that, a picture is decoded twice, the second time with the last bytes of its
+data changed and more bytes appended. The differences between the two results show where its data
+end (docs/decisions/0041-decoders-that-tell.md):
+
+- Only some of the last samples differ: the data end where the picture ends. The picture is sound.
+- Earlier samples differ: the data ended before the picture, because the second decoding read the
+  appended bytes where the first one filled.
+- No sample differs: data are left over after the picture, because the changed bytes were not read.
 """
 
 from __future__ import annotations
@@ -17,85 +23,97 @@ from edge_agent.imaging.codecs.call import call_decoder
 from edge_agent.imaging.codecs.jpeg_markers import LOSSLESS, JpegHeader
 from edge_agent.imaging.errors import check_shape, corrupt_error
 
-# Baseline, extended and lossless; a progressive picture's last bits tell of all of it.
-_IN_ORDER = frozenset({0xC0, 0xC1, LOSSLESS})
+# Baseline, extended and lossless. A progressive picture's last bits may affect any sample.
+_SEQUENTIAL = frozenset({0xC0, 0xC1, LOSSLESS})
+_PREFIX = b"\xff"
 _STUFFED = b"\xff\x00"
 _RESTARTS = tuple(bytes((0xFF, n)) for n in range(0xD0, 0xD8))
 _LAST_BYTES = 8
-# A sample takes one bit at least, a block two; a unit of blocks is 32 columns and rows at most.
+# A sample takes at least one bit and a block at least two, so this many are affected at most. A
+# unit of blocks (MCU) has at most 32 columns and rows.
 _LAST_SAMPLES, _LAST_UNITS, _UNIT = 8 * _LAST_BYTES, 4 * _LAST_BYTES, 32
-# Changed codes may be none, which counts as zero, and black gets no blacker: so there are several,
-# of which nearly always the first shows.
-_FLIPS = (0xFF, 0x0F, 0x55, 0xC3, 0x33, 0x5A, 0x91, 0x2C)
-_PART = 1 << 20
-_MORE = bytes(range(0xFF)) * 4
+# Bits of the last bytes to flip. One mask is not enough: changed bytes may form no valid code,
+# which counts as zero, and black does not get blacker. The first mask nearly always suffices.
+_XOR_MASKS = (0xFF, 0x0F, 0x55, 0xC3, 0x33, 0x5A, 0x91, 0x2C)
+_COMPARED_SAMPLES = 1 << 20
+_APPENDED = bytes(range(0xFF)) * 4
 
 
 def decode_and_verify_jpeg(
-    data: bytes | memoryview, facts: JpegHeader, **options: str
+    data: bytes | memoryview, header: JpegHeader, **options: str
 ) -> NDArray[Any]:
-    """The picture's samples.
+    """Decode a picture and check that its data end where the picture ends.
 
     Args:
         data: a JPEG file or codestream.
-        facts: what it declares.
-        options: colour spaces, as imagecodecs calls them.
+        header: the picture's header.
+        options: colour spaces, as imagecodecs names them.
 
     Returns:
-        u8 or u16 of shape (rows, columns) or (rows, columns, components).
+        Samples, u8 or u16, of shape (rows, columns) or (rows, columns, components).
 
     Raises:
-        StudyImageRefused: CORRUPT, also where the data end before the picture or after it.
+        StudyImageRefused: CORRUPT, also where the data end before or after the picture.
     """
     pixels: NDArray[Any] = call_decoder(imagecodecs.jpeg8_decode, data, **options)
-    check_shape(pixels, facts.rows, facts.columns)
-    if facts.process in _IN_ORDER and not _ends_with_its_data(pixels, data, facts, options):
+    check_shape(pixels, header.rows, header.columns)
+    if header.process in _SEQUENTIAL and not _is_complete(pixels, bytes(data), header, options):
         raise corrupt_error("its data end before the picture does, or after it")
     return pixels
 
 
-def _ends_with_its_data(
-    pixels: NDArray[Any], data: bytes | memoryview, facts: JpegHeader, options: dict[str, str]
+def _is_complete(
+    pixels: NDArray[Any], data: bytes, header: JpegHeader, options: dict[str, str]
 ) -> bool:
+    """Return whether the coded data end where the picture ends (see the module's docstring)."""
     samples = pixels.ravel()
-    same = max(0, samples.size - _last(facts, pixels))
-    data = bytes(data)
-    for flips in _FLIPS:
-        other = _with_another_end(data, facts, flips)
-        changed = call_decoder(imagecodecs.jpeg8_decode, other, **options).ravel()
-        if not _equal(samples[:same], changed[:same]):
-            return False  # The data were used up before, and more of them would have been.
-        if not _equal(samples[same:], changed[same:]):
+    unaffected = max(0, samples.size - _count_affected(pixels, header))
+    last_bytes = _locate_last_bytes(data, header)
+    for mask in _XOR_MASKS:
+        altered = _alter_bytes(data, last_bytes, mask)
+        decoded = call_decoder(imagecodecs.jpeg8_decode, altered, **options).ravel()
+        if not _is_equal(samples[:unaffected], decoded[:unaffected]):
+            return False
+        if not _is_equal(samples[unaffected:], decoded[unaffected:]):
             return True
-        del changed
-    # An even picture may have but one code, which nothing can be changed to; and where only
-    # luminance is asked for, the last bits may tell of colour.
+        del decoded  # Frees one picture's memory before the next is decoded.
+    # No mask changed a sample. A picture of one value may have a single code, which cannot be
+    # changed to another; and if only the luminance is decoded, the last bits may be colour.
     return bool(samples.min() == samples.max()) or "outcolorspace" in options
 
 
-def _equal(samples: NDArray[Any], others: NDArray[Any]) -> bool:
-    """Whether both are the same; a part at a time, since numpy keeps a byte for each comparison."""
-    parts = range(0, samples.size, _PART)
-    return all(np.array_equal(samples[i : i + _PART], others[i : i + _PART]) for i in parts)
+def _is_equal(samples: NDArray[Any], others: NDArray[Any]) -> bool:
+    """Compare in parts, because numpy allocates a byte for each comparison."""
+    step = _COMPARED_SAMPLES
+    parts = range(0, samples.size, step)
+    return all(np.array_equal(samples[i : i + step], others[i : i + step]) for i in parts)
 
 
-def _last(facts: JpegHeader, pixels: NDArray[Any]) -> int:
-    """How many samples, in the order of rows, the last bytes may tell of."""
-    if facts.process == LOSSLESS:
-        return _LAST_SAMPLES * facts.components
-    rows = _UNIT * (2 + _LAST_UNITS * _UNIT // facts.columns)
-    return rows * (pixels.size // facts.rows)
+def _count_affected(pixels: NDArray[Any], header: JpegHeader) -> int:
+    """Return how many samples at the end, in row order, the last bytes may affect."""
+    if header.process == LOSSLESS:
+        return _LAST_SAMPLES * header.components
+    rows = _UNIT * (2 + _LAST_UNITS * _UNIT // header.columns)
+    return rows * (pixels.size // header.rows)
 
 
-def _with_another_end(data: bytes, facts: JpegHeader, flips: int) -> bytes:
-    """The codestream with these bits of its last bytes flipped, and more bytes than there were."""
-    end = facts.end
+def _locate_last_bytes(data: bytes, header: JpegHeader) -> slice:
+    """Return the last coded bytes: up to `_LAST_BYTES`, all after the last restart marker."""
+    end = header.end
     while data[end - 2 : end] in _RESTARTS:
         end -= 2
-    start = max(facts.scan, end - _LAST_BYTES)
-    start -= data[start - 1] == _STUFFED[0]  # Not between two that belong together.
-    restart = max(data.rfind(marker, start, end) for marker in _RESTARTS)
-    start = max(start, restart + 2)
-    last = data[start:end].rstrip(b"\xff").replace(_STUFFED, b"\xff")
-    flipped = bytes(octet ^ flips for octet in last).replace(b"\xff", _STUFFED)
-    return data[:start] + flipped + _MORE + data[end:]
+    start = max(header.scan, end - _LAST_BYTES)
+    if data[start - 1 : start] == _PREFIX:
+        start -= 1  # FF and the byte after it belong together: a stuffed byte or a marker.
+    last_restart = max(data.rfind(marker, start, end) for marker in _RESTARTS)
+    if last_restart >= 0:
+        start = last_restart + 2
+    return slice(start, end)
+
+
+def _alter_bytes(data: bytes, last_bytes: slice, mask: int) -> bytes:
+    """Return the codestream with `last_bytes` XORed with `mask`, and more bytes after them."""
+    # In coded data 00 is stuffed after FF (T.81 F.1.2.3): it is removed before and added after.
+    unstuffed = data[last_bytes].rstrip(_PREFIX).replace(_STUFFED, _PREFIX)
+    altered = bytes(octet ^ mask for octet in unstuffed).replace(_PREFIX, _STUFFED)
+    return data[: last_bytes.start] + altered + _APPENDED + data[last_bytes.stop :]

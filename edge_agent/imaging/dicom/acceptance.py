@@ -1,7 +1,8 @@
-"""What a header says about whether this is a chest radiograph, and how it was taken.
+"""Acceptance by header: is this a chest radiograph, and from which side was it taken?
 
-Pure: headers in, refusals and warnings out. Headers lie (clinical.md's reason for the content
-checks in `looks`), so what they do say is taken at its word and what they leave out is a warning.
+Pure: headers in, refusals and warnings out. A header that names another modality or body part is
+refused. What a header omits becomes a warning at most, because many headers are incomplete. Headers
+can also be wrong, so `edge_agent.core.content_check` and `polarity` check the pixels.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ _SECONDARY_CAPTURES = frozenset(
         "1.2.840.10008.5.1.4.1.1.7.4",  # Multi-frame True Color
     }
 )
-_RADIOGRAPHIC = frozenset({"CR", "DX", "RG"})
-# What secondary captures call themselves where they do not say what they are captures of.
-_UNTOLD = frozenset({"", "OT", "SC"})
+_RADIOGRAPHIC_MODALITIES = frozenset({"CR", "DX", "RG"})
+# Modalities of secondary captures that do not declare what was captured.
+_UNSPECIFIC = frozenset({"", "OT", "SC"})
 
 _CHEST_WORDS = re.compile(
     r"CHEST|CXR|LUNG|PULMO|THORA(X|C)|TORAX|TORACE|TORAC|POITRINE|BRUST|\u80f8|\u0413\u0420\u0423\u0414"
@@ -42,7 +43,7 @@ _SPINE_WORDS = re.compile(
     r"SPINE|SPINAL|VERTEBRA|WIRBEL|WERVEL|RACHIS|COLUMNA|COLUNA|COLONN|COLOANA|LUMBA|LOMBA"
     r"|\u690e|\u041f\u041e\u0417\u0412\u041e\u041d"
 )
-_UNTOLD_BODY = frozenset(
+_UNSPECIFIC_BODY_PARTS = frozenset(
     {"", "UNKNOWN", "UNDEFINED", "UNSPECIFIED", "OTHER", "NONE", "DEFAULT", "NA", "N/A"}
 )
 # Chest, thoracic cavity, lung, mediastinum, heart, and regions that include the chest, as SNOMED
@@ -76,7 +77,7 @@ _VIEW_CODES = {
 
 WARNINGS = {
     WarningCode.AP_VIEW: "Taken anterior to posterior; the model was made for PA views.",
-    WarningCode.UNKNOWN_VIEW: "Nothing says from which side it was taken; the model was made for "
+    WarningCode.UNKNOWN_VIEW: "Nothing states from which side it was taken; the model was made for "
     "PA views.",
     WarningCode.LATERAL_VIEW: "A lateral view; the model was made for PA views.",
     WarningCode.MISSING_WINDOW: "The header gives no window; one was estimated from the picture.",
@@ -87,23 +88,23 @@ WARNINGS = {
 
 
 def make_warning(code: WarningCode) -> ImageWarning:
-    """A warning with its standing message."""
+    """Return a warning with the message of its code."""
     return ImageWarning(code, WARNINGS[code])
 
 
 def check_header(header: DicomHeader) -> None:
-    """Refuse what is not a chest radiograph made for looking at, as far as the header tells.
+    """Refuse what the header declares as no chest radiograph, or as not meant for display.
 
     Raises:
         StudyImageRefused: WRONG_MODALITY, FOR_PROCESSING or BODY_PART_NOT_CHEST.
     """
     sop_class = header.get_text(tags.SOP_CLASS_UID)
     modality = header.get_text(tags.MODALITY).upper()
-    allowed = _RADIOGRAPHIC
+    allowed = _RADIOGRAPHIC_MODALITIES
     if sop_class in _RADIOGRAPHS:
-        allowed = _RADIOGRAPHIC | {""}
+        allowed = _RADIOGRAPHIC_MODALITIES | {""}
     elif sop_class in _SECONDARY_CAPTURES:
-        allowed = _RADIOGRAPHIC | _UNTOLD
+        allowed = _RADIOGRAPHIC_MODALITIES | _UNSPECIFIC
     if modality not in allowed or (sop_class and not is_radiograph_class(sop_class)):
         raise make_refusal(
             ErrorCode.WRONG_MODALITY,
@@ -114,49 +115,49 @@ def check_header(header: DicomHeader) -> None:
     if sop_class == _DX_FOR_PROCESSING or intent == "FOR PROCESSING":
         raise make_refusal(
             ErrorCode.FOR_PROCESSING,
-            "This is raw detector data (FOR PROCESSING), not a picture to look at.",
+            "This is raw detector data (FOR PROCESSING), not a picture for display.",
             "Send the FOR PRESENTATION image of the same exposure.",
         )
     _check_body_part(header)
 
 
 def is_radiograph_class(sop_class: str) -> bool:
-    """Whether objects of this SOP class can hold a radiograph."""
+    """Return whether objects of this SOP class can contain a radiograph."""
     return sop_class in _RADIOGRAPHS or sop_class in _SECONDARY_CAPTURES
 
 
 def _check_body_part(header: DicomHeader) -> None:
     body_part = header.get_text(tags.BODY_PART_EXAMINED)
-    told = [] if _folded(body_part) in _UNTOLD_BODY else [is_chest_name(body_part)]
+    declared = [] if _fold(body_part) in _UNSPECIFIC_BODY_PARTS else [is_chest_name(body_part)]
     for region in header.get_items(tags.ANATOMIC_REGION_SEQUENCE):
         code, meaning = region.get_text(tags.CODE_VALUE), region.get_text(tags.CODE_MEANING)
         if code or meaning:
-            told.append(code in _CHEST_CODES or is_chest_name(meaning))
-    if told and not any(told):
+            declared.append(code in _CHEST_CODES or is_chest_name(meaning))
+    if declared and not any(declared):
         raise make_refusal(
             ErrorCode.BODY_PART_NOT_CHEST,
-            "The header says that this is another body part than the chest.",
+            "The header declares another body part than the chest.",
             "Send a frontal chest radiograph; if this is one, correct its body part.",
         )
 
 
 def is_chest_name(body_part: str) -> bool:
-    """Whether a body part, in whatever words, includes the chest."""
-    folded = _folded(body_part)
+    """Return whether the name of a body part, in any of several languages, includes the chest."""
+    folded = _fold(body_part)
     return bool(_CHEST_WORDS.search(folded)) and not _SPINE_WORDS.search(folded)
 
 
-def _folded(text: str) -> str:
-    """Upper case without accents."""
+def _fold(text: str) -> str:
+    """Return the text in upper case and without accents."""
     decomposed = unicodedata.normalize("NFKD", text.upper())
     return "".join(letter for letter in decomposed if not unicodedata.combining(letter)).strip()
 
 
 def read_view_position(header: DicomHeader) -> str:
-    """PA, AP, LL, RL or what else the header says; empty where it does not say."""
+    """Return PA, AP, LL, RL or what else the header declares; empty where it declares none."""
     position = header.get_text(tags.VIEW_POSITION).upper().split()
     if position:
-        return position[0]  # what follows says how the patient stood
+        return position[0]  # Further words describe how the patient stood or lay.
     for item in header.get_items(tags.VIEW_CODE_SEQUENCE):
         code = item.get_text(tags.CODE_VALUE)
         if code in _VIEW_CODES:
@@ -168,7 +169,7 @@ def read_view_position(header: DicomHeader) -> str:
 
 
 def warn_about_view(view: str) -> ImageWarning | None:
-    """What to be wary of in this view; None for PA."""
+    """Return the warning for a view; None for PA."""
     if view in _PA:
         return None
     if view in _AP:
@@ -177,9 +178,12 @@ def warn_about_view(view: str) -> ImageWarning | None:
 
 
 def warn_about_burned_in_text(header: DicomHeader) -> ImageWarning | None:
-    """Whether the picture may hold text: said so, or a secondary capture that does not say."""
-    said = header.get_text(tags.BURNED_IN_ANNOTATION).upper()
-    captured = header.get_text(tags.SOP_CLASS_UID) in _SECONDARY_CAPTURES
-    if said == "YES" or (captured and said != "NO"):
+    """Return a warning where the picture may contain text; None where it does not.
+
+    It may where the header declares it, or where a secondary capture does not deny it.
+    """
+    declared = header.get_text(tags.BURNED_IN_ANNOTATION).upper()
+    is_captured = header.get_text(tags.SOP_CLASS_UID) in _SECONDARY_CAPTURES
+    if declared == "YES" or (is_captured and declared != "NO"):
         return make_warning(WarningCode.BURNED_IN_POSSIBLE)
     return None

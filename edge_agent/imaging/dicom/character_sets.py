@@ -1,7 +1,8 @@
 """Text of DICOM elements in its declared character sets (PS3.3 C.12.1.1.2, PS3.5 6.1).
 
-pydicom's own decoder warns and logs where a value is not of its declared set; here what cannot be
-read is replaced, silently, since names are a courtesy to the report and never reach the detector.
+pydicom's own decoder warns and logs where a value does not fit its declared set. Here, characters
+that cannot be decoded are replaced without a warning, because such text is used in reports only and
+never reaches the detector.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ _ESCAPE = b"\x1b"
 
 
 def find_encodings(terms: Iterable[str]) -> tuple[str, ...]:
-    """Python's names of the declared character sets; unknown ones are left out."""
+    """Return Python's names of the declared character sets; unknown ones are left out."""
     known = [python_encoding[term] for term in terms if term in python_encoding]
     return tuple(known) or DEFAULT
 

@@ -1,8 +1,8 @@
-"""The DICOM file format (PS3.10, PS3.5): bytes to elements, without trusting any of them.
+"""The DICOM file format (PS3.10, PS3.5): untrusted bytes to elements.
 
-Written for the hot path and for hostile bytes: nothing is copied, nothing beyond the file's own
-size is allocated, the work is bounded, sequences are entered only where somebody asks, and no
-value ever reaches a log line or a warning. Values are interpreted by `dicom_header`.
+The parser is on the path of every image and reads hostile files. It copies nothing, allocates no
+more than the file's own size, bounds its work, enters a sequence only on demand, and never writes a
+value to a log line or a warning. `dicom.header` interprets the values.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ FLOAT_PIXELS = frozenset({0x7FE0_0008, 0x7FE0_0009})
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFE_E000, 0xFFFE_E00D, 0xFFFE_E0DD
 _DELIMITERS = frozenset({_ITEM, _ITEM_END, _SEQUENCE_END})
 _UNDEFINED = 0xFFFF_FFFF
-_FIRST_ELEMENTS_BYTES = 16
-# A data set without preamble begins with (0008,0000) to (0008,0020).
-_IDENTIFYING, _LAST_FIRST_NUMBER = 0x0008, 0x0020
-_BYTE = 8
+_MIN_BARE_BYTES = 16
+# A data set without preamble begins with (0008,0000) to (0008,0020), shorter than this.
+_IDENTIFYING_GROUP, _MAX_FIRST_ELEMENT = 0x0008, 0x0020
+_MAX_FIRST_LENGTH = 256
 _MAX_ELEMENTS = 200_000
 _MAX_DEPTH = 16
 
@@ -45,7 +45,7 @@ _LONG_VRS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """How elements are written."""
+    """The encoding of elements: byte order, and explicit or implicit VR."""
 
     is_little_endian: bool = True
     is_explicit: bool = True
@@ -53,9 +53,12 @@ class Encoding:
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """One element as it stands in the file; `vr` is empty where the encoding is implicit.
+    """One element as stored in the file.
 
-    A sequence's value holds its items, tags included; `encoding` is that of the value.
+    Attributes:
+        vr: its VR; empty where the encoding is implicit.
+        value: its bytes. A sequence's value is its items, with their tags.
+        encoding: the encoding of the value.
     """
 
     vr: str
@@ -65,15 +68,16 @@ class Element:
 
 @dataclass(frozen=True, slots=True)
 class DicomFile:
-    """What the file holds.
+    """The contents of a DICOM file.
 
     Attributes:
-        syntax: transfer syntax UID; what the bytes look like where the file does not say.
+        syntax: transfer syntax UID; derived from the bytes where the file declares none.
         elements: top-level elements by tag, up to the pixel data.
+        encoding: the encoding of the data set.
         native: pixel data that is not encapsulated, or None.
         pixel_vr: VR of `native`.
         fragments: encapsulated pixel data without the offset table, or None.
-        float_pixels: the pixels are floating point numbers.
+        has_float_pixels: the pixels are floating point numbers.
     """
 
     syntax: str
@@ -82,16 +86,23 @@ class DicomFile:
     native: memoryview | None = None
     pixel_vr: str = ""
     fragments: tuple[memoryview, ...] | None = None
-    float_pixels: bool = False
+    has_float_pixels: bool = False
 
 
 def is_dicom(data: memoryview) -> bool:
-    """Whether the bytes begin as a DICOM file does, with or without its preamble."""
-    return bytes(data[128:132]) == b"DICM" or _bare_encoding(data) is not None
+    """Return whether the bytes begin as a DICOM file does, with or without its preamble."""
+    return bytes(data[128:132]) == b"DICM" or _detect_bare_encoding(data) is not None
 
 
 def parse_dicom(data: memoryview, limits: Limits) -> DicomFile:
     """Read the file's elements up to and including the pixel data.
+
+    Args:
+        data: the file.
+        limits: bounds, of which the size of an inflated data set is checked here.
+
+    Returns:
+        The file's contents, as views of its bytes.
 
     Raises:
         StudyImageRefused: TRUNCATED, CORRUPT, or TOO_LARGE where a deflated data set inflates
@@ -101,56 +112,56 @@ def parse_dicom(data: memoryview, limits: Limits) -> DicomFile:
     meta_end, syntax = _read_meta(data, start)
     if syntax == DEFLATED:
         data, meta_end = _inflate(data[meta_end:], limits), 0
-    encoding = _encoding(data, meta_end, syntax)
+    encoding = _detect_encoding(data, meta_end, syntax)
     if not syntax:
-        syntax = _plain_syntax(encoding)
+        syntax = _name_syntax(encoding)
     return _read_data_set(data, meta_end, syntax, encoding)
 
 
 def read_items(element: Element) -> list[dict[int, Element]]:
-    """The items of a sequence, each as elements by tag; empty where it is no sequence."""
+    """Return the items of a sequence, each as elements by tag; empty where it is none."""
     reader = _Reader(element.value, element.encoding)
     items: list[dict[int, Element]] = []
     position = 0
     while position + 8 <= len(element.value):
-        reader.count()
-        tag, length = reader.item_header(position)
+        reader.count_element()
+        tag, length = reader.read_item_header(position)
         if tag != _ITEM:
             break
-        item, position = reader.elements_of_item(position + 8, length)
+        item, position = reader.read_item_elements(position + 8, length)
         items.append(item)
     return items
 
 
 @dataclass(slots=True)
 class _Reader:
-    """Walks elements at given positions of one buffer."""
+    """Reads elements at given positions of one buffer."""
 
     data: memoryview
     encoding: Encoding
-    seen: int = 0
+    element_count: int = 0
     _order: str = field(init=False)
 
     def __post_init__(self) -> None:
         self._order = "<" if self.encoding.is_little_endian else ">"
 
-    def count(self) -> None:
-        """One more element, item or fragment: so many, and no more, are looked at."""
-        self.seen += 1
-        if self.seen > _MAX_ELEMENTS:
+    def count_element(self) -> None:
+        """Count one more element, item or fragment; refuse a file that has too many."""
+        self.element_count += 1
+        if self.element_count > _MAX_ELEMENTS:
             raise corrupt_error("it has more elements than any study image")
 
-    def item_header(self, position: int) -> tuple[int, int]:
-        """Tag and length at `position`, read as items and implicit elements are."""
+    def read_item_header(self, position: int) -> tuple[int, int]:
+        """Return tag and length at `position`, as items and implicit elements store them."""
         if position + 8 > len(self.data):
             raise truncated_error("an element is longer than the rest of the file")
         group, number, length = struct.unpack_from(self._order + "HHL", self.data, position)
         return group << 16 | number, length
 
-    def element_header(self, position: int) -> tuple[int, bytes, int, int]:
-        """Tag, VR (empty where implicit), length, and where the value starts."""
-        self.count()
-        tag, length = self.item_header(position)
+    def read_element_header(self, position: int) -> tuple[int, bytes, int, int]:
+        """Return tag, VR (empty where implicit), length, and the value's offset."""
+        self.count_element()
+        tag, length = self.read_item_header(position)
         if not self.encoding.is_explicit or tag in _DELIMITERS:
             return tag, b"", length, position + 8
         vr = bytes(self.data[position + 4 : position + 6])
@@ -158,22 +169,22 @@ class _Reader:
             (short,) = struct.unpack_from(self._order + "H", self.data, position + 6)
             return tag, vr, short, position + 8
         if vr not in _LONG_VRS and not (vr.isalpha() and vr.isupper()):
-            # Some writers slip implicit elements into explicit files.
+            # Some writers put implicit elements into explicit files.
             return tag, b"", length, position + 8
         if position + 12 > len(self.data):
             raise truncated_error("an element is longer than the rest of the file")
         (long,) = struct.unpack_from(self._order + "L", self.data, position + 8)
         return tag, vr, long, position + 12
 
-    def element(self, position: int, depth: int = 0) -> tuple[int, Element, int]:
-        """Tag, element, and where the next one starts."""
-        tag, vr, length, start = self.element_header(position)
+    def read_element(self, position: int, depth: int = 0) -> tuple[int, Element, int]:
+        """Return tag, element, and the next element's offset."""
+        tag, vr, length, start = self.read_element_header(position)
         # UN of undefined length is a sequence in implicit little endian (PS3.5 6.2.2).
         encoding = Encoding(is_explicit=False) if vr == b"UN" else self.encoding
         if length == _UNDEFINED:
-            inner = _Reader(self.data, encoding, self.seen)
+            inner = _Reader(self.data, encoding, self.element_count)
             end, after = inner.skip_items(start, depth + 1)
-            self.seen = inner.seen
+            self.element_count = inner.element_count
         else:
             end = after = start + length
             if end > len(self.data):
@@ -181,42 +192,42 @@ class _Reader:
         return tag, Element(vr.decode("ascii"), self.data[start:end], encoding), after
 
     def skip_items(self, position: int, depth: int) -> tuple[int, int]:
-        """Where the items of a sequence of undefined length end, and where the next starts."""
+        """Return the end of a sequence of undefined length, and the next element's offset."""
         if depth > _MAX_DEPTH:
             raise corrupt_error("its sequences are nested too deep")
         while True:
-            self.count()
-            tag, length = self.item_header(position)
+            self.count_element()
+            tag, length = self.read_item_header(position)
             if tag == _SEQUENCE_END:
                 return position, position + 8
             if tag != _ITEM:
-                raise corrupt_error("a sequence holds something that is no item")
+                raise corrupt_error("a sequence contains something that is no item")
             position += 8
             if length != _UNDEFINED:
                 position += length
                 continue
-            while (tag := self.item_header(position)[0]) != _ITEM_END:
-                _, _, position = self.element(position, depth)
+            while (tag := self.read_item_header(position)[0]) != _ITEM_END:
+                _, _, position = self.read_element(position, depth)
             position += 8
 
-    def elements_of_item(self, position: int, length: int) -> tuple[dict[int, Element], int]:
-        """The elements of one item, and where the next item starts."""
+    def read_item_elements(self, position: int, length: int) -> tuple[dict[int, Element], int]:
+        """Return the elements of one item, and the next item's offset."""
         elements: dict[int, Element] = {}
         end = len(self.data) if length == _UNDEFINED else position + length
         while position < end:
-            if length == _UNDEFINED and self.item_header(position)[0] == _ITEM_END:
+            if length == _UNDEFINED and self.read_item_header(position)[0] == _ITEM_END:
                 return elements, position + 8
-            tag, element, position = self.element(position)
+            tag, element, position = self.read_element(position)
             elements[tag] = element
         return elements, position
 
 
 def _read_meta(data: memoryview, position: int) -> tuple[int, str]:
-    """Where the data set starts, and the transfer syntax UID (empty where none is given)."""
+    """Return the data set's offset, and the transfer syntax UID (empty where it is absent)."""
     reader = _Reader(data, Encoding())
     syntax = ""
     while position + 8 <= len(data) and bytes(data[position : position + 2]) == b"\x02\x00":
-        tag, element, position = reader.element(position)
+        tag, element, position = reader.read_element(position)
         if tag == TRANSFER_SYNTAX:
             syntax = bytes(element.value).rstrip(b"\0 ").decode("ascii", "replace").strip()
     return position, syntax
@@ -234,13 +245,13 @@ def _inflate(deflated: memoryview, limits: Limits) -> memoryview:
     return memoryview(data)
 
 
-def _is_vr(two: bytes) -> bool:
-    return two in _SHORT_VRS or two in _LONG_VRS
+def _is_vr(octets: bytes) -> bool:
+    return octets in _SHORT_VRS or octets in _LONG_VRS
 
 
-def _bare_encoding(data: memoryview) -> Encoding | None:
-    """How a data set without preamble is written, or None where it does not look like one."""
-    if len(data) < _FIRST_ELEMENTS_BYTES:
+def _detect_bare_encoding(data: memoryview) -> Encoding | None:
+    """Return the encoding of a data set without preamble; None for any other bytes."""
+    if len(data) < _MIN_BARE_BYTES:
         return None
     start = bytes(data[:8])
     if start[:2] in {b"\x02\x00", b"\x08\x00"} and start[3] == 0 and _is_vr(start[4:6]):
@@ -248,21 +259,21 @@ def _bare_encoding(data: memoryview) -> Encoding | None:
     if start[:3] == b"\x00\x08\x00" and _is_vr(start[4:6]):
         return Encoding(is_little_endian=False)
     group, number, length = struct.unpack_from("<HHL", start)
-    if group == _IDENTIFYING and number <= _LAST_FIRST_NUMBER and length < 1 << _BYTE:
-        return Encoding(is_explicit=False)
-    return None
+    if group != _IDENTIFYING_GROUP or number > _MAX_FIRST_ELEMENT or length >= _MAX_FIRST_LENGTH:
+        return None
+    return Encoding(is_explicit=False)
 
 
-def _encoding(data: memoryview, position: int, syntax: str) -> Encoding:
-    """How the data set is written: by its first element, since headers lie about it."""
+def _detect_encoding(data: memoryview, position: int, syntax: str) -> Encoding:
+    """Return the data set's encoding, by its first element because headers can be wrong."""
     is_little_endian = syntax != EXPLICIT_BIG
     if not syntax:
-        is_little_endian = (_bare_encoding(data[position:]) or Encoding()).is_little_endian
+        is_little_endian = (_detect_bare_encoding(data[position:]) or Encoding()).is_little_endian
     is_explicit = _is_vr(bytes(data[position + 4 : position + 6]))
     return Encoding(is_little_endian, is_explicit)
 
 
-def _plain_syntax(encoding: Encoding) -> str:
+def _name_syntax(encoding: Encoding) -> str:
     if not encoding.is_little_endian:
         return EXPLICIT_BIG
     return EXPLICIT_LITTLE if encoding.is_explicit else IMPLICIT_LITTLE
@@ -272,49 +283,50 @@ def _read_data_set(data: memoryview, position: int, syntax: str, encoding: Encod
     reader = _Reader(data, encoding)
     elements: dict[int, Element] = {}
     while position < len(data):
-        tag, _vr, length, start = reader.element_header(position)
+        tag, _vr, length, start = reader.read_element_header(position)
         if tag == PIXEL_DATA and length == _UNDEFINED:
-            return DicomFile(syntax, elements, encoding, fragments=_fragments(reader, start))
-        tag, element, position = reader.element(position)
+            return DicomFile(syntax, elements, encoding, fragments=_read_fragments(reader, start))
+        tag, element, position = reader.read_element(position)
         if tag == PIXEL_DATA:
             if syntax == DEFLATED:
-                _check_rest(reader, position)
+                _check_trailing(reader, position)
             return DicomFile(syntax, elements, encoding, native=element.value, pixel_vr=element.vr)
         if tag in FLOAT_PIXELS:
-            return DicomFile(syntax, elements, encoding, float_pixels=True)
+            return DicomFile(syntax, elements, encoding, has_float_pixels=True)
         elements[tag] = element
     return DicomFile(syntax, elements, encoding)
 
 
-def _check_rest(reader: _Reader, position: int) -> None:
-    """Make sure that only elements, or zeros, follow the pixel data.
+def _check_trailing(reader: _Reader, position: int) -> None:
+    """Refuse a deflated data set with anything but elements or zeros after the pixel data.
 
-    Deflated data sets bear no checksum; nearly all damage inflates to more than was deflated.
+    A deflated data set has no checksum, and nearly all damaged ones inflate to more than was
+    deflated.
     """
     end = position + len(bytes(reader.data[position:]).rstrip(b"\0"))
     try:
         while position < end:
-            _tag, _element, position = reader.element(position)
+            _tag, _element, position = reader.read_element(position)
     except StudyImageRefused:
         raise corrupt_error("the deflated data set inflates to more than it declares") from None
 
 
-def _fragments(reader: _Reader, position: int) -> tuple[memoryview, ...]:
-    """The fragments of encapsulated pixel data, offset table left out (PS3.5 A.4)."""
+def _read_fragments(reader: _Reader, position: int) -> tuple[memoryview, ...]:
+    """Return the fragments of encapsulated pixel data without the offset table (PS3.5 A.4)."""
     fragments: list[memoryview] = []
     while position < len(reader.data):
-        reader.count()
-        tag, length = reader.item_header(position)
+        reader.count_element()
+        tag, length = reader.read_item_header(position)
         if tag == _SEQUENCE_END:
             break
         if tag != _ITEM:
-            raise corrupt_error("its pixel data holds something that is no fragment")
+            raise corrupt_error("its pixel data contain something that is no fragment")
         position += 8
         if length > len(reader.data) - position:
             raise truncated_error("an element is longer than the rest of the file")
         fragments.append(reader.data[position : position + length])
         position += length
-    # One frame's offset table is empty or has one entry; some writers leave it out altogether.
+    # The offset table of one frame is empty or has one entry. Some writers omit it.
     if fragments and len(fragments[0]) in {0, 4}:
         del fragments[0]
     return tuple(fragments)

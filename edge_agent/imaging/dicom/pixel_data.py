@@ -1,8 +1,8 @@
-"""Pixel data to stored values: one decoder for each transfer syntax, the fastest correct one.
+"""Pixel Data to stored values: for each transfer syntax the fastest decoder that is correct.
 
-Measured on full-size radiographs (`python -m tests.bench`); each is checked bit for bit against a
-second decoder. Nothing is handed to a decoder before its own header agrees with the data set's,
-so that no codestream decides how much memory is taken.
+Decoders were measured on full-size radiographs (`python -m tests.bench`), and each is tested bit
+for bit against a second one. A codestream's header is compared with the data set's before a
+decoder sees the data, so that no codestream decides how much memory is allocated.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from typing import Any
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import uid
-from pydicom._uid_dict import UID_dictionary
+from pydicom import config, uid
 from rle import rle
 
 from edge_agent.imaging.codecs import jpeg_markers
@@ -33,8 +32,13 @@ from edge_agent.imaging.errors import (
     unsupported_pixels_error,
     unsupported_syntax_error,
 )
-from edge_agent.imaging.pixel_format import BYTE, EncodedFrame, PixelFormat, sign_extend
-from edge_agent.imaging.presentation import StoredValues
+from edge_agent.imaging.pixel_format import (
+    BITS_PER_BYTE,
+    EncodedFrame,
+    PixelFormat,
+    StoredValues,
+    sign_extend,
+)
 
 _RLE_HEADER_BYTES = 64
 _JPEG_XL = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (110, 111, 112))
@@ -42,24 +46,24 @@ _ENCAPSULATED_UNCOMPRESSED = "1.2.840.10008.1.2.1.98"
 
 
 def is_supported(syntax: str) -> bool:
-    """Whether pixel data in this transfer syntax can be read."""
+    """Return whether pixel data in this transfer syntax can be decoded."""
     return syntax in _NATIVE or syntax in _DECODERS
 
 
 def decode_pixel_data(
     file: DicomFile, form: PixelFormat, min_size: tuple[int, int] | None
 ) -> StoredValues:
-    """Decode the file's one frame.
+    """Decode the file's only frame.
 
     Args:
         file: the file, with pixel data.
-        form: what its data set declares.
-        at_least: rows and columns that suffice; JPEG 2000 then comes at a reduced resolution of
-            at least that size where that saves time.
+        form: the pixel format that the data set declares.
+        min_size: rows and columns that suffice, or None. JPEG 2000 is then decoded at a reduced
+            resolution of at least that size.
 
     Returns:
         Stored values, u8, u16 or i16, of shape (rows, columns), or (rows, columns, samples) in
-        colour; the luminance alone where that is all the decoder needs to yield.
+        colour. Where a decoder can return the luminance alone, it does.
 
     Raises:
         StudyImageRefused: UNSUPPORTED_SYNTAX, UNSUPPORTED_PIXELS, TRUNCATED or CORRUPT.
@@ -68,10 +72,10 @@ def decode_pixel_data(
         if file.fragments is not None:
             if file.syntax != _ENCAPSULATED_UNCOMPRESSED:
                 raise corrupt_error("uncompressed pixel data come in fragments")
-            return _native(memoryview(b"".join(file.fragments)), file, form)
+            return _decode_native(memoryview(b"".join(file.fragments)), file, form)
         if file.native is None:
             raise truncated_error("there are no pixel data")
-        return _native(file.native, file, form)
+        return _decode_native(file.native, file, form)
     decoder = _DECODERS.get(file.syntax)
     if decoder is None:
         raise unsupported_syntax_error(f"transfer syntax {name_transfer_syntax(file.syntax)}")
@@ -83,21 +87,23 @@ def decode_pixel_data(
 
 
 def name_transfer_syntax(syntax: str) -> str:
-    """The name of a registered transfer syntax; what else stands in the header is not repeated."""
+    """Return a registered UID's name. Any other text is not repeated, since it may be anything."""
     if syntax in _JPEG_XL:
         return "JPEG XL"
-    return UID_dictionary[syntax][0] if syntax in UID_dictionary else "(not registered)"
+    # Validation is off, because pydicom would log a warning that contains the value.
+    name = uid.UID(syntax, validation_mode=config.IGNORE).name
+    return "(not registered)" if name == syntax else name
 
 
-def _native(data: memoryview, file: DicomFile, form: PixelFormat) -> StoredValues:
+def _decode_native(data: memoryview, file: DicomFile, form: PixelFormat) -> StoredValues:
     if form.photometric in {"YBR_FULL_422", "YBR_PARTIAL_422"}:
-        return _luminance_422(data, form)
+        return _extract_luminance_422(data, form)
     size = form.bits_allocated // 8
     if len(data) < form.sample_count * size:
         raise truncated_error("there are fewer pixels than rows and columns declare")
     if size == 1:
         if not file.encoding.is_little_endian and file.pixel_vr == "OW":
-            # Bytes in big-endian words stand in swapped pairs (PS3.5 8.2).
+            # In big-endian words the bytes of each pair are swapped (PS3.5 8.2).
             words = np.frombuffer(data[: len(data) // 2 * 2], np.uint16)
             data = memoryview(words.byteswap().tobytes())
         flat: NDArray[Any] = np.frombuffer(data, np.uint8, form.sample_count)
@@ -107,10 +113,10 @@ def _native(data: memoryview, file: DicomFile, form: PixelFormat) -> StoredValue
     return form.extract_stored(form.reshape(flat, is_planar=form.is_planar))
 
 
-def _luminance_422(data: memoryview, form: PixelFormat) -> StoredValues:
-    """The luminance of pixels that stand as Y Y Cb Cr (PS3.3 C.7.6.3.1.2)."""
+def _extract_luminance_422(data: memoryview, form: PixelFormat) -> StoredValues:
+    """Return the luminance of pixels stored as Y Y Cb Cr (PS3.3 C.7.6.3.1.2)."""
     pairs = form.rows * ((form.columns + 1) // 2)
-    if form.bits_allocated != BYTE or form.columns % 2:
+    if form.bits_allocated != BITS_PER_BYTE or form.columns % 2:
         raise unsupported_pixels_error("subsampled colour with other than 8 bits")
     if len(data) < pairs * 4:
         raise truncated_error("there are fewer pixels than rows and columns declare")
@@ -118,7 +124,7 @@ def _luminance_422(data: memoryview, form: PixelFormat) -> StoredValues:
     return np.ascontiguousarray(quads[:, :2]).reshape(form.rows, form.columns)
 
 
-def _rle(frame: EncodedFrame) -> StoredValues:
+def _decode_rle(frame: EncodedFrame) -> StoredValues:
     form = frame.format
     if len(frame.data) < _RLE_HEADER_BYTES:
         raise truncated_error("the run-length segments have no header")
@@ -133,36 +139,38 @@ def _rle(frame: EncodedFrame) -> StoredValues:
     return form.extract_stored(form.reshape(flat, is_planar=True))
 
 
-def _jpeg(frame: EncodedFrame) -> StoredValues:
-    facts = jpeg_markers.read_jpeg_header(frame.data)
+def _decode_jpeg(frame: EncodedFrame) -> StoredValues:
+    header = jpeg_markers.read_jpeg_header(frame.data)
     form = frame.format
-    frame.check_declared(facts.rows, facts.columns, facts.components, facts.precision)
-    # libjpeg guesses RGB or YCbCr from markers; the data set knows where they are absent.
-    told = form.samples == 1 or facts.has_adobe_marker or facts.has_jfif_marker
-    rgb = form.photometric == "RGB"
-    if is_turbojpeg_supported(facts):
-        data = frame.data if told else add_adobe_marker(frame.data, rgb=rgb)
-        return _plain(decode_with_turbojpeg(data, facts), frame, facts.precision)
+    frame.check_declared(header.rows, header.columns, header.components, header.precision)
+    # libjpeg guesses RGB or YCbCr from markers. Where there are none, the data set decides.
+    is_colour_declared = form.samples == 1 or header.has_adobe_marker or header.has_jfif_marker
+    is_rgb = form.photometric == "RGB"
+    if is_turbojpeg_supported(header):
+        data = frame.data
+        if not is_colour_declared:
+            data = add_adobe_marker(data, is_rgb=is_rgb)
+        return _to_stored(decode_with_turbojpeg(data, header), frame, header.precision)
     options: dict[str, str] = {}
-    if form.samples > 1 and facts.process != jpeg_markers.LOSSLESS:
-        if not told:
-            options["colorspace"] = "RGB" if rgb else "YCBCR"
+    if form.samples > 1 and header.process != jpeg_markers.LOSSLESS:
+        if not is_colour_declared:
+            options["colorspace"] = "RGB" if is_rgb else "YCBCR"
         options["outcolorspace"] = "GRAYSCALE"
-    pixels = decode_and_verify_jpeg(frame.data, facts, **options)
-    return _plain(pixels, frame, facts.precision)
+    pixels = decode_and_verify_jpeg(frame.data, header, **options)
+    return _to_stored(pixels, frame, header.precision)
 
 
-def _jpeg_ls(frame: EncodedFrame) -> StoredValues:
-    facts = jpeg_markers.read_jpeg_header(frame.data)
-    if facts.process != jpeg_markers.JPEG_LS:
-        raise corrupt_error("the picture is JPEG, its header says JPEG-LS")
-    frame.check_declared(facts.rows, facts.columns, facts.components, facts.precision)
+def _decode_jpeg_ls(frame: EncodedFrame) -> StoredValues:
+    header = jpeg_markers.read_jpeg_header(frame.data)
+    if header.process != jpeg_markers.JPEG_LS:
+        raise corrupt_error("the picture is JPEG, its header declares JPEG-LS")
+    frame.check_declared(header.rows, header.columns, header.components, header.precision)
     pixels = call_decoder(imagecodecs.jpegls_decode, frame.data)
-    return _plain(pixels, frame, facts.precision)
+    return _to_stored(pixels, frame, header.precision)
 
 
-def _plain(pixels: NDArray[Any], frame: EncodedFrame, precision: int) -> StoredValues:
-    """Stored values of a codestream that knows no sign."""
+def _to_stored(pixels: NDArray[Any], frame: EncodedFrame, precision: int) -> StoredValues:
+    """Return stored values of a JPEG or JPEG-LS codestream, whose samples have no sign."""
     frame.check_decoded(pixels)
     form = frame.format
     return sign_extend(pixels, min(precision, form.bits_stored)) if form.is_signed else pixels
@@ -178,13 +186,13 @@ _NATIVE = frozenset(
     }
 )
 _DECODERS: dict[str, Callable[[EncodedFrame], StoredValues]] = {
-    uid.RLELossless: _rle,
-    uid.JPEGBaseline8Bit: _jpeg,
-    uid.JPEGExtended12Bit: _jpeg,
-    uid.JPEGLossless: _jpeg,
-    uid.JPEGLosslessSV1: _jpeg,
-    uid.JPEGLSLossless: _jpeg_ls,
-    uid.JPEGLSNearLossless: _jpeg_ls,
+    uid.RLELossless: _decode_rle,
+    uid.JPEGBaseline8Bit: _decode_jpeg,
+    uid.JPEGExtended12Bit: _decode_jpeg,
+    uid.JPEGLossless: _decode_jpeg,
+    uid.JPEGLosslessSV1: _decode_jpeg,
+    uid.JPEGLSLossless: _decode_jpeg_ls,
+    uid.JPEGLSNearLossless: _decode_jpeg_ls,
     uid.JPEG2000Lossless: decode_jpeg2000,
     uid.JPEG2000: decode_jpeg2000,
     uid.HTJ2KLossless: decode_jpeg2000,

@@ -1,4 +1,4 @@
-"""One DICOM file to a radiograph and its study context."""
+"""Reads one DICOM file: bytes to a radiograph and its study context."""
 
 from __future__ import annotations
 
@@ -35,23 +35,31 @@ def read_dicom(
 ) -> tuple[Radiograph, StudyContext]:
     """Read one radiograph.
 
+    Args:
+        data: the file.
+        limits: bounds on the file's and the picture's size.
+        fit: height and width in pixels of the model's input, or None for full resolution.
+
+    Returns:
+        The radiograph, and the study context.
+
     Raises:
-        StudyImageRefused: any of its codes but EMPTY_FILE.
+        StudyImageRefused: with any code but EMPTY_FILE.
     """
     file = parse_dicom(data, limits)
     header = DicomHeader(file.elements)
-    _check_is_image(file, header)
+    _check_has_pixels(file, header)
     acceptance.check_header(header)
     _check_single_frame(header)
     form = read_pixel_format(header)
     limits.check_image_size(form.rows, form.columns)
-    _check_readable(file, form)
-    radiograph = _radiograph(file, header, form, fit)
+    _check_decodable(file, form)
+    radiograph = _make_radiograph(file, header, form, fit)
     return radiograph, read_study_context(header)
 
 
-def _check_is_image(file: DicomFile, header: DicomHeader) -> None:
-    if file.float_pixels:
+def _check_has_pixels(file: DicomFile, header: DicomHeader) -> None:
+    if file.has_float_pixels:
         raise unsupported_pixels_error("floating point numbers")
     if file.native is not None or file.fragments is not None:
         return
@@ -60,7 +68,7 @@ def _check_is_image(file: DicomFile, header: DicomHeader) -> None:
         raise truncated_error("there are no pixel data")
     raise make_refusal(
         ErrorCode.NOT_AN_IMAGE,
-        "This DICOM file holds no picture.",
+        "This DICOM file contains no picture.",
         "Send the radiograph itself, not a directory, report or presentation state.",
     )
 
@@ -72,7 +80,7 @@ def _check_single_frame(header: DicomHeader) -> None:
 
 
 def read_pixel_format(header: DicomHeader) -> PixelFormat:
-    """The image pixel module, checked for contradictions.
+    """Read the image pixel module and refuse contradictions.
 
     Raises:
         StudyImageRefused: CORRUPT or UNSUPPORTED_PIXELS.
@@ -95,7 +103,7 @@ def read_pixel_format(header: DicomHeader) -> PixelFormat:
     if not 1 <= bits_stored <= bits_allocated:
         raise corrupt_error("more bits are stored than allocated")
     if not bits_stored - 1 <= form.high_bit < bits_allocated:
-        raise corrupt_error("its highest bit lies outside of its pixels")
+        raise corrupt_error("its highest bit is outside of its pixels")
     _check_photometric(form)
     return form
 
@@ -106,7 +114,7 @@ def _check_photometric(form: PixelFormat) -> None:
     elif form.photometric in RGB | _LUMINANCE:
         expected = 3
     elif not form.photometric:
-        raise corrupt_error("it does not say how its pixels are to be shown")
+        raise corrupt_error("it does not declare how its pixels are to be displayed")
     else:
         raise unsupported_pixels_error("their photometric interpretation is none of a radiograph's")
     if form.samples != expected:
@@ -115,7 +123,7 @@ def _check_photometric(form: PixelFormat) -> None:
         raise unsupported_pixels_error("signed colours")
 
 
-def _check_readable(file: DicomFile, form: PixelFormat) -> None:
+def _check_decodable(file: DicomFile, form: PixelFormat) -> None:
     if not pixel_data.is_supported(file.syntax):
         raise unsupported_syntax_error(
             f"transfer syntax {pixel_data.name_transfer_syntax(file.syntax)}"
@@ -124,17 +132,17 @@ def _check_readable(file: DicomFile, form: PixelFormat) -> None:
         raise unsupported_pixels_error(f"{form.bits_stored} bits stored")
 
 
-def _radiograph(
+def _make_radiograph(
     file: DicomFile, header: DicomHeader, form: PixelFormat, fit: tuple[int, int] | None
 ) -> Radiograph:
     size = compute_inner_size(form.rows, form.columns, fit)
-    estimated = False
+    is_window_estimated = False
     if form.photometric in _MONOCHROME:
         presentation = read_presentation(header, form)
-        # Padding can be told from the picture only where both have their full size.
-        small_enough = size if presentation.padding is None else None
-        stored = pixel_data.decode_pixel_data(file, form, small_enough)
-        estimated = presentation.voi is None
+        # Padding is recognised by its stored value, which a reduced resolution averages away.
+        min_size = size if presentation.padding is None else None
+        stored = pixel_data.decode_pixel_data(file, form, min_size)
+        is_window_estimated = presentation.voi is None
         pixels = presentation.render(stored, *size)
     else:
         stored = pixel_data.decode_pixel_data(file, form, None)
@@ -144,9 +152,9 @@ def _radiograph(
             pixels = compute_luminance(stored, form.photometric, form.bits_stored)
         pixels = resize(pixels, *size)
     view = acceptance.read_view_position(header)
-    found: list[ImageWarning | None] = [
+    warnings: list[ImageWarning | None] = [
         acceptance.warn_about_view(view),
-        acceptance.make_warning(WarningCode.MISSING_WINDOW) if estimated else None,
+        acceptance.make_warning(WarningCode.MISSING_WINDOW) if is_window_estimated else None,
         acceptance.warn_about_burned_in_text(header),
         acceptance.make_warning(WarningCode.LOOKS_INVERTED) if is_likely_inverted(pixels) else None,
     ]
@@ -163,13 +171,13 @@ def _radiograph(
             manufacturer=header.get_text(tags.MANUFACTURER),
             photometric=form.photometric,
             transfer_syntax=file.syntax,
-            spacing=_spacing(header),
+            spacing=_read_spacing(header),
         ),
-        warnings=tuple(warning for warning in found if warning is not None),
+        warnings=tuple(warning for warning in warnings if warning is not None),
     )
 
 
-def _spacing(header: DicomHeader) -> Spacing | None:
+def _read_spacing(header: DicomHeader) -> Spacing | None:
     for tag in (tags.PIXEL_SPACING, tags.IMAGER_PIXEL_SPACING):
         values = header.get_decimals(tag)
         if len(values) == _ROW_AND_COLUMN and min(values) > 0:
@@ -178,7 +186,7 @@ def _spacing(header: DicomHeader) -> Spacing | None:
 
 
 def read_study_context(header: DicomHeader) -> StudyContext:
-    """What only the site may know; broken values count as absent."""
+    """Read the study context; values that cannot be read are treated as absent."""
     return StudyContext(
         patient_id=header.get_text(tags.PATIENT_ID),
         patient_name=header.get_text(tags.PATIENT_NAME),

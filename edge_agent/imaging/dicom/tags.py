@@ -1,4 +1,4 @@
-"""The DICOM elements that the imaging part reads (PS3.6)."""
+"""Tags of the DICOM elements that the reader uses (PS3.6)."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""edge_agent imaging raster: to be described."""
+"""Readers for JPEG, PNG and TIFF files: header first, then pixels, then a radiograph."""

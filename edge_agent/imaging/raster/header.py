@@ -1,4 +1,4 @@
-"""What a raster file declares of its picture, and what its readers share."""
+"""A raster file's header, and the conversion to grey that its readers share."""
 
 from __future__ import annotations
 
@@ -10,15 +10,27 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_agent.imaging.pixel_format import has_channels
+
 Size = tuple[int, int]
 
-_GREY_AXES, _RGB = 2, 3
-_WITH_ALPHA = frozenset({2, 4})
+_RGB_CHANNELS = 3
+_CHANNELS_WITH_ALPHA = frozenset({2, 4})
 
 
 @dataclass(frozen=True, slots=True)
 class RasterHeader:
-    """What a file declares of its picture, as it is stored (before EXIF's orientation)."""
+    """The declarations of a raster file, before its orientation is undone.
+
+    Attributes:
+        rows: height in pixels as stored.
+        columns: width in pixels as stored.
+        bits: bits per sample.
+        orientation: TIFF's or EXIF's orientation, 1 to 8.
+        photometric: GREY, COLOUR or CMYK.
+        decode: decodes to grey, u8 or u16, of at least the given rows and columns.
+        is_inverted: low values are bright.
+    """
 
     rows: int
     columns: int
@@ -26,19 +38,25 @@ class RasterHeader:
     orientation: int
     photometric: str
     decode: Callable[[Size], NDArray[Any]]
-    """Decodes to grey, u8 or u16, of at least the size asked for."""
     is_inverted: bool = False
 
 
 def convert_to_grey(pixels: NDArray[Any]) -> NDArray[Any]:
-    """Grey of shape (H, W) from (H, W) or (H, W, 1-4); alpha is laid on black; dtype kept."""
-    if pixels.ndim == _GREY_AXES:
+    """Convert grey or colour to grey; transparent pixels are blended with black.
+
+    Args:
+        pixels: u8 or u16 of shape (H, W) or (H, W, 1-4).
+
+    Returns:
+        The same dtype, of shape (H, W).
+    """
+    if not has_channels(pixels):
         return pixels
     channels = pixels.shape[2]
     grey = pixels[..., 0]
-    if channels >= _RGB:
+    if channels >= _RGB_CHANNELS:
         grey = cv2.cvtColor(np.ascontiguousarray(pixels[..., :3]), cv2.COLOR_RGB2GRAY)
-    if channels in _WITH_ALPHA:
+    if channels in _CHANNELS_WITH_ALPHA:
         full = np.iinfo(pixels.dtype).max
         grey = (grey.astype(np.uint32) * pixels[..., -1] // full).astype(pixels.dtype)
     return np.ascontiguousarray(grey)

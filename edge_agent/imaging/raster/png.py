@@ -10,24 +10,30 @@ import imagecodecs
 from numpy.typing import NDArray
 
 from edge_agent.imaging.codecs.call import call_decoder
-from edge_agent.imaging.errors import check_shape, corrupt_error, multi_frame_error, truncated_error
+from edge_agent.imaging.errors import (
+    check_shape,
+    corrupt_error,
+    multi_frame_error,
+    truncated_error,
+)
 from edge_agent.imaging.raster import tiff_directory
 from edge_agent.imaging.raster.header import RasterHeader, convert_to_grey
 
 _MAX_CHUNKS = 200_000
+_GREY_TYPES = frozenset({0, 4})
 
 
 def parse_png(data: memoryview) -> RasterHeader:
-    """Read a PNG file's declaration.
+    """Read a PNG file's header.
 
     Raises:
         StudyImageRefused: TRUNCATED, CORRUPT or MULTI_FRAME.
     """
     header: tuple[int, ...] = ()
     exif = b""
-    for kind, body in _chunks(data):
+    for kind, body in _iter_chunks(data):
         if kind == b"IHDR":
-            if header:  # The decoder would go by the first one.
+            if header:  # The decoder would use the first one.
                 raise corrupt_error("the PNG has two headers")
             header = struct.unpack_from(">LLBB", body.ljust(10, b"\0"))
         elif kind == b"acTL":
@@ -36,19 +42,19 @@ def parse_png(data: memoryview) -> RasterHeader:
             exif = body
     if not header:
         raise corrupt_error("the PNG has no header")
-    columns, rows, bits, colour = header
+    columns, rows, bits, colour_type = header
     return RasterHeader(
         rows,
         columns,
         bits,
         tiff_directory.read_exif_orientation(exif),
-        "GREY" if colour in {0, 4} else "COLOUR",
-        lambda _size: _decoded(data, rows, columns),
+        "GREY" if colour_type in _GREY_TYPES else "COLOUR",
+        lambda _size: _decode(data, rows, columns),
     )
 
 
-def _chunks(data: memoryview) -> Iterator[tuple[bytes, bytes]]:
-    """Type and body of each chunk but the picture's own; the file must end with IEND."""
+def _iter_chunks(data: memoryview) -> Iterator[tuple[bytes, bytes]]:
+    """Yield type and body of each chunk but IDAT; refuse a file without IEND."""
     position = 8
     for _ in range(_MAX_CHUNKS):
         if position + 12 > len(data):
@@ -66,7 +72,7 @@ def _chunks(data: memoryview) -> Iterator[tuple[bytes, bytes]]:
     raise truncated_error("the PNG has no end")
 
 
-def _decoded(data: memoryview, rows: int, columns: int) -> NDArray[Any]:
+def _decode(data: memoryview, rows: int, columns: int) -> NDArray[Any]:
     pixels: NDArray[Any] = call_decoder(imagecodecs.png_decode, data)
     check_shape(pixels, rows, columns)
     return convert_to_grey(pixels)

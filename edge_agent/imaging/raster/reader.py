@@ -1,7 +1,7 @@
 """JPEG, PNG and TIFF files to radiographs.
 
-Nothing in such a file tells the view or whose picture it is. What has more than 8 bits has no
-window either, so one is estimated from the picture.
+Such files name neither the view nor the patient. They have no VOI window either, so for pictures
+of more than 8 bits one is estimated from the pixels.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from edge_agent.imaging.raster.png import parse_png
 from edge_agent.imaging.raster.tiff import parse_tiff
 from hilum.codes import WarningCode
 
-_DECLARE: Final[dict[str, Callable[[memoryview], RasterHeader]]] = {
+_PARSERS: Final[dict[str, Callable[[memoryview], RasterHeader]]] = {
     "jpeg": parse_jpeg,
     "png": parse_png,
     "tiff": parse_tiff,
@@ -36,26 +36,35 @@ def read_raster(
 ) -> Radiograph:
     """Read one picture.
 
+    Args:
+        data: the file.
+        kind: `jpeg`, `png` or `tiff`.
+        limits: bounds on the declared size.
+        fit: height and width in pixels of the model's input, or None for full resolution.
+
+    Returns:
+        The radiograph, upright, with warnings for what such a file cannot declare.
+
     Raises:
-        StudyImageRefused: its size, its form or its bytes are not accepted.
+        StudyImageRefused: its size, its format or its bytes are not accepted.
     """
-    declared = _DECLARE[kind](data)
-    limits.check_image_size(declared.rows, declared.columns)
-    turned = declared.orientation in TRANSPOSING
-    rows, columns = declared.rows, declared.columns
-    if turned:
+    header = _PARSERS[kind](data)
+    limits.check_image_size(header.rows, header.columns)
+    is_transposed = header.orientation in TRANSPOSING
+    rows, columns = header.rows, header.columns
+    if is_transposed:
         rows, columns = columns, rows
     size = compute_inner_size(rows, columns, fit)
-    stored_size = size[::-1] if turned else size
-    decoded = declared.decode(stored_size)
+    stored_size = size[::-1] if is_transposed else size
+    grey = header.decode(stored_size)
     warnings = [acceptance.make_warning(WarningCode.UNKNOWN_VIEW)]
-    if decoded.dtype == np.uint8:
-        pixels = resize(decoded, *stored_size)
-        pixels = 255 - pixels if declared.is_inverted else pixels
+    if grey.dtype == np.uint8:
+        pixels = resize(grey, *stored_size)
+        pixels = 255 - pixels if header.is_inverted else pixels
     else:
-        pixels = Presentation(is_inverted=declared.is_inverted).render(decoded, *stored_size)
+        pixels = Presentation(is_inverted=header.is_inverted).render(grey, *stored_size)
         warnings.append(acceptance.make_warning(WarningCode.MISSING_WINDOW))
-    pixels = np.ascontiguousarray(undo_orientation(pixels, declared.orientation))
+    pixels = np.ascontiguousarray(undo_orientation(pixels, header.orientation))
     if is_likely_inverted(pixels):
         warnings.append(acceptance.make_warning(WarningCode.LOOKS_INVERTED))
     return Radiograph(
@@ -64,12 +73,12 @@ def read_raster(
             rows=rows,
             columns=columns,
             format=kind,
-            bits_stored=declared.bits,
+            bits_stored=header.bits,
             view="",
             laterality="",
             body_part="",
             manufacturer="",
-            photometric=declared.photometric,
+            photometric=header.photometric,
             transfer_syntax="",
             spacing=None,
         ),
