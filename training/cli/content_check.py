@@ -9,22 +9,25 @@ from edge_agent.engines.bundle import Bundle
 from training.bundle.writer import with_gate
 from training.cli.console import bars, reported, stderr
 from training.content_check import train as gates
-from training.content_check.network import GateConfig
-from training.content_check.report import card, other_pictures, report
+from training.content_check.network import ContentTrainingConfig
+from training.content_check.report import format_card_section, format_report, load_other_images
 from training.content_check.train import TrainingPlan
 from training.data.atomic_files import replace_files
 
 
 @reported
-def gate(
+def train_content_check(
     *, out: Path, radiographs: Path, others: Sequence[Path], tables: Path | None, seed: int
 ) -> None:
     """Train a gate, write it and its tables."""
-    plan = TrainingPlan(radiographs, seed=seed, config=GateConfig(seed=seed))
+    plan = TrainingPlan(radiographs, seed=seed, config=ContentTrainingConfig(seed=seed))
     with bars() as told:
-        trained = gates.train_gate(plan, told)
-    gates.save(gates.parts_of(trained.network, trained.thresholds, card(trained, plan)), out)
-    text = report(trained, other_pictures(others))
+        trained = gates.train_content_check(plan, told)
+    gates.save_files(
+        gates.export_files(trained.network, trained.thresholds, format_card_section(trained, plan)),
+        out,
+    )
+    text = format_report(trained, load_other_images(others))
     if tables is not None:
         with replace_files(tables.parent) as place:
             place(tables.name).write_text(text, encoding="utf-8")
@@ -32,7 +35,7 @@ def gate(
 
 
 @reported
-def add_gate(*, bundle: Path, gate: Path, version: str, out: Path) -> None:
+def add_content_check(*, bundle: Path, content_check: Path, version: str, out: Path) -> None:
     """Pack a bundle again with a gate."""
-    made = with_gate(Bundle.open(bundle), gates.load(gate), version, out)
+    made = with_gate(Bundle.open(bundle), gates.load_files(content_check), version, out)
     stderr.print(f"{made.path}: {made.digest}", markup=False)

@@ -22,10 +22,10 @@ _REASONS: Final = 5
 def vindr(wanted: ImportOptions) -> None:
     """Import a set and report on it."""
     with bars() as told:
-        imported = import_set.collect(wanted, told)
+        imported = import_set.import_dataset(wanted, told)
         told("report", 0, 1)
-        report = quality_report.render(imported, wanted.out)
-        tables.write(imported, wanted.out, report)
+        report = quality_report.render_report(imported, wanted.out)
+        tables.write_tables(imported, wanted.out, report)
         told("report", 1, 1)
     _summary(imported, wanted.out)
 
@@ -33,18 +33,18 @@ def vindr(wanted: ImportOptions) -> None:
 @reported
 def split(*, data: Path, seed: int, shares: tuple[float, float, float], new: bool) -> None:
     """Divide a set anew."""
-    known = tables.read(data, divided=False)
+    known = tables.read_tables(data, divided=False)
     if known.split.images and not new:
         raise TrainingError(
             f"{data / splits.FILE} is frozen",
             hint="Figures of another split cannot be compared with those of this. "
             "If that is meant, give --new-split.",
         )
-    made = import_set.divide(known.images, known.fused, seed=seed, shares=shares)
+    made = import_set.divide_dataset(known.images, known.fused, seed=seed, shares=shares)
     divided = replace(known, split=made)
-    report = quality_report.render(divided, data)
+    report = quality_report.render_report(divided, data)
     with replace_files(data) as place:
-        splits.save(made, place(splits.FILE))
+        splits.save_split(made, place(splits.FILE))
         place(tables.REPORT).write_text(report, encoding="utf-8")
     _say(_of_split(divided))
 
@@ -52,7 +52,7 @@ def split(*, data: Path, seed: int, shares: tuple[float, float, float], new: boo
 @reported
 def report(*, data: Path) -> None:
     """Write the quality report of a set anew."""
-    text = quality_report.render(tables.read(data), data)
+    text = quality_report.render_report(tables.read_tables(data), data)
     with replace_files(data) as place:
         place(tables.REPORT).write_text(text, encoding="utf-8")
     _say(f"report: {data / tables.REPORT}")
@@ -62,7 +62,7 @@ def report(*, data: Path) -> None:
 def export(*, data: Path, form: Format, out: Path) -> None:
     """Write a set in another tool's layout."""
     with bars() as told:
-        count = exports.FORMS[form](data, out, lambda done, total: told("export", done, total))
+        count = exports.EXPORTERS[form](data, out, lambda done, total: told("export", done, total))
     _say(f"{count} images: {out}")
 
 

@@ -234,7 +234,7 @@ def gate(
     from training.cli import content_check  # noqa: PLC0415  # torch, only when needed
 
     raise typer.Exit(
-        content_check.gate(
+        content_check.train_content_check(
             out=out, radiographs=backgrounds, others=others or [], tables=report, seed=seed
         )
     )
@@ -259,7 +259,9 @@ def add_gate(
     """
     from training.cli import content_check  # noqa: PLC0415  # OpenVINO, only when needed
 
-    raise typer.Exit(content_check.add_gate(bundle=bundle, gate=gate, version=version, out=out))
+    raise typer.Exit(
+        content_check.add_content_check(bundle=bundle, content_check=gate, version=version, out=out)
+    )
 
 
 @app.command()

@@ -45,11 +45,11 @@ def synthetic(
         raise TrainingError(
             f"{preview}: no kind of picture is called so", hint="Let its name end in .png."
         )
-    shapes = lungs.load()
-    pictures = real.load(backgrounds, shapes) if backgrounds is not None else ()
-    generator = Generator(shapes, boxes.load(), pictures)
+    shapes = lungs.load_shape_model()
+    pictures = real.load_backgrounds(backgrounds, shapes) if backgrounds is not None else ()
+    generator = Generator(shapes, boxes.load_statistics(), pictures)
     seeds = range(seed, seed + count)
-    write = dicom.write if studies else writer.write
+    write = dicom.write_studies if studies else writer.write_dataset
     shown: list[Sample] = []
     with bars() as told:
         for done, _ in enumerate(write(generator, out, seeds, workers=workers), start=1):
@@ -109,13 +109,13 @@ def starter(
 @reported
 def statistics(*, annotations: Path, out: Path) -> None:
     """Aggregate an annotation table."""
-    boxes.save(boxes.measure(annotations), out)
+    boxes.save_statistics(boxes.measure_statistics(annotations), out)
 
 
 @reported
 def lung_shapes(*, masks: Path, out: Path) -> None:
     """Aggregate lung masks."""
-    lungs.save(lungs.measure(masks), out)
+    lungs.save_shape_model(lungs.measure_shape_model(masks), out)
 
 
 def _config(settings: Mapping[str, object]) -> TrainConfig:

@@ -41,7 +41,7 @@ class Content(IntEnum):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Picture:
+class LabelledPicture:
     """One picture: u8 (H, W), upright, bone white where it is a chest.
 
     `kind` is the painter's word, `radiograph`, `painted chest` or `package`; `patient` is empty
@@ -55,23 +55,23 @@ class Picture:
     patient: str = ""
 
 
-OTHERS: Final[Mapping[str, Callable[[np.random.Generator], Floats]]] = {
-    "limb": bones.limb,
-    "hand": bones.hand,
-    "skull": bones.skull,
-    "spine": bones.spine,
-    "pelvis": bones.pelvis,
-    "joint": bones.joint_close_up,
-    "slice": scenes.slice_through_body,
-    "ultrasound": scenes.ultrasound,
-    "mammogram": scenes.mammogram,
-    "page": scenes.page,
-    "texture": scenes.texture,
-    "scene": scenes.scene,
-    "cells": scenes.cells,
-    "mirrored": scenes.mirrored,
-    "face": scenes.face,
-    "gradient": scenes.gradient,
+OTHER_PAINTERS: Final[Mapping[str, Callable[[np.random.Generator], Floats]]] = {
+    "limb": bones.paint_limb,
+    "hand": bones.paint_hand,
+    "skull": bones.paint_skull,
+    "spine": bones.paint_spine,
+    "pelvis": bones.paint_pelvis,
+    "joint": bones.paint_joint,
+    "slice": scenes.paint_slice,
+    "ultrasound": scenes.paint_ultrasound,
+    "mammogram": scenes.paint_mammogram,
+    "page": scenes.paint_page,
+    "texture": scenes.paint_texture,
+    "scene": scenes.paint_scene,
+    "cells": scenes.paint_cells,
+    "mirrored": scenes.paint_mirrored,
+    "face": scenes.paint_portrait,
+    "gradient": scenes.paint_test_pattern,
 }
 """Painters of what is no chest, by a word for their kind."""
 
@@ -92,50 +92,55 @@ _PACKAGED: Final = (
 (RG3), CT and MR slices and ultrasound images of pydicom-data, the photographs of ultralytics."""
 
 
-def painted(kind: str, rng: np.random.Generator) -> Pixels:
-    """One picture of a kind of `OTHERS`, or `lateral`, u8 (STORED, STORED)."""
-    picture = bones.lateral_chest(rng) if kind == "lateral" else OTHERS[kind](rng)
+def paint_image(kind: str, rng: np.random.Generator) -> Pixels:
+    """One picture of a kind of `OTHER_PAINTERS`, or `lateral`, u8 (STORED, STORED)."""
+    picture = bones.paint_lateral_chest(rng) if kind == "lateral" else OTHER_PAINTERS[kind](rng)
     if kind not in {"lateral", "page"} and rng.random() < 0.5:
         picture = picture[:, ::-1]
     low, high = np.percentile(picture, [rng.uniform(0, 1.5), rng.uniform(98.5, 100)])
     scaled = (picture - low) / np.float32(max(float(high - low), 0.02)) * np.float32(255)
-    return small(np.clip(scaled, 0, 255).astype(np.uint8))
+    return shrink(np.clip(scaled, 0, 255).astype(np.uint8))
 
 
-def painted_others(seeds: Iterable[int], each: int) -> list[Picture]:
+def paint_others(seeds: Iterable[int], each: int) -> list[LabelledPicture]:
     """`each` pictures per seed and kind; a pure function of the seeds."""
     return [
-        Picture(f"{kind}-{seed}-{k}", Content.OTHER, kind, painted(kind, _rng(seed, number, k)))
+        LabelledPicture(
+            f"{kind}-{seed}-{k}", Content.OTHER, kind, paint_image(kind, _rng(seed, number, k))
+        )
         for seed in seeds
-        for number, kind in enumerate(OTHERS)
+        for number, kind in enumerate(OTHER_PAINTERS)
         for k in range(each)
     ]
 
 
-def painted_laterals(seed: int, count: int) -> list[Picture]:
+def paint_laterals(seed: int, count: int) -> list[LabelledPicture]:
     """Chests from the side."""
     return [
-        Picture(
-            f"lateral-{seed}-{k}", Content.LATERAL, "lateral", painted("lateral", _rng(seed, 99, k))
+        LabelledPicture(
+            f"lateral-{seed}-{k}",
+            Content.LATERAL,
+            "lateral",
+            paint_image("lateral", _rng(seed, 99, k)),
         )
         for k in range(count)
     ]
 
 
-def painted_chests(
+def paint_chests(
     first: int, count: int, told: Callable[[int], None] = lambda _: None
-) -> list[Picture]:
+) -> list[LabelledPicture]:
     """Frontal chests with synthetic findings, painted without any real background."""
-    generator = Generator(lungs.load(), box_statistics.load())
+    generator = Generator(lungs.load_shape_model(), box_statistics.load_statistics())
     pictures = []
     for k in range(first, first + count):
-        pixels = small(generator.sample(k).pixels)
-        pictures.append(Picture(f"chest-{k}", Content.FRONTAL, "painted chest", pixels))
+        pixels = shrink(generator.sample(k).pixels)
+        pictures.append(LabelledPicture(f"chest-{k}", Content.FRONTAL, "painted chest", pixels))
         told(k - first + 1)
     return pictures
 
 
-def radiographs(folder: Path) -> list[Picture]:
+def load_radiographs(folder: Path) -> list[LabelledPicture]:
     """Real frontal radiographs (JPEG, PNG); `attribution.csv` beside them says whose they are.
 
     Without it every file counts as a patient of its own.
@@ -151,11 +156,11 @@ def radiographs(folder: Path) -> list[Picture]:
         with table.open(newline="", encoding="utf-8") as lines:
             patients = {row["filename"]: row["patientid"] for row in csv.DictReader(lines)}
     pictures = [
-        Picture(
+        LabelledPicture(
             path.name,
             Content.FRONTAL,
             "radiograph",
-            small(read_upright(path)),
+            shrink(read_upright(path)),
             patients.get(path.name) or path.stem,
         )
         for path in sorted(folder.iterdir())
@@ -166,7 +171,7 @@ def radiographs(folder: Path) -> list[Picture]:
     return pictures
 
 
-def packaged() -> list[Picture]:
+def load_packaged() -> list[LabelledPicture]:
     """The real pictures of installed packages that the gate may learn from.
 
     Raises:
@@ -177,8 +182,8 @@ def packaged() -> list[Picture]:
         spec = find_spec(package)
         if spec is None or spec.origin is None:
             raise TrainingError(f"the package {package} is not installed")
-        pixels = small(read_other(Path(spec.origin).parent / path))
-        pictures.append(Picture(path.rpartition("/")[2], Content.OTHER, "package", pixels))
+        pixels = shrink(read_other_image(Path(spec.origin).parent / path))
+        pictures.append(LabelledPicture(path.rpartition("/")[2], Content.OTHER, "package", pixels))
     return pictures
 
 
@@ -194,7 +199,7 @@ def read_upright(path: Path) -> Pixels:
         raise TrainingError(f"{path.name}: {error.message}") from error
 
 
-def read_other(path: Path) -> Pixels:
+def read_other_image(path: Path) -> Pixels:
     """Any picture as it would look if somebody saved it as a grey PNG, u8 (H, W).
 
     DICOM of every modality is stretched to its own range; of several frames the middle one counts.
@@ -233,7 +238,7 @@ def _dicom(path: Path) -> Pixels:
     return np.asarray((grey - grey.min()) / span * 255, np.uint8)
 
 
-def small(pixels: Pixels) -> Pixels:
+def shrink(pixels: Pixels) -> Pixels:
     """Shrunk to a long side of `STORED` pixels, or left as it is where it is smaller."""
     scale = STORED / max(pixels.shape)
     if scale >= 1:

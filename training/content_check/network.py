@@ -17,15 +17,23 @@ from torch import nn
 from torch.nn import functional
 
 from edge_agent.core.content_check import OUTPUTS, ContentProbabilities
-from training.content_check.images import Content, Picture
-from training.content_check.views import Pixels, detail, handled, inverted, plain, shuffled, turned
+from training.content_check.images import Content, LabelledPicture
+from training.content_check.views import (
+    Pixels,
+    augment,
+    crop_detail,
+    invert,
+    rotate,
+    shuffle_tiles,
+    to_input,
+)
 from training.errors import TrainingError
 
 _NO_TURN: Final = -1
 
 
 @dataclass(frozen=True, slots=True)
-class GateConfig:
+class ContentTrainingConfig:
     """Settings of one training."""
 
     seed: int = 5
@@ -42,11 +50,11 @@ class GateConfig:
 class TrainingImages:
     """What there is to learn from, by where it comes from."""
 
-    radiographs: tuple[Picture, ...]
-    painted_chests: tuple[Picture, ...]
-    laterals: tuple[Picture, ...]
-    painted_others: tuple[Picture, ...]
-    real_others: tuple[Picture, ...]
+    radiographs: tuple[LabelledPicture, ...]
+    painted_chests: tuple[LabelledPicture, ...]
+    laterals: tuple[LabelledPicture, ...]
+    painted_others: tuple[LabelledPicture, ...]
+    real_others: tuple[LabelledPicture, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,7 +83,7 @@ class SampleTensors:
         return torch.tensor([k for k, one in enumerate(self.patients) if one not in patients])
 
 
-class GateNetwork(nn.Module):
+class ContentNetwork(nn.Module):
     """u8 (N, 1, 64, 64) to logits: content (N, 3), turn (N, 4), inverted (N,)."""
 
     def __init__(self) -> None:
@@ -104,7 +112,7 @@ class GateNetwork(nn.Module):
 class ProbabilityHead(nn.Module):
     """The network as the clinic's box runs it: f32 (N, 8) probabilities."""
 
-    def __init__(self, network: GateNetwork) -> None:
+    def __init__(self, network: ContentNetwork) -> None:
         super().__init__()
         self.network = network
 
@@ -114,7 +122,7 @@ class ProbabilityHead(nn.Module):
         return torch.cat([content.softmax(1), turn.softmax(1), torch.sigmoid(dark)[:, None]], dim=1)
 
 
-def draw(material: TrainingImages, rng: np.random.Generator) -> Sample:
+def draw_sample(material: TrainingImages, rng: np.random.Generator) -> Sample:
     """One view of one picture, changed at random."""
     sources = (
         (0.36, material.radiographs),
@@ -129,23 +137,25 @@ def draw(material: TrainingImages, rng: np.random.Generator) -> Sample:
     picture = pictures[int(rng.integers(len(pictures)))]
     pixels, content = picture.pixels, picture.content
     if content is Content.FRONTAL and rng.random() < 0.12:
-        broken = shuffled if rng.random() < 0.7 else detail
+        broken = shuffle_tiles if rng.random() < 0.7 else crop_detail
         pixels, content = broken(pixels, rng), Content.OTHER
     turn = int(rng.integers(1, 4)) if rng.random() < 0.5 else 0
     dark, early = bool(rng.random() < 0.35), bool(rng.random() < 0.5)
     if dark and early:  # the borders and letters that come afterwards are not inverted
-        pixels = inverted(pixels)
-    pixels = handled(pixels, rng)
+        pixels = invert(pixels)
+    pixels = augment(pixels, rng)
     if dark and not early:
-        pixels = inverted(pixels)
+        pixels = invert(pixels)
     asked = content is Content.FRONTAL
     return Sample(
-        plain(turned(pixels, turn)), content, turn if asked else _NO_TURN, dark, picture.patient
+        to_input(rotate(pixels, turn)), content, turn if asked else _NO_TURN, dark, picture.patient
     )
 
 
 def draw_pool(
-    material: TrainingImages, config: GateConfig, told: Callable[[int, int], None] = lambda *_: None
+    material: TrainingImages,
+    config: ContentTrainingConfig,
+    told: Callable[[int, int], None] = lambda *_: None,
 ) -> SampleTensors:
     """All views that the networks learn from, each a pure function of the seed and its number.
 
@@ -156,7 +166,7 @@ def draw_pool(
         raise TrainingError("the gate needs frontal chests and something to tell them from")
     views = []
     for number in range(config.views):
-        views.append(draw(material, np.random.default_rng([config.seed, number])))
+        views.append(draw_sample(material, np.random.default_rng([config.seed, number])))
         told(number + 1, config.views)
     return SampleTensors(
         pixels=torch.from_numpy(np.stack([view.pixels for view in views])[:, None]),
@@ -169,11 +179,11 @@ def draw_pool(
 
 def train_network(
     pool: SampleTensors,
-    config: GateConfig,
+    config: ContentTrainingConfig,
     told: Callable[[int, int], None] = lambda *_: None,
     *,
     without: frozenset[str] = frozenset(),
-) -> GateNetwork:
+) -> ContentNetwork:
     """Train one network on a pool without some patients.
 
     The same pool and settings give the same weights on the same machine.
@@ -181,7 +191,7 @@ def train_network(
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     chosen = pool.without(without)
-    network = GateNetwork().to(memory_format=torch.channels_last).train()
+    network = ContentNetwork().to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
@@ -202,7 +212,10 @@ def train_network(
 
 
 def _loss(
-    network: GateNetwork, pool: SampleTensors, numbers: torch.Tensor, config: GateConfig
+    network: ContentNetwork,
+    pool: SampleTensors,
+    numbers: torch.Tensor,
+    config: ContentTrainingConfig,
 ) -> torch.Tensor:
     images = pool.pixels[numbers].to(memory_format=torch.channels_last)
     with torch.autocast("cpu", dtype=torch.bfloat16):  # half the time; the loss stays f32
@@ -218,7 +231,7 @@ def _loss(
 
 
 @torch.no_grad()
-def ask(network: GateNetwork, inputs: Sequence[Pixels]) -> list[ContentProbabilities]:
+def predict(network: ContentNetwork, inputs: Sequence[Pixels]) -> list[ContentProbabilities]:
     """What a network says of inputs u8 (64, 64) each."""
     answers = []
     whole = ProbabilityHead(network).eval()

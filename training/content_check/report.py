@@ -16,9 +16,9 @@ from hilum.manifest import GateThresholds
 from training.bundle.writer import GATE_HEADING
 from training.content_check import images
 from training.content_check.images import Content
-from training.content_check.network import ask
+from training.content_check.network import predict
 from training.content_check.train import HeldOutResult, TrainedCheck, TrainingPlan
-from training.content_check.views import plain
+from training.content_check.views import to_input
 from training.errors import TrainingError
 
 _SUFFIXES: Final = frozenset({".dcm", ".jpg", ".jpeg", ".png"})
@@ -29,7 +29,7 @@ _ALIKE: Final = 0.9
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class VerdictCounts:
     """One line of a confusion table: what was shown, how often, and what came of it."""
 
     shown: str
@@ -43,7 +43,9 @@ class Row:
         return self.count - self.refused.total() - self.warned.total()
 
 
-def row(shown: str, seen: Sequence[ContentProbabilities], thresholds: GateThresholds) -> Row:
+def count_verdicts(
+    shown: str, seen: Sequence[ContentProbabilities], thresholds: GateThresholds
+) -> VerdictCounts:
     """Count verdicts; a picture with several warnings counts once, under all their codes."""
     refused: Counter[str] = Counter()
     warned: Counter[str] = Counter()
@@ -53,91 +55,100 @@ def row(shown: str, seen: Sequence[ContentProbabilities], thresholds: GateThresh
             refused[verdict.refusal.value] += 1
         elif verdict.warnings:
             warned[" + ".join(warning.code.value for warning in verdict.warnings)] += 1
-    return Row(shown, len(seen), refused, warned)
+    return VerdictCounts(shown, len(seen), refused, warned)
 
 
-def chest_rows(left_out: Iterable[HeldOutResult], thresholds: GateThresholds) -> list[Row]:
+def count_by_treatment(
+    left_out: Iterable[HeldOutResult], thresholds: GateThresholds
+) -> list[VerdictCounts]:
     """Real radiographs, each judged without its patient, by what was done to them."""
     by_deed: dict[str, list[ContentProbabilities]] = {}
     for judged in left_out:
         by_deed.setdefault(judged.done, []).append(judged.seen)
-    return [row(done, seen, thresholds) for done, seen in by_deed.items()]
+    return [count_verdicts(done, seen, thresholds) for done, seen in by_deed.items()]
 
 
-def painted_rows(unseen: Iterable[HeldOutResult], thresholds: GateThresholds) -> list[Row]:
+def count_by_kind(
+    unseen: Iterable[HeldOutResult], thresholds: GateThresholds
+) -> list[VerdictCounts]:
     """Painted pictures by kind."""
     by_kind: dict[str, list[ContentProbabilities]] = {}
     for judged in unseen:
         by_kind.setdefault(judged.picture.kind, []).append(judged.seen)
-    return [row(kind, seen, thresholds) for kind, seen in by_kind.items()]
+    return [count_verdicts(kind, seen, thresholds) for kind, seen in by_kind.items()]
 
 
-def other_pictures(folders: Sequence[Path]) -> list[images.Picture]:
+def load_other_images(folders: Sequence[Path]) -> list[images.LabelledPicture]:
     """Every readable picture of some folders, RG1 (a chest) and unreadable files left out.
 
     The same picture in several files counts once, and not at all where the gate learnt from it
     (packages carry copies of each other's files).
     """
-    learnt = [picture.pixels for picture in images.packaged()] if folders else []
-    found: list[images.Picture] = []
+    learnt = [picture.pixels for picture in images.load_packaged()] if folders else []
+    found: list[images.LabelledPicture] = []
     for folder in folders:
         for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES):
             if path.name.startswith(_LEFT_OUT):
                 continue
             try:
-                pixels = images.small(images.read_other(path))
+                pixels = images.shrink(images.read_other_image(path))
             except TrainingError:
                 continue
-            if not any(_alike(pixels, known) for known in [*learnt, *(p.pixels for p in found)]):
-                found.append(images.Picture(path.name, Content.OTHER, "real", pixels))
+            if not any(
+                _is_same_image(pixels, known) for known in [*learnt, *(p.pixels for p in found)]
+            ):
+                found.append(images.LabelledPicture(path.name, Content.OTHER, "real", pixels))
     return found
 
 
-def _alike(one: images.Pixels, other: images.Pixels) -> bool:
+def _is_same_image(one: images.Pixels, other: images.Pixels) -> bool:
     """Whether two pictures are the same but for compression or window."""
-    pair = np.stack([plain(one).ravel(), plain(other).ravel()]).astype(np.float64)
+    pair = np.stack([to_input(one).ravel(), to_input(other).ravel()]).astype(np.float64)
     pair -= pair.mean(axis=1, keepdims=True)
     spread = np.sqrt((pair**2).sum(axis=1)).prod()
     return bool(spread == 0 or float(pair[0] @ pair[1]) / spread > _ALIKE)
 
 
-def table(rows: Sequence[Row], first: str) -> str:
+def format_table(rows: Sequence[VerdictCounts], first: str) -> str:
     """Rows as a Markdown table."""
     lines = [f"| {first} | n | passed | warned | refused |", "|---|---|---|---|---|"]
     lines += [
-        f"| {r.shown} | {r.count} | {r.passed} | {_counted(r.warned)} | {_counted(r.refused)} |"
+        f"| {r.shown} | {r.count} | {r.passed} "
+        f"| {_format_codes(r.warned)} | {_format_codes(r.refused)} |"
         for r in rows
     ]
     return "\n".join(lines)
 
 
-def _counted(codes: Counter[str]) -> str:
+def _format_codes(codes: Counter[str]) -> str:
     return ", ".join(f"{count} `{code}`" for code, count in sorted(codes.items())) or "0"
 
 
-def report(trained: TrainedCheck, others: Sequence[images.Picture]) -> str:
+def format_report(trained: TrainedCheck, others: Sequence[images.LabelledPicture]) -> str:
     """All tables; `others` are real pictures of no chest that the network has not learnt from."""
     thresholds = trained.thresholds
-    seen = ask(trained.network, [plain(picture.pixels) for picture in others]) if others else []
-    each = [row(p.name, [of], thresholds) for p, of in zip(others, seen, strict=True)]
+    seen = (
+        predict(trained.network, [to_input(picture.pixels) for picture in others]) if others else []
+    )
+    each = [count_verdicts(p.name, [of], thresholds) for p, of in zip(others, seen, strict=True)]
     parts = [
         "Real frontal radiographs, each judged by a network that never saw its patient:",
-        table(chest_rows(trained.left_out, thresholds), "done to it"),
+        format_table(count_by_treatment(trained.left_out, thresholds), "done to it"),
         "Freshly painted pictures:",
-        table(painted_rows(trained.unseen, thresholds), "kind"),
+        format_table(count_by_kind(trained.unseen, thresholds), "kind"),
     ]
     if others:
         parts += [
             "Real pictures of something else, none learnt from:",
-            table([row("all together", seen, thresholds), *each], "picture"),
+            format_table([count_verdicts("all together", seen, thresholds), *each], "picture"),
         ]
     chosen = ", ".join(f"{name} {value:.4f}" for name, value in thresholds.model_dump().items())
     return "\n\n".join([*parts, f"Thresholds: {chosen}."]) + "\n"
 
 
-def card(trained: TrainedCheck, plan: TrainingPlan) -> str:
+def format_card_section(trained: TrainedCheck, plan: TrainingPlan) -> str:
     """The gate's section of a model card."""
-    rows = {r.shown: r for r in chest_rows(trained.left_out, trained.thresholds)}
+    rows = {r.shown: r for r in count_by_treatment(trained.left_out, trained.thresholds)}
     as_is = rows["as it is"]
     turned = [rows[f"turned {k}"] for k in (90, 180, 270)]
     patients = len({judged.picture.patient for judged in trained.left_out})

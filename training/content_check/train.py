@@ -24,18 +24,18 @@ from edge_agent.engines.bundle import Bundle
 from hilum.manifest import GateThresholds, InputSpec
 from training.bundle.writer import GATE_HEADING, ContentCheckFiles
 from training.content_check import images
-from training.content_check.images import Picture
+from training.content_check.images import LabelledPicture
 from training.content_check.network import (
-    GateConfig,
-    GateNetwork,
+    ContentNetwork,
+    ContentTrainingConfig,
     ProbabilityHead,
     SampleTensors,
     TrainingImages,
-    ask,
     draw_pool,
+    predict,
     train_network,
 )
-from training.content_check.views import INPUT, handled, inverted, plain, turned
+from training.content_check.views import INPUT, augment, invert, rotate, to_input
 from training.data.atomic_files import replace_files
 from training.errors import TrainingError
 from training.export.onnx import export_module, ir_bytes, to_openvino
@@ -59,7 +59,7 @@ class TrainingPlan:
     chests: int = 400
     laterals: int = 200
     others_each: int = 80
-    config: GateConfig = field(default_factory=GateConfig)
+    config: ContentTrainingConfig = field(default_factory=ContentTrainingConfig)
 
     @property
     def command(self) -> str:
@@ -75,43 +75,45 @@ class TrainedCheck:
     freshly painted pictures of every kind, judged by `network`.
     """
 
-    network: GateNetwork
+    network: ContentNetwork
     thresholds: GateThresholds
     left_out: tuple[HeldOutResult, ...]
     unseen: tuple[HeldOutResult, ...]
 
 
-def train_gate(plan: TrainingPlan, told: Told = lambda *_: None) -> TrainedCheck:
+def train_content_check(plan: TrainingPlan, told: Told = lambda *_: None) -> TrainedCheck:
     """Train a gate and choose its thresholds.
 
     Raises:
         TrainingError: the folder has no radiographs, or too few patients to leave some out.
     """
     cv2.setNumThreads(1)
-    material = gather(plan, told)
-    groups = folds(material.radiographs, plan.folds, plan.seed)
+    material = gather_images(plan, told)
+    groups = split_patients(material.radiographs, plan.folds, plan.seed)
     pool = draw_pool(material, plan.config, lambda done, of: told("draw views", done, of))
-    judged = leave_out(material, pool, groups, plan, told)
+    judged = cross_validate(material, pool, groups, plan, told)
     network = train_network(pool, plan.config, lambda done, of: told("train", done, of))
-    return TrainedCheck(network, choose_thresholds(judged), tuple(judged), _unseen(network, plan))
+    return TrainedCheck(
+        network, choose_thresholds(judged), tuple(judged), _predict_unseen(network, plan)
+    )
 
 
-def gather(plan: TrainingPlan, told: Told = lambda *_: None) -> TrainingImages:
+def gather_images(plan: TrainingPlan, told: Told = lambda *_: None) -> TrainingImages:
     """Read and paint what there is to learn from."""
-    radiographs = images.radiographs(plan.radiographs)
-    chests = images.painted_chests(
+    radiographs = images.load_radiographs(plan.radiographs)
+    chests = images.paint_chests(
         _CHESTS_FROM, plan.chests, lambda done: told("paint chests", done, plan.chests)
     )
     return TrainingImages(
         radiographs=tuple(radiographs),
         painted_chests=tuple(chests),
-        laterals=tuple(images.painted_laterals(_LEARNT_FROM, plan.laterals)),
-        painted_others=tuple(images.painted_others([_LEARNT_FROM], plan.others_each)),
-        real_others=tuple(images.packaged()),
+        laterals=tuple(images.paint_laterals(_LEARNT_FROM, plan.laterals)),
+        painted_others=tuple(images.paint_others([_LEARNT_FROM], plan.others_each)),
+        real_others=tuple(images.load_packaged()),
     )
 
 
-def leave_out(
+def cross_validate(
     material: TrainingImages,
     pool: SampleTensors,
     groups: Sequence[frozenset[str]],
@@ -129,20 +131,22 @@ def leave_out(
     return judged
 
 
-def _unseen(network: GateNetwork, plan: TrainingPlan) -> tuple[HeldOutResult, ...]:
+def _predict_unseen(network: ContentNetwork, plan: TrainingPlan) -> tuple[HeldOutResult, ...]:
     """Painted pictures of every kind that the network has not learnt from."""
     pictures = [
-        *images.painted_others([_MEASURED_ON], max(1, plan.others_each // 3)),
-        *images.painted_laterals(_MEASURED_ON, max(1, plan.laterals // 4)),
-        *images.painted_chests(_CHESTS_MEASURED_FROM, max(1, plan.chests // 8)),
+        *images.paint_others([_MEASURED_ON], max(1, plan.others_each // 3)),
+        *images.paint_laterals(_MEASURED_ON, max(1, plan.laterals // 4)),
+        *images.paint_chests(_CHESTS_MEASURED_FROM, max(1, plan.chests // 8)),
     ]
-    seen = ask(network, [plain(picture.pixels) for picture in pictures])
+    seen = predict(network, [to_input(picture.pixels) for picture in pictures])
     return tuple(
         HeldOutResult(picture, "as it is", of) for picture, of in zip(pictures, seen, strict=True)
     )
 
 
-def folds(pictures: Sequence[Picture], count: int, seed: int) -> tuple[frozenset[str], ...]:
+def split_patients(
+    pictures: Sequence[LabelledPicture], count: int, seed: int
+) -> tuple[frozenset[str], ...]:
     """Part the patients into `count` groups of about as many pictures each."""
     of: dict[str, int] = {}
     for picture in pictures:
@@ -165,21 +169,21 @@ class HeldOutResult:
     or `inverted`.
     """
 
-    picture: Picture
+    picture: LabelledPicture
     done: str
     seen: ContentProbabilities
 
 
 def judge_views(
-    network: GateNetwork, picture: Picture, rng: np.random.Generator
+    network: ContentNetwork, picture: LabelledPicture, rng: np.random.Generator
 ) -> list[HeldOutResult]:
     """A frontal chest as it is, handled, turned and inverted."""
     pixels = picture.pixels
     views = [("as it is", pixels)]
-    views += [("handled", handled(pixels, rng, USUAL)) for _ in range(_HANDLINGS)]
-    views += [(f"turned {90 * k}", turned(pixels, k)) for k in (1, 2, 3)]
-    views += [("inverted", inverted(pixels))]
-    seen = ask(network, [plain(view) for _, view in views])
+    views += [("handled", augment(pixels, rng, USUAL)) for _ in range(_HANDLINGS)]
+    views += [(f"turned {90 * k}", rotate(pixels, k)) for k in (1, 2, 3)]
+    views += [("inverted", invert(pixels))]
+    seen = predict(network, [to_input(view) for _, view in views])
     return [HeldOutResult(picture, done, of) for (done, _), of in zip(views, seen, strict=True)]
 
 
@@ -217,14 +221,16 @@ def _beyond(probability: float, log_odds: float) -> float:
     return math.ceil(moved * 1e4) / 1e4 if moved < 0.9999 else moved
 
 
-def parts_of(network: GateNetwork, thresholds: GateThresholds, card: str) -> ContentCheckFiles:
+def export_files(
+    network: ContentNetwork, thresholds: GateThresholds, card: str
+) -> ContentCheckFiles:
     """A trained network as a bundle holds it: OpenVINO IR, weights in f16."""
     whole = ProbabilityHead(network.to(memory_format=torch.contiguous_format)).eval()
     xml, weights = ir_bytes(to_openvino(export_module(whole, INPUT, INPUT, "probabilities")))
     return ContentCheckFiles(xml, weights, InputSpec(height=INPUT, width=INPUT), thresholds, card)
 
 
-def save(parts: ContentCheckFiles, path: Path) -> None:
+def save_files(parts: ContentCheckFiles, path: Path) -> None:
     """Write a gate to a file of its own, for `training.bundle.writer.with_gate` and BundleParts.
 
     Raises:
@@ -244,14 +250,14 @@ def save(parts: ContentCheckFiles, path: Path) -> None:
             archive.writestr(zipfile.ZipInfo(name), content)
 
 
-def load(path: Path) -> ContentCheckFiles:
+def load_files(path: Path) -> ContentCheckFiles:
     """Read what `save` wrote, or take the gate out of a bundle that has one.
 
     Raises:
         TrainingError: the file is absent or is something else.
     """
     if path.suffix == ".bundle":
-        return _of_bundle(Bundle.open(path))
+        return _load_from_bundle(Bundle.open(path))
     try:
         with zipfile.ZipFile(path) as archive:
             facts = json.loads(archive.read("gate.json"))
@@ -266,7 +272,7 @@ def load(path: Path) -> ContentCheckFiles:
         raise TrainingError(f"{path} holds no gate: {error}") from error
 
 
-def _of_bundle(bundle: Bundle) -> ContentCheckFiles:
+def _load_from_bundle(bundle: Bundle) -> ContentCheckFiles:
     spec = bundle.manifest.gate
     if spec is None:
         raise TrainingError(f"{bundle.path} holds no gate")

@@ -20,22 +20,22 @@ INPUT: Final = 64
 """Height and width of the gate's input in pixels."""
 
 
-def plain(pixels: Pixels) -> Pixels:
+def to_input(pixels: Pixels) -> Pixels:
     """The picture as the gate gets it: letterboxed, u8 (64, 64)."""
     return apply_letterbox(pixels, Letterbox.fit(*_size(pixels), INPUT, INPUT))
 
 
-def turned(pixels: Pixels, quarters: int) -> Pixels:
+def rotate(pixels: Pixels, quarters: int) -> Pixels:
     """Turned clockwise by `quarters` of 90 degrees."""
     return np.ascontiguousarray(np.rot90(pixels, -quarters))
 
 
-def inverted(pixels: Pixels) -> Pixels:
+def invert(pixels: Pixels) -> Pixels:
     """White becomes black."""
     return np.asarray(255 - pixels, np.uint8)
 
 
-def handled(pixels: Pixels, rng: np.random.Generator, strength: float = 1.0) -> Pixels:
+def augment(pixels: Pixels, rng: np.random.Generator, strength: float = 1.0) -> Pixels:
     """What technicians, viewers and file formats do to a picture; u8 of about its size.
 
     Args:
@@ -43,18 +43,18 @@ def handled(pixels: Pixels, rng: np.random.Generator, strength: float = 1.0) -> 
         rng: decides.
         strength: 1 is far more than usual, 0.4 what every day brings.
     """
-    picture = _moved(pixels, rng, strength)
+    picture = _warp(pixels, rng, strength)
     if rng.random() < 0.4 * strength:
-        picture = _collimated(picture, rng)
-    picture = _toned(picture, rng, strength)
+        picture = _collimate(picture, rng)
+    picture = _change_tone(picture, rng, strength)
     if rng.random() < 0.6:
-        picture = _marked(picture, rng)
+        picture = _add_markers(picture, rng)
     if rng.random() < 0.3:
-        picture = _framed(picture, rng)
+        picture = _add_border(picture, rng)
     return picture
 
 
-def _moved(pixels: Pixels, rng: np.random.Generator, strength: float) -> Pixels:
+def _warp(pixels: Pixels, rng: np.random.Generator, strength: float) -> Pixels:
     """Crop or widen each side, lean a little, stretch a little."""
     rows, columns = _size(pixels)
     margins = rng.uniform(-0.08, 0.14, 4) * strength
@@ -79,7 +79,7 @@ def _moved(pixels: Pixels, rng: np.random.Generator, strength: float) -> Pixels:
     return np.asarray(moved, np.uint8)
 
 
-def _collimated(pixels: Pixels, rng: np.random.Generator) -> Pixels:
+def _collimate(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     """Shutters: up to a tenth of each side is black, seldom white."""
     rows, columns = _size(pixels)
     cut = rng.uniform(0, 0.1, 4) * (rng.random(4) < 0.6)
@@ -90,7 +90,7 @@ def _collimated(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     return picture
 
 
-def _toned(pixels: Pixels, rng: np.random.Generator, strength: float) -> Pixels:
+def _change_tone(pixels: Pixels, rng: np.random.Generator, strength: float) -> Pixels:
     """Another window, another gamma, flat or burnt-out film; blur and noise."""
     low, high = np.percentile(pixels, [rng.uniform(0, 4), rng.uniform(96, 100)])
     span = max(float(high - low), 8.0)
@@ -103,13 +103,15 @@ def _toned(pixels: Pixels, rng: np.random.Generator, strength: float) -> Pixels:
     if rng.random() < 0.3:
         picture = primitives.blur(picture, rng.uniform(0.4, 1.6))
     if rng.random() < 0.3:  # tone that differs from place to place
-        picture = picture * (1 + primitives.noise(_size(pixels), max(pixels.shape) / 2, rng) * 0.08)
+        picture = picture * (
+            1 + primitives.smooth_noise(_size(pixels), max(pixels.shape) / 2, rng) * 0.08
+        )
     if rng.random() < 0.4:
         picture = picture + rng.normal(0, rng.uniform(0.5, 8), pixels.shape).astype(np.float32)
     return np.asarray(np.clip(picture, 0, 255), np.uint8)
 
 
-def _marked(pixels: Pixels, rng: np.random.Generator) -> Pixels:
+def _add_markers(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     """Side markers, names and lines burnt into the picture."""
     picture = pixels.copy()
     rows, columns = _size(pixels)
@@ -127,11 +129,11 @@ def _marked(pixels: Pixels, rng: np.random.Generator) -> Pixels:
         t = np.linspace(0, 1, 24)[:, None]
         curve = (1 - t) ** 3 * points[0] + 3 * (1 - t) ** 2 * t * points[1]
         curve = curve + 3 * (1 - t) * t**2 * points[2] + t**3 * points[3]
-        primitives.stroke(picture, curve.astype(np.float32), 1, int(rng.integers(170, 256)))
+        primitives.draw_polyline(picture, curve.astype(np.float32), 1, int(rng.integers(170, 256)))
     return picture
 
 
-def _framed(pixels: Pixels, rng: np.random.Generator) -> Pixels:
+def _add_border(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     """Set into a larger field, as letterboxing, printing and screenshots do."""
     rows, columns = _size(pixels)
     if rng.random() < 0.5:
@@ -143,7 +145,7 @@ def _framed(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     return np.asarray(framed, np.uint8)
 
 
-def shuffled(pixels: Pixels, rng: np.random.Generator) -> Pixels:
+def shuffle_tiles(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     """The picture's quarters or ninths in another order: all its texture, none of its anatomy."""
     parts = int(rng.integers(2, 4))
     rows, columns = pixels.shape[0] // parts, pixels.shape[1] // parts
@@ -159,7 +161,7 @@ def shuffled(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     return np.ascontiguousarray(np.vstack(lines))
 
 
-def detail(pixels: Pixels, rng: np.random.Generator) -> Pixels:
+def crop_detail(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     """Less than a third of the picture's height and width: ribs, a shoulder, a corner."""
     rows, columns = _size(pixels)
     height, width = (max(16, round(side * rng.uniform(0.2, 0.32))) for side in (rows, columns))

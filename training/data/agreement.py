@@ -36,8 +36,16 @@ class ClassAgreement:
     kappa: float | None
 
 
-def measure(rows: pd.DataFrame, *, iou: float = IOU) -> tuple[ClassAgreement, ...]:
-    """Agreement of all classes, in the catalogue's order; `rows` as `vindr.read` gives them."""
+def measure_agreement(rows: pd.DataFrame, *, iou: float = IOU) -> tuple[ClassAgreement, ...]:
+    """Measure the agreement of all classes.
+
+    Args:
+        rows: readers' rows as `vindr.read_annotations` returns them.
+        iou: least intersection over union of two boxes that mark the same finding.
+
+    Returns:
+        One entry per class, in the catalogue's order.
+    """
     asked = rows.groupby("image_id")["rad_id"].nunique()
     boxes = rows[rows["class_id"] < len(CATALOG)]
     matched = _matched(boxes, iou)

@@ -50,7 +50,7 @@ class LabelledImage:
     patient: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
 
-    def read(self) -> NDArray[np.uint8]:
+    def read_pixels(self) -> NDArray[np.uint8]:
         """The picture, u8 (H, W).
 
         Raises:
@@ -62,7 +62,7 @@ class LabelledImage:
         return np.asarray(pixels, np.uint8)
 
 
-def refuse_finished(folder: Path) -> None:
+def refuse_existing_dataset(folder: Path) -> None:
     """Leave a whole set alone: while it is painted over, its tables label other pictures.
 
     Raises:
@@ -76,7 +76,7 @@ def refuse_finished(folder: Path) -> None:
             )
 
 
-def read(
+def load_dataset(
     folder: Path, split: str | None = None, split_file: Path | None = None
 ) -> tuple[LabelledImage, ...]:
     """The entries of a stored set, in order; of one frozen split where it is named.
@@ -87,13 +87,13 @@ def read(
         TrainingError: a table is absent (the set is unfinished), a row cannot be used, or the
             split is absent, empty, changed, or names images that the set does not hold.
     """
-    entries = _read(folder)
+    entries = _load_all(folder)
     if split is None:
         return entries
-    return of_split(folder, entries, splits.load(split_file or folder), split)
+    return select_split(folder, entries, splits.load_split(split_file or folder), split)
 
 
-def of_split(
+def select_split(
     folder: Path, entries: Sequence[LabelledImage], split: splits.Split, name: str
 ) -> tuple[LabelledImage, ...]:
     """Those of a set's entries that belong to one part of a frozen split, in the split's order.
@@ -102,7 +102,7 @@ def of_split(
         TrainingError: the part is absent or empty, or names images that the set does not hold.
     """
     by_id = {entry.image_id: entry for entry in entries}
-    wanted = split.of(name)
+    wanted = split.image_ids(name)
     if missing := [image_id for image_id in wanted if image_id not in by_id]:
         raise TrainingError(
             f"the split {name!r} names {missing[0]} and {len(missing) - 1} more that "
@@ -113,7 +113,7 @@ def of_split(
     return tuple(by_id[image_id] for image_id in wanted)
 
 
-def _read(folder: Path) -> tuple[LabelledImage, ...]:
+def _load_all(folder: Path) -> tuple[LabelledImage, ...]:
     for name in (IMAGES, ANNOTATIONS):
         if not (folder / name).is_file():
             raise TrainingError(

@@ -20,7 +20,7 @@ from training.errors import TrainingError
 OnDone = Callable[[int, int], None]
 
 
-def to_yolo(folder: Path, out: Path, on_done: OnDone) -> int:
+def export_yolo(folder: Path, out: Path, on_done: OnDone) -> int:
     """Write `images/<split>/`, `labels/<split>/` and, last, `data.yaml`.
 
     YOLO's labels have no place for how many readers agreed. Pictures are hard links where the disk
@@ -61,7 +61,7 @@ def to_yolo(folder: Path, out: Path, on_done: OnDone) -> int:
     return done
 
 
-def to_coco(folder: Path, out: Path, on_done: OnDone) -> int:
+def export_coco(folder: Path, out: Path, on_done: OnDone) -> int:
     """Write `images/<split>/` and `annotations/instances_<split>.json`, the documents last.
 
     Annotations carry `weight`, the share of readers that agreed; category ids are the catalogue's
@@ -104,7 +104,7 @@ def to_coco(folder: Path, out: Path, on_done: OnDone) -> int:
             _place(entry.path, out / "images" / name / entry.path.name)
             on_done(done := done + 1, total)
         documents[f"instances_{name}.json"] = {
-            "info": {"split": splits.load(folder).digest},
+            "info": {"split": splits.load_split(folder).digest},
             "images": images,
             "annotations": annotations,
             "categories": categories,
@@ -115,7 +115,10 @@ def to_coco(folder: Path, out: Path, on_done: OnDone) -> int:
     return done
 
 
-FORMS: Final[dict[str, Callable[[Path, Path, OnDone], int]]] = {"yolo": to_yolo, "coco": to_coco}
+EXPORTERS: Final[dict[str, Callable[[Path, Path, OnDone], int]]] = {
+    "yolo": export_yolo,
+    "coco": export_coco,
+}
 
 
 def _check_empty(out: Path) -> None:
@@ -128,12 +131,12 @@ def _check_empty(out: Path) -> None:
 
 
 def _count(folder: Path) -> int:
-    return sum(len(ids) for ids in splits.load(folder).images.values())
+    return sum(len(ids) for ids in splits.load_split(folder).images.values())
 
 
 def _entries(folder: Path, name: str) -> tuple[LabelledImage, ...]:
     # A split may have been given no share; that is no reason to export nothing.
-    return dataset.read(folder, name) if splits.load(folder).images.get(name) else ()
+    return dataset.load_dataset(folder, name) if splits.load_split(folder).images.get(name) else ()
 
 
 def _size(entry: LabelledImage) -> tuple[int, int]:

@@ -18,13 +18,13 @@ DEFAULT_IOU: Final = 0.4
 COLUMNS: Final = ("image_id", "class_name", "class_id", *BOX, "weight", "readers")
 
 
-def fuse(rows: pd.DataFrame, *, iou: float = DEFAULT_IOU) -> pd.DataFrame:
+def fuse_boxes(rows: pd.DataFrame, *, iou: float = DEFAULT_IOU) -> pd.DataFrame:
     """One box per finding.
 
     Args:
-        rows: readers' rows as `vindr.read` gives them, "No finding" among them, since a reader who
-            drew nothing counts as one who did not agree.
-        iou: overlap above which two boxes of a class are one.
+        rows: readers' rows as `vindr.read_annotations` returns them, "No finding" rows included,
+            because a reader who drew nothing counts as one who did not agree.
+        iou: intersection over union above which two boxes of a class are the same finding.
 
     Returns:
         `COLUMNS`; `readers` is how many marked it, `weight` their share of all who read the image.
@@ -40,7 +40,7 @@ def fuse(rows: pd.DataFrame, *, iou: float = DEFAULT_IOU) -> pd.DataFrame:
         if not group.size:
             continue
         image_id = images[group[0]]
-        merged = _of_image(
+        merged = _fuse_image(
             corners[group], classes[group], readers[group], int(asked[image_id]), iou
         )
         found.append(merged)
@@ -54,7 +54,7 @@ def fuse(rows: pd.DataFrame, *, iou: float = DEFAULT_IOU) -> pd.DataFrame:
     return table.sort_values(["image_id", "class_id", *BOX], ignore_index=True)
 
 
-def _of_image(
+def _fuse_image(
     corners: NDArray[np.float64],
     classes: NDArray[np.int64],
     readers: NDArray[np.int64],

@@ -28,7 +28,7 @@ _MIDDLE_SHARE: Final = (5, 95)
 _LEAST_RANGE: Final = 12
 
 
-def flags(pixels: NDArray[np.uint8], rows: int, columns: int) -> tuple[str, ...]:
+def find_flags(pixels: NDArray[np.uint8], rows: int, columns: int) -> tuple[str, ...]:
     """What is odd about a picture, as keys of `FLAGS`.
 
     Args:
@@ -48,7 +48,7 @@ def flags(pixels: NDArray[np.uint8], rows: int, columns: int) -> tuple[str, ...]
     return tuple(found)
 
 
-def fingerprint(pixels: NDArray[np.uint8]) -> str:
+def compute_fingerprint(pixels: NDArray[np.uint8]) -> str:
     """Perceptual hash of 256 bits as hexadecimal.
 
     The lowest 16 x 16 frequencies of the picture at 64 x 64, each above or below their median:
@@ -60,7 +60,7 @@ def fingerprint(pixels: NDArray[np.uint8]) -> str:
     return np.packbits(bits).tobytes().hex()
 
 
-def near_duplicates(
+def find_near_duplicates(
     fingerprints: Sequence[str], *, limit: int = NEAR_DUPLICATE
 ) -> list[tuple[int, int, int]]:
     """Pairs (i, j, bits that differ) with i < j of pictures that are all but the same."""
@@ -78,7 +78,7 @@ def near_duplicates(
     return pairs
 
 
-def grouped(names: Sequence[str], pairs: Sequence[tuple[int, int, int]]) -> list[str]:
+def merge_groups(names: Sequence[str], pairs: Sequence[tuple[int, int, int]]) -> list[str]:
     """One group name per picture: those that share a name or a pair, directly or not, share it."""
     parent = {name: name for name in names}
 

@@ -48,21 +48,21 @@ class ImportOptions:
     allow_absent_classes: bool = False
 
 
-def collect(wanted: ImportOptions, told: Told) -> Tables:
+def import_dataset(wanted: ImportOptions, told: Told) -> Tables:
     """Read, check, take in, fuse and divide; writes pictures, but none of the tables.
 
     Raises:
         TrainingError: the input cannot be used (the message names file and row), or a picture
             cannot be stored.
     """
-    read = vindr.read(wanted.annotations, skip_bad=wanted.skip_bad)
+    read = vindr.read_annotations(wanted.annotations, skip_bad=wanted.skip_bad)
     if wanted.images is None:
         readers, images, rejected = read.rows, _unpictured(read.rows), read.rejected
     else:
         readers, images, rejected = _with_pictures(wanted, wanted.images, read, told)
     _check_classes(readers, wanted)
     told("fuse", 0, 1)
-    fused = fusion.fuse(readers, iou=wanted.iou)
+    fused = fusion.fuse_boxes(readers, iou=wanted.iou)
     told("fuse", 1, 1)
     split = _split(wanted, images, fused)
     return Tables(images, readers, fused, rejected, split)
@@ -81,13 +81,15 @@ def _with_pictures(
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Readers' rows in pixels of the stored pictures; images; what was rejected."""
     ids = read.rows["image_id"].unique().tolist()
-    found, others = ingest.find(folder, ids)
+    found, others = ingest.find_images(folder, ids)
     absent = read.rows.drop_duplicates("image_id")
     absent = absent[~absent["image_id"].isin(list(found))]
     missing = _rejects(read.source, absent, f"there is no such image in {folder}")
     if len(missing) and not wanted.skip_bad:
-        raise TrainingError(vindr.told(str(wanted.annotations), missing), hint=vindr.SKIP_HINT)
-    pictures = wanted.out / tables.PICTURES
+        raise TrainingError(
+            vindr.describe_rejected(str(wanted.annotations), missing), hint=vindr.SKIP_HINT
+        )
+    pictures = wanted.out / tables.IMAGES_FOLDER
     tasks = [
         IngestTask(image_id, path, pictures / f"{image_id}.png", wanted.fit)
         for image_id, path in found.items()
@@ -96,7 +98,7 @@ def _with_pictures(
     journal = wanted.out / ingest.JOURNAL
     with explain_write_errors(wanted.out):
         wanted.out.mkdir(parents=True, exist_ok=True)
-    for done, one in enumerate(ingest.take_all(tasks, journal, workers=wanted.workers), start=1):
+    for done, one in enumerate(ingest.ingest_all(tasks, journal, workers=wanted.workers), start=1):
         taken.append(one)
         told("images", done, len(tasks))
     broken = pd.DataFrame(
@@ -113,7 +115,9 @@ def _with_pictures(
     if len(outside):
         _check_size(rows, outside, folder)
         if not wanted.skip_bad:
-            raise TrainingError(vindr.told(str(wanted.annotations), outside), hint=vindr.SKIP_HINT)
+            raise TrainingError(
+                vindr.describe_rejected(str(wanted.annotations), outside), hint=vindr.SKIP_HINT
+            )
     images = images[images["image_id"].isin(rows["image_id"])].reset_index(drop=True)
     strange = pd.DataFrame(
         [(name, 0, Path(name).stem, _UNNAMED) for name in others], columns=list(vindr.REJECTED)
@@ -169,17 +173,17 @@ def _check_classes(readers: pd.DataFrame, wanted: ImportOptions) -> None:
 def _split(wanted: ImportOptions, images: pd.DataFrame, fused: pd.DataFrame) -> Split:
     frozen = wanted.out / splits.FILE
     if frozen.is_file() and not wanted.new_split:
-        split = splits.load(frozen)
+        split = splits.load_split(frozen)
         if {image for ids in split.images.values() for image in ids} != set(images["image_id"]):
             raise TrainingError(
                 f"{frozen} was frozen for other images than these",
                 hint="Give another --out, or --new-split: figures of before no longer compare.",
             )
         return split
-    return divide(images, fused, seed=wanted.seed, shares=wanted.shares)
+    return divide_dataset(images, fused, seed=wanted.seed, shares=wanted.shares)
 
 
-def divide(
+def divide_dataset(
     images: pd.DataFrame,
     fused: pd.DataFrame,
     *,
@@ -192,10 +196,12 @@ def divide(
         TrainingError: a split would be empty.
     """
     ids = images["image_id"].tolist()
-    return splits.make(ids, marked(ids, fused), groups(images), seed=seed, shares=shares)
+    return splits.make_split(
+        ids, build_label_matrix(ids, fused), group_images(images), seed=seed, shares=shares
+    )
 
 
-def marked(ids: Sequence[str], fused: pd.DataFrame) -> NDArray[np.bool_]:
+def build_label_matrix(ids: Sequence[str], fused: pd.DataFrame) -> NDArray[np.bool_]:
     """Marks as bool (images, classes + 1): what is marked where; the last column is "nothing"."""
     labels = np.zeros((len(ids), len(CATALOG) + 1), np.bool_)
     place = {image_id: k for k, image_id in enumerate(ids)}
@@ -204,12 +210,14 @@ def marked(ids: Sequence[str], fused: pd.DataFrame) -> NDArray[np.bool_]:
     return labels
 
 
-def groups(images: pd.DataFrame) -> list[str]:
+def group_images(images: pd.DataFrame) -> list[str]:
     """Names of what must not be parted: patients where they are known, pictures that look alike."""
     known = images["patient_id"] != ""
     if images.loc[known, "patient_id"].nunique() < 2:
         known &= False  # one name for all is what a de-identifier writes
     names = images["image_id"].where(~known, images["patient_id"]).tolist()
     printed = [k for k, hash_ in enumerate(images["fingerprint"]) if hash_]
-    alike = image_checks.near_duplicates([str(images["fingerprint"].iat[k]) for k in printed])
-    return image_checks.grouped(names, [(printed[i], printed[j], bits) for i, j, bits in alike])
+    alike = image_checks.find_near_duplicates([str(images["fingerprint"].iat[k]) for k in printed])
+    return image_checks.merge_groups(
+        names, [(printed[i], printed[j], bits) for i, j, bits in alike]
+    )

@@ -70,13 +70,13 @@ class IngestedImage:
     size_bytes: int = 0
 
 
-Take = Callable[[IngestTask], IngestedImage]
+Ingest = Callable[[IngestTask], IngestedImage]
 
 LIMIT_S: Final = 120.0
 """What one file may take. The largest radiographs take a few seconds, on a busy machine too."""
 
 
-def find(folder: Path, wanted: Iterable[str]) -> tuple[dict[str, Path], list[str]]:
+def find_images(folder: Path, wanted: Iterable[str]) -> tuple[dict[str, Path], list[str]]:
     """Files of a folder and the folders in it, by image id; and the names of those nobody wants.
 
     Raises:
@@ -102,13 +102,13 @@ def find(folder: Path, wanted: Iterable[str]) -> tuple[dict[str, Path], list[str
     return found, others
 
 
-def take(task: IngestTask) -> IngestedImage:
+def ingest_image(task: IngestTask) -> IngestedImage:
     """Read, check and store one file.
 
     Raises:
         TrainingError: the picture cannot be stored.
     """
-    stamp = stamp_of(task)
+    stamp = compute_stamp(task)
     unread = IngestedImage(task.image_id, task.source.name, stamp)
     try:
         data = task.source.read_bytes()
@@ -121,7 +121,7 @@ def take(task: IngestTask) -> IngestedImage:
         return _refused(unread, refusal.message)
     except OSError as error:
         return _refused(unread, f"the file cannot be read: {error.strerror}")
-    flags = image_checks.flags(radiograph.pixels, radiograph.facts.rows, radiograph.facts.columns)
+    flags = image_checks.find_flags(radiograph.pixels, radiograph.facts.rows, radiograph.facts.columns)
     if "constant" in flags:
         return _refused(unread, image_checks.FLAGS["constant"])
     encoded = cv2.imencode(".png", radiograph.pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1]
@@ -134,14 +134,14 @@ def take(task: IngestTask) -> IngestedImage:
         columns=radiograph.pixels.shape[1],
         original_rows=radiograph.facts.rows,
         original_columns=radiograph.facts.columns,
-        patient_id=pseudonym(context.patient_id),
+        patient_id=make_pseudonym(context.patient_id),
         sex=context.patient_sex if context.patient_sex in {"F", "M", "O"} else "",
-        age=years(context),
+        age=age_in_years(context),
         view=radiograph.facts.view,
         manufacturer=radiograph.facts.manufacturer,
         photometric=radiograph.facts.photometric,
         flags=" ".join(flags),
-        fingerprint=image_checks.fingerprint(radiograph.pixels),
+        fingerprint=image_checks.compute_fingerprint(radiograph.pixels),
         size_bytes=encoded.size,
     )
 
@@ -150,12 +150,12 @@ def _refused(unread: IngestedImage, why: str) -> IngestedImage:
     return IngestedImage(unread.image_id, unread.source, unread.stamp, why=why)
 
 
-def pseudonym(patient_id: str) -> str:
+def make_pseudonym(patient_id: str) -> str:
     """A name that only tells patients apart; "" where none is known. It is no anonymisation."""
     return f"p-{sha256(patient_id.encode()).hexdigest()[:12]}" if patient_id else ""
 
 
-def years(context: StudyContext) -> str:
+def age_in_years(context: StudyContext) -> str:
     """Age in whole years as the header gives it (`045Y`, `009M`), or ""."""
     digits, unit = context.patient_age[:-1], context.patient_age[-1:]
     per_year = {"Y": 1, "M": 12, "W": 52, "D": 365}.get(unit)
@@ -164,7 +164,7 @@ def years(context: StudyContext) -> str:
     return str(int(digits) // per_year)
 
 
-def stamp_of(task: IngestTask) -> str:
+def compute_stamp(task: IngestTask) -> str:
     """What a picture was made from: another file or size has another stamp."""
     try:
         stat = task.source.stat()
@@ -173,12 +173,12 @@ def stamp_of(task: IngestTask) -> str:
     return f"{stat.st_size}:{stat.st_mtime_ns}:{task.fit}"
 
 
-def take_all(
+def ingest_all(
     tasks: list[IngestTask],
     journal: Path,
     *,
     workers: int,
-    take: Take = take,
+    ingest: Ingest = ingest_image,
     limit_s: float = LIMIT_S,
 ) -> Iterator[IngestedImage]:
     """Take in what has not been taken in before, yielding everything in the order it is known.
@@ -197,7 +197,7 @@ def take_all(
     before = _noted(journal)
     # Looked at first: a refused run has changed nothing.
     for task in tasks:
-        if task.image_id in before and before[task.image_id].stamp != stamp_of(task):
+        if task.image_id in before and before[task.image_id].stamp != compute_stamp(task):
             raise TrainingError(
                 f"{task.target.parent} holds {task.image_id} at another size, or from another file "
                 f"than {task.source}",
@@ -217,7 +217,7 @@ def take_all(
             for stale in pictures.glob(".*.part"):
                 stale.unlink(missing_ok=True)
     with journal.open("a", encoding="utf-8") as notes:
-        for taken in _in_processes(todo, workers, take, limit_s):
+        for taken in _in_processes(todo, workers, ingest, limit_s):
             if not taken.why:  # what failed is tried again the next time
                 with explain_write_errors(journal):
                     notes.write(json.dumps(asdict(taken)) + "\n")
@@ -250,20 +250,20 @@ def _complete(known: IngestedImage, target: Path) -> bool:
 
 
 def _in_processes(
-    tasks: list[IngestTask], workers: int, take: Take, limit_s: float
+    tasks: list[IngestTask], workers: int, ingest: Ingest, limit_s: float
 ) -> Iterator[IngestedImage]:
     left = list(reversed(tasks))
     while left:
         suspects: list[IngestTask] = []
-        yield from _until_one_dies(left, suspects, workers, partial(_limited, take, limit_s))
+        yield from _until_one_dies(left, suspects, workers, partial(_limited, ingest, limit_s))
         # A decoder that crashes or hangs takes its process along, and nobody says which file it
         # was: each that was in the works is tried in a process of its own.
         for task in suspects:
-            yield _alone(task, take, limit_s)
+            yield _alone(task, ingest, limit_s)
 
 
 def _until_one_dies(
-    left: list[IngestTask], suspects: list[IngestTask], workers: int, take: Take
+    left: list[IngestTask], suspects: list[IngestTask], workers: int, ingest: Ingest
 ) -> Iterator[IngestedImage]:
     """Work through `left`; on a dead process the tasks not known to be done go to `suspects`."""
     running: dict[Future[IngestedImage], IngestTask] = {}
@@ -273,7 +273,7 @@ def _until_one_dies(
                 while left and len(running) < 2 * workers:
                     task = left.pop()
                     suspects.append(task)
-                    running[pool.submit(take, task)] = task
+                    running[pool.submit(ingest, task)] = task
                 for done in wait(running, return_when=FIRST_COMPLETED).done:
                     taken = done.result()
                     suspects.remove(running.pop(done))
@@ -285,25 +285,25 @@ def _until_one_dies(
             raise
 
 
-def _alone(task: IngestTask, take: Take, limit_s: float) -> IngestedImage:
+def _alone(task: IngestTask, ingest: Ingest, limit_s: float) -> IngestedImage:
     with _pool(1) as pool:
         began = time.monotonic()
         try:
-            return pool.submit(_limited, take, limit_s, task).result()
+            return pool.submit(_limited, ingest, limit_s, task).result()
         except BrokenProcessPool:
-            unread = IngestedImage(task.image_id, task.source.name, stamp_of(task))
+            unread = IngestedImage(task.image_id, task.source.name, compute_stamp(task))
             if time.monotonic() - began < limit_s:
                 return _refused(unread, "the decoder crashed on it")
             return _refused(unread, f"the decoder did not come to an end in {limit_s:g} s")
 
 
-def _limited(take: Take, limit_s: float, task: IngestTask) -> IngestedImage:
+def _limited(ingest: Ingest, limit_s: float, task: IngestTask) -> IngestedImage:
     """In a worker: take a file in; the system ends the process if that takes too long."""
     # No handler in Python could: native code that hangs does not let the interpreter run.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, limit_s)
     try:
-        return take(task)
+        return ingest(task)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
 

@@ -64,7 +64,7 @@ class Quality:
     rejected: pd.DataFrame
 
 
-def measure(tables: Tables) -> Quality:
+def measure_quality(tables: Tables) -> Quality:
     """Look at a set's tables."""
     images, fused = tables.images, tables.fused
     shares = _shares(tables)
@@ -72,7 +72,7 @@ def measure(tables: Tables) -> Quality:
     asked = tables.readers.groupby("image_id")["rad_id"].nunique()
     several = fused["image_id"].map(asked).to_numpy() > 1
     classes = []
-    for finding, agreed in zip(CATALOG, agreement.measure(tables.readers), strict=True):
+    for finding, agreed in zip(CATALOG, agreement.measure_agreement(tables.readers), strict=True):
         of_class = (fused["class_id"] == finding.index).to_numpy()
         marked = fused.loc[of_class, "image_id"].drop_duplicates()
         in_split = marked.map(side).value_counts()
@@ -202,5 +202,5 @@ def _concern(what: str, ids: Sequence[str]) -> list[QualityIssue]:
 def _alike(images: pd.DataFrame) -> list[tuple[str, str]]:
     printed = images[images["fingerprint"] != ""]
     ids = printed["image_id"].tolist()
-    pairs = image_checks.near_duplicates(printed["fingerprint"].tolist())
+    pairs = image_checks.find_near_duplicates(printed["fingerprint"].tolist())
     return [(ids[one], ids[other]) for one, other, _ in pairs]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from hilum.catalog import CATALOG
 from training.data import quality
 from training.data.quality import Quality, QualityIssue
-from training.data.tables import PICTURES, Tables
+from training.data.tables import IMAGES_FOLDER, Tables
 
 _SIDE: Final = 300
 _THUMBNAIL: Final = 120
@@ -47,34 +47,34 @@ class Reason:
     rows: tuple[dict[str, str], ...]
 
 
-def render(tables: Tables, folder: Path) -> str:
+def render_report(tables: Tables, folder: Path) -> str:
     """The report on a set as HTML; `folder` is where its pictures lie."""
-    measured = quality.measure(tables)
+    measured = quality.measure_quality(tables)
     return _TEMPLATES.get_template("quality.html.j2").render(
         quality=measured,
         split=tables.split,
         boxes=sum(of_class.boxes for of_class in measured.classes),
         fused=len(tables.fused),
         most=max(1, *(of_class.images for of_class in measured.classes)),
-        heats=[_heat_picture(of_class.heat) for of_class in measured.classes],
+        heats=[_render_heat_map(of_class.heat) for of_class in measured.classes],
         size_labels=[f"{100 * edge:.0f}%" for edge in (quality.SIZE_EDGES[0], 0.1, 1.0)],
-        examples=_examples(tables, folder / PICTURES),
+        examples=_examples(tables, folder / IMAGES_FOLDER),
         concerns=[
-            (concern, _thumbnails(concern, folder / PICTURES)) for concern in measured.concerns
+            (concern, _thumbnails(concern, folder / IMAGES_FOLDER)) for concern in measured.concerns
         ],
         reasons=_reasons(measured),
     )
 
 
-def _uri(picture: NDArray[np.uint8], suffix: str, *how: int) -> str:
+def _to_data_uri(picture: NDArray[np.uint8], suffix: str, *how: int) -> str:
     encoded = cv2.imencode(suffix, picture, list(how))[1].tobytes()
     kind = {".png": "png", ".jpg": "jpeg"}[suffix]
     return f"data:image/{kind};base64,{b64encode(encoded).decode()}"
 
 
-def _heat_picture(heat: NDArray[np.float64]) -> str:
+def _render_heat_map(heat: NDArray[np.float64]) -> str:
     grey = np.round(255 * heat / max(heat.max(), 1e-9)).astype(np.uint8)
-    return _uri(np.asarray(cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO), np.uint8), ".png")
+    return _to_data_uri(np.asarray(cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO), np.uint8), ".png")
 
 
 def _examples(tables: Tables, pictures: Path) -> list[Example]:
@@ -85,20 +85,20 @@ def _examples(tables: Tables, pictures: Path) -> list[Example]:
         for image_id in marked.sort_values(["readers", "image_id"], ascending=[False, True])[
             "image_id"
         ].head(3):
-            if (pixels := _picture(pictures, image_id)) is None:
+            if (pixels := _read_image(pictures, image_id)) is None:
                 continue
             rows = tables.readers[tables.readers["image_id"] == image_id]
             drawn = rows[rows["class_id"] == finding.index]
             names = sorted(rows["rad_id"].unique())
             colours = {name: _COLOURS[k % len(_COLOURS)] for k, name in enumerate(names)}
             fused = marked[marked["image_id"] == image_id]
-            picture = _drawn(pixels, drawn, fused, colours)
+            picture = _draw_boxes(pixels, drawn, fused, colours)
             examples.append(Example(finding.name, image_id, picture, tuple(colours.items())))
             break
     return examples
 
 
-def _picture(pictures: Path, image_id: str) -> NDArray[np.uint8] | None:
+def _read_image(pictures: Path, image_id: str) -> NDArray[np.uint8] | None:
     path = pictures / f"{image_id}.png"
     if not path.is_file():  # OpenCV would print a warning for each
         return None
@@ -106,7 +106,7 @@ def _picture(pictures: Path, image_id: str) -> NDArray[np.uint8] | None:
     return None if pixels is None else np.asarray(pixels, np.uint8)
 
 
-def _drawn(
+def _draw_boxes(
     pixels: NDArray[np.uint8], drawn: pd.DataFrame, fused: pd.DataFrame, colours: dict[str, str]
 ) -> str:
     scale = _SIDE / max(pixels.shape)
@@ -119,16 +119,16 @@ def _drawn(
         low = (round(row.x_min * scale), round(row.y_min * scale))
         high = (round(row.x_max * scale), round(row.y_max * scale))
         cv2.rectangle(picture, low, high, blue_green_red, width)
-    return _uri(np.asarray(picture, np.uint8), ".jpg", cv2.IMWRITE_JPEG_QUALITY, 85)
+    return _to_data_uri(np.asarray(picture, np.uint8), ".jpg", cv2.IMWRITE_JPEG_QUALITY, 85)
 
 
 def _thumbnails(concern: QualityIssue, pictures: Path) -> list[tuple[str, str]]:
     found = []
     for image_id in concern.image_ids:
-        if (pixels := _picture(pictures, image_id)) is not None:
+        if (pixels := _read_image(pictures, image_id)) is not None:
             scale = _THUMBNAIL / max(pixels.shape)
             small = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-            found.append((image_id, _uri(np.asarray(small, np.uint8), ".jpg")))
+            found.append((image_id, _to_data_uri(np.asarray(small, np.uint8), ".jpg")))
     return found
 
 

@@ -42,11 +42,11 @@ class Split:
         images = {name: sorted(ids) for name, ids in self.images.items()}
         return {"format": FORMAT, "seed": self.seed, "images": images}
 
-    def document(self) -> dict[str, Any]:
+    def to_document(self) -> dict[str, Any]:
         """What is written to the file."""
         return {**self._content(), "digest": self.digest}
 
-    def of(self, name: str) -> tuple[str, ...]:
+    def image_ids(self, name: str) -> tuple[str, ...]:
         """The image ids of one split.
 
         Raises:
@@ -59,7 +59,7 @@ class Split:
         return self.images[name]
 
 
-def make(
+def make_split(
     ids: Sequence[str],
     labels: NDArray[np.bool_],
     groups: Sequence[str],
@@ -86,7 +86,7 @@ def make(
     of_group = np.zeros((len(names), labels.shape[1]), np.bool_)
     for k, group in enumerate(groups):
         of_group[place[group]] |= labels[k]
-    side = _sides(of_group, shares, seed)
+    side = _assign_groups(of_group, shares, seed)
     images = {
         name: tuple(ids[k] for k in order if side[place[groups[k]]] == number)
         for number, name in enumerate(NAMES)
@@ -101,7 +101,9 @@ def make(
     return Split(seed, images)
 
 
-def _sides(labels: NDArray[np.bool_], shares: Sequence[float], seed: int) -> NDArray[np.int64]:
+def _assign_groups(
+    labels: NDArray[np.bool_], shares: Sequence[float], seed: int
+) -> NDArray[np.int64]:
     """Number of the split for each group.
 
     The algorithm gives each class to the split that lacks it most, which leaves a small split of a
@@ -119,7 +121,7 @@ def _sides(labels: NDArray[np.bool_], shares: Sequence[float], seed: int) -> NDA
     return side
 
 
-def load(path: Path) -> Split:
+def load_split(path: Path) -> Split:
     """Read a frozen split: the file, or the folder of a set.
 
     Raises:
@@ -150,6 +152,6 @@ def load(path: Path) -> Split:
     return split
 
 
-def save(split: Split, path: Path) -> None:
+def save_split(split: Split, path: Path) -> None:
     """Write it as JSON; whoever calls sees to it that the file is whole or not there."""
-    path.write_text(json.dumps(split.document(), indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(split.to_document(), indent=1) + "\n", encoding="utf-8")

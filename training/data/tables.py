@@ -47,7 +47,7 @@ READERS: Final = (
     "x_max",
     "y_max",
 )
-PICTURES: Final = "images"
+IMAGES_FOLDER: Final = "images"
 REPORT: Final = "report.html"
 
 
@@ -67,7 +67,7 @@ class Tables:
         return bool((self.images["rows"] > 0).any())
 
 
-def write(tables: Tables, folder: Path, report: str) -> None:
+def write_tables(tables: Tables, folder: Path, report: str) -> None:
     """Replace all tables, the split and the report of a set together.
 
     Raises:
@@ -78,11 +78,11 @@ def write(tables: Tables, folder: Path, report: str) -> None:
         tables.readers[list(READERS)].to_csv(place("readers.csv"), index=False)
         tables.fused.to_csv(place("annotations.csv"), index=False)
         tables.rejected.to_csv(place("rejected.csv"), index=False)
-        splits.save(tables.split, place(splits.FILE))
+        splits.save_split(tables.split, place(splits.FILE))
         place(REPORT).write_text(report, encoding="utf-8")
 
 
-def read(folder: Path, *, divided: bool = True) -> Tables:
+def read_tables(folder: Path, *, divided: bool = True) -> Tables:
     """Read an imported set; its split may be absent (and is empty then) if `divided` is False.
 
     Raises:
@@ -104,7 +104,9 @@ def read(folder: Path, *, divided: bool = True) -> Tables:
             frame[name] = pd.to_numeric(frame[name], errors="coerce")
     absent = not divided and not (folder / splits.FILE).exists()
     images, readers, fused, rejected = frames
-    return Tables(images, readers, fused, rejected, Split(0, {}) if absent else splits.load(folder))
+    return Tables(
+        images, readers, fused, rejected, Split(0, {}) if absent else splits.load_split(folder)
+    )
 
 
 _TYPES: Final = dict.fromkeys(

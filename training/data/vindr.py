@@ -107,7 +107,7 @@ _SCHEMA: Final = pa.DataFrameSchema(
 )
 
 
-def read(path: Path, *, skip_bad: bool = False) -> Annotations:
+def read_annotations(path: Path, *, skip_bad: bool = False) -> Annotations:
     """Read and check a table, also gzipped.
 
     Raises:
@@ -130,7 +130,7 @@ def read(path: Path, *, skip_bad: bool = False) -> Annotations:
         }
     ).sort_values("row", ignore_index=True)
     if len(rejected) and not skip_bad:
-        raise TrainingError(told(str(path), rejected), hint=_hint(rejected))
+        raise TrainingError(describe_rejected(str(path), rejected), hint=_hint(rejected))
     rows = table.drop(index=list(why)).reset_index(drop=True)
     if rows.empty:
         raise TrainingError(f"{path} holds no row that can be used")
@@ -154,7 +154,7 @@ def _hint(rejected: pd.DataFrame) -> str:
     return f"{SKIP_HINT} {_CLASSES_HINT}" if unknown else SKIP_HINT
 
 
-def told(what: str, rejected: pd.DataFrame) -> str:
+def describe_rejected(what: str, rejected: pd.DataFrame) -> str:
     """The first of the rejected rows in full, then how many more there are."""
     first = rejected.iloc[0]
     message = f"{what}, row {first['row']}: {first['why']}"

@@ -95,7 +95,7 @@ def detect_all(
 
     def look(entry: LabelledImage) -> tuple[Finding, ...]:
         try:
-            return tuple(detector(entry.read()))
+            return tuple(detector(entry.read_pixels()))
         except OutputsInvalid as error:
             raise TrainingError(
                 f"the network gives no findings for {entry.path}: {error}",

@@ -146,9 +146,11 @@ def _prepared(
 def _split(request: Request, name: str) -> tuple[tuple[LabelledImage, ...], str | None]:
     """The images of a split, and the digest of the frozen file that it is in."""
     if request.data is None:
-        return dataset.read(Path(name)), None
+        return dataset.load_dataset(Path(name)), None
     file = request.split_file
-    return dataset.read(request.data, name, file), splits.load(file or request.data).digest
+    return dataset.load_dataset(request.data, name, file), splits.load_split(
+        file or request.data
+    ).digest
 
 
 def _rules(

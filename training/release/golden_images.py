@@ -16,7 +16,7 @@ _FROM: Final = 30_000_000
 
 def golden_pictures(size: int, count: int) -> dict[str, Pixels]:
     """So many procedural radiographs, u8 (size, size), by the names of cases."""
-    generator = Generator(lungs.load(), box_statistics.load())
+    generator = Generator(lungs.load_shape_model(), box_statistics.load_statistics())
     pictures = {}
     for k in range(count):
         pixels = generator.sample(_FROM + k).pixels

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from hilum.catalog import BY_SLUG
 from training.errors import TrainingError
 from training.synthetic import primitives
-from training.synthetic.lungs import Lung, Lungs, ShapeModel, fit
-from training.synthetic.phantom import Chest, frame_of
+from training.synthetic.lungs import Lung, Lungs, ShapeModel, fit_lungs
+from training.synthetic.phantom import Chest, estimate_frame
 
 _SUFFIXES: Final = {".jpg", ".jpeg", ".png"}
 _STORED: Final = 640
@@ -79,7 +79,7 @@ class Background:
         soft = primitives.blur(mask.astype(np.float32) / np.float32(255), 2.5)
         # Where the outline takes in heart or diaphragm there is little air.
         air = soft * np.clip((tissue - primitives.blur(pixels, 4)) / (0.6 * (tissue - dark)), 0, 1)
-        frame = frame_of(lungs)
+        frame = estimate_frame(lungs)
         knob_x = frame.middle + 0.05 * frame.thorax
         return Chest(
             pixels=pixels,
@@ -107,7 +107,7 @@ def _moved(lung: Lung, sx: float, sy: float, dx: float, dy: float) -> Lung:
     )
 
 
-def load(folder: Path, model: ShapeModel) -> tuple[Background, ...]:
+def load_backgrounds(folder: Path, model: ShapeModel) -> tuple[Background, ...]:
     """Read every radiograph of a folder whose lungs can be found.
 
     An `attribution.csv` in the folder (columns filename, patientid, finding, view) says
@@ -127,7 +127,7 @@ def load(folder: Path, model: ShapeModel) -> tuple[Background, ...]:
             continue
         scale = _STORED / max(pixels.shape)
         small = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        lungs, score = fit(
+        lungs, score = fit_lungs(
             small.astype(np.uint8), model, np.random.default_rng(zlib.crc32(path.name.encode()))
         )
         if score < _LEAST_SCORE or not _within(lungs, small.shape):
@@ -167,7 +167,7 @@ def _within(lungs: Lungs, shape: tuple[int, ...]) -> bool:
     )
 
 
-def split(
+def split_by_patient(
     backgrounds: tuple[Background, ...], seed: int, *, held_out: float = 0.15
 ) -> tuple[tuple[Background, ...], tuple[Background, ...]]:
     """Part them by patient into training and held out; most clear patients are held out.

@@ -77,7 +77,7 @@ def _draw(
     )
 
 
-def measure(annotations: Path) -> BoxStatistics:
+def measure_statistics(annotations: Path) -> BoxStatistics:
     """Aggregate the annotation table.
 
     Args:
@@ -168,7 +168,7 @@ def _of_class(framed: pd.DataFrame, images: int) -> ClassStatistics:
     )
 
 
-def save(statistics: BoxStatistics, path: Path) -> None:
+def save_statistics(statistics: BoxStatistics, path: Path) -> None:
     """Write as JSON; histograms in parts per ten thousand, flat, row by row.
 
     Raises:
@@ -196,7 +196,7 @@ def save(statistics: BoxStatistics, path: Path) -> None:
         place(path.name).write_text(json.dumps(document) + "\n", encoding="utf-8")
 
 
-def load(path: Path = SHIPPED) -> BoxStatistics:
+def load_statistics(path: Path = SHIPPED) -> BoxStatistics:
     """Read what `save` wrote; by default the aggregates shipped beside this module."""
     document = json.loads(path.read_text(encoding="utf-8"))
 

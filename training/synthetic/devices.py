@@ -14,7 +14,7 @@ Canvas = NDArray[np.uint8]
 Points = NDArray[np.floating]
 
 
-def hang(chest: Chest, rng: np.random.Generator, busy: float) -> None:
+def add_devices(chest: Chest, rng: np.random.Generator, busy: float) -> None:
     """Add unlabelled things in and on the patient; `busy` 0-1 is how many."""
     if rng.random() < 0.3 * busy:
         _nipples(chest, rng)
@@ -42,9 +42,11 @@ def _nipples(chest: Chest, rng: np.random.Generator) -> None:
         if rng.random() < 0.2:
             continue
         x = frame.middle + side * rng.uniform(0.27, 0.34) * frame.thorax
-        disc = primitives.ellipse(chest.shape, (x, level + rng.normal(0, 4)), (radius, radius))
+        disc = primitives.ellipse_distance(
+            chest.shape, (x, level + rng.normal(0, 4)), (radius, radius)
+        )
         chest.add(
-            primitives.soft_inside(disc, rng.uniform(0.3, 1.0)) * np.float32(rng.uniform(0.1, 0.25))
+            primitives.smooth_mask(disc, rng.uniform(0.3, 1.0)) * np.float32(rng.uniform(0.1, 0.25))
         )
 
 
@@ -62,7 +64,7 @@ def _wire(
     points = (
         start + (end - start) * t + bend[0] * np.sin(np.pi * t) + bend[1] * np.sin(2 * np.pi * t)
     )
-    primitives.stroke(canvas, points.astype(np.float32), thickness, value)
+    primitives.draw_polyline(canvas, points.astype(np.float32), thickness, value)
 
 
 def _electrodes(canvas: Canvas, chest: Chest, rng: np.random.Generator) -> None:
@@ -143,7 +145,7 @@ def _buttons(canvas: Canvas, chest: Chest, rng: np.random.Generator) -> None:
         )
 
 
-def develop(pixels: Floats, rng: np.random.Generator, *, real: bool) -> Canvas:
+def render_film(pixels: Floats, rng: np.random.Generator, *, real: bool) -> Canvas:
     """From painted brightness to an 8-bit film: detail, noise, window, gamma, borders, letters.
 
     Args:
@@ -165,7 +167,9 @@ def develop(pixels: Floats, rng: np.random.Generator, *, real: bool) -> Canvas:
     low, high = np.percentile(film[::6, ::6], [rng.uniform(0, 2.5), rng.uniform(97.5, 100)])
     film = (film - np.float32(low)) / np.float32(max(high - low, 1e-3))
     amount = rng.uniform(0.0, 0.012 if real else 0.03)
-    film = film + primitives.noise(film.shape, rng.uniform(1.0, 1.8), rng) * np.float32(amount)
+    film = film + primitives.smooth_noise(film.shape, rng.uniform(1.0, 1.8), rng) * np.float32(
+        amount
+    )
     film = np.clip(film, 0, 1) ** np.float32(np.exp(rng.normal(0, 0.3)))
     if rng.random() < 0.2:
         knee = rng.uniform(4, 8)
@@ -219,6 +223,6 @@ def _collimate(grey: Canvas, rng: np.random.Generator) -> None:
     )
     turn = cv2.getRotationMatrix2D((size / 2, size / 2), rng.normal(0, 1.2), 1.0)
     corners = cv2.transform(corners[None], turn)[0]
-    field = primitives.filled(grey.shape, corners)
+    field = primitives.fill_polygon(grey.shape, corners)
     outside = float(rng.choice([0.0, rng.uniform(0, 40), 255.0], p=[0.7, 0.25, 0.05]))
     grey[:] = (grey * field + outside * (1 - field)).astype(np.uint8)

@@ -31,8 +31,8 @@ from pydicom.uid import (
 )
 
 from hilum.catalog import CATALOG
-from training.data.atomic_files import explain_write_errors, replace_file, replace_files
-from training.data.dataset import ANNOTATIONS, NO_FINDING, refuse_finished
+from training.data.atomic_files import replace_files, replace_file, explain_write_errors
+from training.data.dataset import ANNOTATIONS, NO_FINDING, refuse_existing_dataset
 from training.data.labels import Label
 from training.errors import TrainingError
 from training.synthetic import simulated_readers
@@ -64,7 +64,7 @@ class Study:
         return Path("studies", self.patient, f"study-{self.number}", f"{self.image_id}.dicom")
 
 
-def plan(seeds: range) -> list[Study]:
+def plan_studies(seeds: range) -> list[Study]:
     """Patients and their studies, one radiograph per seed; a function of the first seed alone."""
     rng = np.random.default_rng([2, seeds.start])
     studies: list[Study] = []
@@ -93,7 +93,7 @@ def plan(seeds: range) -> list[Study]:
     return studies
 
 
-def write(
+def write_studies(
     generator: Generator, folder: Path, seeds: range, *, workers: int = 2
 ) -> Iterator[tuple[Study, tuple[Label, ...]]]:
     """Paint and store one radiograph per seed, yielding each with what was painted, in order.
@@ -109,15 +109,15 @@ def write(
             "studies are painted throughout, without real backgrounds",
             hint="A table in VinDr-CXR's layout cannot say what a real picture may hide.",
         )
-    refuse_finished(folder)
-    studies = plan(seeds)
+    refuse_existing_dataset(folder)
+    studies = plan_studies(seeds)
     rows: list[list[object]] = []
     # Spawned, not forked: OpenCV's own threads do not survive a fork.
     with ProcessPoolExecutor(
         workers, mp_context=get_context("spawn"), initializer=_adopt, initargs=(generator, folder)
     ) as pool:
         for study, labels in zip(studies, pool.map(_make, studies, chunksize=4), strict=True):
-            rows += _readings(study, labels, SIZE)
+            rows += _simulate_readings(study, labels, SIZE)
             yield study, labels
     with (
         replace_files(folder) as place,
@@ -130,11 +130,11 @@ def write(
         table.writerows(rows)
 
 
-def _readings(study: Study, labels: tuple[Label, ...], side: int) -> list[list[object]]:
+def _simulate_readings(study: Study, labels: tuple[Label, ...], side: int) -> list[list[object]]:
     rng = np.random.default_rng([3, study.seed])
     rows: list[list[object]] = []
-    for reader in simulated_readers.choose(rng):
-        drawn = simulated_readers.read(labels, side, rng)
+    for reader in simulated_readers.choose_readers(rng):
+        drawn = simulated_readers.simulate_reading(labels, side, rng)
         for label in drawn:
             box = (label.x_min, label.y_min, label.x_max, label.y_max)
             name = CATALOG[label.index].name
@@ -158,7 +158,7 @@ def _make(study: Study) -> tuple[Label, ...]:
     generator, folder = _given
     sample = generator.sample(study.seed)
     file = BytesIO()
-    data_set(sample.pixels, study).save_as(file, enforce_file_format=True)
+    build_dataset(sample.pixels, study).save_as(file, enforce_file_format=True)
     path = folder / study.path
     with explain_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -166,7 +166,7 @@ def _make(study: Study) -> tuple[Label, ...]:
     return sample.labels
 
 
-def data_set(pixels: NDArray[np.uint8], study: Study) -> FileDataset:
+def build_dataset(pixels: NDArray[np.uint8], study: Study) -> FileDataset:
     """A radiograph for presentation, 12 bits stored, with a window over all of them.
 
     Args:

@@ -40,27 +40,27 @@ NODULE, PNEUMOTHORAX = _index("nodule_mass"), _index("pneumothorax")
 EFFUSION = _index("pleural_effusion")
 
 PAINTERS: Final[dict[int, Painter]] = {
-    _index("atelectasis"): lesions_lung.atelectasis,
-    _index("calcification"): lesions_lung.calcification,
+    _index("atelectasis"): lesions_lung.paint_atelectasis,
+    _index("calcification"): lesions_lung.paint_calcification,
     _index("consolidation"): partial(
-        lesions_lung.opacity,
+        lesions_lung.paint_opacity,
         strength=(0.55, 0.95),
         patchy=(0.1, 0.35),
         hardness=(4, 9),
         bronchograms=0.6,
     ),
-    _index("ild"): lesions_lung.reticular,
+    _index("ild"): lesions_lung.paint_reticulation,
     _index("infiltration"): partial(
-        lesions_lung.opacity, strength=(0.25, 0.6), patchy=(0.5, 0.9), hardness=(3, 7)
+        lesions_lung.paint_opacity, strength=(0.25, 0.6), patchy=(0.5, 0.9), hardness=(3, 7)
     ),
     _index("lung_opacity"): partial(
-        lesions_lung.opacity, strength=(0.2, 0.55), patchy=(0.1, 0.4), hardness=(2, 5)
+        lesions_lung.paint_opacity, strength=(0.2, 0.55), patchy=(0.1, 0.4), hardness=(2, 5)
     ),
-    NODULE: lesions_lung.nodule,
-    _index("other_lesion"): lesions_lung.other,
-    EFFUSION: lesions_pleura.effusion,
-    _index("pleural_thickening"): lesions_pleura.thickening,
-    _index("pulmonary_fibrosis"): lesions_lung.fibrosis,
+    NODULE: lesions_lung.paint_nodule,
+    _index("other_lesion"): lesions_lung.paint_other_lesion,
+    EFFUSION: lesions_pleura.paint_effusion,
+    _index("pleural_thickening"): lesions_pleura.paint_thickening,
+    _index("pulmonary_fibrosis"): lesions_lung.paint_fibrosis,
 }
 
 # How many of one class an image shows, at most; and which are looked for anywhere, not in air only.
@@ -97,8 +97,8 @@ class Generator:
         real = bool(self.backgrounds) and rng.random() < self.real_share
         classes = self._plan(rng, real=real)
         wishes = {index: self.statistics.sample(index, rng) for index in (HEART, AORTA)}
-        ratio = lesions_pleura.heart_ratio(wishes[HEART], 1.0) if HEART in classes else None
-        reach = lesions_pleura.knob_reach(wishes[AORTA], 1.0) if AORTA in classes else None
+        ratio = lesions_pleura.choose_heart_ratio(wishes[HEART], 1.0) if HEART in classes else None
+        reach = lesions_pleura.choose_knob_reach(wishes[AORTA], 1.0) if AORTA in classes else None
         unknown: frozenset[int] = frozenset()
         name = "painted"
         if real:
@@ -108,18 +108,18 @@ class Generator:
             if ratio:
                 chests.paint_heart(chest, ratio, rng)
             if reach:
-                chests.paint_knob(chest, reach, rng)
+                chests.paint_aortic_knob(chest, reach, rng)
         else:
-            chest = chests.paint(SIZE, self.shapes, rng, heart_ratio=ratio, knob_reach=reach)
+            chest = chests.paint_chest(SIZE, self.shapes, rng, heart_ratio=ratio, knob_reach=reach)
         labels = []
         for index, box in ((HEART, chest.heart), (AORTA, chest.knob)):
             if index in classes:
                 labels += _inside(index, box)
-        devices.hang(chest, rng, busy=0.5 if real else 1.0)
+        devices.add_devices(chest, rng, busy=0.5 if real else 1.0)
         for index in sorted(classes - {HEART, AORTA}, key=_painting_order):
             for _ in range(_how_many(index, rng)):
                 labels += self._place(chest, index, rng)
-        grey = devices.develop(chest.pixels, rng, real=real)
+        grey = devices.render_film(chest.pixels, rng, real=real)
         return Sample(pixels=grey, labels=tuple(labels), background=name, unknown=unknown)
 
     def _plan(self, rng: np.random.Generator, *, real: bool) -> set[int]:
@@ -148,7 +148,7 @@ class Generator:
             if index not in _ANYWHERE | {PNEUMOTHORAX} and chest.air[y, x] < 0.3:
                 continue
             if index == PNEUMOTHORAX:
-                found = lesions_pleura.pneumothorax(chest, wish, rng)
+                found = lesions_pleura.paint_pneumothorax(chest, wish, rng)
                 return _inside(index, found) if found else []
             before = chest.pixels.copy()
             chest.add(PAINTERS[index](chest, wish, rng))

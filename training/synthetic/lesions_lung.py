@@ -15,7 +15,7 @@ from training.synthetic.primitives import Floats
 TargetBox = tuple[float, float, float, float]
 
 
-def nodule(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Floats:
+def paint_nodule(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Floats:
     """A round mass: the shadow of a sphere with an uneven outline, now and then spiculated."""
     x, y, width, height = wish
     radius = max(4.0, 0.5 * float(np.sqrt(width * height)))
@@ -27,13 +27,13 @@ def nodule(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Floats:
         rim = np.exp(-(((distance - 0.92) / 0.12) ** 2))
         density += np.float32(rng.uniform(0.1, 0.5)) * rim
     if rng.random() < 0.08 and radius > 9:
-        density -= np.float32(rng.uniform(0.3, 0.7)) * primitives.soft_inside(distance / 0.6, 0.4)
+        density -= np.float32(rng.uniform(0.3, 0.7)) * primitives.smooth_mask(distance / 0.6, 0.4)
     if rng.random() < 0.25:
         density += _spicules(chest, (x, y), radius, rng)
     density = primitives.blur(density.astype(np.float32), rng.uniform(0.5, 0.5 + 0.12 * radius))
     diameter_mm = 2 * radius / chest.frame.px_per_mm
     peak = np.clip(rng.uniform(0.22, 0.5) + 0.009 * diameter_mm * rng.uniform(0.5, 1.5), 0.22, 1.0)
-    texture = 1 + primitives.noise(chest.shape, max(3, radius / 2), rng) * np.float32(0.1)
+    texture = 1 + primitives.smooth_noise(chest.shape, max(3, radius / 2), rng) * np.float32(0.1)
     return np.asarray(density * texture * np.float32(peak), np.float32)
 
 
@@ -41,8 +41,8 @@ def _uneven(
     chest: Chest, centre: tuple[float, float], radii: tuple[float, float], rng: np.random.Generator
 ) -> Floats:
     """Elliptic distance with a wavy outline."""
-    y, x = primitives.grid(chest.shape)
-    distance = primitives.ellipse(chest.shape, centre, radii, rng.uniform(0, np.pi))
+    y, x = primitives.pixel_grid(chest.shape)
+    distance = primitives.ellipse_distance(chest.shape, centre, radii, rng.uniform(0, np.pi))
     angle = np.arctan2(y - np.float32(centre[1]), x - np.float32(centre[0]))
     wave = np.zeros(chest.shape, np.float32)
     roughness = rng.uniform(0.0, 0.12)
@@ -61,13 +61,13 @@ def _spicules(
         reach = radius * rng.uniform(1.05, 1.35)
         way = np.array([np.cos(angle), np.sin(angle)])
         points = np.array([centre + way * radius * 0.6, centre + way * reach], np.float32)
-        primitives.stroke(canvas, points, 1, 160)
+        primitives.draw_polyline(canvas, points, 1, 160)
     return np.asarray(
         primitives.blur(canvas.astype(np.float32) / np.float32(255), 0.7) * 0.6, np.float32
     )
 
 
-def calcification(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Floats:
+def paint_calcification(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Floats:
     """Small and very bright: a granuloma, a cluster of grains, or a crescent on the aortic knob."""
     x, y, width, height = wish
     canvas = np.zeros(chest.shape, np.uint8)
@@ -80,7 +80,7 @@ def calcification(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Fl
         points = np.stack(
             [middle[0] + radius * np.cos(turn), middle[1] + 1.1 * radius * np.sin(turn)], 1
         )
-        primitives.stroke(canvas, points.astype(np.float32), rng.uniform(2, 4))
+        primitives.draw_polyline(canvas, points.astype(np.float32), rng.uniform(2, 4))
     else:
         width, height = min(width, 46.0), min(height, 46.0)
         for _ in range(int(rng.integers(1, 7))):
@@ -92,14 +92,16 @@ def calcification(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Fl
             )
             np.maximum(
                 canvas,
-                (primitives.filled(chest.shape, ring.astype(np.float32)) * 255).astype(np.uint8),
+                (primitives.fill_polygon(chest.shape, ring.astype(np.float32)) * 255).astype(
+                    np.uint8
+                ),
                 out=canvas,
             )
     drawn = primitives.blur(canvas.astype(np.float32) / np.float32(255), rng.uniform(0.5, 1.0))
     return np.asarray(drawn * np.float32(rng.uniform(0.5, 1.0)), np.float32)
 
 
-def opacity(
+def paint_opacity(
     chest: Chest,
     wish: TargetBox,
     rng: np.random.Generator,
@@ -115,16 +117,20 @@ def opacity(
     `bronchograms` the chance that air-filled bronchi shine through.
     """
     x, y, width, height = wish
-    distance = primitives.ellipse(
+    distance = primitives.ellipse_distance(
         chest.shape, (x, y), (0.62 * width, 0.62 * height), rng.normal(0, 0.15)
     )
     rough = rng.uniform(*patchy)
     grain = max(6.0, 0.16 * float(np.sqrt(width * height)))
-    cloud = 1 - distance + np.float32(rough) * primitives.noise(chest.shape, grain * 1.6, rng)
-    cloud += np.float32(rough * 0.6) * primitives.noise(chest.shape, max(3.0, grain * 0.5), rng)
+    cloud = (
+        1 - distance + np.float32(rough) * primitives.smooth_noise(chest.shape, grain * 1.6, rng)
+    )
+    cloud += np.float32(rough * 0.6) * primitives.smooth_noise(
+        chest.shape, max(3.0, grain * 0.5), rng
+    )
     density = 1 / (1 + np.exp(np.clip(0.5 - cloud * np.float32(rng.uniform(*hardness)), -30, 30)))
     density *= np.clip((1.25 - distance) * 3, 0, 1)
-    density *= 0.8 + 0.2 * primitives.noise(chest.shape, rng.uniform(3, 7), rng)
+    density *= 0.8 + 0.2 * primitives.smooth_noise(chest.shape, rng.uniform(3, 7), rng)
     if rng.random() < bronchograms:
         density -= 0.35 * _bronchi(chest, wish, rng) * density
     inside = np.clip(chest.air * 1.6, 0, 1)
@@ -141,29 +147,29 @@ def _bronchi(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Floats:
         turn = away + np.cumsum(rng.normal(0, 0.2, 6))
         steps = np.stack([np.cos(turn), np.sin(turn)], 1) * 0.07 * (width + height)
         points = np.concatenate([start[None], start + np.cumsum(steps, axis=0)])
-        primitives.stroke(canvas, points.astype(np.float32), rng.uniform(1, 3.5))
+        primitives.draw_polyline(canvas, points.astype(np.float32), rng.uniform(1, 3.5))
     return primitives.blur(canvas.astype(np.float32) / np.float32(255), 0.8)
 
 
-def reticular(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Floats:
+def paint_reticulation(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Floats:
     """Interstitial disease: a fine net over a wide region, with a little ground glass."""
     x, y, width, height = wish
-    distance = primitives.ellipse(chest.shape, (x, y), (0.6 * width, 0.6 * height))
-    envelope = primitives.soft_inside(
-        distance + 0.12 * primitives.noise(chest.shape, 30, rng), rng.uniform(0.3, 0.9)
+    distance = primitives.ellipse_distance(chest.shape, (x, y), (0.6 * width, 0.6 * height))
+    envelope = primitives.smooth_mask(
+        distance + 0.12 * primitives.smooth_noise(chest.shape, 30, rng), rng.uniform(0.3, 0.9)
     )
     net = np.zeros(chest.shape, np.float32)
     for _ in range(2):
-        field = primitives.noise(chest.shape, rng.uniform(4, 10), rng)
+        field = primitives.smooth_noise(chest.shape, rng.uniform(4, 10), rng)
         net = np.maximum(net, np.exp(-((field / np.float32(rng.uniform(0.15, 0.3))) ** 2)))
-    dots = np.clip(primitives.noise(chest.shape, 3.0, rng) - 1, 0, 1)
+    dots = np.clip(primitives.smooth_noise(chest.shape, 3.0, rng) - 1, 0, 1)
     glass = rng.uniform(0.05, 0.3)
     inside = np.clip(chest.air * 1.6, 0, 1)
     out = envelope * inside * (net * rng.uniform(0.2, 0.5) + dots * rng.uniform(0, 0.4) + glass)
     return np.asarray(primitives.blur(out.astype(np.float32), rng.uniform(0.4, 0.9)), np.float32)
 
 
-def fibrosis(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Floats:
+def paint_fibrosis(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Floats:
     """Scars: coarse crooked strands, drawn together, with a dense part."""
     x, y, width, height = wish
     canvas = np.zeros(chest.shape, np.uint8)
@@ -174,19 +180,19 @@ def fibrosis(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Floats:
         bend = rng.normal(0, 0.12, 2) * (width, height)
         t = np.linspace(0, 1, 8)[:, None]
         points = start + way * t * rng.uniform(0.5, 1.0) + bend * np.sin(np.pi * t)
-        primitives.stroke(
+        primitives.draw_polyline(
             canvas, points.astype(np.float32), rng.uniform(1, 3.4), int(rng.integers(110, 255))
         )
     drawn = primitives.blur(canvas.astype(np.float32) / np.float32(255), rng.uniform(0.5, 1.2))
-    distance = primitives.ellipse(chest.shape, (x, y), (0.58 * width, 0.58 * height))
-    lumps = np.clip(0.7 - distance + 0.5 * primitives.noise(chest.shape, 8, rng), 0, 1)
+    distance = primitives.ellipse_distance(chest.shape, (x, y), (0.58 * width, 0.58 * height))
+    lumps = np.clip(0.7 - distance + 0.5 * primitives.smooth_noise(chest.shape, 8, rng), 0, 1)
     inside = np.clip(chest.air * 1.6, 0.15, 1)
-    fence = primitives.soft_inside(distance / 1.1, 0.3)
+    fence = primitives.smooth_mask(distance / 1.1, 0.3)
     out = (drawn * rng.uniform(0.3, 0.6) + lumps * rng.uniform(0.1, 0.5)) * inside * fence
     return np.asarray(out, np.float32)
 
 
-def atelectasis(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Floats:
+def paint_atelectasis(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Floats:
     """Airless lung: a plate-like band, or a wedge that points to the hilum."""
     x, y, width, height = wish
     inside = np.clip(chest.air * 1.6, 0, 1)
@@ -205,7 +211,7 @@ def atelectasis(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Floa
                 ],
                 1,
             )
-            primitives.stroke(canvas, points.astype(np.float32), rng.uniform(2, 7))
+            primitives.draw_polyline(canvas, points.astype(np.float32), rng.uniform(2, 7))
         drawn = primitives.blur(canvas.astype(np.float32) / np.float32(255), rng.uniform(0.7, 2.0))
         return np.asarray(
             drawn * np.clip(inside, 0.1, 1) * np.float32(rng.uniform(0.3, 0.7)), np.float32
@@ -221,12 +227,12 @@ def atelectasis(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Floa
         ],
         np.float32,
     )
-    wedge = primitives.blur(primitives.filled(chest.shape, points), rng.uniform(2, 6))
-    wedge *= 1 + 0.15 * primitives.noise(chest.shape, 6, rng)
+    wedge = primitives.blur(primitives.fill_polygon(chest.shape, points), rng.uniform(2, 6))
+    wedge *= 1 + 0.15 * primitives.smooth_noise(chest.shape, 6, rng)
     return np.asarray(wedge * inside * np.float32(rng.uniform(0.4, 0.9)), np.float32)
 
 
-def other(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Floats:
+def paint_other_lesion(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Floats:
     """What fits no other class: a cavity with a fluid level, widened bronchi, a broad hilum."""
     x, y, width, height = wish
     kind = rng.integers(0, 3)
@@ -234,16 +240,16 @@ def other(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Floats:
         radius = float(np.clip(0.4 * np.sqrt(width * height), 9, 70))
         distance = _uneven(chest, (x, y), (radius, radius * rng.uniform(0.8, 1.1)), rng)
         out = np.exp(-(((distance - 0.85) / rng.uniform(0.1, 0.2)) ** 2)) * 0.6
-        yy, _ = primitives.grid(chest.shape)
+        yy, _ = primitives.pixel_grid(chest.shape)
         fluid = np.clip((yy - np.float32(y + rng.uniform(-0.1, 0.5) * radius)) / 1.5, 0, 1)
-        out = out + fluid * primitives.soft_inside(distance, 0.1) * rng.uniform(0.3, 0.6)
-        out -= primitives.soft_inside(distance / 0.8, 0.1) * rng.uniform(0.0, 0.25) * (1 - fluid)
+        out = out + fluid * primitives.smooth_mask(distance, 0.1) * rng.uniform(0.3, 0.6)
+        out -= primitives.smooth_mask(distance / 0.8, 0.1) * rng.uniform(0.0, 0.25) * (1 - fluid)
     elif kind == 1:
         out = np.zeros(chest.shape, np.float32)
         for _ in range(int(rng.integers(4, 12))):
             spot = np.array([x, y]) + rng.uniform(-0.42, 0.42, 2) * (width, height)
             radius = rng.uniform(3, 8)
-            ring = primitives.ellipse(
+            ring = primitives.ellipse_distance(
                 chest.shape, (spot[0], spot[1]), (radius, radius * rng.uniform(0.7, 1.3))
             )
             out = np.maximum(out, np.exp(-(((ring - 0.9) / 0.22) ** 2)) * rng.uniform(0.3, 0.6))
@@ -259,7 +265,9 @@ def other(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Floats:
             spot = np.array(centre) + rng.normal(0, 0.45, 2) * reach
             lobes = np.minimum(
                 lobes,
-                primitives.ellipse(chest.shape, (spot[0], spot[1]), (reach * 0.7, reach * 0.8)),
+                primitives.ellipse_distance(
+                    chest.shape, (spot[0], spot[1]), (reach * 0.7, reach * 0.8)
+                ),
             )
-        out = primitives.soft_inside(lobes, rng.uniform(0.2, 0.6)) * rng.uniform(0.4, 0.8)
+        out = primitives.smooth_mask(lobes, rng.uniform(0.2, 0.6)) * rng.uniform(0.4, 0.8)
     return primitives.blur(np.asarray(out, np.float32), rng.uniform(0.5, 1.2))

@@ -23,10 +23,10 @@ def _side(chest: Chest, x: float) -> tuple[Lung, float]:
     return (chest.lungs.first, -1.0) if x < chest.frame.middle else (chest.lungs.second, 1.0)
 
 
-def effusion(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Floats:
+def paint_effusion(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Floats:
     """Fluid: from a blunted angle to most of a side, its upper border a meniscus."""
     lung, way = _side(chest, wish[0])
-    y, x = primitives.grid(chest.shape)
+    y, x = primitives.pixel_grid(chest.shape)
     _, top, _, bottom = chest.lungs.extent
     height = float(np.clip(wish[3], 0.09 * (bottom - top), 0.8 * (bottom - top)))
     borders = lung.borders_at(lung.bottom - 0.25 * height)
@@ -49,7 +49,7 @@ def effusion(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Floats:
     return np.asarray(below * inside * np.float32(rng.uniform(0.65, 1.05)), np.float32)
 
 
-def thickening(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Floats:
+def paint_thickening(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Floats:
     """A rim of dense tissue along the lung's border, most often at the apex."""
     lung, way = _side(chest, wish[0])
     # Only the apical and lateral border: the medial one is the mediastinum.
@@ -66,14 +66,14 @@ def thickening(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Float
         chosen = points[max(0, nearest - 1) : nearest + 2]
     canvas = np.zeros(chest.shape, np.uint8)
     thick = rng.uniform(0.02, 0.07) * chest.frame.thorax
-    primitives.stroke(canvas, chosen, 2 * thick)
+    primitives.draw_polyline(canvas, chosen, 2 * thick)
     rim = primitives.blur(canvas.astype(np.float32) / np.float32(255), rng.uniform(1.0, 2.5))
-    rim *= np.clip(1 + 0.15 * primitives.noise(chest.shape, 10, rng), 0.4, 1.4)
+    rim *= np.clip(1 + 0.15 * primitives.smooth_noise(chest.shape, 10, rng), 0.4, 1.4)
     inside = np.clip(chest.air * 2.2, 0, 1)
     return np.asarray(rim * inside * np.float32(rng.uniform(0.25, 0.65)), np.float32)
 
 
-def pneumothorax(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Extent | None:
+def paint_pneumothorax(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Extent | None:
     """Air between lung and chest wall: darker, no vessels, a thin line where the lung ends."""
     lung, way = _side(chest, wish[0])
     hilum = np.array(
@@ -91,7 +91,7 @@ def pneumothorax(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Ext
     )
     shrunk = (hilum + (outline - hilum) * (1 - shrink[:, None])).astype(np.float32)
     whole = primitives.blur(lung.mask(chest.shape).astype(np.float32) / np.float32(255), 1.5)
-    left_over = primitives.filled(chest.shape, shrunk)
+    left_over = primitives.fill_polygon(chest.shape, shrunk)
     gap = np.clip(whole * np.clip(chest.air * 1.8, 0, 1) - primitives.blur(left_over, 0.8), 0, 1)
     if float(gap.sum()) < 300:
         return None
@@ -99,24 +99,24 @@ def pneumothorax(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Ext
         chest.pixels -= chest.vessels * gap
     else:
         calm = primitives.blur(chest.pixels, rng.uniform(2.0, 3.5))
-        primitives.toward(chest.pixels, calm, gap * np.float32(0.75))
+        primitives.blend_towards(chest.pixels, calm, gap * np.float32(0.75))
     chest.pixels -= gap * np.float32(chest.contrast * rng.uniform(0.05, 0.3))
     within = whole * left_over * np.clip(chest.air * 1.6, 0, 1)
     chest.pixels += within * np.float32(chest.contrast * rng.uniform(0.0, 0.35) * (0.4 + collapse))
     canvas = np.zeros(chest.shape, np.uint8)
-    primitives.stroke(canvas, np.concatenate([shrunk, shrunk[:1]]), 1.6)
+    primitives.draw_polyline(canvas, np.concatenate([shrunk, shrunk[:1]]), 1.6)
     line = primitives.blur(canvas.astype(np.float32) / np.float32(255), 0.7)
     beside = np.clip(primitives.blur(gap, 2.0) * 3, 0, 1)
     chest.pixels += line * beside * np.float32(chest.contrast * rng.uniform(0.15, 0.5))
     return _extent(gap > 0.4)
 
 
-def heart_ratio(wish: TargetBox, chest_width: float) -> float:
+def choose_heart_ratio(wish: TargetBox, chest_width: float) -> float:
     """The cardiothoracic ratio that a wished box of cardiomegaly asks for, at least 0.53."""
     return float(np.clip(wish[2] / chest_width, 0.53, 0.72))
 
 
-def knob_reach(wish: TargetBox, chest_width: float) -> float:
+def choose_knob_reach(wish: TargetBox, chest_width: float) -> float:
     """How far left of the midline, in thorax widths, an enlarged aorta is to bulge."""
     return float(np.clip(0.75 * wish[2] / chest_width, 0.112, 0.2))
 

@@ -98,7 +98,9 @@ class Lungs:
         return np.concatenate(parts).astype(np.float64)
 
 
-def placed(vector: NDArray[np.float64], x: float, y: float, width: float, height: float) -> Lungs:
+def place_shape(
+    vector: NDArray[np.float64], x: float, y: float, width: float, height: float
+) -> Lungs:
     """Turn a shape vector back into lungs whose extent begins at (x, y)."""
     lungs = []
     for part in np.split(vector, 2):
@@ -129,7 +131,7 @@ class ShapeModel:
         return self.mean + coefficients @ self.modes[: len(coefficients)]
 
 
-def load(path: Path = SHIPPED) -> ShapeModel:
+def load_shape_model(path: Path = SHIPPED) -> ShapeModel:
     """Read the shape model shipped beside this module."""
     document = json.loads(path.read_text(encoding="utf-8"))
     low, high = document["aspect"]
@@ -140,7 +142,7 @@ def load(path: Path = SHIPPED) -> ShapeModel:
     )
 
 
-def measure(masks: Path) -> ShapeModel:
+def measure_shape_model(masks: Path) -> ShapeModel:
     """Build the model from lung masks.
 
     Args:
@@ -152,7 +154,7 @@ def measure(masks: Path) -> ShapeModel:
     vectors: list[NDArray[np.float64]] = []
     aspects: list[float] = []
     for mask in _masks(masks):
-        lungs = from_mask(mask)
+        lungs = outline_from_mask(mask)
         if lungs is None:
             continue
         x_min, y_min, x_max, y_max = lungs.extent
@@ -170,7 +172,7 @@ def measure(masks: Path) -> ShapeModel:
     return ShapeModel(mean=mean, modes=scaled, aspect=(float(low), float(high)))
 
 
-def save(model: ShapeModel, path: Path) -> None:
+def save_shape_model(model: ShapeModel, path: Path) -> None:
     """Write what `load` reads.
 
     Raises:
@@ -202,7 +204,7 @@ def _masks(source: Path) -> Iterator[Mask]:
             yield mask.astype(np.uint8)
 
 
-def from_mask(mask: Mask) -> Lungs | None:
+def outline_from_mask(mask: Mask) -> Lungs | None:
     """Describe the two largest parts of a mask, or None where there are no two side by side."""
     scale = 512 / max(mask.shape)
     small = cv2.resize(mask, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) > 127
@@ -233,7 +235,7 @@ def _describe(part: NDArray[np.bool_], scale: float) -> Lung:
     )
 
 
-def fit(pixels: Mask, model: ShapeModel, rng: np.random.Generator) -> tuple[Lungs, float]:
+def fit_lungs(pixels: Mask, model: ShapeModel, rng: np.random.Generator) -> tuple[Lungs, float]:
     """Find the lungs of a frontal radiograph: the shape that best parts dark from bright.
 
     A search by evolution over place, scale and the first modes on a 96-pixel picture. The score
@@ -265,7 +267,7 @@ def fit(pixels: Mask, model: ShapeModel, rng: np.random.Generator) -> tuple[Lung
         h = w / 1.15 * float(np.exp(0.12 * genes[3]))
         x = width * (0.5 + 0.05 * genes[0]) - w / 2
         y = height * (0.46 + 0.07 * genes[1]) - h / 2
-        return placed(model.vector(genes[4:]), x, y, w, h)
+        return place_shape(model.vector(genes[4:]), x, y, w, h)
 
     def score(genes: NDArray[np.float64]) -> float:
         inside = lungs_of(genes).mask((height, width)).astype(np.float32) / 255

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.synthetic import primitives
-from training.synthetic.lungs import Lung, Lungs, ShapeModel, placed
+from training.synthetic.lungs import Lung, Lungs, ShapeModel, place_shape
 from training.synthetic.primitives import Floats, Shape
 
 Canvas = NDArray[np.uint8]
@@ -83,7 +83,7 @@ class Chest:
         self.pixels += density * np.float32(self.contrast) * room.astype(np.float32)
 
 
-def frame_of(lungs: Lungs) -> Frame:
+def estimate_frame(lungs: Lungs) -> Frame:
     """Where knob and heart are expected between these lungs."""
     x_min, y_min, x_max, y_max = lungs.extent
     height = y_max - y_min
@@ -94,7 +94,7 @@ def frame_of(lungs: Lungs) -> Frame:
     )
 
 
-def paint(
+def paint_chest(
     size: int,
     model: ShapeModel,
     rng: np.random.Generator,
@@ -104,7 +104,7 @@ def paint(
 ) -> Chest:
     """A chest, `size` x `size`; heart and aorta of normal width unless told otherwise."""
     lungs = _random_lungs(size, model, rng)
-    frame = frame_of(lungs)
+    frame = estimate_frame(lungs)
     shape = (size, size)
     contrast = rng.uniform(0.35, 0.55)
     tissue = rng.uniform(0.6, 0.75)
@@ -124,7 +124,7 @@ def paint(
     _spine_and_trachea(chest, rng)
     _vessels(chest, rng)
     paint_heart(chest, heart_ratio or rng.uniform(0.36, 0.48), rng)
-    paint_knob(chest, knob_reach or rng.uniform(0.05, 0.092), rng)
+    paint_aortic_knob(chest, knob_reach or rng.uniform(0.05, 0.092), rng)
     _diaphragm(chest, rng)
     _bones(chest, rng)
     if rng.random() < 0.4:
@@ -138,7 +138,7 @@ def _random_lungs(size: int, model: ShapeModel, rng: np.random.Generator) -> Lun
     height = min(width / rng.uniform(*model.aspect), size * 0.92)
     x = (size - width) / 2 + rng.normal(0, 0.025) * size
     y = (size - height) * rng.uniform(0.2, 0.6)
-    return placed(model.vector(coefficients), x, y, width, height)
+    return place_shape(model.vector(coefficients), x, y, width, height)
 
 
 def _body(
@@ -146,7 +146,7 @@ def _body(
 ) -> Floats:
     _, top, _, bottom = lungs.extent
     height, thorax = bottom - top, frame.thorax
-    y, x = primitives.grid(shape)
+    y, x = primitives.pixel_grid(shape)
     wall = rng.uniform(0.56, 0.66)
     shoulder = rng.uniform(0.62, 1.0)
     half = np.interp(
@@ -165,7 +165,9 @@ def _body(
     below = np.clip((y - np.float32(bottom - 0.12 * height)) / np.float32(0.2 * height), 0, 1)
     pixels += inside * below * np.float32(rng.uniform(0.0, 0.16))
     pixels += (
-        inside * primitives.noise(shape, shape[0] / 5, rng) * np.float32(rng.uniform(0.01, 0.04))
+        inside
+        * primitives.smooth_noise(shape, shape[0] / 5, rng)
+        * np.float32(rng.uniform(0.01, 0.04))
     )
     ridge = np.exp(-(((x - np.float32(frame.middle)) / np.float32(0.13 * thorax)) ** 2))
     pixels += inside * ridge * np.float32(rng.uniform(0.02, 0.14))
@@ -181,7 +183,7 @@ def _air(shape: Shape, lungs: Lungs, frame: Frame, rng: np.random.Generator) -> 
     floor = np.float32(rng.uniform(0.45, 0.75))
     air = soft * (floor + (1 - floor) * depth)
     # The bases are veiled by more tissue than the apices, or the other way round.
-    y, _ = primitives.grid(shape)
+    y, _ = primitives.pixel_grid(shape)
     _, top, _, bottom = lungs.extent
     tilt = np.float32(rng.normal(0, 0.15)) * (
         (y - np.float32(top)) / np.float32(bottom - top) - 0.5
@@ -203,12 +205,12 @@ def paint_heart(chest: Chest, ratio: float, rng: np.random.Generator) -> None:
     lean = rng.uniform(0.15, 0.6)
     # A tilted ellipse for the ventricles, an upright one for the right atrium.
     long, short = width * 0.54, height * 0.47
-    main = primitives.ellipse(chest.shape, (x + 0.03 * width, y), (long, short), lean)
-    atrium = primitives.ellipse(
+    main = primitives.ellipse_distance(chest.shape, (x + 0.03 * width, y), (long, short), lean)
+    atrium = primitives.ellipse_distance(
         chest.shape, (x - 0.27 * width, y + 0.05 * height), (0.25 * width, 0.42 * height)
     )
     edge = rng.uniform(0.06, 0.22)
-    alpha = np.maximum(primitives.soft_inside(main, edge), primitives.soft_inside(atrium, edge))
+    alpha = np.maximum(primitives.smooth_mask(main, edge), primitives.smooth_mask(atrium, edge))
     target = chest.tissue + np.float32(chest.contrast) * np.float32(rng.uniform(-0.12, 0.2))
     before = chest.pixels
     detail = before - primitives.blur(before, 9)  # what lies before and behind still shows
@@ -219,16 +221,18 @@ def paint_heart(chest: Chest, ratio: float, rng: np.random.Generator) -> None:
     )
 
 
-def paint_knob(chest: Chest, reach: float, rng: np.random.Generator) -> None:
+def paint_aortic_knob(chest: Chest, reach: float, rng: np.random.Generator) -> None:
     """Paint the aortic arch bulging `reach` thorax widths left of the midline."""
     frame = chest.frame
     radius = frame.thorax * max(0.035, reach * rng.uniform(0.45, 0.62))
     x = frame.middle + reach * frame.thorax - radius
     y = frame.knob_y + rng.normal(0, 0.04) * frame.drop
-    disc = primitives.ellipse(chest.shape, (x, y), (radius, radius * rng.uniform(1.0, 1.25)))
-    alpha = primitives.soft_inside(disc, rng.uniform(0.15, 0.5))
+    disc = primitives.ellipse_distance(
+        chest.shape, (x, y), (radius, radius * rng.uniform(1.0, 1.25))
+    )
+    alpha = primitives.smooth_mask(disc, rng.uniform(0.15, 0.5))
     # The descending aorta leaves the knob downwards and fades.
-    yy, xx = primitives.grid(chest.shape)
+    yy, xx = primitives.pixel_grid(chest.shape)
     edge = x + radius * 0.75 - (yy - np.float32(y)) * np.float32(0.10)
     band = np.clip((edge - xx) / 5 + 0.5, 0, 1) * (xx > frame.middle - 2)
     fall = np.clip((yy - np.float32(y)) / 12, 0, 1) * np.clip(
@@ -260,7 +264,7 @@ def _extent(
 
 def _spine_and_trachea(chest: Chest, rng: np.random.Generator) -> None:
     frame, shape = chest.frame, chest.shape
-    y, x = primitives.grid(shape)
+    y, x = primitives.pixel_grid(shape)
     sway = np.float32(rng.normal(0, 0.012) * frame.thorax) * np.sin(y / np.float32(shape[0] / 3))
     across = np.abs(x - np.float32(frame.middle) - sway) / np.float32(
         rng.uniform(0.045, 0.06) * frame.thorax
@@ -305,10 +309,10 @@ def _vessels(chest: Chest, rng: np.random.Generator) -> None:
         y = frame.knob_y + rng.uniform(0.1, 1.1) * frame.drop
         cv2.circle(canvas, (round(x), round(y)), int(rng.integers(1, 4)), 220, -1, cv2.LINE_AA)
     drawn = primitives.blur(canvas.astype(np.float32) / np.float32(255), rng.uniform(0.6, 1.4))
-    grain = primitives.noise(chest.shape, rng.uniform(2.5, 5), rng) * np.float32(
+    grain = primitives.smooth_noise(chest.shape, rng.uniform(2.5, 5), rng) * np.float32(
         rng.uniform(0.05, 0.2)
     )
-    grain += primitives.noise(chest.shape, rng.uniform(8, 16), rng) * np.float32(
+    grain += primitives.smooth_noise(chest.shape, rng.uniform(8, 16), rng) * np.float32(
         rng.uniform(0.03, 0.15)
     )
     inside = np.minimum(chest.air * 1.5, 1)
@@ -335,7 +339,7 @@ def _branch(
     moves = np.stack([side * np.cos(angles), np.sin(angles)], axis=1) * length / steps
     points = np.concatenate([start[None], start + np.cumsum(moves, axis=0)]).astype(np.float32)
     value = int(rng.integers(90, 200) * (0.55 + 0.15 * depth))
-    primitives.stroke(canvas, points, thickness, min(255, value))
+    primitives.draw_polyline(canvas, points, thickness, min(255, value))
     if depth:
         for turn in (-1, 1):
             spread = turn * rng.uniform(0.2, 0.6)
@@ -353,7 +357,7 @@ def _branch(
 
 
 def _diaphragm(chest: Chest, rng: np.random.Generator) -> None:
-    y, x = primitives.grid(chest.shape)
+    y, x = primitives.pixel_grid(chest.shape)
     _, top, _, bottom = chest.lungs.extent
     tissue = np.float32(chest.tissue + rng.uniform(-0.02, 0.15))
     for lung, lateral_left in ((chest.lungs.first, True), (chest.lungs.second, False)):
@@ -385,8 +389,10 @@ def _gas(chest: Chest, x: float, y: float, rng: np.random.Generator) -> None:
     for _ in range(int(rng.integers(1, 4))):
         radius = rng.uniform(0.03, 0.1) * chest.frame.thorax
         centre = (x + rng.normal(0, 0.06) * chest.frame.thorax, y + rng.uniform(0.2, 1.2) * radius)
-        bubble = primitives.ellipse(chest.shape, centre, (radius, radius * rng.uniform(0.4, 0.9)))
-        chest.pixels -= primitives.soft_inside(bubble, 0.3) * np.float32(rng.uniform(0.05, 0.3))
+        bubble = primitives.ellipse_distance(
+            chest.shape, centre, (radius, radius * rng.uniform(0.4, 0.9))
+        )
+        chest.pixels -= primitives.smooth_mask(bubble, 0.3) * np.float32(rng.uniform(0.05, 0.3))
 
 
 def _bones(chest: Chest, rng: np.random.Generator) -> None:
@@ -425,8 +431,8 @@ def _bones(chest: Chest, rng: np.random.Generator) -> None:
 
 def _rib(canvas: Canvas, points: Floats, thick: float) -> None:
     own = np.zeros_like(canvas)
-    primitives.stroke(own, points, thick, 235)
-    primitives.stroke(own, points, max(1.0, thick - 3), 150)
+    primitives.draw_polyline(own, points, thick, 235)
+    primitives.draw_polyline(own, points, max(1.0, thick - 3), 150)
     np.copyto(canvas, np.maximum(canvas, cv2.add(cv2.multiply(canvas, 0.35), own)))
 
 
@@ -454,7 +460,9 @@ def _scapulae(chest: Chest, rng: np.random.Generator) -> None:
     for side, x in ((-1, x_min + shift), (1, x_max - shift)):
         corners = np.array([[0.16, 0.02], [-0.08, 0.1], [-0.02, 0.42], [0.06, 0.45], [0.2, 0.15]])
         points = np.stack([x + side * corners[:, 0] * thorax, top + corners[:, 1] * height], 1)
-        blade = primitives.blur(primitives.filled(chest.shape, points.astype(np.float32)), 2.0)
+        blade = primitives.blur(
+            primitives.fill_polygon(chest.shape, points.astype(np.float32)), 2.0
+        )
         chest.pixels += blade * strength * np.clip(chest.pixels / np.float32(0.3), 0, 1)
 
 
@@ -467,7 +475,9 @@ def _breasts(chest: Chest, rng: np.random.Generator) -> None:
             frame.middle + side * rng.uniform(0.24, 0.32) * frame.thorax,
             frame.knob_y + rng.uniform(0.9, 1.35) * frame.drop,
         )
-        disc = primitives.ellipse(chest.shape, centre, (radius, radius * rng.uniform(0.8, 1.2)))
-        y, _ = primitives.grid(chest.shape)
+        disc = primitives.ellipse_distance(
+            chest.shape, centre, (radius, radius * rng.uniform(0.8, 1.2))
+        )
+        y, _ = primitives.pixel_grid(chest.shape)
         lower = np.clip((y - np.float32(centre[1] - radius)) / np.float32(2 * radius), 0, 1)
-        chest.pixels += primitives.soft_inside(disc, 0.25) * lower * np.float32(strength)
+        chest.pixels += primitives.smooth_mask(disc, 0.25) * lower * np.float32(strength)

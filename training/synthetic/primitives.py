@@ -26,7 +26,7 @@ def blur(field: Floats, sigma: float) -> Floats:
     )
 
 
-def noise(shape: Shape, grain_px: float, rng: np.random.Generator) -> Floats:
+def smooth_noise(shape: Shape, grain_px: float, rng: np.random.Generator) -> Floats:
     """Smooth noise of zero mean and about unit deviation; features are about `grain_px` wide."""
     height, width = shape
     coarse = (max(2, round(height / grain_px) + 2), max(2, round(width / grain_px) + 2))
@@ -35,7 +35,7 @@ def noise(shape: Shape, grain_px: float, rng: np.random.Generator) -> Floats:
     return np.asarray(grown * np.float32(1.25), np.float32)
 
 
-def filled(shape: Shape, points: Floats) -> Floats:
+def fill_polygon(shape: Shape, points: Floats) -> Floats:
     """A polygon (n, 2), 1 inside, antialiased."""
     canvas = np.zeros(shape, np.uint8)
     fixed = np.round(points * 16).astype(np.int32)
@@ -43,7 +43,9 @@ def filled(shape: Shape, points: Floats) -> Floats:
     return canvas.astype(np.float32) / np.float32(255)
 
 
-def stroke(canvas: NDArray[np.uint8], points: Floats, thickness: float, value: int = 255) -> None:
+def draw_polyline(
+    canvas: NDArray[np.uint8], points: Floats, thickness: float, value: int = 255
+) -> None:
     """Draw an open line through points (n, 2) onto a u8 canvas."""
     fixed = np.round(points * 16).astype(np.int32)
     cv2.polylines(
@@ -51,7 +53,7 @@ def stroke(canvas: NDArray[np.uint8], points: Floats, thickness: float, value: i
     )
 
 
-def grid(shape: Shape) -> tuple[Floats, Floats]:
+def pixel_grid(shape: Shape) -> tuple[Floats, Floats]:
     """Row numbers as a column and column numbers as a row, for broadcasting."""
     return (
         np.arange(shape[0], dtype=np.float32)[:, None],
@@ -59,11 +61,11 @@ def grid(shape: Shape) -> tuple[Floats, Floats]:
     )
 
 
-def ellipse(
+def ellipse_distance(
     shape: Shape, centre: tuple[float, float], radii: tuple[float, float], angle: float = 0.0
 ) -> Floats:
     """Normalised distance from the centre (x, y): 1 on the ellipse, 0 in its middle."""
-    y, x = grid(shape)
+    y, x = pixel_grid(shape)
     dx, dy = x - np.float32(centre[0]), y - np.float32(centre[1])
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     along, across = dx * cos + dy * sin, dy * cos - dx * sin
@@ -73,12 +75,12 @@ def ellipse(
     )
 
 
-def soft_inside(distance: Floats, softness: float) -> Floats:
+def smooth_mask(distance: Floats, softness: float) -> Floats:
     """1 well inside distance 1, 0 well outside, a smooth step of width `softness` between."""
     t = np.clip((1 - distance) / np.float32(max(softness, 1e-3)) + np.float32(0.5), 0, 1)
     return np.asarray(t * t * (3 - 2 * t), np.float32)
 
 
-def toward(picture: Floats, target: float | Floats, alpha: Floats) -> None:
+def blend_towards(picture: Floats, target: float | Floats, alpha: Floats) -> None:
     """Move a picture towards a value in place, by `alpha` 0-1."""
     picture += (np.float32(1) * target - picture) * alpha

@@ -31,12 +31,12 @@ _IMAGINED: Final = 0.02
 _EDGE: Final = 0.05  # standard deviation of an edge, in sides of the box
 
 
-def choose(rng: np.random.Generator, count: int = 3) -> list[str]:
+def choose_readers(rng: np.random.Generator, count: int = 3) -> list[str]:
     """Who reads an image."""
     return [READERS[k] for k in sorted(rng.choice(len(READERS), count, replace=False).tolist())]
 
 
-def read(labels: Sequence[Label], side: int, rng: np.random.Generator) -> list[Label]:
+def simulate_reading(labels: Sequence[Label], side: int, rng: np.random.Generator) -> list[Label]:
     """What one reader draws on an image of `side` x `side` pixels; whole pixels, as tools give."""
     drawn = []
     for label in labels:

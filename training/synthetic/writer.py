@@ -13,8 +13,8 @@ import cv2
 
 from hilum.catalog import CATALOG
 from training.data import splits
-from training.data.atomic_files import replace_file, replace_files
-from training.data.dataset import ANNOTATIONS, IMAGES, NO_FINDING, refuse_finished
+from training.data.atomic_files import replace_files, replace_file
+from training.data.dataset import ANNOTATIONS, IMAGES, NO_FINDING, refuse_existing_dataset
 from training.synthetic.generator import Generator, Sample
 
 _generator: Generator | None = None
@@ -45,7 +45,7 @@ class SyntheticPart:
     seeds: range
 
 
-def write(
+def write_dataset(
     generator: Generator, folder: Path, seeds: range, *, workers: int = 2
 ) -> Iterator[Sample]:
     """Generate and store one sample per seed, yielding each as it is done, in order.
@@ -55,10 +55,10 @@ def write(
     Raises:
         TrainingError: the folder holds a set already, or the disk cannot be written.
     """
-    return write_parts([SyntheticPart("", generator, seeds)], folder, workers=workers)
+    return write_dataset_parts([SyntheticPart("", generator, seeds)], folder, workers=workers)
 
 
-def write_parts(
+def write_dataset_parts(
     parts: Sequence[SyntheticPart],
     folder: Path,
     *,
@@ -66,12 +66,12 @@ def write_parts(
     workers: int = 2,
 ) -> Iterator[Sample]:
     """The same for a set of several parts, one after the other, and its frozen split."""
-    refuse_finished(folder)
+    refuse_existing_dataset(folder)
     (folder / "images").mkdir(parents=True, exist_ok=True)
     rows: list[list[object]] = []
     facts: list[list[object]] = []
     for part in parts:
-        paths = [folder / "images" / f"{name}.png" for name in ids_of(part)]
+        paths = [folder / "images" / f"{name}.png" for name in image_ids(part)]
         # Spawned, not forked: OpenCV's own threads do not survive a fork.
         with ProcessPoolExecutor(
             workers, mp_context=get_context("spawn"), initializer=_adopt, initargs=(part.generator,)
@@ -87,10 +87,10 @@ def write_parts(
         _table(place(IMAGES), ["image_id", "background", "unknown"], facts)
         _table(place(ANNOTATIONS), columns, rows)
         if split is not None:
-            splits.save(split, place(splits.FILE))
+            splits.save_split(split, place(splits.FILE))
 
 
-def ids_of(part: SyntheticPart) -> list[str]:
+def image_ids(part: SyntheticPart) -> list[str]:
     """The image ids of a part, in the order of its seeds."""
     prefix = f"{part.name}-" if part.name else ""
     return [f"{prefix}{k:06d}" for k in range(len(part.seeds))]

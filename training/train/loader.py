@@ -105,7 +105,7 @@ def _batch(chosen: list[int], together: int, inputs: list[_Input], by_reader: bo
 
 def _plain(entry: LabelledImage, size: int) -> _Input:
     """The clinic's own picture."""
-    pixels = entry.read()
+    pixels = entry.read_pixels()
     fit = Letterbox.fit(pixels.shape[0], pixels.shape[1], size, size)
     place = np.array([[fit.scale_x, 0, fit.left], [0, fit.scale_y, fit.top], [0, 0, 1]])
     return _Input(apply_letterbox(pixels, fit), _boxes(entry, place, size, size), entry.unknown)
@@ -152,7 +152,7 @@ def _mosaic(
 
 def _warped(entry: LabelledImage, rows: int, columns: int, rng: np.random.Generator) -> _Input:
     """Crop, letterbox, shift and light of one picture; the geometry is one warp."""
-    pixels = entry.read()
+    pixels = entry.read_pixels()
     x = y = 0
     if rng.random() < 0.6:
         x, y, pixels = _cropped(pixels, rng)

@@ -53,9 +53,9 @@ def read_parts(
             names an image that the set does not hold or whose picture is not there.
     """
     folder = config.data.dataset
-    split = splits.load(config.data.split_file or folder)
-    entries = dataset.read(folder)
-    parts = tuple(dataset.of_split(folder, entries, split, name) for name in names)
+    split = splits.load_split(config.data.split_file or folder)
+    entries = dataset.load_dataset(folder)
+    parts = tuple(dataset.select_split(folder, entries, split, name) for name in names)
     paths = dict.fromkeys(entry.path for part in parts for entry in part)
     if missing := [path for path in paths if not path.is_file()]:
         raise TrainingError(

@@ -61,7 +61,7 @@ def detect(
     floors = [head.score_floor] * len(CATALOG)
     found = []
     for first in range(0, len(entries), batch):
-        pictures = [entry.read() for entry in entries[first : first + batch]]
+        pictures = [entry.read_pixels() for entry in entries[first : first + batch]]
         fits = [Letterbox.fit(p.shape[0], p.shape[1], size, size) for p in pictures]
         stack = np.stack([apply_letterbox(p, f) for p, f in zip(pictures, fits, strict=True)])[
             :, None

@@ -300,8 +300,8 @@ def split_of(config: Config, name: str) -> tuple[tuple[LabelledImage, ...], str]
             an image that the set does not hold.
     """
     folder = config.data.dataset
-    split = splits.load(config.data.split_file or folder)
-    return dataset.of_split(folder, dataset.read(folder), split, name), split.digest
+    split = splits.load_split(config.data.split_file or folder)
+    return dataset.select_split(folder, dataset.load_dataset(folder), split, name), split.digest
 
 
 def _judge(result: ParityResult, config: Config) -> None:
@@ -340,7 +340,7 @@ def _same_weights(path: Path, exported: ExportArtifacts) -> None:
 
 def input_of(entry: LabelledImage, spec: InputSpec) -> tuple[NDArray[np.uint8], Letterbox]:
     """What the network takes of an image, u8 (1, 1, H, W), and where in it the image lies."""
-    pixels = entry.read()
+    pixels = entry.read_pixels()
     fit = Letterbox.fit(pixels.shape[0], pixels.shape[1], spec.height, spec.width)
     return apply_letterbox(pixels, fit, spec.pad_value)[None, None], fit
 

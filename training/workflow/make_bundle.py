@@ -184,12 +184,12 @@ def _told(
     parity: ParityResult,
     shipped: Sequence[VariantParity],
 ) -> ModelCardData:
-    split = splits.load(config.data.split_file or config.data.dataset)
+    split = splits.load_split(config.data.split_file or config.data.dataset)
     return ModelCardData(
         bundle=config.bundle,
         train=config.train,
         data=config.bundle.data or config.data.dataset.name,
-        images=len(split.of("train")),
+        images=len(split.image_ids("train")),
         evaluation=evaluation,
         parity=parity,
         shipped=shipped,
@@ -197,7 +197,7 @@ def _told(
 
 
 def _gate(config: Config) -> ContentCheckFiles | None:
-    return gates.load(config.bundle.gate) if config.bundle.gate else None
+    return gates.load_files(config.bundle.gate) if config.bundle.gate else None
 
 
 def _replaced(config: Config) -> str | None:

@@ -266,7 +266,7 @@ def _data(config: Config) -> Content:
     folder = config.data.dataset
     pictures = sorted((folder / "images").glob("*"))
     return {
-        "split": splits.load(config.data.split_file or folder).digest,
+        "split": splits.load_split(config.data.split_file or folder).digest,
         "tables": [_file_digest(folder / name) for name in TABLES],
         "pictures": _digest_of([[path.name, path.stat().st_size] for path in pictures]),
     }

@@ -188,16 +188,18 @@ def paint(plan: StarterPlan, on_step: ProgressCallback = ignore_progress) -> Non
     folder = plan.work / "set"
     counts = dict.fromkeys(splits.NAMES, plan.held_out_images) | {"train": plan.train_images}
     if (folder / splits.FILE).is_file():
-        found = {name: len(ids) for name, ids in splits.load(folder).images.items()}
+        found = {name: len(ids) for name, ids in splits.load_split(folder).images.items()}
         if found != counts:
             raise TrainingError(f"{folder} holds {found} images, the plan says {counts}")
         return
-    shapes, boxes = lungs.load(), box_statistics.load()
+    shapes, boxes = lungs.load_shape_model(), box_statistics.load_statistics()
     training: tuple[real.Background, ...] = ()
     held_out: tuple[real.Background, ...] = ()
     if plan.backgrounds is not None:
         on_step("find lungs", 0, 1)
-        training, held_out = real.split(real.load(plan.backgrounds, shapes), plan.seed)
+        training, held_out = real.split_by_patient(
+            real.load_backgrounds(plan.backgrounds, shapes), plan.seed
+        )
         on_step("find lungs", 1, 1)
     parts = [
         writer.SyntheticPart(
@@ -212,8 +214,8 @@ def paint(plan: StarterPlan, on_step: ProgressCallback = ignore_progress) -> Non
         place("credits.md").write_text(_credits(plan.backgrounds, used), encoding="utf-8")
         clear = [f"{background.name}\n" for background in held_out if background.clear]
         place(_CLEAR).write_text("".join(clear), encoding="utf-8")
-    split = splits.Split(plan.seed, {part.name: tuple(writer.ids_of(part)) for part in parts})
-    samples = writer.write_parts(parts, folder, split=split, workers=plan.workers)
+    split = splits.Split(plan.seed, {part.name: tuple(writer.image_ids(part)) for part in parts})
+    samples = writer.write_dataset_parts(parts, folder, split=split, workers=plan.workers)
     for done, _ in enumerate(samples, start=1):
         on_step("paint", done, sum(counts.values()))
 
@@ -227,7 +229,7 @@ def begin_with(plan: StarterPlan, bundle: Path) -> StarterPlan:
     path = plan.work / f"{bundle.stem}.pt"
     if not path.is_file():
         size = plan.train.input_size
-        entries = dataset.read(plan.work / "set", "train")[:_MEASURED_ON]
+        entries = dataset.load_dataset(plan.work / "set", "train")[:_MEASURED_ON]
         pictures = [input_of(entry, InputSpec(height=size, width=size))[0] for entry in entries]
         opened = Bundle.open(bundle)
         network = unfused(opened, plan.train.architecture, pictures)

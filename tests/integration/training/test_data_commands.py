@@ -63,10 +63,10 @@ def test_the_whole_real_table(tmp_path: Path) -> None:
     done = hilum_train("data", "vindr", "--annotations", real_table(), "--out", tmp_path / "set")
     assert done.returncode == 0, done.stderr
     assert "15,000 images, 17 reader(s), 36,096 boxes; 22,717 findings after fusion" in done.stderr
-    known = tables.read(tmp_path / "set")
+    known = tables.read_tables(tmp_path / "set")
     assert len(known.readers) == 67_914
     assert known.fused["readers"].value_counts().to_dict() == {1: 13_893, 2: 4_271, 3: 4_553}
-    sizes = {name: len(ids) for name, ids in splits.load(tmp_path / "set").images.items()}
+    sizes = {name: len(ids) for name, ids in splits.load_split(tmp_path / "set").images.items()}
     assert sum(sizes.values()) == 15_000
     assert abs(sizes["valid"] - 1500) < 100
     report = (tmp_path / "set" / tables.REPORT).read_text()
@@ -93,7 +93,7 @@ def test_a_killed_import_goes_on_where_it_stopped(annotated: Path, tmp_path: Pat
     assert clean.returncode == 0, clean.stderr
     for name in ("images.csv", "readers.csv", "annotations.csv", "split.json"):
         assert (out / name).read_bytes() == (tmp_path / "clean" / name).read_bytes()
-    assert len(dataset.read(out)) == 16
+    assert len(dataset.load_dataset(out)) == 16
 
 
 @pytest.mark.parametrize("pictures", [False, True])
@@ -151,7 +151,7 @@ def test_divide_report_export(annotated: Path, tmp_path: Path) -> None:
         "--valid", 0.2, "--test", 0.2,
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
-    digest = splits.load(out).digest
+    digest = splits.load_split(out).digest
     assert digest in made.stderr
     assert "left out" not in made.stderr
     frozen = hilum_train("data", "split", "--data", out, "--seed", 5)
@@ -159,10 +159,10 @@ def test_divide_report_export(annotated: Path, tmp_path: Path) -> None:
     assert "is frozen" in frozen.stderr
     again = ["data", "split", "--data", out, "--seed", 5, "--new-split"]
     assert hilum_train(*again, "--valid", 0.2, "--test", 0.2).returncode == 0
-    assert splits.load(out).digest != digest
+    assert splits.load_split(out).digest != digest
     (out / tables.REPORT).unlink()
     assert hilum_train("data", "report", "--data", out).returncode == 0
-    assert splits.load(out).digest in (out / tables.REPORT).read_text()
+    assert splits.load_split(out).digest in (out / tables.REPORT).read_text()
     yolo = ["data", "export", "--data", out, "--format", "yolo", "--out", tmp_path / "yolo"]
     assert hilum_train(*yolo).returncode == 0
     assert len(list((tmp_path / "yolo" / "images").rglob("*.png"))) == 16

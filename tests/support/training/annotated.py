@@ -21,8 +21,8 @@ def real_table() -> Path:
 
 def make_studies(folder: Path, count: int, *, first: int = 0) -> Path:
     """DICOM studies and their table, painted."""
-    generator = Generator(lungs.load(), box_statistics.load())
-    for _ in dicom_studies.write(generator, folder, range(first, first + count), workers=1):
+    generator = Generator(lungs.load_shape_model(), box_statistics.load_statistics())
+    for _ in dicom_studies.write_studies(generator, folder, range(first, first + count), workers=1):
         pass
     return folder
 

@@ -72,7 +72,7 @@ def _write_set(folder: Path, network: DetectionModel) -> None:
     _table(folder / "annotations.csv", columns, boxes)
     ids = iter(row[0] for row in images)
     parts = {name: tuple(next(ids) for _ in range(count)) for name, count in PARTS.items()}
-    document = Split(0, parts).document()
+    document = Split(0, parts).to_document()
     (folder / "split.json").write_text(json.dumps(document), encoding="utf-8")
 
 
@@ -85,7 +85,7 @@ def toy_parts(config: Config, made: ExportArtifacts, result: ParityResult) -> Bu
     """What a bundle of a proven run is made of, the set's own pictures as golden cases."""
     pictures = {
         f"case-{k}": steps.input_of(entry, made.record.input)[0][0, 0]
-        for k, entry in enumerate(dataset.read(config.data.dataset))
+        for k, entry in enumerate(dataset.load_dataset(config.data.dataset))
     }
     return BundleContents(
         name="toy",

@@ -64,7 +64,7 @@ def stored_set(folder: Path, train: int = 10, valid: int = 3) -> Path:
             writer.writerow([entry.image_id, CATALOG[NODULE].name, NODULE, *box])
     ids = tuple(entry.image_id for entry in entries)
     split = Split(0, {"train": ids[:train], "valid": ids[train:], "test": ()})
-    (folder / "split.json").write_text(json.dumps(split.document()), encoding="utf-8")
+    (folder / "split.json").write_text(json.dumps(split.to_document()), encoding="utf-8")
     return folder
 
 

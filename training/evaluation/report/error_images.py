@@ -41,7 +41,7 @@ def drawn(
 
 
 def _drawn(miss: Miss, entry: LabelledImage, of: Evaluation, matched: MatchResult) -> str:
-    pixels = entry.read()
+    pixels = entry.read_pixels()
     height, width = pixels.shape
     rects = [
         _rect(

@@ -77,7 +77,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         writer.writerow(["image_id", "class_name", "class_id", "x_min", "y_min", "x_max", "y_max"])
         writer.writerows([k, "Nodule/Mass", 8, *BOX] for k in range(len(shown)) if shown[k])
     split = Split(0, {"train": (), "valid": ("4", "5"), "test": ("0", "1", "2", "3")})
-    (folder / "split.json").write_text(json.dumps(split.document()))
+    (folder / "split.json").write_text(json.dumps(split.to_document()))
     return folder
 
 

@@ -42,7 +42,7 @@ def test_synthetic_writes_a_set_and_a_preview(tmp_path: Path) -> None:
         "synthetic", "--out", tmp_path / "set", "--count", "3", "--workers", "1", "--preview", sheet
     )
     assert status == 0
-    assert len(dataset.read(tmp_path / "set")) == 3
+    assert len(dataset.load_dataset(tmp_path / "set")) == 3
     preview = cv2.imread(str(sheet))
     assert preview is not None
     assert preview.shape == (384, 6 * 384, 3)

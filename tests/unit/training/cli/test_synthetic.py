@@ -27,7 +27,7 @@ def test_a_preview_shows_the_set(tmp_path: Path) -> None:
     assert sheet is not None
     assert sheet.shape == (384, 6 * 384, 3)
     assert [path.name for path in (tmp_path / "sheets").iterdir()] == ["sheet.png"]
-    assert len(dataset.read(tmp_path / "set")) == 2
+    assert len(dataset.load_dataset(tmp_path / "set")) == 2
 
 
 @pytest.mark.parametrize("name", ["sheet", "sheet.odd"])

@@ -20,16 +20,21 @@ from tests.support.system.disks import room_for
 from training.bundle.writer import GATE_HEADING, ContentCheckFiles, with_gate
 from training.content_check import images, views
 from training.content_check import train as gates
-from training.content_check.images import Content, Picture
+from training.content_check.images import Content, LabelledPicture
 from training.content_check.network import (
-    GateConfig,
-    GateNetwork,
+    ContentNetwork,
+    ContentTrainingConfig,
     TrainingImages,
-    ask,
     draw_pool,
+    predict,
     train_network,
 )
-from training.content_check.report import chest_rows, other_pictures, row, table
+from training.content_check.report import (
+    count_by_treatment,
+    count_verdicts,
+    format_table,
+    load_other_images,
+)
 from training.content_check.train import HeldOutResult
 from training.errors import TrainingError
 
@@ -47,16 +52,20 @@ def chest_like(seed: int) -> np.ndarray:
     return cv2.GaussianBlur(picture, (0, 0), 2)
 
 
-def chests(count: int) -> tuple[Picture, ...]:
+def chests(count: int) -> tuple[LabelledPicture, ...]:
     return tuple(
-        Picture(f"{k}.png", Content.FRONTAL, "radiograph", chest_like(k), f"patient-{k // 2}")
+        LabelledPicture(
+            f"{k}.png", Content.FRONTAL, "radiograph", chest_like(k), f"patient-{k // 2}"
+        )
         for k in range(count)
     )
 
 
-@pytest.mark.parametrize("kind", [*images.OTHERS, "lateral"])
+@pytest.mark.parametrize("kind", [*images.OTHER_PAINTERS, "lateral"])
 def test_every_painter_paints_something_new_for_every_seed(kind: str) -> None:
-    first, again, other = (images.painted(kind, np.random.default_rng(seed)) for seed in (3, 3, 4))
+    first, again, other = (
+        images.paint_image(kind, np.random.default_rng(seed)) for seed in (3, 3, 4)
+    )
     assert first.dtype == np.uint8
     assert max(first.shape) == images.STORED
     assert np.array_equal(first, again)
@@ -64,7 +73,7 @@ def test_every_painter_paints_something_new_for_every_seed(kind: str) -> None:
 
 
 def test_packaged_pictures_are_where_they_should_be() -> None:
-    pictures = images.packaged()
+    pictures = images.load_packaged()
     assert {picture.content for picture in pictures} == {Content.OTHER}
     assert all(picture.pixels.std() > 1 for picture in pictures)
 
@@ -72,39 +81,39 @@ def test_packaged_pictures_are_where_they_should_be() -> None:
 def test_turning_goes_clockwise() -> None:
     picture = np.zeros((4, 6), np.uint8)
     picture[0, 0] = 255
-    assert views.turned(picture, 1)[0, -1] == 255
-    assert views.turned(picture, 2)[-1, -1] == 255
-    assert views.turned(picture, 3)[-1, 0] == 255
+    assert views.rotate(picture, 1)[0, -1] == 255
+    assert views.rotate(picture, 2)[-1, -1] == 255
+    assert views.rotate(picture, 3)[-1, 0] == 255
 
 
 @pytest.mark.parametrize("seed", range(30))
 def test_handling_neither_turns_nor_inverts(seed: int) -> None:
     pixels = chest_like(1)
-    handled = views.plain(views.handled(pixels, np.random.default_rng(seed), 0.4))
+    handled = views.to_input(views.augment(pixels, np.random.default_rng(seed), 0.4))
 
     def likeness(other: np.ndarray) -> float:
-        pair = [picture.astype(float).ravel() for picture in (handled, views.plain(other))]
+        pair = [picture.astype(float).ravel() for picture in (handled, views.to_input(other))]
         return float(np.corrcoef(*pair)[0, 1])
 
-    assert likeness(pixels) > max(0, *(likeness(views.turned(pixels, k)) for k in (1, 2, 3)))
+    assert likeness(pixels) > max(0, *(likeness(views.rotate(pixels, k)) for k in (1, 2, 3)))
 
 
 def test_shuffling_loses_no_tile() -> None:
     picture = chest_like(1)[:108, :108]
-    mixed = views.shuffled(picture, np.random.default_rng(2))
+    mixed = views.shuffle_tiles(picture, np.random.default_rng(2))
     assert not np.array_equal(mixed, picture)
     assert np.array_equal(np.sort(mixed, axis=None), np.sort(picture, axis=None))
 
 
 def test_no_patient_is_in_two_folds() -> None:
     pictures = chests(22)
-    groups = gates.folds(pictures, 4, seed=1)
+    groups = gates.split_patients(pictures, 4, seed=1)
     assert sorted(patient for group in groups for patient in group) == sorted(
         {picture.patient for picture in pictures}
     )
-    assert groups == gates.folds(pictures, 4, seed=1)
+    assert groups == gates.split_patients(pictures, 4, seed=1)
     with pytest.raises(TrainingError, match="cannot be parted"):
-        gates.folds(chests(4), 3, seed=1)
+        gates.split_patients(chests(4), 3, seed=1)
 
 
 def seen(**of: float) -> ContentProbabilities:
@@ -138,11 +147,11 @@ def test_a_small_training_learns_which_way_is_up(tmp_path: Path) -> None:
     material = TrainingImages(
         radiographs=chests(12),
         painted_chests=(),
-        laterals=tuple(images.painted_laterals(0, 3)),
-        painted_others=tuple(images.painted_others([0], 2)),
+        laterals=tuple(images.paint_laterals(0, 3)),
+        painted_others=tuple(images.paint_others([0], 2)),
         real_others=(),
     )
-    config = GateConfig(views=512, epochs=8, batch=64)
+    config = ContentTrainingConfig(views=512, epochs=8, batch=64)
     pool = draw_pool(material, config)
     without = pool.without(frozenset({"patient-0"}))
     assert 0 < len(without) < config.views
@@ -153,19 +162,19 @@ def test_a_small_training_learns_which_way_is_up(tmp_path: Path) -> None:
         for one, other in zip(network.parameters(), again.parameters(), strict=True)
     )
     unseen = chest_like(77)
-    upright, upside_down, dark = ask(
+    upright, upside_down, dark = predict(
         network,
         [
-            views.plain(pixels)
-            for pixels in (unseen, views.turned(unseen, 2), views.inverted(unseen))
+            views.to_input(pixels)
+            for pixels in (unseen, views.rotate(unseen, 2), views.invert(unseen))
         ],
     )
     assert upright.turned < 0.5 < upside_down.turned
     assert upright.inverted < 0.5 < dark.inverted
     # The file, and the clinic's own path, give the same answers.
-    parts = gates.parts_of(network, THRESHOLDS, f"{GATE_HEADING}\n\nA test.")
-    gates.save(parts, tmp_path / "gate.zip")
-    loaded = gates.load(tmp_path / "gate.zip")
+    parts = gates.export_files(network, THRESHOLDS, f"{GATE_HEADING}\n\nA test.")
+    gates.save_files(parts, tmp_path / "gate.zip")
+    loaded = gates.load_files(tmp_path / "gate.zip")
     assert loaded == parts
     spec = SPEC.model_copy(update={"input": loaded.input})
     gate = OpenVinoContentChecker(loaded.xml, loaded.weights, spec)
@@ -176,25 +185,25 @@ def test_a_small_training_learns_which_way_is_up(tmp_path: Path) -> None:
 def test_a_gate_that_the_disk_does_not_take_leaves_the_one_before(tmp_path: Path) -> None:
     parts = ContentCheckFiles(b"x" * 2000, b"w", SPEC.input, THRESHOLDS, "A test.")
     path = tmp_path / "gate.zip"
-    gates.save(parts, path)
+    gates.save_files(parts, path)
     before = path.read_bytes()
     with room_for(1000), pytest.raises(TrainingError, match="cannot write"):
-        gates.save(parts, path)
+        gates.save_files(parts, path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_nothing_to_tell_from_is_an_error() -> None:
     with pytest.raises(TrainingError, match="something to tell them from"):
-        draw_pool(TrainingImages(chests(2), (), (), (), ()), GateConfig(views=2))
+        draw_pool(TrainingImages(chests(2), (), (), (), ()), ContentTrainingConfig(views=2))
     with pytest.raises(TrainingError, match="holds no gate"):
-        gates.load(Path(__file__))
+        gates.load_files(Path(__file__))
     with pytest.raises(TrainingError, match="not a folder"):
-        images.radiographs(Path("nowhere"))
+        images.load_radiographs(Path("nowhere"))
 
 
 def test_a_network_is_small() -> None:
-    assert sum(p.numel() for p in GateNetwork().parameters()) < 100_000
+    assert sum(p.numel() for p in ContentNetwork().parameters()) < 100_000
 
 
 @cache
@@ -217,9 +226,9 @@ def test_adding_a_gate_changes_nothing_else(tmp_path: Path) -> None:
     card = made.read("model-card.md").decode()
     assert card.startswith("A transparent model.")
     assert card.count(GATE_HEADING) == 1
-    assert gates.load(made.path) == accepting()
+    assert gates.load_files(made.path) == accepting()
     with pytest.raises(TrainingError, match="holds no gate"):
-        gates.load(old.path)
+        gates.load_files(old.path)
     twice = with_gate(made, accepting(), "0.0.3", tmp_path / "third.bundle")
     assert twice.read("model-card.md").decode() == card
     again = with_gate(old, accepting(), "0.0.2", tmp_path / "again.bundle")
@@ -238,14 +247,16 @@ def test_a_gate_that_refuses_a_golden_picture_is_not_packed(tmp_path: Path) -> N
 
 
 def test_tables_count_verdicts() -> None:
-    counted = row("x", [seen(), seen(other=1.0), seen(turned=0.6), seen(inverted=1.0)], THRESHOLDS)
+    counted = count_verdicts(
+        "x", [seen(), seen(other=1.0), seen(turned=0.6), seen(inverted=1.0)], THRESHOLDS
+    )
     assert counted.passed == 1
     assert counted.refused == {ErrorCode.NOT_A_CHEST: 1, ErrorCode.INVERTED: 1}
-    assert "| x | 4 | 1 | 1 `looks_rotated` | 1 `inverted`, 1 `not_a_chest` |" in table(
+    assert "| x | 4 | 1 | 1 `looks_rotated` | 1 `inverted`, 1 `not_a_chest` |" in format_table(
         [counted], "shown"
     )
     picture = chests(1)[0]
-    rows = chest_rows(
+    rows = count_by_treatment(
         [HeldOutResult(picture, d, seen()) for d in ("as it is", "handled")], THRESHOLDS
     )
     assert [r.shown for r in rows] == ["as it is", "handled"]
@@ -256,7 +267,7 @@ def test_other_pictures_are_found_once_and_rg1_is_left_out(tmp_path: Path) -> No
     for name in ("a.png", "b.png", "RG1_fake.png"):
         cv2.imwrite(str(tmp_path / name), picture)
     cv2.imwrite(str(tmp_path / "c.png"), 60 + picture // 2)
-    learnt = images.packaged()[0]
+    learnt = images.load_packaged()[0]
     cv2.imwrite(str(tmp_path / "learnt.png"), learnt.pixels)
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    assert [p.name for p in other_pictures([tmp_path])] == ["a.png"]
+    assert [p.name for p in load_other_images([tmp_path])] == ["a.png"]

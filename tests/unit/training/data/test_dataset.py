@@ -25,32 +25,32 @@ from training.train import loader
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Sample]]:
     folder = tmp_path_factory.mktemp("set")
-    generator = Generator(lungs.load(), box_statistics.load())
-    return folder, list(writer.write(generator, folder, range(20, 32), workers=1))
+    generator = Generator(lungs.load_shape_model(), box_statistics.load_statistics())
+    return folder, list(writer.write_dataset(generator, folder, range(20, 32), workers=1))
 
 
 def test_round_trip(made: tuple[Path, list[Sample]]) -> None:
     folder, samples = made
-    entries = dataset.read(folder)
+    entries = dataset.load_dataset(folder)
     assert len(entries) == len(samples)
     for entry, sample in zip(entries, samples, strict=True):
-        assert np.array_equal(entry.read(), sample.pixels)
+        assert np.array_equal(entry.read_pixels(), sample.pixels)
         assert [label.index for label in entry.labels] == [label.index for label in sample.labels]
 
 
 def test_a_whole_set_is_not_painted_over(made: tuple[Path, list[Sample]]) -> None:
     folder, _ = made
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    generator = Generator(lungs.load(), box_statistics.load())
+    generator = Generator(lungs.load_shape_model(), box_statistics.load_statistics())
     with pytest.raises(TrainingError, match="holds a set already") as caught:
-        next(writer.write(generator, folder, range(2), workers=1))
+        next(writer.write_dataset(generator, folder, range(2), workers=1))
     assert "another folder" in caught.value.hint
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
 def test_an_unfinished_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="cut short"):
-        dataset.read(tmp_path)
+        dataset.load_dataset(tmp_path)
 
 
 def test_a_damaged_row_is_named(made: tuple[Path, list[Sample]], tmp_path: Path) -> None:
@@ -59,13 +59,13 @@ def test_a_damaged_row_is_named(made: tuple[Path, list[Sample]], tmp_path: Path)
         "image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max\n000000,ILD,5,S1,1,2,3,x\n"
     )
     with pytest.raises(TrainingError, match="row 2"):
-        dataset.read(tmp_path)
+        dataset.load_dataset(tmp_path)
 
 
 def test_a_missing_picture_is_named(tmp_path: Path) -> None:
     entry = dataset.LabelledImage("gone", tmp_path / "gone.png", "painted", frozenset(), ())
     with pytest.raises(TrainingError, match=r"gone\.png"):
-        entry.read()
+        entry.read_pixels()
 
 
 def plain(size: int, **settings: Any) -> TrainConfig:
@@ -77,17 +77,17 @@ def plain(size: int, **settings: Any) -> TrainConfig:
 def test_batches_without_augmentation_are_the_clinics_pixels(
     made: tuple[Path, list[Sample]],
 ) -> None:
-    entries = dataset.read(made[0])
+    entries = dataset.load_dataset(made[0])
     batch = next(loader.batches(entries, plain(96, batch=4), 0))
     for row, k in enumerate(batch.chosen):
-        pixels = entries[k].read()
+        pixels = entries[k].read_pixels()
         fit = Letterbox.fit(pixels.shape[0], pixels.shape[1], 96, 96)
         assert np.array_equal(batch.pixels[row, 0], apply_letterbox(pixels, fit))
     assert batch.known.shape == (4, len(CATALOG))
 
 
 def test_augmented_boxes_stay_on_what_they_mark(made: tuple[Path, list[Sample]]) -> None:
-    entries = dataset.read(made[0])
+    entries = dataset.load_dataset(made[0])
     config = plain(128, batch=4, augment=True)
     same, again = list(loader.batches(entries, config, 2)), list(loader.batches(entries, config, 2))
     assert len(same) == len(entries) // 4
@@ -115,13 +115,13 @@ def test_a_marked_square_is_still_in_its_box_after_augmentation(tmp_path: Path) 
 
 
 def test_parts_of_a_set_have_names_of_their_own(tmp_path: Path) -> None:
-    generator = Generator(lungs.load(), box_statistics.load())
+    generator = Generator(lungs.load_shape_model(), box_statistics.load_statistics())
     parts = [
         writer.SyntheticPart("train", generator, range(20, 22)),
         writer.SyntheticPart("test", generator, range(31, 32)),
     ]
-    samples = list(writer.write_parts(parts, tmp_path, workers=1))
-    entries = dataset.read(tmp_path)
+    samples = list(writer.write_dataset_parts(parts, tmp_path, workers=1))
+    entries = dataset.load_dataset(tmp_path)
     assert [it.image_id for it in entries] == ["train-000000", "train-000001", "test-000000"]
-    assert np.array_equal(entries[2].read(), samples[2].pixels)
+    assert np.array_equal(entries[2].read_pixels(), samples[2].pixels)
     assert np.array_equal(samples[2].pixels, generator.sample(31).pixels)

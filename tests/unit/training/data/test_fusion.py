@@ -17,13 +17,13 @@ NODULE = BY_SLUG["nodule_mass"].index
 
 
 def fused(tmp_path: Path, rows: str) -> list[tuple[str, float, int]]:
-    found = fusion.fuse(vindr.read(table(tmp_path, rows)).rows)
+    found = fusion.fuse_boxes(vindr.read_annotations(table(tmp_path, rows)).rows)
     return list(zip(found["class_name"], found["weight"], found["readers"], strict=True))
 
 
 def test_agreeing_readers_become_one_box_in_the_middle(tmp_path: Path) -> None:
     rows = "a,ILD,5,R1,100,100,200,200\na,ILD,5,R2,110,100,210,200\na,No finding,14,R3,,,,\n"
-    found = fusion.fuse(vindr.read(table(tmp_path, rows)).rows)
+    found = fusion.fuse_boxes(vindr.read_annotations(table(tmp_path, rows)).rows)
     assert found[["x_min", "y_min", "x_max", "y_max"]].to_numpy().tolist() == [[105, 100, 205, 200]]
     assert found["readers"].tolist() == [2]
     assert found["weight"].tolist() == [pytest.approx(2 / 3, abs=1e-4)]
@@ -40,15 +40,19 @@ def test_one_reader_who_draws_twice_is_one_reader(tmp_path: Path) -> None:
 
 
 def test_without_any_box_nothing_is_found(tmp_path: Path) -> None:
-    found = fusion.fuse(vindr.read(table(tmp_path, "a,No finding,14,R1,,,,\n")).rows)
+    found = fusion.fuse_boxes(
+        vindr.read_annotations(table(tmp_path, "a,No finding,14,R1,,,,\n")).rows
+    )
     assert found.empty
     assert list(found.columns) == list(fusion.COLUMNS)
 
 
 def test_the_order_of_rows_does_not_matter(tmp_path: Path) -> None:
     rows = [f"a,ILD,5,R{k},{10 * k},0,{100 + 10 * k},100\n" for k in range(4)]
-    one = fusion.fuse(vindr.read(table(tmp_path / "one", "".join(rows))).rows)
-    other = fusion.fuse(vindr.read(table(tmp_path / "other", "".join(reversed(rows)))).rows)
+    one = fusion.fuse_boxes(vindr.read_annotations(table(tmp_path / "one", "".join(rows))).rows)
+    other = fusion.fuse_boxes(
+        vindr.read_annotations(table(tmp_path / "other", "".join(reversed(rows)))).rows
+    )
     assert one.equals(other)
 
 
@@ -58,17 +62,19 @@ def test_agreement_on_boxes_by_hand(tmp_path: Path) -> None:
         "a,ILD,5,R1,0,0,100,100\na,ILD,5,R2,5,0,100,100\na,ILD,5,R3,500,500,600,600\n"
         "b,No finding,14,R1,,,,\nb,No finding,14,R2,,,,\nb,No finding,14,R3,,,,\n"
     )
-    ild = agreement.measure(vindr.read(table(tmp_path, rows)).rows)[5]
+    ild = agreement.measure_agreement(vindr.read_annotations(table(tmp_path, rows)).rows)[5]
     assert ild.f1 == pytest.approx(1 / 3)
     assert ild.kappa == 1.0  # all saw it on the one image and none on the other
     assert (ild.images, ild.boxes) == (1, 3)
-    nothing = agreement.measure(vindr.read(table(tmp_path, rows)).rows)[NODULE]
+    nothing = agreement.measure_agreement(vindr.read_annotations(table(tmp_path, rows)).rows)[
+        NODULE
+    ]
     assert (nothing.f1, nothing.kappa) == (None, None)
 
 
 def test_a_box_has_one_partner(tmp_path: Path) -> None:
     rows = "a,ILD,5,R1,0,0,100,100\na,ILD,5,R2,0,0,100,90\na,ILD,5,R2,0,0,90,100\n"
-    ild = agreement.measure(vindr.read(table(tmp_path, rows)).rows)[5]
+    ild = agreement.measure_agreement(vindr.read_annotations(table(tmp_path, rows)).rows)[5]
     assert ild.f1 == pytest.approx(2 * 1 / 3)
 
 

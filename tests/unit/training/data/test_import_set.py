@@ -39,8 +39,8 @@ def wanted(annotated: Path, out: Path, **changed: object) -> ImportOptions:
 
 
 def made(asked: ImportOptions) -> Path:
-    found = import_set.collect(asked, quiet)
-    tables.write(found, asked.out, quality_report.render(found, asked.out))
+    found = import_set.import_dataset(asked, quiet)
+    tables.write_tables(found, asked.out, quality_report.render_report(found, asked.out))
     return asked.out
 
 
@@ -57,26 +57,31 @@ def copy(annotated: Path, tmp_path: Path) -> Path:
 def test_entries_hold_the_clinics_pixels_and_the_headers_facts(
     annotated: Path, a_set: Path
 ) -> None:
-    entries = dataset.read(a_set)
+    entries = dataset.load_dataset(a_set)
     files = {path.stem: path for path in (annotated / "studies").rglob("*.dicom")}
     assert {entry.image_id for entry in entries} == set(files)
     for entry in entries[:4]:
         radiograph, context = read_study(files[entry.image_id].read_bytes())
-        assert np.array_equal(entry.read(), radiograph.pixels)
+        assert np.array_equal(entry.read_pixels(), radiograph.pixels)
         assert entry.facts["sex"] == context.patient_sex
         assert entry.facts["age"] == context.patient_age[:3].lstrip("0")
         assert entry.facts["view"] == radiograph.facts.view
-        assert entry.patient == ingest.pseudonym(context.patient_id) != context.patient_id
+        assert entry.patient == ingest.make_pseudonym(context.patient_id) != context.patient_id
     weights = {label.weight for entry in entries for label in entry.labels}
     assert weights <= {0.3333, 0.6667, 1.0}
     assert len(weights) > 1
 
 
 def test_split_entries_are_the_frozen_ones(a_set: Path) -> None:
-    split = splits.load(a_set)
+    split = splits.load_split(a_set)
     for name in splits.NAMES:
-        assert tuple(entry.image_id for entry in dataset.read(a_set, name)) == split.images[name]
-    sides = [{entry.patient for entry in dataset.read(a_set, name)} for name in splits.NAMES]
+        assert (
+            tuple(entry.image_id for entry in dataset.load_dataset(a_set, name))
+            == split.images[name]
+        )
+    sides = [
+        {entry.patient for entry in dataset.load_dataset(a_set, name)} for name in splits.NAMES
+    ]
     assert not sides[0] & sides[1]
     assert not sides[0] & sides[2]
     assert not sides[1] & sides[2]
@@ -87,12 +92,12 @@ def test_stored_for_an_input_they_are_what_the_agent_makes_of_it(
 ) -> None:
     out = made(wanted(annotated, tmp_path / "small", fit=160))
     files = {path.stem: path for path in (annotated / "studies").rglob("*.dicom")}
-    full = tables.read(out).images.iloc[0]
+    full = tables.read_tables(out).images.iloc[0]
     pixels = read_study(files[full["image_id"]].read_bytes(), fit=(160, 160))[0].pixels
     stored = cv2.imread(str(out / "images" / f"{full['image_id']}.png"), cv2.IMREAD_GRAYSCALE)
     assert np.array_equal(stored, pixels)
     assert (full["rows"], full["original_rows"]) == (160, 512)
-    assert tables.read(out).readers["x_max"].max() <= 160
+    assert tables.read_tables(out).readers["x_max"].max() <= 160
 
 
 def test_broken_files_are_left_out_and_listed(copy: Path, tmp_path: Path) -> None:
@@ -102,10 +107,10 @@ def test_broken_files_are_left_out_and_listed(copy: Path, tmp_path: Path) -> Non
     cv2.imwrite(str(files[2].with_suffix(".png")), np.full((300, 300), 7, np.uint8))
     files[2].unlink()
     out = made(wanted(copy, tmp_path / "set"))
-    rejected = tables.read(out).rejected
+    rejected = tables.read_tables(out).rejected
     assert set(rejected["image_id"]) == {file.stem for file in files[:3]}
     assert rejected["why"].str.contains("nearly one grey value").sum() == 1
-    assert len(dataset.read(out)) == len(files) - 3
+    assert len(dataset.load_dataset(out)) == len(files) - 3
     report = (out / tables.REPORT).read_text()
     for file in files[:3]:
         assert file.stem in report
@@ -115,10 +120,10 @@ def test_missing_images_are_named_by_row_or_left_out(copy: Path, tmp_path: Path)
     gone = min((copy / "studies").rglob("*.dicom"))
     gone.unlink()
     with pytest.raises(TrainingError, match=r"annotations\.csv, row \d+: there is no such image"):
-        import_set.collect(wanted(copy, tmp_path / "set"), quiet)
+        import_set.import_dataset(wanted(copy, tmp_path / "set"), quiet)
     assert not (tmp_path / "set").exists()
     out = made(wanted(copy, tmp_path / "set", skip_bad=True))
-    assert tables.read(out).rejected["image_id"].tolist() == [gone.stem]
+    assert tables.read_tables(out).rejected["image_id"].tolist() == [gone.stem]
 
 
 def test_files_that_nobody_annotated_are_listed(copy: Path, tmp_path: Path) -> None:
@@ -127,7 +132,7 @@ def test_files_that_nobody_annotated_are_listed(copy: Path, tmp_path: Path) -> N
         (copy / "studies" / name).touch()
     (copy / "studies" / "notes.txt").touch()  # no study image
     out = made(wanted(copy, tmp_path / "set"))
-    rejected = tables.read(out).rejected
+    rejected = tables.read_tables(out).rejected
     assert rejected["image_id"].tolist() == ["000012", "stray"]
     assert rejected["source"].tolist() == ["000012.dcm", "stray.png"]
     why = "no usable row of the table names this file"
@@ -143,9 +148,9 @@ def test_boxes_outside_are_named_by_row_or_left_out(copy: Path, tmp_path: Path) 
     name = lines[1].split(",")[0]
     table.write_text("\n".join([*lines, f"{name},ILD,5,R1,100,100,700,300"]) + "\n")
     with pytest.raises(TrainingError, match=rf"row {len(lines) + 1}: the box reaches outside"):
-        import_set.collect(wanted(copy, tmp_path / "set"), quiet)
+        import_set.import_dataset(wanted(copy, tmp_path / "set"), quiet)
     out = made(wanted(copy, tmp_path / "set", skip_bad=True))
-    rejected = tables.read(out).rejected
+    rejected = tables.read_tables(out).rejected
     assert rejected["row"].tolist() == [len(lines) + 1]
 
 
@@ -155,7 +160,7 @@ def test_resized_pictures_are_not_taken_for_the_originals(copy: Path, tmp_path: 
         cv2.imwrite(str(file.with_suffix(".png")), cv2.resize(pixels, (128, 128)))
         file.unlink()
     with pytest.raises(TrainingError, match="not the pictures that the readers saw"):
-        import_set.collect(wanted(copy, tmp_path / "set", skip_bad=True), quiet)
+        import_set.import_dataset(wanted(copy, tmp_path / "set", skip_bad=True), quiet)
 
 
 def test_a_class_without_example_is_named(annotated: Path, tmp_path: Path) -> None:
@@ -164,19 +169,19 @@ def test_a_class_without_example_is_named(annotated: Path, tmp_path: Path) -> No
     lines = (annotated / dicom_studies.TABLE).read_text().splitlines()
     table.write_text("\n".join(line for line in lines if ",Pneumothorax," not in line) + "\n")
     with pytest.raises(TrainingError, match=r"no example of .*Pneumothorax"):
-        import_set.collect(replace(asked, annotations=table), quiet)
+        import_set.import_dataset(replace(asked, annotations=table), quiet)
 
 
 def test_a_second_run_decodes_nothing_anew(annotated: Path, a_set: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (a_set / "images").iterdir()}
-    digest = splits.load(a_set).digest
+    digest = splits.load_split(a_set).digest
     victim = next(iter(before))
     victim.write_bytes(b"torn")  # as a power cut may leave it
     made(wanted(annotated, a_set))
     after = {path: path.stat().st_mtime_ns for path in (a_set / "images").iterdir()}
     assert {path for path in before if before[path] != after[path]} == {victim}
     assert cv2.imread(str(victim), cv2.IMREAD_GRAYSCALE) is not None
-    assert splits.load(a_set).digest == digest
+    assert splits.load_split(a_set).digest == digest
 
 
 def test_a_torn_note_is_forgotten(a_set: Path, annotated: Path) -> None:
@@ -185,12 +190,12 @@ def test_a_torn_note_is_forgotten(a_set: Path, annotated: Path) -> None:
     journal.write_text(whole[:-30])
     made(wanted(annotated, a_set))
     noted = {json.loads(line)["image_id"] for line in journal.read_text().splitlines()}
-    assert noted == {entry.image_id for entry in dataset.read(a_set)}
+    assert noted == {entry.image_id for entry in dataset.load_dataset(a_set)}
 
 
 def test_a_set_is_not_rewritten_at_another_size(annotated: Path, a_set: Path) -> None:
     with pytest.raises(TrainingError, match="at another size"):
-        import_set.collect(wanted(annotated, a_set, fit=96), quiet)
+        import_set.import_dataset(wanted(annotated, a_set, fit=96), quiet)
 
 
 def test_a_frozen_split_is_not_made_for_other_images(
@@ -201,7 +206,7 @@ def test_a_frozen_split_is_not_made_for_other_images(
     shutil.rmtree(out / "images")
     (out / ingest.JOURNAL).unlink()
     with pytest.raises(TrainingError, match="frozen for other images"):
-        import_set.collect(wanted(copy, out, skip_bad=True), quiet)
+        import_set.import_dataset(wanted(copy, out, skip_bad=True), quiet)
     made(wanted(copy, out, skip_bad=True, new_split=True))
 
 
@@ -215,13 +220,13 @@ def test_the_same_picture_is_never_on_two_sides(copy: Path, tmp_path: Path) -> N
     table.write_text(text)
     out = made(wanted(copy, tmp_path / "set"))
     same = {files[0].stem, *(f"again{k}" for k in range(4))}
-    assert [same <= set(ids) for ids in splits.load(out).images.values()].count(True) == 1
+    assert [same <= set(ids) for ids in splits.load_split(out).images.values()].count(True) == 1
     assert "all but the same picture twice, in one split" in (out / tables.REPORT).read_text()
 
 
 def test_a_decoder_that_crashes_costs_its_file_only(tmp_path: Path) -> None:
     tasks = [IngestTask(name, tmp_path / name, tmp_path / f"{name}.png", None) for name in "abcd"]
-    taken = list(ingest.take_all(tasks, tmp_path / "notes", workers=2, take=crash_on_b))
+    taken = list(ingest.ingest_all(tasks, tmp_path / "notes", workers=2, ingest=crash_on_b))
     assert sorted(one.image_id for one in taken) == list("abcd")
     assert {one.image_id: one.why for one in taken if one.why} == {"b": "the decoder crashed on it"}
 
@@ -231,7 +236,7 @@ def test_a_decoder_that_hangs_costs_its_file_only(tmp_path: Path) -> None:
         IngestTask(name, tmp_path / name, tmp_path / f"{name}.png", None) for name in "abcdefg"
     ]
     notes = tmp_path / "notes"
-    taken = list(ingest.take_all(tasks, notes, workers=2, take=hang_on_b, limit_s=2))
+    taken = list(ingest.ingest_all(tasks, notes, workers=2, ingest=hang_on_b, limit_s=2))
     assert sorted(one.image_id for one in taken) == list("abcdefg")
     why = "the decoder did not come to an end in 2 s"
     assert {one.image_id: one.why for one in taken if one.why} == {"b": why}
@@ -243,13 +248,13 @@ def test_two_files_for_one_image_are_named(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     with pytest.raises(TrainingError, match=r"a\.dcm and .*a\.png"):
-        ingest.find(tmp_path, ["a"])
+        ingest.find_images(tmp_path, ["a"])
 
 
 def test_yolo(a_set: Path, tmp_path: Path) -> None:
-    count = exports.to_yolo(a_set, tmp_path, lambda done, total: None)
-    assert count == len(dataset.read(a_set))
-    entry = next(entry for entry in dataset.read(a_set, "train") if entry.labels)
+    count = exports.export_yolo(a_set, tmp_path, lambda done, total: None)
+    assert count == len(dataset.load_dataset(a_set))
+    entry = next(entry for entry in dataset.load_dataset(a_set, "train") if entry.labels)
     lines = (tmp_path / "labels/train" / f"{entry.image_id}.txt").read_text().splitlines()
     assert len(lines) == len(entry.labels)
     index, x, y, width, height = map(float, lines[0].split())
@@ -270,7 +275,7 @@ def test_yolo_is_found_by_ultralytics_from_anywhere(
     # It would fetch a font to write on pictures with.
     monkeypatch.setattr("ultralytics.data.utils.check_font", lambda font: None)
     out = tmp_path / "yolo"
-    exports.to_yolo(a_set, out, lambda done, total: None)
+    exports.export_yolo(a_set, out, lambda done, total: None)
     for here in (tmp_path, out, Path("/")):
         monkeypatch.chdir(here)
         file = Path(os.path.relpath(out / "data.yaml", here))
@@ -286,14 +291,14 @@ def test_a_second_split_is_not_exported_over_the_first(
     a_set: Path, tmp_path: Path, form: str
 ) -> None:
     out = tmp_path / "out"
-    exports.FORMS[form](a_set, out, lambda done, total: None)
+    exports.EXPORTERS[form](a_set, out, lambda done, total: None)
     before = sorted(out.rglob("*"))
     anew = Path(shutil.copytree(a_set, tmp_path / "set"))
-    known = tables.read(anew)
-    other = import_set.divide(known.images, known.fused, seed=9, shares=(0.6, 0.2, 0.2))
-    splits.save(other, anew / splits.FILE)
+    known = tables.read_tables(anew)
+    other = import_set.divide_dataset(known.images, known.fused, seed=9, shares=(0.6, 0.2, 0.2))
+    splits.save_split(other, anew / splits.FILE)
     with pytest.raises(TrainingError, match="is not empty") as caught:
-        exports.FORMS[form](anew, out, lambda done, total: None)
+        exports.EXPORTERS[form](anew, out, lambda done, total: None)
     assert "two splits" in caught.value.hint
     assert sorted(out.rglob("*")) == before
 
@@ -301,12 +306,12 @@ def test_a_second_split_is_not_exported_over_the_first(
 def test_coco_is_read_by_cocos_own_library(a_set: Path, tmp_path: Path) -> None:
     from pycocotools.coco import COCO
 
-    exports.to_coco(a_set, tmp_path, lambda done, total: None)
+    exports.export_coco(a_set, tmp_path, lambda done, total: None)
     for name in splits.NAMES:
         file = tmp_path / "annotations" / f"instances_{name}.json"
         coco = COCO(str(file))
-        entries = dataset.read(a_set, name)
+        entries = dataset.load_dataset(a_set, name)
         assert len(coco.getImgIds()) == len(entries)
         assert len(coco.getAnnIds()) == sum(len(entry.labels) for entry in entries)
         assert len(coco.getCatIds()) == len(CATALOG)
-        assert json.loads(file.read_text())["info"]["split"] == splits.load(a_set).digest
+        assert json.loads(file.read_text())["info"]["split"] == splits.load_split(a_set).digest

@@ -25,7 +25,7 @@ def table(folder: Path, rows: str) -> Path:
 
 def test_positions_are_of_the_patient_not_of_the_picture(tmp_path: Path) -> None:
     rows = ANCHORS.format("a") + "a,Nodule/Mass,8,R1,325,860,425,940\nb,No finding,14,R1,,,,\n"
-    measured = box_statistics.measure(table(tmp_path, rows))
+    measured = box_statistics.measure_statistics(table(tmp_path, rows))
     nodule = measured.classes[BY_SLUG["nodule_mass"].index]
     assert measured.images == 2
     assert nodule.boxes == 1
@@ -39,23 +39,23 @@ def test_positions_are_of_the_patient_not_of_the_picture(tmp_path: Path) -> None
 
 def test_classes_marked_together(tmp_path: Path) -> None:
     rows = ANCHORS.format("a") + ANCHORS.format("b") + "b,ILD,5,R1,300,700,500,900\n"
-    measured = box_statistics.measure(table(tmp_path, rows))
+    measured = box_statistics.measure_statistics(table(tmp_path, rows))
     heart, ild = BY_SLUG["cardiomegaly"].index, BY_SLUG["ild"].index
     assert measured.together[heart, ild] == 0.5
     assert measured.together[ild, heart] == 1.0
 
 
 def test_saved_and_loaded_again_says_the_same(tmp_path: Path) -> None:
-    measured = box_statistics.measure(table(tmp_path, ANCHORS.format("a")))
-    box_statistics.save(measured, tmp_path / "boxes.json")
-    loaded = box_statistics.load(tmp_path / "boxes.json")
+    measured = box_statistics.measure_statistics(table(tmp_path, ANCHORS.format("a")))
+    box_statistics.save_statistics(measured, tmp_path / "boxes.json")
+    loaded = box_statistics.load_statistics(tmp_path / "boxes.json")
     for one, other in zip(measured.classes, loaded.classes, strict=True):
         assert np.allclose(one.centres, other.centres, atol=2e-3)
         assert np.allclose(one.sizes, other.sizes, atol=2e-3)
         assert one.boxes == other.boxes
     before = (tmp_path / "boxes.json").read_bytes()
     with room_for(100), pytest.raises(TrainingError, match="cannot write"):
-        box_statistics.save(measured, tmp_path / "boxes.json")
+        box_statistics.save_statistics(measured, tmp_path / "boxes.json")
     assert (tmp_path / "boxes.json").read_bytes() == before
 
 
@@ -69,19 +69,19 @@ def test_saved_and_loaded_again_says_the_same(tmp_path: Path) -> None:
 )
 def test_a_table_that_cannot_be_used_is_refused(tmp_path: Path, rows: str, says: str) -> None:
     with pytest.raises(TrainingError, match=says):
-        box_statistics.measure(table(tmp_path, rows))
+        box_statistics.measure_statistics(table(tmp_path, rows))
 
 
 def test_missing_column_and_missing_file_are_named(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("image_id,class_name\na,ILD\n")
     with pytest.raises(TrainingError, match="x_min"):
-        box_statistics.measure(tmp_path / "train.csv")
+        box_statistics.measure_statistics(tmp_path / "train.csv")
     with pytest.raises(TrainingError, match=r"absent\.csv"):
-        box_statistics.measure(tmp_path / "absent.csv")
+        box_statistics.measure_statistics(tmp_path / "absent.csv")
 
 
 def test_shipped_aggregates_are_those_of_the_whole_table() -> None:
-    shipped = box_statistics.load()
+    shipped = box_statistics.load_statistics()
     assert shipped.images == 15_000
     boxes = {f.slug: c.boxes for f, c in zip(CATALOG, shipped.classes, strict=True)}
     assert sum(boxes.values()) == 36_096  # 67,914 rows less 31,818 of 'No finding'
@@ -92,7 +92,7 @@ def test_shipped_aggregates_are_those_of_the_whole_table() -> None:
 
 
 def test_samples_follow_the_shipped_histograms() -> None:
-    shipped = box_statistics.load()
+    shipped = box_statistics.load_statistics()
     rng = np.random.default_rng(3)
     for index in (BY_SLUG["nodule_mass"].index, BY_SLUG["pleural_effusion"].index):
         drawn = np.array([shipped.sample(index, rng) for _ in range(3000)])

@@ -20,7 +20,7 @@ from training.synthetic.generator import SIZE, Generator
 
 @pytest.fixture(scope="module")
 def generator() -> Generator:
-    return Generator(lungs.load(), box_statistics.load())
+    return Generator(lungs.load_shape_model(), box_statistics.load_statistics())
 
 
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
@@ -33,7 +33,7 @@ def test_the_agent_sees_what_was_painted(
         3, "a1", "S1", 2, "F", 47, "PA", "Baryta", photometric=photometric, compressed=compressed
     )
     assert study.path.name == "a1.dicom"
-    ds = dicom_studies.data_set(pixels, study)
+    ds = dicom_studies.build_dataset(pixels, study)
     file = BytesIO()
     ds.save_as(file, enforce_file_format=True)
     radiograph, context = read_study(file.getvalue())
@@ -44,8 +44,8 @@ def test_the_agent_sees_what_was_painted(
 
 
 def test_patients_have_several_studies_and_vary() -> None:
-    planned = dicom_studies.plan(range(400, 600))
-    assert planned == dicom_studies.plan(range(400, 600))
+    planned = dicom_studies.plan_studies(range(400, 600))
+    assert planned == dicom_studies.plan_studies(range(400, 600))
     assert len({study.image_id for study in planned}) == len(planned) == 200
     per_patient = Counter(study.patient for study in planned)
     assert set(per_patient.values()) >= {1, 2, 3}
@@ -58,7 +58,8 @@ def test_patients_have_several_studies_and_vary() -> None:
 def test_readers_differ_a_little() -> None:
     label = Label(8, 100, 100, 160, 150)
     drawn = [
-        simulated_readers.read([label], SIZE, np.random.default_rng(seed)) for seed in range(300)
+        simulated_readers.simulate_reading([label], SIZE, np.random.default_rng(seed))
+        for seed in range(300)
     ]
     own = [found for seen in drawn for found in seen if found.index == 8]
     assert 0.7 < len(own) / 300 < 0.9
@@ -69,7 +70,7 @@ def test_readers_differ_a_little() -> None:
 
 
 def test_the_table_is_one_that_the_importer_reads(annotated: Path) -> None:
-    table = vindr.read(annotated / dicom_studies.TABLE)
+    table = vindr.read_annotations(annotated / dicom_studies.TABLE)
     files = {path.stem for path in (annotated / "studies").rglob("*.dicom")}
     assert set(table.rows["image_id"]) == files
     assert (table.rows.groupby("image_id")["rad_id"].nunique() == 3).all()
@@ -80,12 +81,12 @@ def test_the_table_is_one_that_the_importer_reads(annotated: Path) -> None:
 def test_a_whole_set_is_not_painted_over(generator: Generator, annotated: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in annotated.rglob("*")}
     with pytest.raises(TrainingError, match="holds a set already"):
-        next(dicom_studies.write(generator, annotated, range(1)))
+        next(dicom_studies.write_studies(generator, annotated, range(1)))
     assert {path: path.stat().st_mtime_ns for path in annotated.rglob("*")} == before
 
 
 def test_real_backgrounds_are_refused(generator: Generator, tmp_path: Path) -> None:
     real = Generator(generator.shapes, generator.statistics, backgrounds=(None,))  # type: ignore[arg-type]
     with pytest.raises(TrainingError, match="without real backgrounds"):
-        next(dicom_studies.write(real, tmp_path, range(1)))
+        next(dicom_studies.write_studies(real, tmp_path, range(1)))
     assert not list(tmp_path.iterdir())

@@ -12,12 +12,12 @@ from hilum.catalog import BY_SLUG, CATALOG
 from training.errors import TrainingError
 from training.synthetic import backgrounds, box_statistics, lungs, phantom
 from training.synthetic.generator import PAINTERS, SIZE, Generator, Sample
-from training.synthetic.lesions_pleura import pneumothorax
+from training.synthetic.lesions_pleura import paint_pneumothorax
 
 
 @pytest.fixture(scope="module")
 def generator() -> Generator:
-    return Generator(lungs.load(), box_statistics.load())
+    return Generator(lungs.load_shape_model(), box_statistics.load_statistics())
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_a_box_holds_what_changed(generator: Generator, slug: str) -> None:
     placed = 0
     for seed in range(5):
         rng = np.random.default_rng(seed)
-        stage = phantom.paint(SIZE, generator.shapes, rng)
+        stage = phantom.paint_chest(SIZE, generator.shapes, rng)
         before = stage.pixels.copy()
         for label in generator._place(stage, index, rng):
             placed += 1
@@ -72,10 +72,10 @@ def test_a_pneumothorax_is_darker_than_the_lung_it_left(generator: Generator) ->
     darker = 0
     for seed in range(4):
         rng = np.random.default_rng(seed)
-        stage = phantom.paint(SIZE, generator.shapes, rng)
+        stage = phantom.paint_chest(SIZE, generator.shapes, rng)
         before = stage.pixels.copy()
         x, y, width, height = stage.frame.to_pixels((-0.3, 0.3, 0.38, 1.0))
-        if (box := pneumothorax(stage, (x, y, width, height), rng)) is None:
+        if (box := paint_pneumothorax(stage, (x, y, width, height), rng)) is None:
             continue
         change = (stage.pixels - before)[int(box[1]) : int(box[3]), int(box[0]) : int(box[2])]
         darker += float(change.min()) < -0.03 * stage.contrast
@@ -86,7 +86,7 @@ def test_a_pneumothorax_is_darker_than_the_lung_it_left(generator: Generator) ->
 def test_an_enlarged_heart_is_wider_than_half_the_thorax(generator: Generator) -> None:
     for ratio in (0.42, 0.6):
         rng = np.random.default_rng(1)
-        stage = phantom.paint(SIZE, generator.shapes, rng, heart_ratio=ratio)
+        stage = phantom.paint_chest(SIZE, generator.shapes, rng, heart_ratio=ratio)
         measured = (stage.heart[2] - stage.heart[0]) / stage.frame.thorax
         assert measured == pytest.approx(ratio, abs=0.08)
 
@@ -96,7 +96,7 @@ def _folder(tmp_path: Path, generator: Generator) -> Path:
     folder.mkdir()
     rows = ["filename,patientid,finding,view,license,location,doi,url"]
     for k, finding in enumerate(["No Finding", "COVID-19", "No Finding", "No Finding"]):
-        painted = phantom.paint(512, generator.shapes, np.random.default_rng(k))
+        painted = phantom.paint_chest(512, generator.shapes, np.random.default_rng(k))
         pixels = np.clip(painted.pixels * 255, 0, 255).astype(np.uint8)
         cv2.imwrite(str(folder / f"{k}.png"), pixels)
         rows.append(f"{k}.png,p{k},{finding},{'PA' if k else 'AP'},CC BY,here,,")
@@ -105,7 +105,7 @@ def _folder(tmp_path: Path, generator: Generator) -> Path:
 
 
 def test_backgrounds_say_what_they_may_hide(tmp_path: Path, generator: Generator) -> None:
-    found = backgrounds.load(_folder(tmp_path, generator), generator.shapes)
+    found = backgrounds.load_backgrounds(_folder(tmp_path, generator), generator.shapes)
     ill = next(b for b in found if not b.clear)
     assert BY_SLUG["lung_opacity"].index in ill.unknown
     assert BY_SLUG["nodule_mass"].index not in ill.unknown
@@ -119,8 +119,8 @@ def test_backgrounds_say_what_they_may_hide(tmp_path: Path, generator: Generator
 def test_no_patient_is_on_both_sides_and_clear_ones_are_kept_back(
     tmp_path: Path, generator: Generator
 ) -> None:
-    found = backgrounds.load(_folder(tmp_path, generator), generator.shapes)
-    training, held_out = backgrounds.split(found, seed=3)
+    found = backgrounds.load_backgrounds(_folder(tmp_path, generator), generator.shapes)
+    training, held_out = backgrounds.split_by_patient(found, seed=3)
     assert not {b.patient for b in training} & {b.patient for b in held_out}
     assert len(training) + len(held_out) == len(found)
     assert sum(b.clear for b in held_out) >= 1
@@ -128,6 +128,6 @@ def test_no_patient_is_on_both_sides_and_clear_ones_are_kept_back(
 
 def test_a_folder_without_radiographs_is_refused(tmp_path: Path, generator: Generator) -> None:
     with pytest.raises(TrainingError, match="is not a folder"):
-        backgrounds.load(tmp_path / "absent", generator.shapes)
+        backgrounds.load_backgrounds(tmp_path / "absent", generator.shapes)
     with pytest.raises(TrainingError, match="no frontal radiograph"):
-        backgrounds.load(tmp_path, generator.shapes)
+        backgrounds.load_backgrounds(tmp_path, generator.shapes)

@@ -19,8 +19,8 @@ def overlap(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def test_a_mask_described_and_drawn_again_is_the_same() -> None:
-    drawn = lungs.placed(lungs.load().mean, 60, 50, 380, 360)
-    described = lungs.from_mask(drawn.mask((512, 512)))
+    drawn = lungs.place_shape(lungs.load_shape_model().mean, 60, 50, 380, 360)
+    described = lungs.outline_from_mask(drawn.mask((512, 512)))
     assert described is not None
     assert overlap(described.mask((512, 512)), drawn.mask((512, 512))) > 0.95
 
@@ -28,11 +28,11 @@ def test_a_mask_described_and_drawn_again_is_the_same() -> None:
 def test_one_blob_is_no_pair_of_lungs() -> None:
     mask = np.zeros((256, 256), np.uint8)
     cv2.circle(mask, (128, 128), 60, 255, -1)
-    assert lungs.from_mask(mask) is None
+    assert lungs.outline_from_mask(mask) is None
 
 
 def test_modes_are_of_unit_variance_and_ordered() -> None:
-    model = lungs.load()
+    model = lungs.load_shape_model()
     assert model.modes.shape == (lungs.MODES, 4 + 4 * lungs.ROWS)
     strength = np.linalg.norm(model.modes, axis=1)
     assert (np.diff(strength) < 1e-3).all()
@@ -40,29 +40,29 @@ def test_modes_are_of_unit_variance_and_ordered() -> None:
 
 
 def test_lungs_of_a_painted_chest_are_found() -> None:
-    model = lungs.load()
-    painted = phantom.paint(512, model, np.random.default_rng(4))
+    model = lungs.load_shape_model()
+    painted = phantom.paint_chest(512, model, np.random.default_rng(4))
     pixels = np.clip(painted.pixels * 255, 0, 255).astype(np.uint8)
-    found, score = lungs.fit(pixels, model, np.random.default_rng(0))
+    found, score = lungs.fit_lungs(pixels, model, np.random.default_rng(0))
     assert score > 0.5
     assert overlap(found.mask((512, 512)), painted.lungs.mask((512, 512))) > 0.7
 
 
 def test_what_the_disk_does_not_take_leaves_what_was_there(tmp_path: Path) -> None:
-    path, model = tmp_path / "shapes" / "lungs.json", lungs.load()
-    lungs.save(model, path)
+    path, model = tmp_path / "shapes" / "lungs.json", lungs.load_shape_model()
+    lungs.save_shape_model(model, path)
     before = path.read_bytes()
-    assert np.allclose(lungs.load(path).modes, model.modes)
+    assert np.allclose(lungs.load_shape_model(path).modes, model.modes)
     with room_for(100), pytest.raises(TrainingError, match="cannot write"):
-        lungs.save(model, path)
+        lungs.save_shape_model(model, path)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
 
 
 def test_too_few_masks_are_refused(tmp_path: Path) -> None:
-    mask = lungs.placed(lungs.load().mean, 60, 50, 380, 360).mask((512, 512))
+    mask = lungs.place_shape(lungs.load_shape_model().mean, 60, 50, 380, 360).mask((512, 512))
     cv2.imwrite(str(tmp_path / "one.png"), mask)
     with pytest.raises(TrainingError, match="at least 50"):
-        lungs.measure(tmp_path)
+        lungs.measure_shape_model(tmp_path)
     with pytest.raises(TrainingError, match="neither a folder nor a zip"):
-        lungs.measure(tmp_path / "one.png")
+        lungs.measure_shape_model(tmp_path / "one.png")

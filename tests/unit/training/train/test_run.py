@@ -22,7 +22,7 @@ from training.train.run import read_sets, run  # noqa: E402
 
 
 def frozen(path: Path, **images: tuple[str, ...]) -> None:
-    path.write_text(json.dumps(Split(0, images).document()), encoding="utf-8")
+    path.write_text(json.dumps(Split(0, images).to_document()), encoding="utf-8")
 
 
 def test_a_run_stops_when_it_does_not_become_better_and_ships_the_best(tmp_path: Path) -> None:

@@ -108,9 +108,9 @@ def test_an_empty_split_is_refused_before_anything_is_done(
 ) -> None:
     config = load_config(path)
     shutil.copytree(config.data.dataset, tmp_path / "set")
-    split = splits.load(config.data.dataset)
+    split = splits.load_split(config.data.dataset)
     images = dict(split.images) | {"test": ()}
-    emptied = type(split)(split.seed, images).document()
+    emptied = type(split)(split.seed, images).to_document()
     (tmp_path / "set" / "split.json").write_text(json.dumps(emptied), encoding="utf-8")
     data = config.data.model_copy(update={"dataset": tmp_path / "set"})
     training = Trained(network)
@@ -177,7 +177,7 @@ def test_pictures_that_are_not_there_are_missed_at_the_beginning(
 ) -> None:
     folder = tmp_path / "set"
     shutil.copytree(load_config(path).data.dataset, folder)
-    *_, first, second = splits.load(folder).of("test")
+    *_, first, second = splits.load_split(folder).image_ids("test")
     for image in (first, second):
         (folder / "images" / f"{image}.png").unlink()
     training = Trained(network)

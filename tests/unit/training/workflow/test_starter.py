@@ -94,9 +94,9 @@ def test_what_is_there_is_not_made_again(
 @pytest.mark.slow
 def test_the_parts_are_the_frozen_split(plan: StarterPlan, made: Bundle) -> None:
     assert made
-    sizes = {name: len(ids) for name, ids in splits.load(plan.work / "set").images.items()}
+    sizes = {name: len(ids) for name, ids in splits.load_split(plan.work / "set").images.items()}
     assert sizes == {"train": 6, "valid": 4, "test": 4}
-    assert dataset.read(plan.work / "set", "test")[0].image_id == "test-000000"
+    assert dataset.load_dataset(plan.work / "set", "test")[0].image_id == "test-000000"
     with pytest.raises(TrainingError, match="the plan says"):
         starter.paint(replace(plan, train_images=7))
 
