@@ -31,7 +31,7 @@ from pydicom.uid import (
 )
 
 from hilum.catalog import CATALOG
-from training.data.atomic_files import replace_files, replace_file, explain_write_errors
+from training.data.atomic_files import explain_write_errors, replace_file, replace_files
 from training.data.dataset import ANNOTATIONS, NO_FINDING, refuse_existing_dataset
 from training.data.labels import Label
 from training.errors import TrainingError

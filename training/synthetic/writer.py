@@ -13,7 +13,7 @@ import cv2
 
 from hilum.catalog import CATALOG
 from training.data import splits
-from training.data.atomic_files import replace_files, replace_file
+from training.data.atomic_files import replace_file, replace_files
 from training.data.dataset import ANNOTATIONS, IMAGES, NO_FINDING, refuse_existing_dataset
 from training.synthetic.generator import Generator, Sample
 

@@ -20,15 +20,15 @@ pytestmark = pytest.mark.training
 COMMAND = (sys.executable, "-c", "from training.cli.main import main; main()")
 KILLED_ON_ITS_WAY = """
 import os, signal
-from training.cli import main
-from training.data import intake
-whole = intake.take_all
+from training.cli.main import main
+from training.data import ingest
+whole = ingest.ingest_all
 def some(*args, **kwargs):
     for number, taken in enumerate(whole(*args, **kwargs)):
         if number == 3:
             os.killpg(0, signal.SIGKILL)
         yield taken
-intake.take_all = some
+ingest.ingest_all = some
 main()
 """
 
