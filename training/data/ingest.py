@@ -121,9 +121,8 @@ def ingest_image(task: IngestTask) -> IngestedImage:
         return _refused(unread, refusal.message)
     except OSError as error:
         return _refused(unread, f"the file cannot be read: {error.strerror}")
-    flags = image_checks.find_flags(
-        radiograph.pixels, radiograph.facts.rows, radiograph.facts.columns
-    )
+    facts = radiograph.facts
+    flags = image_checks.find_flags(radiograph.pixels, facts.rows, facts.columns)
     if "constant" in flags:
         return _refused(unread, image_checks.FLAGS["constant"])
     encoded = cv2.imencode(".png", radiograph.pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1]
