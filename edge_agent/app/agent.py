@@ -16,7 +16,12 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from edge_agent.app.models import Load, build_decoder, load_pipeline, run_load
+from edge_agent.app.models import (
+    ServiceFactory,
+    build_decoder,
+    load_detection_service,
+    load_with_decoder,
+)
 from edge_agent.app.security import ListenerSecurity, load_security
 from edge_agent.audit.log import AuditStatus
 from edge_agent.config import Settings, format_address
@@ -54,7 +59,7 @@ log = logging.getLogger(__name__)
 class Agent:
     """The parts of a running agent: listens first, serves once its model is warm and sound."""
 
-    def __init__(self, settings: Settings, load: Load = load_pipeline) -> None:
+    def __init__(self, settings: Settings, load: ServiceFactory = load_detection_service) -> None:
         self._settings = settings
         self._load = load
         self._decoder = build_decoder(settings)
@@ -176,7 +181,7 @@ class Agent:
         """
         async with self._loading:
             try:
-                self._pipeline = await run_load(self._settings, self._load, self._decoder)
+                self._pipeline = await load_with_decoder(self._settings, self._load, self._decoder)
             except EngineFailed as error:
                 await self._judge(error.message)
                 return
@@ -314,7 +319,7 @@ def _http_limits(settings: Settings) -> HttpLimits:
     return replace(limits, batch_concurrency=at_once)
 
 
-async def serve(settings: Settings, load: Load = load_pipeline) -> int:
+async def serve(settings: Settings, load: ServiceFactory = load_detection_service) -> int:
     """Run the agent until SIGTERM or SIGINT; a second signal ends it at once.
 
     SIGHUP runs the golden cases again.

@@ -23,7 +23,7 @@ from edge_agent.system.aio import run_uncancellable
 
 _THREADS_INSTEAD: Final = 2
 
-Load = Callable[[Settings, Decoder], DetectionService]
+ServiceFactory = Callable[[Settings, Decoder], DetectionService]
 
 
 def open_bundle(settings: Settings) -> Bundle:
@@ -37,7 +37,7 @@ def open_bundle(settings: Settings) -> Bundle:
     return Bundle.open(shipped_bundles().get(str(settings.bundle), settings.bundle))
 
 
-def bundle_facts(settings: Settings) -> dict[str, Any]:
+def describe_bundle(settings: Settings) -> dict[str, Any]:
     """What a bundle says about itself and which of its engines may run here; compiles nothing.
 
     Raises:
@@ -86,7 +86,7 @@ def build_decoder(settings: Settings) -> SandboxedDecoder | ThreadDecoder:
     return SandboxedDecoder(image_limits(settings), policy)
 
 
-def load_pipeline(settings: Settings, decoder: Decoder) -> DetectionService:
+def load_detection_service(settings: Settings, decoder: Decoder) -> DetectionService:
     """Load the model and build the pipeline over it; see `load_model`. Blocks."""
     model = load_model(open_bundle(settings), load_options(settings))
     return DetectionService(
@@ -99,7 +99,7 @@ def load_pipeline(settings: Settings, decoder: Decoder) -> DetectionService:
 
 
 @contextlib.asynccontextmanager
-async def open_pipeline(settings: Settings) -> AsyncIterator[DetectionService]:
+async def open_detection_service(settings: Settings) -> AsyncIterator[DetectionService]:
     """A pipeline without a server, closed at the end.
 
     What was measured at an earlier start may not hold today: the golden cases are run first.
@@ -109,7 +109,7 @@ async def open_pipeline(settings: Settings) -> AsyncIterator[DetectionService]:
     """
     decoder = build_decoder(settings)
     try:
-        pipeline = await run_load(settings, load_pipeline, decoder)
+        pipeline = await load_with_decoder(settings, load_detection_service, decoder)
         try:
             await _check_sound(pipeline.model)
             yield pipeline
@@ -129,7 +129,9 @@ async def _check_sound(model: LoadedModel) -> None:
         )
 
 
-async def run_load(settings: Settings, load: Load, decoder: Decoder) -> DetectionService:
+async def load_with_decoder(
+    settings: Settings, load: ServiceFactory, decoder: Decoder
+) -> DetectionService:
     """The pipeline over a decoder that is ready; both get ready side by side."""
     with ThreadPoolExecutor(1, thread_name_prefix="load") as executor:
         starting = asyncio.create_task(decoder.start())

@@ -1,4 +1,4 @@
-"""Detection on files of this machine, without a server."""
+"""Detection in files on this machine, without a server."""
 
 from __future__ import annotations
 
@@ -23,71 +23,75 @@ from hilum.codes import ErrorCode
 
 @dataclass(frozen=True, slots=True)
 class FileOutcome:
-    """One file and what came of it: an answer, or why there is none."""
+    """A file with its detection result, or with the error that left it without one.
+
+    It has both if only its overlay failed.
+    """
 
     path: Path
-    answer: DetectionResult | None = None
+    result: DetectionResult | None = None
     error: HilumError | DetectError | None = None
 
 
 async def detect_files(
-    pipeline: DetectionService,
+    service: DetectionService,
     paths: Iterable[Path],
     *,
     score_threshold: float | None = None,
     max_bytes: int,
-    ahead: int = 3,
+    max_running: int = 3,
 ) -> AsyncIterator[FileOutcome]:
-    """Look at files, in their order, a few ahead of the one that is awaited.
-
-    A file that fails fails alone.
+    """Run detection on files, several at a time. A file that fails does not affect the others.
 
     Args:
-        pipeline: what looks at them; must have at least `ahead` places.
+        service: runs the model; it must admit at least `max_running` requests.
         paths: the files.
         score_threshold: replaces every operating point.
         max_bytes: larger files are refused unread.
-        ahead: how many files are worked on at a time.
+        max_running: how many files are in work at a time.
+
+    Yields:
+        One outcome for each file, in the files' order.
     """
 
-    async def outcome(path: Path) -> FileOutcome:
+    async def detect_file(path: Path) -> FileOutcome:
         try:
             image = await asyncio.to_thread(read_limited, path, max_bytes)
             request = DetectionRequest(request_id="", image=image, score_threshold=score_threshold)
-            return FileOutcome(path, answer=await pipeline.detect(request))
+            return FileOutcome(path, result=await service.detect(request))
         except Exception as error:  # noqa: BLE001  # the boundary: every failure gets a code
             return FileOutcome(path, error=coded(error))
 
-    waiting: deque[asyncio.Task[FileOutcome]] = deque()
+    running: deque[asyncio.Task[FileOutcome]] = deque()
     try:
         for path in paths:
-            waiting.append(asyncio.create_task(outcome(path)))
-            if len(waiting) >= ahead:
-                yield await waiting.popleft()
-        while waiting:
-            yield await waiting.popleft()
+            running.append(asyncio.create_task(detect_file(path)))
+            if len(running) >= max_running:
+                yield await running.popleft()
+        while running:
+            yield await running.popleft()
     finally:
-        for task in waiting:
+        for task in running:
             task.cancel()
-        await asyncio.gather(*waiting, return_exceptions=True)
+        await asyncio.gather(*running, return_exceptions=True)
 
 
 def read_limited(path: Path, max_bytes: int) -> bytes:
-    """A file's bytes, if it is a plain file of at most `max_bytes`.
+    """Read a plain file of at most `max_bytes`.
 
     Raises:
-        InvalidRequest: the file is not there or cannot be read.
+        InvalidRequest: the file does not exist or cannot be read.
         StudyImageRefused: the file is too large.
     """
     try:
-        facts = path.stat()
-        if stat.S_ISDIR(facts.st_mode):
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
             raise InvalidRequest("The folder cannot be read.", hint="Check its permissions.")
-        if not stat.S_ISREG(facts.st_mode):
+        if not stat.S_ISREG(status.st_mode):
             raise InvalidRequest("This is not a plain file.", hint="Name files or folders.")
-        if facts.st_size > max_bytes:
+        if status.st_size > max_bytes:
             raise StudyImageRefused(
-                f"The file has {facts.st_size} bytes; at most {max_bytes} are taken.",
+                f"The file has {status.st_size} bytes; at most {max_bytes} are accepted.",
                 code=ErrorCode.TOO_LARGE,
                 hint="Raise limits.max_image_bytes in the settings if it is one radiograph.",
             )
@@ -99,8 +103,16 @@ def read_limited(path: Path, max_bytes: int) -> bytes:
         ) from None
 
 
-def overlay_png(image: bytes, findings: Sequence[Finding], limits: Limits) -> bytes:
-    """The radiograph at its original size with its findings drawn on it, as a PNG file.
+def render_overlay(image: bytes, findings: Sequence[Finding], limits: Limits) -> bytes:
+    """Draw findings on a radiograph at its original size.
+
+    Args:
+        image: the study image's bytes.
+        findings: boxes in pixels of the original image.
+        limits: for the decoder.
+
+    Returns:
+        A PNG file.
 
     Raises:
         StudyImageRefused: the image cannot be read.

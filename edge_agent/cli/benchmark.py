@@ -1,11 +1,13 @@
-"""What this box does with its own bundle: decoding, engines, a round trip, memory."""
+"""`hilum-edge bench`: measure this machine with its bundle: decoding, engines, gRPC, memory."""
 
 from __future__ import annotations
 
 import asyncio
 import io
+import json
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -20,22 +22,66 @@ from pydicom.uid import UID, ComputedRadiographyImageStorage, ExplicitVRLittleEn
 
 from edge_agent.app.agent import Agent
 from edge_agent.app.models import open_bundle
+from edge_agent.cli.exit_codes import EXIT_OK, report_errors
+from edge_agent.cli.input_files import UsageError
+from edge_agent.cli.output import open_stderr
+from edge_agent.cli.settings import settings_from_options
 from edge_agent.config import AccessSettings, Settings, TlsSettings
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.golden import read_picture
 from edge_agent.engines.hardware import Hardware
 from edge_agent.engines.selection.select import choose
+from edge_agent.errors import ConfigInvalid
+from edge_agent.system.logging import configure_logging
 from edge_agent.system.processes import family, memory_kb
 from hilum.client import AsyncClient, Result
 
 ROUNDS: Final = 30
-WARM_UP: Final = 3
+WARM_UP_ROUNDS: Final = 3
+TIMEOUT_S: Final = 120.0
 ROWS, COLUMNS = 2500, 2048
+"""The synthetic radiograph's size in pixels, which is a large one's."""
+
+
+@report_errors
+def bench_command(
+    *,
+    config: Path | None,
+    bundle: Path | None,
+    image: Path | None,
+    as_json: bool,
+    output: Path | None,
+) -> int:
+    """Measure this machine and write the report; return the exit status.
+
+    Args:
+        config: a settings file.
+        bundle: the bundle to use instead of the settings' own.
+        image: a study image to measure with; by default a synthetic one.
+        as_json: write JSON instead of Markdown.
+        output: the file to write to instead of standard output.
+    """
+    settings = settings_from_options(config, bundle)
+    if output is not None and not output.parent.is_dir():
+        raise UsageError(f"--output {output}: there is no folder {output.parent}.")
+    configure_logging("WARNING")  # The agent that is measured would log that it serves.
+    open_stderr().print("Measuring; this takes a minute or two.")
+    report = asyncio.run(run_benchmark(settings, image))
+    as_json = as_json or (output is not None and output.suffix == ".json")
+    text = json.dumps(report.as_json(), indent=2) + "\n" if as_json else report.as_markdown()
+    if output is None:
+        sys.stdout.write(text)
+        return EXIT_OK
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigInvalid(f"The report {output} cannot be written: {error.strerror}.") from None
+    return EXIT_OK
 
 
 @dataclass(frozen=True, slots=True)
 class EngineRow:
-    """One engine variant: milliseconds for one image, or why it is not used."""
+    """An engine variant's median time for one image in milliseconds, or why it cannot be used."""
 
     name: str
     median_ms: float | None
@@ -43,8 +89,11 @@ class EngineRow:
 
 
 @dataclass(frozen=True, slots=True)
-class BoxReport:
-    """What was measured. Times are medians in milliseconds, memory in MB (PSS, all processes)."""
+class MachineReport:
+    """The measurements of one machine.
+
+    `_ms` are medians. Memory is the proportional set size of all processes together.
+    """
 
     hilum: str
     processor: str
@@ -63,11 +112,11 @@ class BoxReport:
     memory_after_mb: float
 
     def as_json(self) -> dict[str, Any]:
-        """For programs."""
+        """Return the report for programs."""
         return asdict(self)
 
     def as_markdown(self) -> str:
-        """For people."""
+        """Return the report for people."""
         engines = "\n".join(
             f"| {it.name} | {'' if it.median_ms is None else f'{it.median_ms:.1f} ms'} "
             f"| {it.problem} |"
@@ -90,66 +139,73 @@ Runs on {self.engine}: {self.engine_reason}.
 | decoding | {self.decode_ms:.1f} ms |
 | inference | {self.infer_ms:.1f} ms |
 | round trip over gRPC | {self.round_trip_ms:.1f} ms |
-| of which beside those two | {self.round_trip_ms - self.decode_ms - self.infer_ms:.1f} ms |
+| of which neither of the two | {self.round_trip_ms - self.decode_ms - self.infer_ms:.1f} ms |
 | several at once | {self.images_per_s:.1f} images/s |
 | memory, ready | {self.memory_idle_mb:.0f} MB |
 | memory, afterwards | {self.memory_after_mb:.0f} MB |
 """
 
 
-async def measure(settings: Settings, image: Path | None = None) -> BoxReport:
-    """Measure this box; takes about a minute. Nothing else should be running on it.
+async def run_benchmark(settings: Settings, image: Path | None = None) -> MachineReport:
+    """Measure this machine, which takes about a minute. Nothing else should be running on it.
 
     Args:
-        settings: which bundle, how many threads and workers; ports are chosen freely.
-        image: a study image to send; by default one is made.
+        settings: the bundle, the engine, threads and workers to measure. Folders and ports are
+            replaced, so that an agent that serves on this machine is not disturbed.
+        image: a study image to send; by default a synthetic one.
+
+    Returns:
+        The measurements.
 
     Raises:
         HilumError: the bundle or the engine cannot be used.
         DetectError: the image is refused.
     """
-    title = image.name if image else f"uncompressed DICOM, {COLUMNS} x {ROWS}, made here"
+    title = image.name if image else f"uncompressed DICOM, {COLUMNS} x {ROWS}, synthetic"
     bundle = open_bundle(settings)
-    data = await asyncio.to_thread(image.read_bytes) if image else synthetic_dicom(bundle)
+    data = await asyncio.to_thread(image.read_bytes) if image else make_dicom(bundle)
     with tempfile.TemporaryDirectory(prefix="hilum-bench-") as folder:
-        apart = set_apart(settings, Path(folder))
-        choice = await asyncio.to_thread(
+        isolated = isolate_settings(settings, Path(folder))
+        selection = await asyncio.to_thread(
             choose,
             bundle,
-            apart.cache_dir,
+            isolated.cache_dir,
             settings.engine.threads,
             wanted=settings.engine.variant,
         )
-        served = await _through_an_agent(apart, data)
+        measured = await _measure_agent(isolated, data)
     hardware = Hardware.here()
     manifest = bundle.manifest
-    return BoxReport(
+    return MachineReport(
         hilum=version("hilum"),
         processor=hardware.cpu,
         cores=hardware.cores,
         bundle=f"{manifest.name}-{manifest.version} ({bundle.digest[:12]})",
-        engine=choice.variant.name,
-        engine_reason=choice.reason,
-        engines=tuple(EngineRow(it.variant, it.median_ms, it.problem) for it in choice.measured),
+        engine=selection.variant.name,
+        engine_reason=selection.reason,
+        engines=tuple(EngineRow(it.variant, it.median_ms, it.problem) for it in selection.measured),
         image=title,
-        **served,
+        **measured,
     )
 
 
-def set_apart(settings: Settings, folder: Path) -> Settings:
-    """The same agent beside the one that serves: what that one keeps or listens on is left alone.
+def isolate_settings(settings: Settings, folder: Path) -> Settings:
+    """Return settings that share no folder, port or key with an agent that serves here.
 
     Args:
         settings: the serving agent's.
         folder: where everything is written instead.
+
+    Returns:
+        The same bundle, engine and workers, on free ports of 127.0.0.1 without TLS.
     """
-    here = {"host": "127.0.0.1", "port": 0}
+    local = {"host": "127.0.0.1", "port": 0}
     return settings.model_copy(
         update={
             "cache_dir": folder / "cache",
             "state_dir": folder / "state",
-            "grpc": settings.grpc.model_copy(update=here),
-            "http": settings.http.model_copy(update=here),
+            "grpc": settings.grpc.model_copy(update=local),
+            "http": settings.http.model_copy(update=local),
             "tls": TlsSettings(),
             "access": AccessSettings(),
             "audit": settings.audit.model_copy(update={"folder": None}),
@@ -157,43 +213,45 @@ def set_apart(settings: Settings, folder: Path) -> Settings:
     )
 
 
-async def _through_an_agent(settings: Settings, data: bytes) -> dict[str, float]:
+async def _measure_agent(settings: Settings, data: bytes) -> dict[str, float]:
     started = time.perf_counter()
     agent = Agent(settings)
     await agent.start()
     try:
         await agent.load()
         start_s = time.perf_counter() - started
-        idle_mb = memory_mb()
+        idle_mb = measure_memory_mb()
         async with AsyncClient(agent.address) as client:
             results: list[Result] = []
 
-            async def ask() -> None:
-                results.append(await client.detect(data, timeout_s=120))
+            async def detect() -> None:
+                results.append(await client.detect(data, timeout_s=TIMEOUT_S))
 
-            alone_ms = await _median_ms(ask)
-            rate = await _images_per_s(client, data, concurrency=settings.decode.workers + 2)
-        timed = [it.timings for it in results[WARM_UP:]]
+            round_trip_ms = await _median_ms(detect)
+            images_per_s = await _images_per_s(
+                client, data, concurrency=settings.decode.workers + 2
+            )
+        timings = [it.timings for it in results[WARM_UP_ROUNDS:]]
         return {
             "start_s": start_s,
-            "decode_ms": statistics.median(it.decode_ms for it in timed),
-            "infer_ms": statistics.median(it.infer_ms for it in timed),
-            "round_trip_ms": alone_ms,
-            "images_per_s": rate,
+            "decode_ms": statistics.median(it.decode_ms for it in timings),
+            "infer_ms": statistics.median(it.infer_ms for it in timings),
+            "round_trip_ms": round_trip_ms,
+            "images_per_s": images_per_s,
             "memory_idle_mb": idle_mb,
-            "memory_after_mb": memory_mb(),
+            "memory_after_mb": measure_memory_mb(),
         }
     finally:
         await agent.stop()
 
 
-async def _median_ms(ask: Callable[[], Awaitable[None]]) -> float:
-    times = []
-    for _ in range(WARM_UP + ROUNDS):
+async def _median_ms(detect: Callable[[], Awaitable[None]]) -> float:
+    times_ms = []
+    for _ in range(WARM_UP_ROUNDS + ROUNDS):
         start = time.perf_counter()
-        await ask()
-        times.append((time.perf_counter() - start) * 1e3)
-    return statistics.median(times[WARM_UP:])
+        await detect()
+        times_ms.append((time.perf_counter() - start) * 1e3)
+    return statistics.median(times_ms[WARM_UP_ROUNDS:])
 
 
 async def _images_per_s(client: AsyncClient, data: bytes, *, concurrency: int) -> float:
@@ -205,16 +263,19 @@ async def _images_per_s(client: AsyncClient, data: bytes, *, concurrency: int) -
     return len(images) / (time.perf_counter() - start)
 
 
-def memory_mb(pid: int | None = None) -> float:
-    """Proportional set size of a process (None: this one) and all it has started, in MB."""
+def measure_memory_mb(pid: int | None = None) -> float:
+    """Return the proportional set size of a process and all its descendants, in MB.
+
+    None means this process.
+    """
     return sum(map(memory_kb, family(pid or os.getpid()))) / 1e3
 
 
-def synthetic_dicom(bundle: Bundle) -> bytes:
-    """A picture of no patient, the bundle's own first golden case, as a computed radiograph.
+def make_dicom(bundle: Bundle) -> bytes:
+    """Return the bundle's first golden case, which is synthetic, as a computed radiograph.
 
-    12 bits, PA, with a window, as large as they come: so that the gate by content takes it and
-    decoding costs what it costs every day.
+    It is PA, 12 bits deep, has a VOI window and is as large as real ones, so that the content check
+    accepts it and decoding costs what it costs for a real radiograph.
     """
     picture = read_picture(bundle.read(bundle.golden.cases[0].image), bundle.manifest.input)
     pixels = cv2.resize(picture, (COLUMNS, ROWS), interpolation=cv2.INTER_CUBIC).astype("<u2") << 4
@@ -223,7 +284,7 @@ def synthetic_dicom(bundle: Bundle) -> bytes:
     meta.MediaStorageSOPInstanceUID = UID("1.2.3")
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
-    facts = {
+    attributes = {
         "SOPClassUID": ComputedRadiographyImageStorage,
         "SOPInstanceUID": "1.2.3",
         "Modality": "CR",
@@ -240,7 +301,7 @@ def synthetic_dicom(bundle: Bundle) -> bytes:
         "WindowCenter": "2048",
         "WindowWidth": "4096",
     }
-    for keyword, value in facts.items():
+    for keyword, value in attributes.items():
         setattr(dataset, keyword, value)
     dataset.PixelData = pixels.tobytes()
     file = io.BytesIO()

@@ -1,7 +1,7 @@
-"""`make demo`: a real radiograph through a real agent, over gRPC, in one command.
+"""`make demo`: send a real radiograph to a real agent over gRPC, in one command.
 
-Starts `hilum-edge serve`, waits until its health service says SERVING, sends one radiograph, shows
-what came back and leaves the agent running until Ctrl-C.
+The demo starts `hilum-edge serve`, waits until its health service reports SERVING, sends a
+radiograph, prints the findings, and leaves the agent running until Ctrl-C.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from edge_agent.cli import output
-from edge_agent.cli.batch import overlay_png
+from edge_agent.cli.batch import render_overlay
 from edge_agent.config import GrpcSettings, HttpSettings, format_address
 from edge_agent.core.findings import Box, Finding
 from edge_agent.errors import HilumError
@@ -36,24 +36,24 @@ from edge_agent.serving.grpc.servicer import SERVICE
 from hilum.v1 import detection_pb2 as pb
 from hilum.v1 import detection_pb2_grpc
 
-OUT: Final = Path("out/demo")
-READY_WITHIN_S: Final = 300.0  # The first start measures the engines.
-ANSWER_WITHIN_S: Final = 60.0
-STOP_WITHIN_S: Final = 30.0
+OUTPUT: Final = Path("out/demo")
+START_TIMEOUT_S: Final = 300.0  # The first start measures the engines.
+DETECT_TIMEOUT_S: Final = 60.0
+STOP_TIMEOUT_S: Final = 30.0
 
 
 class DemoFailed(Exception):
-    """The demo cannot go on; its message says why, for a stranger."""
+    """The demo cannot continue; the message says why."""
 
 
 def main() -> None:
-    """Run the demo; exits with 0 if an answer came and was written."""
+    """Run the demo. The exit status is 0 if findings were received and written."""
     parser = argparse.ArgumentParser(prog="python -m edge_agent.cli.demo", description=__doc__)
-    parser.add_argument("--once", action="store_true", help="stop the agent and end")
+    parser.add_argument("--once", action="store_true", help="stop the agent after one radiograph")
     once = parser.parse_args().once
     console = Console(highlight=False, emoji=False)
-    # Told to end by either signal, the agent is ended first; also where a shell has started the
-    # demo in the background and made it deaf to SIGINT.
+    # Either signal ends the agent first. SIGINT needs a handler too, because a shell makes a
+    # process that it starts in the background ignore it.
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, signal.default_int_handler)
     try:
@@ -68,15 +68,19 @@ def main() -> None:
 
 
 def run(console: Console, *, once: bool) -> None:
-    """The demo itself.
+    """Run the demo.
+
+    Args:
+        console: for messages.
+        once: stop the agent after one radiograph.
 
     Raises:
-        DemoFailed: the file, the agent or the answer is not there.
+        DemoFailed: the radiograph is missing, or the agent does not start or answer.
     """
-    radiograph = sample_radiograph()
-    make_folder()
-    port = free_port(console, GrpcSettings().host, GrpcSettings().port)
-    http_port = free_port(console, HttpSettings().host, HttpSettings().port)
+    radiograph = find_sample_radiograph()
+    create_output_folder()
+    port = choose_port(console, GrpcSettings().host, GrpcSettings().port)
+    http_port = choose_port(console, HttpSettings().host, HttpSettings().port)
     address = format_address(GrpcSettings().host, port)
     page = f"http://{format_address(HttpSettings().host, http_port)}/"
     console.print(f"Starting an edge agent on {address} ...")
@@ -84,7 +88,7 @@ def run(console: Console, *, once: bool) -> None:
         with grpc.insecure_channel(address) as channel:
             wait_until_serving(channel, agent)
             console.print(
-                f"It is SERVING. Sending {escape(radiograph.name)}, a real chest X-ray.\n"
+                f"The agent is SERVING. Sending {escape(radiograph.name)}, a real chest X-ray.\n"
             )
             image = radiograph.read_bytes()
             response = detect(channel, image)
@@ -95,25 +99,36 @@ def run(console: Console, *, once: bool) -> None:
         if once:
             stop(agent)
             return
-        say_what_next(console, address, page, radiograph)
-        stay(agent)
+        print_next_steps(console, address, page, radiograph)
+        wait_for_interrupt(agent)
 
 
-def say_what_next(console: Console, address: str, page: str, radiograph: Path) -> None:
-    """How to ask the agent that stays up."""
+def print_next_steps(console: Console, address: str, page: str, radiograph: Path) -> None:
+    """Print how to use the agent, which keeps running.
+
+    Args:
+        console: where it is printed.
+        address: the agent's gRPC address.
+        page: the URL of its page.
+        radiograph: a file to try.
+    """
     python = escape(sys.executable)
-    ask = f"from hilum.client import Client; print(Client('{address}').detect('{radiograph}'))"
+    code = f"from hilum.client import Client; print(Client('{address}').detect('{radiograph}'))"
     console.print(
-        f"\nThe agent stays up at {address} until Ctrl-C.\n"
+        f"\nThe agent keeps running at {address} until Ctrl-C.\n"
         f"Open {page} in a browser and drop an X-ray on it; or in another terminal, try\n"
-        f'  {python} -c "{escape(ask)}"\n'
+        f'  {python} -c "{escape(code)}"\n'
         f"  {python} -m edge_agent.cli.main detect --help",
         soft_wrap=True,
     )
 
 
-def sample_radiograph() -> Path:
-    """`RG1_UNCI.dcm` of the package pydicom-data: a PA chest with several round masses."""
+def find_sample_radiograph() -> Path:
+    """Return `RG1_UNCI.dcm` of the package pydicom-data: a PA chest with several round masses.
+
+    Raises:
+        DemoFailed: the package is not installed.
+    """
     spec = find_spec("data_store")
     folders = list(spec.submodule_search_locations or []) if spec else []
     for folder in folders:
@@ -123,15 +138,24 @@ def sample_radiograph() -> Path:
     raise DemoFailed("The package pydicom-data is not installed: run `make demo`.")
 
 
-def free_port(console: Console, host: str, usual: int) -> int:
-    """The usual port, or if it is taken a free one."""
-    for port in (usual, 0):
+def choose_port(console: Console, host: str, default: int) -> int:
+    """Return the default port, or a free one if that is in use.
+
+    Args:
+        console: for messages.
+        host: the address that is listened on.
+        default: the port to prefer.
+
+    Raises:
+        DemoFailed: there is no free port.
+    """
+    for port in (default, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((host, port))
             except OSError:
-                console.print(f"Port {port} is taken, so this agent gets another one.")
+                console.print(f"Port {port} is in use, so this agent gets another one.")
                 continue
             return int(probe.getsockname()[1])
     raise DemoFailed("No free port on this machine.")
@@ -139,15 +163,15 @@ def free_port(console: Console, host: str, usual: int) -> int:
 
 @contextmanager
 def running_agent(port: int, http_port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """`hilum-edge serve` as its own process; ended whatever happens."""
+    """Run `hilum-edge serve` in a process, which is ended on leaving."""
     ports = ["--port", str(port), "--http-port", str(http_port)]
     command = [sys.executable, "-m", "edge_agent.cli.main", "serve", *ports]
-    # An audit log has one writer: another agent on this machine keeps its own.
-    state = {"HILUM_EDGE__STATE_DIR": str((OUT / "state").absolute())}
-    agent = subprocess.Popen(  # noqa: S603  # our own interpreter and module
+    # An audit log has one writer, and another agent may be running on this machine.
+    state = {"HILUM_EDGE__STATE_DIR": str((OUTPUT / "state").absolute())}
+    agent = subprocess.Popen(  # noqa: S603  # this interpreter and module
         command,
         env=os.environ | state,
-        start_new_session=True,  # Ctrl-C is ours to pass on.
+        start_new_session=True,  # Ctrl-C must end the demo, which then ends the agent.
     )
     try:
         yield agent
@@ -155,7 +179,7 @@ def running_agent(port: int, http_port: int) -> Iterator[subprocess.Popen[bytes]
         if agent.poll() is None:
             agent.terminate()
         try:
-            agent.wait(STOP_WITHIN_S)
+            agent.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             agent.kill()
             agent.wait()
@@ -165,13 +189,13 @@ def wait_until_serving(channel: grpc.Channel, agent: subprocess.Popen[bytes]) ->
     """Watch the agent's health until it serves.
 
     Raises:
-        DemoFailed: it ended, or did not serve in time.
+        DemoFailed: the agent ended, or did not serve in time.
     """
     health = health_pb2_grpc.HealthStub(channel)
     request = health_pb2.HealthCheckRequest(service=SERVICE)
-    give_up = time.monotonic() + READY_WITHIN_S
-    while agent.poll() is None and time.monotonic() < give_up:
-        # Short watches, so that an agent that ends at once is noticed at once.
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while agent.poll() is None and time.monotonic() < deadline:
+        # Each watch is short, so that the end of the agent is noticed soon.
         watch = health.Watch(request, timeout=1, wait_for_ready=True)
         try:
             for state in watch:
@@ -182,9 +206,9 @@ def wait_until_serving(channel: grpc.Channel, agent: subprocess.Popen[bytes]) ->
             continue
     status = agent.poll()
     raise DemoFailed(
-        f"The agent did not serve within {READY_WITHIN_S:.0f} s."
+        f"The agent did not serve within {START_TIMEOUT_S:.0f} s."
         if status is None
-        else f"The agent ended with status {status}; its last lines above say why."
+        else f"The agent ended with status {status}; see its last lines above."
     )
 
 
@@ -192,20 +216,20 @@ def detect(channel: grpc.Channel, image: bytes) -> pb.DetectResponse:
     """Send one study image.
 
     Raises:
-        DemoFailed: the agent refused it or could not be reached.
+        DemoFailed: the agent refused the image or could not be reached.
     """
     stub = detection_pb2_grpc.DetectorStub(channel)
     try:
         response: pb.DetectResponse = stub.Detect(
-            pb.DetectRequest(request_id="demo", image=image), timeout=ANSWER_WITHIN_S
+            pb.DetectRequest(request_id="demo", image=image), timeout=DETECT_TIMEOUT_S
         )
     except grpc.RpcError as error:
-        raise DemoFailed(f"The agent gave no answer: {error.details()}") from None
+        raise DemoFailed(f"The agent returned no findings: {error.details()}") from None
     return response
 
 
 def print_timings(console: Console, response: pb.DetectResponse) -> None:
-    """Where the time went, and which model answered."""
+    """Print the time spent on each stage, and the model that was used."""
     timings = response.timings
     console.print(
         f"Decoded in {timings.decode_ms:.0f} ms, inferred in {timings.infer_ms:.0f} ms, "
@@ -215,20 +239,23 @@ def print_timings(console: Console, response: pb.DetectResponse) -> None:
     )
 
 
-def make_folder() -> None:
-    """Where the demo writes.
+def create_output_folder() -> None:
+    """Create the folder that the demo writes to.
 
     Raises:
-        DemoFailed: it cannot be made.
+        DemoFailed: it cannot be created.
     """
     try:
-        OUT.mkdir(parents=True, exist_ok=True)
+        OUTPUT.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DemoFailed(f"{OUT} cannot be written: {error.strerror}.") from None
+        raise DemoFailed(f"{OUTPUT} cannot be written: {error.strerror}.") from None
 
 
 def write_results(image: bytes, response: pb.DetectResponse) -> tuple[Path, Path]:
-    """The overlay and the answer as files.
+    """Write the overlay and the response.
+
+    Returns:
+        Their paths.
 
     Raises:
         DemoFailed: they cannot be written.
@@ -237,46 +264,46 @@ def write_results(image: bytes, response: pb.DetectResponse) -> tuple[Path, Path
         Finding(f.index, f.score, Box(f.box.x_min, f.box.y_min, f.box.x_max, f.box.y_max))
         for f in response.findings
     ]
-    overlay, result = OUT / "overlay.png", OUT / "result.json"
+    overlay, result = OUTPUT / "overlay.png", OUTPUT / "result.json"
     try:
-        overlay.write_bytes(overlay_png(image, findings, Limits()))
+        overlay.write_bytes(render_overlay(image, findings, Limits()))
         result.write_text(
             json.dumps(converters.as_json(response), indent=2) + "\n", encoding="utf-8"
         )
     except OSError as error:
-        raise DemoFailed(f"{OUT} cannot be written: {error.strerror}.") from None
+        raise DemoFailed(f"{OUTPUT} cannot be written: {error.strerror}.") from None
     except HilumError as error:
         raise DemoFailed(error.message) from None
     return overlay, result
 
 
 def stop(agent: subprocess.Popen[bytes]) -> None:
-    """Ask the agent to finish and end.
+    """Stop the agent after the requests in flight.
 
     Raises:
-        DemoFailed: it did not end well.
+        DemoFailed: it did not end, or with an error status.
     """
     agent.terminate()
     try:
-        status = agent.wait(STOP_WITHIN_S)
+        status = agent.wait(STOP_TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        raise DemoFailed("The agent did not stop when it was told to.") from None
+        raise DemoFailed("The agent did not stop on SIGTERM.") from None
     if status:
         raise DemoFailed(f"The agent ended with status {status}.")
 
 
-def stay(agent: subprocess.Popen[bytes]) -> None:
-    """Until Ctrl-C, SIGTERM, or the agent's own end.
+def wait_for_interrupt(agent: subprocess.Popen[bytes]) -> None:
+    """Wait for Ctrl-C or SIGTERM, then stop the agent.
 
     Raises:
-        DemoFailed: the agent ended by itself.
+        DemoFailed: the agent ended before.
     """
     try:
         status = agent.wait()
     except KeyboardInterrupt:
         stop(agent)
         return
-    raise DemoFailed(f"The agent ended by itself with status {status}.")
+    raise DemoFailed(f"The agent ended with status {status}.")
 
 
 if __name__ == "__main__":

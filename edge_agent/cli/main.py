@@ -1,4 +1,8 @@
-"""`hilum-edge`: what can be asked for on the command line. What is done then is in `commands`."""
+"""`hilum-edge`: the commands and options of the command line. Each command's work is in a module.
+
+Those modules import pydicom, OpenCV and OpenVINO, which takes a second. They are imported when
+their command runs, so that `--help` is printed at once.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +15,6 @@ from typing import Annotated
 
 import click
 import typer
-
-# The commands import pydicom, OpenCV and OpenVINO, which takes a second: only they wait for it,
-# `--help` does not.
 
 app = typer.Typer(
     name="hilum-edge",
@@ -33,21 +34,26 @@ BundleOption = Annotated[
     typer.Option(
         "--bundle",
         metavar="FILE",
-        help="The model to use instead of the starter; `starter-hardswish` comes along too.",
+        help="The model to use instead of the starter; `starter-hardswish` is included too.",
     ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print a JSON document.")]
+KeyFileOption = Annotated[
+    Path | None,
+    typer.Option("--file", metavar="FILE", help="The key file, instead of access.keys."),
 ]
 
 
 def main() -> None:
-    """Entry point of the installed command."""
+    """Run the installed command."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A file's name may have bytes that the terminal's encoding has no letters for.
+        # A file's name may have bytes that the terminal's encoding has no characters for.
         sys.stdout.reconfigure(errors="backslashreplace")
     app()
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"hilum-edge {distribution_version('hilum')}")
         raise typer.Exit
 
@@ -61,7 +67,7 @@ def _root(
         ),
     ] = False,
 ) -> None:
-    # What gRPC prints itself is no line of our log; it reads this when it is imported.
+    # gRPC reads this when it is imported. What it would print is not in our log's format.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
@@ -70,21 +76,21 @@ def serve(
     config: ConfigOption = None,
     port: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Port for gRPC instead of 50051; 0 takes a free one."),
+        typer.Option(metavar="N", help="Port for gRPC instead of 50051; 0 for a free one."),
     ] = None,
     http_port: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Port for HTTP instead of 8080; 0 takes a free one."),
+        typer.Option(metavar="N", help="Port for HTTP instead of 8080; 0 for a free one."),
     ] = None,
     bundle: BundleOption = None,
 ) -> None:
-    """Answer over gRPC and HTTP, and show the page, until SIGTERM or Ctrl-C.
+    """Serve over gRPC and HTTP, with a page for browsers, until SIGTERM or Ctrl-C.
 
-    The health service says SERVING once the model is loaded and has run. Told to stop, the agent
-    finishes what is in flight; told twice, it ends at once. On SIGHUP it runs the bundle's golden
-    cases again.
+    The health service reports SERVING once the model is loaded and tested. On a first signal the
+    agent finishes the requests in flight; on a second it ends at once. On SIGHUP it runs the
+    bundle's golden cases again.
 
-    Settings come from the file, then from the environment, then from the options; the later wins.
+    Options override the environment, and the environment overrides the settings file.
 
     For example:
 
@@ -92,9 +98,9 @@ def serve(
         hilum-edge serve --config /etc/hilum/edge.toml --port 50052
         HILUM_EDGE__LIMITS__QUEUE_SIZE=16 hilum-edge serve
     """
-    from edge_agent.cli import commands  # noqa: PLC0415  # see above
+    from edge_agent.cli.serve import serve_command  # noqa: PLC0415  # see the module
 
-    status = commands.serve(config=config, port=port, http_port=http_port, bundle=bundle)
+    status = serve_command(config=config, port=port, http_port=http_port, bundle=bundle)
     raise typer.Exit(status)
 
 
@@ -104,12 +110,13 @@ def detect(
     *,
     as_json: Annotated[
         bool,
-        typer.Option("--json", help="A JSON document; one per line if several files are meant."),
+        typer.Option("--json", help="Print a JSON document; for several files, one a line."),
     ] = False,
     overlay: Annotated[
         Path | None,
         typer.Option(
-            metavar="OUT", help="Draw the findings: OUT.png, or a folder for several files."
+            metavar="OUT",
+            help="Draw the findings into OUT.png, or for several files into a folder.",
         ),
     ] = None,
     bundle: BundleOption = None,
@@ -118,36 +125,38 @@ def detect(
         typer.Option(metavar="T", help="Score threshold for all findings, above 0 and up to 1."),
     ] = None,
     recursive: Annotated[
-        bool, typer.Option("--recursive", "-r", help="Look into folders within folders too.")
+        bool, typer.Option("--recursive", "-r", help="Include the files in subfolders.")
     ] = False,
     config: ConfigOption = None,
     server: Annotated[
         str | None,
-        typer.Option(metavar="HOST:PORT", help="Have this agent look instead of this machine."),
+        typer.Option(
+            metavar="HOST:PORT", help="Send the files to this agent instead of running the model."
+        ),
     ] = None,
     api_key_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The agent's API key, in a file.")
+        Path | None, typer.Option(metavar="FILE", help="A file with the API key for that agent.")
     ] = None,
     ca: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Speak TLS; who signed the agent's certificate (PEM)."),
+        typer.Option(metavar="FILE", help="Use TLS; the CA that signed its certificate (PEM)."),
     ] = None,
     certificate: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Our own certificate (PEM).")
+        Path | None, typer.Option(metavar="FILE", help="The client certificate to show (PEM).")
     ] = None,
     key: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The private key of our certificate (PEM).")
+        Path | None, typer.Option(metavar="FILE", help="The client certificate's key (PEM).")
     ] = None,
     server_name: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="The name in the agent's certificate, if another."),
+        typer.Option(metavar="NAME", help="The name in its certificate, if not HOST."),
     ] = None,
 ) -> None:
-    """Look at radiographs (DICOM, JPEG, PNG, TIFF) without a server, or have an agent look.
+    """Find abnormalities in radiographs (DICOM, JPEG, PNG, TIFF), here or through an agent.
 
     FILE is a file, a folder, or a pattern in quotes. A file that is refused is reported with a code
-    and a hint, and the others go on. The exit status is 0 if all files were answered, 1 if one was
-    refused, 2 if the command itself is wrong.
+    and a hint, and the others are processed. The exit status is 0 if all files were answered, 1 if
+    one was refused, and 2 if the command is wrong.
 
     For example:
 
@@ -156,16 +165,17 @@ def detect(
         hilum-edge detect --recursive /data/inbox --overlay drawn/
         hilum-edge detect chest.dcm --server xray.example:50051 --ca ca.pem --api-key-file key
     """
-    from edge_agent.cli import commands  # noqa: PLC0415  # see above
-    from hilum.client import Tls  # noqa: PLC0415  # see above
+    from edge_agent.cli.detect import detect_command  # noqa: PLC0415  # see the module
+    from edge_agent.cli.remote import RemoteAgent  # noqa: PLC0415  # see the module
+    from hilum.client import Tls  # noqa: PLC0415  # see the module
 
-    wants_tls = any((ca, certificate, key, server_name))
-    if server is None and (wants_tls or api_key_file):
+    has_tls = any((ca, certificate, key, server_name))
+    if server is None and (has_tls or api_key_file):
         raise typer.BadParameter("these options are for --server", param_hint="--ca and others")
     if (certificate is None) != (key is None):
         raise typer.BadParameter("give both or neither", param_hint="--certificate and --key")
-
-    status = commands.detect(
+    tls = Tls(ca, certificate, key, server_name) if has_tls else None
+    status = detect_command(
         files,
         as_json=as_json,
         overlay=overlay,
@@ -173,9 +183,7 @@ def detect(
         threshold=threshold,
         recursive=recursive,
         config=config,
-        server=server,
-        api_key_file=api_key_file,
-        tls=Tls(ca, certificate, key, server_name) if wants_tls else None,
+        server=None if server is None else RemoteAgent(server, api_key_file, tls),
     )
     raise typer.Exit(status)
 
@@ -183,10 +191,10 @@ def detect(
 @app.command()
 def model(
     bundle: BundleOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="A JSON document.")] = False,
+    as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Show what a bundle is: version, digest, engines, operating points, origin.
+    """Show a bundle's version, digest, engines, operating points and origin.
 
     For example:
 
@@ -194,58 +202,80 @@ def model(
 
         hilum-edge model --bundle chest-2.1.0.bundle --json
     """
-    from edge_agent.cli import commands  # noqa: PLC0415  # see above
+    from edge_agent.cli.model import model_command  # noqa: PLC0415  # see the module
 
-    raise typer.Exit(commands.model(bundle=bundle, as_json=as_json, config=config))
+    raise typer.Exit(model_command(bundle=bundle, as_json=as_json, config=config))
 
 
-keys = typer.Typer(help="API keys: who may ask this agent.", no_args_is_help=True)
-audit = typer.Typer(help="The log of every access.", no_args_is_help=True)
+@app.command()
+def bench(
+    image: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Measure with this study image.")
+    ] = None,
+    as_json: JsonOption = False,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the report to a file (.md or .json).")
+    ] = None,
+    bundle: BundleOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Measure this machine: decoding, each engine, a round trip over gRPC, memory.
+
+    For example:
+
+        hilum-edge bench --output box.md
+    """
+    from edge_agent.cli.benchmark import bench_command  # noqa: PLC0415  # see the module
+
+    status = bench_command(
+        config=config, bundle=bundle, image=image, as_json=as_json, output=output
+    )
+    raise typer.Exit(status)
+
+
+keys = typer.Typer(help="Manage API keys, which clients of this agent need.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
-app.add_typer(audit, name="audit")
-
-KeyFileOption = Annotated[
-    Path | None,
-    typer.Option("--file", metavar="FILE", help="The key file, instead of access.keys."),
-]
 
 
 @keys.command("add")
 def keys_add(
     role: Annotated[
-        str, typer.Option(click_type=click.Choice(["viewer", "clinic", "admin"]), help="May what.")
+        str,
+        typer.Option(
+            click_type=click.Choice(["viewer", "clinic", "admin"]), help="What the key permits."
+        ),
     ],
-    label: Annotated[str, typer.Option(metavar="TEXT", help="Who uses it; no patient.")] = "",
+    label: Annotated[
+        str, typer.Option(metavar="TEXT", help="Who uses the key; never a patient's name.")
+    ] = "",
     days: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Good for so many days only.")
+        int | None, typer.Option(metavar="N", min=1, help="Days until the key expires.")
     ] = None,
     file: KeyFileOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Make a key and write it to standard output, this once; the file keeps its hash.
+    """Create a key and write it to standard output, this once; the file stores its hash.
 
     For example:
 
         hilum-edge keys add --role clinic --label "PACS gateway" --file keys.json > gateway.key
     """
-    from edge_agent.cli import commands_operator  # noqa: PLC0415  # see above
+    from edge_agent.cli.keys import add_command  # noqa: PLC0415  # see the module
 
-    raise typer.Exit(
-        commands_operator.add(config=config, file=file, role=role, label=label, days=days)
-    )
+    raise typer.Exit(add_command(config=config, file=file, role=role, label=label, days=days))
 
 
 @keys.command("list")
 def keys_list(file: KeyFileOption = None, config: ConfigOption = None) -> None:
-    """Show whose keys there are, never the keys.
+    """List the keys' ids, roles and labels, never the keys.
 
     For example:
 
         hilum-edge keys list --file keys.json
     """
-    from edge_agent.cli import commands_operator  # noqa: PLC0415  # see above
+    from edge_agent.cli.keys import list_command  # noqa: PLC0415  # see the module
 
-    raise typer.Exit(commands_operator.show(config=config, file=file))
+    raise typer.Exit(list_command(config=config, file=file))
 
 
 @keys.command("remove")
@@ -254,65 +284,40 @@ def keys_remove(
     file: KeyFileOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Take a key out; agents stop knowing it at once.
+    """Remove a key; running agents refuse it at once.
 
     For example:
 
         hilum-edge keys remove d749674150 --file keys.json
     """
-    from edge_agent.cli import commands_operator  # noqa: PLC0415  # see above
+    from edge_agent.cli.keys import remove_command  # noqa: PLC0415  # see the module
 
-    raise typer.Exit(commands_operator.remove(config=config, file=file, key_id=key_id))
+    raise typer.Exit(remove_command(config=config, file=file, key_id=key_id))
+
+
+audit = typer.Typer(help="Check the log of every access.", no_args_is_help=True)
+app.add_typer(audit, name="audit")
 
 
 @audit.command("verify")
 def audit_verify(
     folder: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Instead of the settings' own.")
+        Path | None, typer.Option(metavar="FOLDER", help="The log, instead of the settings' own.")
     ] = None,
     archived: Annotated[
-        bool, typer.Option("--archived", help="Older segments were moved away.")
+        bool, typer.Option("--archived", help="Older segments have been moved elsewhere.")
     ] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Say whether the log is whole, or the first line that is not. Exit status 1 if not.
+    """Check the log's hash chain. The exit status is 1 if an entry was changed or is missing.
 
     For example:
 
         hilum-edge audit verify --folder /var/lib/hilum/audit
     """
-    from edge_agent.cli import commands_operator  # noqa: PLC0415  # see above
+    from edge_agent.cli.audit import verify_command  # noqa: PLC0415  # see the module
 
-    raise typer.Exit(
-        commands_operator.verify_audit(config=config, folder=folder, archived=archived)
-    )
-
-
-@app.command()
-def bench(
-    image: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A study image of yours to measure with.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="A JSON document.")] = False,
-    output: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the report there (.md or .json).")
-    ] = None,
-    bundle: BundleOption = None,
-    config: ConfigOption = None,
-) -> None:
-    """Measure this box: decoding, each engine, a round trip over gRPC, memory.
-
-    For example:
-
-        hilum-edge bench --output box.md
-    """
-    from edge_agent.cli import commands_operator  # noqa: PLC0415  # see above
-
-    raise typer.Exit(
-        commands_operator.bench(
-            config=config, bundle=bundle, image=image, as_json=as_json, output=output
-        )
-    )
+    raise typer.Exit(verify_command(config=config, folder=folder, archived=archived))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the command line says about answers, refusals and models."""
+"""Prints findings, failures and bundles, as tables for people and as JSON for programs."""
 
 from __future__ import annotations
 
@@ -13,23 +13,46 @@ from rich.table import Table
 from edge_agent.cli.batch import FileOutcome
 from edge_agent.errors import HilumError
 from edge_agent.serving.grpc import converters
+from edge_agent.serving.types import DetectionResult
 from hilum.client import DetectError
 from hilum.v1 import detection_pb2 as pb
 
 
+def open_stdout() -> Console:
+    """Return a console on standard output, for results."""
+    return Console(highlight=False, emoji=False)
+
+
+def open_stderr() -> Console:
+    """Return a console on standard error, for everything that is not a result."""
+    return Console(stderr=True, highlight=False, emoji=False)
+
+
 def outcome_document(outcome: FileOutcome) -> dict[str, Any]:
-    """One file's outcome in the contract's JSON: `DetectResponse`'s fields, or `error`."""
+    """Return a file's outcome in the contract's JSON: `DetectResponse`'s fields, or `error`."""
     document: dict[str, Any] = {"file": str(outcome.path)}
-    if outcome.answer:
-        document |= converters.as_json(converters.detect_response(outcome.answer))
-        del document["request_id"]  # Here the file's name tells answers apart.
-    if outcome.error:
-        document["error"] = converters.as_json(converters.error_message(outcome.error))
+    if outcome.result:
+        document |= converters.as_json(converters.detect_response(outcome.result))
+        del document["request_id"]  # `file` identifies the document instead.
+    if error := outcome.error:
+        message = pb.Error(code=error.code, message=error.message, hint=error.hint)
+        document["error"] = converters.as_json(message)
     return document
 
 
+def print_result(console: Console, path: Path, result: DetectionResult) -> None:
+    """Print a file's findings."""
+    print_response(console, str(path), converters.detect_response(result))
+
+
 def print_response(console: Console, title: str, response: pb.DetectResponse) -> None:
-    """A table of findings, with the image's facts above and its warnings below."""
+    """Print a table of findings, with facts about the image above and warnings below.
+
+    Args:
+        console: where it is printed.
+        title: the image's name.
+        response: the findings, facts and warnings.
+    """
     facts = [f"{response.image.columns} x {response.image.rows} px", response.image.format]
     if response.image.view:
         facts.append(f"view {response.image.view}")
@@ -37,7 +60,7 @@ def print_response(console: Console, title: str, response: pb.DetectResponse) ->
     if response.findings:
         console.print(findings_table(response))
     else:
-        console.print("  Nothing reached its threshold. This does not rule anything out.")
+        console.print("  No finding reached its threshold. This does not rule anything out.")
     warnings: Iterable[Any] = response.warnings  # The stubs mean Python's own Warning.
     for warning in warnings:
         console.print(
@@ -46,7 +69,7 @@ def print_response(console: Console, title: str, response: pb.DetectResponse) ->
 
 
 def findings_table(response: pb.DetectResponse) -> Table:
-    """Findings by falling score, boxes in pixels of the original image."""
+    """Return the findings by falling score, with boxes in pixels of the original image."""
     table = Table()
     table.add_column("Finding")
     for heading in ("Score", "x min", "y min", "x max", "y max"):
@@ -64,22 +87,29 @@ def findings_table(response: pb.DetectResponse) -> Table:
 def print_error(
     console: Console, error: HilumError | DetectError, *, file: Path | None = None
 ) -> None:
-    """Code, what is wrong, what to do."""
-    where = f"{escape(str(file))}: " if file else ""
+    """Print an error's code and message, and its hint below.
+
+    Args:
+        console: where it is printed.
+        error: the error.
+        file: the file that it concerns, if it is one.
+    """
+    subject = f"{escape(str(file))}: " if file else ""
     console.print(
-        f"[bold red]error[/bold red] {where}{error.code}: {escape(error.message)}", soft_wrap=True
+        f"[bold red]error[/bold red] {subject}{error.code}: {escape(error.message)}",
+        soft_wrap=True,
     )
     if error.hint:
         console.print(f"  {escape(error.hint)}", soft_wrap=True)
 
 
-def print_misuse(console: Console, message: str) -> None:
-    """What about the command line does not make sense."""
+def print_usage_error(console: Console, message: str) -> None:
+    """Print what is wrong with the command line."""
     console.print(f"[bold red]error[/bold red] {escape(message)}", soft_wrap=True)
 
 
 def print_model(console: Console, facts: dict[str, Any]) -> None:
-    """A bundle's facts, one per line, and its operating points."""
+    """Print a bundle's description, one fact a line, and its operating points."""
     table = Table(show_header=False, box=None)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -91,7 +121,7 @@ def print_model(console: Console, facts: dict[str, Any]) -> None:
     for name, value in shown["metrics"].items():
         table.add_row(escape(name), f"{value:.3f}")
     console.print(table)
-    points = Table(title="Operating points (score from)", title_justify="left")
+    points = Table(title="Operating points (lowest score)", title_justify="left")
     points.add_column("Finding")
     by_engine = facts["operating_points"]
     for engine in by_engine:

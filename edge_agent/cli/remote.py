@@ -1,11 +1,11 @@
-"""Detection on files of this machine by an agent elsewhere."""
+"""Detection in files of this machine by an agent on another machine."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
+from typing import Final, cast
 
 from edge_agent.cli.batch import FileOutcome
 from edge_agent.core.findings import Box, Finding
@@ -15,50 +15,67 @@ from edge_agent.serving.types import DetectionResult, Timings
 from hilum import client
 from hilum.codes import WarningCode
 
-WITHIN_S = 120.0
+TIMEOUT_S: Final = 120.0
 """For one file, from when it is sent, with all its retries."""
 
 
-def open_client(
-    server: str, api_key_file: Path | None = None, tls: client.Tls | None = None
-) -> client.Client:
-    """A connection to an agent.
+@dataclass(frozen=True, slots=True)
+class RemoteAgent:
+    """An agent's address, `host:port`, and what is needed to be let in."""
+
+    address: str
+    api_key_file: Path | None = None
+    tls: client.Tls | None = None
+
+
+def open_client(agent: RemoteAgent) -> client.Client:
+    """Open a connection to an agent. The caller closes it.
 
     Raises:
-        ConfigInvalid: plain text beyond this machine, or a file that cannot be read.
+        ConfigInvalid: a plain-text connection beyond this machine, or a file that cannot be read.
     """
     try:
-        return client.Client(server, tls=tls, api_key_file=api_key_file)
+        return client.Client(agent.address, tls=agent.tls, api_key_file=agent.api_key_file)
     except (ValueError, OSError) as error:
         raise ConfigInvalid(
-            f"The agent at {server} cannot be asked: {error}",
-            hint="Beyond this machine give --ca, and --api-key-file where it asks for a key.",
+            f"There can be no connection to the agent at {agent.address}: {error}",
+            hint="Beyond this machine give --ca, and --api-key-file where the agent needs a key.",
         ) from None
 
 
 def detect_files(
-    agent: client.Client, paths: Sequence[Path], *, score_threshold: float | None = None
+    connection: client.Client, paths: Sequence[Path], *, score_threshold: float | None = None
 ) -> Iterator[FileOutcome]:
-    """Have files looked at, several at a time; outcomes come in the files' order.
+    """Send files to an agent, several at a time.
+
+    Args:
+        connection: the agent.
+        paths: the files.
+        score_threshold: replaces every operating point.
+
+    Yields:
+        One outcome for each file, in the files' order.
 
     Raises:
-        DetectError: the agent cannot be spoken with (any more).
+        DetectError: the agent cannot be reached, or no longer.
     """
-    done: dict[Path, FileOutcome] = {}
-    due = iter(paths)
-    awaited = next(due, None)
-    for path, found in agent.detect_many(paths, threshold=score_threshold, timeout_s=WITHIN_S):
-        done[path] = (
-            FileOutcome(path, answer=_answer(found))
-            if isinstance(found, client.Result)
-            else FileOutcome(path, error=found)
+    finished: dict[Path, FileOutcome] = {}
+    remaining = iter(paths)
+    following = next(remaining, None)
+    for path, outcome in connection.detect_many(
+        paths, threshold=score_threshold, timeout_s=TIMEOUT_S
+    ):
+        finished[path] = (
+            FileOutcome(path, result=_to_detection_result(outcome))
+            if isinstance(outcome, client.Result)
+            else FileOutcome(path, error=outcome)
         )
-        while awaited in done:
-            yield done.pop(awaited)
-            awaited = next(due, None)
+        while following in finished:
+            yield finished.pop(following)
+            following = next(remaining, None)
 
 
-def _answer(result: client.Result) -> DetectionResult:
+def _to_detection_result(result: client.Result) -> DetectionResult:
     facts = asdict(result.image)
     spacing = facts.pop("spacing")
     return DetectionResult(
@@ -67,7 +84,7 @@ def _answer(result: client.Result) -> DetectionResult:
             Finding(it.entry.index, it.score, Box(**asdict(it.box))) for it in result.findings
         ),
         image=ImageFacts(**facts, spacing=None if spacing is None else Spacing(**spacing)),
-        # A newer agent may send codes that are not known here yet.
+        # A newer agent may send codes that this version does not have.
         warnings=tuple(
             ImageWarning(cast(WarningCode, it.code), it.message) for it in result.warnings
         ),

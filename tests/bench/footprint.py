@@ -11,7 +11,7 @@ from typing import Final
 
 import grpc
 
-from edge_agent.cli.benchmark import memory_mb
+from edge_agent.cli.benchmark import measure_memory_mb
 from tests.bench.load import clients, images
 from tests.bench.throughput import _drain
 from tests.support.agents.tagged import agent_process, serving_line, wait_serving
@@ -55,24 +55,24 @@ def _print_memory() -> None:
         address = serving_line(process)["address"]
         threading.Thread(target=_drain, args=(process.stderr,), daemon=True).start()
         time.sleep(1)
-        print(f"| ready, before the first image | {memory_mb(process.pid):.0f} | < 450 |")
+        print(f"| ready, before the first image | {measure_memory_mb(process.pid):.0f} | < 450 |")
         for name, image in images().items():
             peak = _peak_mb(process.pid, address, image)
             print(f"| peak, {CALLERS} clients, {REQUESTS} images, {name} | {peak:.0f} | |")
         time.sleep(1)
-        print(f"| a second later | {memory_mb(process.pid):.0f} | |")
+        print(f"| a second later | {measure_memory_mb(process.pid):.0f} | |")
         time.sleep(35)
-        print(f"| 35 s later | {memory_mb(process.pid):.0f} | |")
+        print(f"| 35 s later | {measure_memory_mb(process.pid):.0f} | |")
 
 
 def _peak_mb(pid: int, address: str, image: bytes) -> float:
-    samples = [memory_mb(pid)]
+    samples = [measure_memory_mb(pid)]
     over = threading.Event()
 
     def sample() -> None:
         while not over.wait(_SAMPLED_EVERY_S):
             with suppress(OSError):
-                samples.append(memory_mb(pid))
+                samples.append(measure_memory_mb(pid))
 
     sampler = threading.Thread(target=sample)
     sampler.start()

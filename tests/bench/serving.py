@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack
 
 import grpc
 
-from edge_agent.app.models import open_pipeline
+from edge_agent.app.models import open_detection_service
 from edge_agent.config import load_settings
 from edge_agent.serving.types import DetectionRequest
 from hilum.v1 import detection_pb2 as pb
@@ -50,7 +50,7 @@ def _row(title: str, image: bytes) -> str:
         address = serving_line(process)["address"]
         stack = AsyncExitStack()
         settings = load_settings(None, {"cache_dir": agents_cache()})
-        pipeline = runner.run(stack.enter_async_context(open_pipeline(settings)))
+        pipeline = runner.run(stack.enter_async_context(open_detection_service(settings)))
         with grpc.insecure_channel(address) as channel, grpc.insecure_channel(echo_address) as bare:
             detector = detection_pb2_grpc.DetectorStub(channel)
             count = bare.unary_unary(METHOD, pb.DetectRequest.SerializeToString)

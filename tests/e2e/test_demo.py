@@ -108,8 +108,8 @@ def test_where_the_usual_port_is_taken_another_is_used(tmp_path: Path) -> None:
             stack.enter_context(socket.create_server(("127.0.0.1", 50051)))
         ran = demo_once(tmp_path)
     assert ran.returncode == 0, ran.stderr
-    assert "Port 50051 is taken" in ran.stdout
-    assert address_in(ran.stdout.partition("50051 is taken")[2]) != "127.0.0.1:50051"
+    assert "Port 50051 is in use" in ran.stdout
+    assert address_in(ran.stdout.partition("50051 is in use")[2]) != "127.0.0.1:50051"
 
 
 def test_an_agent_that_cannot_serve_is_no_success(tmp_path: Path) -> None:

@@ -171,7 +171,7 @@ def test_no_patient_data_in_the_log(agent: subprocess.Popen[str], rg1: bytes) ->
 
 def test_serve_needs_no_torch(toy: Path) -> None:
     code = (
-        "import sys; import edge_agent.cli.demo, edge_agent.cli.commands; "
+        "import sys; import edge_agent.cli.demo, edge_agent.cli.detect, edge_agent.cli.serve; "
         "print([m for m in ('torch', 'ultralytics', 'nncf') if m in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

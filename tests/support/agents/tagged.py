@@ -33,7 +33,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from openvino import opset13 as ops
 
 from edge_agent.app.agent import Agent
-from edge_agent.app.models import Load, image_limits
+from edge_agent.app.models import ServiceFactory, image_limits
 from edge_agent.config import Settings, load_settings
 from edge_agent.core.engine_selection import BatchPolicy
 from edge_agent.decoding.decoder import Decoder, ThreadDecoder
@@ -183,7 +183,9 @@ class Gated:
 
 
 @asynccontextmanager
-async def running_agent(settings: Settings, load: Load = fake_pipeline) -> AsyncIterator[Agent]:
+async def running_agent(
+    settings: Settings, load: ServiceFactory = fake_pipeline
+) -> AsyncIterator[Agent]:
     """A real agent in this process, serving."""
     agent = Agent(settings, load)
     await agent.start()

@@ -10,11 +10,11 @@ import pytest
 from edge_agent.app import models
 from edge_agent.app.models import (
     build_decoder,
-    bundle_facts,
+    describe_bundle,
     load_options,
+    load_with_decoder,
     open_bundle,
-    open_pipeline,
-    run_load,
+    open_detection_service,
 )
 from edge_agent.config import Settings
 from edge_agent.decoding.decoder import Decoder, SandboxedDecoder
@@ -33,7 +33,7 @@ def test_the_settings_name_the_bundle_and_how_it_is_loaded(tmp_path: Path) -> No
         cache_dir=tmp_path / "cache",
         engine={"variant": "openvino-fp32", "threads": 3},
     )
-    facts = bundle_facts(configured)
+    facts = describe_bundle(configured)
     bundle = open_bundle(configured)
     assert facts["digest"] == bundle.digest
     assert facts["engines"] == facts["runnable_engines"] == ["openvino-fp32"]
@@ -62,8 +62,8 @@ async def test_a_load_that_fails_at_once_leaves_the_decoders_to_the_next() -> No
     try:
         for _ in range(2):
             with pytest.raises(EngineFailed):
-                await run_load(told, fails, decoder)
-        pipeline = await run_load(told, fake_pipeline, decoder)
+                await load_with_decoder(told, fails, decoder)
+        pipeline = await load_with_decoder(told, fake_pipeline, decoder)
         answer = await pipeline.detect(DetectionRequest("", tagged_png(200)))
         assert answer.findings
         assert isinstance(decoder, SandboxedDecoder)
@@ -76,12 +76,12 @@ async def test_without_a_server_too_nothing_is_answered_before_the_golden_cases(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = settings(bundle=write_toy_bundle(tmp_path / "toy.bundle"), cache_dir=tmp_path / "cache")
-    async with open_pipeline(told) as pipeline:
+    async with open_detection_service(told) as pipeline:
         assert (await pipeline.detect(DetectionRequest("", tagged_png(200)))).findings
     wrong = FakeEngine(SIDE, SIDE, name="openvino-fp32")  # Sees another class than recorded.
     monkeypatch.setattr(loader, "open_engine", lambda *_, **__: wrong)
     with pytest.raises(EngineFailed, match="does not answer the bundle's golden cases") as caught:
-        async with open_pipeline(told):
+        async with open_detection_service(told):
             pytest.fail("it must not be had")
     assert caught.value.hint
     with pytest.raises(EngineFailed, match="is closed"):

@@ -20,18 +20,19 @@ async def test_outcomes_come_in_the_files_order_whatever_fails(tmp_path: Path) -
     pipeline = fake_pipeline(settings(), None, FakeEngine(SIDE, SIDE))
     try:
         outcomes = [
-            outcome async for outcome in detect_files(pipeline, files, max_bytes=1 << 20, ahead=3)
+            outcome
+            async for outcome in detect_files(pipeline, files, max_bytes=1 << 20, max_running=3)
         ]
     finally:
         await pipeline.close()
     assert [outcome.path for outcome in outcomes] == files
     for outcome, tag in zip(outcomes, tags, strict=True):
         if tag:
-            assert outcome.answer
-            assert round(outcome.answer.findings[0].score * 255) == tag
+            assert outcome.result
+            assert round(outcome.result.findings[0].score * 255) == tag
             assert outcome.error is None
         else:
-            assert outcome.answer is None
+            assert outcome.result is None
             assert outcome.error
             assert outcome.error.code is ErrorCode.NOT_AN_IMAGE
 
@@ -43,7 +44,7 @@ async def test_who_stops_listening_leaves_nothing_running(tmp_path: Path) -> Non
     pipeline = fake_pipeline(settings(), None, FakeEngine(SIDE, SIDE))
     try:
         outcomes = detect_files(pipeline, files, max_bytes=1 << 20)
-        assert (await anext(outcomes)).answer
+        assert (await anext(outcomes)).result
         await outcomes.aclose()
         assert in_flight(pipeline) == 0
     finally:

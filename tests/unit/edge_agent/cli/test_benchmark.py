@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.cli.benchmark import COLUMNS, ROWS, memory_mb, set_apart, synthetic_dicom
+from edge_agent.cli.benchmark import COLUMNS, ROWS, isolate_settings, make_dicom, measure_memory_mb
 from edge_agent.config import (
     AccessSettings,
     AuditSettings,
@@ -63,7 +63,7 @@ def test_nothing_that_the_serving_agent_keeps_or_needs_is_used(tmp_path: Path) -
         audit=AuditSettings(folder=theirs / "audit"),
         decode=DecodeSettings(workers=3),
     )
-    apart = set_apart(serving, tmp_path / "ours")
+    apart = isolate_settings(serving, tmp_path / "ours")
     assert (apart.bundle, apart.decode) == (serving.bundle, serving.decode)
     assert apart.grpc.stream_concurrency == 3
     assert apart.audit.enabled
@@ -78,7 +78,7 @@ def test_nothing_that_the_serving_agent_keeps_or_needs_is_used(tmp_path: Path) -
 
 def test_the_picture_is_one_that_the_agent_takes(tmp_path: Path) -> None:
     toy = Bundle.open(write_toy_bundle(tmp_path / "toy.bundle"))
-    radiograph, context = read_study(synthetic_dicom(toy))
+    radiograph, context = read_study(make_dicom(toy))
     assert (radiograph.facts.rows, radiograph.facts.columns) == (ROWS, COLUMNS)
     assert radiograph.facts.view == "PA"
     assert radiograph.facts.bits_stored == 12
@@ -86,12 +86,12 @@ def test_the_picture_is_one_that_the_agent_takes(tmp_path: Path) -> None:
 
 
 def test_memory_counts_children_too() -> None:
-    alone = memory_mb()
+    alone = measure_memory_mb()
     code = "held = b'x' * 60_000_000; print('held', flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as child:
         assert child.stdout
         child.stdout.readline()
-        assert memory_mb() > alone + 50
+        assert measure_memory_mb() > alone + 50
         child.communicate("\n")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.cli.batch import read_limited
-from edge_agent.cli.input_files import UsageError, find_files, overlay_paths
+from edge_agent.cli.input_files import UsageError, choose_overlay_paths, find_files
 from edge_agent.errors import InvalidRequest
 
 DICOM = bytes(128) + b"DICM" + b"rest"
@@ -105,24 +105,24 @@ def test_a_radiograph_is_never_written_over(inbox: Path) -> None:
     link.symlink_to(picture)
     for target in (picture, link, inbox / "deep" / ".." / "b.PNG"):
         with pytest.raises(UsageError, match="study image itself"):
-            overlay_paths(target, [picture], into_folder=False)
+            choose_overlay_paths(target, [picture], into_folder=False)
     for name in ("x.dcm", "x.png", "x-2.png"):
         (inbox / name).write_bytes(b"x")
     files = [inbox / "x.dcm", inbox / "x.png", inbox / "x-2.png"]
-    places = overlay_paths(inbox, files, into_folder=True)
+    places = choose_overlay_paths(inbox, files, into_folder=True)
     assert [place.name for place in places.values()] == ["x-3.png", "x-4.png", "x-2-2.png"]
 
 
 def test_overlay_of_one_file(tmp_path: Path) -> None:
     file = Path("a.dcm")
     wanted = tmp_path / "out.png"
-    assert overlay_paths(wanted, [file], into_folder=False) == {file: wanted}
-    assert overlay_paths(tmp_path, [file], into_folder=False) == {file: tmp_path / "a.png"}
+    assert choose_overlay_paths(wanted, [file], into_folder=False) == {file: wanted}
+    assert choose_overlay_paths(tmp_path, [file], into_folder=False) == {file: tmp_path / "a.png"}
 
 
 def test_overlays_of_several_files_do_not_overwrite_each_other(tmp_path: Path) -> None:
     files = [Path("x/a.dcm"), Path("y/a.png"), Path("1.2.840.10008"), Path("x/a-2.dcm")]
-    places = overlay_paths(tmp_path / "new", files, into_folder=True)
+    places = choose_overlay_paths(tmp_path / "new", files, into_folder=True)
     assert [place.name for place in places.values()] == [
         "a.png",
         "a-2.png",
@@ -144,10 +144,10 @@ def test_a_target_that_cannot_be_meant(
     tmp_path: Path, target: str, into_folder: bool, says: str
 ) -> None:
     with pytest.raises(UsageError, match=says):
-        overlay_paths(tmp_path / target, [Path("a.dcm")], into_folder=into_folder)
+        choose_overlay_paths(tmp_path / target, [Path("a.dcm")], into_folder=into_folder)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UsageError, match="--overlay"):
-        overlay_paths(tmp_path / "file" / "folder", [Path("a.dcm")], into_folder=True)
+        choose_overlay_paths(tmp_path / "file" / "folder", [Path("a.dcm")], into_folder=True)

@@ -16,7 +16,7 @@ from click.testing import Result
 from google.protobuf.json_format import ParseDict
 from typer.testing import CliRunner
 
-from edge_agent.cli import commands
+from edge_agent.cli import detect
 from edge_agent.cli.batch import FileOutcome
 from edge_agent.cli.main import app
 from hilum.v1 import detection_pb2 as pb
@@ -154,7 +154,7 @@ def test_a_file_that_is_not_there_does_not_keep_the_others_waiting() -> None:
 def test_nothing_found_is_said_in_words() -> None:
     ran = hilum_edge("detect", "--threshold", "0.99", put("a.png"))
     assert ran.exit_code == 0
-    assert "Nothing reached its threshold" in ran.stdout
+    assert "No finding reached its threshold" in ran.stdout
 
 
 def test_overlay_has_the_radiographs_own_size() -> None:
@@ -179,14 +179,14 @@ def test_overlays_of_a_folder_go_into_a_folder() -> None:
 def test_nothing_is_drawn_on_a_picture_that_took_the_files_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    looked_at = commands.detect_files
+    detect_files = detect.detect_files
 
     async def replaced_after(*arguments: Any, **options: Any) -> AsyncIterator[FileOutcome]:
-        async for outcome in looked_at(*arguments, **options):
+        async for outcome in detect_files(*arguments, **options):
             put("next.png", tagged_png(150)).replace(outcome.path)
             yield outcome
 
-    monkeypatch.setattr(commands, "detect_files", replaced_after)
+    monkeypatch.setattr(detect, "detect_files", replaced_after)
     ran = hilum_edge("detect", put("a.png"), "--overlay", "out.png")
     assert ran.exit_code == 1
     assert "changed in the meantime" in ran.stderr
@@ -264,7 +264,7 @@ def test_an_unforeseen_failure_is_no_traceback(monkeypatch: pytest.MonkeyPatch) 
     def fails(*_: object) -> None:
         raise KeyError("Doe^Jane")
 
-    monkeypatch.setattr("edge_agent.app.models.bundle_facts", fails)
+    monkeypatch.setattr("edge_agent.app.models.describe_bundle", fails)
     ran = hilum_edge("model")
     assert ran.exit_code == 1
     assert "internal" in ran.stderr
