@@ -1,19 +1,21 @@
-"""Who may start, who waits, who is refused: a bounded queue as one state machine.
+"""Admission control: a bounded queue with two priorities, as one state machine.
 
-Pure: the caller passes `now` (monotonic seconds) and carries out what is decided. The rules:
+Pure: the caller passes `now` (monotonic seconds) and carries out the decisions. The rules:
 
 1. At most `max_running` tickets run and at most `max_running + max_waiting` run or wait; one more
    is refused at once.
-2. `stat` goes before `routine`, first come first served within a class. While both wait, at most
-   `stat_burst` stat start in a row, then one routine does; a routine that has waited `aged_s` is
-   due after a single stat. Two routine never start in a row while a stat waits. So of `n` tickets
-   ahead in its own class, a routine sees at most `(n + 1) * (stat_burst + 1) - 1` starts before
-   its own, a stat at most `2 * n + 1`.
-3. A ticket whose deadline has come is never started: it expires and its place is free.
-4. The encoded bytes of all tickets, waiting or running, have a budget; beyond it: refused.
-5. One request larger than the whole budget is let through alone.
+2. `stat` tickets start before `routine` ones, first come first served within a class. While both
+   wait, at most `stat_burst` stat tickets start in a row, then one routine ticket does. A routine
+   ticket that has waited `aged_s` starts after a single stat ticket. Two routine tickets never
+   start in a row while a stat ticket waits. So with `n` tickets ahead in its own class, a routine
+   ticket waits for at most `(n + 1) * (stat_burst + 1) - 1` starts, a stat ticket for at most
+   `2 * n + 1`.
+3. A ticket whose deadline has come is never started: it expires and frees its place.
+4. The encoded bytes of all tickets, waiting or running, have a budget; a ticket beyond it is
+   refused.
+5. A request larger than the whole budget is admitted if it is the only one.
 
-What images take once decoded is bounded by who decodes (docs/decisions/0032-decoded-bytes.md).
+The memory of decoded images is bounded by the decoder (docs/decisions/0032-decoded-bytes.md).
 """
 
 from __future__ import annotations
@@ -25,20 +27,20 @@ from itertools import chain
 from types import MappingProxyType
 from typing import Final
 
-FIRST_GUESS_S: Final = 1.0
-"""How long a caller is told to wait before any service time is known."""
+DEFAULT_RETRY_AFTER_S: Final = 1.0
+"""The advised delay before a retry while no service time has been measured."""
 _SMOOTHING: Final = 0.1
 
 
 class Priority(StrEnum):
-    """How urgent a request is."""
+    """The urgency of a request."""
 
     STAT = "stat"
     ROUTINE = "routine"
 
 
 class State(StrEnum):
-    """Where a ticket stands."""
+    """The state of a ticket."""
 
     OFFERED = "offered"
     QUEUED = "queued"
@@ -50,7 +52,7 @@ class State(StrEnum):
 
 
 class Event(StrEnum):
-    """What may happen to a ticket."""
+    """An event in the life of a ticket."""
 
     ADMIT = "admit"
     REFUSE = "refuse"
@@ -71,11 +73,11 @@ TRANSITIONS: Final = MappingProxyType(
         (State.RUNNING, Event.CANCEL): State.CANCELLED,
     }
 )
-"""Everything that can happen. Any other pair is an IllegalEvent and changes nothing."""
+"""All transitions. Any other pair of state and event raises IllegalEvent and changes nothing."""
 
 
 class Refusal(StrEnum):
-    """Why an offer was refused."""
+    """The reason for which an offer was refused."""
 
     QUEUE_FULL = "queue_full"
     BYTES_FULL = "bytes_full"
@@ -84,7 +86,7 @@ class Refusal(StrEnum):
 
 
 class IllegalEvent(Exception):
-    """An event that the ticket's state does not allow. Nothing was changed."""
+    """An event that the ticket's state does not allow. Nothing has changed."""
 
     def __init__(self, event: Event, state: State, ticket_id: int) -> None:
         super().__init__(f"{event} is not allowed for ticket {ticket_id}, which is {state}")
@@ -92,7 +94,15 @@ class IllegalEvent(Exception):
 
 @dataclass(frozen=True, slots=True)
 class AdmissionPolicy:
-    """The bounds. Bytes are of requests as they came in."""
+    """The bounds of admission.
+
+    Attributes:
+        max_running: tickets that run at once.
+        max_waiting: tickets that wait, beyond those that run.
+        stat_burst: stat tickets that start in a row while a routine ticket waits.
+        aged_s: waiting time, in seconds, after which a routine ticket starts sooner.
+        encoded_bytes: budget for the requests' bytes as received.
+    """
 
     max_running: int = 2
     max_waiting: int = 64
@@ -109,17 +119,21 @@ class AdmissionPolicy:
 
 @dataclass(slots=True)
 class ByteBudget:
-    """A number of bytes to share. One request larger than all of it is let through alone."""
+    """A budget of bytes. A request larger than all of it is admitted if it is the only one."""
 
     total_bytes: int
     used_bytes: int = 0
 
     def has_room(self, size_bytes: int) -> bool:
-        """Whether `reserve` would succeed now."""
+        """Return whether `reserve` would succeed now."""
         return self.used_bytes == 0 or self.used_bytes + size_bytes <= self.total_bytes
 
     def reserve(self, size_bytes: int) -> bool:
-        """Take `size_bytes`, or take nothing and say False."""
+        """Reserve `size_bytes` and return True, or reserve nothing and return False.
+
+        Raises:
+            ValueError: the number is negative.
+        """
         if size_bytes < 0:
             raise ValueError("cannot reserve a negative number of bytes")
         if not self.has_room(size_bytes):
@@ -128,7 +142,11 @@ class ByteBudget:
         return True
 
     def release(self, size_bytes: int) -> None:
-        """Give back what `reserve` took."""
+        """Return bytes that `reserve` has taken.
+
+        Raises:
+            ValueError: more than is reserved, or a negative number.
+        """
         if not 0 <= size_bytes <= self.used_bytes:
             raise ValueError(f"cannot release {size_bytes} of {self.used_bytes} reserved bytes")
         self.used_bytes -= size_bytes
@@ -136,7 +154,7 @@ class ByteBudget:
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """One request's place. Only `Admission` changes it."""
+    """One request's place in the queue. Only `Admission` changes it."""
 
     id: int
     priority: Priority
@@ -151,7 +169,7 @@ class Ticket:
 
 @dataclass(frozen=True, slots=True)
 class AdmissionDecision:
-    """What to do now: let these tickets run, tell those that their deadline has passed."""
+    """The tickets to run now, and those whose deadline has passed."""
 
     started: tuple[Ticket, ...] = ()
     expired: tuple[Ticket, ...] = ()
@@ -159,7 +177,7 @@ class AdmissionDecision:
 
 @dataclass(frozen=True, slots=True)
 class AdmissionStats:
-    """For metrics: what is, and what has been since the start."""
+    """The current state and the totals since the start, for metrics."""
 
     queued: dict[Priority, int]
     running: int
@@ -170,7 +188,7 @@ class AdmissionStats:
 
 
 class Admission:
-    """The state machine. Every method takes `now` and returns at once; none is thread-safe."""
+    """The state machine. Methods return at once; none is thread-safe."""
 
     def __init__(self, policy: AdmissionPolicy) -> None:
         self.policy = policy
@@ -194,21 +212,27 @@ class Admission:
         deadline: float,
         encoded_bytes: int = 0,
     ) -> Ticket:
-        """Ask for a place. The ticket comes back `QUEUED` or `REFUSED`.
+        """Request a place.
 
-        Call `step` before, so that the late do not hold a place, and after.
+        Call `step` before, so that expired tickets hold no place, and after.
 
         Args:
             now: monotonic seconds, like `deadline`.
             priority: `stat` or `routine`.
             deadline: the work is not started at or after this instant; `math.inf` for none.
-            encoded_bytes: memory that the request holds already, until it ends.
+            encoded_bytes: memory that the request occupies until it ends.
+
+        Returns:
+            The ticket, in state `QUEUED` or `REFUSED`.
+
+        Raises:
+            ValueError: the size is negative.
         """
         if encoded_bytes < 0:
             raise ValueError("sizes cannot be negative")
         self._last_id += 1
         ticket = Ticket(self._last_id, priority, deadline, encoded_bytes, now)
-        refusal = self._why_not(now, ticket)
+        refusal = self._find_refusal(now, ticket)
         if refusal is None:
             self._move(ticket, Event.ADMIT)
             self._encoded.reserve(encoded_bytes)
@@ -221,54 +245,56 @@ class Admission:
         return ticket
 
     def step(self, now: float) -> AdmissionDecision:
-        """Expire what is late, then start whatever may start, in order."""
-        expired = tuple(t for t in self._waiting() if t.deadline <= now)
+        """Expire tickets whose deadline has passed, then start those that may start, in order."""
+        expired = tuple(t for t in self._iter_waiting() if t.deadline <= now)
         for ticket in expired:
             self._move(ticket, Event.EXPIRE)
-            self._forget(ticket)
+            self._remove(ticket)
         started = []
-        while (ticket_due := self._due(now)) is not None:
+        while (ticket_due := self._find_next(now)) is not None:
             self._start(ticket_due, now)
             started.append(ticket_due)
         return AdmissionDecision(started=tuple(started), expired=expired)
 
     def finish(self, ticket: Ticket, now: float) -> None:
-        """The work of a running ticket has ended, well or not; its slot is free."""
+        """End a running ticket, after success or failure, and free its place."""
         self._move(ticket, Event.FINISH)
-        self._forget(ticket)
+        self._remove(ticket)
         if ticket.started_at is not None:
-            took_s = max(0.0, now - ticket.started_at)
+            elapsed_s = max(0.0, now - ticket.started_at)
             mean = self._mean_service_s
-            self._mean_service_s = took_s if mean is None else mean + _SMOOTHING * (took_s - mean)
+            self._mean_service_s = (
+                elapsed_s if mean is None else mean + _SMOOTHING * (elapsed_s - mean)
+            )
 
     def cancel(self, ticket: Ticket) -> None:
-        """Nobody waits for this ticket any more; its place or slot is free at once."""
+        """End a ticket whose caller is gone, and free its place at once."""
         self._move(ticket, Event.CANCEL)
-        self._forget(ticket)
+        self._remove(ticket)
 
     def close(self) -> None:
-        """Refuse all further offers; what was admitted goes on."""
+        """Refuse all further offers; admitted tickets continue."""
         self.is_closed = True
 
-    # --- questions --------------------------------------------------------------------------
+    # --- queries --------------------------------------------------------------------------
 
     def next_deadline(self) -> float | None:
-        """When `step` should be called at the latest, if nothing else happens."""
-        return min((t.deadline for t in self._waiting()), default=None)
+        """Return the time by which `step` must be called; None while no ticket waits."""
+        return min((t.deadline for t in self._iter_waiting()), default=None)
 
     def retry_after_s(self) -> float:
-        """About how long the queue of this moment takes, from recent service times."""
+        """Estimate, from recent service times, how long the present queue takes, in seconds."""
         if self._mean_service_s is None:
-            return FIRST_GUESS_S
-        return (self._waiting_count() + 1) * self._mean_service_s / self.policy.max_running
+            return DEFAULT_RETRY_AFTER_S
+        return (self._count_waiting() + 1) * self._mean_service_s / self.policy.max_running
 
     @property
     def is_idle(self) -> bool:
-        """Nothing waits and nothing runs."""
+        """True while no ticket waits or runs."""
         return not self._running and not any(self._queues.values())
 
     def stats(self) -> AdmissionStats:
-        """A copy of all figures."""
+        """Return a copy of all counts."""
         return AdmissionStats(
             queued={priority: len(queue) for priority, queue in self._queues.items()},
             running=len(self._running),
@@ -280,13 +306,13 @@ class Admission:
 
     # --- rules ------------------------------------------------------------------------------
 
-    def _why_not(self, now: float, ticket: Ticket) -> Refusal | None:
+    def _find_refusal(self, now: float, ticket: Ticket) -> Refusal | None:
         if self.is_closed:
             return Refusal.CLOSED
         if ticket.deadline <= now:
             return Refusal.DEADLINE_PASSED
         if (
-            self._waiting_count() + len(self._running)
+            self._count_waiting() + len(self._running)
             >= self.policy.max_running + self.policy.max_waiting
         ):
             return Refusal.QUEUE_FULL
@@ -294,16 +320,16 @@ class Admission:
             return Refusal.BYTES_FULL
         return None
 
-    def _due(self, now: float) -> Ticket | None:
-        """The ticket that starts next, or None while there is no slot or nobody waits."""
+    def _find_next(self, now: float) -> Ticket | None:
+        """Return the ticket that starts next; None if all places are taken or no ticket waits."""
         if len(self._running) >= self.policy.max_running:
             return None
         stat = next(iter(self._queues[Priority.STAT].values()), None)
         routine = next(iter(self._queues[Priority.ROUTINE].values()), None)
         if stat is None or routine is None:
             return stat or routine
-        aged = now - routine.offered_at >= self.policy.aged_s
-        burst = 1 if aged else self.policy.stat_burst
+        is_aged = now - routine.offered_at >= self.policy.aged_s
+        burst = 1 if is_aged else self.policy.stat_burst
         return routine if self._stat_in_a_row >= burst else stat
 
     def _start(self, ticket: Ticket, now: float) -> None:
@@ -311,8 +337,8 @@ class Admission:
         del self._queues[ticket.priority][ticket.id]
         self._running[ticket.id] = ticket
         ticket.started_at = now
-        overtook = ticket.priority is Priority.STAT and self._queues[Priority.ROUTINE]
-        self._stat_in_a_row = self._stat_in_a_row + 1 if overtook else 0
+        has_overtaken = ticket.priority is Priority.STAT and self._queues[Priority.ROUTINE]
+        self._stat_in_a_row = self._stat_in_a_row + 1 if has_overtaken else 0
 
     def _move(self, ticket: Ticket, event: Event) -> None:
         """Apply an event, or raise IllegalEvent before anything has changed."""
@@ -322,13 +348,13 @@ class Admission:
         ticket.state = target
         self._reached[target, ticket.priority] += 1
 
-    def _forget(self, ticket: Ticket) -> None:
+    def _remove(self, ticket: Ticket) -> None:
         if self._running.pop(ticket.id, None) is None:
             del self._queues[ticket.priority][ticket.id]
         self._encoded.release(ticket.encoded_bytes)
 
-    def _waiting_count(self) -> int:
+    def _count_waiting(self) -> int:
         return sum(map(len, self._queues.values()))
 
-    def _waiting(self) -> chain[Ticket]:
+    def _iter_waiting(self) -> chain[Ticket]:
         return chain.from_iterable(queue.values() for queue in self._queues.values())

@@ -1,12 +1,12 @@
-"""The audit log's entries and their chain: what may be written, and what proves it unchanged.
+"""The audit log's entries and the hash chain that makes changes detectable.
 
 One entry is one line of JSON. Its last field is the SHA-256 of the line's bytes before that field;
 the field before it repeats the previous entry's hash. So a line that is changed, removed, repeated
 or moved breaks the chain at that place (after Schneier and Kelsey, 'Secure audit logs to support
 computer forensics', 1999, without their per-entry keys: see docs/decisions/0011-audit-log.md).
 
-No field takes free text: actors come from the operator's own files, everything else is an
-enumeration, a number or hexadecimal digits. Patient data has no way in.
+No field takes free text: actors come from the operator's own files; everything else is an
+enumeration, a number or hexadecimal digits. So an entry cannot contain patient data.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from edge_agent.core.authorization import Action, AuthResult, DenialReason, Deni
 from hilum.codes import ErrorCode
 
 ACTOR_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9 ._=,+@:/*-]{0,127}$"
-"""How a client certificate may be named in the log."""
+"""The form of a client certificate's name in the log."""
 
 _ACTOR: Final = re.compile(
     r"agent|unknown|loopback|key:[0-9a-f]{10}|cert:" + ACTOR_NAME[1:-1], re.ASCII
@@ -35,7 +35,7 @@ _HASH_FIELD: Final = b',"hash":"'
 
 
 class Marker(StrEnum):
-    """What the log says about itself. `count` is in entries, for `TORN_TAIL` in bytes."""
+    """An event of the log itself. Its `count` is in entries, for `TORN_TAIL` in bytes."""
 
     OPENED = "log_opened"
     CLOSED = "log_closed"
@@ -51,20 +51,20 @@ Outcome = Literal["ok"] | ErrorCode | DenialReason
 
 @dataclass(frozen=True, slots=True)
 class AuditEvent:
-    """One access, or one thing that happened to the log.
+    """One access, or one event of the log itself.
 
     Attributes:
-        action: what was asked for.
-        outcome: `ok`, why access was denied, or the error's code.
-        actor: who asked: `key:<id>`, `cert:<name>`, `loopback`, `unknown`, or `agent` itself.
-        role: the role acted in; None where nobody is known.
+        action: the requested action, or the log's event.
+        outcome: `ok`, the reason for the denial, or the error's code.
+        actor: the caller: `key:<id>`, `cert:<name>`, `loopback`, `unknown`, or `agent` itself.
+        role: the caller's role; None where the caller is unknown.
         request: digest of the request's id in hexadecimal digits; never the id itself, which
             callers may have taken from the patient's record.
         bundle: the first digits of the digest of the bundle that answered.
-        count: how many this entry stands for.
+        count: number of events that this entry stands for.
 
     Raises:
-        ValueError: a field holds anything else; it is not repeated in the message.
+        ValueError: a field has another value, which the message does not repeat.
     """
 
     action: Action | Marker
@@ -76,7 +76,7 @@ class AuditEvent:
     count: int = 1
 
     def __post_init__(self) -> None:
-        sound = {
+        checks = {
             "action": isinstance(self.action, Action | Marker),
             "outcome": self.outcome == "ok" or isinstance(self.outcome, ErrorCode | DenialReason),
             "actor": _ACTOR.fullmatch(self.actor) is not None,
@@ -85,37 +85,40 @@ class AuditEvent:
             "bundle": _BUNDLE.fullmatch(self.bundle) is not None,
             "count": type(self.count) is int and self.count >= 0,
         }
-        for field, holds in sound.items():
-            if not holds:
+        for field, is_valid in checks.items():
+            if not is_valid:
                 raise ValueError(f"not a value that an audit entry's {field} may have")
 
 
 def make_access_event(
-    who: AuthResult,
+    caller: AuthResult,
     action: Action,
     outcome: Literal["ok"] | ErrorCode = "ok",
     *,
     request: str = "",
     bundle: str = "",
 ) -> AuditEvent:
-    """The entry for one access; a denial brings its own outcome.
+    """Make the event of one access.
 
     Args:
-        who: the decision about the caller.
-        action: what was asked for.
-        outcome: `ok` or the code of the error that was answered.
+        caller: the caller, or the denial, whose reason then is the outcome.
+        action: the requested action.
+        outcome: `ok`, or the code of the error in the answer.
         request: the request id's digest.
-        bundle: the digest of the bundle that answered, whole or not at all.
+        bundle: the whole digest of the bundle that answered, or empty.
+
+    Returns:
+        The event.
     """
     prefix = bundle[:_BUNDLE_DIGITS]
-    if isinstance(who, Denied):
-        return AuditEvent(action, who.reason, who.actor, None, request, prefix)
-    return AuditEvent(action, outcome, who.actor, who.role, request, prefix)
+    if isinstance(caller, Denied):
+        return AuditEvent(action, caller.reason, caller.actor, None, request, prefix)
+    return AuditEvent(action, outcome, caller.actor, caller.role, request, prefix)
 
 
 @dataclass(frozen=True, slots=True)
 class ChainHead:
-    """Where a chain stands: how many entries it has, and the last one's hash."""
+    """The end of a chain: the number of entries so far, and the last one's hash."""
 
     count: int
     hash: str
@@ -124,11 +127,20 @@ class ChainHead:
 GENESIS: Final = ChainHead(0, "0" * 64)
 
 
-def append_entry(link: ChainHead, utc: datetime, event: AuditEvent) -> tuple[bytes, ChainHead]:
-    """The line that continues a chain, with its newline, and where the chain then stands."""
+def append_entry(head: ChainHead, utc: datetime, event: AuditEvent) -> tuple[bytes, ChainHead]:
+    """Write an event as the next entry of a chain.
+
+    Args:
+        head: the end of the chain.
+        utc: time of the event, with a time zone.
+        event: the event.
+
+    Returns:
+        The line, with its newline, and the new end of the chain.
+    """
     body = json.dumps(
         {
-            "seq": link.count,
+            "seq": head.count,
             "utc": utc.astimezone(UTC).isoformat(timespec="microseconds"),
             "actor": event.actor,
             "role": event.role or "",
@@ -137,18 +149,18 @@ def append_entry(link: ChainHead, utc: datetime, event: AuditEvent) -> tuple[byt
             "request": event.request,
             "bundle": event.bundle,
             "count": event.count,
-            "prev": link.hash,
+            "prev": head.hash,
         },
         separators=(",", ":"),
     ).encode()[:-1]
     digest = hashlib.sha256(body).hexdigest()
     return b"".join((body, _HASH_FIELD, digest.encode(), b'"}\n')), ChainHead(
-        link.count + 1, digest
+        head.count + 1, digest
     )
 
 
 def parse_entry(line: bytes) -> tuple[ChainHead, ChainHead] | None:
-    """Where the chain stood before and after this line; None if the line is damaged in itself."""
+    """Return the end of the chain before and after this line; None if the line is damaged."""
     body, _, rest = line.rpartition(_HASH_FIELD)
     digest = hashlib.sha256(body).hexdigest()
     if rest != digest.encode() + b'"}\n':
@@ -161,25 +173,26 @@ def parse_entry(line: bytes) -> tuple[ChainHead, ChainHead] | None:
     return (before, ChainHead(before.count + 1, digest)) if type(before.count) is int else None
 
 
-def verify_entry(link: ChainHead, line: bytes) -> ChainHead | str:
-    """Check that a line continues the chain: where it stands then, or what is wrong."""
-    read = parse_entry(line)
-    if read is None:
+def verify_entry(head: ChainHead, line: bytes) -> ChainHead | str:
+    """Check that a line continues the chain; return the chain's new end, or the problem."""
+    heads = parse_entry(line)
+    if heads is None:
         return "the line was changed: its hash does not fit it"
-    before, after = read
-    if before.count > link.count:
-        return f"entries {link.count} to {before.count - 1} are missing before it"
-    if before.count < link.count:
-        return f"it is entry {before.count} where entry {link.count} belongs"
-    if before.hash != link.hash:
+    before, after = heads
+    if before.count > head.count:
+        return f"entries {head.count} to {before.count - 1} are missing before it"
+    if before.count < head.count:
+        return f"it is entry {before.count} where entry {head.count} belongs"
+    if before.hash != head.hash:
         return "it does not continue the entry before it"
     return after
 
 
 class DenialTokenBucket:
-    """Lists denials up to a rate and counts the rest, so that nobody can fill the disk unasked.
+    """A token bucket for denials: lists them up to a rate and counts the rest.
 
-    Times are seconds of a monotonic clock.
+    Without it, unauthenticated requests could fill the disk. Times are seconds of a monotonic
+    clock.
     """
 
     def __init__(self, *, burst: int, per_s: float) -> None:
@@ -190,7 +203,7 @@ class DenialTokenBucket:
         self._unlisted = 0
 
     def admit(self, now_s: float) -> bool:
-        """Whether a denial at this time is listed; one that is not is counted."""
+        """Return whether a denial at this time is listed; count it if it is not."""
         self._refill(now_s)
         if self._tokens < 1:
             self._unlisted += 1
@@ -199,7 +212,12 @@ class DenialTokenBucket:
         return True
 
     def take_unlisted(self, now_s: float, *, closing: bool = False) -> int:
-        """How many went unlisted, once there is room to say so; they are then forgotten here."""
+        """Return the number of unlisted denials once there is room for the entry, and reset it.
+
+        Args:
+            now_s: monotonic seconds.
+            closing: the log is being closed, so the entry is written in any case.
+        """
         self._refill(now_s)
         if self._unlisted == 0 or (self._tokens < 1 and not closing):
             return 0

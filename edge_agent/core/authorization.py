@@ -1,7 +1,7 @@
-"""Who may do what, who a caller is taken for, and where the agent may listen without asking.
+"""Authorization: roles, the identity of a caller, and the listeners that need no credential.
 
-Callers are told apart by API key or client certificate and act in a role. Only on loopback, and
-only where no credentials are set up, does everybody on the box count as known.
+Callers are identified by API key or client certificate and have a role. A caller without a
+credential is accepted only on loopback, and only where no credentials are set up.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from edge_agent.errors import CallerError, ConfigInvalid, Forbidden, Unauthentic
 
 
 class Role(StrEnum):
-    """What a caller is trusted with; each may do all that the ones before it may."""
+    """A caller's role. Each role includes all permissions of the ones before it."""
 
     VIEWER = "viewer"
     CLINIC = "clinic"
@@ -25,7 +25,7 @@ class Role(StrEnum):
 
 
 class Action(StrEnum):
-    """What a caller asks for. Whatever a face has no name for is `ADMINISTER`."""
+    """A requested action. A transport maps everything that it does not know to `ADMINISTER`."""
 
     HEALTH = "health"
     MODEL = "model"
@@ -43,7 +43,7 @@ GRANTED: Final[Mapping[Role, frozenset[Action]]] = MappingProxyType(
 
 
 class DenialReason(StrEnum):
-    """Why access was denied; goes into the audit log and the metrics."""
+    """The reason for a denial, as the audit log and the metrics record it."""
 
     NO_CREDENTIAL = "no_credential"
     UNKNOWN_CREDENTIAL = "unknown_credential"
@@ -56,7 +56,7 @@ class DenialReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """A known caller. `actor` is how the audit log names it: `key:<id>`, `cert:<name>`, ..."""
+    """A known caller. `actor` is its name in the audit log: `key:<id>`, `cert:<name>`, ..."""
 
     actor: str
     role: Role
@@ -64,15 +64,15 @@ class Principal:
 
 @dataclass(frozen=True, slots=True)
 class Denied:
-    """No access. `actor` is as much as is certain about who asked."""
+    """A denial. `actor` is as much as is certain about the caller."""
 
     reason: DenialReason
     actor: str = "unknown"
     detail: str = ""
 
     def to_error(self) -> CallerError:
-        """What the caller is told: nothing about which credentials exist."""
-        message, hint = _SAID[self.reason]
+        """Return the error for the caller. It does not reveal which credentials exist."""
+        message, hint = _DENIAL_MESSAGES[self.reason]
         kind = Forbidden if self.reason in _FORBIDDEN else Unauthenticated
         return kind(f"{message}{self.detail and f' ({self.detail})'}.", hint=hint)
 
@@ -80,7 +80,7 @@ class Denied:
 _FORBIDDEN: Final = frozenset(
     {DenialReason.ROLE_TOO_LOW, DenialReason.WRONG_HOST, DenialReason.WRONG_ORIGIN}
 )
-_SAID: Final[Mapping[DenialReason, tuple[str, str | None]]] = MappingProxyType(
+_DENIAL_MESSAGES: Final[Mapping[DenialReason, tuple[str, str | None]]] = MappingProxyType(
     {
         DenialReason.NO_CREDENTIAL: ("This needs a credential and none was sent", None),
         DenialReason.UNKNOWN_CREDENTIAL: ("The credential is not known here", None),
@@ -105,15 +105,22 @@ _SAID: Final[Mapping[DenialReason, tuple[str, str | None]]] = MappingProxyType(
 )
 
 AuthResult = Principal | Denied
-"""What one credential says: who it is, or why it counts for nothing."""
+"""The result of checking a credential: the caller, or the denial."""
 
-# Any program on the box can connect over loopback; that does not make it the box's operator.
+# Any program on the box can connect over loopback, so such a caller is not the box's operator.
 LOOPBACK: Final = Principal("loopback", Role.CLINIC)
 
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """One port. `roles` says that keys or certificates are set up by which callers are known."""
+    """One port.
+
+    Attributes:
+        name: its name in messages.
+        host: the address to listen on.
+        has_tls: the port is encrypted.
+        has_roles: keys or certificates are set up that give callers a role.
+    """
 
     name: str
     host: str
@@ -122,12 +129,12 @@ class Listener:
 
     @property
     def is_open(self) -> bool:
-        """Whether callers on this box need no credential."""
+        """True if callers on this box need no credential."""
         return not self.has_roles and is_loopback(self.host)
 
 
 def is_permitted(role: Role, action: Action) -> bool:
-    """Whether the role allows the action."""
+    """Return whether the role allows the action."""
     return action in GRANTED[role]
 
 
@@ -139,37 +146,41 @@ def identify_caller(
     peer_host: str,
     forwarded: bool = False,
 ) -> AuthResult:
-    """Tell who is calling.
+    """Identify the caller by its credentials.
 
-    A key that is shown must hold good: a wrong one is never made up for by a certificate. A
-    certificate counts where no key is shown; proxies and gateways may have one of their own.
+    A key that is sent must be valid: a certificate does not replace a wrong key. Without a key the
+    certificate counts, because proxies and gateways may have certificates of their own.
 
     Args:
-        listener: where the call came in.
-        key: what the API key says; None if none was shown.
-        certificate: what the client certificate says; None if none was shown.
+        listener: the port that received the call.
+        key: the result for the API key; None if none was sent.
+        certificate: the result for the client certificate; None if none was sent.
         peer_host: the caller's address, without the port; empty for a Unix socket.
-        forwarded: whether headers say that a proxy passed the call on.
+        forwarded: headers show that a proxy forwarded the call.
+
+    Returns:
+        The caller, or the denial.
     """
-    shown = key if key is not None else certificate
-    if shown is not None:
-        return shown
+    result = key if key is not None else certificate
+    if result is not None:
+        return result
     if not listener.is_open or not (peer_host == "" or is_loopback(peer_host)):
         return Denied(DenialReason.NO_CREDENTIAL)
     return Denied(DenialReason.FORWARDED) if forwarded else LOOPBACK
 
 
-def authorize(action: Action, who: AuthResult) -> AuthResult:
-    """Let a known caller through to an action that its role allows; deny all else."""
-    if isinstance(who, Denied) or is_permitted(who.role, action):
-        return who
-    return Denied(DenialReason.ROLE_TOO_LOW, who.actor, f"{who.role} may not: {action}")
+def authorize(action: Action, caller: AuthResult) -> AuthResult:
+    """Return the caller if its role allows the action, and a denial otherwise."""
+    if isinstance(caller, Denied) or is_permitted(caller.role, action):
+        return caller
+    return Denied(DenialReason.ROLE_TOO_LOW, caller.actor, f"{caller.role} may not: {action}")
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address (IPv4, IPv6 with or without brackets, `localhost`) stays on this box.
+    """Return whether an address is reachable from this box only.
 
-    Names other than `localhost` do not count, whatever they may resolve to; nor do wildcards.
+    Addresses are IPv4, IPv6 with or without brackets, or `localhost`. Other names and wildcards are
+    not loopback, whatever the names resolve to.
     """
     bare = host.removeprefix("[").removesuffix("]").lower()
     if bare == "localhost":
@@ -184,16 +195,16 @@ def is_loopback(host: str) -> bool:
 
 
 def check_listeners(listeners: Iterable[Listener]) -> None:
-    """Refuse to start where other machines could read along or come in unasked.
+    """Refuse listeners that other machines could read or use without a credential.
 
     Raises:
-        ConfigInvalid: a listener beyond loopback lacks TLS, roles or both; all are named.
+        ConfigInvalid: a listener beyond loopback lacks TLS, roles or both; all such are named.
     """
     problems = [
-        f"{it.name} would listen on {it.host or 'every address'}, which other machines can reach, "
-        + " and ".join(_lacks(it))
-        for it in listeners
-        if not is_loopback(it.host) and _lacks(it)
+        f"{listener.name} would listen on {listener.host or 'every address'}, which other machines "
+        f"can reach, {' and '.join(_list_gaps(listener))}"
+        for listener in listeners
+        if not is_loopback(listener.host) and _list_gaps(listener)
     ]
     if problems:
         raise ConfigInvalid(
@@ -203,12 +214,13 @@ def check_listeners(listeners: Iterable[Listener]) -> None:
         )
 
 
-def _lacks(listener: Listener) -> list[str]:
+def _list_gaps(listener: Listener) -> list[str]:
+    """Return what the listener lacks, in words."""
     return [
-        what
-        for there, what in (
+        gap
+        for is_present, gap in (
             (listener.has_tls, "in plain text (radiographs and keys could be read on the way)"),
             (listener.has_roles, "with no roles (anybody could use it)"),
         )
-        if not there
+        if not is_present
     ]

@@ -1,16 +1,17 @@
-"""The gate by content: what a picture itself shows, whatever its header says.
+"""The content check: what the pixels show, whatever the header declares.
 
-A small network gives probabilities; this turns them into a verdict by the bundle's thresholds:
+A small network outputs probabilities. This module turns them into a verdict by the bundle's
+thresholds, a high one for refusals and a lower one for warnings:
 
-1.  No chest, surely: refused (NOT_A_CHEST).
-2.  Else a chest from the side: a warning (LATERAL_VIEW), as where the header says so; or else not
-    clearly a frontal chest: a warning (CONTENT_UNSURE).
-3.  Turned, surely: refused (ROTATED). Perhaps: a warning (LOOKS_ROTATED).
-4.  Bone dark, surely: refused (INVERTED). Perhaps: a warning (LOOKS_INVERTED).
+1.  No chest: refused (NOT_A_CHEST).
+2.  Else, a lateral view: a warning (LATERAL_VIEW), the same as for a header that declares one.
+    Else, not clearly a frontal chest: a warning (CONTENT_UNSURE).
+3.  Rotated: refused (ROTATED), or a warning (LOOKS_ROTATED).
+4.  Inverted, that is, dark bone: refused (INVERTED), or a warning (LOOKS_INVERTED).
 
-A detector that looks at a chest on its head finds nothing, and that silence would be taken for
-'nothing there': therefore what is surely wrong is refused. The network has learnt 3 and 4 from
-frontal chests, so there they can only refuse where 1 and 2 have no doubt.
+A detector finds nothing in a chest that is upside down, and an empty list would be read as 'no
+abnormality'. Therefore images that are clearly wrong are refused. The network has learnt 3 and 4
+from frontal chests only, so they refuse only where 1 and 2 neither refuse nor warn.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ _SUM_TOLERANCE: Final = 1e-2
 
 _MESSAGES: Final = {
     ErrorCode.NOT_A_CHEST: "The picture does not show a chest.",
-    ErrorCode.ROTATED: "The chest lies on its side or stands on its head.",
+    ErrorCode.ROTATED: "The chest is rotated: it lies on its side or is upside down.",
     ErrorCode.INVERTED: "The grey values are inverted: bone is dark, air is bright.",
     WarningCode.CONTENT_UNSURE: "The picture looks only partly like a frontal chest radiograph.",
     WarningCode.LATERAL_VIEW: "The picture looks like a lateral view; the model was made for PA "
     "views.",
-    WarningCode.LOOKS_ROTATED: "The chest may lie on its side or stand on its head.",
+    WarningCode.LOOKS_ROTATED: "The chest may be rotated: on its side or upside down.",
     WarningCode.LOOKS_INVERTED: "Bone looks dark and lungs look bright; the picture may be "
     "inverted.",
 }
@@ -50,15 +51,19 @@ _HINTS: Final = {
 
 
 class ContentOutputsInvalid(ValueError):
-    """Outputs that no sound gate gives: wrong shape, not finite, no probabilities."""
+    """Outputs that no valid network gives: a wrong shape, not finite, or no probabilities."""
 
 
 @dataclass(frozen=True, slots=True)
 class ContentProbabilities:
-    """What the network says of one picture, in the order of its outputs.
+    """The network's probabilities for one picture, in the order of its outputs.
 
-    `frontal`, `lateral` and `other` (no chest) sum to 1, and so do `turns`: upright, then turned
-    clockwise by 90, 180 and 270 degrees. `inverted` is that of dark bone.
+    Attributes:
+        frontal: a frontal chest. `frontal`, `lateral` and `other` sum to 1.
+        lateral: a lateral chest.
+        other: no chest.
+        turns: upright, then turned clockwise by 90, 180 and 270 degrees; they sum to 1.
+        inverted: dark bone.
     """
 
     frontal: float
@@ -108,9 +113,9 @@ class ContentProbabilities:
 
 @dataclass(frozen=True, slots=True)
 class ContentVerdict:
-    """What follows from what a picture shows: a refusal, or warnings, or nothing.
+    """The result of the content check: a refusal, or warnings, or neither.
 
-    `refusal` is NOT_A_CHEST, ROTATED, INVERTED or None. Where it is None the detector may look.
+    `refusal` is NOT_A_CHEST, ROTATED, INVERTED or None. Detection runs only if it is None.
     """
 
     probabilities: ContentProbabilities
@@ -118,56 +123,62 @@ class ContentVerdict:
     warnings: tuple[ImageWarning, ...]
 
     def raise_if_refused(self) -> None:
-        """Raise StudyImageRefused if the picture is refused."""
+        """Raise the refusal, if there is one.
+
+        Raises:
+            StudyImageRefused: NOT_A_CHEST, ROTATED or INVERTED.
+        """
         if self.refusal is not None:
             raise StudyImageRefused(
                 _MESSAGES[self.refusal], code=self.refusal, hint=_HINTS[self.refusal]
             )
 
     def merge_warnings(self, warnings: Sequence[ImageWarning]) -> tuple[ImageWarning, ...]:
-        """Warnings from elsewhere, then those of the gate whose code is not yet among them."""
+        """Return `warnings`, then those of this check whose code is not yet among them."""
         known = {warning.code for warning in warnings}
         return (*warnings, *(w for w in self.warnings if w.code not in known))
 
 
-def _surely(probability: float, refuse_from: float) -> bool:
-    """A threshold of 1 switches the refusal off, also where rounding gives a probability of 1."""
+def _is_refused(probability: float, refuse_from: float) -> bool:
+    """Compare with a threshold. 1 disables the refusal, even if a probability rounds to 1."""
     return refuse_from < 1 and probability >= refuse_from
 
 
-def assess_content(seen: ContentProbabilities, thresholds: GateThresholds) -> ContentVerdict:
-    """Turn probabilities into a verdict by the module's rules 1 to 4."""
+def assess_content(
+    probabilities: ContentProbabilities, thresholds: GateThresholds
+) -> ContentVerdict:
+    """Return the verdict on one picture, by the module's rules 1 to 4."""
     refusals: list[ErrorCode] = []
-    warned: list[WarningCode] = []
-    if _surely(seen.other, thresholds.refuse_other):
+    warnings: list[WarningCode] = []
+    if _is_refused(probabilities.other, thresholds.refuse_other):
         refusals.append(ErrorCode.NOT_A_CHEST)
-    elif seen.lateral >= thresholds.warn_lateral:
-        warned.append(WarningCode.LATERAL_VIEW)
-    elif seen.not_frontal >= thresholds.warn_not_frontal:
-        warned.append(WarningCode.CONTENT_UNSURE)
-    surely_frontal = not refusals and not warned
+    elif probabilities.lateral >= thresholds.warn_lateral:
+        warnings.append(WarningCode.LATERAL_VIEW)
+    elif probabilities.not_frontal >= thresholds.warn_not_frontal:
+        warnings.append(WarningCode.CONTENT_UNSURE)
+    is_clearly_frontal = not refusals and not warnings
     for probability, warn_from, refuse_from, warning, refusal in (
         (
-            seen.turned,
+            probabilities.turned,
             thresholds.warn_turned,
             thresholds.refuse_turned,
             WarningCode.LOOKS_ROTATED,
             ErrorCode.ROTATED,
         ),
         (
-            seen.inverted,
+            probabilities.inverted,
             thresholds.warn_inverted,
             thresholds.refuse_inverted,
             WarningCode.LOOKS_INVERTED,
             ErrorCode.INVERTED,
         ),
     ):
-        if surely_frontal and _surely(probability, refuse_from):
+        if is_clearly_frontal and _is_refused(probability, refuse_from):
             refusals.append(refusal)
         elif probability >= warn_from:
-            warned.append(warning)
+            warnings.append(warning)
     return ContentVerdict(
-        probabilities=seen,
+        probabilities=probabilities,
         refusal=refusals[0] if refusals else None,
-        warnings=tuple(ImageWarning(code, _MESSAGES[code]) for code in warned),
+        warnings=tuple(ImageWarning(code, _MESSAGES[code]) for code in warnings),
     )

@@ -1,6 +1,6 @@
-"""Which engine variant runs here, and how: decided from what was measured.
+"""Selection of the engine variant and the batch policy for this machine, from benchmark results.
 
-A variant that does not say what the bundle's golden cases say is out, however fast it is.
+A variant that does not reproduce the bundle's golden cases is never selected, however fast it is.
 """
 
 from __future__ import annotations
@@ -12,17 +12,20 @@ from typing import Final
 TIE_SHARE: Final = 0.03
 """Medians this close (as a share of the smaller) count as equal; the bundle's order decides."""
 MIN_GAIN: Final = 1.1
-"""Images per second, against one at a time, that make another arrangement worth having."""
+"""Smallest gain in images per second, over one at a time, for which another policy is chosen."""
 MAX_DELAY: Final = 1.5
-"""How much longer an arrangement may keep one image waiting than one at a time does."""
+"""Largest delay of an image under another policy, as a multiple of the delay one at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkResult:
-    """What one candidate showed. `problem` says, in words, why it cannot be chosen; empty if fine.
+    """The benchmark result of one candidate.
 
-    `median_ms` is the time of one image alone; None where it was not timed. `lasting` is false for
-    a problem that may be gone next time, such as a box that was too busy.
+    Attributes:
+        variant: its name in the bundle.
+        median_ms: the time of one image alone; None where it was not timed.
+        problem: the reason, in words, why it cannot be selected; empty if there is none.
+        lasting: false for a problem that may be gone next time, such as a busy machine.
     """
 
     variant: str
@@ -31,16 +34,18 @@ class BenchmarkResult:
     lasting: bool = True
 
     @property
-    def agrees(self) -> bool:
-        """Whether it may be chosen: timed, and as the golden cases say."""
+    def is_eligible(self) -> bool:
+        """True if the candidate was timed and reproduces the golden cases."""
         return self.median_ms is not None and not self.problem
 
 
 @dataclass(frozen=True, slots=True)
 class BatchPolicy:
-    """How images that wait are given to the engine.
+    """The batching of waiting images for the engine.
 
-    Up to `max_batch` of them in one call, and up to `parallel_requests` calls at once.
+    Attributes:
+        max_batch: images in one call, at most.
+        parallel_requests: calls at once, at most.
     """
 
     max_batch: int = 1
@@ -52,10 +57,12 @@ ONE_AT_A_TIME: Final = BatchPolicy()
 
 @dataclass(frozen=True, slots=True)
 class ThroughputTrial:
-    """One arrangement, measured.
+    """The measurement of one policy.
 
-    `images_per_s` with as many images waiting as it takes at once; `delay_ms` is how long one call
-    keeps its images: the whole batch, or a single image with no other request beside it.
+    Attributes:
+        policy: the policy.
+        images_per_s: throughput with as many images waiting as the policy takes at once.
+        delay_ms: duration of one call: a whole batch, or a single image without parallel requests.
     """
 
     policy: BatchPolicy
@@ -64,70 +71,75 @@ class ThroughputTrial:
 
 
 class NoEngineAgrees(Exception):
-    """No candidate may be chosen; says why of each."""
+    """No candidate can be selected. The message gives the reason for each."""
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The variant's name and a sentence that says why, for the log and for callers."""
+    """The selected variant's name, and the reason in words for the log and for callers."""
 
     variant: str
     reason: str
 
 
-def select_variant(measured: Sequence[BenchmarkResult], *, wanted: bool = False) -> Selection:
-    """The fastest candidate that agrees with the golden cases.
+def select_variant(
+    results: Sequence[BenchmarkResult], *, is_set_by_operator: bool = False
+) -> Selection:
+    """Select the fastest candidate that agrees with the golden cases.
 
     Args:
-        measured: candidates in the bundle's order.
-        wanted: the operator named the one candidate; says so in the reason.
+        results: the candidates' results, in the bundle's order.
+        is_set_by_operator: the operator has named the only candidate, which the reason then states.
+
+    Returns:
+        The selection.
 
     Raises:
-        NoneAgrees: none can be chosen.
+        NoEngineAgrees: no candidate can be selected.
     """
-    agreeing = [it for it in measured if it.agrees]
-    others = [it for it in measured if not it.agrees]
-    failures = "; ".join(f"{it.variant} {it.problem}" for it in others)
-    if not agreeing:
+    eligible = [result for result in results if result.is_eligible]
+    others = [result for result in results if not result.is_eligible]
+    failures = "; ".join(f"{result.variant} {result.problem}" for result in others)
+    if not eligible:
         raise NoEngineAgrees(failures or "there is no candidate")
-    ranked = sorted(agreeing, key=_milliseconds)
-    limit = _milliseconds(ranked[0]) * (1 + TIE_SHARE)
-    chosen = next(it for it in agreeing if _milliseconds(it) <= limit)
-    times = ", ".join(f"{it.variant} {_milliseconds(it):.1f} ms" for it in ranked)
-    if wanted:
+    ranked = sorted(eligible, key=_get_median_ms)
+    limit_ms = _get_median_ms(ranked[0]) * (1 + TIE_SHARE)
+    chosen = next(result for result in eligible if _get_median_ms(result) <= limit_ms)
+    times = ", ".join(f"{result.variant} {_get_median_ms(result):.1f} ms" for result in ranked)
+    if is_set_by_operator:
         why = f"set by the operator; agrees with the golden cases: {times}"
-    elif len(agreeing) == 1:
+    elif len(eligible) == 1:
         why = f"the only one that agrees with the golden cases: {times}"
     elif chosen is ranked[0]:
-        why = f"fastest of {len(agreeing)} that agree with the golden cases: {times}"
+        why = f"fastest of {len(eligible)} that agree with the golden cases: {times}"
     else:
         why = (
-            f"first in the bundle of those as fast as any of {len(agreeing)} that agree with the "
+            f"first in the bundle of those as fast as any of {len(eligible)} that agree with the "
             f"golden cases: {times}"
         )
     return Selection(chosen.variant, f"{why}; not chosen: {failures}" if failures else why)
 
 
-def _milliseconds(measured: BenchmarkResult) -> float:
-    if measured.median_ms is None:
-        raise ValueError(f"{measured.variant} was not timed")
-    return measured.median_ms
+def _get_median_ms(result: BenchmarkResult) -> float:
+    if result.median_ms is None:
+        raise ValueError(f"{result.variant} was not timed")
+    return result.median_ms
 
 
 def choose_batching(trials: Sequence[ThroughputTrial]) -> BatchPolicy:
-    """The arrangement of most images per second that keeps no image waiting for too long.
+    """Choose the policy with the highest throughput whose delay is acceptable.
 
-    Another one than one image at a time must gain at least `MIN_GAIN` over it, and delay at most
-    `MAX_DELAY` as long. Of equals the first is taken.
-    Without a trial of one image at a time there is nothing to gain over.
+    A policy is chosen over one image at a time only if its throughput is at least `MIN_GAIN` times
+    as high and its delay at most `MAX_DELAY` times as long. Of equals the first is chosen. Without
+    a trial of one image at a time nothing can be compared, so `ONE_AT_A_TIME` is returned.
     """
-    alone = next((trial for trial in trials if trial.policy == ONE_AT_A_TIME), None)
-    if alone is None:
+    baseline = next((trial for trial in trials if trial.policy == ONE_AT_A_TIME), None)
+    if baseline is None:
         return ONE_AT_A_TIME
-    worth = [
+    better = [
         trial
         for trial in trials
-        if trial.images_per_s >= alone.images_per_s * MIN_GAIN
-        and trial.delay_ms <= alone.delay_ms * MAX_DELAY
+        if trial.images_per_s >= baseline.images_per_s * MIN_GAIN
+        and trial.delay_ms <= baseline.delay_ms * MAX_DELAY
     ]
-    return max(worth, key=lambda trial: trial.images_per_s, default=alone).policy
+    return max(better, key=lambda trial: trial.images_per_s, default=baseline).policy

@@ -1,4 +1,4 @@
-"""Where an image lies inside the model's input."""
+"""The position of an image in the model's input."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from typing import Self
 
 @dataclass(frozen=True, slots=True)
 class Letterbox:
-    """An image of `rows` x `columns` fitted into `height` x `width`, aspect kept, centred.
+    """An image that is fitted into the model's input, centred, with its aspect ratio kept.
 
-    The picture fills `inner_height` x `inner_width` from (`top`, `left`); the rest is padding.
+    Attributes:
+        rows, columns: size of the original image in pixels.
+        height, width: size of the model's input in pixels.
+        inner_height, inner_width: size of the shrunk image in the input; the rest is padding.
+        top, left: position of the shrunk image in the input.
     """
 
     rows: int
@@ -29,6 +33,9 @@ class Letterbox:
         Args:
             rows, columns: size of the original image in pixels, both positive.
             height, width: size of the model's input in pixels, both positive.
+
+        Returns:
+            The largest letterbox of that aspect ratio.
         """
         scale = min(height / rows, width / columns)
         inner_height = min(height, max(1, round(rows * scale)))
@@ -46,10 +53,10 @@ class Letterbox:
 
     @property
     def scale_y(self) -> float:
-        """Input pixels per original pixel, down."""
+        """Input pixels per original pixel, vertically."""
         return self.inner_height / self.rows
 
     @property
     def scale_x(self) -> float:
-        """Input pixels per original pixel, across."""
+        """Input pixels per original pixel, horizontally."""
         return self.inner_width / self.columns

@@ -1,4 +1,4 @@
-"""A radiograph as the detector takes it: pixels and image facts, nothing about the patient."""
+"""A radiograph as the detector receives it: pixels and image facts, nothing about the patient."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ImageFormat = Literal["dicom", "jpeg", "png", "tiff"]
 
 @dataclass(frozen=True, slots=True)
 class ImageWarning:
-    """Something to be wary of in an image that was accepted."""
+    """A warning about an accepted image, for those who read its findings."""
 
     code: WarningCode
     message: str
@@ -23,7 +23,7 @@ class ImageWarning:
 
 @dataclass(frozen=True, slots=True)
 class Spacing:
-    """Distance between pixel centres as the header says; not the patient's own millimetres."""
+    """Distance between pixel centres as the header declares it; not measured in the patient."""
 
     row_mm: float
     column_mm: float

@@ -1,14 +1,15 @@
-"""Whether a request to the page comes from the page: Host and Origin, by header values alone.
+"""Protection of the page against requests from other sites, by request headers.
 
-A browser lends any site that its user visits the user's place in the network and, with client
-certificates or on loopback, the user's standing. Two ways of using it are closed here:
+Any site that a user visits can make the user's browser send requests from the user's place in the
+network and, with client certificates or on loopback, with the user's rights. Two attacks are
+prevented:
 
-1. DNS rebinding: a site points its own name at this box. The browser then takes both for one
-   site, but the Host header (RFC 9110 section 7.2) still holds the site's name.
-2. Cross-site requests: a site sends a form here. The browser says so in Origin (RFC 6454) or in
-   Sec-Fetch-Site (Fetch Metadata).
+1. DNS rebinding: a site points its own name at this box, so that the browser treats both as one
+   site. The Host header (RFC 9110 section 7.2) still contains the site's name.
+2. Cross-site request forgery: a site submits a form to this box. The browser declares the site in
+   Origin (RFC 6454) or in Sec-Fetch-Site (Fetch Metadata).
 
-Callers that are no browser send neither Origin nor Sec-Fetch-Site and pass.
+Clients that are not browsers send neither Origin nor Sec-Fetch-Site and are accepted.
 """
 
 from __future__ import annotations
@@ -43,9 +44,12 @@ class Authority:
 
 @dataclass(frozen=True, slots=True)
 class TrustedHosts:
-    """What the page is called. Loopback names always belong to it.
+    """The names of the page, and the other pages that may send requests to it.
 
-    `origins` are other pages, such as a site's own viewer, that may send requests here.
+    Attributes:
+        scheme: `https` where the port uses TLS.
+        hosts: names and addresses of the page; those of loopback are always among them.
+        origins: scheme, host and port of other pages, such as a site's own viewer.
     """
 
     scheme: Scheme
@@ -56,12 +60,15 @@ class TrustedHosts:
 def parse_trusted_hosts(
     scheme: Scheme, hosts: Iterable[str] = (), origins: Iterable[str] = ()
 ) -> TrustedHosts:
-    """Read the configured names.
+    """Parse the configured names.
 
     Args:
-        scheme: `https` where the port speaks TLS.
+        scheme: `https` where the port uses TLS.
         hosts: names and addresses of this box, without a port.
         origins: other pages' origins, such as `https://viewer.example:8443`.
+
+    Returns:
+        The names, with those of loopback.
 
     Raises:
         ConfigInvalid: a name or origin is not of that form.
@@ -96,30 +103,33 @@ def check_request(
     fetch_site: str | None = None,
     fetch_mode: str | None = None,
 ) -> Denied | None:
-    """Whether a request may go on; None means yes.
+    """Check that a request was sent by the page, by another allowed page or by no browser.
 
     Args:
-        names: what the page is called.
+        names: the page's names.
         method: the HTTP method.
         host: every value of the Host header.
         origin: every value of the Origin header.
         fetch_site: Sec-Fetch-Site, if sent.
         fetch_mode: Sec-Fetch-Mode, if sent.
+
+    Returns:
+        The denial, or None where the request is allowed.
     """
-    asked = parse_authority(host[0]) if len(host) == 1 else None
-    if asked is None or asked.host not in names.hosts:
+    requested = parse_authority(host[0]) if len(host) == 1 else None
+    if requested is None or requested.host not in names.hosts:
         return Denied(DenialReason.WRONG_HOST)
     if origin:
         sender = parse_origin(origin[0]) if len(origin) == 1 else None
-        own = (names.scheme, asked.host, asked.port or _DEFAULT_PORT[names.scheme])
+        own = (names.scheme, requested.host, requested.port or _DEFAULT_PORT[names.scheme])
         # `null` (sandboxed frames, some redirects) parses to None.
-        allowed = sender is not None and (sender == own or sender in names.origins)
-        return None if allowed else Denied(DenialReason.WRONG_ORIGIN)
+        is_allowed = sender is not None and (sender == own or sender in names.origins)
+        return None if is_allowed else Denied(DenialReason.WRONG_ORIGIN)
     if fetch_site in (None, "same-origin", "none"):
         return None
-    # A link on another site may lead to the page; its answer stays out of that site's reach.
-    followed_link = fetch_mode == "navigate" and method in {"GET", "HEAD"}
-    return None if followed_link else Denied(DenialReason.WRONG_ORIGIN)
+    # A link on another site may lead to the page, because that site cannot read the answer.
+    is_link = fetch_mode == "navigate" and method in {"GET", "HEAD"}
+    return None if is_link else Denied(DenialReason.WRONG_ORIGIN)
 
 
 def parse_authority(text: str) -> Authority | None:

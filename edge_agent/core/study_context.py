@@ -1,6 +1,6 @@
-"""What only the site may know.
+"""The study context: identifiers of patient and study, which must not leave the site.
 
-Modules that measure, log or answer may not import this one (a lint rule says so).
+Only the modules that an import rule names may import this one (pyproject.toml).
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from datetime import date
 
 @dataclass(frozen=True, slots=True)
 class StudyContext:
-    """What only the site may know; for reports and routing, never for telemetry.
+    """Identifiers of patient and study, for reports and routing, never for telemetry.
 
-    Empty strings and None mean: the header did not say.
+    A field is an empty string or None where the header does not declare it.
     """
 
     patient_id: str = ""
@@ -33,5 +33,5 @@ class StudyContext:
     institution: str = ""
 
     def __repr__(self) -> str:
-        # A context that slips into a log line must not take the patient with it.
+        # A context that is logged by mistake must not reveal the patient.
         return "StudyContext(<withheld>)"

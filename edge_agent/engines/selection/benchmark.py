@@ -88,7 +88,7 @@ def measure(
         acts = {job: _timer(probe, TimingRequest(0), effort) for job, (probe, _) in sound.items()}
         medians, failures = _in_turns(acts, effort)
         candidates = tuple(_measurement(job, medians, problems | failures) for job in jobs)
-        decision = select_variant(candidates, wanted=wanted)
+        decision = select_variant(candidates, is_set_by_operator=wanted)
         (chosen,) = (job for job in jobs if job.variant == decision.variant)
         for job, (probe, _) in sound.items():
             if job is not chosen:

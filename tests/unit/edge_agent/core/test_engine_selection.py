@@ -54,7 +54,7 @@ def test_a_single_one_and_one_that_the_operator_set() -> None:
     assert select_variant([INT8]).reason == (
         "the only one that agrees with the golden cases: openvino-int8 6.1 ms"
     )
-    assert select_variant([ORT], wanted=True).reason == (
+    assert select_variant([ORT], is_set_by_operator=True).reason == (
         "set by the operator; agrees with the golden cases: onnxruntime-fp32 14.2 ms"
     )
 
