@@ -40,7 +40,7 @@ from edge_agent.serving.http.schemas import ModelInfo
 from edge_agent.serving.http.server import HttpServer
 from edge_agent.serving.metrics import AgentMetrics, MetricSources, Transport
 from edge_agent.serving.render import Renderer
-from edge_agent.system.malloc import keep_tidy, reuse_freed_memory
+from edge_agent.system.malloc import reuse_freed_memory, trim_heap_periodically
 from hilum.v1 import detection_pb2_grpc
 
 ENVELOPE_BYTES: Final = 1 << 16
@@ -108,7 +108,7 @@ class Agent:
         except BaseException:
             await self._close()
             raise
-        self._tidying = asyncio.create_task(keep_tidy(), name="tidy")
+        self._tidying = asyncio.create_task(trim_heap_periodically(), name="tidy")
 
     async def _start_grpc(self, doors: ListenerSecurity) -> None:
         settings = self._settings

@@ -33,7 +33,7 @@ from edge_agent.engines.hardware import Hardware
 from edge_agent.engines.selection.select import choose
 from edge_agent.errors import ConfigInvalid
 from edge_agent.system.logging import configure_logging
-from edge_agent.system.processes import family, memory_kb
+from edge_agent.system.processes import memory_kb, process_tree
 from hilum.client import AsyncClient, Result
 
 ROUNDS: Final = 30
@@ -268,7 +268,7 @@ def measure_memory_mb(pid: int | None = None) -> float:
 
     None means this process.
     """
-    return sum(map(memory_kb, family(pid or os.getpid()))) / 1e3
+    return sum(map(memory_kb, process_tree(pid or os.getpid()))) / 1e3
 
 
 def make_dicom(bundle: Bundle) -> bytes:

@@ -1,4 +1,4 @@
-"""Study image bytes to radiographs, off the event loop."""
+"""Decoders: study image bytes to radiographs, off the event loop."""
 
 from __future__ import annotations
 
@@ -17,37 +17,40 @@ class Decoder(Protocol):
 
     @property
     def concurrency(self) -> int:
-        """How many images are decoded at once; more than that wait.
+        """The number of images that are decoded at the same time; further ones wait.
 
-        So it bounds the memory that decoding takes, however many images arrive together.
+        It bounds the memory that decoding takes, however many images arrive together.
         """
         ...
 
     async def start(self) -> None:
-        """Get ready.
+        """Start the workers.
 
         Raises:
-            DecoderFailed: it cannot.
+            DecoderFailed: they cannot start.
         """
         ...
 
     async def decode(
         self, image: bytes | memoryview, fit: tuple[int, int], *, deadline: float | None = None
     ) -> Radiograph:
-        """Decode one study image, as soon as there is room.
+        """Decode one study image as soon as a worker is idle.
 
-        The study context stays behind: the detector has no use for it.
+        The study context is dropped, because detection does not need it.
 
         Args:
-            image: the file as it is.
-            fit: height and width in pixels of the model's input; the radiograph may come shrunk,
-                but never below what the input needs.
-            deadline: on the event loop's clock; decoding is not begun after it.
+            image: the file's content.
+            fit: height and width in pixels of the model's input; the radiograph may be shrunk, but
+                not below what the input needs.
+            deadline: on the event loop's clock; decoding does not start after it.
+
+        Returns:
+            The radiograph.
 
         Raises:
-            StudyImageRefused: this image cannot be looked at.
-            DeadlineExceeded: the deadline passed before decoding was begun.
-            DecoderFailed: the decoder itself failed.
+            StudyImageRefused: this image is refused.
+            DeadlineExceeded: the deadline passed before decoding started.
+            DecoderFailed: the decoder crashed, hung or ran out of memory.
         """
         ...
 
@@ -57,42 +60,42 @@ class Decoder(Protocol):
 
 
 class SandboxedDecoder:
-    """Decodes in supervised processes: what breaks there costs one image its answer."""
+    """Decodes in supervised processes: a crash or a hang costs one image its result."""
 
     def __init__(self, limits: Limits, policy: DecodePolicy) -> None:
         self.concurrency = policy.workers
-        self._workers = DecoderPool(limits, policy)
+        self._worker_pool = DecoderPool(limits, policy)
 
     async def start(self) -> None:
         """See `Decoder.start`."""
-        await self._workers.start()
+        await self._worker_pool.start()
 
     async def decode(
         self, image: bytes | memoryview, fit: tuple[int, int], *, deadline: float | None = None
     ) -> Radiograph:
-        """See `Decoder.decode`. Who is cancelled leaves at once; the late answer meets nobody."""
-        return (await self._workers.decode(image, fit=fit, deadline=deadline)).radiograph
+        """See `Decoder.decode`. If cancelled, returns at once; the late response is discarded."""
+        return (await self._worker_pool.decode(image, fit=fit, deadline=deadline)).radiograph
 
     async def close(self) -> None:
-        """See `Decoder.close`. What is being decoded fails."""
-        await self._workers.close()
+        """See `Decoder.close`. Images that are being decoded fail."""
+        await self._worker_pool.close()
 
     def stats(self) -> DecodeStats:
-        """For metrics."""
-        return self._workers.stats()
+        """Return the pool's state for metrics."""
+        return self._worker_pool.stats()
 
 
 class ThreadDecoder:
-    """Decodes in threads of this process (the native decoders release the interpreter's lock).
+    """Decodes in threads of this process; the native decoders release the GIL.
 
-    For files that are trusted, and for tests: a crash of a decoder takes the process with it.
+    For trusted files and for tests: a crash of a decoder ends the process.
     """
 
     def __init__(self, threads: int, limits: Limits) -> None:
         self.concurrency = threads
         self._limits = limits
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-        self._free = asyncio.Semaphore(threads)
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._idle_threads = asyncio.Semaphore(threads)
 
     async def start(self) -> None:
         """See `Decoder.start`."""
@@ -100,17 +103,17 @@ class ThreadDecoder:
     async def decode(
         self, image: bytes | memoryview, fit: tuple[int, int], *, deadline: float | None = None
     ) -> Radiograph:
-        """See `Decoder.decode`. Work that has begun is finished, also when cancelled."""
-        await acquire_before(deadline, self._free.acquire)
+        """See `Decoder.decode`. Decoding that has started is finished, also when cancelled."""
+        await acquire_before(deadline, self._idle_threads.acquire)
         try:
-            return await run_uncancellable(self._pool, self._decode, image, fit)
+            return await run_uncancellable(self._threads, self._decode, image, fit)
         finally:
-            self._free.release()
+            self._idle_threads.release()
 
     def _decode(self, image: bytes | memoryview, fit: tuple[int, int]) -> Radiograph:
         radiograph, _study_context = read_study(image, limits=self._limits, fit=fit)
         return radiograph
 
     async def close(self) -> None:
-        """See `Decoder.close`. Images being decoded are finished."""
-        await asyncio.to_thread(self._pool.shutdown, wait=True)
+        """See `Decoder.close`. Images that are being decoded are finished."""
+        await asyncio.to_thread(self._threads.shutdown, wait=True)

@@ -1,7 +1,7 @@
-"""What the agent and its decode workers say to each other, as JSON; the worker's side of it.
+"""Messages between the agent and its decode workers, as JSON.
 
-Never pickle: the worker reads hostile bytes with native code, and a pickle from a worker that was
-taken over would run in the agent. The agent reads answers with `decode_answers`.
+Never pickle: the worker reads hostile bytes with native code, and a pickle from a compromised
+worker would run in the agent. The agent reads responses with `decoding.responses`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ READY: Final = b"ready"
 
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
-    """How the workers of one agent are made; `limits` are those of `edge_agent.imaging.Limits`."""
+    """Configuration of all workers of an agent.
+
+    `reader` names the function that reads study images, as `package.module:name`. `limits` are the
+    fields of `edge_agent.imaging.Limits`.
+    """
 
     agent_pid: int
     reader: str
@@ -34,38 +38,38 @@ class WorkerConfig:
     output_bytes: int
 
     def to_json(self) -> str:
-        """For the command line."""
+        """Return the configuration as text for a command line."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """What `to_json` wrote."""
+        """Parse the text that `to_json` returned."""
         return cls(**json.loads(text))
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeRequest:
-    """One study image, whose bytes lie in the shared memory. `fit` is (height, width)."""
+    """A request to decode the study image in the shared memory. `fit` is (height, width)."""
 
     sequence: int
     size_bytes: int
     fit: tuple[int, int] | None
 
     def to_bytes(self) -> bytes:
-        """One packet."""
+        """Return the request as a packet."""
         return json.dumps(asdict(self)).encode()
 
     @classmethod
     def from_bytes(cls, packet: bytes) -> Self:
-        """What `to_bytes` wrote."""
+        """Parse the packet that `to_bytes` returned."""
         values = json.loads(packet)
         fit = values.pop("fit")
         return cls(**values, fit=None if fit is None else (fit[0], fit[1]))
 
 
-def success(sequence: int, radiograph: Radiograph, context: StudyContext) -> bytes:
-    """The packet that says: the pixels lie in the shared memory, these are the facts."""
-    packet = _packet(
+def encode_success(sequence: int, radiograph: Radiograph, context: StudyContext) -> bytes:
+    """Return the response to a request whose pixels are in the shared memory."""
+    packet = _encode(
         {
             "sequence": sequence,
             "shape": radiograph.pixels.shape,
@@ -76,7 +80,7 @@ def success(sequence: int, radiograph: Radiograph, context: StudyContext) -> byt
     )
     if len(packet) <= MAX_MESSAGE_BYTES:
         return packet
-    return failure(
+    return encode_failure(
         sequence,
         StudyImageRefused(
             "The header's texts are larger than any header's should be.", code=ErrorCode.CORRUPT
@@ -84,21 +88,23 @@ def success(sequence: int, radiograph: Radiograph, context: StudyContext) -> byt
     )
 
 
-def failure(sequence: int, error: Exception) -> bytes:
-    """The packet that says why there are no pixels. An unforeseen error keeps its text back."""
+def encode_failure(sequence: int, error: Exception) -> bytes:
+    """Return the response to a request that failed.
+
+    The text of an unexpected error is left out, because it may quote the header.
+    """
     if not isinstance(error, HilumError):
-        error = DecoderFailed(f"The decoder raised {_where(error)}.")
-    said = {
-        "kind": type(error).__name__,
+        error = DecoderFailed(f"The decoder raised {_describe(error)}.")
+    fields = {
+        "type": type(error).__name__,
         "code": error.code,
         "message": error.message[:1000],
         "hint": error.hint[:1000],
     }
-    return _packet({"sequence": sequence, "error": said})
+    return _encode({"sequence": sequence, "error": fields})
 
 
-def _where(error: Exception) -> str:
-    # The text may quote the header; the place cannot.
+def _describe(error: Exception) -> str:
     trace = error.__traceback__
     if trace is None:
         return type(error).__name__
@@ -108,14 +114,14 @@ def _where(error: Exception) -> str:
     return f"{type(error).__name__} at {name}:{trace.tb_lineno}"
 
 
-def _packet(values: Mapping[str, Any]) -> bytes:
-    # Lone surrogates, which a header may hold, are no UTF-8: they become question marks.
-    return json.dumps(values, ensure_ascii=False, default=_plain).encode("utf-8", "replace")
+def _encode(values: Mapping[str, Any]) -> bytes:
+    # Lone surrogates, which a header may hold, are not valid UTF-8: they become question marks.
+    return json.dumps(values, ensure_ascii=False, default=_to_json_value).encode("utf-8", "replace")
 
 
-def _plain(value: object) -> object:
+def _to_json_value(value: object) -> object:
     if isinstance(value, date):
         return value.isoformat()
-    if hasattr(value, "item"):  # A number of numpy's.
+    if hasattr(value, "item"):  # A NumPy scalar.
         return value.item()
-    raise TypeError(f"{type(value).__name__} is not plain")
+    raise TypeError(f"{type(value).__name__} has no JSON form")

@@ -1,7 +1,7 @@
-"""What a decode worker answers, checked: a worker that was taken over may answer anything.
+"""Validation of a decode worker's responses: a compromised worker may send anything.
 
-It can lie about its own image; it cannot make the agent run code, allocate without bound or take
-one image's answer for another's.
+It can return wrong pixels for its own image. It cannot make the agent run code, allocate without
+bound, or mistake one image's response for another's.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from hilum.codes import ErrorCode
 _MAX_SIDE: Final = 1 << 20
 _MAX_BITS: Final = 64
 _Side = Annotated[int, Field(ge=1, le=_MAX_SIDE)]
-_KINDS: Final = {
-    name: kind
-    for name, kind in vars(errors).items()
-    if isinstance(kind, type) and issubclass(kind, HilumError)
+_ERROR_TYPES: Final = {
+    name: type_
+    for name, type_ in vars(errors).items()
+    if isinstance(type_, type) and issubclass(type_, HilumError)
 }
 
 
 class ProtocolViolation(DecoderFailed):
-    """The worker broke the agreement; nothing it says can be used."""
+    """The worker's response breaks the protocol; nothing in it is used."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Decoded:
-    """One study image, decoded; the pixels are the agent's own copy."""
+class DecodedStudy:
+    """A decoded study image; the pixels are the agent's own copy."""
 
     radiograph: Radiograph
     context: StudyContext
 
 
-class _Plain(BaseModel):
+class _StrictModel(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
@@ -52,60 +52,68 @@ def _check_sizes(facts: ImageFacts) -> ImageFacts:
     return facts
 
 
-class _Error(_Plain):
-    kind: str
+class _ErrorFields(_StrictModel):
+    type: str
     code: ErrorCode
     message: str
     hint: str
 
 
-class _Answer(_Plain):
+class _Response(_StrictModel):
     sequence: int
-    error: _Error | None = None
+    error: _ErrorFields | None = None
     shape: tuple[_Side, _Side] | None = None
     facts: Annotated[ImageFacts, AfterValidator(_check_sizes)] | None = None
     warnings: tuple[ImageWarning, ...] | None = None
     context: StudyContext | None = None
 
     @model_validator(mode="after")
-    def _is_one_or_the_other(self) -> _Answer:
-        whole = None not in (self.shape, self.facts, self.warnings, self.context)
-        if whole == (self.error is not None):
-            raise ValueError("neither an error nor a whole image")
+    def _is_error_or_image(self) -> _Response:
+        is_complete = None not in (self.shape, self.facts, self.warnings, self.context)
+        if is_complete == (self.error is not None):
+            raise ValueError("neither an error nor a complete image")
         return self
 
 
-def read_answer(packet: bytes, request: DecodeRequest, memory: SharedImageBuffer) -> Decoded:
-    """Read an answer and copy its pixels out of the shared memory.
+def read_response(packet: bytes, request: DecodeRequest, memory: SharedImageBuffer) -> DecodedStudy:
+    """Validate a response and copy its pixels out of the shared memory.
+
+    Args:
+        packet: the response as received.
+        request: the request that it must belong to.
+        memory: the worker's shared memory.
+
+    Returns:
+        The decoded study image.
 
     Raises:
-        InvalidAnswer: it is not of the agreed form, or belongs to another request.
-        HilumError: what the worker raised: same type, code, message and hint.
+        ProtocolViolation: it is malformed, or belongs to another request.
+        HilumError: the error that the worker raised: same type, code, message and hint.
     """
     try:
-        answer = _Answer.model_validate_json(packet)
+        response = _Response.model_validate_json(packet)
     except ValidationError as error:
         problems = ", ".join(sorted({problem["type"] for problem in error.errors()}))
-        raise ProtocolViolation(f"The decoder's answer cannot be read ({problems}).") from None
-    if answer.sequence != request.sequence:
-        raise ProtocolViolation("The decoder answered another request.")
-    if answer.error is not None:
-        raise _rebuilt(answer.error)
+        raise ProtocolViolation(f"The decoder's response cannot be read ({problems}).") from None
+    if response.sequence != request.sequence:
+        raise ProtocolViolation("The decoder's response belongs to another request.")
+    if response.error is not None:
+        raise _rebuild_error(response.error)
     if (
-        answer.shape is None
-        or answer.facts is None
-        or answer.warnings is None
-        or answer.context is None
+        response.shape is None
+        or response.facts is None
+        or response.warnings is None
+        or response.context is None
     ):
-        raise ProtocolViolation("The decoder's answer is not whole.")
-    if answer.shape[0] * answer.shape[1] > memory.output_bytes:
-        raise ProtocolViolation("The decoder claims more pixels than there is room for.")
-    pixels = memory.take_pixels(answer.shape)
-    return Decoded(Radiograph(pixels, answer.facts, answer.warnings), answer.context)
+        raise ProtocolViolation("The decoder's response is incomplete.")
+    if response.shape[0] * response.shape[1] > memory.output_bytes:
+        raise ProtocolViolation("The decoder's response has more pixels than there is room for.")
+    pixels = memory.copy_pixels(response.shape)
+    return DecodedStudy(Radiograph(pixels, response.facts, response.warnings), response.context)
 
 
-def _rebuilt(said: _Error) -> HilumError:
-    kind = _KINDS.get(said.kind)
-    if kind is None:
-        raise ProtocolViolation("The decoder raised an error of an unknown kind.")
-    return kind(said.message, code=said.code, hint=said.hint)
+def _rebuild_error(fields: _ErrorFields) -> HilumError:
+    type_ = _ERROR_TYPES.get(fields.type)
+    if type_ is None:
+        raise ProtocolViolation("The decoder raised an error of an unknown type.")
+    return type_(fields.message, code=fields.code, hint=fields.hint)

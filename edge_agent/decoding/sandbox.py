@@ -1,64 +1,51 @@
-"""What a process that decodes hostile bytes gives up first. Linux only; no seccomp filter (yet)."""
+"""Restrictions that a decoder process places on itself. Linux only; no seccomp filter yet."""
 
 from __future__ import annotations
 
-import ctypes
-import os
 import resource
 import signal
 from pathlib import Path
 from typing import Final
 
+from edge_agent.system.processes import set_process_attribute
+
 # linux/prctl.h
-_PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
 _PR_SET_NO_NEW_PRIVS: Final = 38
 
-_OPEN_FILES: Final = 64
+_MAX_OPEN_FILES: Final = 64
 _OOM_SCORE: Final = "500"
-_libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
-def die_with_parent(parent_pid: int) -> None:
-    """Be killed when the parent ends, however it ends; now, if it has ended already."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:
-        os._exit(1)
+def ignore_stop_signals() -> None:
+    """Ignore the signals that terminals and service managers send to a whole process group.
 
-
-def leave_signals_to_the_agent() -> None:
-    """Ignore what terminals and service managers send to a whole group of processes.
-
-    The agent finishes what is in flight, then closes its end; that is the signal to go.
+    The agent finishes the requests in flight first; the decoder processes end when it closes its
+    end of their channel.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
 
 
-def give_up_privileges() -> None:
-    """No new privileges, no core dump (it would hold an image), no tracing, no file written.
+def drop_privileges() -> None:
+    """Forbid new privileges, core dumps (they would hold an image), tracing and writing of files.
 
-    Under memory pressure the kernel takes this process before the agent.
+    Under memory pressure the kernel kills this process before the agent.
     """
     Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE, encoding="ascii")
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    _prctl(_PR_SET_DUMPABLE, 0)
+    set_process_attribute(_PR_SET_NO_NEW_PRIVS, 1)
+    set_process_attribute(_PR_SET_DUMPABLE, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, _OPEN_FILES))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_MAX_OPEN_FILES, _MAX_OPEN_FILES))
 
 
 def limit_memory(more_bytes: int) -> None:
     """Allow this much address space beyond what is mapped now.
 
-    RLIMIT_AS rather than RLIMIT_DATA: it counts shared mappings too, and what libraries have
-    mapped already does not matter because the bound starts from there.
+    RLIMIT_AS rather than RLIMIT_DATA, because it counts shared mappings too. The bound starts from
+    the present size, so it does not depend on how much the libraries have mapped.
     """
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     bound = pages * resource.getpagesize() + more_bytes
     resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
-
-
-def _prctl(option: int, value: int) -> None:
-    if _libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), f"prctl({option}) failed")

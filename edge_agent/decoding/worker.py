@@ -1,4 +1,4 @@
-"""What one decode worker does: hostile bytes to pixels, one image after the other."""
+"""The decode worker: turns hostile bytes into pixels, one image after the other."""
 
 from __future__ import annotations
 
@@ -9,23 +9,29 @@ from typing import Final
 from edge_agent.core.radiograph import Radiograph
 from edge_agent.core.study_context import StudyContext
 from edge_agent.decoding import sandbox
-from edge_agent.decoding.protocol import MAX_MESSAGE_BYTES, READY, DecodeRequest, failure, success
+from edge_agent.decoding.protocol import (
+    MAX_MESSAGE_BYTES,
+    READY,
+    DecodeRequest,
+    encode_failure,
+    encode_success,
+)
 from edge_agent.decoding.shared_memory import SharedImageBuffer
 from edge_agent.errors import DecoderFailed
 from edge_agent.imaging import Limits
 
 Reader = Callable[..., tuple[Radiograph, StudyContext]]
-"""Called as `edge_agent.imaging.read_study` is: `(data, limits=..., fit=...)`."""
+"""A function like `edge_agent.imaging.read_study`: `(data, limits=..., fit=...)`."""
 _WARM_UP_FIT: Final = (320, 320)
 
 
 def warm_up(reader: Reader, sample: bytes) -> None:
-    """Read our own sample, whatever little the agent's limits let callers send."""
+    """Read a sample image, with default limits: the agent's may be too small for the sample."""
     reader(sample, limits=Limits(), fit=_WARM_UP_FIT)
 
 
 class DecodeWorker:
-    """Reads and answers; one of it per process."""
+    """Serves decode requests; one per process."""
 
     def __init__(self, reader: Reader, limits: Limits, memory: SharedImageBuffer) -> None:
         self._reader = reader
@@ -33,24 +39,30 @@ class DecodeWorker:
         self._memory = memory
 
     def run(self, agent: socket.socket, sample: bytes, memory_bytes: int) -> None:
-        """Warm up, say so, then answer until the agent closes its end."""
-        sandbox.give_up_privileges()
+        """Warm up, report readiness, then serve until the agent closes its end.
+
+        Args:
+            agent: the channel, SOCK_SEQPACKET.
+            sample: an image to warm up with.
+            memory_bytes: address space allowed beyond that of the warm process.
+        """
+        sandbox.drop_privileges()
         warm_up(self._reader, sample)
         sandbox.limit_memory(memory_bytes)
         agent.send(READY)
         while packet := agent.recv(MAX_MESSAGE_BYTES):
-            agent.send(self._answer(DecodeRequest.from_bytes(packet)))
+            agent.send(self._handle(DecodeRequest.from_bytes(packet)))
 
-    def _answer(self, request: DecodeRequest) -> bytes:
+    def _handle(self, request: DecodeRequest) -> bytes:
         try:
-            image = self._memory.image(request.size_bytes)
+            image = self._memory.view_image(request.size_bytes)
             radiograph, context = self._reader(image, limits=self._limits, fit=request.fit)
-            self._memory.put_pixels(radiograph.pixels)
-            return success(request.sequence, radiograph, context)
+            self._memory.write_pixels(radiograph.pixels)
+            return encode_success(request.sequence, radiograph, context)
         except MemoryError:
-            return failure(
+            return encode_failure(
                 request.sequence,
                 DecoderFailed("Decoding this image needs more memory than is allowed."),
             )
-        except Exception as error:  # noqa: BLE001  # whatever a decoder raises is this image's answer
-            return failure(request.sequence, error)
+        except Exception as error:  # noqa: BLE001  # a decoder's bug is this image's response
+            return encode_failure(request.sequence, error)

@@ -1,4 +1,4 @@
-"""The agent's side of the decode processes: start the nursery, get workers from it, end them."""
+"""The agent's side of the decoder processes: start the zygote, have it fork and kill workers."""
 
 from __future__ import annotations
 
@@ -17,57 +17,61 @@ from edge_agent.decoding.protocol import MAX_MESSAGE_BYTES, READY, DecodeRequest
 from edge_agent.decoding.shared_memory import SharedImageBuffer
 from edge_agent.errors import DecoderFailed
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _START_TIMEOUT_S: Final = 60.0
-_END_TIMEOUT_S: Final = 5.0
-_KEPT_ENVIRONMENT: Final = ("PATH", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "LD_LIBRARY_PATH")
-_ONE_THREAD: Final = {
+_EXIT_TIMEOUT_S: Final = 5.0
+_EXIT_STATUS_TIMEOUT_S: Final = 1.0
+_PASSED_ENVIRONMENT: Final = ("PATH", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "LD_LIBRARY_PATH")
+_SINGLE_THREADED: Final = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MALLOC_ARENA_MAX": "1",
 }
-# Given back after each image and taken anew, an image's pages cost a quarter of its decoding.
-_KEEPS_PAGES: Final = {
+# Unmapping an image's pages after each image and mapping new ones costs a quarter of its decoding.
+_KEEP_FREED_PAGES: Final = {
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
 }
 
 
 class WorkerExited(DecoderFailed):
-    """A worker process ended where it should not have."""
+    """A worker process exited while it was in use."""
 
 
 class WorkerProcess:
-    """One worker process as the agent sees it. Used by one request at a time."""
+    """The agent's handle of a worker process. Used by one request at a time."""
 
     def __init__(self, worker_id: int, memory: SharedImageBuffer, channel: socket.socket) -> None:
         self.id = worker_id
         self.pid: int | None = None
         self.memory = memory
         self._channel = channel
-        self._receiving = False
-        self.gone: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
-        """Done when the process has ended; its exit status, negative for a signal, if known."""
-        self.gone.add_done_callback(lambda _: self._close_if_done())
+        self._is_receiving = False
+        self.exited: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+        """Done when the process has exited: its exit status, negative for a signal, if known."""
+        self.exited.add_done_callback(lambda _: self._close_channel_if_unused())
 
-    async def ready(self) -> None:
-        """Wait until it is warm.
+    async def wait_until_ready(self) -> None:
+        """Wait until the worker is warm.
 
         Raises:
-            WorkerEnded: it ended before.
+            WorkerExited: the process exited before.
         """
         if await self._receive() != READY:
-            raise WorkerExited(f"A decoder process ended while it started: {await self.how()}.")
+            raise WorkerExited(
+                f"A decoder process ended while it started: {await self._describe_exit()}."
+            )
 
-    def send(self, request: DecodeRequest) -> bool:
-        """Hand over a request whose image lies in the memory.
+    def send_request(self, request: DecodeRequest) -> bool:
+        """Send a request whose image is in the memory.
 
-        False if the process has ended, or has said something without being asked.
+        Returns:
+            False if the process has exited, or has sent a message that was not requested.
         """
         try:
             self._channel.recv(1)
-        except BlockingIOError:  # Silence, as it should be.
+        except BlockingIOError:  # No message is pending, as it should be.
             with suppress(OSError):
                 self._channel.send(request.to_bytes())
                 return True
@@ -75,23 +79,21 @@ class WorkerProcess:
             return False
         return False
 
-    async def answer(self) -> bytes:
-        """Wait for the answer.
+    async def receive_response(self) -> bytes:
+        """Wait for the response.
 
         Raises:
-            WorkerEnded: the process ended without one.
+            WorkerExited: the process exited without one.
         """
         packet = await self._receive()
         if not packet:
-            raise WorkerExited(
-                f"The decoder process ended while it decoded this image: {await self.how()}."
-            )
+            how = await self._describe_exit()
+            raise WorkerExited(f"The decoder process ended while it decoded this image: {how}.")
         return packet
 
-    async def how(self) -> str:
-        """How it ended, in words."""
+    async def _describe_exit(self) -> str:
         try:
-            status = await asyncio.wait_for(asyncio.shield(self.gone), 1.0)
+            status = await asyncio.wait_for(asyncio.shield(self.exited), _EXIT_STATUS_TIMEOUT_S)
         except TimeoutError:
             return "it closed its channel"
         if status is None:
@@ -100,30 +102,30 @@ class WorkerProcess:
             return f"signal {signal.Signals(-status).name}"
         return f"exit status {status}"
 
-    def retire(self) -> None:
-        """No request uses it any more: free its memory as soon as the process has ended."""
-        self.gone.add_done_callback(lambda _: self.memory.release())
+    def release_memory_on_exit(self) -> None:
+        """Unmap the memory as soon as the process has exited; no request may use the worker."""
+        self.exited.add_done_callback(lambda _: self.memory.unmap())
 
     async def _receive(self) -> bytes:
-        if self.gone.done():
+        if self.exited.done():
             return b""
-        self._receiving = True
+        self._is_receiving = True
         try:
             return await asyncio.get_running_loop().sock_recv(self._channel, MAX_MESSAGE_BYTES)
         except OSError:
             return b""
         finally:
-            self._receiving = False
-            self._close_if_done()
+            self._is_receiving = False
+            self._close_channel_if_unused()
 
-    def _close_if_done(self) -> None:
-        # Never under a pending receive: it would wait for ever, or for another socket's bytes.
-        if self.gone.done() and not self._receiving:
+    def _close_channel_if_unused(self) -> None:
+        # Never during a receive: it would wait for ever, or for another socket's bytes.
+        if self.exited.done() and not self._is_receiving:
             self._channel.close()
 
 
 class Zygote:
-    """The process that workers are forked from; see `decode_nursery_main`."""
+    """The agent's handle of the process that workers are forked from; see `decoding.zygote`."""
 
     def __init__(self, process: subprocess.Popen[bytes], channel: socket.socket) -> None:
         self.pid = process.pid
@@ -131,119 +133,126 @@ class Zygote:
         self._channel = channel
         self._workers: dict[int, WorkerProcess] = {}
         self._last_id = 0
-        self.alive = True
+        self.is_running = True
         loop = asyncio.get_running_loop()
-        self._ready: asyncio.Future[str | None] = loop.create_future()
-        self._listening = loop.create_task(self._listen())
+        self._started: asyncio.Future[str | None] = loop.create_future()
+        """Done when the process has started: the reason if it failed, else None."""
+        self._reading = loop.create_task(self._read_events())
 
     @classmethod
     async def start(cls, config: WorkerConfig) -> Zygote:
-        """Start the process and wait until it has imported everything.
+        """Start the process and wait until it has imported the decoders.
 
         Raises:
             DecoderFailed: it cannot start.
         """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
-        with theirs:
-            nursery = cls(_start_process(theirs.fileno(), config), ours)
+        agent_end, zygote_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        agent_end.setblocking(False)
+        with zygote_end:
+            zygote = cls(_start_process(zygote_end.fileno(), config), agent_end)
         try:
             async with asyncio.timeout(_START_TIMEOUT_S):
-                failure = await nursery._ready
+                failure = await zygote._started
         except BaseException:
-            await nursery.close()
+            await zygote.close()
             raise
         if failure is not None:
-            await nursery.close()
+            await zygote.close()
             raise DecoderFailed(
                 f"The decoder processes cannot start: {failure}.",
-                hint="Check that the agent is installed whole; `hilum-edge detect` says more.",
+                hint="Check that the agent is installed completely; try `hilum-edge detect`.",
             )
-        return nursery
+        return zygote
 
-    def fork(self, memory: SharedImageBuffer) -> WorkerProcess:
-        """Ask for a new worker with this memory, whose descriptor is closed; await its `ready`.
+    def fork_worker(self, memory: SharedImageBuffer) -> WorkerProcess:
+        """Request a new worker, to be used after its `wait_until_ready`.
+
+        Args:
+            memory: the worker's memory, whose descriptor is closed here.
 
         Raises:
-            OSError: the nursery cannot be asked.
+            OSError: the zygote cannot be reached.
         """
         self._last_id += 1
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
-        worker = WorkerProcess(self._last_id, memory, ours)
-        with theirs:
+        agent_end, worker_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        agent_end.setblocking(False)
+        worker = WorkerProcess(self._last_id, memory, agent_end)
+        with worker_end:
             try:
-                order = json.dumps({"do": "fork", "worker": worker.id}).encode()
-                socket.send_fds(self._channel, [order], [theirs.fileno(), memory.fd])
+                command = json.dumps({"command": "fork", "worker_id": worker.id}).encode()
+                socket.send_fds(self._channel, [command], [worker_end.fileno(), memory.fd])
             except OSError:
-                worker.gone.set_result(None)
+                worker.exited.set_result(None)
                 raise
             finally:
                 memory.close_fd()
         self._workers[worker.id] = worker
         return worker
 
-    def kill(self, worker: WorkerProcess) -> None:
-        """End a worker now. The nursery does it: to its parent a pid is never somebody else's."""
-        if worker.gone.done() or self._workers.get(worker.id) is not worker:
+    def kill_worker(self, worker: WorkerProcess) -> None:
+        """Have the zygote kill a worker: only for its parent is a pid never reused."""
+        if worker.exited.done() or self._workers.get(worker.id) is not worker:
             return
         try:
-            self._channel.send(json.dumps({"do": "kill", "worker": worker.id}).encode())
+            self._channel.send(json.dumps({"command": "kill", "worker_id": worker.id}).encode())
         except BlockingIOError:
-            log.warning("the decoder nursery no longer listens; ending it with all workers")
+            _log.warning("The zygote no longer reads commands; killing it with all workers")
             self._process.kill()
         except OSError:
-            log.info("the decoder nursery has just ended, and all workers with it")
+            _log.info("The zygote has just exited, and all workers with it")
 
     async def close(self) -> None:
-        """End the nursery and all workers; returns when none is left."""
-        if self.alive:
+        """End the zygote and all workers; returns when none is left."""
+        if self.is_running:
             self._channel.shutdown(socket.SHUT_RDWR)
-        await self._listening
+        await self._reading
         try:
-            await asyncio.to_thread(self._process.wait, _END_TIMEOUT_S)
+            await asyncio.to_thread(self._process.wait, _EXIT_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             await asyncio.to_thread(self._process.wait)
 
-    async def _listen(self) -> None:
+    async def _read_events(self) -> None:
         loop = asyncio.get_running_loop()
         try:
             while packet := await loop.sock_recv(self._channel, MAX_MESSAGE_BYTES):
-                self._hear(json.loads(packet))
+                self._handle_event(json.loads(packet))
         except OSError as error:
-            log.warning("lost the decoder processes: %s", error.strerror)
+            _log.warning("Lost the decoder processes", extra={"error": error.strerror})
         finally:
-            self.alive = False
+            self.is_running = False
             self._channel.close()
-            if not self._ready.done():
-                self._ready.set_result("the process ended by itself")
+            if not self._started.done():
+                self._started.set_result("the process exited")
             for worker in list(self._workers.values()):
-                self._forget(worker.id, None)
+                self._mark_exited(worker.id, None)
 
-    def _hear(self, told: dict[str, Any]) -> None:
-        if "born" in told:
-            self._workers[told["born"]].pid = told["pid"]
-        elif "died" in told:
-            self._forget(told["died"], told["status"])
-        else:
-            self._ready.set_result(told.get("failed"))
+    def _handle_event(self, event: dict[str, Any]) -> None:
+        match event["event"]:
+            case "forked":
+                self._workers[event["worker_id"]].pid = event["pid"]
+            case "exited":
+                self._mark_exited(event["worker_id"], event["status"])
+            case "failed":
+                self._started.set_result(event["message"])
+            case _:
+                self._started.set_result(None)
 
-    def _forget(self, worker_id: int, status: int | None) -> None:
+    def _mark_exited(self, worker_id: int, status: int | None) -> None:
         worker = self._workers.pop(worker_id)
-        if not worker.gone.done():
-            worker.gone.set_result(status)
+        if not worker.exited.done():
+            worker.exited.set_result(status)
 
 
 def _start_process(channel_fd: int, config: WorkerConfig) -> subprocess.Popen[bytes]:
-    # The environment may hold secrets that a process which reads hostile bytes has no use for.
-    # Decoders write about the file's content to standard error: that is patient data, not a log.
-    environment = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
+    # The environment may hold secrets, which a process that reads hostile bytes does not need.
+    # Decoders quote the file's content on standard error: that is patient data and is discarded.
+    environment = {name: os.environ[name] for name in _PASSED_ENVIRONMENT if name in os.environ}
     module = "edge_agent.decoding.zygote"
-    return subprocess.Popen(  # noqa: S603  # our own interpreter and module
+    return subprocess.Popen(  # noqa: S603  # the agent's own interpreter and module
         [sys.executable, "-P", "-m", module, str(channel_fd), config.to_json()],
         pass_fds=[channel_fd],
-        env=environment | _ONE_THREAD | _KEEPS_PAGES,
+        env=environment | _SINGLE_THREADED | _KEEP_FREED_PAGES,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

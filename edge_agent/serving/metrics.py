@@ -50,8 +50,8 @@ class DecodeFailure(StrEnum):
     """How decoding failed other than by refusing the image, as `DecodeStats.failures` names it."""
 
     ABANDONED = "abandoned"
-    ENDED = "ended"
-    INVALID_ANSWER = "invalid_answer"
+    EXITED = "exited"
+    PROTOCOL_VIOLATION = "protocol_violation"
     RAISED = "raised"
     TIMED_OUT = "timed_out"
 

@@ -1,42 +1,71 @@
-"""A process and all that it has started, and the memory they hold, as the kernel tells it."""
+"""Processes on Linux: their descendants, the memory that they hold, and how they end."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 from pathlib import Path
 from typing import Final
 
+_PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 _PAGE_KB: Final = os.sysconf("SC_PAGE_SIZE") // 1024
+_libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
-def family(pid: int) -> list[int]:
-    """The process, its children, theirs and so on."""
-    found = [pid]
+def die_with_parent(parent_pid: int) -> None:
+    """Have the kernel kill this process when its parent ends, even while native code hangs.
+
+    Ends the process at once if the parent has ended already.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    set_process_attribute(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        os._exit(1)
+
+
+def set_process_attribute(option: int, value: int) -> None:
+    """Call prctl(2).
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    if _libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl({option}) failed")
+
+
+def process_tree(pid: int) -> list[int]:
+    """Return the pids of a process and of all its descendants, parents first."""
+    tree = [pid]
     for children in Path(f"/proc/{pid}/task").glob("*/children"):
         try:
             pids = children.read_text(encoding="ascii").split()
-        except OSError:  # It has just ended.
+        except OSError:  # The process has just ended.
             continue
         for child in map(int, pids):
-            found += family(child)
-    return found
+            tree += process_tree(child)
+    return tree
 
 
 def memory_kb(pid: int) -> int:
-    """Proportional set size, so that what processes share counts once; 0 if it has ended.
+    """Return a process's proportional set size in KiB; 0 if it has ended.
 
-    A decode worker shows it only to root; to others, what is resident and not shared.
+    Memory that several processes share is divided among them. The kernel shows a decoder
+    process's proportional size to root only; other users get the resident memory that is not
+    shared.
     """
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
     except PermissionError:
-        return _own_resident_kb(pid)
+        return _unshared_resident_kb(pid)
     except (OSError, StopIteration):
         return 0
 
 
-def _own_resident_kb(pid: int) -> int:
+def _unshared_resident_kb(pid: int) -> int:
     try:
         _size, resident, shared, *_ = map(
             int, Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()

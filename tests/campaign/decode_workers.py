@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 
 from edge_agent.decoding.pool import DecodePolicy, DecoderPool
-from edge_agent.decoding.responses import Decoded
+from edge_agent.decoding.responses import DecodedStudy
 from edge_agent.errors import DecoderFailed
 from edge_agent.imaging import Limits
 from tests.support.images.hostile_reader import PATH, misbehaving
@@ -61,7 +61,7 @@ def tag_of(picture: np.ndarray) -> int | None:
     return int(bright[0]) if len(bright) == 1 else None
 
 
-def tag_in(decoded: Decoded) -> int | None:
+def tag_in(decoded: DecodedStudy) -> int | None:
     """The tag of what an answer holds."""
     return tag_of(decoded.radiograph.pixels)
 
@@ -139,7 +139,7 @@ def _kill_something(
     pool: DecoderPool, chance: random.Random, tally: Tally, *, everything: bool
 ) -> None:
     stats = pool.stats()
-    pid = stats.nursery_pid if everything else chance.choice(stats.pids or (None,))
+    pid = stats.zygote_pid if everything else chance.choice(stats.pids or (None,))
     if pid is not None:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

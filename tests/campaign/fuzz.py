@@ -28,7 +28,7 @@ import httpx
 from google.protobuf.message import DecodeError
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from edge_agent.system.processes import family, memory_kb
+from edge_agent.system.processes import memory_kb, process_tree
 from hilum.codes import ErrorCode
 from hilum.v1 import detection_pb2 as pb
 from tests.support.agents.live import LiveAgent, live_agent
@@ -195,7 +195,7 @@ def campaign(
         while number < rounds if rounds is not None else time.monotonic() < started + seconds:
             _round(target, check, tally, first_seed + number, examples)
             number += 1
-            pids = family(target.agent.process.pid)
+            pids = process_tree(target.agent.process.pid)
             tally.most_memory_mb = max(tally.most_memory_mb, sum(map(memory_kb, pids)) / 1e3)
             told(f"{time.monotonic() - started:.0f} s, {tally.ends.total()} requests")
             if not target.agent.alive:

@@ -117,7 +117,7 @@ class Campaign:
         decoder = self.agent._decoder
         assert isinstance(decoder, SandboxedDecoder)
         stats = decoder.stats()
-        pid = stats.nursery_pid if everything else self.chance.choice(stats.pids or (None,))
+        pid = stats.zygote_pid if everything else self.chance.choice(stats.pids or (None,))
         if pid is not None:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -6,11 +6,9 @@ compiles. Here that costs nothing but this process.
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import json
 import os
-import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -28,16 +26,16 @@ from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.golden import read_picture, run_golden
 from edge_agent.engines.selection.probe import ProbeJob, ProbeReady, TimingRequest
 from edge_agent.errors import BundleInvalid, HilumError
+from edge_agent.system.processes import die_with_parent
 
 _NICENESS: Final = 5
-_PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 _MAX_WORDS: Final = 500
 
 
 def main() -> None:
     """Open the engine, say whether it agrees, then time it as often as asked."""
     channel_fd, agent_pid = map(int, sys.argv[1:])
-    _die_with(agent_pid)
+    die_with_parent(agent_pid)
     os.nice(_NICENESS)
     channel: Connection[bytes, bytes] = Connection(channel_fd)
     with suppress(EOFError, ConnectionError):
@@ -116,13 +114,6 @@ def _failure(error: Exception) -> dict[str, Any]:
 
 def _send(channel: Connection[bytes, bytes], answer: dict[str, Any]) -> None:
     channel.send_bytes(json.dumps(answer).encode())
-
-
-def _die_with(agent_pid: int) -> None:
-    """Be killed when the agent ends, however it ends, even while native code hangs here."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0)
-    if os.getppid() != agent_pid:  # It has ended already.
-        os._exit(1)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Decode workers as real processes, against everything that may happen to them."""
+"""The decoder pool with real processes: crashes, hangs, kills, cancellation, forged responses."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ async def workers() -> AsyncIterator[DecoderPool]:
 
 
 async def until(condition: Callable[[], bool], _what: str) -> None:
-    """Wait for it; 30 s without it is a failure."""
+    """Wait until the condition holds; fail after 30 s."""
     async with asyncio.timeout(30):
         while True:
             if condition():
@@ -74,15 +74,15 @@ async def until(condition: Callable[[], bool], _what: str) -> None:
             await asyncio.sleep(0.002)
 
 
-async def all_are_back(workers: DecoderPool) -> None:
-    """All places are filled, and whoever is there answers right."""
+async def wait_for_all_workers(workers: DecoderPool) -> None:
+    """Wait until all workers are there, and check that they respond correctly."""
     await until(lambda: workers.stats().idle == workers.concurrency, "workers were not replaced")
     for tag in range(4):
         assert tag_in(await workers.decode(tagged_image(tag), fit=FIT)) == tag
 
 
-def exists(pid: int) -> bool:
-    """Whether a process runs (one that waits to be reaped does not)."""
+def is_running(pid: int) -> bool:
+    """Return whether a process runs; one that waits to be reaped does not."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
     except FileNotFoundError:
@@ -91,37 +91,37 @@ def exists(pid: int) -> bool:
 
 
 def files(folder: Path) -> list[tuple[str, int]]:
-    """Names and sizes in bytes."""
+    """Return the names and sizes in bytes of a folder's files."""
     return [(path.name, path.stat().st_size) for path in folder.iterdir()]
 
 
 def names(folder: str) -> set[str]:
-    """What lies in a folder."""
+    """Return the names in a folder."""
     return {path.name for path in Path(folder).iterdir()}
 
 
 def libraries(pid: int) -> str:
-    """All files that a process has mapped."""
+    """Return the memory map of a process, with the files that it has mapped."""
     return Path(f"/proc/{pid}/maps").read_text(encoding="ascii")
 
 
 def start_agent() -> tuple[subprocess.Popen[str], list[int]]:
-    """An agent of its own, both of whose workers hang; and its decode processes."""
+    """Start an agent whose two workers hang; return it and the pids of its decoder processes."""
     agent = subprocess.Popen([sys.executable, "-c", AGENT], stdout=subprocess.PIPE, text=True)
     assert agent.stdout is not None
-    with agent.stdout as said:
-        return agent, [int(pid) for pid in said.readline().split()]
+    with agent.stdout as output:
+        return agent, [int(pid) for pid in output.readline().split()]
 
 
 def status(pid: int, name: str) -> int:
-    """A figure of /proc/PID/status, in kB."""
+    """Return a value of /proc/PID/status, in kB."""
     for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
         if line.startswith(name + ":"):
             return int(line.split()[1])
     raise KeyError(name)
 
 
-# --- right answers --------------------------------------------------------------------------
+# --- correct results -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fit", [(640, 640), (512, 1024), None])
@@ -143,13 +143,13 @@ async def test_a_study_is_decoded_exactly_as_in_process(
     assert context.patient_id
 
 
-async def test_started_twice_it_has_no_more_workers(workers: DecoderPool) -> None:
+async def test_starting_twice_starts_no_more_workers(workers: DecoderPool) -> None:
     pids = workers.stats().pids
     await workers.start()
     assert workers.stats().pids == pids
 
 
-async def test_what_is_smaller_than_the_models_input_has_room_to_be_enlarged() -> None:
+async def test_there_is_room_to_enlarge_a_small_image() -> None:
     few = DecoderPool(Limits(max_pixels=SIDE * SIDE), DecodePolicy(workers=1))
     await few.start()
     try:
@@ -159,7 +159,9 @@ async def test_what_is_smaller_than_the_models_input_has_room_to_be_enlarged() -
     assert decoded.radiograph.pixels.shape == (640, 640)
 
 
-async def test_real_rasters_too(workers: DecoderPool, radiographs: list[Path]) -> None:
+async def test_real_rasters_are_decoded_exactly_as_in_process(
+    workers: DecoderPool, radiographs: list[Path]
+) -> None:
     for file in radiographs[:6]:
         data = file.read_bytes()
         here, _context = read_study(data, fit=(640, 640))
@@ -183,17 +185,19 @@ async def test_a_refusal_arrives_as_it_was_raised(workers: DecoderPool, data: by
     assert workers.stats().pids == before
 
 
-async def test_any_error_of_ours_keeps_its_type(workers: DecoderPool) -> None:
+async def test_any_error_of_the_agent_keeps_its_type(workers: DecoderPool) -> None:
     with pytest.raises(EngineFailed) as raised:
         await workers.decode(misbehaving("ours", b""))
     assert (raised.value.code, raised.value.hint) == (ErrorCode.INTERNAL, "A hint.")
 
 
-async def test_a_bug_says_where_but_not_what_the_header_held(workers: DecoderPool) -> None:
+async def test_a_bugs_error_names_the_line_but_not_the_headers_content(
+    workers: DecoderPool,
+) -> None:
     with pytest.raises(DecoderFailed, match=r"LookupError at hostile_reader\.py:\d+") as raised:
         await workers.decode(misbehaving("bug", b""))
     assert "Doe" not in str(raised.value)
-    await all_are_back(workers)
+    await wait_for_all_workers(workers)
 
 
 async def test_a_file_beyond_the_limit_is_refused_before_it_is_copied() -> None:
@@ -220,7 +224,7 @@ async def test_a_file_beyond_the_limit_is_refused_before_it_is_copied() -> None:
         ("close", "closed its channel"),
     ],
 )
-async def test_a_crash_costs_one_image_its_answer(
+async def test_a_crash_costs_one_image_its_result(
     workers: DecoderPool, command: str, how: str
 ) -> None:
     before = workers.stats()
@@ -233,7 +237,7 @@ async def test_a_crash_costs_one_image_its_answer(
     assert isinstance(crash, DecoderFailed)
     assert how in crash.message
     assert [tag_in(other) for other in others if not isinstance(other, BaseException)] == [5] * 6
-    await all_are_back(workers)
+    await wait_for_all_workers(workers)
     assert workers.stats().replaced == before.replaced + 1
     assert len(set(workers.stats().pids) & set(before.pids)) == 1
 
@@ -241,20 +245,22 @@ async def test_a_crash_costs_one_image_its_answer(
 async def test_a_memory_bomb_is_an_error_and_the_agent_lives(workers: DecoderPool) -> None:
     with pytest.raises(DecoderFailed, match="more memory than is allowed"):
         await workers.decode(misbehaving("bomb", tagged_image(0)))
-    await all_are_back(workers)
+    await wait_for_all_workers(workers)
 
 
 @pytest.mark.parametrize("command", ["hang", "hang-native"])
-async def test_a_hang_ends_when_its_time_is_over(workers: DecoderPool, command: str) -> None:
+async def test_a_hang_ends_with_its_timeout(workers: DecoderPool, command: str) -> None:
     hang = asyncio.create_task(workers.decode(misbehaving(command, tagged_image(0)), timeout_s=0.2))
     for tag in range(6):
         assert tag_in(await workers.decode(tagged_image(tag), fit=FIT)) == tag
     with pytest.raises(DecoderFailed, match=r"not done with this image in 0\.2 s"):
         await hang
-    await all_are_back(workers)
+    await wait_for_all_workers(workers)
 
 
-async def test_killed_from_outside_while_it_decodes(workers: DecoderPool, tmp_path: Path) -> None:
+async def test_a_worker_that_is_killed_while_it_decodes_fails_only_its_image(
+    workers: DecoderPool, tmp_path: Path
+) -> None:
     before = set(workers.stats().pids)
     slow = [
         asyncio.create_task(
@@ -263,7 +269,7 @@ async def test_killed_from_outside_while_it_decodes(workers: DecoderPool, tmp_pa
         for tag in (1, 2)
     ]
     waiting = asyncio.create_task(workers.decode(tagged_image(9), fit=FIT))
-    await until(lambda: len(files(tmp_path)) == 2, "both have begun")
+    await until(lambda: len(files(tmp_path)) == 2, "both have started")
     victim = min(before)
     os.kill(victim, signal.SIGKILL)
     ends = await asyncio.gather(*slow, return_exceptions=True)
@@ -272,11 +278,11 @@ async def test_killed_from_outside_while_it_decodes(workers: DecoderPool, tmp_pa
     assert [isinstance(end, DecoderFailed) and "SIGKILL" in end.message for end in failed] == [True]
     assert tag_in(answered) == 1 + ends.index(answered)
     assert tag_in(await waiting) == 9
-    await all_are_back(workers)
+    await wait_for_all_workers(workers)
     assert victim not in workers.stats().pids
 
 
-async def test_idle_workers_that_die_are_replaced_and_nobody_notices(
+async def test_idle_workers_that_die_are_replaced(
     workers: DecoderPool,
 ) -> None:
     before = workers.stats()
@@ -285,28 +291,28 @@ async def test_idle_workers_that_die_are_replaced_and_nobody_notices(
     answers = await asyncio.gather(
         *(workers.decode(tagged_image(tag), fit=FIT) for tag in range(8)), return_exceptions=True
     )
-    # One that was handed its image in the very moment of its death may have taken it along.
+    # A worker that received its image at the moment of its death may have taken it along.
     assert sum(isinstance(answer, DecoderFailed) for answer in answers) <= len(before.pids)
     for tag, answer in enumerate(answers):
         if not isinstance(answer, BaseException):
             assert tag_in(answer) == tag
-    await all_are_back(workers)
+    await wait_for_all_workers(workers)
     assert not set(before.pids) & set(workers.stats().pids)
 
 
-async def test_all_of_them_killed_start_again(workers: DecoderPool) -> None:
+async def test_a_killed_zygote_is_started_again(workers: DecoderPool) -> None:
     before = workers.stats()
-    assert before.nursery_pid is not None
-    os.kill(before.nursery_pid, signal.SIGKILL)
-    await until(lambda: workers.stats().nursery_pid not in {None, before.nursery_pid}, "a new one")
-    await all_are_back(workers)
-    assert not [pid for pid in before.pids if exists(pid)]
+    assert before.zygote_pid is not None
+    os.kill(before.zygote_pid, signal.SIGKILL)
+    await until(lambda: workers.stats().zygote_pid not in {None, before.zygote_pid}, "a new one")
+    await wait_for_all_workers(workers)
+    assert not [pid for pid in before.pids if is_running(pid)]
 
 
 # --- cancellation ---------------------------------------------------------------------------
 
 
-async def test_a_late_answer_is_thrown_away_and_its_worker_used_again(
+async def test_a_late_response_is_discarded_and_its_worker_reused(
     workers: DecoderPool,
 ) -> None:
     before = workers.stats()
@@ -314,18 +320,18 @@ async def test_a_late_answer_is_thrown_away_and_its_worker_used_again(
         asyncio.create_task(workers.decode(misbehaving("sleep 0.03", tagged_image(7)), fit=FIT))
         for _ in range(2)
     ]
-    await until(lambda: workers.stats().idle == 0, "both have begun")
+    await until(lambda: workers.stats().idle == 0, "both have started")
     for task in late:
         task.cancel()
     await asyncio.wait(late)
     for tag in range(8, 12):
         assert tag_in(await workers.decode(tagged_image(tag), fit=FIT)) == tag
-    await all_are_back(workers)
+    await wait_for_all_workers(workers)
     assert workers.stats().pids == before.pids
     assert workers.stats().decoded >= before.decoded + 2 + 4
 
 
-async def test_a_cancelled_request_that_goes_on_is_ended(workers: DecoderPool) -> None:
+async def test_a_cancelled_request_that_hangs_is_killed(workers: DecoderPool) -> None:
     before = workers.stats()
     hang = asyncio.create_task(workers.decode(misbehaving("hang", tagged_image(0))))
     await until(lambda: workers.stats().idle == 1, "it has begun")
@@ -333,7 +339,7 @@ async def test_a_cancelled_request_that_goes_on_is_ended(workers: DecoderPool) -
     await asyncio.wait([hang])
     assert hang.cancelled()
     await until(lambda: workers.stats().replaced == before.replaced + 1, "it is replaced")
-    await all_are_back(workers)
+    await wait_for_all_workers(workers)
     assert workers.stats().failures["abandoned"] == before.failures.get("abandoned", 0) + 1
 
 
@@ -354,11 +360,11 @@ async def test_a_deadline_that_passes_while_waiting_for_a_worker(workers: Decode
     assert workers.stats().decoded == before.decoded + workers.concurrency
     in_time = asyncio.get_running_loop().time() + 60
     assert tag_in(await workers.decode(tagged_image(3), fit=FIT, deadline=in_time)) == 3
-    await all_are_back(workers)
+    await wait_for_all_workers(workers)
     assert workers.stats().pids == before.pids
 
 
-async def test_cancelled_while_waiting_for_a_worker(workers: DecoderPool) -> None:
+async def test_requests_may_be_cancelled_while_they_wait_for_a_worker(workers: DecoderPool) -> None:
     slow = [
         asyncio.create_task(workers.decode(misbehaving("sleep 0.05", tagged_image(1)), fit=FIT))
         for _ in range(2)
@@ -372,54 +378,55 @@ async def test_cancelled_while_waiting_for_a_worker(workers: DecoderPool) -> Non
     assert [task.cancelled() for task in waiting] == [True, False] * 3
     assert [tag_in(task.result()) for task in waiting[1::2]] == [1, 3, 5]
     assert [tag_in(await task) for task in slow] == [1, 1]
-    await all_are_back(workers)
+    await wait_for_all_workers(workers)
 
 
-# --- a worker that was taken over -----------------------------------------------------------
+# --- a compromised worker --------------------------------------------------------------------
 
 FACTS = {
     "rows": 256, "columns": 256, "format": "png", "bits_stored": 8, "view": "", "laterality": "",
     "body_part": "", "manufacturer": "", "photometric": "", "transfer_syntax": "", "spacing": None,
-    "warnings": [],
 }  # fmt: skip
 FORGED = {
     "not json": "nonsense",
     "an old sequence": json.dumps(
-        {"sequence": 1, "shape": [256, 256], "facts": FACTS, "context": {}}
+        {"sequence": 1, "shape": [256, 256], "facts": FACTS, "warnings": [], "context": {}}
     ),
     "nothing": json.dumps({"sequence": 1}),
-    "unknown fields": json.dumps({"sequence": 1, "do": "fork"}),
+    "unknown fields": json.dumps({"sequence": 1, "command": "fork"}),
     "deep": "[" * 20_000,
 }
 
 
 @pytest.mark.parametrize("packet", FORGED.values(), ids=FORGED.keys())
-async def test_a_forged_answer_is_refused_and_its_worker_ended(
+async def test_a_forged_response_is_refused_and_its_worker_killed(
     workers: DecoderPool, packet: str
 ) -> None:
     before = workers.stats()
-    with pytest.raises(DecoderFailed, match="answer"):
+    with pytest.raises(DecoderFailed, match="response"):
         await workers.decode(misbehaving(f"say {packet}", tagged_image(2)), fit=FIT)
-    await all_are_back(workers)
+    await wait_for_all_workers(workers)
     assert workers.stats().replaced == before.replaced + 1
-    assert workers.stats().failures["invalid_answer"] > before.failures.get("invalid_answer", 0)
+    assert workers.stats().failures["protocol_violation"] > before.failures.get(
+        "protocol_violation", 0
+    )
 
 
-async def test_a_pickle_is_never_opened(workers: DecoderPool, tmp_path: Path) -> None:
+async def test_a_pickle_is_never_loaded(workers: DecoderPool, tmp_path: Path) -> None:
     made = tmp_path / "made by a pickle"
     with pytest.raises(DecoderFailed, match="cannot be read"):
         await workers.decode(misbehaving(f"say-pickle {made}", tagged_image(2)))
     assert not names(str(tmp_path))
-    await all_are_back(workers)
+    await wait_for_all_workers(workers)
 
 
-async def test_an_answer_in_advance_never_reaches_the_next_request() -> None:
-    """The forged one has the right sequence, so the true one is left over for who comes next.
+async def test_a_response_in_advance_never_reaches_the_next_request() -> None:
+    """The forged response has the right sequence, so the true one is left for the next request.
 
-    It may be there already, then the worker is replaced first; or come later, then it is refused.
+    If it is there already, the worker is replaced first; if it comes later, it is refused.
     """
     async with started(DecodePolicy(workers=1)) as workers:
-        forged = {"sequence": 1, "error": {"kind": "StudyImageRefused", "code": "corrupt",
+        forged = {"sequence": 1, "error": {"type": "StudyImageRefused", "code": "corrupt",
                   "message": "forged", "hint": ""}}  # fmt: skip
         with pytest.raises(StudyImageRefused, match="forged"):
             await workers.decode(misbehaving(f"say {json.dumps(forged)}", tagged_image(1)), fit=FIT)
@@ -430,7 +437,7 @@ async def test_an_answer_in_advance_never_reaches_the_next_request() -> None:
             assert "another request" in str(end)
         else:
             assert tag_in(end) == 2
-        await all_are_back(workers)
+        await wait_for_all_workers(workers)
         assert workers.stats().replaced == 1
 
 
@@ -454,33 +461,33 @@ async def test_a_worker_writes_no_files_and_has_neither_descriptors_nor_secrets(
 async def test_processes_are_small_and_hold_no_engine_and_no_transport(
     workers: DecoderPool,
 ) -> None:
-    nursery_pid = workers.stats().nursery_pid
-    assert nursery_pid is not None
-    mapped = libraries(nursery_pid)
+    zygote_pid = workers.stats().zygote_pid
+    assert zygote_pid is not None
+    mapped = libraries(zygote_pid)
     assert "cv2" in mapped
     assert not [name for name in ("openvino", "grpc", "onnxruntime", "torch") if name in mapped]
-    for pid in (nursery_pid, *workers.stats().pids):
-        # RssAnon counts what is shared with the nursery too, so this is an upper bound.
+    for pid in (zygote_pid, *workers.stats().pids):
+        # RssAnon counts memory shared with the zygote too, so this is an upper bound.
         assert status(pid, "RssAnon") < 100_000
         assert status(pid, "Threads") == 1
 
 
-async def test_the_agent_itself_holds_no_decoder() -> None:
+async def test_the_agent_itself_imports_no_decoder() -> None:
     program = (
         "import sys, edge_agent.decoding.pool\n"
         "print(*{name.split('.')[0] for name in sys.modules} & {'cv2', 'imagecodecs', 'pydicom'})"
     )
-    said = await asyncio.to_thread(
+    completed = await asyncio.to_thread(
         subprocess.run, [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
-    assert not said.stdout.strip()
+    assert not completed.stdout.strip()
 
 
-async def test_signals_for_the_agent_are_left_to_the_agent(workers: DecoderPool) -> None:
+async def test_decoder_processes_ignore_stop_signals(workers: DecoderPool) -> None:
     stats = workers.stats()
-    assert stats.nursery_pid is not None
+    assert stats.zygote_pid is not None
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        for pid in (stats.nursery_pid, *stats.pids):
+        for pid in (stats.zygote_pid, *stats.pids):
             os.kill(pid, number)
     for tag in range(6):
         assert tag_in(await workers.decode(tagged_image(tag), fit=FIT)) == tag
@@ -501,52 +508,52 @@ async def main():
     while workers.stats().idle:
         await asyncio.sleep(0.01)
     stats = workers.stats()
-    print(stats.nursery_pid, *stats.pids, flush=True)
+    print(stats.zygote_pid, *stats.pids, flush=True)
     await asyncio.wait(tasks)
 
 asyncio.run(main())
 """
 
 
-async def test_nothing_is_left_when_the_agent_is_killed() -> None:
-    shared_before = names("/dev/shm")  # noqa: S108  # where named segments would lie
+async def test_no_process_is_left_when_the_agent_is_killed() -> None:
+    shared_before = names("/dev/shm")  # noqa: S108  # where named segments would be
     agent, pids = await asyncio.to_thread(start_agent)
     try:
         assert len(pids) == 3
-        assert all(exists(pid) for pid in pids)
+        assert all(is_running(pid) for pid in pids)
     finally:
         agent.kill()
         agent.wait()
-    await until(lambda: not any(exists(pid) for pid in pids), "all processes have ended")
+    await until(lambda: not any(is_running(pid) for pid in pids), "all processes have ended")
     assert names("/dev/shm") <= shared_before  # noqa: S108  # as above
 
 
-async def test_a_pool_that_is_not_running_says_so() -> None:
+async def test_a_pool_that_is_not_running_is_not_ready() -> None:
     workers = DecoderPool(Limits(), POLICY, reader=PATH)
     with pytest.raises(NotReady):
         await workers.decode(tagged_image(0))
     await workers.close()
 
 
-async def test_closing_ends_everything_and_tells_everybody() -> None:
+async def test_closing_ends_all_processes_and_fails_all_requests() -> None:
     async with started() as workers:
-        pids = (workers.stats().nursery_pid, *workers.stats().pids)
+        pids = (workers.stats().zygote_pid, *workers.stats().pids)
         tasks = [asyncio.create_task(workers.decode(misbehaving("hang", b""))) for _ in range(5)]
         await until(lambda: workers.stats().idle == 0, "all are busy")
         await workers.close()
         ends = await asyncio.gather(*tasks, return_exceptions=True)
         assert all(isinstance(end, DecoderFailed | NotReady) for end in ends)
         assert sum(isinstance(end, NotReady) for end in ends) >= 3
-        assert not [pid for pid in pids if pid is not None and exists(pid)]
+        assert not [pid for pid in pids if pid is not None and is_running(pid)]
         with pytest.raises(NotReady):
             await workers.decode(tagged_image(0))
 
 
-async def test_what_cannot_start_says_why_and_leaves_nothing() -> None:
+async def test_a_failed_start_gives_the_reason_and_leaves_nothing_behind() -> None:
     workers = DecoderPool(Limits(), POLICY, reader="tests.support.images.hostile_reader:absent")
     with pytest.raises(DecoderFailed, match="has no attribute 'absent'"):
         await workers.start()
-    assert workers.stats().nursery_pid is None
+    assert workers.stats().zygote_pid is None
 
 
 # --- over time ------------------------------------------------------------------------------
@@ -584,7 +591,7 @@ async def test_descriptors_stay_flat_over_replacements(workers: DecoderPool) -> 
         for _ in range(count):
             with pytest.raises(DecoderFailed):
                 await workers.decode(misbehaving("exit", b""))
-        await all_are_back(workers)
+        await wait_for_all_workers(workers)
 
     await crashes(2)
     before = len(names("/proc/self/fd"))
@@ -592,7 +599,7 @@ async def test_descriptors_stay_flat_over_replacements(workers: DecoderPool) -> 
     assert len(names("/proc/self/fd")) == before
 
 
-async def test_no_answer_ever_reaches_another_request() -> None:
+async def test_no_response_ever_reaches_another_request() -> None:
     tally = await campaign(500, seed=int(time.time()), kill_all_every=4)
     assert not tally.wrong
     assert sum(tally.ends.values()) == 500

@@ -157,7 +157,7 @@ def test_told_to_stop_it_ends_with_all_it_started_and_a_whole_log(
 ) -> None:
     assert http.get("/model").status_code == 200
     children = descendants(process.pid)
-    assert len(children) >= 3, "the nursery and its workers"
+    assert len(children) >= 3, "the zygote and its workers"
     process.terminate()
     assert process.wait(60) == 0
     assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from edge_agent.system.processes import family
+from edge_agent.system.processes import process_tree
 from tests.support.agents.tagged import agent_process, serving_line
 
 ENDS_WITHIN_S = 60.0
@@ -36,8 +36,8 @@ class LiveAgent:
 
     def helpers(self) -> tuple[int | None, list[int]]:
         """Pids of the process that decode workers are forked from, and of these."""
-        for pid in family(self.process.pid)[1:]:
-            return pid, family(pid)[1:]
+        for pid in process_tree(self.process.pid)[1:]:
+            return pid, process_tree(pid)[1:]
         return None, []
 
     def kill_worker(self, place: int) -> bool:
@@ -45,10 +45,10 @@ class LiveAgent:
         _, workers = self.helpers()
         return bool(workers) and _killed(workers[place % len(workers)])
 
-    def kill_nursery(self) -> bool:
+    def kill_zygote(self) -> bool:
         """`kill -9` the process that decode workers are forked from; they go with it."""
-        nursery, _ = self.helpers()
-        return nursery is not None and _killed(nursery)
+        zygote, _ = self.helpers()
+        return zygote is not None and _killed(zygote)
 
     def metrics(self) -> dict[str, float]:
         """Its own figures, by name with labels."""

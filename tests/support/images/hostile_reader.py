@@ -1,6 +1,6 @@
 """A reader for decode workers that misbehaves on command: what hostile bytes might do to a decoder.
 
-Named to `DecodeWorkers` by its import path; it runs in the worker processes. A file for it is a
+Passed to `DecoderPool` by its import path; it runs in the worker processes. A file for it is a
 command, a line feed and a real image, which is read as usual if the command leaves it alive.
 """
 

@@ -10,7 +10,7 @@ from typing import Final, TextIO
 
 import numpy as np
 
-from edge_agent.system.processes import family, memory_kb
+from edge_agent.system.processes import memory_kb, process_tree
 
 _PAIRS_AT_MOST: Final = 2000
 """Samples that `growth_per_hour` looks at; beyond, evenly spread ones of them."""
@@ -47,7 +47,7 @@ class Watch:
 
     def look(self, requests: int = 0) -> Sample:
         """Take one sample."""
-        pids = family(self._pid)
+        pids = process_tree(self._pid)
         sample = Sample(
             seconds=round(time.monotonic() - self._started, 1),
             requests=requests,

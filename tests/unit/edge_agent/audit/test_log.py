@@ -280,7 +280,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from edge_agent.core.authorization import Action, Principal, Role
-from edge_agent.core.audit_chain import access_event
+from edge_agent.core.audit_chain import make_access_event
 from edge_agent.audit.log import AuditLimits, AuditLog
 log = AuditLog(
     Path(sys.argv[1]), utc_now=lambda: datetime.now(UTC),
@@ -288,7 +288,7 @@ log = AuditLog(
 )
 who = Principal("key:0123456789", Role.CLINIC)
 for number in range(10**9):
-    log.record(access_event(who, Action.DETECT, request=f"{number:08x}"))
+    log.record(make_access_event(who, Action.DETECT, request=f"{number:08x}"))
     if number % 20 == 0 and log.flush():
         print(number, flush=True)
 """
@@ -326,7 +326,7 @@ import json, resource, sys
 from datetime import UTC, datetime
 from pathlib import Path
 from edge_agent.core.authorization import Action, Principal, Role
-from edge_agent.core.audit_chain import access_event
+from edge_agent.core.audit_chain import make_access_event
 from edge_agent.errors import AuditUnavailable
 from edge_agent.audit.log import AuditLimits, AuditLog
 
@@ -343,12 +343,12 @@ try:
     while True:
         log.require()
         granted += 1
-        log.record(access_event(who, Action.DETECT, request=f"{granted:08x}"))
+        log.record(make_access_event(who, Action.DETECT, request=f"{granted:08x}"))
         log.flush(0.2)
 except AuditUnavailable as error:
     refused = [error.code, error.message]
 for _ in range(200):  # under way, or denied: still taken, within bounds
-    log.record(access_event(who, Action.MODEL))
+    log.record(make_access_event(who, Action.MODEL))
 status = log.status
 if sys.argv[2] == "recovers":
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

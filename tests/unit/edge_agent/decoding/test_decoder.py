@@ -1,4 +1,4 @@
-"""A decoder that the detector shares with who draws pictures: deadlines hold while it is busy."""
+"""A decoder that detection and rendering share: deadlines hold while it is busy."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from tests.support.agents.tagged import SIDE, fake_pipeline, in_flight, settings
 FIT = (SIDE, SIDE)
 
 
-class Held:
-    """Reads like `read_study`, but a picture to draw only when the test lets it."""
+class HeldReader:
+    """Reads like `read_study`, but an image to render only after the test sets `free`."""
 
     def __init__(self) -> None:
-        self.begun = threading.Event()
+        self.started = threading.Event()
         self.free = threading.Event()
         self.read: list[tuple[int, int]] = []
 
@@ -37,35 +37,37 @@ class Held:
     ) -> tuple[Radiograph, StudyContext]:
         self.read.append(fit)
         if fit == (MAX_SIDE, MAX_SIDE):
-            self.begun.set()
+            self.started.set()
             assert self.free.wait(60)
         return read_study(data, limits=limits, fit=fit)
 
 
 @asynccontextmanager
-async def drawing(held: Held) -> AsyncIterator[ThreadDecoder]:
-    """A decoder of one thread, which is at work for a renderer."""
+async def rendering(held: HeldReader) -> AsyncIterator[ThreadDecoder]:
+    """A decoder of one thread, which is busy with an image to render."""
     decoder = ThreadDecoder(1, Limits())
-    drawn = asyncio.create_task(Renderer(decoder).render(tagged_png(150)))
+    rendered = asyncio.create_task(Renderer(decoder).render(tagged_png(150)))
     try:
-        assert await asyncio.to_thread(held.begun.wait, 60)
+        assert await asyncio.to_thread(held.started.wait, 60)
         yield decoder
     finally:
         held.free.set()
-        picture = cv2.imdecode(np.frombuffer(await drawn, np.uint8), cv2.IMREAD_UNCHANGED)
+        picture = cv2.imdecode(np.frombuffer(await rendered, np.uint8), cv2.IMREAD_UNCHANGED)
         await decoder.close()
         assert picture.shape == FIT
 
 
 @pytest.fixture
-def held(monkeypatch: pytest.MonkeyPatch) -> Held:
-    held = Held()
+def held(monkeypatch: pytest.MonkeyPatch) -> HeldReader:
+    held = HeldReader()
     monkeypatch.setattr(decoder, "read_study", held)
     return held
 
 
-async def test_a_deadline_passes_for_a_request_that_waits_behind_a_drawing(held: Held) -> None:
-    async with drawing(held) as decoder:
+async def test_a_deadline_passes_for_a_request_that_waits_behind_a_rendering(
+    held: HeldReader,
+) -> None:
+    async with rendering(held) as decoder:
         pipeline = fake_pipeline(settings(), decoder)
         soon = asyncio.get_running_loop().time() + 0.05
         with pytest.raises(DeadlineExceeded):
@@ -77,8 +79,8 @@ async def test_a_deadline_passes_for_a_request_that_waits_behind_a_drawing(held:
         await pipeline.close()
 
 
-async def test_who_is_cancelled_while_waiting_leaves_at_once(held: Held) -> None:
-    async with drawing(held) as decoder:
+async def test_a_request_that_is_cancelled_while_it_waits_ends_at_once(held: HeldReader) -> None:
+    async with rendering(held) as decoder:
         waiting = asyncio.create_task(decoder.decode(tagged_png(150), FIT))
         await asyncio.sleep(0)
         waiting.cancel()

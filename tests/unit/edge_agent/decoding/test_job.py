@@ -1,4 +1,4 @@
-"""A decode job's own clock; the whole of it is tested with real workers."""
+"""Time-outs of a decode job; the rest is tested with real workers."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import pytest
 from edge_agent.decoding.job import DecodeJob
 
 
-async def test_nobody_can_be_hurried_whose_time_has_just_passed() -> None:
-    """Both in one turn of the event loop: the cancellation must stay what it is."""
+async def test_a_timeout_that_has_just_expired_cannot_be_shortened() -> None:
+    """Both happen in one turn of the event loop: the time-out must be reported as one."""
     nothing = cast("Any", None)
     job = DecodeJob(nothing, nothing, memoryview(b""), 5.0, nothing)
 
     async def overdue() -> None:
-        async with asyncio.timeout(0) as job._limit:
+        async with asyncio.timeout(0) as job._timeout:
             try:
                 await asyncio.sleep(60)
             except asyncio.CancelledError:
-                job.hurry(1.0)
+                job.shorten_timeout(1.0)
                 raise
 
     with pytest.raises(TimeoutError):

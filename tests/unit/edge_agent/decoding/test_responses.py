@@ -1,4 +1,4 @@
-"""What a worker says arrives whole, and what it should not have said does not arrive."""
+"""Responses of a worker arrive complete; forged and malformed ones are refused."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from edge_agent.decoding.protocol import (
     MAX_MESSAGE_BYTES,
     DecodeRequest,
     WorkerConfig,
-    failure,
-    success,
+    encode_failure,
+    encode_success,
 )
-from edge_agent.decoding.responses import ProtocolViolation, read_answer
+from edge_agent.decoding.responses import ProtocolViolation, read_response
 from edge_agent.decoding.shared_memory import SharedImageBuffer
 from edge_agent.errors import DecoderFailed, HilumError, StudyImageRefused
 from hilum.codes import ErrorCode, WarningCode
@@ -36,7 +36,7 @@ REQUEST = DecodeRequest(sequence=5, size_bytes=100, fit=None)
 @pytest.fixture(scope="module")
 def memory() -> Any:
     memory = SharedImageBuffer.create(4096, 4096)
-    memory.put_pixels(PIXELS)
+    memory.write_pixels(PIXELS)
     yield memory
     memory.close_fd()
 
@@ -72,11 +72,11 @@ radiographs = st.builds(
 
 
 @given(radiographs, contexts)
-def test_a_study_survives_the_way(
+def test_a_decoded_study_survives_the_transfer(
     memory: SharedImageBuffer, radiograph: Radiograph, context: StudyContext
 ) -> None:
-    packet = success(5, radiograph, context)
-    decoded = read_answer(packet, REQUEST, memory)
+    packet = encode_success(5, radiograph, context)
+    decoded = read_response(packet, REQUEST, memory)
     for field in fields(ImageFacts):
         sent, got = (
             getattr(radiograph.facts, field.name),
@@ -90,64 +90,64 @@ def test_a_study_survives_the_way(
     assert decoded.context == context
 
 
-def test_a_header_may_hold_what_is_no_utf8(memory: SharedImageBuffer) -> None:
+def test_a_header_may_hold_text_that_is_not_utf8(memory: SharedImageBuffer) -> None:
     context = StudyContext(patient_name="M\udcfcller", patient_birth_date=date(1970, 1, 1))
-    decoded = read_answer(success(5, RADIOGRAPH, context), REQUEST, memory)
+    decoded = read_response(encode_success(5, RADIOGRAPH, context), REQUEST, memory)
     assert decoded.context.patient_name == "M?ller"
 
 
 def test_texts_that_fill_a_message_are_refused_as_corrupt(memory: SharedImageBuffer) -> None:
     context = StudyContext(patient_name="x" * MAX_MESSAGE_BYTES)
-    packet = success(5, RADIOGRAPH, context)
+    packet = encode_success(5, RADIOGRAPH, context)
     assert len(packet) < MAX_MESSAGE_BYTES
     with pytest.raises(StudyImageRefused) as refused:
-        read_answer(packet, REQUEST, memory)
+        read_response(packet, REQUEST, memory)
     assert refused.value.code is ErrorCode.CORRUPT
 
 
 @pytest.mark.parametrize(
-    "kind",
-    [k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, HilumError)],
+    "error_type",
+    [t for t in vars(errors).values() if isinstance(t, type) and issubclass(t, HilumError)],
 )
-def test_every_error_of_ours_survives_the_way(
-    memory: SharedImageBuffer, kind: type[HilumError]
+def test_every_error_of_the_agent_survives_the_transfer(
+    memory: SharedImageBuffer, error_type: type[HilumError]
 ) -> None:
-    with pytest.raises(kind) as raised:
-        read_answer(failure(5, kind("why", hint="what to do")), REQUEST, memory)
-    assert type(raised.value) is kind
+    with pytest.raises(error_type) as raised:
+        read_response(encode_failure(5, error_type("why", hint="what to do")), REQUEST, memory)
+    assert type(raised.value) is error_type
     assert (raised.value.message, raised.value.hint) == ("why", "what to do")
-    assert raised.value.code is kind.default_code
+    assert raised.value.code is error_type.default_code
 
 
-def test_an_unforeseen_error_keeps_its_text_back(memory: SharedImageBuffer) -> None:
+def test_the_text_of_an_unexpected_error_is_left_out(memory: SharedImageBuffer) -> None:
     with pytest.raises(DecoderFailed) as raised:
-        read_answer(failure(5, ValueError("Doe^John")), REQUEST, memory)
+        read_response(encode_failure(5, ValueError("Doe^John")), REQUEST, memory)
     assert "ValueError" in raised.value.message
     assert "Doe" not in raised.value.message
 
 
 def good() -> dict[str, Any]:
-    answer: dict[str, Any] = json.loads(success(5, RADIOGRAPH, StudyContext()))
-    return answer
+    response: dict[str, Any] = json.loads(encode_success(5, RADIOGRAPH, StudyContext()))
+    return response
 
 
-def error(kind: str = "StudyImageRefused", code: str = "corrupt") -> dict[str, str]:
-    return {"kind": kind, "code": code, "message": "", "hint": ""}
+def error(type_: str = "StudyImageRefused", code: str = "corrupt") -> dict[str, str]:
+    return {"type": type_, "code": code, "message": "", "hint": ""}
 
 
 def with_facts(**facts: Any) -> dict[str, Any]:
-    answer = good()
-    return answer | {"facts": answer["facts"] | facts}
+    response = good()
+    return response | {"facts": response["facts"] | facts}
 
 
 def without_fact(name: str) -> dict[str, Any]:
-    answer = good()
-    del answer["facts"][name]
-    return answer
+    response = good()
+    del response["facts"][name]
+    return response
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         None,
         [],
@@ -180,21 +180,21 @@ def without_fact(name: str) -> dict[str, Any]:
         without_fact("view"),
         good() | {"warnings": [{"code": "all_is_well", "message": ""}]},
         good() | {"warnings": None},
-        {"sequence": 5, "error": error(kind="SystemExit")},
+        {"sequence": 5, "error": error(type_="SystemExit")},
         {"sequence": 5, "error": error(code="fine")},
     ],
 )  # fmt: skip
-def test_a_lie_about_the_form_is_an_invalid_answer(memory: SharedImageBuffer, answer: Any) -> None:
+def test_a_malformed_response_is_a_protocol_violation(
+    memory: SharedImageBuffer, response: Any
+) -> None:
     with pytest.raises(ProtocolViolation):
-        read_answer(json.dumps(answer).encode(), REQUEST, memory)
+        read_response(json.dumps(response).encode(), REQUEST, memory)
 
 
 @given(st.binary(max_size=200))
-def test_bytes_that_are_no_answer_are_an_invalid_answer(
-    memory: SharedImageBuffer, packet: bytes
-) -> None:
+def test_arbitrary_bytes_are_a_protocol_violation(memory: SharedImageBuffer, packet: bytes) -> None:
     with pytest.raises(ProtocolViolation):
-        read_answer(packet, REQUEST, memory)
+        read_response(packet, REQUEST, memory)
 
 
 @given(
@@ -205,7 +205,7 @@ def test_bytes_that_are_no_answer_are_an_invalid_answer(
         fit=st.none() | st.tuples(st.integers(1, 4096), st.integers(1, 4096)),
     )
 )
-def test_a_request_survives_the_way(request_: DecodeRequest) -> None:
+def test_a_request_survives_the_transfer(request_: DecodeRequest) -> None:
     assert DecodeRequest.from_bytes(request_.to_bytes()) == request_
 
 

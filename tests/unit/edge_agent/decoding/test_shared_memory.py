@@ -1,4 +1,4 @@
-"""The memory that the agent shares with a process it does not trust."""
+"""The memory that the agent shares with a process that it does not trust."""
 
 from __future__ import annotations
 
@@ -24,34 +24,34 @@ def both_sides(
 
 def test_the_image_goes_in_and_pixels_come_out() -> None:
     agent, worker = both_sides()
-    agent.put_image(b"an image")
-    assert bytes(worker.image(8)) == b"an image"
-    assert worker.image(8).readonly
+    agent.write_image(b"an image")
+    assert bytes(worker.view_image(8)) == b"an image"
+    assert worker.view_image(8).readonly
     first = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    worker.put_pixels(np.asfortranarray(first))
-    np.testing.assert_array_equal(agent.take_pixels((3, 4)), first)
+    worker.write_pixels(np.asfortranarray(first))
+    np.testing.assert_array_equal(agent.copy_pixels((3, 4)), first)
     agent.close_fd()
 
 
-def test_what_was_taken_is_out_of_the_workers_reach() -> None:
+def test_a_worker_cannot_change_copied_pixels() -> None:
     agent, worker = both_sides()
-    worker.put_pixels(np.full((5, 5), 7, np.uint8))
-    taken = agent.take_pixels((5, 5))
-    worker.put_pixels(np.full((5, 5), 8, np.uint8))
-    assert (taken == 7).all()
-    assert taken.flags.owndata
+    worker.write_pixels(np.full((5, 5), 7, np.uint8))
+    copied = agent.copy_pixels((5, 5))
+    worker.write_pixels(np.full((5, 5), 8, np.uint8))
+    assert (copied == 7).all()
+    assert copied.flags.owndata
     agent.close_fd()
 
 
 def test_pixels_may_come_from_the_image_itself() -> None:
     agent, worker = both_sides(64, 64)
-    agent.put_image(bytes(range(16)))
-    worker.put_pixels(np.frombuffer(worker.image(16), np.uint8).reshape(4, 4))
-    np.testing.assert_array_equal(agent.take_pixels((4, 4)).ravel(), np.arange(16))
+    agent.write_image(bytes(range(16)))
+    worker.write_pixels(np.frombuffer(worker.view_image(16), np.uint8).reshape(4, 4))
+    np.testing.assert_array_equal(agent.copy_pixels((4, 4)).ravel(), np.arange(16))
     agent.close_fd()
 
 
-def test_a_worker_cannot_cut_it_off_under_the_agent() -> None:
+def test_a_worker_cannot_truncate_it() -> None:
     agent, _worker = both_sides()
     for size_bytes in (0, 1 << 30):
         with pytest.raises(PermissionError):
@@ -62,27 +62,27 @@ def test_a_worker_cannot_cut_it_off_under_the_agent() -> None:
 def test_more_pixels_than_there_is_room_for_are_an_error() -> None:
     _agent, worker = both_sides(output_bytes=mmap.PAGESIZE)
     with pytest.raises(DecoderFailed, match="room"):
-        worker.put_pixels(np.zeros((1, mmap.PAGESIZE + 1), np.uint8))
+        worker.write_pixels(np.zeros((1, mmap.PAGESIZE + 1), np.uint8))
 
 
-def test_only_what_large_images_need_is_given_back() -> None:
+def test_only_the_pages_of_large_images_are_freed() -> None:
     agent, worker = both_sides(input_bytes=4 * KEEP_BYTES)
     resident = lambda: os.fstat(agent.fd).st_blocks * 512  # noqa: E731
-    agent.put_image(bytes(KEEP_BYTES))
-    agent.shrink()
+    agent.write_image(bytes(KEEP_BYTES))
+    agent.free_large_pages()
     assert resident() == KEEP_BYTES
-    agent.put_image(bytes(3 * KEEP_BYTES))
+    agent.write_image(bytes(3 * KEEP_BYTES))
     assert resident() == agent.touched_bytes == 3 * KEEP_BYTES
-    agent.shrink()
+    agent.free_large_pages()
     assert resident() == agent.touched_bytes == KEEP_BYTES
-    agent.put_image(b"\xff" * (2 * KEEP_BYTES))
-    assert worker.image(2 * KEEP_BYTES)[-1] == 0xFF
+    agent.write_image(b"\xff" * (2 * KEEP_BYTES))
+    assert worker.view_image(2 * KEEP_BYTES)[-1] == 0xFF
     agent.close_fd()
 
 
-def test_released_while_a_copy_is_under_way_nothing_breaks() -> None:
+def test_it_may_be_unmapped_during_a_copy() -> None:
     agent, _worker = both_sides()
-    under_way = agent._input[:10]
-    agent.release()
-    under_way[:] = 1
+    running_copy = agent._input[:10]
+    agent.unmap()
+    running_copy[:] = 1
     agent.close_fd()

@@ -56,7 +56,7 @@ def test_decode_workers_are_told_as_their_supervisor_counts_them() -> None:
     assert found["hilum_decoded_images_total"] == 7
     assert found["hilum_decode_worker_restarts_total"] == 2
     assert found["hilum_decode_failures_total{reason=timed_out}"] == 2
-    assert found["hilum_decode_failures_total{reason=ended}"] == 0
+    assert found["hilum_decode_failures_total{reason=exited}"] == 0
 
 
 def test_one_model_is_in_use_at_a_time() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.system.malloc import HEAPS, give_back_free_memory, keep_tidy
+from edge_agent.system.malloc import MAX_ARENAS, trim_heap, trim_heap_periodically
 from edge_agent.system.processes import memory_kb
 from tests.support.agents.tagged import eventually
 
@@ -57,13 +57,13 @@ def _is_below(limit_kb: int) -> bool:
 def test_what_is_free_between_others_is_given_back() -> None:
     kept = blocks_with_gaps()
     before = memory_kb(os.getpid())
-    give_back_free_memory()
+    trim_heap()
     assert memory_kb(os.getpid()) < before - MOST_KB
     assert len(kept) == BLOCKS // 10
 
 
 async def test_it_is_given_back_again_and_again() -> None:
-    tidying = asyncio.create_task(keep_tidy(0.001))
+    tidying = asyncio.create_task(trim_heap_periodically(0.001))
     for _ in range(2):
         before = memory_kb(os.getpid())
         kept = blocks_with_gaps()
@@ -79,4 +79,4 @@ def test_many_threads_share_few_heaps(how: str, tmp_path: Path) -> None:
     told = tmp_path / "heaps.xml"
     subprocess.run([sys.executable, "-c", MANY_THREADS_ALLOCATE, told, how], check=True)
     heaps = told.read_text("ascii").count("<heap nr=")
-    assert (heaps <= HEAPS) == (how == "reuse"), heaps
+    assert (heaps <= MAX_ARENAS) == (how == "reuse"), heaps
