@@ -6,7 +6,6 @@ from typing import Final
 
 import numpy as np
 import pandas as pd
-from ensemble_boxes import weighted_boxes_fusion
 from numpy.typing import NDArray
 
 from hilum.catalog import CATALOG
@@ -62,6 +61,8 @@ def _fuse_image(
     iou: float,
 ) -> NDArray[np.float64]:
     """Rows of class, four corners, weight, readers."""
+    from ensemble_boxes import weighted_boxes_fusion  # noqa: PLC0415  # numba takes seconds
+
     scale = float(corners.max())  # the library wants shares of 1; overlap is the same on any scale
     lists = [readers == reader for reader in np.unique(readers)]
     lists += [np.zeros(len(readers), np.bool_)] * (asked - len(lists))

@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from iterstrat.ml_stratifiers import IterativeStratification
 from numpy.typing import NDArray
-from sklearn.utils import check_random_state
 
 from training.errors import TrainingError
 
@@ -109,6 +107,10 @@ def _assign_groups(
     The algorithm gives each class to the split that lacks it most, which leaves a small split of a
     small set with nothing at all; it then gets its share at random from the largest.
     """
+    # Imported here: scikit-learn takes seconds, and reading a split needs none of it.
+    from iterstrat.ml_stratifiers import IterativeStratification  # noqa: PLC0415
+    from sklearn.utils import check_random_state  # noqa: PLC0415
+
     random = check_random_state(seed)
     side = np.asarray(
         IterativeStratification(labels=labels, r=np.asarray(shares), random_state=random), np.int64

@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 from importlib.metadata import version
 
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
-
 from training.config import ParityBounds, TrainConfig
 from training.release.sbom import SbomInput, sbom
 from training.train.run_manifest import RunManifest, libraries
@@ -32,6 +29,10 @@ MADE = SbomInput(
 
 
 def test_the_published_schema_takes_it() -> None:
+    # Imported here: its schemas' formats take seconds.
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
     fault = JsonStrictValidator(SchemaVersion.V1_6).validate_str(sbom(MADE).decode())
     assert fault is None, fault
 
