@@ -176,7 +176,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         assert used <= self.policy.encoded_bytes or len([size for size in sizes if size]) == 1
 
     @invariant()
-    def no_slot_is_idle_while_somebody_waits(self) -> None:
+    def no_place_is_free_while_a_ticket_waits(self) -> None:
         self.step()
         if len(self.of(State.RUNNING)) < self.policy.max_running:
             assert not self.of(State.QUEUED)

@@ -157,7 +157,7 @@ def test_a_tail_cut_off_at_any_byte_is_found(copy: Callable[[], Path]) -> None:
         assert broken_at(verify(folder)) == (last.name, data[:end].count(b"\n") + 1), end
 
 
-def test_without_its_anchor_a_tail_cut_off_between_lines_does_not_show_and_that_is_said(
+def test_without_its_anchor_a_tail_cut_off_between_lines_is_not_found_and_the_report_states_it(
     copy: Callable[[], Path],
 ) -> None:
     folder = copy()
@@ -189,7 +189,7 @@ def test_segments_that_were_moved_away_on_purpose_can_be_left_out(copy: Callable
     assert f"entries {verdict.first} to 10" in verdict.describe()
 
 
-def test_one_segment_can_be_checked_by_itself(copy: Callable[[], Path]) -> None:
+def test_one_segment_can_be_checked_alone(copy: Callable[[], Path]) -> None:
     middle = segments(copy())[1]
     assert verify(middle).ok
     data = middle.read_bytes()
@@ -230,7 +230,7 @@ def test_a_folder_without_a_log_is_no_whole_log(tmp_path: Path) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(actor=st.text(), request=st.text(), bundle=st.text(), outcome=st.text(), role=st.text())
-def test_no_text_comes_through(
+def test_no_text_reaches_an_entry(
     actor: str, request: str, bundle: str, outcome: str, role: str
 ) -> None:
     for fields in (

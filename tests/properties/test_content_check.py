@@ -36,7 +36,7 @@ def thresholds(draw: st.DrawFn) -> GateThresholds:
 
 
 @given(probabilities(), thresholds())
-def test_refused_is_exactly_what_reaches_its_threshold(
+def test_a_picture_is_refused_exactly_where_a_probability_reaches_its_threshold(
     seen: ContentProbabilities, limits: GateThresholds
 ) -> None:
     verdict = assess_content(seen, limits)
@@ -51,7 +51,7 @@ def test_refused_is_exactly_what_reaches_its_threshold(
 
 
 @given(probabilities(), thresholds())
-def test_all_that_reaches_a_warning_is_refused_or_warned_of(
+def test_whatever_reaches_a_warning_threshold_is_refused_or_has_a_warning(
     seen: ContentProbabilities, limits: GateThresholds
 ) -> None:
     verdict = assess_content(seen, limits)
@@ -66,7 +66,7 @@ def test_all_that_reaches_a_warning_is_refused_or_warned_of(
 
 
 @given(probabilities(), thresholds(), st.sets(st.sampled_from(WarningCode)))
-def test_no_warning_is_given_twice_or_lost(
+def test_no_warning_is_repeated_or_lost(
     seen: ContentProbabilities, limits: GateThresholds, known: set[WarningCode]
 ) -> None:
     before = tuple(ImageWarning(code, "told before") for code in sorted(known))

@@ -34,7 +34,7 @@ TRIALS = st.lists(
 
 
 @given(CANDIDATES)
-def test_what_is_chosen_agrees_and_none_that_agrees_is_clearly_faster(
+def test_the_selected_agrees_and_no_other_that_agrees_is_clearly_faster(
     measured: list[BenchmarkResult],
 ) -> None:
     agreeing = {it.variant: it.median_ms for it in measured if it.median_ms and not it.problem}
@@ -48,7 +48,7 @@ def test_what_is_chosen_agrees_and_none_that_agrees_is_clearly_faster(
 
 
 @given(CANDIDATES, PROBLEMS)
-def test_one_that_disagrees_never_changes_what_is_chosen(
+def test_a_candidate_that_disagrees_never_changes_the_selection(
     measured: list[BenchmarkResult], problem: str
 ) -> None:
     wrong = BenchmarkResult("wrong", 1e-9, problem)
@@ -62,7 +62,7 @@ def test_one_that_disagrees_never_changes_what_is_chosen(
 
 
 @given(CANDIDATES)
-def test_an_earlier_one_is_left_only_for_a_clearly_faster_one(
+def test_an_earlier_candidate_is_passed_over_only_for_a_clearly_faster_one(
     measured: list[BenchmarkResult],
 ) -> None:
     try:
@@ -77,7 +77,7 @@ def test_an_earlier_one_is_left_only_for_a_clearly_faster_one(
 
 
 @given(TRIALS)
-def test_an_arrangement_is_worth_it_and_keeps_nobody_waiting(trials: list[ThroughputTrial]) -> None:
+def test_a_chosen_policy_gains_enough_and_delays_no_image_for_too_long(trials: list[ThroughputTrial]) -> None:
     policy = choose_batching(trials)
     by_policy = {trial.policy: trial for trial in trials}
     if policy == ONE_AT_A_TIME:
@@ -88,7 +88,7 @@ def test_an_arrangement_is_worth_it_and_keeps_nobody_waiting(trials: list[Throug
 
 
 @given(TRIALS)
-def test_no_allowed_arrangement_brings_more_images_through(trials: list[ThroughputTrial]) -> None:
+def test_no_allowed_policy_has_a_higher_throughput(trials: list[ThroughputTrial]) -> None:
     by_policy = {trial.policy: trial for trial in trials}
     alone = by_policy.get(ONE_AT_A_TIME)
     if alone is None:

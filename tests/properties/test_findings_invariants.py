@@ -50,7 +50,7 @@ def overlap(of: Candidates, one: int, other: int) -> float:
 
 
 @given(candidates(), IOUS)
-def test_what_stays_is_a_subset_in_order_and_nothing_in_it_repeats(
+def test_kept_boxes_are_a_subset_in_order_and_do_not_overlap(
     of: Candidates, iou_threshold: float
 ) -> None:
     stay = kept(of, iou_threshold)
@@ -62,7 +62,7 @@ def test_what_stays_is_a_subset_in_order_and_nothing_in_it_repeats(
 
 
 @given(candidates(), IOUS)
-def test_what_goes_repeats_a_better_one_of_its_class(of: Candidates, iou_threshold: float) -> None:
+def test_each_dropped_box_overlaps_a_better_one_of_its_class(of: Candidates, iou_threshold: float) -> None:
     stay = kept(of, iou_threshold)
     for gone in set(range(len(of[1]))) - set(stay):
         assert any(
@@ -92,7 +92,7 @@ def test_the_order_of_the_input_does_not_matter(
 
 
 @given(candidates(), IOUS)
-def test_classes_do_not_touch_each_other(of: Candidates, iou_threshold: float) -> None:
+def test_classes_are_independent(of: Candidates, iou_threshold: float) -> None:
     together = rows(chosen(of, kept(of, iou_threshold)))
     apart = []
     for index in range(3):
@@ -102,7 +102,7 @@ def test_classes_do_not_touch_each_other(of: Candidates, iou_threshold: float) -
 
 
 @given(candidates(), IOUS, st.integers(0, 30))
-def test_a_limit_keeps_the_first(of: Candidates, iou_threshold: float, limit: int) -> None:
+def test_a_limit_keeps_the_best(of: Candidates, iou_threshold: float, limit: int) -> None:
     assert kept(of, iou_threshold, limit) == kept(of, iou_threshold)[:limit]
 
 
@@ -111,7 +111,7 @@ INPUTS = st.sampled_from((320, 512, 640, 1024))
 
 
 @given(SIZES, SIZES, INPUTS, INPUTS, st.tuples(*[st.floats(0, 1)] * 4))
-def test_a_box_put_through_the_letterbox_comes_back(
+def test_a_box_is_unchanged_by_the_letterbox_and_its_inverse(
     rows: int, columns: int, height: int, width: int, corners: tuple[float, float, float, float]
 ) -> None:
     letterbox = Letterbox.fit(rows, columns, height, width)
@@ -137,7 +137,7 @@ def test_a_box_put_through_the_letterbox_comes_back(
     SIZES,
     st.booleans(),
 )
-def test_findings_lie_in_the_image_and_obey_the_head(
+def test_findings_are_inside_the_image_and_follow_the_head(
     outputs: NDArray[np.float32], rows: int, columns: int, multi_label: bool
 ) -> None:
     outputs[:4] *= 900

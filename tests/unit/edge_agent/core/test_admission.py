@@ -68,7 +68,7 @@ def bring_to(queue: Admission, state: State) -> Ticket:
     return ticket
 
 
-def test_the_table_leaves_every_state_but_the_last_ones() -> None:
+def test_every_state_but_the_final_ones_has_a_transition() -> None:
     last = {State.DONE, State.EXPIRED, State.CANCELLED, State.REFUSED}
     assert {state for state, _ in TRANSITIONS} == set(State) - last
     assert set(TRANSITIONS.values()) == set(State) - {State.OFFERED}
@@ -95,20 +95,20 @@ def test_a_rejected_event_changes_nothing(state: State, event: Event) -> None:
     assert repr((vars(queue), ticket)) == before
 
 
-def test_stat_goes_first_and_within_a_class_the_first_come() -> None:
+def test_stat_starts_first_and_within_a_class_the_first_come() -> None:
     queue = admission()
     tickets = [offer(queue, p) for p in (ROUTINE, STAT, ROUTINE, STAT)]
     assert order_of_starts(queue) == [tickets[i].id for i in (1, 3, 0, 2)]
 
 
-def test_after_a_burst_of_stat_one_routine_goes() -> None:
+def test_after_a_burst_of_stat_one_routine_starts() -> None:
     queue = admission(stat_burst=2)
     routine = [offer(queue, ROUTINE).id for _ in range(2)]
     stat = [offer(queue, STAT).id for _ in range(5)]
     assert order_of_starts(queue) == [*stat[:2], routine[0], *stat[2:4], routine[1], stat[4]]
 
 
-def test_stat_that_overtook_nobody_does_not_count_as_a_burst() -> None:
+def test_stat_that_overtook_no_routine_does_not_count_as_a_burst() -> None:
     queue = admission(stat_burst=2)
     for _ in range(2):
         offer(queue, STAT)
@@ -125,7 +125,7 @@ def test_an_aged_routine_is_due_after_a_single_stat() -> None:
     assert order_of_starts(queue, now=5.0) == [stat[0], routine[0], stat[1], routine[1], stat[2]]
 
 
-def test_the_late_expire_and_are_never_started() -> None:
+def test_tickets_past_their_deadline_expire_and_are_never_started() -> None:
     queue = admission(max_running=2)
     late, in_time = offer(queue, deadline=1.0), offer(queue, deadline=1.5)
     assert queue.next_deadline() == 1.0
@@ -166,7 +166,7 @@ def test_retry_after_follows_the_recent_service_time() -> None:
     assert refused.retry_after_s == pytest.approx(2 * 4.0 / 2)
 
 
-def test_one_request_larger_than_the_whole_budget_goes_alone() -> None:
+def test_a_request_larger_than_the_whole_budget_is_admitted_alone() -> None:
     queue = admission(max_running=4, encoded_bytes=100)
     huge = offer(queue, encoded_bytes=500)
     assert queue.step(0.0).started == (huge,)
@@ -188,7 +188,7 @@ def test_encoded_bytes_are_bounded_over_waiting_and_running() -> None:
     assert queue.stats().encoded_bytes == 40
 
 
-def test_closed_refuses_the_new_and_lets_the_admitted_end() -> None:
+def test_after_close_offers_are_refused_and_admitted_tickets_end() -> None:
     queue = admission()
     ticket = offer(queue)
     queue.close()
@@ -197,7 +197,7 @@ def test_closed_refuses_the_new_and_lets_the_admitted_end() -> None:
     assert queue.is_idle
 
 
-def test_figures_count_every_state_reached() -> None:
+def test_stats_count_every_state_reached() -> None:
     queue = admission(max_waiting=2)
     done, _gone, cancelled = offer(queue, STAT), offer(queue, deadline=1.0), offer(queue)
     offer(queue)
@@ -220,7 +220,7 @@ def test_figures_count_every_state_reached() -> None:
     }
 
 
-def test_a_budget_takes_all_or_nothing() -> None:
+def test_a_budget_reserves_all_or_nothing() -> None:
     budget = ByteBudget(10)
     assert budget.reserve(8)
     assert not budget.reserve(3)
@@ -244,11 +244,11 @@ def test_a_budget_takes_all_or_nothing() -> None:
         {"encoded_bytes": 0},
     ],
 )
-def test_senseless_bounds_are_refused(bad: dict[str, float]) -> None:
+def test_invalid_bounds_are_rejected(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="at least"):
         AdmissionPolicy(**bad)  # type: ignore[arg-type]
 
 
-def test_negative_sizes_are_refused() -> None:
+def test_negative_sizes_are_rejected() -> None:
     with pytest.raises(ValueError, match="negative"):
         offer(admission(), encoded_bytes=-1)

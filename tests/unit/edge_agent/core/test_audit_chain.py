@@ -22,7 +22,7 @@ NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
 CLINIC = Principal("key:0123456789", Role.CLINIC)
 
 
-def test_a_line_holds_what_the_event_says_and_nothing_else() -> None:
+def test_a_line_contains_the_events_fields_and_nothing_else() -> None:
     event = make_access_event(
         CLINIC, Action.DETECT, ErrorCode.OVERLOADED, request="ab12", bundle="c0ffee" * 10
     )
@@ -44,7 +44,7 @@ def test_a_line_holds_what_the_event_says_and_nothing_else() -> None:
     assert link.count == 8
 
 
-def test_times_are_told_in_utc() -> None:
+def test_times_are_written_in_utc() -> None:
     here = NOON.astimezone(timezone(timedelta(hours=9)))
     assert append_entry(GENESIS, here, AuditEvent(Marker.OPENED)) == append_entry(
         GENESIS, NOON, AuditEvent(Marker.OPENED)
@@ -87,7 +87,7 @@ def test_a_denial_brings_its_own_outcome_and_no_role() -> None:
         ("count", "1"),
     ],
 )
-def test_free_text_has_no_way_in(field: str, value: object) -> None:
+def test_free_text_is_rejected(field: str, value: object) -> None:
     fields: dict[str, object] = {"action": Action.DETECT, field: value}
     with pytest.raises(ValueError, match=field) as caught:
         AuditEvent(**fields)  # type: ignore[arg-type]  # wrong on purpose
@@ -110,7 +110,7 @@ def chain(count: int) -> list[bytes]:
     return lines
 
 
-def test_a_chain_is_followed_from_its_start() -> None:
+def test_a_chain_is_verified_from_its_start() -> None:
     link: ChainHead | str = GENESIS
     for line in chain(3):
         assert isinstance(link, ChainHead)
@@ -119,7 +119,7 @@ def test_a_chain_is_followed_from_its_start() -> None:
     assert link.count == 3
 
 
-def test_what_is_wrong_is_told_apart() -> None:
+def test_each_kind_of_damage_has_its_own_message() -> None:
     first, second, third = chain(3)
     after_first = verify_entry(GENESIS, first)
     assert isinstance(after_first, ChainHead)
@@ -136,7 +136,7 @@ def test_what_is_wrong_is_told_apart() -> None:
     "body",
     [b"", b"{", b"[]", b'{"seq":0', b'{"seq":"0","prev":"x"', b'{"seq":true,"prev":""', b"\xff"],
 )
-def test_a_right_hash_over_something_else_is_no_entry(body: bytes) -> None:
+def test_a_correct_hash_over_other_text_is_no_entry(body: bytes) -> None:
     line = body + b',"hash":"' + hashlib.sha256(body).hexdigest().encode() + b'"}\n'
     assert parse_entry(line) is None
 
@@ -151,14 +151,14 @@ def test_denials_are_listed_up_to_a_rate() -> None:
     assert budget.admit(13.0)
 
 
-def test_unlisted_denials_are_told_when_the_log_closes() -> None:
+def test_unlisted_denials_are_reported_when_the_log_closes() -> None:
     budget = DenialTokenBucket(burst=1, per_s=0)
     assert [budget.admit(0.0) for _ in range(4)] == [True, False, False, False]
     assert budget.take_unlisted(0.0) == 0
     assert budget.take_unlisted(0.0, closing=True) == 3
 
 
-def test_a_clock_that_stands_still_or_steps_back_gives_nothing_away() -> None:
+def test_a_clock_that_stops_or_steps_back_adds_no_tokens() -> None:
     budget = DenialTokenBucket(burst=1, per_s=10)
     assert budget.admit(100.0)
     assert not budget.admit(50.0)

@@ -23,12 +23,12 @@ GATEWAY = Principal("cert:gateway", Role.VIEWER)
 WRONG_KEY = Denied(DenialReason.UNKNOWN_CREDENTIAL)
 
 
-def test_each_role_may_all_that_the_ones_before_it_may() -> None:
+def test_each_role_includes_the_permissions_of_those_before_it() -> None:
     assert set(GRANTED) == set(Role)
     assert GRANTED[Role.VIEWER] < GRANTED[Role.CLINIC] < GRANTED[Role.ADMIN]
 
 
-def test_the_table_of_rights() -> None:
+def test_the_table_of_permissions() -> None:
     viewer = {"health", "model", "metrics", "page"}
     assert {role: {a.value for a in Action if is_permitted(role, a)} for role in Role} == {
         Role.VIEWER: viewer,
@@ -120,7 +120,7 @@ def test_a_unix_socket_is_on_the_box() -> None:
     ],
 )
 @pytest.mark.parametrize("host", ["127.0.0.1", "10.1.1.1"])
-def test_a_key_that_is_shown_must_hold_good(
+def test_a_key_that_is_sent_must_be_valid(
     host: str,
     key: Principal | Denied | None,
     certificate: Principal | Denied | None,
@@ -136,7 +136,7 @@ def test_a_wrong_key_is_no_free_pass_on_an_open_port() -> None:
 
 
 @pytest.mark.parametrize("action", Action)
-def test_nobody_gets_nothing(action: Action) -> None:
+def test_an_unknown_caller_is_permitted_nothing(action: Action) -> None:
     assert authorize(action, WRONG_KEY) == WRONG_KEY
 
 
@@ -188,6 +188,6 @@ def test_listeners_that_are_refused_with_the_reason(
     assert caught.value.hint
 
 
-def test_both_ports_problems_are_told_at_once() -> None:
+def test_the_problems_of_both_ports_are_in_one_message() -> None:
     with pytest.raises(ConfigInvalid, match=r"gRPC would .* HTTP would"):
         check_listeners([Listener("gRPC", "10.0.0.7"), Listener("HTTP", "10.0.0.7", has_tls=True)])

@@ -61,7 +61,7 @@ def test_a_verdict_follows_from_the_thresholds(
 
 
 @pytest.mark.parametrize("shown", [seen(lateral=0.8, turned=1.0), seen(other=0.6, inverted=1.0)])
-def test_turn_and_polarity_refuse_only_what_is_surely_a_frontal_chest(
+def test_turn_and_polarity_refuse_only_what_is_clearly_a_frontal_chest(
     shown: ContentProbabilities,
 ) -> None:
     verdict = assess_content(shown, THRESHOLDS)
@@ -70,7 +70,7 @@ def test_turn_and_polarity_refuse_only_what_is_surely_a_frontal_chest(
 
 
 @pytest.mark.parametrize("shown", [seen(other=1.0), seen(turned=1.0), seen(inverted=1.0)])
-def test_a_threshold_of_one_switches_a_refusal_off(shown: ContentProbabilities) -> None:
+def test_a_threshold_of_one_disables_a_refusal(shown: ContentProbabilities) -> None:
     off = {"refuse_other": 1.0, "refuse_turned": 1.0, "refuse_inverted": 1.0}
     assert assess_content(shown, THRESHOLDS).refusal is not None
     verdict = assess_content(shown, THRESHOLDS.model_copy(update=off))
@@ -78,7 +78,7 @@ def test_a_threshold_of_one_switches_a_refusal_off(shown: ContentProbabilities) 
     assert verdict.warnings
 
 
-def test_a_refusal_is_an_error_that_says_what_to_do() -> None:
+def test_a_refusal_is_an_error_with_a_hint() -> None:
     with pytest.raises(StudyImageRefused, match="does not show a chest") as caught:
         assess_content(seen(other=1.0), THRESHOLDS).raise_if_refused()
     assert caught.value.code == ErrorCode.NOT_A_CHEST
@@ -86,7 +86,7 @@ def test_a_refusal_is_an_error_that_says_what_to_do() -> None:
     assess_content(seen(other=0.7), THRESHOLDS).raise_if_refused()
 
 
-def test_a_warning_that_the_header_gave_is_not_given_twice() -> None:
+def test_a_warning_of_the_header_is_not_repeated() -> None:
     told = (ImageWarning(WarningCode.LATERAL_VIEW, "The header says so."),)
     merged = assess_content(seen(lateral=0.9, turned=0.6), THRESHOLDS).merge_warnings(told)
     assert [warning.code for warning in merged] == [
@@ -117,6 +117,6 @@ def test_outputs_are_read_in_their_order() -> None:
         [1.5, -0.5, 0, 1, 0, 0, 0, 0],
     ],
 )
-def test_what_is_no_probability_is_not_read(row: list[float]) -> None:
+def test_outputs_that_are_no_probabilities_are_rejected(row: list[float]) -> None:
     with pytest.raises(ContentOutputsInvalid):
         ContentProbabilities.from_outputs(np.array(row, np.float32))

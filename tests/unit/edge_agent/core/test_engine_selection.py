@@ -19,7 +19,7 @@ FP32 = BenchmarkResult("openvino-fp32", 9.8)
 ORT = BenchmarkResult("onnxruntime-fp32", 14.2)
 
 
-def test_the_fastest_wins_and_the_reason_names_all() -> None:
+def test_the_fastest_is_selected_and_the_reason_names_all() -> None:
     decision = select_variant([ORT, FP32, INT8])
     assert decision.variant == "openvino-int8"
     assert decision.reason == (
@@ -28,7 +28,7 @@ def test_the_fastest_wins_and_the_reason_names_all() -> None:
     )
 
 
-def test_a_fast_one_that_is_wrong_is_not_chosen_and_said_so() -> None:
+def test_a_fast_candidate_that_is_wrong_is_not_selected_and_the_reason_names_it() -> None:
     wrong = BenchmarkResult("openvino-int8", None, "disagrees with the golden cases (case-3: ...)")
     decision = select_variant([wrong, FP32, ORT])
     assert decision.variant == "openvino-fp32"
@@ -39,7 +39,7 @@ def test_a_fast_one_that_is_wrong_is_not_chosen_and_said_so() -> None:
     )
 
 
-def test_equals_are_decided_by_the_bundles_order() -> None:
+def test_the_bundles_order_decides_between_equals() -> None:
     first, second = BenchmarkResult("a", 10.2), BenchmarkResult("b", 10.0)
     assert select_variant([first, second]).variant == "a"
     assert select_variant([second, first]).variant == "b"
@@ -50,7 +50,7 @@ def test_equals_are_decided_by_the_bundles_order() -> None:
     assert select_variant([BenchmarkResult("a", 10.4), second]).variant == "b"
 
 
-def test_a_single_one_and_one_that_the_operator_set() -> None:
+def test_a_single_candidate_and_one_that_the_operator_set() -> None:
     assert select_variant([INT8]).reason == (
         "the only one that agrees with the golden cases: openvino-int8 6.1 ms"
     )
@@ -59,7 +59,7 @@ def test_a_single_one_and_one_that_the_operator_set() -> None:
     )
 
 
-def test_none_agrees_says_why_of_each() -> None:
+def test_no_engine_agrees_gives_the_reason_for_each() -> None:
     with pytest.raises(
         NoEngineAgrees, match=r"^a crashed its process \(SIGILL\); b did not answer$"
     ):
@@ -78,15 +78,15 @@ BATCH = BatchPolicy(max_batch=4)
 BESIDE = BatchPolicy(parallel_requests=2)
 
 
-def test_batches_are_used_where_they_gain() -> None:
+def test_batches_are_used_where_they_raise_throughput() -> None:
     assert choose_batching([ALONE, ThroughputTrial(BATCH, 290, 13.8)]) == BATCH
     assert choose_batching([ALONE, ThroughputTrial(BATCH, 105, 13.8)]) == ONE_AT_A_TIME
 
 
-def test_no_image_is_kept_waiting_for_too_long() -> None:
+def test_no_policy_delays_an_image_for_too_long() -> None:
     assert choose_batching([ALONE, ThroughputTrial(BESIDE, 130, 16)]) == ONE_AT_A_TIME
     assert choose_batching([ALONE, ThroughputTrial(BESIDE, 130, 14)]) == BESIDE
 
 
-def test_without_a_measure_of_one_there_is_nothing_to_gain_over() -> None:
+def test_without_a_trial_of_one_image_nothing_else_is_chosen() -> None:
     assert choose_batching([ThroughputTrial(BATCH, 290, 13.8)]) == ONE_AT_A_TIME

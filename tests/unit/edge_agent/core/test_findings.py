@@ -32,7 +32,7 @@ def test_a_score_at_its_threshold_counts_and_none_below() -> None:
     assert decode_findings(raw, WHOLE, HEAD, HALF) == (Finding(3, 0.5, Box(80, 90, 120, 110)),)
 
 
-def test_each_class_has_its_own_threshold_and_the_floor_holds_for_all() -> None:
+def test_each_class_has_its_own_threshold_and_the_floor_applies_to_all() -> None:
     raw = outputs(
         (0, 0.3, (100, 100, 40, 20)),
         (1, 0.3, (200, 100, 40, 20)),
@@ -44,7 +44,7 @@ def test_each_class_has_its_own_threshold_and_the_floor_holds_for_all() -> None:
     assert [(f.index, round(f.score, 2)) for f in found] == [(0, 0.3), (2, 0.06)]
 
 
-def test_one_anchor_may_carry_several_classes_unless_the_head_says_otherwise() -> None:
+def test_one_anchor_may_have_several_classes_unless_the_head_forbids_it() -> None:
     raw = outputs((4, 0.6, (100, 100, 40, 20)))
     raw[4 + 7, 0] = 0.9
     found = decode_findings(raw, WHOLE, HEAD, HALF)
@@ -68,14 +68,14 @@ def test_suppression_stays_within_a_class() -> None:
     assert [(f.index, round(f.score, 1)) for f in found] == [(8, 0.9), (9, 0.7), (8, 0.6)]
 
 
-def test_boxes_that_overlap_by_just_the_threshold_both_stay() -> None:
+def test_boxes_that_overlap_by_exactly_the_threshold_are_both_kept() -> None:
     raw = outputs((8, 0.9, (100, 100, 40, 40)), (8, 0.8, (100, 110, 40, 20)))
     assert len(decode_findings(raw, WHOLE, HEAD, HALF)) == 2
     lower = HEAD.model_copy(update={"iou_threshold": 0.49})
     assert len(decode_findings(raw, WHOLE, lower, HALF)) == 1
 
 
-def test_at_most_the_best_few() -> None:
+def test_only_the_best_are_kept_up_to_the_limit() -> None:
     raw = outputs(*((8, 0.5 + k / 50, (20 + 30 * k, 100, 20, 20)) for k in range(20)))
     found = decode_findings(raw, WHOLE, HEAD, HALF)
     assert [round(f.score, 2) for f in found] == [round(0.5 + k / 50, 2) for k in range(19, 9, -1)]

@@ -120,7 +120,7 @@ def test_other_pages_may_not(
         ("GET", "nonsense", None, False),
     ],
 )
-def test_fetch_metadata_stands_in_for_a_missing_origin(
+def test_fetch_metadata_decides_without_an_origin(
     method: str, site: str | None, mode: str | None, passes: bool
 ) -> None:
     denied = check_request(

@@ -56,5 +56,5 @@ def test_real_radiographs(name: str) -> None:
     assert answers(damaged.flips(sound, COUNT, seed=4), damaged.FIT).total() == COUNT
 
 
-def test_no_picture_holds_what_memory_held_before() -> None:
+def test_no_picture_contains_earlier_contents_of_memory() -> None:
     assert unwritten_memory.main(["--count", "20"]) == 0

@@ -26,7 +26,7 @@ def test_padding_surrounds_the_picture(rows: int, columns: int, height: int, wid
     np.testing.assert_array_equal(placed, expected)
 
 
-def test_already_of_inner_size_is_copied_as_it_is() -> None:
+def test_a_picture_of_inner_size_is_copied_unchanged() -> None:
     picture = np.random.default_rng(3).integers(0, 256, (100, 60)).astype(np.uint8)
     box = Letterbox.fit(1000, 600, 100, 100)
     placed = apply_letterbox(picture, box, pad_value=7)

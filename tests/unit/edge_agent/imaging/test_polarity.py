@@ -16,7 +16,7 @@ from tests.support.images import studies
 FIT = (256, 256)
 
 
-def test_real_radiographs_stay_silent_and_their_inverses_do_not(
+def test_real_radiographs_raise_no_warning_and_their_inverses_do(
     radiographs: list[Path], rg1: bytes
 ) -> None:
     pictures = [read_study(path.read_bytes(), fit=FIT)[0] for path in radiographs]
@@ -28,25 +28,25 @@ def test_real_radiographs_stay_silent_and_their_inverses_do_not(
     assert noticed >= 60
 
 
-def test_an_inverted_file_is_warned_of(radiographs: list[Path]) -> None:
+def test_an_inverted_file_has_a_warning(radiographs: list[Path]) -> None:
     picture = cv2.imread(str(radiographs[0]), cv2.IMREAD_GRAYSCALE)
     data = cv2.imencode(".png", 255 - picture)[1].tobytes()
     codes = {warning.code for warning in read_study(data, fit=FIT)[0].warnings}
     assert WarningCode.LOOKS_INVERTED in codes
 
 
-def test_a_header_with_the_wrong_photometric_interpretation_is_warned_of() -> None:
+def test_a_wrong_photometric_interpretation_has_a_warning() -> None:
     data = studies.dicom(PhotometricInterpretation="MONOCHROME1")
     codes = {warning.code for warning in read_study(data)[0].warnings}
     assert codes == {WarningCode.LOOKS_INVERTED}
 
 
 @pytest.mark.parametrize("value", [0, 114, 255])
-def test_nothing_to_see(value: int) -> None:
+def test_an_even_picture_is_unclear(value: int) -> None:
     assert not is_likely_inverted(np.full((200, 300), value, np.uint8))
 
 
-def test_noise_tells_nothing() -> None:
+def test_noise_is_unclear() -> None:
     noise = np.random.default_rng(5).integers(0, 256, (300, 300)).astype(np.uint8)
     assert abs(measure_polarity(noise)) < 0.3
 

@@ -47,7 +47,7 @@ class TestPadding:
     @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
     @pytest.mark.parametrize("fit", [None, (37, 37), (60, 60)])
     @pytest.mark.parametrize("padding", [-2000, 0, 30_000])
-    def test_it_is_black_and_does_not_bleed(
+    def test_it_is_black_and_is_left_out_of_averages(
         self, padding: int, fit: tuple[int, int] | None, photometric: str
     ) -> None:
         pixels = self.picture(padding)
@@ -68,13 +68,13 @@ class TestPadding:
         assert not shown[:20].any()
         assert shown[50, 50] > 0
 
-    def test_it_does_not_widen_a_fallback_window(self) -> None:
+    def test_it_does_not_widen_an_estimated_window(self) -> None:
         pixels = self.picture(-30_000)
         pixels[20:100, 20:100] = np.linspace(1000, 1200, 80)
         shown = grey(pixels, WindowCenter=None, WindowWidth=None, PixelPaddingValue=-30_000)
         assert np.ptp(shown[20:100, 20:100]) == 255
 
-    def test_a_picture_of_nothing_else(self) -> None:
+    def test_a_picture_of_padding_only(self) -> None:
         pixels = np.full((50, 50), -5, np.int16)
         shown = grey(pixels, WindowCenter=None, WindowWidth=None, PixelPaddingValue=-5)
         assert not shown.any()
@@ -98,8 +98,8 @@ class TestPadding:
         assert radiograph.pixels[0, 0] == 0
 
 
-class TestFallbackWindow:
-    def test_shows_the_patient_not_the_border(self) -> None:
+class TestEstimatedWindow:
+    def test_covers_the_patient_not_the_border(self) -> None:
         pixels = np.zeros((200, 200), np.uint16)
         pixels[40:160, 40:160] = np.random.default_rng(1).integers(9000, 9500, (120, 120))
         pixels[:5] = 65_535
@@ -156,7 +156,7 @@ class TestTables:
             shown = grey(pixels, VOILUTSequence=[table])
             np.testing.assert_array_equal(shown, 255 - pixels)
 
-    def test_of_65536_entries_whose_number_reads_as_zero(self) -> None:
+    def test_of_65536_entries_whose_number_is_stored_as_zero(self) -> None:
         pixels = np.arange(0, 65_536, 256, dtype=np.uint16).reshape(16, 16)
         table = lut([0], bits=16)
         table.LUTDescriptor = [0, 0, 16]
@@ -170,7 +170,7 @@ class TestTables:
         np.testing.assert_array_equal(grey(pixels, VOILUTSequence=[table]), pixels)
 
     @pytest.mark.parametrize("broken", ["descriptor", "data"])
-    def test_broken_ones_count_as_absent(self, broken: str) -> None:
+    def test_unreadable_ones_are_treated_as_absent(self, broken: str) -> None:
         table = lut([1, 2, 3])
         if broken == "descriptor":
             table.LUTDescriptor = [3, 0]
@@ -180,7 +180,7 @@ class TestTables:
         shown = read_study(studies.dicom(VOILUTSequence=[table]))[0].pixels
         np.testing.assert_array_equal(shown, plain)
 
-    def test_a_broken_one_without_a_window_is_a_missing_window(self) -> None:
+    def test_an_unreadable_one_without_a_window_is_a_missing_window(self) -> None:
         table = lut([1, 2, 3])
         table.LUTDescriptor = [3, 0]
         data = studies.dicom(VOILUTSequence=[table], WindowCenter=None, WindowWidth=None)
@@ -189,14 +189,14 @@ class TestTables:
 
 
 class TestRescale:
-    def test_negative_slope_turns_the_order(self) -> None:
+    def test_negative_slope_reverses_the_order(self) -> None:
         pixels = studies.chest()
         window = {"WindowCenter": "-2048", "WindowWidth": "4096"}
         shown = grey(pixels, bits=12, RescaleSlope="-1", RescaleIntercept="0", **window)
         assert np.corrcoef(shown.ravel(), pixels.ravel())[0, 1] < -0.99
 
     @pytest.mark.parametrize("slope", ["0", "", "abc"])
-    def test_impossible_ones_count_as_absent(self, slope: str) -> None:
+    def test_impossible_ones_are_treated_as_absent(self, slope: str) -> None:
         pixels = studies.chest()
         ds = studies.data_set(pixels, bits=12, RescaleSlope="111", RescaleIntercept="5")
         written = studies.written(ds).replace(b"111 ", slope.encode().ljust(4))
@@ -217,6 +217,6 @@ def test_table_of_signed_values_is_indexed_by_the_word() -> None:
     assert table[49] == 255
 
 
-def test_modality_table_holds_its_ends() -> None:
+def test_modality_table_is_clamped_at_its_ends() -> None:
     table = LookupTable(10, 16, np.array([5, 7, 9], np.uint16))
     np.testing.assert_array_equal(table.apply(np.array([0.0, 10, 11, 12, 99])), [5, 5, 7, 9, 9])

@@ -129,7 +129,7 @@ def test_a_restart_marker_before_the_end() -> None:
 
 @pytest.mark.parametrize("photometric", ["YBR_FULL", "RGB"])
 @pytest.mark.parametrize("sampling", ["4:4:4", "4:2:0"])
-def test_colour_whose_codestream_does_not_tell(photometric: str, sampling: str) -> None:
+def test_colour_that_the_codestream_does_not_declare(photometric: str, sampling: str) -> None:
     """What is meant stands in the data set alone; busy colours are not seen in the luminance."""
     picture = np.random.default_rng(0).integers(0, 256, (256, 256, 3)).astype(np.uint8)
     stream = written(picture, quality=95, subsampling=sampling)

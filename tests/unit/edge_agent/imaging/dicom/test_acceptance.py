@@ -110,7 +110,7 @@ class TestBodyPart:
         "body_part",
         ["", "CHEST", "chest", "THORAX", "LUNG", "CHESTABDOMEN", "TORAX", "CHEST PA", "UNKNOWN"],
     )
-    def test_chests_by_many_names_and_those_that_do_not_say(self, body_part: str) -> None:
+    def test_chests_by_many_names_and_undeclared_body_parts(self, body_part: str) -> None:
         assert warnings_of(studies.dicom(BodyPartExamined=body_part)) == set()
 
     def test_chest_with_an_accent(self) -> None:
@@ -210,7 +210,7 @@ class TestView:
         data = studies.dicom(ViewPosition="", PatientOrientation=["A", "F"])
         assert warnings_of(data) == {WarningCode.LATERAL_VIEW}
 
-    def test_the_view_is_told(self) -> None:
+    def test_the_view_is_returned(self) -> None:
         assert read_study(studies.dicom(ViewPosition="AP"))[0].facts.view == "AP"
 
 
@@ -225,7 +225,7 @@ class TestBurnedIn:
             ({"SOPClassUID": SC, "BurnedInAnnotation": "NO"}, False),
         ],
     )
-    def test_said_or_likely(self, elements: dict[str, str], *, warned: bool) -> None:
+    def test_declared_or_likely(self, elements: dict[str, str], *, warned: bool) -> None:
         expected = {WarningCode.BURNED_IN_POSSIBLE} if warned else set()
         assert warnings_of(studies.dicom(**elements)) == expected
 
@@ -316,7 +316,7 @@ class TestNoPicture:
         assert code_of(studies.written(ds)) is ErrorCode.TRUNCATED
 
 
-def test_broken_values_do_not_stand_in_the_way() -> None:
+def test_unreadable_values_do_not_prevent_reading() -> None:
     ds = studies.data_set(studies.chest(), bits=12)
     data = studies.written(ds)
     # Same lengths, impossible values.

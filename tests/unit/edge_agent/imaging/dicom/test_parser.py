@@ -103,7 +103,7 @@ def test_without_preamble(syntax: str) -> None:
         (uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian),
     ],
 )
-def test_headers_that_lie_about_the_encoding(declared: str, written: str) -> None:
+def test_headers_that_declare_a_wrong_encoding(declared: str, written: str) -> None:
     data = studies.written(studies.data_set(studies.chest(), bits=12), written)
     at = data.index(b"\x02\x00\x10\x00UI") + 6
     length = struct.unpack_from("<H", data, at)[0]
@@ -183,7 +183,7 @@ EMPTY_ITEM = b"\xfe\xff\x00\xe0\0\0\0\0"
 START = b"\x08\x00\x05\x00CS\x0a\x00ISO_IR 100"
 
 
-def test_more_items_than_any_image_has_are_not_walked_through() -> None:
+def test_more_items_than_any_image_has_are_refused() -> None:
     items = EMPTY_ITEM * 300_000
     sequence = b"\x08\x00\x15\x11SQ\0\0\xff\xff\xff\xff" + items + b"\xfe\xff\xdd\xe0\0\0\0\0"
     assert refusal(START + sequence) is ErrorCode.CORRUPT

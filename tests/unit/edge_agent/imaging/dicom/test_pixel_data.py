@@ -350,7 +350,7 @@ class TestReducedResolution:
         data = studies.compressed(jpeg_2000(full, 12), full, uid.JPEG2000Lossless, bits=12)
         assert set(np.unique(stored(data, (64, 63)))) == {1234}
 
-    def test_never_smaller_than_asked_for(self) -> None:
+    def test_never_smaller_than_the_minimum_size(self) -> None:
         full = studies.chest(256, 256)
         data = studies.compressed(jpeg_2000(full, 12), full, uid.JPEG2000Lossless, bits=12)
         assert stored(data, (129, 129)).shape == (256, 256)
@@ -412,14 +412,14 @@ def refusal_of(action: Callable[[], object]) -> ErrorCode:
         ("1.2.3.4.5", "not registered"),
     ],
 )
-def test_syntaxes_that_nothing_here_reads(syntax: str, name: str) -> None:
+def test_unsupported_syntaxes_are_refused_by_name(syntax: str, name: str) -> None:
     with pytest.raises(StudyImageRefused, match=name) as refusal:
         stored(studies.compressed(b"\0" * 100, picture(12, signed=False), syntax, bits=12))
     assert refusal.value.code is ErrorCode.UNSUPPORTED_SYNTAX
 
 
 @pytest.mark.parametrize("last", [110, 111, 112])
-def test_jpeg_xl_is_called_by_its_name(last: int) -> None:
+def test_jpeg_xl_is_named(last: int) -> None:
     assert pixel_data.name_transfer_syntax(f"1.2.840.10008.1.2.4.{last}") == "JPEG XL"
 
 

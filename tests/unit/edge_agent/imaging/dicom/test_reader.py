@@ -86,7 +86,7 @@ class TestContext:
         assert "Doe" not in repr(context)
 
     @pytest.mark.parametrize("value", ["20230230", "2023", "abc", "", "99999999"])
-    def test_impossible_dates_count_as_absent(self, value: str) -> None:
+    def test_impossible_dates_are_treated_as_absent(self, value: str) -> None:
         _, context = read_study(studies.dicom(PatientBirthDate=value, PatientAge="045Y"))
         assert context.patient_birth_date is None
         assert context.patient_age == "045Y"
@@ -125,7 +125,7 @@ class TestContext:
         data = data.replace(b"ISO_IR 100", charset.encode().ljust(10))
         assert read_study(data)[1].patient_name.startswith("M")
 
-    def test_nothing_said(self) -> None:
+    def test_without_any_identifiers(self) -> None:
         ds = studies.data_set(studies.chest(), bits=12)
         keep = {"Rows", "Columns", "PixelData", "Modality", "WindowCenter", "WindowWidth"}
         for element in list(ds):

@@ -95,7 +95,7 @@ class TestJpeg:
         assert off_by(imagecodecs.jpeg8_encode(GREY, lossless=True, bitspersample=8)) == 0
 
     @pytest.mark.parametrize("side", [640, 512, 384, 224, 97])
-    def test_scaled_decoding_is_as_good_as_scaling(
+    def test_scaled_decoding_equals_scaling_within_a_grey_level(
         self, side: int, radiographs: list[Path]
     ) -> None:
         for path in radiographs[1::20]:
@@ -131,7 +131,7 @@ class TestJpeg:
         assert b"\xff\xd9" in data[: len(data) // 2]
         assert code_of(data[:-20]) is ErrorCode.TRUNCATED
 
-    def test_rubbish_after_the_end_is_ignored(self) -> None:
+    def test_bytes_after_the_end_are_ignored(self) -> None:
         data = pillow(GREY, "JPEG", quality=98)
         assert off_by(data + b"rubbish" * 100) <= 4
 
@@ -168,7 +168,7 @@ class TestPng:
         grey = pixels_of(file, ESTIMATED)
         assert np.corrcoef(grey.ravel(), DEEP.ravel())[0, 1] > 0.99
 
-    def test_alpha_lies_on_black(self) -> None:
+    def test_alpha_is_blended_with_black(self) -> None:
         alpha = np.full_like(GREY, 255)
         alpha[:40] = 0
         for picture in (np.dstack([GREY] * 3 + [alpha]), np.dstack([GREY, alpha])):
@@ -315,7 +315,7 @@ class TestTiff:
         data += struct.pack("<H", count) + entries + bytes(4)
         assert code_of(data) is ErrorCode.UNSUPPORTED_PIXELS
 
-    def test_an_element_that_stands_there_twice(self) -> None:
+    def test_an_element_that_is_stored_twice(self) -> None:
         """Which one holds decoders do not agree about, so a size by the other could be any."""
         assert code_of(with_tag(raw_tiff(GREY), 277, becomes=(257, 9))) is ErrorCode.CORRUPT
         offsets = struct.pack("<HHLL", 273, 4, 1_000_000, 16)
@@ -324,7 +324,7 @@ class TestTiff:
         many += struct.pack("<H", 60_000) + offsets * 60_000 + bytes(4)
         assert code_of(many) is ErrorCode.CORRUPT
 
-    def test_tiles_of_any_size_are_not_believed(self) -> None:
+    def test_tiles_larger_than_any_picture_are_refused(self) -> None:
         data = raw_tiff(GREY, tiled=True, tile=1 << 16)
         assert code_of(data) is ErrorCode.CORRUPT
 
@@ -407,7 +407,7 @@ class TestOrientation:
     @pytest.mark.parametrize("orientation", range(1, 9))
     @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "JPEG in TIFF", "YCbCr in TIFF"])
     @pytest.mark.parametrize("fit", [None, (64, 96)])
-    def test_pictures_come_upright(
+    def test_pictures_are_turned_upright(
         self, kind: str, orientation: int, fit: tuple[int, int] | None
     ) -> None:
         exif = Image.Exif()
@@ -429,7 +429,7 @@ class TestOrientation:
             expected = resize(GREY, box.inner_height, box.inner_width)
         assert np.abs(radiograph.pixels.astype(int) - expected).max() <= 6
 
-    def test_damaged_notes_do_not_matter(self) -> None:
+    def test_damaged_exif_is_ignored(self) -> None:
         data = pillow(GREY, "JPEG", quality=98, exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
         assert off_by(data) <= 4
 
@@ -482,7 +482,7 @@ def test_too_small_and_too_large() -> None:
     assert code_of(data, max_pixels=20_000) is ErrorCode.TOO_LARGE
 
 
-def test_real_radiographs_come_as_opencv_reads_them(radiographs: list[Path]) -> None:
+def test_real_radiographs_equal_opencvs_reading(radiographs: list[Path]) -> None:
     for path in radiographs[::10]:
         data = path.read_bytes()
         expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
@@ -503,7 +503,7 @@ class TestJpegInTiff:
     def test_strips_without_end(self) -> None:
         assert off_by(jpeg_tiff([strip[:-2] for strip in self.strips()], self.STRIP)) <= 4
 
-    def test_a_strip_whose_size_is_not_told(self) -> None:
+    def test_a_strip_whose_size_is_not_declared(self) -> None:
         whole = [pillow(GREY, "JPEG", quality=98)]
         assert off_by(jpeg_tiff(whole, GREY.shape[0], counts=False)) <= 4
 
