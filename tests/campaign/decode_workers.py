@@ -28,11 +28,11 @@ from edge_agent.decoding.pool import DecodePolicy, DecoderPool
 from edge_agent.decoding.responses import DecodedStudy
 from edge_agent.errors import DecoderFailed
 from edge_agent.imaging import Limits
-from tests.support.images.hostile_reader import PATH, misbehaving
+from tests.support.images.hostile_reader import PATH, make_hostile_file
 
 SIDE, CELL = 256, 16
 TAGS = (SIDE // CELL) ** 2
-CRASHES = ("exit", "segfault", "kill", "hang", "bug", "say {}")
+CRASHES = ("exit", "segfault", "kill", "hang", "bug", "send {}")
 ROOT = Path(__file__).parents[2]
 
 
@@ -114,11 +114,11 @@ async def _one_request(
     if fate < 0.10:
         patience_s = chance.uniform(0.0, 0.05)
     elif fate < 0.15:
-        data, timeout_s = misbehaving(f"sleep {chance.uniform(0, 0.02)}", data), 0.01
+        data, timeout_s = make_hostile_file(f"sleep {chance.uniform(0, 0.02)}", data), 0.01
     elif fate < 0.20:
-        data, patience_s = misbehaving(f"sleep {chance.uniform(0, 0.05)}", data), 0.02
+        data, patience_s = make_hostile_file(f"sleep {chance.uniform(0, 0.05)}", data), 0.02
     elif fate < 0.24:
-        data, timeout_s = misbehaving(chance.choice(CRASHES), data), 0.1
+        data, timeout_s = make_hostile_file(chance.choice(CRASHES), data), 0.1
     asked = asyncio.create_task(pool.decode(data, fit=(SIDE, SIDE), timeout_s=timeout_s))
     if patience_s is not None:
         asyncio.get_running_loop().call_later(patience_s, asked.cancel)

@@ -32,7 +32,14 @@ from edge_agent.system.processes import memory_kb, process_tree
 from hilum.codes import ErrorCode
 from hilum.v1 import detection_pb2 as pb
 from tests.support.agents.live import LiveAgent, live_agent
-from tests.support.images.known import Failed, Seen, grpc_failure, http_failure, same, seen
+from tests.support.images.known import (
+    DetectedFindings,
+    RequestFailed,
+    are_equal,
+    parse_findings,
+    parse_grpc_failure,
+    parse_http_failure,
+)
 from tests.support.images.strategies import Case, cases, small_radiographs
 
 ROUND: Final = 200
@@ -74,30 +81,32 @@ class Target:
 
     def send(self, case: Case) -> str:
         """Send it; the code, or `answered`."""
-        match case.what:
+        match case.layer:
             case "message":
-                return self._message(case.face, case.body)
+                return self._message(case.endpoint, case.body)
             case "form":
-                return self._post(case.face, case.body, case.content_type)
+                return self._post(case.endpoint, case.body, case.content_type)
             case "wire":
-                return self._wire(case.face, case.body)
-            case _ if case.face.startswith("/"):
-                name = "files" if case.face == "/predict/batch" else "file"
+                return self._wire(case.endpoint, case.body)
+            case _ if case.endpoint.startswith("/"):
+                name = "files" if case.endpoint == "/predict/batch" else "file"
                 request = self._http.build_request(
-                    "POST", case.face, files={name: ("image", case.body)}
+                    "POST", case.endpoint, files={name: ("image", case.body)}
                 )
-                return self._post(case.face, request.read(), request.headers["content-type"])
+                return self._post(case.endpoint, request.read(), request.headers["content-type"])
             case _:
                 message = pb.DetectRequest(request_id="fuzz", image=case.body)
-                return self._message(case.face, message.SerializeToString())
+                return self._message(case.endpoint, message.SerializeToString())
 
-    def sound(self, image: bytes) -> tuple[Seen, Seen]:
+    def sound(self, image: bytes) -> tuple[DetectedFindings, DetectedFindings]:
         """What both faces say about a sound radiograph."""
         message = pb.DetectRequest(image=image).SerializeToString()
-        over_grpc = seen(pb.DetectResponse.FromString(self._detect(message, timeout=TIMEOUT_S)))
+        over_grpc = parse_findings(
+            pb.DetectResponse.FromString(self._detect(message, timeout=TIMEOUT_S))
+        )
         got = self._http.post("/predict", files={"file": ("x", image)})
         if got.status_code != httpx.codes.OK:
-            raise Wrong(f"a sound radiograph was refused: {http_failure(got)!r}")
+            raise Wrong(f"a sound radiograph was refused: {parse_http_failure(got)!r}")
         predictions = got.json()["predictions"]
         return over_grpc, tuple(
             (p["class"], p["confidence"], tuple(p["bbox"])) for p in predictions
@@ -110,20 +119,20 @@ class Target:
                 return _answered(response)
             answers = list(self._stream(iter([body]), timeout=TIMEOUT_S))
         except grpc.RpcError as error:
-            return _coded(grpc_failure(error), readable=_readable(body))
+            return _coded(parse_grpc_failure(error), readable=_readable(body))
         if len(answers) != 1:
             raise Wrong(f"a stream of one message brought {len(answers)} answers")
         outcome = pb.DetectStreamResponse.FromString(answers[0])
         if outcome.WhichOneof("outcome") == "response":
             return _answered(outcome.response)
-        return _coded(Failed(outcome.error.code, "in the stream"))
+        return _coded(RequestFailed(outcome.error.code, "in the stream"))
 
     def _post(self, face: str, body: bytes, content_type: str) -> str:
         got = self._http.post(face, content=body, headers={"Content-Type": content_type})
         if got.status_code != httpx.codes.OK:
             if not 400 <= got.status_code < 600:
                 raise Wrong(f"HTTP status {got.status_code}")
-            return _coded(http_failure(got))
+            return _coded(parse_http_failure(got))
         if face == "/render":
             if not got.content.startswith(b"\x89PNG"):
                 raise Wrong("what was drawn is no PNG")
@@ -132,7 +141,7 @@ class Target:
         ends = []
         for item in results:
             if item.get("error"):
-                ends.append(_coded(Failed(item["error"]["code"], str(item["status"]))))
+                ends.append(_coded(RequestFailed(item["error"]["code"], str(item["status"]))))
             elif item["result"]["bundle_digest"]:
                 ends.append("answered")
             else:
@@ -169,7 +178,7 @@ def _answered(response: pb.DetectResponse) -> str:
     return "answered"
 
 
-def _coded(failed: Failed, *, readable: bool = True) -> str:
+def _coded(failed: RequestFailed, *, readable: bool = True) -> str:
     """The code of a failure, which must be one that is foreseen."""
     if not readable and not failed.code and failed.status == "INTERNAL":
         return "gRPC: not a message"  # grpcio's own answer; it never reaches our code.
@@ -241,7 +250,7 @@ class SoundCheck:
             self._tally.wrong.append(f"a sound radiograph ({name}): {error!r}")
         else:
             for answer in answers:
-                if not same(answer, self._expected[name]):
+                if not are_equal(answer, self._expected[name]):
                     self._tally.wrong.append(f"{name} was answered with {answer}")
         self._tally.sound += 1
 
@@ -267,7 +276,7 @@ def _round(target: Target, check: SoundCheck, tally: Tally, round_seed: int, exa
             tally.wrong.append(f"{_kept(case)}: {error!r}")
         tally.slowest_s = max(tally.slowest_s, time.monotonic() - begun)
         tally.ends[end] += 1
-        tally.kinds[case.kind.partition(" ")[0] if case.what == "image" else case.kind] += 1
+        tally.kinds[case.kind.partition(" ")[0] if case.layer == "image" else case.kind] += 1
         if tally.ends.total() % CHECK_EVERY == 0:
             check.now()
 
@@ -280,7 +289,7 @@ def _kept(case: Case) -> Path:
     file = EVIDENCE / f"{hashlib.sha256(case.body).hexdigest()[:12]}.bin"
     file.write_bytes(case.body)
     facts: dict[str, Any] = {
-        "what": case.what, "kind": case.kind, "face": case.face, "type": case.content_type,
+        "what": case.layer, "kind": case.kind, "face": case.endpoint, "type": case.content_type,
     }  # fmt: skip
     file.with_suffix(".json").write_text(json.dumps(facts), encoding="utf-8")
     return file

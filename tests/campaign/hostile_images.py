@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     spawn = multiprocessing.get_context("spawn")
     failed = []
-    for name in damaged.small_files():
+    for name in damaged.make_small_files():
         child = spawn.Process(target=attack, args=(name, options.count, options.seed))
         child.start()
         child.join()
@@ -54,10 +54,10 @@ def attack(name: str, count: int, seed: int) -> None:
     sys.unraisablehook = lambda _error: os._exit(SWALLOWED)
     # Native decoders print what they think of each file.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    sound = damaged.small_files()[name]
+    sound = damaged.make_small_files()[name]
     answers: Counter[str] = Counter()
     started, slowest = time.perf_counter(), 0.0
-    for damage in (damaged.truncations, damaged.flips):
+    for damage in (damaged.truncate, damaged.change_bytes):
         for number, data in enumerate(damage(sound, count, seed)):
             _evidence(name).write_bytes(data)
             begun = time.perf_counter()

@@ -26,8 +26,8 @@ from edge_agent.imaging import read_study
 from tests.conftest import pydicom_file
 from tests.support.agents.live import LiveAgent, live_agent
 from tests.support.images import studies
-from tests.support.images.damaged import picture_file
-from tests.support.images.known import Asker, Failed, asking, same
+from tests.support.images.damaged import write_raster
+from tests.support.images.known import AgentClient, RequestFailed, are_equal, connect_client
 from tests.support.system.processes import Watch
 
 ROWS, COLUMNS = 8230, 7750
@@ -65,8 +65,8 @@ def large_files(*kinds: str) -> dict[str, bytes]:
     pixels = read_study(pydicom_file("RG1_UNCI.dcm").read_bytes())[0].pixels
     large = cv2.resize(pixels, (COLUMNS, ROWS), interpolation=cv2.INTER_CUBIC)
     make: dict[str, Any] = {
-        "jpeg": lambda: picture_file(large, "JPEG", quality=90),
-        "png": lambda: picture_file(large, "PNG", compress_level=1),
+        "jpeg": lambda: write_raster(large, "JPEG", quality=90),
+        "png": lambda: write_raster(large, "PNG", compress_level=1),
         "dicom": lambda: studies.dicom(large.astype(np.uint16) << 8, bits=16),
     }
     return {kind: make[kind]() for kind in kinds}
@@ -79,14 +79,14 @@ async def campaign(
     tally = Tally()
     files = large_files(*kinds, *(["dicom"] if most else []))
     with live_agent(environment=PATIENT) as agent:
-        async with asking(agent) as asker:
+        async with connect_client(agent) as asker:
             for kind in kinds:
                 image = files[kind]
                 for number in (FEW, many):
-                    asked = [asker.over_grpc(image, timeout_s=300) for _ in range(number)]
+                    asked = [asker.detect_over_grpc(image, timeout_s=300) for _ in range(number)]
                     await _together(agent, tally, f"{number} {kind}", asked)
                 tally.compare(kind, len(image), many)
-            drawn = [asker.picture(files[kinds[0]]) for _ in range(many // 2)]
+            drawn = [asker.render(files[kinds[0]]) for _ in range(many // 2)]
             await _together(agent, tally, f"{many // 2} pictures", drawn)
             if most:
                 await _uncompressed(agent, asker, tally, files["dicom"])
@@ -95,9 +95,9 @@ async def campaign(
     return tally
 
 
-async def _uncompressed(agent: LiveAgent, asker: Asker, tally: Tally, image: bytes) -> None:
+async def _uncompressed(agent: LiveAgent, asker: AgentClient, tally: Tally, image: bytes) -> None:
     """They come over gRPC: answered, or refused for what waits already; nothing else."""
-    asked = [asker.over_grpc(image, timeout_s=300) for _ in range(MANY)]
+    asked = [asker.detect_over_grpc(image, timeout_s=300) for _ in range(MANY)]
     await _together(agent, tally, f"{MANY} dicom", asked, refused_is_right=True)
 
 
@@ -125,11 +125,11 @@ async def _together(
     sound = [it for it in answers if not isinstance(it, BaseException)]
     for answer in answers:
         if not isinstance(answer, BaseException):
-            alike = answer == sound[0] if isinstance(answer, bytes) else same(answer, sound[0])
+            alike = answer == sound[0] if isinstance(answer, bytes) else are_equal(answer, sound[0])
             tally.ends["answered"] += 1
             if not alike:
                 tally.wrong.append(f"{what}: answered differently")
-        elif refused_is_right and isinstance(answer, Failed) and answer.code == "overloaded":
+        elif refused_is_right and isinstance(answer, RequestFailed) and answer.code == "overloaded":
             tally.ends["refused"] += 1
         else:
             tally.ends["failed"] += 1

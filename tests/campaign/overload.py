@@ -32,7 +32,14 @@ import grpc
 import httpx
 
 from tests.support.agents.live import live_agent
-from tests.support.images.known import Asker, Failed, Seen, asking, same, sound_files
+from tests.support.images.known import (
+    AgentClient,
+    DetectedFindings,
+    RequestFailed,
+    are_equal,
+    connect_client,
+    make_sound_files,
+)
 from tests.support.system.processes import Watch
 
 TIMES: Final = 10.0
@@ -84,7 +91,9 @@ class Tally:
 class Callers:
     """Everybody who asks one agent for one image, whose answer is known."""
 
-    def __init__(self, askers: list[Asker], image: bytes, expected: Seen, tally: Tally) -> None:
+    def __init__(
+        self, askers: list[AgentClient], image: bytes, expected: DetectedFindings, tally: Tally
+    ) -> None:
         self._askers = askers
         self._image = image
         self._expected = expected
@@ -93,11 +102,11 @@ class Callers:
     async def one(self, number: int, *, stat: bool) -> None:
         """One request; even numbers over gRPC, odd ones over HTTP."""
         asker = self._askers[number % len(self._askers)]
-        ask = asker.over_http_quickly if number % 2 else asker.over_grpc
+        ask = asker.detect_over_http_cheaply if number % 2 else asker.detect_over_grpc
         begun = time.perf_counter()
         try:
             answer = await ask(self._image, stat=stat, name=f"{number}")
-        except Failed as failed:
+        except RequestFailed as failed:
             end = "refused"
             refused = failed.status in {"RESOURCE_EXHAUSTED", "503"}
             if not (refused and failed.code == "overloaded" and failed.retry_after_s):
@@ -107,7 +116,7 @@ class Callers:
             self._tally.wrong.append(f"{number} was lost: {error!r}")
         else:
             end = "stat" if stat else "routine"
-            if not same(answer, self._expected):
+            if not are_equal(answer, self._expected):
                 self._tally.wrong.append(f"{number} was answered with {answer}")
         self._tally.ends[end] += 1
         self._tally.took[end].append(time.perf_counter() - begun)
@@ -143,11 +152,11 @@ async def campaign(
 ) -> Tally:
     """Run it; `wrong` and `problems()` of what comes back must be empty."""
     tally = Tally()
-    image = sound_files()["jpeg-half"]
+    image = make_sound_files()["jpeg-half"]
     environment = SHORT_OF_CORES | {"HILUM_EDGE__ENGINE__VARIANT": variant}
     with live_agent(environment=environment) as agent:
-        async with asking(agent) as one, asking(agent) as other:
-            expected = await one.over_grpc(image)
+        async with connect_client(agent) as one, connect_client(agent) as other:
+            expected = await one.detect_over_grpc(image)
             watch = Watch(agent.process.pid, io.StringIO())
             idle = watch.look().all_kb / 1e3
             looking = asyncio.create_task(_look(watch))
@@ -164,8 +173,8 @@ async def campaign(
             looking.cancel()
             await asyncio.wait({looking})
             tally.wrong += measured.wrong
-            for ask in (one.over_grpc, one.over_http):
-                if not same(await ask(image), expected):
+            for ask in (one.detect_over_grpc, one.detect_over_http):
+                if not are_equal(await ask(image), expected):
                     tally.wrong.append("afterwards a radiograph was answered wrongly")
         if agent.stop() != 0:
             tally.wrong.append("the agent did not end with 0 when told to")

@@ -24,7 +24,14 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from tests.support.agents.live import LiveAgent, live_agent
-from tests.support.images.known import Asker, Failed, Seen, asking, same, sound_files
+from tests.support.images.known import (
+    AgentClient,
+    DetectedFindings,
+    RequestFailed,
+    are_equal,
+    connect_client,
+    make_sound_files,
+)
 from tests.support.system.processes import Sample, Watch, growth_per_hour
 
 OFTEN: Final = {"dicom": 3, "jpeg-2000": 1, "png": 2, "jpeg": 3, "jpeg-half": 6}
@@ -98,7 +105,9 @@ class Flatness:
 class Load:
     """What the clients do, one request after the other."""
 
-    def __init__(self, asker: Asker, expected: dict[str, Seen], seed: int, tally: Tally) -> None:
+    def __init__(
+        self, asker: AgentClient, expected: dict[str, DetectedFindings], seed: int, tally: Tally
+    ) -> None:
         self._asker = asker
         self._expected = expected
         self._chance = random.Random(seed)
@@ -108,7 +117,7 @@ class Load:
     async def one(self) -> None:
         """One visit: mostly one image, sometimes a stream of four."""
         name = self._chance.choices(self._names, list(OFTEN.values()))[0]
-        image, fate = sound_files()[name], self._chance.random()
+        image, fate = make_sound_files()[name], self._chance.random()
         if fate < 0.05:
             await self._cut_short(image[: self._chance.randrange(len(image) // 2)])
         elif fate < 0.08:
@@ -118,18 +127,18 @@ class Load:
         elif fate < 0.20:
             await self._stream()
         else:
-            ask = self._asker.over_http if fate < 0.45 else self._asker.over_grpc
+            ask = self._asker.detect_over_http if fate < 0.45 else self._asker.detect_over_grpc
             try:
                 self._judge(name, await ask(image, stat=self._chance.random() < 0.2))
-            except Failed as failed:
+            except RequestFailed as failed:
                 self._failed(failed)
 
-    def _judge(self, name: str, answer: Seen) -> None:
+    def _judge(self, name: str, answer: DetectedFindings) -> None:
         self._tally.ends["answered"] += 1
-        if not same(answer, self._expected[name]):
+        if not are_equal(answer, self._expected[name]):
             self._tally.wrong.append(f"{name} was answered with {answer}")
 
-    def _failed(self, failed: Failed) -> None:
+    def _failed(self, failed: RequestFailed) -> None:
         """Only a killed worker's image may fail."""
         self._tally.ends[failed.code or failed.status] += 1
         if failed.code != "decoder_failed":
@@ -137,8 +146,8 @@ class Load:
 
     async def _cut_short(self, image: bytes) -> None:
         try:
-            answer = await self._asker.over_grpc(image)
-        except Failed as failed:
+            answer = await self._asker.detect_over_grpc(image)
+        except RequestFailed as failed:
             self._tally.ends["refused"] += 1
             if failed.code not in REFUSALS | {"decoder_failed"}:
                 self._tally.wrong.append(f"half a file was answered with {failed!r}")
@@ -147,15 +156,15 @@ class Load:
 
     async def _leave_early(self, image: bytes) -> None:
         self._tally.ends["left early"] += 1
-        ask = self._chance.choice((self._asker.over_grpc, self._asker.over_http))
-        with suppress(TimeoutError, asyncio.CancelledError, Failed):
+        ask = self._chance.choice((self._asker.detect_over_grpc, self._asker.detect_over_http))
+        with suppress(TimeoutError, asyncio.CancelledError, RequestFailed):
             async with asyncio.timeout(self._chance.uniform(0, 0.05)):
                 await ask(image)
 
     async def _draw(self, image: bytes) -> None:
         try:
-            picture = await self._asker.picture(image)
-        except Failed as failed:
+            picture = await self._asker.render(image)
+        except RequestFailed as failed:
             self._failed(failed)
         else:
             self._tally.ends["drawn"] += 1
@@ -164,9 +173,9 @@ class Load:
 
     async def _stream(self) -> None:
         names = self._chance.choices(self._names, list(OFTEN.values()), k=4)
-        answers = await self._asker.over_stream([sound_files()[name] for name in names])
+        answers = await self._asker.detect_over_stream([make_sound_files()[name] for name in names])
         for name, answer in zip(names, answers, strict=True):
-            if isinstance(answer, Failed):
+            if isinstance(answer, RequestFailed):
                 self._failed(answer)
             else:
                 self._judge(name, answer)
@@ -186,8 +195,10 @@ async def campaign(
     """Run it, for a time or a number of requests; `wrong` of what comes back must be empty."""
     tally = Tally()
     with live_agent() as agent:
-        async with asking(agent) as asker:
-            expected = {name: await asker.over_grpc(it) for name, it in sound_files().items()}
+        async with connect_client(agent) as asker:
+            expected = {
+                name: await asker.detect_over_grpc(it) for name, it in make_sound_files().items()
+            }
             if not all(expected.values()):
                 tally.wrong.append("a radiograph with masses was answered without findings")
             ends_at = None if seconds is None else time.monotonic() + seconds

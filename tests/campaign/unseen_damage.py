@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("kinds", nargs="*", help="kinds of files; all compressed ones if none")
     options = parser.parse_args(arguments)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # Native decoders print what they think.
-    files = damaged.compressed_files()
+    files = damaged.make_compressed_files()
     for name in options.kinds or files:
         for damage in damaged.DAMAGES:
             found = looked_at(files[name], damage, options.count, options.seed)
@@ -48,7 +48,7 @@ def looked_at(sound: bytes, damage: str, count: int, seed: int) -> Counter[str]:
     outcomes: Counter[str] = Counter()
     for _ in range(count):
         try:
-            seen = read_study(damaged.damaged(sound, damage, dice))[0].pixels
+            seen = read_study(damaged.apply_damage(sound, damage, dice))[0].pixels
         except StudyImageRefused:
             outcomes["refused"] += 1
             continue

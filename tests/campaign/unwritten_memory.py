@@ -54,15 +54,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def damaged_files(count: int, seed: int) -> Iterator[tuple[str, bytes, tuple[int, int] | None]]:
     """Name, bytes and the size asked for, of every kind of file and damage."""
     fits = (None, damaged.FIT)
-    for name, sound in damaged.small_files().items():
-        for damage in (damaged.truncations, damaged.flips):
+    for name, sound in damaged.make_small_files().items():
+        for damage in (damaged.truncate, damaged.change_bytes):
             for number, data in enumerate(damage(sound, count, seed)):
                 yield f"{name} {damage.__name__} {number}", data, fits[number % 2]
     dice = random.Random(seed)
-    for name, sound in damaged.compressed_files().items():
+    for name, sound in damaged.make_compressed_files().items():
         for kind in damaged.DAMAGES:
             for number in range(-(-count // PER_LARGE)):
-                data = damaged.damaged(sound, kind, dice)
+                data = damaged.apply_damage(sound, kind, dice)
                 yield f"{name} {kind} {number}", data, fits[number % 2]
 
 

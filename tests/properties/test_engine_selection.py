@@ -77,7 +77,9 @@ def test_an_earlier_candidate_is_passed_over_only_for_a_clearly_faster_one(
 
 
 @given(TRIALS)
-def test_a_chosen_policy_gains_enough_and_delays_no_image_for_too_long(trials: list[ThroughputTrial]) -> None:
+def test_a_chosen_policy_gains_enough_and_delays_no_image_for_too_long(
+    trials: list[ThroughputTrial],
+) -> None:
     policy = choose_batching(trials)
     by_policy = {trial.policy: trial for trial in trials}
     if policy == ONE_AT_A_TIME:

@@ -62,7 +62,9 @@ def test_kept_boxes_are_a_subset_in_order_and_do_not_overlap(
 
 
 @given(candidates(), IOUS)
-def test_each_dropped_box_overlaps_a_better_one_of_its_class(of: Candidates, iou_threshold: float) -> None:
+def test_each_dropped_box_overlaps_a_better_one_of_its_class(
+    of: Candidates, iou_threshold: float
+) -> None:
     stay = kept(of, iou_threshold)
     for gone in set(range(len(of[1]))) - set(stay):
         assert any(

@@ -32,7 +32,7 @@ from edge_agent.imaging import Limits, read_study
 from hilum.codes import ErrorCode
 from tests.campaign.decode_workers import SIDE, campaign, tag_in, tagged_image
 from tests.conftest import pydicom_file
-from tests.support.images.hostile_reader import PATH, misbehaving
+from tests.support.images.hostile_reader import PATH, make_hostile_file
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -187,7 +187,7 @@ async def test_a_refusal_arrives_as_it_was_raised(workers: DecoderPool, data: by
 
 async def test_any_error_of_the_agent_keeps_its_type(workers: DecoderPool) -> None:
     with pytest.raises(EngineFailed) as raised:
-        await workers.decode(misbehaving("ours", b""))
+        await workers.decode(make_hostile_file("own-error", b""))
     assert (raised.value.code, raised.value.hint) == (ErrorCode.INTERNAL, "A hint.")
 
 
@@ -195,7 +195,7 @@ async def test_a_bugs_error_names_the_line_but_not_the_headers_content(
     workers: DecoderPool,
 ) -> None:
     with pytest.raises(DecoderFailed, match=r"LookupError at hostile_reader\.py:\d+") as raised:
-        await workers.decode(misbehaving("bug", b""))
+        await workers.decode(make_hostile_file("bug", b""))
     assert "Doe" not in str(raised.value)
     await wait_for_all_workers(workers)
 
@@ -230,7 +230,7 @@ async def test_a_crash_costs_one_image_its_result(
     before = workers.stats()
     image = tagged_image(5)
     crash, *others = await asyncio.gather(
-        workers.decode(misbehaving(command, image), fit=FIT),
+        workers.decode(make_hostile_file(command, image), fit=FIT),
         *(workers.decode(image, fit=FIT) for _ in range(6)),
         return_exceptions=True,
     )
@@ -244,13 +244,15 @@ async def test_a_crash_costs_one_image_its_result(
 
 async def test_a_memory_bomb_is_an_error_and_the_agent_lives(workers: DecoderPool) -> None:
     with pytest.raises(DecoderFailed, match="more memory than is allowed"):
-        await workers.decode(misbehaving("bomb", tagged_image(0)))
+        await workers.decode(make_hostile_file("bomb", tagged_image(0)))
     await wait_for_all_workers(workers)
 
 
 @pytest.mark.parametrize("command", ["hang", "hang-native"])
 async def test_a_hang_ends_with_its_timeout(workers: DecoderPool, command: str) -> None:
-    hang = asyncio.create_task(workers.decode(misbehaving(command, tagged_image(0)), timeout_s=0.2))
+    hang = asyncio.create_task(
+        workers.decode(make_hostile_file(command, tagged_image(0)), timeout_s=0.2)
+    )
     for tag in range(6):
         assert tag_in(await workers.decode(tagged_image(tag), fit=FIT)) == tag
     with pytest.raises(DecoderFailed, match=r"not done with this image in 0\.2 s"):
@@ -264,7 +266,9 @@ async def test_a_worker_that_is_killed_while_it_decodes_fails_only_its_image(
     before = set(workers.stats().pids)
     slow = [
         asyncio.create_task(
-            workers.decode(misbehaving(f"begin {tmp_path / str(tag)}", tagged_image(tag)), fit=FIT)
+            workers.decode(
+                make_hostile_file(f"start {tmp_path / str(tag)}", tagged_image(tag)), fit=FIT
+            )
         )
         for tag in (1, 2)
     ]
@@ -317,7 +321,9 @@ async def test_a_late_response_is_discarded_and_its_worker_reused(
 ) -> None:
     before = workers.stats()
     late = [
-        asyncio.create_task(workers.decode(misbehaving("sleep 0.03", tagged_image(7)), fit=FIT))
+        asyncio.create_task(
+            workers.decode(make_hostile_file("sleep 0.03", tagged_image(7)), fit=FIT)
+        )
         for _ in range(2)
     ]
     await until(lambda: workers.stats().idle == 0, "both have started")
@@ -333,7 +339,7 @@ async def test_a_late_response_is_discarded_and_its_worker_reused(
 
 async def test_a_cancelled_request_that_hangs_is_killed(workers: DecoderPool) -> None:
     before = workers.stats()
-    hang = asyncio.create_task(workers.decode(misbehaving("hang", tagged_image(0))))
+    hang = asyncio.create_task(workers.decode(make_hostile_file("hang", tagged_image(0))))
     await until(lambda: workers.stats().idle == 1, "it has begun")
     hang.cancel()
     await asyncio.wait([hang])
@@ -346,7 +352,7 @@ async def test_a_cancelled_request_that_hangs_is_killed(workers: DecoderPool) ->
 async def test_a_deadline_that_passes_while_waiting_for_a_worker(workers: DecoderPool) -> None:
     before = workers.stats()
     busy = [
-        asyncio.create_task(workers.decode(misbehaving("sleep 1", tagged_image(1)), fit=FIT))
+        asyncio.create_task(workers.decode(make_hostile_file("sleep 1", tagged_image(1)), fit=FIT))
         for _ in range(workers.concurrency)
     ]
     await until(lambda: workers.stats().idle == 0, "all are busy")
@@ -366,7 +372,9 @@ async def test_a_deadline_that_passes_while_waiting_for_a_worker(workers: Decode
 
 async def test_requests_may_be_cancelled_while_they_wait_for_a_worker(workers: DecoderPool) -> None:
     slow = [
-        asyncio.create_task(workers.decode(misbehaving("sleep 0.05", tagged_image(1)), fit=FIT))
+        asyncio.create_task(
+            workers.decode(make_hostile_file("sleep 0.05", tagged_image(1)), fit=FIT)
+        )
         for _ in range(2)
     ]
     await until(lambda: workers.stats().idle == 0, "all are busy")
@@ -404,7 +412,7 @@ async def test_a_forged_response_is_refused_and_its_worker_killed(
 ) -> None:
     before = workers.stats()
     with pytest.raises(DecoderFailed, match="response"):
-        await workers.decode(misbehaving(f"say {packet}", tagged_image(2)), fit=FIT)
+        await workers.decode(make_hostile_file(f"send {packet}", tagged_image(2)), fit=FIT)
     await wait_for_all_workers(workers)
     assert workers.stats().replaced == before.replaced + 1
     assert workers.stats().failures["protocol_violation"] > before.failures.get(
@@ -415,7 +423,7 @@ async def test_a_forged_response_is_refused_and_its_worker_killed(
 async def test_a_pickle_is_never_loaded(workers: DecoderPool, tmp_path: Path) -> None:
     made = tmp_path / "made by a pickle"
     with pytest.raises(DecoderFailed, match="cannot be read"):
-        await workers.decode(misbehaving(f"say-pickle {made}", tagged_image(2)))
+        await workers.decode(make_hostile_file(f"send-pickle {made}", tagged_image(2)))
     assert not names(str(tmp_path))
     await wait_for_all_workers(workers)
 
@@ -429,7 +437,9 @@ async def test_a_response_in_advance_never_reaches_the_next_request() -> None:
         forged = {"sequence": 1, "error": {"type": "StudyImageRefused", "code": "corrupt",
                   "message": "forged", "hint": ""}}  # fmt: skip
         with pytest.raises(StudyImageRefused, match="forged"):
-            await workers.decode(misbehaving(f"say {json.dumps(forged)}", tagged_image(1)), fit=FIT)
+            await workers.decode(
+                make_hostile_file(f"send {json.dumps(forged)}", tagged_image(1)), fit=FIT
+            )
         (end,) = await asyncio.gather(
             workers.decode(tagged_image(2), fit=FIT), return_exceptions=True
         )
@@ -444,14 +454,14 @@ async def test_a_response_in_advance_never_reaches_the_next_request() -> None:
 async def test_a_worker_writes_no_files_and_has_neither_descriptors_nor_secrets(
     workers: DecoderPool, tmp_path: Path
 ) -> None:
-    await workers.decode(misbehaving(f"write {tmp_path / 'leak'}", tagged_image(0)))
+    await workers.decode(make_hostile_file(f"write {tmp_path / 'leak'}", tagged_image(0)))
     assert not any(size_bytes for _name, size_bytes in files(tmp_path))
     with pytest.raises(EngineFailed) as descriptors:
-        await workers.decode(misbehaving("descriptors", b""))
+        await workers.decode(make_hostile_file("descriptors", b""))
     # The three standard streams, its channel and its memory.
     assert len(json.loads(descriptors.value.message)) == 5
     with pytest.raises(EngineFailed) as environment:
-        await workers.decode(misbehaving("environment", b""))
+        await workers.decode(make_hostile_file("environment", b""))
     assert "HILUM_EDGE__SECRET" not in json.loads(environment.value.message)
 
 
@@ -538,7 +548,9 @@ async def test_a_pool_that_is_not_running_is_not_ready() -> None:
 async def test_closing_ends_all_processes_and_fails_all_requests() -> None:
     async with started() as workers:
         pids = (workers.stats().zygote_pid, *workers.stats().pids)
-        tasks = [asyncio.create_task(workers.decode(misbehaving("hang", b""))) for _ in range(5)]
+        tasks = [
+            asyncio.create_task(workers.decode(make_hostile_file("hang", b""))) for _ in range(5)
+        ]
         await until(lambda: workers.stats().idle == 0, "all are busy")
         await workers.close()
         ends = await asyncio.gather(*tasks, return_exceptions=True)
@@ -590,7 +602,7 @@ async def test_descriptors_stay_flat_over_replacements(workers: DecoderPool) -> 
     async def crashes(count: int) -> None:
         for _ in range(count):
             with pytest.raises(DecoderFailed):
-                await workers.decode(misbehaving("exit", b""))
+                await workers.decode(make_hostile_file("exit", b""))
         await wait_for_all_workers(workers)
 
     await crashes(2)

@@ -1,4 +1,4 @@
-"""Study images that are cut short or damaged, made from sound files of every kind."""
+"""Truncated and damaged study images, made from sound files of every format."""
 
 from __future__ import annotations
 
@@ -21,25 +21,29 @@ FIT = (128, 128)
 REAL = ("RG1_UNCI.dcm", "RG1_J2KR.dcm", "RG1_J2KI.dcm")
 
 
-def crop(rows: int = 224, columns: int = 192) -> NDArray[np.uint16]:
-    """Stored values from the middle of a real radiograph, u16, 15 bits."""
+def crop_radiograph(rows: int = 224, columns: int = 192) -> NDArray[np.uint16]:
+    """Return stored values from the middle of a real radiograph, u16, 15 bits."""
     whole = pydicom.dcmread(pydicom_file("RG1_UNCI.dcm")).pixel_array
     return np.ascontiguousarray(whole[800 : 800 + rows, 600 : 600 + columns])
 
 
-def compressed_files() -> dict[str, bytes]:
-    """Files of hundreds of kilobytes whose pixels are compressed, by kind."""
-    plain = {"implicit", "tables", "tiff"}
-    return {n: data for n, data in files_of(crop(900, 900)).items() if n not in plain}
+def make_compressed_files() -> dict[str, bytes]:
+    """Return files of hundreds of kilobytes with compressed pixels, by format."""
+    uncompressed = {"implicit", "tables", "tiff"}
+    return {
+        name: data
+        for name, data in write_all_formats(crop_radiograph(900, 900)).items()
+        if name not in uncompressed
+    }
 
 
-def small_files() -> dict[str, bytes]:
-    """A small sound file of each kind, by name."""
-    return files_of(crop())
+def make_small_files() -> dict[str, bytes]:
+    """Return a small sound file of each format, by name."""
+    return write_all_formats(crop_radiograph())
 
 
-def files_of(words: NDArray[np.uint16]) -> dict[str, bytes]:
-    """Stored values of 15 bits in a file of each kind, by name."""
+def write_all_formats(words: NDArray[np.uint16]) -> dict[str, bytes]:
+    """Return stored values of 15 bits in a file of each format, by name."""
     octets = (words >> 7).astype(np.uint8)
     twelve = words >> 3
     lossless = imagecodecs.jpeg8_encode(words, lossless=True, bitspersample=16)
@@ -72,20 +76,23 @@ def files_of(words: NDArray[np.uint16]) -> dict[str, bytes]:
         ),
         "htj2k": dicom(imagecodecs.htj2k_encode(words, reversible=True), uid.HTJ2KLossless),
         "tables": studies.dicom(
-            words, bits=15, VOILUTSequence=[table(1 << 12)], ModalityLUTSequence=[table(1 << 14)]
+            words,
+            bits=15,
+            VOILUTSequence=[make_lut(1 << 12)],
+            ModalityLUTSequence=[make_lut(1 << 14)],
         ),
-        "jpeg": picture_file(octets, "JPEG", quality=90),
-        "jpeg-progressive": picture_file(octets, "JPEG", quality=90, progressive=True),
-        "png-8": picture_file(octets, "PNG"),
-        "png-16": picture_file(words, "PNG"),
-        "tiff": picture_file(words, "TIFF"),
-        "tiff-lzw": picture_file(octets, "TIFF", compression="tiff_lzw"),
-        "tiff-jpeg": picture_file(octets, "TIFF", compression="jpeg"),
+        "jpeg": write_raster(octets, "JPEG", quality=90),
+        "jpeg-progressive": write_raster(octets, "JPEG", quality=90, progressive=True),
+        "png-8": write_raster(octets, "PNG"),
+        "png-16": write_raster(words, "PNG"),
+        "tiff": write_raster(words, "TIFF"),
+        "tiff-lzw": write_raster(octets, "TIFF", compression="tiff_lzw"),
+        "tiff-jpeg": write_raster(octets, "TIFF", compression="jpeg"),
     }
 
 
-def table(entries: int) -> pydicom.Dataset:
-    """A rising LUT of 16 bits."""
+def make_lut(entries: int) -> pydicom.Dataset:
+    """Return a rising 16-bit LUT."""
     item = pydicom.Dataset()
     item.LUTDescriptor = [entries, 0, 16]
     item["LUTDescriptor"].VR = "US"
@@ -95,36 +102,36 @@ def table(entries: int) -> pydicom.Dataset:
     return item
 
 
-def picture_file(pixels: NDArray[np.generic], kind: str, **options: object) -> bytes:
-    """A raster file written by Pillow."""
+def write_raster(pixels: NDArray[np.generic], kind: str, **options: object) -> bytes:
+    """Return a raster file that Pillow has written."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, kind, **options)
     return file.getvalue()
 
 
-def truncations(data: bytes, count: int, seed: int) -> Iterator[bytes]:
-    """The file cut at random places, and just before its end."""
+def truncate(data: bytes, count: int, seed: int) -> Iterator[bytes]:
+    """Yield the file cut at random places, and just before its end."""
     dice = random.Random(seed)
     for _ in range(count - 2):
-        # Half of the cuts lie in the first few kilobytes, where the structure is.
+        # Half of the cuts are in the first few kilobytes, where the structure is.
         yield data[: dice.randrange(min(len(data), 4096) if dice.random() < 0.5 else len(data))]
     yield data[:-1]
     yield data[:-2]
 
 
-def flips(data: bytes, count: int, seed: int) -> Iterator[bytes]:
-    """The file with one to eight bytes changed."""
+def change_bytes(data: bytes, count: int, seed: int) -> Iterator[bytes]:
+    """Yield the file with one to eight bytes changed."""
     dice = random.Random(seed)
     for _ in range(count):
-        damaged = bytearray(data)
+        changed = bytearray(data)
         within = min(len(data), 4096) if dice.random() < 0.5 else len(data)
         for _ in range(dice.randint(1, 8)):
-            damaged[dice.randrange(within)] = dice.randrange(256)
-        yield bytes(damaged)
+            changed[dice.randrange(within)] = dice.randrange(256)
+        yield bytes(changed)
 
 
-def damaged(data: bytes, damage: str, dice: random.Random) -> bytes:
-    """A large file with one of `DAMAGES` in its later part, where compressed data are."""
+def apply_damage(data: bytes, damage: str, dice: random.Random) -> bytes:
+    """Return a large file with one of `DAMAGES` in its later part, where compressed data are."""
     changed = bytearray(data)
     DAMAGES[damage](changed, dice.randrange(len(data) // 5, len(data) - 1500), dice)
     return bytes(changed)

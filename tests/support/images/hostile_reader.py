@@ -1,7 +1,7 @@
-"""A reader for decode workers that misbehaves on command: what hostile bytes might do to a decoder.
+"""A reader that misbehaves on command, as a decoder could under the control of hostile bytes.
 
-Passed to `DecoderPool` by its import path; it runs in the worker processes. A file for it is a
-command, a line feed and a real image, which is read as usual if the command leaves it alive.
+`DecoderPool` gets it by its import path, and it runs in the worker processes. A file for it is a
+command, a line feed and a real image, which is read as usual if the process survives the command.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ PATH = "tests.support.images.hostile_reader:read"
 MARK = b"MISBEHAVE "
 
 
-def misbehaving(command: str, image: bytes) -> bytes:
-    """A file that makes the worker obey `command`, then read `image`."""
+def make_hostile_file(command: str, image: bytes) -> bytes:
+    """Return a file that makes the worker execute `command`, then read `image`."""
     return MARK + command.encode() + b"\n" + image
 
 
 def read(
     data: bytes | memoryview, *, limits: Limits, fit: tuple[int, int] | None
 ) -> tuple[Radiograph, StudyContext]:
-    """As `edge_agent.imaging.read_study`, after obeying the command, if there is one."""
+    """Execute the file's command, if it has one, then call `edge_agent.imaging.read_study`."""
     if bytes(data[: len(MARK)]) == MARK:
         line, _, image = bytes(data).partition(b"\n")
         name, *arguments = line[len(MARK) :].decode().split(" ", 1)
@@ -72,7 +72,7 @@ def _bomb() -> None:
 
 
 def _native_bomb() -> None:
-    """Allocate as C does, then write to what was not given."""
+    """Allocate with malloc, and write to the memory even if there is none."""
     libc = ctypes.CDLL(None)
     libc.malloc.restype = ctypes.c_void_p
     while True:
@@ -84,7 +84,7 @@ def _bug() -> None:
     raise LookupError("Doe^John")
 
 
-def _ours() -> None:
+def _own_error() -> None:
     raise EngineFailed("Of its own kind.", code=ErrorCode.INTERNAL, hint="A hint.")
 
 
@@ -93,20 +93,20 @@ def _write_file(path: str) -> None:
         Path(path).write_text("pixels", encoding="ascii")
 
 
-def _begin(path: str) -> None:
-    """Show that the image is being worked on, and take a while over it."""
-    Path(path).touch()  # An empty file may be made; nothing can be written into it.
+def _start(path: str) -> None:
+    """Create a file as a sign that decoding has started, and wait."""
+    Path(path).touch()  # The sandbox allows an empty file, but no writing to it.
     time.sleep(0.5)
 
 
 def _descriptors() -> list[int]:
-    # Not from /proc/self/fd, which a process that may not be dumped cannot list unless it is root.
-    open_ones = []
+    # A process that is not dumpable cannot list /proc/self/fd unless it is root.
+    descriptors = []
     for fd in range(256):
         with contextlib.suppress(OSError):
             os.fstat(fd)
-            open_ones.append(fd)
-    return open_ones
+            descriptors.append(fd)
+    return descriptors
 
 
 def _open_descriptors() -> None:
@@ -118,14 +118,14 @@ def _environment() -> None:
 
 
 def _channel() -> socket.socket:
-    """The worker's socket to the agent, as code that took the worker over would find it."""
+    """Return the worker's socket to the agent, found as an attacker's code would find it."""
     for fd in _descriptors():
         with contextlib.suppress(OSError):
             return socket.socket(fileno=os.dup(fd))
     raise LookupError
 
 
-def _say(packet: bytes) -> None:
+def _send(packet: bytes) -> None:
     with _channel() as channel:
         channel.send(packet)
 
@@ -136,7 +136,7 @@ def _close_channel() -> None:
     _hang()
 
 
-class _Evil:
+class _PickleBomb:
     def __init__(self, path: str) -> None:
         self.path = path
 
@@ -154,13 +154,13 @@ _COMMANDS: dict[str, Any] = {
     "bomb": _bomb,
     "native-bomb": _native_bomb,
     "bug": _bug,
-    "ours": _ours,
+    "own-error": _own_error,
     "sleep": lambda seconds: time.sleep(float(seconds)),
-    "begin": _begin,
+    "start": _start,
     "write": _write_file,
     "descriptors": _open_descriptors,
     "environment": _environment,
-    "say": lambda text: _say(text.encode()),
-    "say-pickle": lambda path: _say(pickle.dumps(_Evil(path))),
+    "send": lambda text: _send(text.encode()),
+    "send-pickle": lambda path: _send(pickle.dumps(_PickleBomb(path))),
     "close": _close_channel,
 }

@@ -1,4 +1,4 @@
-"""One real radiograph in several forms; asking an agent for it, and whether the answer is right."""
+"""One real radiograph in several formats, and a client that compares an agent's answers for it."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from hilum.v1 import detection_pb2 as pb
 from hilum.v1 import detection_pb2_grpc
 from tests.conftest import pydicom_file
 from tests.support.agents.live import LiveAgent
-from tests.support.images.damaged import picture_file
+from tests.support.images.damaged import write_raster
 
 SCORE_WITHIN: Final = 0.02
 BOX_WITHIN: Final = 0.01
-"""As a fraction of the image: engines that compute in batches differ in the last digits."""
+"""A fraction of the image. Engines that compute in batches differ in the last digits."""
 MAX_MESSAGE_BYTES: Final = 300 << 20
 
-Seen = tuple[tuple[str, float, tuple[float, ...]], ...]
+DetectedFindings = tuple[tuple[str, float, tuple[float, ...]], ...]
 """Class, score and box (fractions of the image) of each finding."""
 
 
 @cache
-def sound_files() -> dict[str, bytes]:
-    """RG1, a real chest radiograph, in the forms that clinics send, by name."""
+def make_sound_files() -> dict[str, bytes]:
+    """Return RG1, a real chest radiograph, in the formats that clinics send, by name."""
     dicom = pydicom_file("RG1_UNCI.dcm").read_bytes()
     pixels = read_study(dicom)[0].pixels
     half = cv2.resize(pixels, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
     return {
         "dicom": dicom,
         "jpeg-2000": pydicom_file("RG1_J2KI.dcm").read_bytes(),
-        "png": picture_file(pixels, "PNG"),
-        "jpeg": picture_file(pixels, "JPEG", quality=90),
-        "jpeg-half": picture_file(half, "JPEG", quality=85),
+        "png": write_raster(pixels, "PNG"),
+        "jpeg": write_raster(pixels, "JPEG", quality=90),
+        "jpeg-half": write_raster(half, "JPEG", quality=85),
     }
 
 
-def same(one: Seen, other: Seen) -> bool:
-    """Whether two answers say the same."""
+def are_equal(one: DetectedFindings, other: DetectedFindings) -> bool:
+    """Return whether two answers contain the same findings, within the tolerances."""
     return len(one) == len(other) and all(
         a[0] == b[0]
         and abs(a[1] - b[1]) <= SCORE_WITHIN
@@ -54,8 +54,8 @@ def same(one: Seen, other: Seen) -> bool:
 
 
 @dataclass(eq=False)
-class Failed(Exception):
-    """A failure: its code (empty if it has none), the transport's status, when to return."""
+class RequestFailed(Exception):
+    """A failed request: code (empty if it has none), the transport's status, delay of a retry."""
 
     code: str
     status: str
@@ -63,85 +63,89 @@ class Failed(Exception):
 
 
 @dataclass
-class Asker:
-    """A caller of one agent, over both its faces."""
+class AgentClient:
+    """A client of one agent, over both transports. Every method raises RequestFailed."""
 
     stub: Any
     http: httpx.AsyncClient
 
-    async def over_grpc(
+    async def detect_over_grpc(
         self, image: bytes, *, stat: bool = False, timeout_s: float | None = 60, name: str = ""
-    ) -> Seen:
-        """Ask; raises Failed."""
+    ) -> DetectedFindings:
+        """Detect in one image."""
         priority = pb.PRIORITY_STAT if stat else pb.PRIORITY_ROUTINE
         request = pb.DetectRequest(
             request_id=name, image=image, options=pb.DetectOptions(priority=priority)
         )
         try:
-            return seen(await self.stub.Detect(request, timeout=timeout_s), name)
+            return parse_findings(await self.stub.Detect(request, timeout=timeout_s), name)
         except grpc.aio.AioRpcError as error:
-            raise grpc_failure(error) from None
+            raise parse_grpc_failure(error) from None
 
-    async def over_stream(self, images: list[bytes]) -> list[Seen | Failed]:
-        """Ask for several over one stream; answers in the order sent."""
+    async def detect_over_stream(
+        self, images: list[bytes]
+    ) -> list[DetectedFindings | RequestFailed]:
+        """Detect in several images over one stream; return the results in the order sent."""
 
         async def requests() -> AsyncIterator[pb.DetectRequest]:
             for number, image in enumerate(images):
                 yield pb.DetectRequest(request_id=str(number), image=image)
 
-        answers: dict[str, Seen | Failed] = {}
+        answers: dict[str, DetectedFindings | RequestFailed] = {}
         try:
             async for outcome in self.stub.DetectStream(requests(), timeout=120):
                 name = outcome.request_id
                 answers[name] = (
-                    seen(outcome.response, name)
+                    parse_findings(outcome.response, name)
                     if outcome.WhichOneof("outcome") == "response"
-                    else Failed(outcome.error.code, "in the stream")
+                    else RequestFailed(outcome.error.code, "in the stream")
                 )
         except grpc.aio.AioRpcError as error:
-            failed = grpc_failure(error)
+            failed = parse_grpc_failure(error)
             return [answers.get(str(number), failed) for number in range(len(images))]
         return [answers[str(number)] for number in range(len(images))]
 
-    async def over_http(
+    async def detect_over_http(
         self, image: bytes, *, stat: bool = False, path: str = "/predict", name: str = ""
-    ) -> Seen:
-        """Ask; raises Failed."""
+    ) -> DetectedFindings:
+        """Detect in one image, sent as a form."""
         options = {"priority": "stat" if stat else "routine"} | (
             {"request_id": name} if name else {}
         )
-        got = await self.http.post(path, files={"file": ("x", image)}, data=options)
-        return _predictions(got, name)
+        response = await self.http.post(path, files={"file": ("x", image)}, data=options)
+        return _predictions(response, name)
 
-    async def over_http_quickly(self, image: bytes, *, stat: bool = False, name: str = "") -> Seen:
-        """As `over_http`, at a tenth of the caller's own work; raises Failed."""
+    async def detect_over_http_cheaply(
+        self, image: bytes, *, stat: bool = False, name: str = ""
+    ) -> DetectedFindings:
+        """Detect as `detect_over_http` does, with a tenth of its processor time in this process."""
         options = {"priority": "stat" if stat else "routine", "request_id": name}
         body, headers = _form(image)
-        got = await self.http.post("/predict", content=body, headers=headers, params=options)
-        return _predictions(got, name)
+        response = await self.http.post("/predict", content=body, headers=headers, params=options)
+        return _predictions(response, name)
 
-    async def picture(self, image: bytes) -> bytes:
-        """Have it drawn; raises Failed."""
-        got = await self.http.post("/render", files={"file": ("x", image)})
-        if got.status_code != httpx.codes.OK:
-            raise http_failure(got)
-        return got.content
+    async def render(self, image: bytes) -> bytes:
+        """Return the image with its findings drawn."""
+        response = await self.http.post("/render", files={"file": ("x", image)})
+        if response.status_code != httpx.codes.OK:
+            raise parse_http_failure(response)
+        return response.content
 
 
 @asynccontextmanager
-async def asking(agent: LiveAgent) -> AsyncIterator[Asker]:
-    """A caller of an agent; over one connection with gRPC, over many with HTTP."""
+async def connect_client(agent: LiveAgent) -> AsyncIterator[AgentClient]:
+    """Connect to an agent: over one connection with gRPC, over many with HTTP."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
     options = [("grpc.max_send_message_length", MAX_MESSAGE_BYTES)]
     async with (
         httpx.AsyncClient(base_url=agent.page, timeout=120, limits=limits) as http,
         grpc.aio.insecure_channel(agent.address, options=options) as channel,
     ):
-        yield Asker(detection_pb2_grpc.DetectorStub(channel), http)
+        yield AgentClient(detection_pb2_grpc.DetectorStub(channel), http)
 
 
-def seen(response: pb.DetectResponse, name: str = "") -> Seen:
-    """What an answer over gRPC says; it must be the one to the request of this name, if any."""
+def parse_findings(response: pb.DetectResponse, name: str = "") -> DetectedFindings:
+    """Return the findings of a gRPC answer, which must carry the request's name, if it has one."""
     assert not name or response.request_id == name
     height, width = response.image.rows, response.image.columns
     return tuple(
@@ -165,29 +169,29 @@ def _form(image: bytes) -> tuple[bytes, dict[str, str]]:
     return request.read(), {"Content-Type": request.headers["content-type"]}
 
 
-def _predictions(got: httpx.Response, name: str) -> Seen:
-    if got.status_code != httpx.codes.OK:
-        raise http_failure(got)
-    body = got.json()
+def _predictions(response: httpx.Response, name: str) -> DetectedFindings:
+    if response.status_code != httpx.codes.OK:
+        raise parse_http_failure(response)
+    body = response.json()
     assert not name or body["request_id"] == name
     return tuple((it["class"], it["confidence"], tuple(it["bbox"])) for it in body["predictions"])
 
 
-def grpc_failure(error: grpc.RpcError) -> Failed:
-    """A failed call's status and the coded error beside it."""
+def parse_grpc_failure(error: grpc.RpcError) -> RequestFailed:
+    """Return the failure of a call: its status, and the coded error in its metadata."""
     metadata = dict(error.trailing_metadata() or ())
     code = ""
     if "hilum-error-bin" in metadata:
         code = pb.Error.FromString(metadata["hilum-error-bin"]).code
     wait_ms = metadata.get("hilum-retry-after-ms")
-    return Failed(code, error.code().name, None if wait_ms is None else int(wait_ms) / 1e3)
+    return RequestFailed(code, error.code().name, None if wait_ms is None else int(wait_ms) / 1e3)
 
 
-def http_failure(got: httpx.Response) -> Failed:
-    """A failure's status and the coded error in its body."""
+def parse_http_failure(response: httpx.Response) -> RequestFailed:
+    """Return the failure of a request: its status, and the coded error in its body."""
     try:
-        code = str(got.json()["error"]["code"])
+        code = str(response.json()["error"]["code"])
     except (ValueError, KeyError, TypeError):
         code = ""
-    wait_s = got.headers.get("retry-after")
-    return Failed(code, str(got.status_code), None if wait_s is None else float(wait_s))
+    wait_s = response.headers.get("retry-after")
+    return RequestFailed(code, str(response.status_code), None if wait_s is None else float(wait_s))

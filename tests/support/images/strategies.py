@@ -1,7 +1,7 @@
-"""Hypothesis strategies for what nobody should send: study images, messages and forms gone wrong.
+"""Hypothesis strategies for hostile input: malformed study images, messages and forms.
 
-Structure first: a PNG's chunks keep their checksums, a DICOM file stays a DICOM file, a form keeps
-its boundary. Bytes that are thrown at random rarely get past the first check.
+The structure is kept: a PNG's chunks keep their checksums, a DICOM file stays a DICOM file, a form
+keeps its boundary. Random bytes rarely pass the first check.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from pydicom import uid
 from edge_agent.imaging import read_study
 from tests.conftest import pydicom_file
 from tests.support.images import studies
-from tests.support.images.damaged import picture_file, small_files
+from tests.support.images.damaged import make_small_files, write_raster
 
-GRPC_FACES: Final = ("detect", "stream")
-HTTP_FACES: Final = ("/predict", "/predict/batch", "/render")
+GRPC_METHODS: Final = ("detect", "stream")
+HTTP_PATHS: Final = ("/predict", "/predict/batch", "/render")
 BOUNDARY: Final = "hilum"
 
 sizes = st.sampled_from(
@@ -33,46 +33,51 @@ sizes = st.sampled_from(
 
 @dataclass(frozen=True)
 class Case:
-    """One hostile request: where it goes, and its bytes as they stand.
+    """One hostile request.
 
-    `face` is a gRPC method for `message`, a path for `form`, either for `image`, in an envelope
-    that is sound, and a port for `wire`. `kind` says what was done.
+    Attributes:
+        layer: the malformed layer: `image` (in a sound request), `message`, `form` or `wire`.
+        kind: the kind of malformation.
+        endpoint: a gRPC method for `message`, a path for `form`, either for `image`, and a port
+            for `wire`.
+        body: the bytes.
+        content_type: of a form.
     """
 
-    what: str  # "image", "message", "form" or "wire"
+    layer: str
     kind: str
-    face: str
+    endpoint: str
     body: bytes
     content_type: str = ""
 
 
 @cache
 def small_radiographs() -> dict[str, bytes]:
-    """RG1 at an eighth of its size: unlike the crops, these get as far as the engine."""
+    """Return RG1 at an eighth of its size. Unlike the crops, it reaches the engine."""
     pixels = read_study(pydicom_file("RG1_UNCI.dcm").read_bytes())[0].pixels
     small = cv2.resize(pixels, None, fx=0.125, fy=0.125, interpolation=cv2.INTER_AREA)
     return {
         "chest-dicom": studies.dicom(small, bits=8),
-        "chest-png": picture_file(small, "PNG"),
-        "chest-jpeg": picture_file(small, "JPEG", quality=90),
-        "chest-tiff": picture_file(small, "TIFF"),
+        "chest-png": write_raster(small, "PNG"),
+        "chest-jpeg": write_raster(small, "JPEG", quality=90),
+        "chest-tiff": write_raster(small, "TIFF"),
     }
 
 
 @cache
 def _files() -> dict[str, bytes]:
-    return small_files() | small_radiographs()
+    return make_small_files() | small_radiographs()
 
 
 def _place(draw: st.DrawFn, size: int) -> int:
-    """Half of the time in the first kilobytes, where the structure is."""
+    """Draw a position; half of the time in the first kilobytes, where the structure is."""
     within = min(size, 4096) if draw(st.booleans()) else size
     return draw(st.integers(0, max(0, within - 1)))
 
 
 @st.composite
 def damaged(draw: st.DrawFn) -> tuple[str, bytes]:
-    """A sound file with a few pieces changed, lost, doubled or taken from another file."""
+    """Draw a sound file with a few pieces changed, lost, doubled or copied from another file."""
     files = _files()
     name = draw(st.sampled_from(sorted(files)))
     data = bytearray(files[name])
@@ -135,31 +140,31 @@ _SYNTAXES: Final = [
 ]  # fmt: skip
 
 
-_WILL_NOT_WRITE: Final = (
+_WRITE_ERRORS: Final = (
     ValueError, TypeError, AttributeError, OverflowError, LookupError, OSError, struct.error,
 )  # fmt: skip
 
 
 @st.composite
 def dicom_elements(draw: st.DrawFn) -> tuple[str, bytes]:
-    """A DICOM file that is well formed but for what a few of its elements say."""
+    """Draw a DICOM file that is well formed but for the values of a few elements."""
     names = draw(st.lists(st.sampled_from(sorted(_ELEMENTS)), min_size=1, max_size=4, unique=True))
     elements = {name: draw(_ELEMENTS[name]) for name in names}
     syntax = draw(st.sampled_from(_SYNTAXES))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom doubts what it is told to write.
+        warnings.simplefilter("ignore")  # pydicom warns about values that it writes.
         while elements:
             try:
                 data_set = studies.data_set(studies.chest(), bits=12, **elements)
                 return "DICOM elements", studies.written(data_set, syntax)
-            except _WILL_NOT_WRITE:
+            except _WRITE_ERRORS:
                 elements.popitem()
     return "DICOM elements", studies.dicom()
 
 
 @st.composite
 def png_chunks(draw: st.DrawFn, name: str) -> tuple[str, bytes]:
-    """A PNG with chunks changed, lost, moved or made up; each with its right checksum."""
+    """Draw a PNG with chunks changed, lost, moved or invented; each with its correct checksum."""
     png = _files()[name]
     chunks = _chunks(png)
     for _ in range(draw(st.integers(1, 3))):
@@ -197,7 +202,7 @@ def _chunks(png: bytes) -> list[tuple[bytes, bytes]]:
 
 @st.composite
 def jpeg_segments(draw: st.DrawFn, name: str) -> tuple[str, bytes]:
-    """A JPEG with a frame header that lies, or segments lost, doubled or made up."""
+    """Draw a JPEG with a false frame header, or segments lost, doubled or invented."""
     segments, scan = _segments(_files()[name])
     for _ in range(draw(st.integers(1, 3))):
         at = draw(st.integers(0, len(segments) - 1))
@@ -225,7 +230,7 @@ def jpeg_segments(draw: st.DrawFn, name: str) -> tuple[str, bytes]:
 
 
 def _segments(jpeg: bytes) -> tuple[list[tuple[int, bytes]], bytes]:
-    """Marker and body of each segment up to the scan, and the scan with the rest."""
+    """Return marker and body of each segment up to the scan, and the scan with the rest."""
     found, at = [], 2
     while jpeg[at + 1] != 0xDA:
         (length,) = struct.unpack_from(">H", jpeg, at + 2)
@@ -236,7 +241,7 @@ def _segments(jpeg: bytes) -> tuple[list[tuple[int, bytes]], bytes]:
 
 @st.composite
 def tiff_entries(draw: st.DrawFn, name: str) -> tuple[str, bytes]:
-    """A little-endian TIFF whose first directory lies."""
+    """Draw a little-endian TIFF with a false first directory."""
     data = bytearray(_files()[name])
     (start,) = struct.unpack_from("<L", data, 4)
     (count,) = struct.unpack_from("<H", data, start)
@@ -251,12 +256,12 @@ def tiff_entries(draw: st.DrawFn, name: str) -> tuple[str, bytes]:
 
 
 _an_image: Final = st.just("chest-jpeg").map(lambda name: small_radiographs()[name])
-"""By its name: Hypothesis writes down what strategies are made of."""
+"""A named function, because Hypothesis prints the functions of a strategy."""
 
 
 @st.composite
 def messages(draw: st.DrawFn) -> tuple[str, bytes]:
-    """Protobuf on the wire: the contract's fields and others, of any wire type, cut or not."""
+    """Draw encoded protobuf: the contract's fields and others, of any wire type, cut or not."""
     parts = []
     for _ in range(draw(st.integers(0, 6))):
         number = draw(st.sampled_from([1, 2, 3, 4, 15, 2**29 - 1]) | st.integers(0, 40))
@@ -282,7 +287,7 @@ def messages(draw: st.DrawFn) -> tuple[str, bytes]:
 
 
 def varint(number: int) -> bytes:
-    """A number as protobuf writes it."""
+    """Return a number as protobuf encodes it."""
     out = bytearray()
     while number > 0x7F:
         out.append(number & 0x7F | 0x80)
@@ -319,7 +324,7 @@ _TYPES: Final = st.sampled_from(
 
 @st.composite
 def forms(draw: st.DrawFn) -> tuple[str, bytes, str]:
-    """A multipart body and its content type."""
+    """Draw a multipart body and its content type."""
     body = bytearray()
     for _ in range(draw(st.integers(0, 4))):
         head = "\r\n".join(draw(st.lists(_HEADERS | _TEXT, max_size=4)))
@@ -354,12 +359,12 @@ _PIECES: Final = st.sampled_from(
 
 
 def wires() -> st.SearchStrategy[bytes]:
-    """What is no HTTP, or HTTP/2, that holds together."""
+    """Draw bytes that are no valid HTTP or HTTP/2."""
     return st.lists(_PIECES | st.binary(max_size=60), max_size=9).map(b"".join)
 
 
 def images() -> st.SearchStrategy[tuple[str, bytes]]:
-    """Study images of every kind that are not what they should be; what was done, and the file."""
+    """Draw a malformed study image of any format: the kind of malformation, and the file."""
     kinds = [
         damaged(),
         damaged(),
@@ -373,34 +378,34 @@ def images() -> st.SearchStrategy[tuple[str, bytes]]:
         tiff_entries("chest-tiff"),
         st.binary(max_size=4000).map(lambda data: ("noise", data)),
     ]
-    return _one_of_as_often(kinds)
+    return _draw_evenly(kinds)
 
 
-def _one_of_as_often(strategies: list[st.SearchStrategy[Any]]) -> st.SearchStrategy[Any]:
-    """One of them; each as often as it stands there, which `one_of` does not promise."""
+def _draw_evenly(strategies: list[st.SearchStrategy[Any]]) -> st.SearchStrategy[Any]:
+    """Draw from one of them, each as often as it is listed, which `one_of` does not guarantee."""
     return st.sampled_from(range(len(strategies))).flatmap(strategies.__getitem__)
 
 
 def cases() -> st.SearchStrategy[Case]:
-    """Hostile requests of every kind, more than half of them study images."""
+    """Draw a hostile request of any kind; more than half are study images."""
     image_cases = st.builds(
-        lambda made, face: Case("image", made[0], face, made[1]),
+        lambda made, endpoint: Case("image", made[0], endpoint, made[1]),
         images(),
-        st.sampled_from(GRPC_FACES + HTTP_FACES),
+        st.sampled_from(GRPC_METHODS + HTTP_PATHS),
     )
     message_cases = st.builds(
-        lambda made, face: Case("message", made[0], face, made[1]),
+        lambda made, endpoint: Case("message", made[0], endpoint, made[1]),
         messages(),
-        st.sampled_from(GRPC_FACES),
+        st.sampled_from(GRPC_METHODS),
     )
     form_cases = st.builds(
-        lambda made, face: Case("form", made[0], face, made[1], made[2]),
+        lambda made, endpoint: Case("form", made[0], endpoint, made[1], made[2]),
         forms(),
-        st.sampled_from(HTTP_FACES),
+        st.sampled_from(HTTP_PATHS),
     )
     wire_cases = st.builds(
-        lambda body, face: Case("wire", "broken framing", face, body),
+        lambda body, endpoint: Case("wire", "broken framing", endpoint, body),
         wires(),
         st.sampled_from(["grpc port", "http port"]),
     )
-    return _one_of_as_often([*[image_cases] * 6, message_cases, form_cases, form_cases, wire_cases])
+    return _draw_evenly([*[image_cases] * 6, message_cases, form_cases, form_cases, wire_cases])

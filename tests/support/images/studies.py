@@ -1,4 +1,4 @@
-"""Study images made for tests: DICOM data sets written by pydicom around any pixels."""
+"""Study images for tests: DICOM files that pydicom writes around given pixels."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ UNCOMPRESSED = frozenset(
 
 
 def chest(rows: int = SMALL[0], columns: int = SMALL[1], bits: int = 12) -> NDArray[np.uint16]:
-    """Stored values of a make-believe chest: dark lungs, bright spine and abdomen, some noise."""
+    """Return stored values of a schematic chest: dark lungs, bright spine and abdomen, noise."""
     y, x = np.mgrid[0 : 1 : rows * 1j, 0 : 1 : columns * 1j]
     picture = 0.55 + 0.15 * y
     for centre in (0.28, 0.72):
@@ -44,7 +44,7 @@ def chest(rows: int = SMALL[0], columns: int = SMALL[1], bits: int = 12) -> NDAr
 
 
 def data_set(pixels: NDArray[Any], *, bits: int | None = None, **elements: Any) -> Dataset:
-    """A computed radiograph of a chest, PA; `elements` replace or, where None, remove."""
+    """Return the data set of a PA chest radiograph; `elements` replace or, where None, remove."""
     signed = pixels.dtype.kind == "i"
     bits = bits or pixels.dtype.itemsize * 8
     ds = Dataset()
@@ -70,7 +70,7 @@ def data_set(pixels: NDArray[Any], *, bits: int | None = None, **elements: Any) 
     ds.PixelRepresentation = int(signed)
     ds.PixelData = pixels.tobytes() + b"\0" * (pixels.nbytes % 2)
     ds["PixelData"].VR = "OB" if ds.BitsAllocated == 8 else "OW"
-    with pydicom.config.disable_value_validation():  # clinics write what the standard forbids
+    with pydicom.config.disable_value_validation():  # Some devices write invalid values.
         for name, value in elements.items():
             if name in ds:
                 delattr(ds, name)
@@ -80,7 +80,7 @@ def data_set(pixels: NDArray[Any], *, bits: int | None = None, **elements: Any) 
 
 
 def written(ds: Dataset, syntax: str = ExplicitVRLittleEndian) -> bytes:
-    """The data set as a file."""
+    """Return the data set as a file."""
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = UID(syntax)
     ds.file_meta.MediaStorageSOPClassUID = ds.get("SOPClassUID", "1.2")
@@ -93,13 +93,13 @@ def _saved(ds: Dataset) -> bytes:
     file = io.BytesIO()
     if ds.file_meta.TransferSyntaxUID in UNCOMPRESSED:
         ds.save_as(file, enforce_file_format=True)
-    else:  # pydicom will not write what it does not know unless told how
+    else:  # pydicom writes an unknown syntax only with an explicit encoding.
         pydicom.dcmwrite(file, ds, implicit_vr=False, little_endian=True, enforce_file_format=True)
     return file.getvalue()
 
 
 def dicom(pixels: NDArray[Any] | None = None, *, bits: int | None = None, **elements: Any) -> bytes:
-    """An uncompressed file; of a small 12-bit chest where no pixels are given."""
+    """Return an uncompressed file; of a small 12-bit chest where no pixels are given."""
     if pixels is None:
         pixels, bits = chest(), bits or 12
     return written(data_set(pixels, bits=bits, **elements))
@@ -108,7 +108,7 @@ def dicom(pixels: NDArray[Any] | None = None, *, bits: int | None = None, **elem
 def compressed(
     codestream: bytes, like: NDArray[Any], syntax: str, *, bits: int | None = None, **elements: Any
 ) -> bytes:
-    """A file that holds a codestream; the header says what `like` is."""
+    """Return a file with a codestream and a header that describes `like`."""
     ds = data_set(like, bits=bits, **elements)
     ds.PixelData = encapsulate([codestream])
     ds["PixelData"].is_undefined_length = True
@@ -117,7 +117,7 @@ def compressed(
 
 
 def in_fragments(codestream: bytes, sizes: Iterable[int], *, table: bytes | None = b"") -> bytes:
-    """Encapsulated pixel data in fragments of these sizes and the rest; no table where None."""
+    """Return encapsulated pixel data in fragments of these sizes and the rest; None: no table."""
     parts, at = [], 0
     for size in sizes:
         parts.append(codestream[at : at + size])
@@ -135,4 +135,4 @@ LIKE_A_CHEST: dict[str, str] = {
     "BodyPartExamined": "CHEST",
     "ViewPosition": "PA",
 }
-"""Elements that make another examination's file pass for a chest radiograph."""
+"""Elements that make the file of another examination a chest radiograph by its header."""

@@ -17,7 +17,7 @@ from tests.conftest import pydicom_file
 from tests.support.images import damaged
 
 COUNT = 200
-SMALL = damaged.small_files()
+SMALL = damaged.make_small_files()
 
 
 def answers(files: Iterable[bytes], fit: tuple[int, int] | None) -> Counter[str]:
@@ -41,19 +41,19 @@ def answers(files: Iterable[bytes], fit: tuple[int, int] | None) -> Counter[str]
 def test_small_files_of_every_kind(name: str) -> None:
     sound = SMALL[name]
     expected = read_study(sound)[0].pixels
-    cut = answers(damaged.truncations(sound, COUNT, seed=1), None)
+    cut = answers(damaged.truncate(sound, COUNT, seed=1), None)
     assert cut["read"] <= 2  # where only padding is missing
     assert cut[ErrorCode.TRUNCATED] > COUNT * 0.8
-    assert answers(damaged.flips(sound, COUNT, seed=2), None).total() == COUNT
+    assert answers(damaged.change_bytes(sound, COUNT, seed=2), None).total() == COUNT
     np.testing.assert_array_equal(read_study(sound)[0].pixels, expected)
 
 
 @pytest.mark.parametrize("name", damaged.REAL)
 def test_real_radiographs(name: str) -> None:
     sound = pydicom_file(name).read_bytes()
-    cut = answers(damaged.truncations(sound, COUNT, seed=3), damaged.FIT)
+    cut = answers(damaged.truncate(sound, COUNT, seed=3), damaged.FIT)
     assert cut["read"] == 0
-    assert answers(damaged.flips(sound, COUNT, seed=4), damaged.FIT).total() == COUNT
+    assert answers(damaged.change_bytes(sound, COUNT, seed=4), damaged.FIT).total() == COUNT
 
 
 def test_no_picture_contains_earlier_contents_of_memory() -> None:

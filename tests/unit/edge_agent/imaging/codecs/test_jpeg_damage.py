@@ -30,7 +30,7 @@ from tests.conftest import pydicom_file
 from tests.support.images import damaged, studies
 
 COUNT = 12
-FILES = damaged.compressed_files()
+FILES = damaged.make_compressed_files()
 # 24 x 24 noisy pixels whose colours have a third of their columns (cjpeg -sample 3x1).
 THIRDS = base64.b64decode(
     "/9j/4AAQSkZJRgABAQAAAQABAAD/2wCDEABQADcAPABGADwAMgBQAEYAQQBGAFoAVQBQAF8AeADIAIIAeABuAG4A"
@@ -120,10 +120,11 @@ def test_pictures_that_end_in_black_or_white_are_read(quality: int, seed: int) -
 
 
 def test_a_restart_marker_before_the_end() -> None:
-    stream = imagecodecs.jpeg8_encode(damaged.crop(), lossless=True, bitspersample=16)
+    stream = imagecodecs.jpeg8_encode(damaged.crop_radiograph(), lossless=True, bitspersample=16)
     stream = stream[:-2] + b"\xff\xd7\xff\xd9"
     np.testing.assert_array_equal(
-        decode_and_verify_jpeg(stream, jpeg_markers.read_jpeg_header(stream)), damaged.crop()
+        decode_and_verify_jpeg(stream, jpeg_markers.read_jpeg_header(stream)),
+        damaged.crop_radiograph(),
     )
 
 
