@@ -2,7 +2,7 @@
 
 Every variant whose runtime is installed is a candidate. Each is opened in a process of its own
 (`engines.probe`), has to say what the bundle's golden cases say, and is timed, in turns with the
-others, on the golden pictures. `core.choice` decides.
+others, on the golden pictures. `core.engine_selection` decides.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ DRAIN_S: Final = 5.0
 class SecurityMiddleware:
     """ASGI middleware around everything else.
 
-    1. A request whose Host or Origin is not the page's own goes no further (`core.origins`);
+    1. A request whose Host or Origin is not the page's own goes no further (`core.request_origin`);
        nor does one with too many headers, or one that is more than can be held at once; who only
        reads, such as a health check, always may.
     2. An unforeseen error becomes a coded answer.

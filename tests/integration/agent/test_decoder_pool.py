@@ -508,12 +508,12 @@ AGENT = """
 import asyncio, sys
 from edge_agent.imaging import Limits
 from edge_agent.decoding.pool import DecodePolicy, DecoderPool
-from tests.support.images.hostile_reader import PATH, misbehaving
+from tests.support.images.hostile_reader import PATH, make_hostile_file
 
 async def main():
     workers = DecoderPool(Limits(), DecodePolicy(workers=2, timeout_s=600), reader=PATH)
     await workers.start()
-    tasks = [asyncio.create_task(workers.decode(misbehaving(how, b"")))
+    tasks = [asyncio.create_task(workers.decode(make_hostile_file(how, b"")))
              for how in ("hang", "hang-native")]
     while workers.stats().idle:
         await asyncio.sleep(0.01)
