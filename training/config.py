@@ -290,8 +290,8 @@ class BundleConfig(Section):
     variants: tuple[str, ...] | None = Field(
         None, min_length=1, description="engine variants to ship; null: all that were measured"
     )
-    gate: Path | None = Field(
-        None, description="a content gate from `hilum-train gate`, or a bundle that has one"
+    content_check: Path | None = Field(
+        None, description="a content check from `hilum-train content-check`, or a bundle with one"
     )
     replaces: Path | None = Field(None, description="the bundle that this one is to follow")
     plan: str = Field("", description="the change control plan that it was made under")

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from edge_agent.core.radiograph import ImageWarning
 from edge_agent.errors import StudyImageRefused
 from hilum.codes import ErrorCode, WarningCode
-from hilum.manifest import GateThresholds
+from hilum.manifest import ContentCheckThresholds
 
 OUTPUTS: Final = 8
 _SUM_TOLERANCE: Final = 1e-2
@@ -80,7 +80,7 @@ class ContentProbabilities:
             outputs: f32 of shape (8,).
 
         Raises:
-            GateOutputsInvalid: they are no probabilities.
+            ContentOutputsInvalid: they are no probabilities.
         """
         if outputs.shape != (OUTPUTS,):
             raise ContentOutputsInvalid(f"shape {outputs.shape}, expected ({OUTPUTS},)")
@@ -145,7 +145,7 @@ def _is_refused(probability: float, refuse_from: float) -> bool:
 
 
 def assess_content(
-    probabilities: ContentProbabilities, thresholds: GateThresholds
+    probabilities: ContentProbabilities, thresholds: ContentCheckThresholds
 ) -> ContentVerdict:
     """Return the verdict on one picture, by the module's rules 1 to 4."""
     refusals: list[ErrorCode] = []

@@ -25,7 +25,7 @@ from edge_agent.engines.base import Pixels
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.runtimes.openvino_core import new_core, run
 from edge_agent.errors import BundleInvalid, EngineFailed
-from hilum.manifest import GateSpec, InputSpec
+from hilum.manifest import ContentCheckSpec, InputSpec
 
 _HALVE_FROM: Final = 4
 _SETTINGS: Final = {
@@ -59,7 +59,7 @@ class ContentChecker(Protocol):
 class OpenVinoContentChecker:
     """The gate of a bundle; implements `ContentChecker`."""
 
-    def __init__(self, xml: bytes, weights: bytes, spec: GateSpec) -> None:
+    def __init__(self, xml: bytes, weights: bytes, spec: ContentCheckSpec) -> None:
         """Compile a network and run it once.
 
         Raises:
@@ -84,7 +84,7 @@ class OpenVinoContentChecker:
         Raises:
             BundleInvalid, EngineFailed: as the constructor.
         """
-        spec = bundle.manifest.gate
+        spec = bundle.manifest.content_check
         if spec is None:
             return None
         return cls(bundle.read(spec.model), bundle.read(spec.weights), spec)

@@ -57,7 +57,9 @@ def run_golden(bundle: Bundle, engine: Engine) -> tuple[GoldenResult, ...]:
     return tuple(GoldenResult(name, found) for name, found in problems.items())
 
 
-def run_gate(bundle: Bundle, judge: Callable[[Pixels], ContentVerdict]) -> tuple[GoldenResult, ...]:
+def run_content_check(
+    bundle: Bundle, judge: Callable[[Pixels], ContentVerdict]
+) -> tuple[GoldenResult, ...]:
     """Have a bundle's gate judge every golden picture, in the bundle's order.
 
     Args:

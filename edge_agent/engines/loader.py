@@ -10,7 +10,7 @@ from pathlib import Path
 from edge_agent.engines.base import Engine
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.content_check import ContentChecker, OpenVinoContentChecker
-from edge_agent.engines.golden import run_gate, run_golden
+from edge_agent.engines.golden import run_content_check, run_golden
 from edge_agent.engines.model import LoadedModel, SelfTestReport
 from edge_agent.engines.runtimes.factory import open_engine
 from edge_agent.engines.selection.select import AUTO, EngineSelection, choose
@@ -122,6 +122,6 @@ def run_self_test(
         detector = run_golden(bundle, engine)
         if checker is None or not all(result.passed for result in detector):
             return SelfTestReport(engine.name, detector)
-        return SelfTestReport(engine.name, detector, run_gate(bundle, checker.judge))
+        return SelfTestReport(engine.name, detector, run_content_check(bundle, checker.judge))
     except HilumError as error:
         return SelfTestReport(engine.name, error=error.message)

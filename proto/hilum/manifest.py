@@ -106,8 +106,8 @@ class EngineVariant(_Frozen):
         return self
 
 
-class GateThresholds(_Frozen):
-    """From which probability on the content gate warns or refuses (`core.content_check`).
+class ContentCheckThresholds(_Frozen):
+    """Probabilities from which on the content check warns or refuses (`core.content_check`).
 
     `not_frontal`: lateral or no chest; `other`: no chest at all; `lateral`: a chest from the side;
     `turned`: by a quarter, half or three quarters of a turn; `inverted`: bone dark. A lateral view
@@ -130,12 +130,12 @@ class GateThresholds(_Frozen):
             (self.warn_inverted, self.refuse_inverted),
         ):
             if warn > refuse:
-                raise ValueError("the gate would refuse before it warns")
+                raise ValueError("the content check would refuse before it warns")
         return self
 
 
-class GateSpec(_Frozen):
-    """A small network that looks at a picture before the detector does: is it a frontal chest?
+class ContentCheckSpec(_Frozen):
+    """A small classifier that runs before the detector: does the image show a frontal chest?
 
     `model` and `weights` are OpenVINO IR: u8 (1, 1, H, W), letterboxed as `input` says, to f32
     (1, 8) probabilities in the order of `edge_agent.core.content_check.ContentProbabilities`.
@@ -144,7 +144,7 @@ class GateSpec(_Frozen):
     input: InputSpec
     model: MemberPath
     weights: MemberPath
-    thresholds: GateThresholds
+    thresholds: ContentCheckThresholds
 
 
 class Provenance(_Frozen):
@@ -243,7 +243,7 @@ class Manifest(_Frozen):
     golden_cases: MemberPath
     model_card: MemberPath
     provenance: Provenance
-    gate: GateSpec | None = None
+    content_check: ContentCheckSpec | None = None
     change_control: ChangeControl | None = None
     sbom: MemberPath | None = None
     files: dict[MemberPath, Member]
@@ -262,8 +262,8 @@ class Manifest(_Frozen):
                 raise ValueError(f"{engine.name} has no operating point for {missing}")
             wanted |= {path for path in (engine.model, engine.weights) if path}
             wanted |= {target.model for target in engine.targets}
-        if self.gate:
-            wanted |= {self.gate.model, self.gate.weights}
+        if self.content_check:
+            wanted |= {self.content_check.model, self.content_check.weights}
         if self.sbom:
             wanted.add(self.sbom)
         if self.change_control:

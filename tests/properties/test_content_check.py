@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from edge_agent.core.content_check import ContentProbabilities, assess_content
 from edge_agent.core.radiograph import ImageWarning
 from hilum.codes import ErrorCode, WarningCode
-from hilum.manifest import GateThresholds
+from hilum.manifest import ContentCheckThresholds
 
 shares = st.floats(0, 1, allow_nan=False)
 
@@ -23,7 +23,7 @@ def probabilities(draw: st.DrawFn) -> ContentProbabilities:
 
 
 @st.composite
-def thresholds(draw: st.DrawFn) -> GateThresholds:
+def thresholds(draw: st.DrawFn) -> ContentCheckThresholds:
     values = {}
     for warn, refuse in (
         ("not_frontal", "other"),
@@ -32,12 +32,12 @@ def thresholds(draw: st.DrawFn) -> GateThresholds:
     ):
         low, high = sorted([draw(shares), draw(shares)])
         values |= {f"warn_{warn}": low, f"refuse_{refuse}": high}
-    return GateThresholds(**values, warn_lateral=draw(shares))
+    return ContentCheckThresholds(**values, warn_lateral=draw(shares))
 
 
 @given(probabilities(), thresholds())
 def test_a_picture_is_refused_exactly_where_a_probability_reaches_its_threshold(
-    seen: ContentProbabilities, limits: GateThresholds
+    seen: ContentProbabilities, limits: ContentCheckThresholds
 ) -> None:
     verdict = assess_content(seen, limits)
     sure = seen.not_frontal < limits.warn_not_frontal and seen.lateral < limits.warn_lateral
@@ -52,7 +52,7 @@ def test_a_picture_is_refused_exactly_where_a_probability_reaches_its_threshold(
 
 @given(probabilities(), thresholds())
 def test_whatever_reaches_a_warning_threshold_is_refused_or_has_a_warning(
-    seen: ContentProbabilities, limits: GateThresholds
+    seen: ContentProbabilities, limits: ContentCheckThresholds
 ) -> None:
     verdict = assess_content(seen, limits)
     doubtful = (
@@ -67,7 +67,7 @@ def test_whatever_reaches_a_warning_threshold_is_refused_or_has_a_warning(
 
 @given(probabilities(), thresholds(), st.sets(st.sampled_from(WarningCode)))
 def test_no_warning_is_repeated_or_lost(
-    seen: ContentProbabilities, limits: GateThresholds, known: set[WarningCode]
+    seen: ContentProbabilities, limits: ContentCheckThresholds, known: set[WarningCode]
 ) -> None:
     before = tuple(ImageWarning(code, "told before") for code in sorted(known))
     verdict = assess_content(seen, limits)

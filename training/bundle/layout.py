@@ -3,4 +3,4 @@
 from __future__ import annotations
 
 EVALUATION_MEMBER, PARITY_MEMBER = "evidence/evaluation.json", "evidence/parity.json"
-BEGUN_MEMBER, SETTINGS_MEMBER = "evidence/begun.json", "evidence/settings.json"
+RUN_MEMBER, SETTINGS_MEMBER = "evidence/run.json", "evidence/settings.json"

@@ -12,7 +12,7 @@ Layout:
     tensorrt/fp16.onnx        f16 graph                              -> tensorrt-fp16
     tensorrt/*.plan           engines for stated cards, of either    -> EngineVariant.targets
     golden/cases.json         hilum.manifest.GoldenCases
-    gate/gate.xml, .bin       content gate, where the bundle has one
+    content-check/*.xml, .bin the content check's network, where the bundle has one
     golden/<case>.png         8-bit grey pictures of the input's size, synthetic
     model-card.md             for whom, on what, how good, what not
     sbom.cdx.json             what it was made with, as CycloneDX
@@ -43,10 +43,10 @@ from hilum.catalog import CATALOG
 from hilum.manifest import (
     MANIFEST_NAME,
     ChangeControl,
+    ContentCheckSpec,
+    ContentCheckThresholds,
     EngineTarget,
     EngineVariant,
-    GateSpec,
-    GateThresholds,
     GoldenCase,
     GoldenCases,
     GoldenFinding,
@@ -96,12 +96,12 @@ _FORMS: Final[dict[str, dict[str, Any]]] = {
     TRT_INT8: {"runtime": "tensorrt", "precision": "int8", "model": CARD_INT8},
     TRT_FP16: {"runtime": "tensorrt", "precision": "fp16", "model": CARD_FP16},
 }
-_GATE_XML, _GATE_BIN = "gate/gate.xml", "gate/gate.bin"
+_CONTENT_XML, _CONTENT_BIN = "content-check/content-check.xml", "content-check/content-check.bin"
 _CASES, _CARD, _SBOM = "golden/cases.json", "model-card.md", "sbom.cdx.json"
 _TEXTS: Final = {".xml", ".json", ".md"}
 MOST_CASES: Final = 12
-GATE_HEADING: Final = "## Gate by content"
-"""How a gate's section of the model card begins."""
+CONTENT_CHECK_HEADING: Final = "## Content check"
+"""Heading of the content check's section in the model card."""
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)
 _UNDECIDED: Final = Provenance(trained_on="draft", command="draft", seed=0, base_weights="draft")
 
@@ -140,12 +140,12 @@ class ModelFiles:
 
 @dataclass(frozen=True, slots=True)
 class ContentCheckFiles:
-    """A content gate: IR, its thresholds, and its section of the card."""
+    """A content check: IR, its thresholds, and its section of the model card."""
 
     xml: bytes
     weights: bytes
     input: InputSpec
-    thresholds: GateThresholds
+    thresholds: ContentCheckThresholds
     card: str
 
 
@@ -166,7 +166,7 @@ class BundleContents:
     pictures: Mapping[str, Pixels]
     model_card: str
     provenance: Provenance
-    gate: ContentCheckFiles | None = None
+    content_check: ContentCheckFiles | None = None
     change_control: ChangeControl | None = None
     sbom: bytes | None = None
     evidence: Mapping[str, bytes] = field(default_factory=dict)
@@ -227,44 +227,54 @@ def write_bundle(
         proven = Bundle.open(written.path)
         for variant in proven.manifest.engines:
             _prove(proven, variant, options)
-        _prove_gate(proven)
+        _prove_content_check(proven)
     return Bundle.open(path)
 
 
-def with_gate(bundle: Bundle, gate: ContentCheckFiles, version: str, path: Path) -> Bundle:
-    """The same bundle with this content gate, in place of another or of none.
+def with_content_check(
+    bundle: Bundle, check: ContentCheckFiles, version: str, path: Path
+) -> Bundle:
+    """Pack a bundle again with this content check, in place of another or of none.
 
     Engines, operating points and golden cases stay as they are, byte by byte. The digest becomes
     another one; a version that was ever released must become another one too.
 
     Raises:
-        TrainingError: the gate refuses a golden picture.
+        TrainingError: the content check refuses a golden image.
     """
-    stays = set(bundle.manifest.files) - {_GATE_XML, _GATE_BIN}
+    stays = set(bundle.manifest.files) - {_CONTENT_XML, _CONTENT_BIN}
     content = {name: bundle.read(name) for name in stays}
-    card, _, _ = content[bundle.manifest.model_card].decode().partition(f"\n\n{GATE_HEADING}\n")
-    content[bundle.manifest.model_card] = _card(card, gate).encode()
-    content |= {_GATE_XML: gate.xml, _GATE_BIN: gate.weights}
+    card, _, _ = (
+        content[bundle.manifest.model_card].decode().partition(f"\n\n{CONTENT_CHECK_HEADING}\n")
+    )
+    content[bundle.manifest.model_card] = _card(card, check).encode()
+    content |= {_CONTENT_XML: check.xml, _CONTENT_BIN: check.weights}
     manifest = bundle.manifest.model_copy(
-        update={"version": version, "gate": _gate_spec(gate), "files": _files(content)}
+        update={
+            "version": version,
+            "content_check": _content_check_spec(check),
+            "files": _files(content),
+        }
     )
     with replace_files(path.parent) as temporary_path:
         temporary = temporary_path(path.name)
         _pack(temporary, {MANIFEST_NAME: manifest.to_bytes(), **content})
-        _prove_gate(Bundle.open(temporary))
+        _prove_content_check(Bundle.open(temporary))
     return Bundle.open(path)
 
 
-def _prove_gate(bundle: Bundle) -> None:
-    """The golden pictures are chests: a gate that refuses one of them is not this bundle's."""
-    gate = OpenVinoContentChecker.of(bundle)
-    if gate is None:
+def _prove_content_check(bundle: Bundle) -> None:
+    """Refuse a content check that refuses a golden image: each of them shows a chest."""
+    checker = OpenVinoContentChecker.of(bundle)
+    if checker is None:
         return
     for case in bundle.golden.cases:
-        verdict = gate.judge(read_picture(bundle.read(case.image), bundle.manifest.input))
+        verdict = checker.judge(read_picture(bundle.read(case.image), bundle.manifest.input))
         if verdict.refusal:
-            raise TrainingError(f"the gate refuses the golden case {case.name}: {verdict.refusal}")
-    gate.close()
+            raise TrainingError(
+                f"the content check refuses the golden case {case.name}: {verdict.refusal}"
+            )
+    checker.close()
 
 
 def _record(
@@ -365,10 +375,13 @@ def _write(path: Path, parts: BundleContents, cases: tuple[GoldenCase, ...]) -> 
     content = {
         **{path: graphs.members[path] for path in used},
         _CASES: golden.to_bytes(),
-        _CARD: _card(parts.model_card, parts.gate).encode(),
+        _CARD: _card(parts.model_card, parts.content_check).encode(),
     }
-    if parts.gate:
-        content |= {_GATE_XML: parts.gate.xml, _GATE_BIN: parts.gate.weights}
+    if parts.content_check:
+        content |= {
+            _CONTENT_XML: parts.content_check.xml,
+            _CONTENT_BIN: parts.content_check.weights,
+        }
     if parts.sbom:
         content[_SBOM] = parts.sbom
     content |= parts.evidence
@@ -414,7 +427,7 @@ def _manifest(parts: BundleContents, content: Mapping[str, bytes]) -> Manifest:
         golden_cases=_CASES,
         model_card=_CARD,
         provenance=parts.provenance,
-        gate=_gate_spec(parts.gate) if parts.gate else None,
+        content_check=_content_check_spec(parts.content_check) if parts.content_check else None,
         change_control=parts.change_control,
         sbom=_SBOM if parts.sbom else None,
         files=_files(content),
@@ -428,14 +441,14 @@ def _files(content: Mapping[str, bytes]) -> dict[str, Member]:
     }
 
 
-def _gate_spec(gate: ContentCheckFiles) -> GateSpec:
-    return GateSpec(
-        input=gate.input, model=_GATE_XML, weights=_GATE_BIN, thresholds=gate.thresholds
+def _content_check_spec(check: ContentCheckFiles) -> ContentCheckSpec:
+    return ContentCheckSpec(
+        input=check.input, model=_CONTENT_XML, weights=_CONTENT_BIN, thresholds=check.thresholds
     )
 
 
-def _card(model_card: str, gate: ContentCheckFiles | None) -> str:
-    return f"{model_card.rstrip()}\n\n{gate.card.strip()}\n" if gate else model_card
+def _card(model_card: str, check: ContentCheckFiles | None) -> str:
+    return f"{model_card.rstrip()}\n\n{check.card.strip()}\n" if check else model_card
 
 
 def _picture_path(case: str) -> str:

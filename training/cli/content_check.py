@@ -1,4 +1,4 @@
-"""What `hilum-train gate` and `add-gate` do: call, show progress, turn errors into a status."""
+"""Commands `content-check` and `add-content-check` of hilum-train."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edge_agent.engines.bundle import Bundle
-from training.bundle.writer import with_gate
+from training.bundle.writer import with_content_check
 from training.cli.console import bars, reported, stderr
 from training.content_check import train as gates
 from training.content_check.network import ContentTrainingConfig
@@ -19,7 +19,7 @@ from training.data.atomic_files import replace_files
 def train_content_check(
     *, out: Path, radiographs: Path, others: Sequence[Path], tables: Path | None, seed: int
 ) -> None:
-    """Train a gate, write it and its tables."""
+    """Train a content check, write it and its tables."""
     plan = TrainingPlan(radiographs, seed=seed, config=ContentTrainingConfig(seed=seed))
     with bars() as told:
         trained = gates.train_content_check(plan, told)
@@ -36,6 +36,6 @@ def train_content_check(
 
 @reported
 def add_content_check(*, bundle: Path, content_check: Path, version: str, out: Path) -> None:
-    """Pack a bundle again with a gate."""
-    made = with_gate(Bundle.open(bundle), gates.load_files(content_check), version, out)
+    """Pack a bundle again with a content check."""
+    made = with_content_check(Bundle.open(bundle), gates.load_files(content_check), version, out)
     stderr.print(f"{made.path}: {made.digest}", markup=False)

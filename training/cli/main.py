@@ -148,9 +148,11 @@ def starter(
         Path, typer.Option(metavar="DIR", help="Sets and checkpoints; a stopped run goes on there.")
     ] = Path("build/starter"),
     backgrounds: Backgrounds = None,
-    gate: Annotated[
+    content_check: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="A content gate from `gate`, or a bundle that has one."),
+        typer.Option(
+            metavar="FILE", help="A content check from `content-check`, or a bundle that has one."
+        ),
     ] = None,
     begin_with: Annotated[
         Path | None,
@@ -196,7 +198,7 @@ def starter(
             out=out,
             work=work,
             backgrounds=backgrounds,
-            gate=gate,
+            content_check=content_check,
             beginning=begin_with,
             name=name,
             version=version,
@@ -211,9 +213,9 @@ def starter(
 
 
 @app.command()
-def gate(
+def content_check(
     *,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the gate is written.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the content check is written.")],
     backgrounds: Annotated[
         Path,
         typer.Option(metavar="DIR", help="Real frontal radiographs; `attribution.csv` as above."),
@@ -227,40 +229,45 @@ def gate(
     ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 5,
 ) -> None:
-    """Train the content gate: is this a frontal chest, upright, bone white?
+    """Train the content check: is this a frontal chest, upright, bone white?
 
-    Example: `hilum-train gate --out gate.zip --backgrounds RADIOGRAPHS --report gate.md`
+    Example: `hilum-train content-check --out content-check.zip --backgrounds RADIOGRAPHS`
     """
-    from training.cli import content_check  # noqa: PLC0415  # torch, only when needed
+    from training.cli import content_check as commands  # noqa: PLC0415  # torch, only when needed
 
     raise typer.Exit(
-        content_check.train_content_check(
+        commands.train_content_check(
             out=out, radiographs=backgrounds, others=others or [], tables=report, seed=seed
         )
     )
 
 
 @app.command()
-def add_gate(
+def add_content_check(
     *,
     bundle: Annotated[Path, typer.Option(metavar="BUNDLE", help="Stays as it is.")],
-    gate: Annotated[
+    content_check: Annotated[
         Path,
-        typer.Option(metavar="FILE", help="From `hilum-train gate`, or a bundle that has one."),
+        typer.Option(
+            metavar="FILE", help="From `hilum-train content-check`, or a bundle that has one."
+        ),
     ],
     version: Annotated[
         str, typer.Option(help="Of the new bundle; another one if the old was released.")
     ],
     out: Annotated[Path, typer.Option(metavar="BUNDLE", help="Where the new bundle is written.")],
 ) -> None:
-    """Pack a bundle again with a content gate; all else stays byte by byte.
+    """Pack a bundle again with a content check; all else stays byte by byte.
 
-    Example: `hilum-train add-gate --bundle a.bundle --gate gate.zip --version 0.2.0 --out b.bundle`
+    Example: `hilum-train add-content-check --bundle a.bundle --content-check check.zip
+    --version 0.2.0 --out b.bundle`
     """
-    from training.cli import content_check  # noqa: PLC0415  # OpenVINO, only when needed
+    from training.cli import content_check as commands  # noqa: PLC0415  # OpenVINO, only when needed
 
     raise typer.Exit(
-        content_check.add_content_check(bundle=bundle, content_check=gate, version=version, out=out)
+        commands.add_content_check(
+            bundle=bundle, content_check=content_check, version=version, out=out
+        )
     )
 
 

@@ -12,8 +12,8 @@ from typing import Final
 import numpy as np
 
 from edge_agent.core.content_check import ContentProbabilities, assess_content
-from hilum.manifest import GateThresholds
-from training.bundle.writer import GATE_HEADING
+from hilum.manifest import ContentCheckThresholds
+from training.bundle.writer import CONTENT_CHECK_HEADING
 from training.content_check import images
 from training.content_check.images import Content
 from training.content_check.network import predict
@@ -44,7 +44,7 @@ class VerdictCounts:
 
 
 def count_verdicts(
-    shown: str, seen: Sequence[ContentProbabilities], thresholds: GateThresholds
+    shown: str, seen: Sequence[ContentProbabilities], thresholds: ContentCheckThresholds
 ) -> VerdictCounts:
     """Count verdicts; a picture with several warnings counts once, under all their codes."""
     refused: Counter[str] = Counter()
@@ -59,7 +59,7 @@ def count_verdicts(
 
 
 def count_by_treatment(
-    left_out: Iterable[HeldOutResult], thresholds: GateThresholds
+    left_out: Iterable[HeldOutResult], thresholds: ContentCheckThresholds
 ) -> list[VerdictCounts]:
     """Real radiographs, each judged without its patient, by what was done to them."""
     by_deed: dict[str, list[ContentProbabilities]] = {}
@@ -69,7 +69,7 @@ def count_by_treatment(
 
 
 def count_by_kind(
-    unseen: Iterable[HeldOutResult], thresholds: GateThresholds
+    unseen: Iterable[HeldOutResult], thresholds: ContentCheckThresholds
 ) -> list[VerdictCounts]:
     """Painted pictures by kind."""
     by_kind: dict[str, list[ContentProbabilities]] = {}
@@ -165,4 +165,4 @@ def format_card_section(trained: TrainedCheck, plan: TrainingPlan) -> str:
         "real lateral view, no child, and no real radiograph of another body part, and cannot "
         f"tell a mirrored chest. Made by `{plan.command}`."
     )
-    return f"{GATE_HEADING}\n\n{textwrap.fill(text, 100, break_on_hyphens=False)}"
+    return f"{CONTENT_CHECK_HEADING}\n\n{textwrap.fill(text, 100, break_on_hyphens=False)}"

@@ -21,8 +21,8 @@ import torch
 
 from edge_agent.core.content_check import ContentProbabilities
 from edge_agent.engines.bundle import Bundle
-from hilum.manifest import GateThresholds, InputSpec
-from training.bundle.writer import GATE_HEADING, ContentCheckFiles
+from hilum.manifest import ContentCheckThresholds, InputSpec
+from training.bundle.writer import CONTENT_CHECK_HEADING, ContentCheckFiles
 from training.content_check import images
 from training.content_check.images import LabelledPicture
 from training.content_check.network import (
@@ -64,7 +64,10 @@ class TrainingPlan:
     @property
     def command(self) -> str:
         """The command that makes it again."""
-        return f"hilum-train gate --out gate.zip --backgrounds RADIOGRAPHS --seed {self.seed}"
+        return (
+            "hilum-train content-check --out content-check.zip --backgrounds RADIOGRAPHS "
+            f"--seed {self.seed}"
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,7 +79,7 @@ class TrainedCheck:
     """
 
     network: ContentNetwork
-    thresholds: GateThresholds
+    thresholds: ContentCheckThresholds
     left_out: tuple[HeldOutResult, ...]
     unseen: tuple[HeldOutResult, ...]
 
@@ -187,7 +190,7 @@ def judge_views(
     return [HeldOutResult(picture, done, of) for (done, _), of in zip(views, seen, strict=True)]
 
 
-def choose_thresholds(judged: Sequence[HeldOutResult]) -> GateThresholds:
+def choose_thresholds(judged: Sequence[HeldOutResult]) -> ContentCheckThresholds:
     """Thresholds that refuse none of the upright, bright-boned views, handled or not.
 
     Refusing begins one unit of log odds beyond the worst of all these views, and not below 0.9;
@@ -203,7 +206,7 @@ def choose_thresholds(judged: Sequence[HeldOutResult]) -> GateThresholds:
         name: max(0.5, _beyond(max(getattr(seen, name) for seen in unhandled), 0.5))
         for name in ("not_frontal", "lateral", "turned", "inverted")
     }
-    return GateThresholds(
+    return ContentCheckThresholds(
         warn_not_frontal=min(warn["not_frontal"], refuse["other"]),
         refuse_other=refuse["other"],
         warn_lateral=warn["lateral"],
@@ -222,7 +225,7 @@ def _beyond(probability: float, log_odds: float) -> float:
 
 
 def export_files(
-    network: ContentNetwork, thresholds: GateThresholds, card: str
+    network: ContentNetwork, thresholds: ContentCheckThresholds, card: str
 ) -> ContentCheckFiles:
     """A trained network as a bundle holds it: OpenVINO IR, weights in f16."""
     whole = ProbabilityHead(network.to(memory_format=torch.contiguous_format)).eval()
@@ -231,7 +234,7 @@ def export_files(
 
 
 def save_files(parts: ContentCheckFiles, path: Path) -> None:
-    """Write a gate to a file of its own, for `training.bundle.writer.with_gate` and BundleParts.
+    """Write a gate to a file of its own, for `training.bundle.writer.with_content_check`.
 
     Raises:
         TrainingError: the disk cannot be written; what was there is as it was.
@@ -265,7 +268,7 @@ def load_files(path: Path) -> ContentCheckFiles:
                 xml=archive.read("gate.xml"),
                 weights=archive.read("gate.bin"),
                 input=InputSpec.model_validate(facts["input"]),
-                thresholds=GateThresholds.model_validate(facts["thresholds"]),
+                thresholds=ContentCheckThresholds.model_validate(facts["thresholds"]),
                 card=facts["card"],
             )
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
@@ -273,7 +276,7 @@ def load_files(path: Path) -> ContentCheckFiles:
 
 
 def _load_from_bundle(bundle: Bundle) -> ContentCheckFiles:
-    spec = bundle.manifest.gate
+    spec = bundle.manifest.content_check
     if spec is None:
         raise TrainingError(f"{bundle.path} holds no gate")
     card = bundle.read(bundle.manifest.model_card).decode()
@@ -282,5 +285,5 @@ def _load_from_bundle(bundle: Bundle) -> ContentCheckFiles:
         weights=bundle.read(spec.weights),
         input=spec.input,
         thresholds=spec.thresholds,
-        card=GATE_HEADING + card.partition(GATE_HEADING)[2].rstrip(),
+        card=CONTENT_CHECK_HEADING + card.partition(CONTENT_CHECK_HEADING)[2].rstrip(),
     )

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from edge_agent.engines.bundle import Bundle
-from training.bundle.layout import BEGUN_MEMBER, EVALUATION_MEMBER, PARITY_MEMBER
+from training.bundle.layout import EVALUATION_MEMBER, PARITY_MEMBER, RUN_MEMBER
 from training.errors import TrainingError
 from training.evaluation.parity import ParityResult
 from training.evaluation.results import Evaluation
@@ -187,7 +187,7 @@ def _lay_out(bundle: Bundle, folder: Path) -> None:
     """The archive, and beside it what one wants to read without unpacking it."""
     manifest = bundle.manifest
     shutil.copyfile(bundle.path, folder / f"{manifest.name}-{manifest.version}.bundle")
-    readable = [manifest.model_card, manifest.sbom, EVALUATION_MEMBER, PARITY_MEMBER, BEGUN_MEMBER]
+    readable = [manifest.model_card, manifest.sbom, EVALUATION_MEMBER, PARITY_MEMBER, RUN_MEMBER]
     for member in readable:
         if member in manifest.files:
             (folder / Path(member).name).write_bytes(bundle.read(member))

@@ -1,6 +1,6 @@
 """What was settled when a run began: bounds, split, source, libraries. Written once, never after.
 
-`begun.json` lies in the run's folder. Whatever is later said of the model (its proof, its list of
+`run.json` lies in the run's folder. Whatever is later said of the model (its proof, its list of
 parts) refers to this file, so bounds cannot be moved once results are known.
 """
 
@@ -20,7 +20,7 @@ from training.config import Config, ParityBounds
 from training.data.atomic_files import replace_files
 from training.errors import TrainingError
 
-FILE: Final = "begun.json"
+FILE: Final = "run.json"
 _OURS: Final = ("hilum", "training")
 
 
@@ -41,7 +41,7 @@ class Library(_Frozen):
 
 
 class RunManifest(_Frozen):
-    """`begun.json`."""
+    """`run.json`."""
 
     format: Literal[1] = 1
     bounds: ParityBounds

@@ -21,7 +21,7 @@ from hilum.manifest import (
     ModificationProtocol,
     Provenance,
 )
-from training.bundle.layout import BEGUN_MEMBER, EVALUATION_MEMBER, PARITY_MEMBER, SETTINGS_MEMBER
+from training.bundle.layout import EVALUATION_MEMBER, PARITY_MEMBER, RUN_MEMBER, SETTINGS_MEMBER
 from training.bundle.writer import VARIANTS, BundleContents, ContentCheckFiles, write_bundle
 from training.config import Config
 from training.content_check import train as gates
@@ -51,7 +51,7 @@ def bundle_path(config: Config) -> Path:
 
 
 def check(config: Config) -> None:
-    """Refuse what no run could be packed with: a wrong gate, predecessor, credits or variant.
+    """Refuse a content check, predecessor, credits or variant that no run could be packed with.
 
     Raises:
         TrainingError: one of them is absent or not what it should be; the message names it.
@@ -63,8 +63,8 @@ def check(config: Config) -> None:
                 f"bundle.variants names {name}, which no bundle holds",
                 hint=f"There are: {', '.join(VARIANTS)}.",
             )
-    with _named("bundle.gate"):
-        _gate(config)
+    with _named("bundle.content_check"):
+        _content_check(config)
     with _named("bundle.replaces"):
         _replaced(config)
     with _named("bundle.credits"):
@@ -106,7 +106,7 @@ def make_bundle(config: Config, pictures: Mapping[str, Pixels] | None = None) ->
         pictures=pictures or golden_pictures(config.train.input_size, _CANDIDATES),
         model_card=release_card(told) + _credits(config),
         provenance=_provenance(config, told),
-        gate=_gate(config),
+        content_check=_content_check(config),
         change_control=_change(config, told, begun),
         sbom=sbom(
             SbomInput(
@@ -122,7 +122,7 @@ def make_bundle(config: Config, pictures: Mapping[str, Pixels] | None = None) ->
         evidence={
             EVALUATION_MEMBER: evaluation.to_bytes(),
             PARITY_MEMBER: _without_images(parity).to_bytes(),
-            BEGUN_MEMBER: begun.to_bytes(),
+            RUN_MEMBER: begun.to_bytes(),
             SETTINGS_MEMBER: _settings(config),
         },
     )
@@ -196,8 +196,8 @@ def _told(
     )
 
 
-def _gate(config: Config) -> ContentCheckFiles | None:
-    return gates.load_files(config.bundle.gate) if config.bundle.gate else None
+def _content_check(config: Config) -> ContentCheckFiles | None:
+    return gates.load_files(config.bundle.content_check) if config.bundle.content_check else None
 
 
 def _replaced(config: Config) -> str | None:
@@ -251,7 +251,7 @@ def _change(config: Config, told: ModelCardData, begun: RunManifest) -> ChangeCo
         results=tuple(_results(told.shipped)),
         impact=said.impact,
         limits=limits_of(told),
-        evidence=(EVALUATION_MEMBER, PARITY_MEMBER, BEGUN_MEMBER, SETTINGS_MEMBER),
+        evidence=(EVALUATION_MEMBER, PARITY_MEMBER, RUN_MEMBER, SETTINGS_MEMBER),
     )
 
 

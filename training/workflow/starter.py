@@ -91,7 +91,7 @@ class StarterPlan:
     held_out_images: int = 1000
     calibration_images: int = 300
     workers: int = 2
-    gate: Path | None = None
+    content_check: Path | None = None
     replaces: Path | None = None
     modifications: str = "First version."
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -105,7 +105,7 @@ class StarterPlan:
         train = self.train
         given = [
             "--backgrounds RADIOGRAPHS" if self.backgrounds else "",
-            f"--gate {self.gate.name}" if self.gate else "",
+            f"--content-check {self.content_check.name}" if self.content_check else "",
             f"--begin-with {train.weights.stem}.bundle" if train.weights else "",
             f"--activation {train.activation}",
             f"--epochs {train.epochs} --small-epochs {train.small_epochs}",
@@ -136,7 +136,7 @@ class StarterPlan:
                 data="synthetic radiographs"
                 + (", in part on real backgrounds" if self.backgrounds else ""),
                 variants=(INT8, *((BF16,) if computes_bf16() else ()), FP32, ORT_FP32),
-                gate=self.gate,
+                content_check=self.content_check,
                 replaces=self.replaces,
                 modifications=self.modifications,
                 limits=LIMITS,

@@ -11,7 +11,7 @@ import pytest
 
 from edge_agent.engines.bundle import Bundle, shipped_bundles
 from edge_agent.engines.content_check import OpenVinoContentChecker
-from edge_agent.engines.golden import read_picture, run_gate, run_golden
+from edge_agent.engines.golden import read_picture, run_content_check, run_golden
 from edge_agent.engines.runtimes.factory import open_engine
 from edge_agent.engines.runtimes.openvino import OpenVinoEngine, OpenVinoOptions, computes_bf16
 from hilum.manifest import EngineVariant
@@ -48,7 +48,9 @@ def test_every_variant_still_says_what_was_recorded(starter: Bundle) -> None:
 def test_its_gate_refuses_none_of_its_golden_pictures(starter: Bundle) -> None:
     gate = OpenVinoContentChecker.of(starter)
     assert gate is not None
-    assert [verdict for verdict in run_gate(starter, gate.judge) if not verdict.passed] == []
+    assert [
+        verdict for verdict in run_content_check(starter, gate.judge) if not verdict.passed
+    ] == []
 
 
 @pytest.mark.parametrize("precision", ["f32", "bf16"])

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from openvino import opset13 as ops
 
 from edge_agent.core.content_check import OUTPUTS
-from hilum.manifest import GateSpec, GateThresholds, InputSpec
+from hilum.manifest import ContentCheckSpec, ContentCheckThresholds, InputSpec
 from tests.support.engines import bundles
 
 SIZE = 32
-THRESHOLDS = GateThresholds(
+THRESHOLDS = ContentCheckThresholds(
     warn_not_frontal=0.5,
     refuse_other=0.9,
     warn_lateral=0.5,
@@ -28,10 +28,10 @@ THRESHOLDS = GateThresholds(
     warn_inverted=0.5,
     refuse_inverted=0.9,
 )
-SPEC = GateSpec(
+SPEC = ContentCheckSpec(
     input=InputSpec(height=SIZE, width=SIZE),
-    model="gate/gate.xml",
-    weights="gate/gate.bin",
+    model="content-check/content-check.xml",
+    weights="content-check/content-check.bin",
     thresholds=THRESHOLDS,
 )
 
@@ -66,7 +66,7 @@ def bundle_with_gate(path: Path, *, refuses: bool = False) -> Path:
         picture = bundles.MASS.copy()
         picture[:scale, 2 * scale : 3 * scale] = 255
         members["golden/mass.png"] = bundles.png(picture)
-    return bundles.pack(path, members, bundles.manifest(members, gate=SPEC).to_bytes())
+    return bundles.pack(path, members, bundles.manifest(members, content_check=SPEC).to_bytes())
 
 
 def shows(

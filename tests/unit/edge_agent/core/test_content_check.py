@@ -11,9 +11,9 @@ from edge_agent.core.content_check import (
 from edge_agent.core.radiograph import ImageWarning
 from edge_agent.errors import StudyImageRefused
 from hilum.codes import ErrorCode, WarningCode
-from hilum.manifest import GateThresholds
+from hilum.manifest import ContentCheckThresholds
 
-THRESHOLDS = GateThresholds(
+THRESHOLDS = ContentCheckThresholds(
     warn_not_frontal=0.5,
     refuse_other=0.9,
     warn_lateral=0.5,

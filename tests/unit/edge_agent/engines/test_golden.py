@@ -12,7 +12,13 @@ from edge_agent.core.findings import Box, Finding
 from edge_agent.engines.base import Pixels, RawOutputs
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.content_check import OpenVinoContentChecker
-from edge_agent.engines.golden import GoldenResult, differences, read_picture, run_gate, run_golden
+from edge_agent.engines.golden import (
+    GoldenResult,
+    differences,
+    read_picture,
+    run_content_check,
+    run_golden,
+)
 from edge_agent.engines.runtimes.openvino import OpenVinoEngine, OpenVinoOptions
 from edge_agent.errors import BundleInvalid, EngineFailed
 from hilum.catalog import CATALOG
@@ -109,12 +115,12 @@ def test_the_gate_may_refuse_no_golden_picture(refuses: bool, tmp_path: Path) ->
     with_gate = Bundle.open(bundle_with_gate(tmp_path / "a.bundle", refuses=refuses))
     gate = OpenVinoContentChecker.of(with_gate)
     assert gate is not None
-    mass, clear = run_gate(with_gate, gate.judge)
+    mass, clear = run_content_check(with_gate, gate.judge)
     assert mass == GoldenResult("mass", ("refused as not_a_chest",) if refuses else ())
     assert clear == GoldenResult("clear", ())
     gate.close()
     with pytest.raises(EngineFailed, match="closed"):
-        run_gate(with_gate, gate.judge)
+        run_content_check(with_gate, gate.judge)
 
 
 @pytest.mark.parametrize(

@@ -69,5 +69,5 @@ def test_a_damaged_beginning_is_named(tmp_path: Path) -> None:
     config = load_config(configured(tmp_path))
     run_manifest.note(config, "1" * 64, "abc")
     (config.out / run_manifest.FILE).write_text("{}", encoding="utf-8")
-    with pytest.raises(TrainingError, match=r"begun\.json is not understood"):
+    with pytest.raises(TrainingError, match=r"run\.json is not understood"):
         run_manifest.read(config)

@@ -17,7 +17,7 @@ from hilum.codes import ErrorCode
 from tests.support.engines import bundles
 from tests.support.engines.content_checks import SPEC, THRESHOLDS, transparent_gate
 from tests.support.system.disks import room_for
-from training.bundle.writer import GATE_HEADING, ContentCheckFiles, with_gate
+from training.bundle.writer import CONTENT_CHECK_HEADING, ContentCheckFiles, with_content_check
 from training.content_check import images, views
 from training.content_check import train as gates
 from training.content_check.images import Content, LabelledPicture
@@ -172,7 +172,7 @@ def test_a_small_training_learns_which_way_is_up(tmp_path: Path) -> None:
     assert upright.turned < 0.5 < upside_down.turned
     assert upright.inverted < 0.5 < dark.inverted
     # The file, and the clinic's own path, give the same answers.
-    parts = gates.export_files(network, THRESHOLDS, f"{GATE_HEADING}\n\nA test.")
+    parts = gates.export_files(network, THRESHOLDS, f"{CONTENT_CHECK_HEADING}\n\nA test.")
     gates.save_files(parts, tmp_path / "gate.zip")
     loaded = gates.load_files(tmp_path / "gate.zip")
     assert loaded == parts
@@ -210,28 +210,28 @@ def test_a_network_is_small() -> None:
 def accepting() -> ContentCheckFiles:
     """A transparent gate: the transparent bundle's golden pictures are upright chests to it."""
     return ContentCheckFiles(
-        *transparent_gate(), SPEC.input, THRESHOLDS, f"{GATE_HEADING}\n\nA test."
+        *transparent_gate(), SPEC.input, THRESHOLDS, f"{CONTENT_CHECK_HEADING}\n\nA test."
     )
 
 
 def test_adding_a_gate_changes_nothing_else(tmp_path: Path) -> None:
     members = bundles.contents()
     old = Bundle.open(bundles.pack(tmp_path / "old.bundle", members))
-    made = with_gate(old, accepting(), "0.0.2", tmp_path / "new.bundle")
+    made = with_content_check(old, accepting(), "0.0.2", tmp_path / "new.bundle")
     for name in set(members) - {"model-card.md"}:
         assert made.read(name) == members[name]
-    assert made.manifest.gate is not None
+    assert made.manifest.content_check is not None
     assert made.manifest.engines == old.manifest.engines
     assert made.golden == old.golden
     card = made.read("model-card.md").decode()
     assert card.startswith("A transparent model.")
-    assert card.count(GATE_HEADING) == 1
+    assert card.count(CONTENT_CHECK_HEADING) == 1
     assert gates.load_files(made.path) == accepting()
     with pytest.raises(TrainingError, match="holds no gate"):
         gates.load_files(old.path)
-    twice = with_gate(made, accepting(), "0.0.3", tmp_path / "third.bundle")
+    twice = with_content_check(made, accepting(), "0.0.3", tmp_path / "third.bundle")
     assert twice.read("model-card.md").decode() == card
-    again = with_gate(old, accepting(), "0.0.2", tmp_path / "again.bundle")
+    again = with_content_check(old, accepting(), "0.0.2", tmp_path / "again.bundle")
     assert again.path.read_bytes() == made.path.read_bytes()
 
 
@@ -242,7 +242,7 @@ def test_a_gate_that_refuses_a_golden_picture_is_not_packed(tmp_path: Path) -> N
     members["golden/clear.png"] = bundles.png(dark)
     old = Bundle.open(bundles.pack(tmp_path / "old.bundle", members))
     with pytest.raises(TrainingError, match="refuses the golden case clear: inverted"):
-        with_gate(old, accepting(), "0.0.2", tmp_path / "new.bundle")
+        with_content_check(old, accepting(), "0.0.2", tmp_path / "new.bundle")
     assert not (tmp_path / "new.bundle").exists()
 
 

@@ -138,8 +138,11 @@ def elsewhere(path: Path, out: Path, **sections: dict[str, Any]) -> Config:
         ({"evaluate": {"rules": "{tmp}/map5.yaml"}}, "no figure 'map5'; did you mean 'map50'"),
         ({"evaluate": {"rules": "{tmp}/difference.yaml"}}, "no figure 'difference/map50'"),
         ({"evaluate": {"baseline": "{tmp}/map5.yaml"}}, r"map5\.yaml"),
-        ({"bundle": {"gate": "no.zip"}}, r"bundle\.gate: no\.zip holds no gate"),
-        ({"bundle": {"gate": "{bundle}"}}, r"bundle\.gate: .*toy-1\.2\.3\.bundle holds no gate"),
+        ({"bundle": {"content_check": "no.zip"}}, r"bundle\.content_check: no\.zip holds no gate"),
+        (
+            {"bundle": {"content_check": "{bundle}"}},
+            r"bundle\.content_check: .*toy-1\.2\.3\.bundle holds no gate",
+        ),
         ({"bundle": {"replaces": "no.bundle"}}, r"bundle\.replaces: .*no\.bundle"),
         ({"bundle": {"credits": "no.md"}}, r"bundle\.credits: cannot read the credits no\.md"),
         ({"bundle": {"variants": ["openvino-int4"]}}, "openvino-int4, which no bundle holds"),
