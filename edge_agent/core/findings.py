@@ -6,16 +6,20 @@ threshold per class, the letterbox is undone, and a value that is not a number i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edge_agent.core.geometry import Letterbox
+from hilum.catalog import CATALOG
 from hilum.manifest import HeadSpec
 
 BOX_ROWS = 4
 """Rows of the outputs before the first class: centre x, centre y, width, height."""
+ALL_INDEXES = tuple(range(len(CATALOG)))
+"""The catalogue's indexes of a model that has every finding."""
 
 
 class OutputsInvalid(ValueError):
@@ -42,7 +46,11 @@ class Finding:
 
 
 def decode_findings(
-    outputs: NDArray[np.float32], letterbox: Letterbox, head: HeadSpec, thresholds: ArrayLike
+    outputs: NDArray[np.float32],
+    letterbox: Letterbox,
+    head: HeadSpec,
+    thresholds: ArrayLike,
+    catalogue_indexes: Sequence[int] = ALL_INDEXES,
 ) -> tuple[Finding, ...]:
     """Decode one image's raw outputs into findings, highest score first.
 
@@ -52,6 +60,8 @@ def decode_findings(
         letterbox: position and size of the original image in the model's input.
         head: the manifest's rules; scores below its floor never count.
         thresholds: shape (classes,); a score at or above its class's threshold counts.
+        catalogue_indexes: the catalogue's index of each class, in the order of the outputs' rows;
+            by default the model has every finding of the catalogue.
 
     Returns:
         At most `head.max_findings` findings. Boxes are clipped to the image; a box that is wholly
@@ -59,8 +69,11 @@ def decode_findings(
 
     Raises:
         OutputsInvalid: a wrong shape, a value that is not finite, or a score above 1.
+        ValueError: there are not as many thresholds as catalogue indexes.
     """
     limits = np.maximum(thresholds, head.score_floor).astype(np.float32)
+    if len(limits) != len(catalogue_indexes):
+        raise ValueError(f"{len(limits)} thresholds for {len(catalogue_indexes)} classes")
     _check_outputs(outputs, len(limits))
     classes, anchors = _find_candidates(outputs[BOX_ROWS:], limits, head.multi_label)
     scores = outputs[BOX_ROWS + classes, anchors]
@@ -75,7 +88,7 @@ def decode_findings(
         limit=head.max_findings,
     )
     return tuple(
-        Finding(int(classes[k]), float(scores[k]), Box(*clipped[k].tolist()))
+        Finding(catalogue_indexes[classes[k]], float(scores[k]), Box(*clipped[k].tolist()))
         for k in in_image[kept]
     )
 

@@ -106,7 +106,9 @@ def _findings(
     whole = Letterbox.fit(spec.height, spec.width, spec.height, spec.width)
     thresholds = [variant.operating_points[slug] for slug in manifest.findings]
     try:
-        return decode_findings(outputs, whole, manifest.head, thresholds)
+        return decode_findings(
+            outputs, whole, manifest.head, thresholds, manifest.catalogue_indexes
+        )
     except OutputsInvalid as error:
         raise EngineFailed(f"{engine.name}: {error}") from error
 

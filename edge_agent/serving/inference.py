@@ -109,7 +109,13 @@ def _decode(
     thresholds = model.thresholds(job.score_threshold)
     with job.timer.measure("postprocess"):
         try:
-            findings = decode_findings(output, prepared.letterbox, model.manifest.head, thresholds)
+            findings = decode_findings(
+                output,
+                prepared.letterbox,
+                model.manifest.head,
+                thresholds,
+                model.manifest.catalogue_indexes,
+            )
         except OutputsInvalid as error:
             return EngineFailed(f"{model.engine.name} gave no sound outputs: {error}.")
     return ImageResult(findings, prepared.warnings)

@@ -250,8 +250,12 @@ class Manifest(_Frozen):
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
-        if self.findings != tuple(finding.slug for finding in CATALOG):
-            raise ValueError("findings must be the catalogue's slugs in the catalogue's order")
+        if not self.findings or self.findings != tuple(
+            f.slug for f in CATALOG if f.slug in self.findings
+        ):
+            raise ValueError(
+                "findings must be slugs of the catalogue, each once, in the catalogue's order"
+            )
         names = [engine.name for engine in self.engines]
         if len(set(names)) != len(names):
             raise ValueError(f"engine variants share a name: {names}")
@@ -260,6 +264,11 @@ class Manifest(_Frozen):
             missing = sorted(set(self.findings) - set(engine.operating_points))
             if missing:
                 raise ValueError(f"{engine.name} has no operating point for {missing}")
+            extra = sorted(set(engine.operating_points) - set(self.findings))
+            if extra:
+                raise ValueError(
+                    f"{engine.name} has operating points for {extra}, which findings does not list"
+                )
             wanted |= {path for path in (engine.model, engine.weights) if path}
             wanted |= {target.model for target in engine.targets}
         if self.content_check:
@@ -282,6 +291,11 @@ class Manifest(_Frozen):
             raise ValueError(
                 f"change_control has results of {sorted(measured)}, engines are {sorted(variants)}"
             )
+
+    @property
+    def catalogue_indexes(self) -> tuple[int, ...]:
+        """Return the catalogue's index of each finding, in the order of the model's classes."""
+        return tuple(BY_SLUG[slug].index for slug in self.findings)
 
     def to_bytes(self) -> bytes:
         """The one serialisation: UTF-8 JSON, two-space indent, a final newline."""
@@ -341,6 +355,12 @@ class GoldenCases(_Frozen):
                 raise ValueError(f"golden case {case.name} is for {sorted(case.expected)}")
             if case.image not in manifest.files:
                 raise ValueError(f"golden case {case.name}: files does not list {case.image}")
+            expected = {found.finding for of in case.expected.values() for found in of}
+            foreign = sorted(expected - set(manifest.findings))
+            if foreign:
+                raise ValueError(
+                    f"golden case {case.name} expects {foreign}, which findings does not list"
+                )
         for variant in sorted(variants):
             if not any(case.expected[variant] for case in self.cases):
                 raise ValueError(f"no golden case expects any finding of {variant}")

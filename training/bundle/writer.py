@@ -110,13 +110,15 @@ _UNDECIDED: Final = Provenance(trained_on="draft", command="draft", seed=0, base
 class ModelFiles:
     """The model itself: files by the paths that the layout above gives them.
 
-    `targets` gives, per variant of TensorRT, the engines compiled ahead of time.
+    `targets` gives, per variant of TensorRT, the engines compiled ahead of time. `findings` are the
+    slugs of the model's classes, in their order.
     """
 
     members: Mapping[str, bytes]
     input: InputSpec
     head: HeadSpec
     targets: Mapping[str, tuple[EngineTarget, ...]] = field(default_factory=dict)
+    findings: tuple[str, ...] = tuple(finding.slug for finding in CATALOG)
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -178,7 +180,7 @@ def draft_bundle(path: Path, graphs: ModelFiles) -> Bundle:
     Every threshold is the head's score floor. It has no golden case, so `Bundle.open`, and with it
     every agent, refuses the file.
     """
-    floor = {finding.slug: graphs.head.score_floor for finding in CATALOG}
+    floor = dict.fromkeys(graphs.findings, graphs.head.score_floor)
     parts = BundleContents(
         name="draft",
         version="0.0.0",
@@ -411,7 +413,7 @@ def _manifest(parts: BundleContents, content: Mapping[str, bytes]) -> Manifest:
         name=parts.name,
         version=parts.version,
         intended_use=parts.intended_use,
-        findings=tuple(finding.slug for finding in CATALOG),
+        findings=parts.graphs.findings,
         input=parts.graphs.input,
         head=parts.graphs.head,
         engines=tuple(

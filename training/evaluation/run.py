@@ -227,6 +227,11 @@ def _open(subject: Path | Weights, variant: str | None) -> Iterator[_Opened]:
         yield _weights(subject)
         return
     bundle = Bundle.open(subject)
+    if len(bundle.manifest.findings) < len(CATALOG):
+        raise TrainingError(
+            f"{subject} has {len(bundle.manifest.findings)} of the {len(CATALOG)} findings",
+            hint="Only a bundle with every finding of the catalogue can be evaluated.",
+        )
     chosen = bundle.variant(variant) if variant else bundle.manifest.engines[0]
     engine = measuring_engine(bundle, chosen)
     try:

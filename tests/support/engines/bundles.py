@@ -42,9 +42,16 @@ THRESHOLD = 0.5
 
 
 def transparent_ir(*, rows: int = ROWS, log: bool = False) -> tuple[bytes, bytes]:
-    """IR (xml, bin) of the transparent model; with `log`, black scores become minus infinity."""
+    """IR (xml, bin) of the transparent model; with `log`, black scores become minus infinity.
+
+    Pixels that do not fill a column of `rows` values are left out.
+    """
     images = ops.parameter([1, 1, SIZE, SIZE], np.uint8, name="images")
-    matrix = ops.reshape(ops.convert(images, "f32"), [1, rows, SIZE * SIZE // rows], False)
+    anchors = SIZE * SIZE // rows
+    values = ops.reshape(ops.convert(images, "f32"), [SIZE * SIZE], False)
+    if rows * anchors < SIZE * SIZE:
+        values = ops.slice(values, [0], [rows * anchors], [1], [0])
+    matrix = ops.reshape(values, [1, rows, anchors], False)
     scale = np.ones((1, rows, 1), np.float32)
     scale[:, 4:] /= 255
     outputs = ops.multiply(matrix, scale)
@@ -57,16 +64,20 @@ def transparent_ir(*, rows: int = ROWS, log: bool = False) -> tuple[bytes, bytes
         return path.read_bytes(), path.with_suffix(".bin").read_bytes()
 
 
-def picture(*findings: tuple[int, int, tuple[int, int, int, int]]) -> NDArray[np.uint8]:
+def picture(
+    *findings: tuple[int, int, tuple[int, int, int, int]], rows: int = ROWS
+) -> NDArray[np.uint8]:
     """A u8 (96, 96) input for the transparent model that shows these findings.
 
     Each is class, score as a grey value, and centre x, centre y, width, height.
     """
-    outputs = np.zeros((ROWS, ANCHORS), np.uint8)
+    outputs = np.zeros((rows, SIZE * SIZE // rows), np.uint8)
     for anchor, (index, grey, box) in enumerate(findings):
         outputs[:4, anchor] = box
         outputs[4 + index, anchor] = grey
-    return outputs.reshape(SIZE, SIZE)
+    pixels = np.zeros(SIZE * SIZE, np.uint8)
+    pixels[: outputs.size] = outputs.ravel()
+    return pixels.reshape(SIZE, SIZE)
 
 
 MASS = picture((8, 204, (40, 48, 20, 30)))
@@ -122,6 +133,34 @@ def manifest(members: dict[str, bytes], **changes: Any) -> Manifest:
         },
     }
     return Manifest(**fields | changes)
+
+
+def partial_bundle(
+    path: Path, operating_points: dict[str, float], shown: NDArray[np.uint8]
+) -> Path:
+    """A bundle whose transparent model has only the classes that have an operating point here.
+
+    Args:
+        path: where it is written.
+        operating_points: by slug, in the catalogue's order.
+        shown: a golden image on which the first class has a score of 0.8 at (30, 33)-(50, 63), and
+            no other finding reaches its operating point.
+    """
+    xml, weights = transparent_ir(rows=4 + len(operating_points))
+    first = GoldenFinding(finding=next(iter(operating_points)), score=0.8, box=(30, 33, 50, 63))
+    cases = GoldenCases(
+        tolerances={VARIANT: GoldenTolerance(score=0.05, min_iou=0.8)},
+        cases=(GoldenCase(name="first", image="golden/mass.png", expected={VARIANT: (first,)}),),
+    )
+    members = contents(xml=xml, weights=weights) | {
+        "golden/cases.json": cases.to_bytes(),
+        "golden/mass.png": png(shown),
+    }
+    del members["golden/clear.png"]
+    whole = manifest(members)
+    variant = whole.engines[0].model_copy(update={"operating_points": operating_points})
+    declared = manifest(members, findings=tuple(operating_points), engines=(variant,))
+    return pack(path, members, declared.to_bytes())
 
 
 def pack(path: Path, members: dict[str, bytes], manifest_bytes: bytes | None = None) -> Path:

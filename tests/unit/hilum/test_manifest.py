@@ -60,11 +60,27 @@ def test_a_whole_manifest_is_taken() -> None:
     assert manifest.engines[0].operating_points["nodule_mass"] == 0.25
 
 
+def narrow(fields: dict[str, Any], *slugs: str) -> None:
+    """Let a manifest declare these findings only."""
+    fields["findings"] = list(slugs)
+    fields["engines"][0]["operating_points"] = dict.fromkeys(slugs, 0.25)
+
+
+def test_a_model_may_have_some_of_the_catalogues_findings() -> None:
+    some = fields()
+    narrow(some, "cardiomegaly", "nodule_mass", "pneumothorax")
+    assert Manifest.model_validate(some).catalogue_indexes == (3, 8, 12)
+
+
 WRONG: dict[str, Any] = {
     "unknown field": lambda f: f.update(colour="blue"),
     "unknown schema": lambda f: f.update(schema_version=2),
     "findings in another order": lambda f: f.update(findings=SLUGS[::-1]),
-    "a finding missing": lambda f: f.update(findings=SLUGS[:-1]),
+    "no finding": narrow,
+    "findings of a subset in another order": lambda f: narrow(f, "pneumothorax", "ild"),
+    "a finding twice": lambda f: narrow(f, "ild", "ild"),
+    "a finding that the catalogue has not": lambda f: narrow(f, "flu"),
+    "an operating point for no finding": lambda f: f.update(findings=SLUGS[:-1]),
     "no engine": lambda f: f.update(engines=[]),
     "two engines of one name": lambda f: f.update(engines=f["engines"] * 2),
     "unlisted model": lambda f: f["files"].pop("openvino/model.xml"),
