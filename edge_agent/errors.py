@@ -49,6 +49,12 @@ class InvalidRequest(CallerError):
     default_code = ErrorCode.INVALID_REQUEST
 
 
+class UnknownModel(CallerError):
+    """The request names a model that this agent does not serve."""
+
+    default_code = ErrorCode.UNKNOWN_MODEL
+
+
 class Unauthenticated(CallerError):
     """Nobody is known by the credential that was shown, or none was."""
 

@@ -15,7 +15,7 @@ from edge_agent.core.engine_selection import ONE_AT_A_TIME, BatchPolicy
 from edge_agent.core.radiograph import Radiograph
 from edge_agent.decoding.decoder import Decoder
 from edge_agent.engines.model import LoadedModel
-from edge_agent.errors import InvalidRequest
+from edge_agent.errors import InvalidRequest, UnknownModel
 from edge_agent.serving.admission import AdmissionQueue
 from edge_agent.serving.batching import BatchExecutor
 from edge_agent.serving.inference import ImageResult, InferenceJob, run_inference
@@ -82,6 +82,7 @@ class DetectionService:
 
         Raises:
             InvalidRequest: an option is out of its range.
+            UnknownModel: the request names another model than the one that is served.
             StudyImageRefused: the image is not accepted.
             Overloaded: the queue is full; `retry_after_s` says when to try again.
             DeadlineExceeded: the deadline passed before a stage was started.
@@ -89,6 +90,7 @@ class DetectionService:
         """
         validate_request(request)
         model = self.model
+        check_model_name(request.model, model.manifest.name)
         timer = StageTimer()
         async with AsyncExitStack() as admitted:
             with timer.measure("queue"):
@@ -138,6 +140,23 @@ class DetectionService:
         """Fail what waits for the engine, finish what has started, and free the model."""
         await self._batches.close()
         await asyncio.to_thread(self.model.close)
+
+
+def check_model_name(requested: str, served: str) -> None:
+    """Check that a caller asks for the model that is served.
+
+    Args:
+        requested: the name in the request; empty means whichever model is served.
+        served: the name of the served bundle.
+
+    Raises:
+        UnknownModel: the names differ.
+    """
+    if requested not in {"", served}:
+        raise UnknownModel(
+            "This agent serves no model of the requested name.",
+            hint=f"Ask for {served!r}, or leave the name out.",
+        )
 
 
 def validate_request(request: DetectionRequest) -> None:

@@ -13,8 +13,9 @@ from edge_agent.core.radiograph import ImageFacts, ImageWarning
 class DetectionRequest:
     """One study image to look at.
 
-    `image` is the file as it is. `score_threshold` replaces every operating point. `deadline` is a
-    time of the event loop's clock in seconds; None means that the caller waits.
+    `image` is the file as it is. `model` is the name of the model that is asked for; empty means
+    the agent's one model. `score_threshold` replaces every operating point. `deadline` is a time of
+    the event loop's clock in seconds; None means that the caller waits.
     """
 
     request_id: str
@@ -22,6 +23,7 @@ class DetectionRequest:
     score_threshold: float | None = None
     priority: Priority = Priority.ROUTINE
     deadline: float | None = None
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)

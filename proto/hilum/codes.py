@@ -26,6 +26,7 @@ class ErrorCode(StrEnum):
     TOO_SMALL = "too_small"
     # The request is at fault: correct it.
     INVALID_REQUEST = "invalid_request"
+    UNKNOWN_MODEL = "unknown_model"
     # The caller is not known, or may not do this: use another credential.
     UNAUTHENTICATED = "unauthenticated"
     FORBIDDEN = "forbidden"

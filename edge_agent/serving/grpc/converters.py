@@ -35,6 +35,7 @@ class ParsedRequest:
     image: bytes | memoryview
     score_threshold: float | None
     priority: Priority
+    model: str = ""
 
     @classmethod
     def read(cls, data: bytes) -> Self:
@@ -53,6 +54,7 @@ class ParsedRequest:
                 options.score_threshold if options.HasField("score_threshold") else None
             ),
             priority=_PRIORITIES.get(options.priority, Priority.ROUTINE),
+            model=message.model,
         )
 
 
@@ -104,6 +106,7 @@ def study_request(
         score_threshold=asked.score_threshold,
         priority=asked.priority,
         deadline=deadline,
+        model=asked.model,
     )
 
 

@@ -16,6 +16,7 @@ from edge_agent.errors import (
     Overloaded,
     TryLater,
     Unauthenticated,
+    UnknownModel,
 )
 from edge_agent.serving.grpc.call_tracker import ServicerContext
 from edge_agent.serving.grpc.converters import error_message
@@ -27,6 +28,7 @@ RETRY_METADATA: Final = "hilum-retry-after-ms"
 _STATUS: Final[tuple[tuple[type[HilumError], grpc.StatusCode], ...]] = (
     (Unauthenticated, grpc.StatusCode.UNAUTHENTICATED),
     (Forbidden, grpc.StatusCode.PERMISSION_DENIED),
+    (UnknownModel, grpc.StatusCode.NOT_FOUND),
     (CallerError, grpc.StatusCode.INVALID_ARGUMENT),
     (Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (DeadlineExceeded, grpc.StatusCode.DEADLINE_EXCEEDED),

@@ -9,7 +9,7 @@ from typing import Final
 
 from edge_agent.core.authorization import Action
 from edge_agent.errors import HilumError, NotReady
-from edge_agent.serving.detection import DetectionService
+from edge_agent.serving.detection import DetectionService, check_model_name
 from edge_agent.serving.error_boundary import coded
 from edge_agent.serving.grpc import converters
 from edge_agent.serving.grpc.call_tracker import CallTracker, ServicerContext
@@ -76,15 +76,24 @@ class Detector:
 
     async def GetModel(  # noqa: N802  # the contract's name
         self,
-        _request: pb.GetModelRequest,
+        request: pb.GetModelRequest | converters.MalformedMessage,
         context: ServicerContext,
     ) -> pb.GetModelResponse:
         """Which model answers, and on which engine."""
         try:
             with self._access.enter(context, Action.MODEL):
-                return converters.model_response(self._pipeline().model)
+                return self._describe_model(request)
         except Exception as error:  # noqa: BLE001  # the boundary: every failure gets a code
             await abort(context, coded(error))
+
+    def _describe_model(
+        self, request: pb.GetModelRequest | converters.MalformedMessage
+    ) -> pb.GetModelResponse:
+        if isinstance(request, converters.MalformedMessage):
+            raise converters.unreadable()
+        model = self._pipeline().model
+        check_model_name(request.model, model.manifest.name)
+        return converters.model_response(model)
 
     async def _answer(
         self,

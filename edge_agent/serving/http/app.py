@@ -30,6 +30,7 @@ from edge_agent.viewer import FOLDER
 _ERRORS: Final[dict[int | str, dict[str, Any]]] = {
     401: {"model": ErrorBody, "description": "The caller is not known."},
     403: {"model": ErrorBody, "description": "The caller may not do this."},
+    404: {"model": ErrorBody, "description": "The agent serves no model of this name."},
     413: {"model": ErrorBody, "description": "The body is too large."},
     422: {"model": ErrorBody, "description": "The image is refused, or the request is wrong."},
     500: {"model": ErrorBody, "description": "The box failed; its operator must act."},
@@ -133,7 +134,12 @@ def _add_routes(app: FastAPI, face: Endpoints) -> None:
         responses={**_ERRORS, 200: {"content": {"image/png": {}}, "description": "The picture."}},
         openapi_extra=_form("file"),
     )(face.render)
-    app.get("/model", summary="Which model answers", response_model=ModelInfo)(face.model)
+    app.get(
+        "/model",
+        summary="Which model answers",
+        response_model=ModelInfo,
+        responses={404: _ERRORS[404]},
+    )(face.model)
     app.get("/healthz", summary="The process is up", response_model=Status)(face.healthz)
     app.get(
         "/readyz",

@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from edge_agent.core.admission import ByteBudget, Priority
 from edge_agent.core.authorization import Action
 from edge_agent.errors import InvalidRequest, NotReady
+from edge_agent.serving.detection import check_model_name
 from edge_agent.serving.error_boundary import coded
 from edge_agent.serving.http.access import AccessControl
 from edge_agent.serving.http.errors import BodyTooLarge, error_detail, status_of
@@ -153,10 +154,14 @@ class Endpoints:
             png = await _unless_gone(request, self.renderer().render(image))
         return Response(png, media_type="image/png")
 
-    async def model(self, request: Request) -> Response:
+    async def model(
+        self, request: Request, model: Annotated[str, Query(max_length=128)] = ""
+    ) -> Response:
         """Which model answers, and on which engine."""
         async with self.access.enter(request, Action.MODEL):
-            return _json(self.model_info())
+            info = self.model_info()
+            check_model_name(model, info.name)
+            return _json(info)
 
     async def healthz(self, request: Request) -> Response:
         """The process is up."""
@@ -229,6 +234,7 @@ def _asking(options: Options) -> _Asking:
             score_threshold=options.threshold,
             priority=Priority(options.priority),
             deadline=deadline,
+            model=options.model,
         )
 
     return asking

@@ -20,6 +20,7 @@ from edge_agent.errors import (
     InvalidRequest,
     TryLater,
     Unauthenticated,
+    UnknownModel,
 )
 from edge_agent.serving.error_boundary import coded
 from hilum.codes import ErrorCode
@@ -52,6 +53,7 @@ _STATUS: Final[tuple[tuple[type[HilumError], int], ...]] = (
     (HeadersTooLarge, 431),
     (Unauthenticated, 401),
     (Forbidden, 403),
+    (UnknownModel, 404),
     (CallerError, 422),
     (DeadlineExceeded, 504),
     (TryLater, 503),

@@ -31,6 +31,8 @@ class Options(BaseModel):
     """How long the caller waits. Work that has not begun by then is not begun."""
     request_id: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     """Chosen by the caller and returned unchanged; made by the agent where absent."""
+    model: Annotated[str, Field(max_length=128)] = ""
+    """Name of the model that is asked for; empty means the agent's one model."""
 
     @classmethod
     def parse(cls, values: dict[str, str]) -> Self:

@@ -76,9 +76,10 @@ class AsyncClient:
         threshold: float | None = None,
         priority: Priority = "routine",
         timeout_s: float = 30.0,
+        model: str = "",
     ) -> Result:
         """Findings on one radiograph; see `Client.detect`."""
-        options = Options(threshold, priority, timeout_s)
+        options = Options(threshold, priority, timeout_s, model)
         request = options.request(await asyncio.to_thread(read, image))
         response = await self._call(self._rpc.detect, request, timeout_s)
         return convert.result(response, request.request_id)
@@ -92,6 +93,7 @@ class AsyncClient:
         threshold: float | None = None,
         priority: Priority = "routine",
         timeout_s: float = 30.0,
+        model: str = "",
     ) -> AsyncIterator[tuple[Key, Result | DetectError]]: ...
 
     @overload
@@ -103,6 +105,7 @@ class AsyncClient:
         threshold: float | None = None,
         priority: Priority = "routine",
         timeout_s: float = 30.0,
+        model: str = "",
     ) -> AsyncIterator[tuple[PathKey, Result | DetectError]]: ...
 
     def detect_many(
@@ -113,6 +116,7 @@ class AsyncClient:
         threshold: float | None = None,
         priority: Priority = "routine",
         timeout_s: float = 30.0,
+        model: str = "",
     ) -> AsyncIterator[tuple[Any, Result | DetectError]]:
         """Findings on many radiographs, over one stream, as they finish.
 
@@ -120,7 +124,7 @@ class AsyncClient:
         next image does not hold back answers. Where iteration may end early, wrap it in
         `contextlib.aclosing`, so that the stream ends then and not when Python gets to it.
         """
-        options = Options(threshold, priority, timeout_s)
+        options = Options(threshold, priority, timeout_s, model)
         batch: Batch[Any] = Batch(concurrency, timeout_s, self._retry)
         return detect_stream(
             keyed_async(images),
@@ -130,10 +134,10 @@ class AsyncClient:
             self._clock,
         )
 
-    async def model(self, *, timeout_s: float = 10.0) -> Model:
-        """Which model answers, on which engine; see `Client.model`."""
+    async def model(self, name: str = "", *, timeout_s: float = 10.0) -> Model:
+        """Return which model answers, and on which engine; see `Client.model`."""
         check_timeout(timeout_s)
-        request = pb.GetModelRequest()
+        request = pb.GetModelRequest(model=name)
         return convert.model(await self._call(self._rpc.get_model, request, timeout_s))
 
     async def ready(self, timeout_s: float = 10.0) -> bool:  # as Client's

@@ -172,6 +172,11 @@ _BY_STATUS: Final[dict[grpc.StatusCode, tuple[str, str, str]]] = {
         "The agent did not accept the request.",
         "Check that the agent's and the client's versions fit each other.",
     ),
+    grpc.StatusCode.NOT_FOUND: (
+        ErrorCode.UNKNOWN_MODEL,
+        "The agent serves no model of the requested name.",
+        "Leave the name out, or ask for the one that `Client.model` gives.",
+    ),
     grpc.StatusCode.UNIMPLEMENTED: (
         ClientErrorCode.NOT_AN_AGENT,
         "What answers at this address does not offer this call.",

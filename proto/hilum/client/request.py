@@ -30,6 +30,7 @@ class Options:
     threshold: float | None
     priority: Priority
     timeout_s: float
+    model: str = ""
 
     def __post_init__(self) -> None:
         if self.threshold is not None and not 0 < self.threshold <= 1:
@@ -56,6 +57,7 @@ class Options:
             options=pb.DetectOptions(
                 score_threshold=self.threshold, priority=_PRIORITIES[self.priority]
             ),
+            model=self.model,
         )
 
 

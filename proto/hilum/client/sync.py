@@ -81,6 +81,7 @@ class Client:
         threshold: float | None = None,
         priority: Priority = "routine",
         timeout_s: float = 30.0,
+        model: str = "",
     ) -> Result:
         """Findings on one radiograph.
 
@@ -90,12 +91,13 @@ class Client:
                 the model's own operating points.
             priority: `stat` goes before `routine`.
             timeout_s: for the whole call, retries and all.
+            model: the name of the model; empty means the agent's one model.
 
         Raises:
             DetectError: there is no answer, and why.
             ValueError: a threshold, priority or timeout that can never be asked for.
         """
-        request = Options(threshold, priority, timeout_s).request(read(image))
+        request = Options(threshold, priority, timeout_s, model).request(read(image))
         return convert.result(self._call(self._detect, request, timeout_s), request.request_id)
 
     @overload
@@ -107,6 +109,7 @@ class Client:
         threshold: float | None = None,
         priority: Priority = "routine",
         timeout_s: float = 30.0,
+        model: str = "",
     ) -> Iterator[tuple[Key, Result | DetectError]]: ...
 
     @overload
@@ -118,6 +121,7 @@ class Client:
         threshold: float | None = None,
         priority: Priority = "routine",
         timeout_s: float = 30.0,
+        model: str = "",
     ) -> Iterator[tuple[PathKey, Result | DetectError]]: ...
 
     def detect_many(
@@ -128,6 +132,7 @@ class Client:
         threshold: float | None = None,
         priority: Priority = "routine",
         timeout_s: float = 30.0,
+        model: str = "",
     ) -> Iterator[tuple[Any, Result | DetectError]]:
         """Findings on many radiographs, over one stream, as they finish.
 
@@ -137,7 +142,7 @@ class Client:
             images: paths, which are their own keys, or pairs (key, image); taken from in the
                 caller's thread, so one that waits for its next image holds back answers too.
             concurrency: images under way at once.
-            threshold, priority: as for `detect`.
+            threshold, priority, model: as for `detect`.
             timeout_s: for each image, from when it is taken.
 
         Yields:
@@ -149,7 +154,7 @@ class Client:
                 answer.
             ValueError: an argument that can never be asked for.
         """
-        options = Options(threshold, priority, timeout_s)
+        options = Options(threshold, priority, timeout_s, model)
         batch: Batch[Any] = Batch(concurrency, timeout_s, self._retry)
         return detect_stream(
             keyed(images),
@@ -159,14 +164,19 @@ class Client:
             self._clock,
         )
 
-    def model(self, *, timeout_s: float = 10.0) -> Model:
-        """Which model answers, on which engine.
+    def model(self, name: str = "", *, timeout_s: float = 10.0) -> Model:
+        """Return which model answers, and on which engine.
+
+        Args:
+            name: the name of the model; empty means the agent's one model.
+            timeout_s: for the whole call, retries and all.
 
         Raises:
             DetectError: there is no answer, and why.
         """
         check_timeout(timeout_s)
-        return convert.model(self._call(self._get_model, pb.GetModelRequest(), timeout_s))
+        request = pb.GetModelRequest(model=name)
+        return convert.model(self._call(self._get_model, request, timeout_s))
 
     def ready(self, timeout_s: float = 10.0) -> bool:
         """Wait until the agent answers requests; False if it does not within `timeout_s`.

@@ -24,45 +24,45 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18hilum/v1/detection.proto\x12\x08hilum.v1\"\\\n\rDetectRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05image\x18\x02 \x01(\x0c\x12(\n\x07options\x18\x03 \x01(\x0b\x32\x17.hilum.v1.DetectOptions\"g\n\rDetectOptions\x12\x1c\n\x0fscore_threshold\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12$\n\x08priority\x18\x02 \x01(\x0e\x32\x12.hilum.v1.PriorityB\x12\n\x10_score_threshold\"\xde\x01\n\x0e\x44\x65tectResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12#\n\x08\x66indings\x18\x02 \x03(\x0b\x32\x11.hilum.v1.Finding\x12#\n\x05image\x18\x03 \x01(\x0b\x32\x14.hilum.v1.ImageFacts\x12#\n\x08warnings\x18\x04 \x03(\x0b\x32\x11.hilum.v1.Warning\x12\x15\n\rbundle_digest\x18\x05 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x06 \x01(\t\x12\"\n\x07timings\x18\x07 \x01(\x0b\x32\x11.hilum.v1.Timings\"\x85\x01\n\x14\x44\x65tectStreamResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12,\n\x08response\x18\x02 \x01(\x0b\x32\x18.hilum.v1.DetectResponseH\x00\x12 \n\x05\x65rror\x18\x03 \x01(\x0b\x32\x0f.hilum.v1.ErrorH\x00\x42\t\n\x07outcome\"\x83\x01\n\x07\x46inding\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04slug\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\"\n\x07\x63oncept\x18\x04 \x01(\x0b\x32\x11.hilum.v1.Concept\x12\r\n\x05score\x18\x05 \x01(\x02\x12\x1a\n\x03\x62ox\x18\x06 \x01(\x0b\x32\r.hilum.v1.Box\"9\n\x07\x43oncept\x12\r\n\x05value\x18\x01 \x01(\t\x12\x0e\n\x06scheme\x18\x02 \x01(\t\x12\x0f\n\x07meaning\x18\x03 \x01(\t\"A\n\x03\x42ox\x12\r\n\x05x_min\x18\x01 \x01(\x02\x12\r\n\x05y_min\x18\x02 \x01(\x02\x12\r\n\x05x_max\x18\x03 \x01(\x02\x12\r\n\x05y_max\x18\x04 \x01(\x02\"\xfe\x01\n\nImageFacts\x12\x0c\n\x04rows\x18\x01 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x02 \x01(\r\x12\x0e\n\x06\x66ormat\x18\x03 \x01(\t\x12\x17\n\x0ftransfer_syntax\x18\x04 \x01(\t\x12\x13\n\x0bphotometric\x18\x05 \x01(\t\x12\x13\n\x0b\x62its_stored\x18\x06 \x01(\r\x12\x0c\n\x04view\x18\x07 \x01(\t\x12\x12\n\nlaterality\x18\x08 \x01(\t\x12\x11\n\tbody_part\x18\t \x01(\t\x12\x14\n\x0cmanufacturer\x18\n \x01(\t\x12\'\n\x07spacing\x18\x0b \x01(\x0b\x32\x11.hilum.v1.SpacingH\x00\x88\x01\x01\x42\n\n\x08_spacing\",\n\x07Spacing\x12\x0e\n\x06row_mm\x18\x01 \x01(\x01\x12\x11\n\tcolumn_mm\x18\x02 \x01(\x01\"(\n\x07Warning\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"4\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0c\n\x04hint\x18\x03 \x01(\t\"j\n\x07Timings\x12\x11\n\tdecode_ms\x18\x01 \x01(\x02\x12\x10\n\x08queue_ms\x18\x02 \x01(\x02\x12\x10\n\x08infer_ms\x18\x03 \x01(\x02\x12\x16\n\x0epostprocess_ms\x18\x04 \x01(\x02\x12\x10\n\x08total_ms\x18\x05 \x01(\x02\"\x11\n\x0fGetModelRequest\"\xf2\x01\n\x10GetModelResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x15\n\rbundle_digest\x18\x03 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x04 \x01(\t\x12\x15\n\rengine_reason\x18\x05 \x01(\t\x12\x16\n\x0e\x63ompute_device\x18\x06 \x01(\t\x12\x14\n\x0cinput_height\x18\x07 \x01(\r\x12\x13\n\x0binput_width\x18\x08 \x01(\r\x12(\n\x08\x66indings\x18\t \x03(\x0b\x32\x16.hilum.v1.ModelFinding\x12\x14\n\x0cintended_use\x18\n \x01(\t\"v\n\x0cModelFinding\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04slug\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\"\n\x07\x63oncept\x18\x04 \x01(\x0b\x32\x11.hilum.v1.Concept\x12\x17\n\x0foperating_point\x18\x05 \x01(\x02*M\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x14\n\x10PRIORITY_ROUTINE\x10\x01\x12\x11\n\rPRIORITY_STAT\x10\x02\x32\xd7\x01\n\x08\x44\x65tector\x12;\n\x06\x44\x65tect\x12\x17.hilum.v1.DetectRequest\x1a\x18.hilum.v1.DetectResponse\x12K\n\x0c\x44\x65tectStream\x12\x17.hilum.v1.DetectRequest\x1a\x1e.hilum.v1.DetectStreamResponse(\x01\x30\x01\x12\x41\n\x08GetModel\x12\x19.hilum.v1.GetModelRequest\x1a\x1a.hilum.v1.GetModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18hilum/v1/detection.proto\x12\x08hilum.v1\"k\n\rDetectRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05image\x18\x02 \x01(\x0c\x12(\n\x07options\x18\x03 \x01(\x0b\x32\x17.hilum.v1.DetectOptions\x12\r\n\x05model\x18\x04 \x01(\t\"g\n\rDetectOptions\x12\x1c\n\x0fscore_threshold\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12$\n\x08priority\x18\x02 \x01(\x0e\x32\x12.hilum.v1.PriorityB\x12\n\x10_score_threshold\"\xde\x01\n\x0e\x44\x65tectResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12#\n\x08\x66indings\x18\x02 \x03(\x0b\x32\x11.hilum.v1.Finding\x12#\n\x05image\x18\x03 \x01(\x0b\x32\x14.hilum.v1.ImageFacts\x12#\n\x08warnings\x18\x04 \x03(\x0b\x32\x11.hilum.v1.Warning\x12\x15\n\rbundle_digest\x18\x05 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x06 \x01(\t\x12\"\n\x07timings\x18\x07 \x01(\x0b\x32\x11.hilum.v1.Timings\"\x85\x01\n\x14\x44\x65tectStreamResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12,\n\x08response\x18\x02 \x01(\x0b\x32\x18.hilum.v1.DetectResponseH\x00\x12 \n\x05\x65rror\x18\x03 \x01(\x0b\x32\x0f.hilum.v1.ErrorH\x00\x42\t\n\x07outcome\"\x83\x01\n\x07\x46inding\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04slug\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\"\n\x07\x63oncept\x18\x04 \x01(\x0b\x32\x11.hilum.v1.Concept\x12\r\n\x05score\x18\x05 \x01(\x02\x12\x1a\n\x03\x62ox\x18\x06 \x01(\x0b\x32\r.hilum.v1.Box\"9\n\x07\x43oncept\x12\r\n\x05value\x18\x01 \x01(\t\x12\x0e\n\x06scheme\x18\x02 \x01(\t\x12\x0f\n\x07meaning\x18\x03 \x01(\t\"A\n\x03\x42ox\x12\r\n\x05x_min\x18\x01 \x01(\x02\x12\r\n\x05y_min\x18\x02 \x01(\x02\x12\r\n\x05x_max\x18\x03 \x01(\x02\x12\r\n\x05y_max\x18\x04 \x01(\x02\"\xfe\x01\n\nImageFacts\x12\x0c\n\x04rows\x18\x01 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x02 \x01(\r\x12\x0e\n\x06\x66ormat\x18\x03 \x01(\t\x12\x17\n\x0ftransfer_syntax\x18\x04 \x01(\t\x12\x13\n\x0bphotometric\x18\x05 \x01(\t\x12\x13\n\x0b\x62its_stored\x18\x06 \x01(\r\x12\x0c\n\x04view\x18\x07 \x01(\t\x12\x12\n\nlaterality\x18\x08 \x01(\t\x12\x11\n\tbody_part\x18\t \x01(\t\x12\x14\n\x0cmanufacturer\x18\n \x01(\t\x12\'\n\x07spacing\x18\x0b \x01(\x0b\x32\x11.hilum.v1.SpacingH\x00\x88\x01\x01\x42\n\n\x08_spacing\",\n\x07Spacing\x12\x0e\n\x06row_mm\x18\x01 \x01(\x01\x12\x11\n\tcolumn_mm\x18\x02 \x01(\x01\"(\n\x07Warning\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"4\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0c\n\x04hint\x18\x03 \x01(\t\"j\n\x07Timings\x12\x11\n\tdecode_ms\x18\x01 \x01(\x02\x12\x10\n\x08queue_ms\x18\x02 \x01(\x02\x12\x10\n\x08infer_ms\x18\x03 \x01(\x02\x12\x16\n\x0epostprocess_ms\x18\x04 \x01(\x02\x12\x10\n\x08total_ms\x18\x05 \x01(\x02\" \n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"\xf2\x01\n\x10GetModelResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x15\n\rbundle_digest\x18\x03 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x04 \x01(\t\x12\x15\n\rengine_reason\x18\x05 \x01(\t\x12\x16\n\x0e\x63ompute_device\x18\x06 \x01(\t\x12\x14\n\x0cinput_height\x18\x07 \x01(\r\x12\x13\n\x0binput_width\x18\x08 \x01(\r\x12(\n\x08\x66indings\x18\t \x03(\x0b\x32\x16.hilum.v1.ModelFinding\x12\x14\n\x0cintended_use\x18\n \x01(\t\"v\n\x0cModelFinding\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04slug\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\"\n\x07\x63oncept\x18\x04 \x01(\x0b\x32\x11.hilum.v1.Concept\x12\x17\n\x0foperating_point\x18\x05 \x01(\x02*M\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x14\n\x10PRIORITY_ROUTINE\x10\x01\x12\x11\n\rPRIORITY_STAT\x10\x02\x32\xd7\x01\n\x08\x44\x65tector\x12;\n\x06\x44\x65tect\x12\x17.hilum.v1.DetectRequest\x1a\x18.hilum.v1.DetectResponse\x12K\n\x0c\x44\x65tectStream\x12\x17.hilum.v1.DetectRequest\x1a\x1e.hilum.v1.DetectStreamResponse(\x01\x30\x01\x12\x41\n\x08GetModel\x12\x19.hilum.v1.GetModelRequest\x1a\x1a.hilum.v1.GetModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hilum.v1.detection_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PRIORITY']._serialized_start=1749
-  _globals['_PRIORITY']._serialized_end=1826
+  _globals['_PRIORITY']._serialized_start=1779
+  _globals['_PRIORITY']._serialized_end=1856
   _globals['_DETECTREQUEST']._serialized_start=38
-  _globals['_DETECTREQUEST']._serialized_end=130
-  _globals['_DETECTOPTIONS']._serialized_start=132
-  _globals['_DETECTOPTIONS']._serialized_end=235
-  _globals['_DETECTRESPONSE']._serialized_start=238
-  _globals['_DETECTRESPONSE']._serialized_end=460
-  _globals['_DETECTSTREAMRESPONSE']._serialized_start=463
-  _globals['_DETECTSTREAMRESPONSE']._serialized_end=596
-  _globals['_FINDING']._serialized_start=599
-  _globals['_FINDING']._serialized_end=730
-  _globals['_CONCEPT']._serialized_start=732
-  _globals['_CONCEPT']._serialized_end=789
-  _globals['_BOX']._serialized_start=791
-  _globals['_BOX']._serialized_end=856
-  _globals['_IMAGEFACTS']._serialized_start=859
-  _globals['_IMAGEFACTS']._serialized_end=1113
-  _globals['_SPACING']._serialized_start=1115
-  _globals['_SPACING']._serialized_end=1159
-  _globals['_WARNING']._serialized_start=1161
-  _globals['_WARNING']._serialized_end=1201
-  _globals['_ERROR']._serialized_start=1203
-  _globals['_ERROR']._serialized_end=1255
-  _globals['_TIMINGS']._serialized_start=1257
-  _globals['_TIMINGS']._serialized_end=1363
-  _globals['_GETMODELREQUEST']._serialized_start=1365
-  _globals['_GETMODELREQUEST']._serialized_end=1382
-  _globals['_GETMODELRESPONSE']._serialized_start=1385
-  _globals['_GETMODELRESPONSE']._serialized_end=1627
-  _globals['_MODELFINDING']._serialized_start=1629
-  _globals['_MODELFINDING']._serialized_end=1747
-  _globals['_DETECTOR']._serialized_start=1829
-  _globals['_DETECTOR']._serialized_end=2044
+  _globals['_DETECTREQUEST']._serialized_end=145
+  _globals['_DETECTOPTIONS']._serialized_start=147
+  _globals['_DETECTOPTIONS']._serialized_end=250
+  _globals['_DETECTRESPONSE']._serialized_start=253
+  _globals['_DETECTRESPONSE']._serialized_end=475
+  _globals['_DETECTSTREAMRESPONSE']._serialized_start=478
+  _globals['_DETECTSTREAMRESPONSE']._serialized_end=611
+  _globals['_FINDING']._serialized_start=614
+  _globals['_FINDING']._serialized_end=745
+  _globals['_CONCEPT']._serialized_start=747
+  _globals['_CONCEPT']._serialized_end=804
+  _globals['_BOX']._serialized_start=806
+  _globals['_BOX']._serialized_end=871
+  _globals['_IMAGEFACTS']._serialized_start=874
+  _globals['_IMAGEFACTS']._serialized_end=1128
+  _globals['_SPACING']._serialized_start=1130
+  _globals['_SPACING']._serialized_end=1174
+  _globals['_WARNING']._serialized_start=1176
+  _globals['_WARNING']._serialized_end=1216
+  _globals['_ERROR']._serialized_start=1218
+  _globals['_ERROR']._serialized_end=1270
+  _globals['_TIMINGS']._serialized_start=1272
+  _globals['_TIMINGS']._serialized_end=1378
+  _globals['_GETMODELREQUEST']._serialized_start=1380
+  _globals['_GETMODELREQUEST']._serialized_end=1412
+  _globals['_GETMODELRESPONSE']._serialized_start=1415
+  _globals['_GETMODELRESPONSE']._serialized_end=1657
+  _globals['_MODELFINDING']._serialized_start=1659
+  _globals['_MODELFINDING']._serialized_end=1777
+  _globals['_DETECTOR']._serialized_start=1859
+  _globals['_DETECTOR']._serialized_end=2074
 # @@protoc_insertion_point(module_scope)

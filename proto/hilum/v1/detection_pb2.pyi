@@ -17,14 +17,16 @@ PRIORITY_ROUTINE: Priority
 PRIORITY_STAT: Priority
 
 class DetectRequest(_message.Message):
-    __slots__ = ("request_id", "image", "options")
+    __slots__ = ("request_id", "image", "options", "model")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     image: bytes
     options: DetectOptions
-    def __init__(self, request_id: _Optional[str] = ..., image: _Optional[bytes] = ..., options: _Optional[_Union[DetectOptions, _Mapping]] = ...) -> None: ...
+    model: str
+    def __init__(self, request_id: _Optional[str] = ..., image: _Optional[bytes] = ..., options: _Optional[_Union[DetectOptions, _Mapping]] = ..., model: _Optional[str] = ...) -> None: ...
 
 class DetectOptions(_message.Message):
     __slots__ = ("score_threshold", "priority")
@@ -167,8 +169,10 @@ class Timings(_message.Message):
     def __init__(self, decode_ms: _Optional[float] = ..., queue_ms: _Optional[float] = ..., infer_ms: _Optional[float] = ..., postprocess_ms: _Optional[float] = ..., total_ms: _Optional[float] = ...) -> None: ...
 
 class GetModelRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("model",)
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    def __init__(self, model: _Optional[str] = ...) -> None: ...
 
 class GetModelResponse(_message.Message):
     __slots__ = ("name", "version", "bundle_digest", "engine", "engine_reason", "compute_device", "input_height", "input_width", "findings", "intended_use")

@@ -19,6 +19,7 @@ def kinds(base: type[HilumError] = HilumError) -> list[type[HilumError]]:
     [
         (errors.StudyImageRefused, Status.INVALID_ARGUMENT),
         (errors.InvalidRequest, Status.INVALID_ARGUMENT),
+        (errors.UnknownModel, Status.NOT_FOUND),
         (errors.Overloaded, Status.RESOURCE_EXHAUSTED),
         (errors.DeadlineExceeded, Status.DEADLINE_EXCEEDED),
         (errors.NotReady, Status.UNAVAILABLE),

@@ -343,7 +343,7 @@ class TestFacts:
         form = paths["/predict"]["post"]["requestBody"]["content"]["multipart/form-data"]
         assert form["schema"]["properties"]["file"]["format"] == "binary"
         names = {parameter["name"] for parameter in paths["/predict"]["post"]["parameters"]}
-        assert names == {"threshold", "priority", "timeout_s", "request_id"}
+        assert names == {"threshold", "priority", "timeout_s", "request_id", "model"}
 
 
 class TestPages:

@@ -22,7 +22,8 @@ KINDS = [
 def test_every_error_has_a_status_of_its_group(kind: type[HilumError]) -> None:
     status = status_of(kind("x"))
     if issubclass(kind, errors.CallerError):
-        assert status in {401, 403, 422}
+        assert status in {401, 403, 404, 422}
+        assert (status == 404) == (kind is errors.UnknownModel)
     elif issubclass(kind, errors.TryLater):
         assert status in {503, 504}
     else:
