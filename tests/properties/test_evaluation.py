@@ -13,12 +13,12 @@ from tests.support.training.labelled import entry
 from training.data.dataset import LabelledImage
 from training.data.labels import Label
 from training.evaluation import froc
-from training.evaluation.bootstrap import draws, interval
-from training.evaluation.image_level import auroc, image_level
-from training.evaluation.matching import IOUS, match
-from training.evaluation.metric_table import everything
+from training.evaluation.bootstrap import draw_resamples, estimate_interval
+from training.evaluation.image_level import compute_auroc, score_images
+from training.evaluation.matching import IOUS, match_findings
+from training.evaluation.metric_table import all_metrics
 from training.evaluation.metrics import average_precision, mean_average_precision
-from training.evaluation.operating_points import at_points, choose, sensitivity
+from training.evaluation.operating_points import apply_thresholds, choose_thresholds, sensitivity
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -63,8 +63,8 @@ def test_the_order_of_images_and_findings_does_not_matter(given_set: Set, random
     order = np.random.default_rng(0).permutation(len(entries))
     shuffled = [entries[k] for k in order]
     turned = [found[k][::-1] for k in order]
-    ours = everything(match(entries, found), np.ones((1, len(entries))), POINTS)
-    other = everything(match(shuffled, turned), np.ones((1, len(entries))), POINTS)
+    ours = all_metrics(match_findings(entries, found), np.ones((1, len(entries))), POINTS)
+    other = all_metrics(match_findings(shuffled, turned), np.ones((1, len(entries))), POINTS)
     for name, column in ours.items():
         np.testing.assert_allclose(column, other[name], atol=1e-12, err_msg=name)
 
@@ -77,7 +77,7 @@ def test_perfect_detections_are_perfect(given_set: Set) -> None:
         [Finding(b.index, 1.0, Box(b.x_min, b.y_min, b.x_max, b.y_max)) for b in e.labels]
         for e in entries
     ]
-    figures = everything(match(entries, perfect), np.ones((1, len(entries))), POINTS)
+    figures = all_metrics(match_findings(entries, perfect), np.ones((1, len(entries))), POINTS)
     for name in ("map40", "map50", "map50_95", "sensitivity", "froc/0.125", "auroc/mean"):
         value = figures[name][0]
         assert value == pytest.approx(1.0) or (name == "auroc/mean" and np.isnan(value))
@@ -89,8 +89,8 @@ def test_perfect_detections_are_perfect(given_set: Set) -> None:
 @quick
 def test_every_figure_lies_where_it_can(given_set: Set) -> None:
     entries, found = given_set
-    counts = draws(entries, resamples=5)
-    for name, column in everything(match(entries, found), counts, POINTS).items():
+    counts = draw_resamples(entries, resamples=5)
+    for name, column in all_metrics(match_findings(entries, found), counts, POINTS).items():
         told = column[~np.isnan(column)]
         most = np.inf if name.startswith("false_positives") else 1 + 1e-12
         assert (told >= 0).all(), name
@@ -101,9 +101,9 @@ def test_every_figure_lies_where_it_can(given_set: Set) -> None:
 @quick
 def test_an_interval_holds_its_value(given_set: Set) -> None:
     entries, found = given_set
-    counts = draws(entries, resamples=20)
-    for column in everything(match(entries, found), counts, POINTS).values():
-        told = interval(column)
+    counts = draw_resamples(entries, resamples=20)
+    for column in all_metrics(match_findings(entries, found), counts, POINTS).values():
+        told = estimate_interval(column)
         assert told is None or told.low <= told.value <= told.high
 
 
@@ -111,9 +111,12 @@ def test_an_interval_holds_its_value(given_set: Set) -> None:
 @quick
 def test_sensitivity_never_falls_as_more_is_put_up_with(given_set: Set) -> None:
     entries, found = given_set
-    matched, counts = match(entries, found), draws(entries, resamples=5)
+    matched, counts = match_findings(entries, found), draw_resamples(entries, resamples=5)
     rates = (0.0, 0.1, 0.25, 0.5, 1.0, 3.0)
-    for table in (froc.pooled(matched, counts, rates), froc.per_class(matched, counts, rates)):
+    for table in (
+        froc.pooled_sensitivity(matched, counts, rates),
+        froc.per_class_sensitivity(matched, counts, rates),
+    ):
         told = table[~np.isnan(table).any(axis=-1)]
         assert (np.diff(told, axis=-1) >= 0).all()
 
@@ -130,7 +133,7 @@ def test_a_lower_threshold_finds_no_less(given_set: Set, a: float, b: float) -> 
 @quick
 def test_a_stricter_overlap_finds_no_more_at_any_rank(given_set: Set) -> None:
     entries, found = given_set
-    hits = match(entries, found).hits
+    hits = match_findings(entries, found).true_positives
     matched_boxes = hits.sum(axis=1)
     assert list(IOUS) == sorted(IOUS)
     assert (np.diff(matched_boxes) <= 0).all()
@@ -138,12 +141,14 @@ def test_a_stricter_overlap_finds_no_more_at_any_rank(given_set: Set) -> None:
 
 @given(sets(), st.sampled_from((0.0, 0.2, 0.5, 1.0)))
 @quick
-def test_a_chosen_threshold_keeps_its_promise_about_false_marks(
+def test_a_chosen_threshold_keeps_its_promise_about_false_positives(
     given_set: Set, allowed: float
 ) -> None:
     entries, found = given_set
-    points = choose(entries, found, false_positives=allowed, floor=0.1)
-    rates = at_points(match(entries, found), points).false_positives(np.ones((1, len(entries))))
+    points = choose_thresholds(entries, found, false_positives=allowed, floor=0.1)
+    rates = apply_thresholds(match_findings(entries, found), points).false_positives_per_image(
+        np.ones((1, len(entries)))
+    )
     # At 1.0, the highest threshold there is, a score of 1.0 still counts.
     for finding, rate in zip(CATALOG, rates[0], strict=True):
         assert np.isnan(rate) or rate <= allowed + 1e-9 or points[finding.slug] == 1.0
@@ -155,7 +160,7 @@ def test_a_chosen_threshold_reaches_its_sensitivity_if_any_does(
     given_set: Set, wanted: float
 ) -> None:
     entries, found = given_set
-    points = choose(entries, found, sensitivity=wanted, floor=0.05)
+    points = choose_thresholds(entries, found, sensitivity=wanted, floor=0.05)
     reached = sensitivity(entries, found, dict.fromkeys(BY_SLUG, 1.0) | points)
     most = sensitivity(entries, found, dict.fromkeys(BY_SLUG, 0.05))
     assert set(points) == set(most)
@@ -170,11 +175,11 @@ def test_a_hidden_class_makes_no_image_worse(given_set: Set) -> None:
         entry(*e.labels, image_id=e.image_id, unknown=frozenset(range(len(CATALOG))))
         for e in entries
     ]
-    matched, hidden = match(entries, found), match(hiding, found)
+    matched, hidden = match_findings(entries, found), match_findings(hiding, found)
     ones = np.ones((1, len(entries)))
     open_ap = average_precision(matched, ones, IOUS)
     hidden_ap = average_precision(hidden, ones, IOUS)
-    assert not hidden.false.any()
+    assert not hidden.false_positives.any()
     assert (hidden_ap >= open_ap - 1e-12)[~np.isnan(open_ap)].all()
     assert mean_average_precision(hiding, found, 0.5) >= 0
 
@@ -183,8 +188,8 @@ def test_a_hidden_class_makes_no_image_worse(given_set: Set) -> None:
 @quick
 def test_auroc_of_turned_scores_is_what_is_left_of_one(given_set: Set) -> None:
     entries, found = given_set
-    images = image_level(match(entries, found))
+    images = score_images(match_findings(entries, found))
     ones = np.ones((1, len(entries)))
-    areas = auroc(images, ones)
+    areas = compute_auroc(images, ones)
     images.scores[:] = 1 - images.scores
-    np.testing.assert_allclose(auroc(images, ones), 1 - areas, atol=1e-12)
+    np.testing.assert_allclose(compute_auroc(images, ones), 1 - areas, atol=1e-12)

@@ -11,7 +11,7 @@ from training.cli.console import bars, reported, stderr
 from training.errors import TrainingError
 from training.evaluation.operating_points import ThresholdRule
 from training.evaluation.results import Evaluation, MetricEstimate
-from training.evaluation.run import HTML, JSON, Request, Weights, run
+from training.evaluation.run import HTML, JSON, EvaluationRequest, WeightsFile, run_evaluation
 
 _SAID: Final = (
     "map50",
@@ -22,10 +22,12 @@ _SAID: Final = (
     "auroc/any",
     "sensitivity",
     "false_positives",
-    "quiet_share",
+    "image_specificity",
     "ece",
 )
-_AIMS: Final = "evaluation.json also tells, under `aims`, which points this split would give."
+_AIMS: Final = (
+    "evaluation.json lists, under `operating_point_targets`, the points that this split would give."
+)
 
 
 @reported
@@ -41,7 +43,7 @@ def evaluate(
     variant: str | None,
     baseline: Path | None,
     baseline_variant: str | None,
-    gate: Path | None,
+    rules: Path | None,
     choose_on: str | None,
     false_positives: float | None,
     sensitivity: float | None,
@@ -71,8 +73,8 @@ def evaluate(
         raise TrainingError("--baseline-variant is of a --baseline, which is not given")
     if choose_on is not None and data is None:
         raise TrainingError("--choose-on names a split of --data, which is not given")
-    subject = bundle or Weights(Path(weights or ""), architecture, input_size, device)
-    request = Request(
+    subject = bundle or WeightsFile(Path(weights or ""), architecture, input_size, device)
+    request = EvaluationRequest(
         subject=subject,
         split=split,
         out=out,
@@ -80,7 +82,7 @@ def evaluate(
         variant=variant,
         baseline=baseline,
         baseline_variant=baseline_variant,
-        rules=gate,
+        rules=rules,
         choose_on=choose_on,
         points=ThresholdRule(false_positives, sensitivity),
         resamples=resamples,
@@ -88,7 +90,7 @@ def evaluate(
         workers=workers,
     )
     with bars() as told:
-        evaluation = run(request, told)
+        evaluation = run_evaluation(request, told)
     stderr.print(_table(evaluation))
     stderr.print(f"{out / JSON}, {out / HTML}", markup=False, soft_wrap=True)
     _judge(evaluation)
@@ -103,7 +105,7 @@ def _table(evaluation: Evaluation) -> Table:
     if compared is not None:
         table.add_column("less the baseline")
     for name in _SAID:
-        row = [name, *_told(evaluation.figures[name])]
+        row = [name, *_told(evaluation.metrics[name])]
         if compared is not None:
             row.append(" ".join(_told(compared.differences[name])))
         table.add_row(*row)
@@ -117,15 +119,15 @@ def _told(figure: MetricEstimate | None) -> tuple[str, str]:
 
 
 def _judge(evaluation: Evaluation) -> None:
-    """Raise what the gate says.
+    """Check the results of the acceptance rules.
 
     Raises:
         TrainingError: a rule fails; the message names each with its value and interval.
     """
-    verdicts = evaluation.gate or ()
-    failed = [verdict for verdict in verdicts if not verdict.passed]
+    results = evaluation.acceptance or ()
+    failed = [result for result in results if not result.passed]
     if failed:
-        said = "; ".join(f"{verdict.rule}: {verdict.said}" for verdict in failed)
-        raise TrainingError(f"{len(failed)} of {len(verdicts)} rules fail: {said}")
-    if verdicts:
-        stderr.print(f"all {len(verdicts)} rules are kept")
+        outcomes = "; ".join(f"{result.rule}: {result.outcome}" for result in failed)
+        raise TrainingError(f"{len(failed)} of {len(results)} rules fail: {outcomes}")
+    if results:
+        stderr.print(f"all {len(results)} acceptance rules pass")

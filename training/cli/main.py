@@ -303,9 +303,9 @@ def evaluate(
         str | None,
         typer.Option(metavar="NAME", help="Its engine variant.  [default: as above, or its first]"),
     ] = None,
-    gate: Annotated[
+    rules: Annotated[
         Path | None,
-        typer.Option("--gate", metavar="YAML", help="Rules; the exit status is 1 where one fails."),
+        typer.Option(metavar="YAML", help="Acceptance rules; exit status 1 where one fails."),
     ] = None,
     architecture: Annotated[str, typer.Option(help="Of plain weights.")] = "yolo11n",
     input_size: Annotated[
@@ -342,7 +342,7 @@ def evaluate(
 ) -> None:
     """Measure a bundle or weights on a labelled split, with intervals; JSON and an HTML report.
 
-    Example: `hilum-train evaluate --bundle a.bundle --data SET --split test --gate rules.yaml
+    Example: `hilum-train evaluate --bundle a.bundle --data SET --split test --rules rules.yaml
     --out /tmp/evaluation`
     """
     from training.cli import evaluate  # noqa: PLC0415  # torch, only when needed
@@ -359,7 +359,7 @@ def evaluate(
             variant=variant,
             baseline=baseline,
             baseline_variant=baseline_variant,
-            gate=gate,
+            rules=rules,
             choose_on=choose_on,
             false_positives=false_positives,
             sensitivity=sensitivity,

@@ -1,10 +1,10 @@
-"""How good a detector is on a labelled set: figures, their intervals, and what they rest on.
+"""Evaluation of detectors on labelled sets: metrics, their confidence intervals, and a report.
 
-detectors    pixels -> findings, through the clinic's own code
-matching     findings beside labelled boxes, by the COCO library
-metrics, froc, image_level, calibration, points    what is computed from that
-bootstrap    how far each figure would move on another set of the same kind
+detectors    pixels -> findings, through the edge agent's own code
+matching     findings matched with labelled boxes, by the COCO library
+metrics, froc, image_level, calibration, operating_points    computed from the matches
+bootstrap    confidence intervals by resampling images
 
-Every figure is a pure function of labelled entries and what was found on them. Each is computed for
-many re-drawn sets at once: a set is a row of counts, saying how often it holds each image.
+Every metric is a pure function of labelled images and the findings on them. Each is computed for
+many resampled sets at once: a set is a row of counts that gives how often it holds each image.
 """

@@ -1,12 +1,13 @@
-"""Rules that a figure must keep, stated in a file before anybody has seen the figures.
+"""Acceptance rules: bounds on metrics, stated in a file before the evaluation.
 
     rules:
       - {metric: map50, at_least: 0.3, on: low}
       - {metric: false_positives, at_most: 1.5}
       - {metric: difference/map50, at_least: -0.01}
 
-`on` says which end of the interval must keep the bound: `low`, `value` or `high`. Left out, it is
-the end where the rule is hardest to keep. What cannot be told keeps no rule.
+`on` selects the number that must keep the bound: the `low` or `high` end of the interval, or the
+`value`. By default it is the end at which the rule is hardest to keep. A metric that is undefined
+for the set fails its rule.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from training.errors import TrainingError
-from training.evaluation.results import Figures, MetricEstimate, RuleResult
+from training.evaluation.results import MetricEstimate, Metrics, RuleResult
 
 
 class Rule(BaseModel):
-    """One bound on one figure."""
+    """One bound on one metric."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,27 +42,27 @@ class Rule(BaseModel):
 
     @property
     def end(self) -> Literal["low", "value", "high"]:
-        """Which end of the interval must keep the bound."""
+        """Return the number of the estimate that must keep the bound."""
         return self.on or ("low" if self.at_least is not None else "high")
 
     def __str__(self) -> str:
         bound = f"at least {self.at_least:g}" if self.at_least is not None else ""
         return f"{self.metric} {bound or f'at most {self.at_most:g}'} on {self.end}"
 
-    def judge(self, figure: MetricEstimate | None) -> RuleResult:
-        """Whether the figure keeps the rule; one that cannot be told does not."""
-        if figure is None:
-            said, passed = "cannot be told from this set: no example", False
+    def apply(self, estimate: MetricEstimate | None) -> RuleResult:
+        """Return the result of the rule; an undefined metric fails."""
+        if estimate is None:
+            outcome, passed = "undefined for this set: no example", False
         else:
-            end = getattr(figure, self.end)
+            end = getattr(estimate, self.end)
             passed = (
                 (-math.inf if self.at_least is None else self.at_least)
                 <= end
                 <= (math.inf if self.at_most is None else self.at_most)
             )
-            said = f"{figure.value:.4f} [{figure.low:.4f}, {figure.high:.4f}]"
+            outcome = f"{estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]"
         return RuleResult(
-            rule=str(self), metric=self.metric, passed=passed, figure=figure, said=said
+            rule=str(self), metric=self.metric, passed=passed, estimate=estimate, outcome=outcome
         )
 
 
@@ -74,36 +75,36 @@ class Rules(BaseModel):
 
 
 def load_rules(path: Path) -> Rules:
-    """Read rules.
+    """Read the rules of a file.
 
     Raises:
-        TrainingError: the file is absent, no YAML, states no rule, or one that cannot be; the
+        TrainingError: the file is absent, is not YAML, or has no rule or an invalid one; the
             message names file and rule.
     """
     try:
-        # The base loader reads every scalar as text: to the safe one, the key `on` means true.
+        # The base loader reads scalars as text; the safe one would read the key `on` as true.
         stated = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)  # noqa: S506
     except OSError as error:
         raise TrainingError(f"cannot read the rules {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise TrainingError(f"{path} is no YAML: {error}") from error
+        raise TrainingError(f"{path} is not YAML: {error}") from error
     try:
         return Rules.model_validate(stated)
     except ValidationError as error:
-        faults = "; ".join(_said(fault["loc"], fault["msg"]) for fault in error.errors())
+        faults = "; ".join(_describe_fault(fault["loc"], fault["msg"]) for fault in error.errors())
         raise TrainingError(
             f"{path}: {faults}", hint="A rule reads {metric: map50, at_least: 0.3, on: low}."
         ) from error
 
 
-def _said(place: tuple[int | str, ...], message: str) -> str:
-    named = [f"rule {part + 1}" if isinstance(part, int) else part for part in place]
-    named = named[1:] if len(named) > 1 and named[0] == "rules" else named
-    return f"{', '.join(named) or 'the whole'}: {message.removeprefix('Value error, ')}"
+def _describe_fault(place: tuple[int | str, ...], message: str) -> str:
+    parts = [f"rule {part + 1}" if isinstance(part, int) else part for part in place]
+    parts = parts[1:] if len(parts) > 1 and parts[0] == "rules" else parts
+    return f"{', '.join(parts) or 'the whole file'}: {message.removeprefix('Value error, ')}"
 
 
-def check_names(rules: Rules, known: Figures, path: Path) -> None:
-    """Refuse rules on figures that there are not.
+def check_metric_names(rules: Rules, known: Metrics, path: Path) -> None:
+    """Check that every rule names a metric of the evaluation.
 
     Raises:
         TrainingError: a metric is unknown; the message names the nearest known one.
@@ -118,12 +119,12 @@ def check_names(rules: Rules, known: Figures, path: Path) -> None:
                 else ""
             )
             raise TrainingError(
-                f"{path}: rule {number}: there is no figure {rule.metric!r}"
+                f"{path}: rule {number}: there is no metric {rule.metric!r}"
                 + (f"; did you mean {near[0]!r}?" if near else "."),
                 hint=f"The names are in evaluation.json and docs/evaluation.md.{also}",
             )
 
 
-def judge(rules: Rules, figures: Figures) -> tuple[RuleResult, ...]:
-    """A verdict for each rule, in their order."""
-    return tuple(rule.judge(figures[rule.metric]) for rule in rules.rules)
+def apply_rules(rules: Rules, metrics: Metrics) -> tuple[RuleResult, ...]:
+    """Return the result of each rule, in the order of the rules."""
+    return tuple(rule.apply(metrics[rule.metric]) for rule in rules.rules)

@@ -1,8 +1,8 @@
-"""How far a figure would move on another set of the same kind: the bootstrap, all sets at once.
+"""Bootstrap confidence intervals, computed for all resampled sets at once.
 
-A set is a row of counts: how often each image is in it. The first row is the set as it is, each
-further one a re-drawn set. A figure computed for all rows thus gives its value and its spread.
-Images of one patient are drawn together, since they resemble each other.
+A set is a row of counts that gives how often it holds each image. The first row is the original
+set, each further one a resampled set. A metric computed for all rows thus gives its value and its
+spread. Images of one patient are resampled together, because they resemble each other.
 """
 
 from __future__ import annotations
@@ -20,53 +20,74 @@ RESAMPLES: Final = 1000
 LEVEL: Final = 0.95
 
 Counts = NDArray[np.float64]
-"""f64 (R, images): in row r, how often set r holds each image."""
+"""f64 (R, images): row r gives how often set r holds each image."""
 
 MetricFunction = Callable[[Counts], NDArray[np.float64]]
-"""Counts (R, images) -> f64 (R,), one value per set; NaN where a set cannot tell."""
+"""Counts (R, images) -> f64 (R,), one value per set; NaN where it is undefined for the set."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A figure and the bounds that hold 95% of the re-drawn sets; `low <= value <= high`."""
+    """A metric's value and the bounds of its 95% interval; `low <= value <= high`."""
 
     value: float
     low: float
     high: float
 
 
-def draws(entries: Sequence[LabelledImage], *, resamples: int = RESAMPLES, seed: int = 0) -> Counts:
-    """Counts of the set itself and of `resamples` re-drawn ones, f64 (resamples + 1, images).
+def draw_resamples(
+    entries: Sequence[LabelledImage], *, resamples: int = RESAMPLES, seed: int = 0
+) -> Counts:
+    """Draw resampled sets: one patient at a time, or one image where the patient is unknown.
 
-    Images are drawn one by one, those of a known patient together.
+    Args:
+        entries: the images of the original set.
+        resamples: number of resampled sets.
+        seed: seed of the random generator.
+
+    Returns:
+        Counts of the original set and of the resampled ones, f64 (resamples + 1, images).
     """
     names = [entry.patient or f"image {entry.image_id}" for entry in entries]
     _, unit = np.unique(np.array(names, dtype=object).astype(str), return_inverse=True)
     units = int(unit.max()) + 1
-    drawn = np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), resamples)
-    counts: Counts = np.vstack((np.ones((1, units)), drawn))[:, unit].astype(np.float64)
+    resampled = np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), resamples)
+    counts: Counts = np.vstack((np.ones((1, units)), resampled))[:, unit].astype(np.float64)
     return counts
 
 
-def interval(values: NDArray[np.float64], level: float = LEVEL) -> Interval | None:
-    """From the values on all sets, shape (R,), the set's own first, to value and bounds.
+def estimate_interval(values: NDArray[np.float64], level: float = LEVEL) -> Interval | None:
+    """Return the value on the original set with the percentile bounds over the resampled sets.
 
-    Percentile bounds, over the sets that can tell; widened where they leave out the value itself,
-    as they may for a figure that small sets bias. None where the set itself cannot tell.
+    Resampled sets for which the metric is undefined are left out. The bounds are widened where
+    they exclude the value itself, which can happen for a metric that is biased on small sets.
+
+    Args:
+        values: the metric on all sets, f64 (R,), the original set first.
+        level: coverage of the interval.
+
+    Returns:
+        The interval; None where the metric is undefined for the original set.
     """
-    value, redrawn = float(values[0]), values[1:]
+    value, resampled = float(values[0]), values[1:]
     if np.isnan(value):
         return None
-    redrawn = redrawn[~np.isnan(redrawn)]
-    if not redrawn.size:
+    resampled = resampled[~np.isnan(resampled)]
+    if not resampled.size:
         return Interval(value, value, value)
-    low, high = np.quantile(redrawn, ((1 - level) / 2, (1 + level) / 2))
+    low, high = np.quantile(resampled, ((1 - level) / 2, (1 + level) / 2))
     return Interval(value, min(float(low), value), max(float(high), value))
 
 
-def difference(a: MetricFunction, b: MetricFunction, counts: Counts) -> Interval | None:
-    """The figure `a` less `b`, both on the very sets that `draws` gave.
+def estimate_difference(a: MetricFunction, b: MetricFunction, counts: Counts) -> Interval | None:
+    """Return the difference `a - b`, both computed on the same resampled sets.
 
-    None where the set cannot tell, say for want of an example.
+    Args:
+        a: a metric.
+        b: the metric that is subtracted.
+        counts: f64 (R, images) from `draw_resamples`.
+
+    Returns:
+        The interval; None where the difference is undefined for the original set.
     """
-    return interval(a(counts) - b(counts))
+    return estimate_interval(a(counts) - b(counts))

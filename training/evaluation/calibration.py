@@ -1,9 +1,9 @@
-"""Are scores what they seem? Expected calibration error over ten equal bins of the score.
+"""Expected calibration error over ten equal bins of the score.
 
-For every bin, how often things scored so were right, against their mean score; the error is the
-mean of the absolute differences, each bin weighted by how much lies in it (Guo et al., 2017).
-Two things can be right: a finding (it met a box) and an image (it shows the class). For images all
-are counted, also those that scored 0.
+Each bin compares the share of correct items with their mean score; the error is the mean of the
+absolute differences, weighted by the number of items in the bin (Guo et al., 2017). An item is a
+finding, correct if it matched a box, or an image, correct if it shows the class. All images
+count, also those with a score of 0.
 """
 
 from __future__ import annotations
@@ -24,77 +24,77 @@ BINS: Final = 10
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReliabilityBins:
-    """What lies in each bin, per image and class; f64 (images, C, BINS) each."""
+    """Sums per image, class and bin of items, correct items, scores; f64 (images, C, BINS) each."""
 
     number: NDArray[np.float64]
-    right: NDArray[np.float64]
+    correct: NDArray[np.float64]
     score: NDArray[np.float64]
 
     def reliability(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """Number, share that is right and mean score per bin, all classes together, (BINS,)."""
-        number, right, score = (
-            table.sum(axis=(0, 1)) for table in (self.number, self.right, self.score)
+        """Return number, share of correct items and mean score per bin of all classes, (BINS,)."""
+        number, correct, score = (
+            table.sum(axis=(0, 1)) for table in (self.number, self.correct, self.score)
         )
-        return number, right / np.maximum(number, 1), score / np.maximum(number, 1)
+        return number, correct / np.maximum(number, 1), score / np.maximum(number, 1)
 
 
-def of_findings(matched: MatchResult, iou: float = IOU) -> ReliabilityBins:
-    """Findings, where it can be told whether they are right."""
-    row = matched.at(iou)
-    chosen = matched.hits[row] | matched.false[row]
-    return _binned(
+def bin_findings(matched: MatchResult, iou: float = IOU) -> ReliabilityBins:
+    """Bin the findings that are either true or false positives."""
+    row = matched.row_of(iou)
+    chosen = matched.true_positives[row] | matched.false_positives[row]
+    return _bin_scores(
         matched.boxes.shape,
         matched.image[chosen],
         matched.classes[chosen],
         matched.scores[chosen],
-        matched.hits[row][chosen],
+        matched.true_positives[row][chosen],
     )
 
 
-def of_images(images: ImageLevel) -> ReliabilityBins:
-    """Images, where it can be told whether they show the class."""
-    image, index = np.nonzero(images.told[:, : len(CATALOG)])
-    return _binned(
-        (len(images.told), len(CATALOG)),
+def bin_images(images: ImageLevel) -> ReliabilityBins:
+    """Bin the images for which the presence of the class is certain."""
+    image, index = np.nonzero(images.is_certain[:, : len(CATALOG)])
+    return _bin_scores(
+        (len(images.is_certain), len(CATALOG)),
         image,
         index,
         images.scores[image, index],
-        images.present[image, index],
+        images.is_present[image, index],
     )
 
 
-def error(binned: ReliabilityBins, counts: Counts) -> NDArray[np.float64]:
-    """Expected calibration error per class and, last, of all together; f64 (R, C + 1).
+def expected_calibration_error(binned: ReliabilityBins, counts: Counts) -> NDArray[np.float64]:
+    """Return the expected calibration error per class and, last, over all classes; f64 (R, C + 1).
 
-    NaN where a set has nothing to judge.
+    NaN where a set has no item to bin.
     """
-    number, right, score = (
-        _drawn(counts, table) for table in (binned.number, binned.right, binned.score)
+    number, correct, score = (
+        _sum_resamples(counts, table) for table in (binned.number, binned.correct, binned.score)
     )
-    apart = np.abs(right - score).sum(axis=2)
-    whole = number.sum(axis=2)
+    gaps = np.abs(correct - score).sum(axis=2)
+    total = number.sum(axis=2)
     with np.errstate(invalid="ignore"):
-        share: NDArray[np.float64] = np.where(whole > 0, apart / whole, np.nan)
-    return share
+        error: NDArray[np.float64] = np.where(total > 0, gaps / total, np.nan)
+    return error
 
 
-def _drawn(counts: Counts, table: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(images, C, BINS) to (R, C + 1, BINS), the last class being all together."""
+def _sum_resamples(counts: Counts, table: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sum (images, C, BINS) over each set to (R, C + 1, BINS); the last class is the sum of all."""
     images, classes, bins = table.shape
     per_class = (counts @ table.reshape(images, classes * bins)).reshape(-1, classes, bins)
     return np.concatenate((per_class, per_class.sum(axis=1, keepdims=True)), axis=1)
 
 
-def _binned(
+def _bin_scores(
     shape: tuple[int, ...],
     image: NDArray[np.intp],
     index: NDArray[np.intp],
     scores: NDArray[np.float64],
-    right: NDArray[np.bool_],
+    correct: NDArray[np.bool_],
 ) -> ReliabilityBins:
     bins = np.minimum((scores * BINS).astype(np.intp), BINS - 1)
     tables = []
-    for values in (np.ones_like(scores), right.astype(float), scores):
+    for values in (np.ones_like(scores), correct.astype(float), scores):
         table = np.zeros((*shape, BINS))
         np.add.at(table, (image, index, bins), values)
         tables.append(table)

@@ -1,6 +1,6 @@
-"""What turns a picture into findings: an edge engine, or weights that are still in training.
+"""Detectors from pixels to findings: through an edge engine, or through a torch network.
 
-Both go the clinic's way: its letterbox, the engine's raw outputs, `core.findings`; every score
+Both use the edge agent's code: its letterbox, and `core.findings` on the raw outputs. Every score
 down to the head's floor is kept.
 """
 
@@ -25,24 +25,26 @@ from training.errors import TrainingError
 from training.models.grey import to_grey
 
 Detector = Callable[[NDArray[np.uint8]], Sequence[Finding]]
-"""u8 (H, W) -> findings in that picture's pixels, down to the head's score floor."""
+"""u8 (H, W) -> findings in pixels of that image, down to the head's score floor."""
 
 Infer = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """u8 (N, 1, height, width) -> raw outputs, f32 (N, 4 + classes, anchors)."""
 
 
-def of_engine(engine: Engine, spec: InputSpec, head: HeadSpec) -> Detector:
-    """What an edge engine finds."""
+def engine_detector(engine: Engine, spec: InputSpec, head: HeadSpec) -> Detector:
+    """Return a detector that infers with an edge engine."""
     return _detector(engine.infer, spec, head)
 
 
-def of_network(
+def network_detector(
     network: DetectionModel, spec: InputSpec, head: HeadSpec, device: str = "cpu"
 ) -> Detector:
-    """What a network of torch finds, in FP32; three input channels are summed into the grey one.
+    """Return a detector that infers with a torch network in FP32, on one grey channel.
+
+    The weights of three input channels are summed into one.
 
     Raises:
-        TrainingError: torch has no such device here.
+        TrainingError: torch cannot compute on the device.
     """
     try:
         if torch.device(device).type == "cuda":
@@ -80,32 +82,35 @@ def detect_all(
     workers: int = 1,
     on_image: Callable[[int, int], None] = lambda *_: None,
 ) -> list[tuple[Finding, ...]]:
-    """Findings of every image, in order.
+    """Detect on every image.
 
     Args:
-        entries: the labelled set.
-        detector: may be called from several threads.
-        workers: threads that read pictures and wait for the detector.
-        on_image: told how many images are done, of how many.
+        entries: the labelled images.
+        detector: a detector that may be called from several threads.
+        workers: number of threads that read images and wait for the detector.
+        on_image: called with the number of images done, and of all.
+
+    Returns:
+        The findings of each image, in the order of the images.
 
     Raises:
-        TrainingError: an image cannot be read, or the network's answer to it is no answer; none is
-            skipped.
+        TrainingError: an image cannot be read, or the network's outputs for it are invalid. No
+            image is skipped.
     """
 
-    def look(entry: LabelledImage) -> tuple[Finding, ...]:
+    def detect(entry: LabelledImage) -> tuple[Finding, ...]:
         try:
             return tuple(detector(entry.read_pixels()))
         except OutputsInvalid as error:
             raise TrainingError(
                 f"the network gives no findings for {entry.path}: {error}",
-                hint="Its weights are damaged, or its training went astray.",
+                hint="Its weights are damaged, or its training diverged.",
             ) from error
 
     results: list[tuple[Finding, ...]] = []
     with ThreadPoolExecutor(workers) as pool:
         try:
-            for findings in pool.map(look, entries):
+            for findings in pool.map(detect, entries):
                 results.append(findings)
                 on_image(len(results), len(entries))
         except BaseException:

@@ -1,4 +1,4 @@
-"""Image by image: does it show the class at all? The surest finding is the image's score."""
+"""Image-level classification: an image's score for a class is that of its highest finding."""
 
 from __future__ import annotations
 
@@ -14,51 +14,51 @@ from training.evaluation.matching import MatchResult
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageLevel:
-    """Per image and class, with any class at all as the last column.
+    """Scores and labels per image and class; the last column is any class at all.
 
     Attributes:
-        scores: f64 (images, C + 1), of the surest finding; 0 without one.
-        present: bool (images, C + 1), has a labelled box.
-        told: bool (images, C + 1), whether presence is certain: it has a box, or nothing is hidden.
+        scores: f64 (images, C + 1), the highest score of a finding; 0 without one.
+        is_present: bool (images, C + 1), the image has a labelled box.
+        is_certain: bool (images, C + 1), the image has a box, or is fully labelled for the class.
     """
 
     scores: NDArray[np.float64]
-    present: NDArray[np.bool_]
-    told: NDArray[np.bool_]
+    is_present: NDArray[np.bool_]
+    is_certain: NDArray[np.bool_]
 
 
-ANY = len(CATALOG)
-"""The column for any class at all."""
+ANY_FINDING = len(CATALOG)
+"""The column of any class at all."""
 
 
-def image_level(matched: MatchResult) -> ImageLevel:
-    """What is found and what is there, image by image."""
+def score_images(matched: MatchResult) -> ImageLevel:
+    """Return scores and labels per image."""
     scores = np.zeros(matched.boxes.shape)
     np.maximum.at(scores, (matched.image, matched.classes), matched.scores)
     present = matched.boxes > 0
-    told = present | matched.known
+    certain = present | matched.fully_labelled
     some = present.any(axis=1)
-    sure = some | matched.known.all(axis=1)
+    certain_any = some | matched.fully_labelled.all(axis=1)
     return ImageLevel(
         scores=np.column_stack((scores, scores.max(axis=1))),
-        present=np.column_stack((present, some)),
-        told=np.column_stack((told, sure)),
+        is_present=np.column_stack((present, some)),
+        is_certain=np.column_stack((certain, certain_any)),
     )
 
 
-def auroc(images: ImageLevel, counts: Counts) -> NDArray[np.float64]:
-    """Area under the ROC curve, f64 (R, C + 1).
+def compute_auroc(images: ImageLevel, counts: Counts) -> NDArray[np.float64]:
+    """Return the area under the ROC curve, f64 (R, C + 1).
 
-    The chance that an image with the class scores higher than one without; equal scores count
-    half. NaN where a set lacks images of either kind.
+    It is the probability that an image with the class has a higher score than one without; equal
+    scores count half. NaN where a set lacks images of either kind.
     """
     return np.stack([_area(images, counts, k) for k in range(images.scores.shape[1])], axis=1)
 
 
-def roc(images: ImageLevel, index: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """False and true positive rates on the set itself, f64 (n,) each, both from 0 to 1."""
-    told = images.told[:, index]
-    scores, present = images.scores[told, index], images.present[told, index]
+def roc_curve(images: ImageLevel, index: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return false and true positive rates on the original set, f64 (n,) each, from 0 to 1."""
+    certain = images.is_certain[:, index]
+    scores, present = images.scores[certain, index], images.is_present[certain, index]
     levels = np.unique(scores)[::-1]
     over = scores[None] >= levels[:, None]
     with np.errstate(invalid="ignore"):
@@ -69,11 +69,11 @@ def roc(images: ImageLevel, index: int) -> tuple[NDArray[np.float64], NDArray[np
 
 
 def _area(images: ImageLevel, counts: Counts, index: int) -> NDArray[np.float64]:
-    told = np.flatnonzero(images.told[:, index])
-    if not told.size:
+    certain = np.flatnonzero(images.is_certain[:, index])
+    if not certain.size:
         return np.full(len(counts), np.nan)
-    order = told[np.argsort(images.scores[told, index], kind="stable")]
-    scores, present = images.scores[order, index], images.present[order, index]
+    order = certain[np.argsort(images.scores[certain, index], kind="stable")]
+    scores, present = images.scores[order, index], images.is_present[order, index]
     weights = counts[:, order]
     without = np.hstack((np.zeros((len(counts), 1)), np.cumsum(weights * ~present, axis=1)))
     first = np.searchsorted(scores, scores, side="left")

@@ -1,7 +1,7 @@
-"""Which detection met which box, by the COCO library, for a whole set at several overlaps.
+"""Matching of findings with labelled boxes by the COCO library, at several overlaps.
 
 A class that an image may show without a label (`LabelledImage.unknown`) covers that image as a
-crowd region: a detection that meets no box of it there is neither right nor wrong.
+COCO crowd region: a finding of it that matches no box is neither a true nor a false positive.
 """
 
 from __future__ import annotations
@@ -23,36 +23,37 @@ from training.data.dataset import LabelledImage
 from training.errors import TrainingError
 
 IOU: Final = 0.4
-"""Boxes that overlap this much mean the same (the VinBigData challenge's own bound)."""
+"""Overlap from which a finding matches a box (the VinBigData challenge's bound)."""
 
 COCO_IOUS: Final = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 IOUS: Final = (IOU, *COCO_IOUS)
 
-Found = Sequence[Sequence[Finding]]
-"""What a detector said of each entry, in the entries' order."""
+FindingsPerImage = Sequence[Sequence[Finding]]
+"""The findings on each image, in the order of the images."""
 
-_EVERYTHING: Final = 1e9
-"""Side of a region that covers any picture, in pixels."""
+_REGION_SIDE: Final = 1e9
+"""Half the side of a region that covers any image, in pixels."""
 _ALL_AREAS: Final = (0.0, 1e20)
 _MOST_FINDINGS: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MatchResult:
-    """All detections of a set, best score first, beside what they met.
+    """All findings on a set, highest score first, and the boxes that they match.
 
-    N detections, B labelled boxes, T overlaps, C classes of the catalogue. Equal scores are ordered
-    by the image's id and the box, so nothing depends on the order in which images came.
+    N findings, B labelled boxes, T overlaps, C classes of the catalogue. Equal scores are ordered
+    by the image's id and the box, so the order of the images does not matter.
 
     Attributes:
-        ious: the overlaps asked for, shape (T,).
-        image: intp (N,), place of the entry; `classes` intp (N,); `scores` f64 (N,).
+        ious: the overlaps, (T,).
+        image: intp (N,), index of the finding's image; `classes` intp (N,); `scores` f64 (N,).
         corners: f64 (N, 4), x_min, y_min, x_max, y_max in pixels.
-        hits: bool (T, N), met a box of its class that no better detection had met.
-        false: bool (T, N), met none, in an image where the class is known to be absent elsewhere.
-        boxes: i64 (images, C), how many are labelled; `known` bool (images, C), whether all are.
-        box_image, box_class, box_label: intp (B,), entry, class, and place in the entry's labels.
-        box_score: f64 (T, B), of the detection that met it; NaN where none did.
+        true_positives: bool (T, N), matches a box of its class that no higher finding matches.
+        false_positives: bool (T, N), matches none, in an image fully labelled for the class.
+        boxes: i64 (images, C), number of labelled boxes.
+        fully_labelled: bool (images, C), the class has no unlabelled occurrence in the image.
+        box_image, box_class, box_label: intp (B,), image, class, and index in the image's labels.
+        box_score: f64 (T, B), score of the finding that matches the box; NaN without one.
     """
 
     ious: tuple[float, ...]
@@ -60,25 +61,25 @@ class MatchResult:
     classes: NDArray[np.intp]
     scores: NDArray[np.float64]
     corners: NDArray[np.float64]
-    hits: NDArray[np.bool_]
-    false: NDArray[np.bool_]
+    true_positives: NDArray[np.bool_]
+    false_positives: NDArray[np.bool_]
     boxes: NDArray[np.int64]
-    known: NDArray[np.bool_]
+    fully_labelled: NDArray[np.bool_]
     box_image: NDArray[np.intp]
     box_class: NDArray[np.intp]
     box_label: NDArray[np.intp]
     box_score: NDArray[np.float64]
 
-    def at(self, iou: float) -> int:
-        """The row of an overlap.
+    def row_of(self, iou: float) -> int:
+        """Return the row of an overlap.
 
         Raises:
-            ValueError: it was not asked for when matching.
+            ValueError: the findings were not matched at this overlap.
         """
         return self.ious.index(iou)
 
-    def only(self, members: NDArray[np.bool_]) -> MatchResult:
-        """The same without the detections in other images than `members`, bool (images,)."""
+    def restrict_to(self, members: NDArray[np.bool_]) -> MatchResult:
+        """Return the result without findings outside the images `members`, bool (images,)."""
         kept = members[self.image]
         return replace(
             self,
@@ -86,15 +87,20 @@ class MatchResult:
             classes=self.classes[kept],
             scores=self.scores[kept],
             corners=self.corners[kept],
-            hits=self.hits[:, kept],
-            false=self.false[:, kept],
+            true_positives=self.true_positives[:, kept],
+            false_positives=self.false_positives[:, kept],
         )
 
 
-def match(
-    entries: Sequence[LabelledImage], found: Found, ious: Sequence[float] = IOUS
+def match_findings(
+    entries: Sequence[LabelledImage], found: FindingsPerImage, ious: Sequence[float] = IOUS
 ) -> MatchResult:
-    """Match detections with boxes, class by class, the best score first.
+    """Match findings with boxes, class by class, the highest score first.
+
+    Args:
+        entries: the labelled images.
+        found: the findings on each image.
+        ious: the overlaps from which a finding matches a box.
 
     Raises:
         TrainingError: there is no image.
@@ -103,10 +109,10 @@ def match(
         raise TrainingError("there is no image to evaluate on")
     if len(entries) != len(found):
         raise ValueError(f"{len(entries)} images, findings for {len(found)}")
-    order = _by_id(entries)
-    detections = _detections(order, found)
-    boxes, regions = list(_boxes(order, entries)), list(_regions(order, entries))
-    results = _judge(len(entries), [*boxes, *regions], detections, ious)
+    order = _order_by_id(entries)
+    detections = _coco_detections(order, found)
+    boxes, regions = list(_box_annotations(order, entries)), list(_crowd_regions(order, entries))
+    results = _run_coco_matching(len(entries), [*boxes, *regions], detections, ious)
 
     count, wide = len(detections), len(boxes)
     hits = np.zeros((len(ious), count), bool)
@@ -118,7 +124,7 @@ def match(
         hits[:, columns] = (result["dtMatches"] > 0) & ~result["dtIgnore"]
         ignored[:, columns] = result["dtIgnore"]
         for column, met in zip(result["gtIds"], result["gtMatches"].T, strict=True):
-            if column <= wide:  # What lies beyond are regions, not boxes.
+            if column <= wide:  # Ids beyond these are crowd regions.
                 by = met > 0
                 box_score[by, column - 1] = scores[met[by].astype(np.intp) - 1]
     return MatchResult(
@@ -127,10 +133,12 @@ def match(
         classes=np.array([d["category_id"] for d in detections], np.intp),
         scores=scores,
         corners=np.array([d["corners"] for d in detections], float).reshape(-1, 4),
-        hits=hits,
-        false=~hits & ~ignored,
-        boxes=_count(entries),
-        known=np.array([[k not in e.unknown for k in range(len(CATALOG))] for e in entries], bool),
+        true_positives=hits,
+        false_positives=~hits & ~ignored,
+        boxes=_count_boxes(entries),
+        fully_labelled=np.array(
+            [[k not in e.unknown for k in range(len(CATALOG))] for e in entries], bool
+        ),
         box_image=order[np.array([b["image_id"] for b in boxes], np.intp)],
         box_class=np.array([b["category_id"] for b in boxes], np.intp),
         box_label=np.array([b["label"] for b in boxes], np.intp),
@@ -138,12 +146,12 @@ def match(
     )
 
 
-def _by_id(entries: Sequence[LabelledImage]) -> NDArray[np.intp]:
-    """Places of the entries, ordered by their ids."""
+def _order_by_id(entries: Sequence[LabelledImage]) -> NDArray[np.intp]:
+    """Return the indices of the images, ordered by image id."""
     return np.array(sorted(range(len(entries)), key=lambda k: entries[k].image_id), np.intp)
 
 
-def _count(entries: Sequence[LabelledImage]) -> NDArray[np.int64]:
+def _count_boxes(entries: Sequence[LabelledImage]) -> NDArray[np.int64]:
     counts = np.zeros((len(entries), len(CATALOG)), np.int64)
     for k, entry in enumerate(entries):
         for label in entry.labels:
@@ -151,8 +159,8 @@ def _count(entries: Sequence[LabelledImage]) -> NDArray[np.int64]:
     return counts
 
 
-def _detections(order: NDArray[np.intp], found: Found) -> list[dict[str, Any]]:
-    """COCO's results; ids from 1 on, since the library takes a 0 for 'met nothing'."""
+def _coco_detections(order: NDArray[np.intp], found: FindingsPerImage) -> list[dict[str, Any]]:
+    """Return findings as COCO results; ids start at 1, because 0 means 'no match' there."""
     rows = []
     for rank, place in enumerate(order):
         for finding in found[place]:
@@ -166,7 +174,9 @@ def _detections(order: NDArray[np.intp], found: Found) -> list[dict[str, Any]]:
     ]
 
 
-def _boxes(order: NDArray[np.intp], entries: Sequence[LabelledImage]) -> Iterator[dict[str, Any]]:
+def _box_annotations(
+    order: NDArray[np.intp], entries: Sequence[LabelledImage]
+) -> Iterator[dict[str, Any]]:
     number = 0
     for rank, place in enumerate(order):
         for k, label in enumerate(entries[place].labels):
@@ -175,9 +185,11 @@ def _boxes(order: NDArray[np.intp], entries: Sequence[LabelledImage]) -> Iterato
             yield _annotation(number, rank, label.index, corners) | {"label": k}
 
 
-def _regions(order: NDArray[np.intp], entries: Sequence[LabelledImage]) -> Iterator[dict[str, Any]]:
+def _crowd_regions(
+    order: NDArray[np.intp], entries: Sequence[LabelledImage]
+) -> Iterator[dict[str, Any]]:
     number = sum(len(entry.labels) for entry in entries)
-    everywhere = (-_EVERYTHING, -_EVERYTHING, _EVERYTHING, _EVERYTHING)
+    everywhere = (-_REGION_SIDE, -_REGION_SIDE, _REGION_SIDE, _REGION_SIDE)
     for rank, place in enumerate(order):
         for index in sorted(entries[place].unknown):
             number += 1
@@ -199,20 +211,20 @@ def _annotation(
     }
 
 
-def _judge(
+def _run_coco_matching(
     images: int,
     boxes: list[dict[str, Any]],
     detections: list[dict[str, Any]],
     ious: Sequence[float],
 ) -> list[dict[str, Any]]:
-    """The library's verdict per image and class; images and classes without either are left out."""
-    with contextlib.redirect_stdout(io.StringIO()):  # It prints what it does.
-        judge = COCOeval(_coco(images, boxes), _coco(images, detections), "bbox")
-        judge.params.iouThrs = np.array(ious)
-        judge.params.areaRng, judge.params.areaRngLbl = [list(_ALL_AREAS)], ["all"]
-        judge.params.maxDets = [_MOST_FINDINGS]
-        judge.evaluate()
-    return [result for result in judge.evalImgs if result is not None]
+    """Return the library's result per image and class that has a box or a finding."""
+    with contextlib.redirect_stdout(io.StringIO()):  # The library prints its progress.
+        evaluator = COCOeval(_coco(images, boxes), _coco(images, detections), "bbox")
+        evaluator.params.iouThrs = np.array(ious)
+        evaluator.params.areaRng, evaluator.params.areaRngLbl = [list(_ALL_AREAS)], ["all"]
+        evaluator.params.maxDets = [_MOST_FINDINGS]
+        evaluator.evaluate()
+    return [result for result in evaluator.evalImgs if result is not None]
 
 
 def _coco(images: int, annotations: list[dict[str, Any]]) -> Any:  # noqa: ANN401 - it has no types

@@ -1,4 +1,4 @@
-"""From labelled images and what was found on them to an evaluation, without pixels or engines."""
+"""Computes an evaluation from labelled images and findings, without pixels or engines."""
 
 from __future__ import annotations
 
@@ -13,10 +13,16 @@ from hilum.catalog import CATALOG
 from training.data.dataset import LabelledImage
 from training.errors import TrainingError
 from training.evaluation import calibration, froc, metric_table
-from training.evaluation.bootstrap import LEVEL, RESAMPLES, Counts, draws, interval
-from training.evaluation.image_level import ANY, ImageLevel, image_level, roc
-from training.evaluation.matching import IOU, Found, MatchResult, match
-from training.evaluation.operating_points import at_points, choose_from
+from training.evaluation.bootstrap import (
+    LEVEL,
+    RESAMPLES,
+    Counts,
+    draw_resamples,
+    estimate_interval,
+)
+from training.evaluation.image_level import ANY_FINDING, ImageLevel, roc_curve, score_images
+from training.evaluation.matching import IOU, FindingsPerImage, MatchResult, match_findings
+from training.evaluation.operating_points import apply_thresholds, choose_matched_thresholds
 from training.evaluation.results import (
     Baseline,
     ChosenPoint,
@@ -32,30 +38,30 @@ from training.evaluation.results import (
     Reliability,
     Subgroup,
 )
-from training.evaluation.subgroups import groups
+from training.evaluation.subgroups import find_groups
 
 SENSITIVITIES: Final = (0.8, 0.9)
 FALSE_POSITIVES: Final = (0.05, 0.1, 0.2)
-_DRAWN: Final = 200
-"""Points of a curve that are kept for drawing."""
+_CURVE_POINTS: Final = 200
+"""Points of a curve that are kept for the charts."""
 
 
 @dataclass(frozen=True, slots=True)
 class MeasuredDetector:
-    """A detector on the set: who it is, where its thresholds lie, what it found."""
+    """A detector's identity, its thresholds by slug, and its findings on the set."""
 
     subject: EvaluatedModel
     points: Mapping[str, float]
     points_from: str
-    found: Found
+    found: FindingsPerImage
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How to measure.
+    """Settings of an evaluation.
 
-    `sensitivities` and `false_positives` (per class and image) are aims for which the operating
-    points are told that this set would give, none of them under `floor`.
+    `sensitivities` and `false_positives` (per class and image) are targets; the evaluation states
+    the operating points that reach them on this set, none below `floor`.
     """
 
     split: str
@@ -68,25 +74,31 @@ class Settings:
     seed: int = 0
 
 
-def evaluate(
+def evaluate_detector(
     entries: Sequence[LabelledImage],
     measured: MeasuredDetector,
     settings: Settings,
     baseline: MeasuredDetector | None = None,
 ) -> Evaluation:
-    """All figures with their intervals.
+    """Compute all metrics with their intervals.
+
+    Args:
+        entries: the labelled images.
+        measured: the detector.
+        settings: settings of the evaluation.
+        baseline: another detector on the same images, for the differences.
 
     Raises:
-        TrainingError: there is no image, or not one labelled box.
+        TrainingError: there is no image, or no labelled box.
     """
     check_labelled(entries, settings.split)
-    matched = match(entries, measured.found)
-    counts = draws(entries, resamples=settings.resamples, seed=settings.seed)
-    columns = metric_table.everything(matched, counts, measured.points)
-    images = image_level(matched)
+    matched = match_findings(entries, measured.found)
+    counts = draw_resamples(entries, resamples=settings.resamples, seed=settings.seed)
+    columns = metric_table.all_metrics(matched, counts, measured.points)
+    images = score_images(matched)
     return Evaluation(
         subject=measured.subject,
-        data=_facts(entries, matched, settings),
+        data=_data_facts(entries, matched, settings),
         method=Method(
             iou=IOU,
             resamples=settings.resamples,
@@ -96,8 +108,8 @@ def evaluate(
             points_from=measured.points_from,
         ),
         points=dict(measured.points),
-        figures=metric_table.told(columns),
-        aims=tuple(_aims(matched, counts, settings)),
+        metrics=metric_table.estimate_all(columns),
+        operating_point_targets=tuple(_operating_point_targets(matched, counts, settings)),
         curves=_curves(matched, images),
         subgroups=tuple(
             Subgroup(
@@ -105,138 +117,150 @@ def evaluate(
                 value=group.value,
                 images=int(group.members.sum()),
                 boxes=int(matched.boxes[group.members].sum()),
-                figures=metric_table.told(
-                    metric_table.in_short(matched, counts, measured.points, group.members)
+                metrics=metric_table.estimate_all(
+                    metric_table.summary_metrics(matched, counts, measured.points, group.members)
                 ),
             )
-            for group in groups(entries)
+            for group in find_groups(entries)
         ),
-        baseline=_compared(entries, columns, counts, baseline) if baseline else None,
+        baseline=_compare_baseline(entries, columns, counts, baseline) if baseline else None,
     )
 
 
 def check_labelled(entries: Sequence[LabelledImage], split: str) -> None:
-    """Refuse a set on which nothing can be measured.
+    """Check that metrics are defined for the set.
 
     Raises:
-        TrainingError: there is no image, or not one labelled box.
+        TrainingError: there is no image, or no labelled box.
     """
     if not entries:
         raise TrainingError("there is no image to evaluate on")
     if not any(entry.labels for entry in entries):
         raise TrainingError(
-            f"{split} has no labelled box: there is nothing to find",
-            hint="Evaluate on a split that shows at least one finding.",
+            f"{split} has no labelled box, so no metric is defined",
+            hint="Evaluate on a split with at least one labelled finding.",
         )
 
 
-def _facts(entries: Sequence[LabelledImage], matched: MatchResult, settings: Settings) -> DataFacts:
+def _data_facts(
+    entries: Sequence[LabelledImage], matched: MatchResult, settings: Settings
+) -> DataFacts:
     patients = {entry.patient for entry in entries}
     return DataFacts(
         split=settings.split,
         split_digest=settings.split_digest,
         images=len(entries),
-        clear_images=int((matched.boxes.sum(axis=1) == 0).sum()),
+        images_without_box=int((matched.boxes.sum(axis=1) == 0).sum()),
         boxes=int(matched.boxes.sum()),
         patients=None if "" in patients else len(patients),
         classes={
             finding.slug: ClassFacts(
                 boxes=int(matched.boxes[:, k].sum()),
                 images=int((matched.boxes[:, k] > 0).sum()),
-                hidden_in=int((~matched.known[:, k]).sum()),
+                unlabelled_images=int((~matched.fully_labelled[:, k]).sum()),
             )
             for k, finding in enumerate(CATALOG)
         },
     )
 
 
-def _compared(
+def _compare_baseline(
     entries: Sequence[LabelledImage],
     columns: metric_table.Columns,
     counts: Counts,
     baseline: MeasuredDetector,
 ) -> Baseline:
-    others = metric_table.everything(match(entries, baseline.found), counts, baseline.points)
+    others = metric_table.all_metrics(
+        match_findings(entries, baseline.found), counts, baseline.points
+    )
     return Baseline(
         subject=baseline.subject,
         points=dict(baseline.points),
-        figures=metric_table.told(others),
-        differences=metric_table.differences(columns, others),
+        metrics=metric_table.estimate_all(others),
+        differences=metric_table.estimate_differences(columns, others),
     )
 
 
-def _aims(matched: MatchResult, counts: Counts, settings: Settings) -> list[OperatingPointTarget]:
-    wanted: list[tuple[Literal["sensitivity", "false_positives"], float]] = [
-        *(("sensitivity", at) for at in settings.sensitivities),
-        *(("false_positives", at) for at in settings.false_positives),
+def _operating_point_targets(
+    matched: MatchResult, counts: Counts, settings: Settings
+) -> list[OperatingPointTarget]:
+    targets: list[tuple[Literal["sensitivity", "false_positives"], float]] = [
+        *(("sensitivity", value) for value in settings.sensitivities),
+        *(("false_positives", value) for value in settings.false_positives),
     ]
-    return [_aim(matched, counts, settings.floor, aim, at) for aim, at in wanted]
+    return [
+        _operating_point_target(matched, counts, settings.floor, metric, value)
+        for metric, value in targets
+    ]
 
 
-def _aim(
+def _operating_point_target(
     matched: MatchResult,
     counts: Counts,
     floor: float,
-    aim: Literal["sensitivity", "false_positives"],
-    at: float,
+    metric: Literal["sensitivity", "false_positives"],
+    value: float,
 ) -> OperatingPointTarget:
-    if aim == "sensitivity":
-        chosen = choose_from(matched, sensitivity=at, floor=floor)
+    if metric == "sensitivity":
+        chosen = choose_matched_thresholds(matched, sensitivity=value, floor=floor)
     else:
-        chosen = choose_from(matched, false_positives=at, floor=floor)
-    done = at_points(matched, {finding.slug: 1.0 for finding in CATALOG} | chosen)
-    found, false = done.sensitivity(counts), done.false_positives(counts)
+        chosen = choose_matched_thresholds(matched, false_positives=value, floor=floor)
+    thresholded = apply_thresholds(matched, {finding.slug: 1.0 for finding in CATALOG} | chosen)
+    found = thresholded.sensitivity(counts)
+    false = thresholded.false_positives_per_image(counts)
     points: dict[str, ChosenPoint | None] = dict.fromkeys((f.slug for f in CATALOG), None)
     for finding in CATALOG:
         k, threshold = finding.index, chosen.get(finding.slug)
         if threshold is not None:
-            kept = found[0, k] >= at if aim == "sensitivity" else not false[0, k] > at
+            reached = found[0, k] >= value if metric == "sensitivity" else not false[0, k] > value
             points[finding.slug] = ChosenPoint(
                 threshold=threshold,
-                reached=bool(kept),
-                sensitivity=MetricEstimate.of(interval(found[:, k])),
-                false_positives=MetricEstimate.of(interval(false[:, k])),
+                reached=bool(reached),
+                sensitivity=MetricEstimate.of(estimate_interval(found[:, k])),
+                false_positives=MetricEstimate.of(estimate_interval(false[:, k])),
             )
-    return OperatingPointTarget(aim=aim, at=at, points=points)
+    return OperatingPointTarget(metric=metric, value=value, points=points)
 
 
 def _curves(matched: MatchResult, images: ImageLevel) -> Curves:
     present = [finding for finding in CATALOG if matched.boxes[:, finding.index].any()]
-    whole = froc.curve(matched)
-    frocs = {"all": _curve(whole.false, whole.sensitivity)}
+    whole = froc.froc_curve(matched)
+    frocs = {"all": _curve(whole.false_positives_per_image, whole.sensitivity)}
     recalls = {}
     for finding in present:
-        of = froc.curve(matched, finding.index)
-        frocs[finding.slug] = _curve(of.false, of.sensitivity)
+        curve = froc.froc_curve(matched, finding.index)
+        frocs[finding.slug] = _curve(curve.false_positives_per_image, curve.sensitivity)
         recalls[finding.slug] = _precision_recall(matched, finding.index)
-    told = [(finding.slug, finding.index) for finding in present] + [("any", ANY)]
-    number, right, score = calibration.of_findings(matched).reliability()
+    columns = [(finding.slug, finding.index) for finding in present] + [("any", ANY_FINDING)]
+    number, matched_share, mean_score = calibration.bin_findings(matched).reliability()
     return Curves(
         froc=frocs,
         precision_recall=recalls,
         roc={
-            name: _curve(*roc(images, k))
-            for name, k in told
-            if not images.present[images.told[:, k], k].all()
+            name: _curve(*roc_curve(images, k))
+            for name, k in columns
+            if not images.is_present[images.is_certain[:, k], k].all()
         },
         reliability=Reliability(
             number=tuple(int(n) for n in number),
-            score=tuple(round(float(s), 4) for s in score),
-            right=tuple(round(float(r), 4) for r in right),
+            mean_score=tuple(round(float(s), 4) for s in mean_score),
+            matched_share=tuple(round(float(s), 4) for s in matched_share),
         ),
     )
 
 
 def _precision_recall(matched: MatchResult, index: int) -> Curve:
-    row = matched.at(0.5)
-    own = (matched.classes == index) & (matched.hits[row] | matched.false[row])
-    true = np.cumsum(matched.hits[row][own])
+    row = matched.row_of(0.5)
+    own = (matched.classes == index) & (matched.true_positives[row] | matched.false_positives[row])
+    true = np.cumsum(matched.true_positives[row][own])
     recall = true / matched.boxes[:, index].sum()
     return _curve(recall, true / np.arange(1, len(true) + 1))
 
 
 def _curve(x: NDArray[np.float64], y: NDArray[np.float64]) -> Curve:
-    kept = np.unique(np.linspace(0, max(0, len(x) - 1), _DRAWN).round().astype(int))[: len(x)]
+    kept = np.unique(np.linspace(0, max(0, len(x) - 1), _CURVE_POINTS).round().astype(int))[
+        : len(x)
+    ]
     return Curve(
         x=tuple(round(float(v), 5) for v in x[kept]), y=tuple(round(float(v), 5) for v in y[kept])
     )

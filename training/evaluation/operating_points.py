@@ -1,4 +1,4 @@
-"""Operating points: where a class's threshold lies, and what it then finds and wrongly marks."""
+"""Operating points: the choice of a score threshold per class, and its sensitivity."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ from numpy.typing import NDArray
 from hilum.catalog import BY_SLUG, CATALOG
 from training.data.dataset import LabelledImage
 from training.evaluation.bootstrap import Counts, MetricFunction
-from training.evaluation.matching import IOU, Found, MatchResult, match
+from training.evaluation.matching import IOU, FindingsPerImage, MatchResult, match_findings
 
-USUAL: Final = 0.05
-"""False marks per class and image that are put up with where nothing else is stated."""
+DEFAULT_FALSE_POSITIVES: Final = 0.05
+"""Allowed false positives per class and image, unless another rate is stated."""
 _STEPS: Final = 10_000
-"""Thresholds are multiples of one over this: what a manifest shows is what was measured."""
+"""Thresholds are multiples of 1 / 10,000, so the manifest shows the measured threshold exactly."""
 
 
 @dataclass(frozen=True, slots=True)
 class ThresholdRule:
-    """What operating points are chosen for; none of them lies under `floor`.
+    """A target for operating points: false positives per class and image, or a sensitivity.
 
-    A rate of false positives per class and image, or the share of each class's boxes to find; where
-    neither is stated, the usual rate.
+    Without a target the default rate holds. No operating point is below `floor`.
 
     Raises:
         ValueError: both are stated.
@@ -39,72 +38,79 @@ class ThresholdRule:
         if self.false_positives is not None and self.sensitivity is not None:
             raise ValueError("state a rate of false positives or a sensitivity, not both")
 
-    def choose(self, entries: Sequence[LabelledImage], found: Found) -> dict[str, float]:
-        """A threshold for every class.
+    def choose(self, entries: Sequence[LabelledImage], found: FindingsPerImage) -> dict[str, float]:
+        """Return a threshold for every class.
 
-        Without a box nothing tells how much of a class is found: for a sensitivity, such a class
-        takes the threshold of the usual rate.
+        For a class without a box sensitivity is undefined: where a sensitivity is the target, such
+        a class gets the threshold of the default rate.
         """
-        matched = match(entries, found, (IOU,))
-        rated = choose_from(matched, false_positives=self._rate, floor=self.floor)
+        matched = match_findings(entries, found, (IOU,))
+        rated = choose_matched_thresholds(matched, false_positives=self._rate, floor=self.floor)
         if self.sensitivity is None:
             return rated
-        return rated | choose_from(matched, sensitivity=self.sensitivity, floor=self.floor)
+        return rated | choose_matched_thresholds(
+            matched, sensitivity=self.sensitivity, floor=self.floor
+        )
 
     def __str__(self) -> str:
         if self.sensitivity is None:
-            return f"at most {self._rate:g} false marks per class and image"
+            return f"at most {self._rate:g} false positives per class and image"
         return (
             f"a sensitivity of {self.sensitivity:g} per class, as far as thresholds from "
-            f"{self.floor:g} on reach it (without a box to find: {USUAL:g} false marks per image)"
+            f"{self.floor:g} on reach it (classes without a box: at most "
+            f"{DEFAULT_FALSE_POSITIVES:g} false positives per image)"
         )
 
     @property
     def _rate(self) -> float:
-        return USUAL if self.false_positives is None else self.false_positives
+        return DEFAULT_FALSE_POSITIVES if self.false_positives is None else self.false_positives
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ThresholdCounts:
-    """What thresholds do, per image and class; f64 (images, C) each.
+    """Counts at given thresholds per image and class; f64 (images, C) each.
 
-    `found`: boxes that a finding above the threshold met. `false`: findings above it that met
-    none, where that is known to be wrong. `boxes`: all boxes. `known`: 1 where the class's absence
-    is certain, so that false findings of it can be counted at all.
+    Attributes:
+        true_positives: boxes that a finding at or above the threshold matches.
+        false_positives: findings at or above the threshold that match no box, in images that are
+            fully labelled for the class.
+        boxes: labelled boxes.
+        fully_labelled: 1 where the class has no unlabelled occurrence, so that false positives
+            can be counted; else 0.
     """
 
-    found: NDArray[np.float64]
-    false: NDArray[np.float64]
+    true_positives: NDArray[np.float64]
+    false_positives: NDArray[np.float64]
     boxes: NDArray[np.float64]
-    known: NDArray[np.float64]
+    fully_labelled: NDArray[np.float64]
 
     def sensitivity(self, counts: Counts) -> NDArray[np.float64]:
-        """Share of the boxes found, f64 (R, C); NaN where a set has no box of the class."""
-        return _share(counts @ self.found, counts @ self.boxes)
+        """Return the sensitivity, f64 (R, C); NaN where a set has no box of the class."""
+        return _ratio(counts @ self.true_positives, counts @ self.boxes)
 
-    def false_positives(self, counts: Counts) -> NDArray[np.float64]:
-        """False findings per image where they can be told, f64 (R, C); NaN where nowhere."""
-        return _share(counts @ self.false, counts @ self.known)
+    def false_positives_per_image(self, counts: Counts) -> NDArray[np.float64]:
+        """Return false positives per fully labelled image, f64 (R, C); NaN without such images."""
+        return _ratio(counts @ self.false_positives, counts @ self.fully_labelled)
 
     def sensitivity_of(self, slug: str) -> MetricFunction:
-        """The sensitivity of one class, to be compared between detectors."""
+        """Return the sensitivity of one class as a function of the set."""
         index = BY_SLUG[slug].index
         return lambda counts: self.sensitivity(counts)[:, index]
 
 
-def at_points(
+def apply_thresholds(
     matched: MatchResult, points: Mapping[str, float], iou: float = IOU
 ) -> ThresholdCounts:
-    """Count what findings at or above their class's threshold do.
+    """Count true and false positives among the findings at or above their class's threshold.
 
     Args:
-        matched: detections and boxes.
+        matched: matched findings.
         points: a threshold for each slug of the catalogue.
-        iou: how far a finding must overlap a box to have found it.
+        iou: overlap from which a finding matches a box.
     """
     limits = np.array([points[finding.slug] for finding in CATALOG], np.float32)
     over = matched.scores.astype(np.float32) >= limits[matched.classes]  # As the agent compares.
-    row = matched.at(iou)
+    row = matched.row_of(iou)
 
     def per_image(chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
         table = np.zeros(matched.boxes.shape)
@@ -112,19 +118,22 @@ def at_points(
         return table
 
     return ThresholdCounts(
-        found=per_image(matched.hits[row] & over),
-        false=per_image(matched.false[row] & over),
+        true_positives=per_image(matched.true_positives[row] & over),
+        false_positives=per_image(matched.false_positives[row] & over),
         boxes=matched.boxes.astype(float),
-        known=matched.known.astype(float),
+        fully_labelled=matched.fully_labelled.astype(float),
     )
 
 
 def sensitivity(
-    entries: Sequence[LabelledImage], found: Found, points: Mapping[str, float], iou: float = IOU
+    entries: Sequence[LabelledImage],
+    found: FindingsPerImage,
+    points: Mapping[str, float],
+    iou: float = IOU,
 ) -> dict[str, float]:
-    """Share of each class's boxes found at its threshold; classes without a box are left out."""
-    matched = match(entries, found, (iou,))
-    shares = at_points(matched, points, iou).sensitivity(np.ones((1, len(entries))))[0]
+    """Return the sensitivity at its threshold of each class that has a box, by slug."""
+    matched = match_findings(entries, found, (iou,))
+    shares = apply_thresholds(matched, points, iou).sensitivity(np.ones((1, len(entries))))[0]
     return {
         finding.slug: float(share)
         for finding, share in zip(CATALOG, shares, strict=True)
@@ -132,29 +141,35 @@ def sensitivity(
     }
 
 
-def choose(
+def choose_thresholds(
     entries: Sequence[LabelledImage],
-    found: Found,
+    found: FindingsPerImage,
     *,
     false_positives: float | None = None,
     sensitivity: float | None = None,
     floor: float,
     iou: float = IOU,
 ) -> dict[str, float]:
-    """A threshold per class for a stated rate of false positives or a stated sensitivity.
+    """Choose a threshold per class for a rate of false positives or for a sensitivity.
 
-    Just one of the two is stated:
+    Args:
+        entries: the labelled images.
+        found: the findings on each image.
+        false_positives: take the lowest threshold with at most this many false positives of the
+            class per fully labelled image.
+        sensitivity: take the highest threshold that reaches this sensitivity, or `floor` where
+            none does. Classes without a box are left out.
+        floor: lower bound of the thresholds.
+        iou: overlap from which a finding matches a box.
 
-    - `false_positives`: the lowest threshold, not under `floor`, with at most that many false
-      findings of the class per image in which they can be told.
-    - `sensitivity`: the highest threshold, not under `floor`, that finds at least this share of the
-      class's boxes; `floor` where even that finds fewer. Classes without a box are left out.
+    Returns:
+        Thresholds by slug.
 
     Raises:
         ValueError: both or neither are stated.
     """
-    return choose_from(
-        match(entries, found, (iou,)),
+    return choose_matched_thresholds(
+        match_findings(entries, found, (iou,)),
         false_positives=false_positives,
         sensitivity=sensitivity,
         floor=floor,
@@ -162,7 +177,7 @@ def choose(
     )
 
 
-def choose_from(
+def choose_matched_thresholds(
     matched: MatchResult,
     *,
     false_positives: float | None = None,
@@ -170,26 +185,29 @@ def choose_from(
     floor: float,
     iou: float = IOU,
 ) -> dict[str, float]:
-    """`choose`, for what is matched already."""
+    """Choose thresholds as `choose_thresholds` does, for matched findings."""
     if (false_positives is None) == (sensitivity is None):
         raise ValueError("state a rate of false positives or a sensitivity, not both")
-    hits, false = matched.hits[matched.at(iou)], matched.false[matched.at(iou)]
+    hits, false = (
+        matched.true_positives[matched.row_of(iou)],
+        matched.false_positives[matched.row_of(iou)],
+    )
     points = {}
     for finding in CATALOG:
         own = matched.classes == finding.index
         if false_positives is not None:
-            known = int(matched.known[:, finding.index].sum())
-            points[finding.slug] = _above(
+            known = int(matched.fully_labelled[:, finding.index].sum())
+            points[finding.slug] = _threshold_allowing(
                 matched.scores[own & false], int(false_positives * known + 1e-9), floor
             )
         elif (boxes := int(matched.boxes[:, finding.index].sum())) and sensitivity is not None:
             needed = int(np.ceil(sensitivity * boxes - 1e-9))
-            points[finding.slug] = _reaching(matched.scores[own & hits], needed, floor)
+            points[finding.slug] = _threshold_reaching(matched.scores[own & hits], needed, floor)
     return points
 
 
-def _above(false_scores: NDArray[np.float64], allowed: int, floor: float) -> float:
-    """The lowest threshold over which at most `allowed` of these scores lie (they fall)."""
+def _threshold_allowing(false_scores: NDArray[np.float64], allowed: int, floor: float) -> float:
+    """Return the lowest threshold that at most `allowed` of these falling scores exceed."""
     if len(false_scores) <= allowed:
         return floor
     score = np.float32(false_scores[allowed])
@@ -199,8 +217,8 @@ def _above(false_scores: NDArray[np.float64], allowed: int, floor: float) -> flo
     return min(max(step / _STEPS, floor), 1.0)
 
 
-def _reaching(hit_scores: NDArray[np.float64], needed: int, floor: float) -> float:
-    """The highest threshold at or over which `needed` of these scores lie (they fall)."""
+def _threshold_reaching(hit_scores: NDArray[np.float64], needed: int, floor: float) -> float:
+    """Return the highest threshold that `needed` of these falling scores reach."""
     if needed < 1:
         return 1.0
     if len(hit_scores) < needed:
@@ -212,7 +230,7 @@ def _reaching(hit_scores: NDArray[np.float64], needed: int, floor: float) -> flo
     return max(step / _STEPS, floor)
 
 
-def _share(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
     with np.errstate(invalid="ignore"):
         share: NDArray[np.float64] = np.where(whole > 0, part / whole, np.nan)
     return share

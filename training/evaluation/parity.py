@@ -1,9 +1,9 @@
-"""Is the exported model still the trained one? Torch beside every variant, on the same images.
+"""Parity: comparison of every exported variant with the trained torch model, on the same images.
 
-Each side detects on a frozen split through the clinic's own code, with operating points chosen by
-one rule on another split. Three things are told of each variant: how far mAP@0.5 fell, with an
-interval; how far each class's sensitivity fell at its operating point, with an interval; and how
-far boxes moved. The first two have bounds that were declared before the run.
+Each side detects on a frozen split through the edge agent's code, with operating points chosen by
+one rule on another split. Three results are reported for each variant: the drop of mAP@0.5, the
+drop of each class's sensitivity at its operating point, both with an interval, and how far boxes
+moved. The two drops have bounds that are declared before the run.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from training.config import ParityBounds
 from training.data.dataset import LabelledImage
 from training.errors import TrainingError
 from training.evaluation import bootstrap
-from training.evaluation.bootstrap import Interval, difference, interval
-from training.evaluation.matching import IOU, Found, match
+from training.evaluation.bootstrap import Interval, estimate_difference, estimate_interval
+from training.evaluation.matching import IOU, FindingsPerImage, match_findings
 from training.evaluation.metrics import mean_precision
-from training.evaluation.operating_points import at_points
+from training.evaluation.operating_points import apply_thresholds
 
 _MAP_IOU: Final = 0.5
-_SAME: Final = 0.5
-"""Overlap from which a variant's box is taken for the same one."""
+_SAME_BOX_IOU: Final = 0.5
+"""Overlap from which a variant's box counts as the same one."""
 
 
 class _Frozen(BaseModel):
@@ -36,7 +36,7 @@ class _Frozen(BaseModel):
 
 
 class MetricDrop(_Frozen):
-    """A figure of torch, the same of a variant, and how far it fell: value and 95% bounds."""
+    """A metric of the torch model, of a variant, and the drop with its 95% interval."""
 
     reference: float
     variant: float
@@ -46,10 +46,10 @@ class MetricDrop(_Frozen):
 
 
 class BoxShift(_Frozen):
-    """How far boxes moved, in pixels of the original image: the edge that moved most counts.
+    """Displacement of boxes in pixels of the original image, by the edge that moved most.
 
-    Looked at: `boxes` findings of torch at or above their operating point. `lost` of them have no
-    box of the variant that overlaps by half or more.
+    It is computed over the `boxes` findings of the torch model at or above their operating point.
+    `lost` of them have no box of the variant with an overlap of 0.5 or more.
     """
 
     boxes: int
@@ -61,7 +61,7 @@ class BoxShift(_Frozen):
 
 
 class VariantParity(_Frozen):
-    """One variant beside torch. `engine` computed it: for TensorRT a stand-in on the processor."""
+    """One variant compared with torch. `engine` is its runtime; for TensorRT a CPU stand-in."""
 
     name: str
     engine: str
@@ -73,7 +73,7 @@ class VariantParity(_Frozen):
 
 
 class ParityResult(_Frozen):
-    """`parity.json`."""
+    """The content of `parity.json`."""
 
     format: Literal[1] = 1
     export_digest: str
@@ -88,23 +88,23 @@ class ParityResult(_Frozen):
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """Every bound that was not kept, in words."""
+        """Return a message for every bound that is not kept."""
         return tuple(problem for variant in self.variants for problem in variant.problems)
 
     def to_bytes(self) -> bytes:
-        """UTF-8 JSON, two-space indent, a final newline."""
+        """Return UTF-8 JSON with two-space indent and a final newline."""
         return (self.model_dump_json(indent=2) + "\n").encode()
 
 
 @dataclass(frozen=True, slots=True)
 class ParitySide:
-    """What one way of running the model found, and its operating points."""
+    """Findings and operating points of the model in one runtime."""
 
-    found: Found
+    found: FindingsPerImage
     points: Mapping[str, float]
 
 
-def compare(
+def compare_variant(
     name: str,
     engine: str,
     entries: Sequence[LabelledImage],
@@ -114,49 +114,53 @@ def compare(
     resamples: int = bootstrap.RESAMPLES,
     seed: int = 0,
 ) -> VariantParity:
-    """Judge one variant.
+    """Compare one variant with torch.
 
     Args:
-        name, engine: of the variant, and what computed it.
-        entries: the frozen split.
-        sides: torch's and the variant's findings on it.
-        bounds: how far it may fall.
-        resamples, seed: of the intervals.
+        name: the variant.
+        engine: the runtime and compute device that computed its findings.
+        entries: the images of the frozen split.
+        sides: the findings of torch and of the variant.
+        bounds: the largest allowed drops.
+        resamples: number of resampled sets for the intervals.
+        seed: seed of the resampling.
 
     Raises:
         TrainingError: no image has a labelled box.
     """
-    counts = bootstrap.draws(entries, resamples=resamples, seed=seed)
-    matched = [match(entries, side.found, (IOU, _MAP_IOU)) for side in sides]
+    counts = bootstrap.draw_resamples(entries, resamples=resamples, seed=seed)
+    matched = [match_findings(entries, side.found, (IOU, _MAP_IOU)) for side in sides]
     precision = [mean_precision(it, (_MAP_IOU,)) for it in matched]
     found = [
-        at_points(it, side.points).sensitivity(counts)
+        apply_thresholds(it, side.points).sensitivity(counts)
         for it, side in zip(matched, sides, strict=True)
     ]
-    fell = difference(precision[0], precision[1], counts)
-    if fell is None:
-        raise TrainingError("no image of the split has a labelled box: there is nothing to compare")
-    map50 = _drop(precision[0](counts[:1])[0], fell)
+    drop = estimate_difference(precision[0], precision[1], counts)
+    if drop is None:
+        raise TrainingError(
+            "no image of the split has a labelled box, so there is nothing to compare"
+        )
+    map50 = _metric_drop(precision[0](counts[:1])[0], drop)
     sensitivity = {}
     for finding in CATALOG:
         a, b = (of_class[:, finding.index] for of_class in found)
-        if (spread := interval(a - b)) is not None:
-            sensitivity[finding.slug] = _drop(a[0], spread)
+        if (spread := estimate_interval(a - b)) is not None:
+            sensitivity[finding.slug] = _metric_drop(a[0], spread)
     return VariantParity(
         name=name,
         engine=engine,
         points=dict(sides[1].points),
         map50=map50,
         sensitivity=sensitivity,
-        box_shift=box_shift(entries, *sides),
+        box_shift=measure_box_shift(entries, *sides),
         problems=tuple(_problems(name, map50, sensitivity, bounds)),
     )
 
 
-def box_shift(
+def measure_box_shift(
     entries: Sequence[LabelledImage], reference: ParitySide, variant: ParitySide
 ) -> BoxShift:
-    """How far torch's boxes at their operating points moved in the variant."""
+    """Measure how far the variant moves torch's boxes, at or above their operating points."""
     moves: list[tuple[float, str]] = []
     lost = 0
     for entry, wanted, found in zip(entries, reference.found, variant.found, strict=True):
@@ -166,10 +170,12 @@ def box_shift(
             same = [
                 other
                 for other in found
-                if other.index == finding.index and iou(other.box, finding.box) >= _SAME
+                if other.index == finding.index and iou(other.box, finding.box) >= _SAME_BOX_IOU
             ]
             if same:
-                moves.append((min(_moved(finding, other) for other in same), entry.image_id))
+                moves.append(
+                    (min(_largest_edge_shift(finding, other) for other in same), entry.image_id)
+                )
             else:
                 lost += 1
     pixels = np.array([move for move, _ in moves] or [0.0])
@@ -184,7 +190,7 @@ def box_shift(
     )
 
 
-def _moved(a: Finding, b: Finding) -> float:
+def _largest_edge_shift(a: Finding, b: Finding) -> float:
     one, other = a.box, b.box
     return max(
         abs(one.x_min - other.x_min),
@@ -194,13 +200,13 @@ def _moved(a: Finding, b: Finding) -> float:
     )
 
 
-def _drop(reference: float, fell: Interval) -> MetricDrop:
+def _metric_drop(reference: float, drop: Interval) -> MetricDrop:
     return MetricDrop(
         reference=round(float(reference), 6),
-        variant=round(float(reference) - fell.value, 6),
-        drop=round(fell.value, 6),
-        low=round(fell.low, 6),
-        high=round(fell.high, 6),
+        variant=round(float(reference) - drop.value, 6),
+        drop=round(drop.value, 6),
+        low=round(drop.low, 6),
+        high=round(drop.high, 6),
     )
 
 

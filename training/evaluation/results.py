@@ -1,7 +1,7 @@
-"""What an evaluation says, as it is written down: `evaluation.json`, schema 1.
+"""The schema of `evaluation.json`, version 1.
 
-`docs/evaluation.md` explains every name. Fields are only ever added; what changes its meaning gets
-another schema version. There is no NaN in it: what cannot be told is null.
+`docs/evaluation.md` explains every name. Fields are only added; a change of meaning increments the
+schema version. The file holds no NaN: a metric that is undefined for the set is null.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from training.evaluation.bootstrap import Interval
 
-_NOT_IN_NAMES: Final = re.compile(r"[^\w .-]", re.ASCII)
+_INVALID_IN_NAMES: Final = re.compile(r"[^\w .-]", re.ASCII)
 
 
 class _Frozen(BaseModel):
@@ -22,7 +22,7 @@ class _Frozen(BaseModel):
 
 
 class MetricEstimate(_Frozen):
-    """A value and the bounds of its 95% interval."""
+    """The value of a metric and the bounds of its 95% interval."""
 
     value: float
     low: float
@@ -30,7 +30,7 @@ class MetricEstimate(_Frozen):
 
     @classmethod
     def of(cls, interval: Interval | None) -> MetricEstimate | None:
-        """The same, rounded to what is written down."""
+        """Return the interval, rounded to the precision of the file."""
         if interval is None:
             return None
         return cls(
@@ -38,43 +38,43 @@ class MetricEstimate(_Frozen):
         )
 
 
-Figures = dict[str, MetricEstimate | None]
-"""By name; null where the set cannot tell, say for want of an example."""
+Metrics = dict[str, MetricEstimate | None]
+"""Metrics by name; null where undefined for the set, such as for a class without an example."""
 
 
 class EvaluatedModel(_Frozen):
-    """What was evaluated. `digest` is the bundle's, or the SHA-256 of the weights' file."""
+    """The evaluated model. `digest` is the bundle's, or the SHA-256 of the weights file."""
 
     kind: Literal["bundle", "weights"]
     name: str
     version: str = ""
     digest: str
     engine: str
-    device: str
+    compute_device: str
 
 
 class ClassFacts(_Frozen):
-    """What the set shows of one class: boxes, images with one, images that may hide it."""
+    """Number of boxes of a class, images with a box, and images that may show it unlabelled."""
 
     boxes: int
     images: int
-    hidden_in: int
+    unlabelled_images: int
 
 
 class DataFacts(_Frozen):
-    """What it was evaluated on. `patients` is null where they are not known."""
+    """The images of the evaluation. `patients` is null where they are not known."""
 
     split: str
     split_digest: str | None
     images: int
-    clear_images: int
+    images_without_box: int
     boxes: int
     patients: int | None
     classes: dict[str, ClassFacts]
 
 
 class Method(_Frozen):
-    """How. `points_from` says where the operating points come from."""
+    """Parameters of the evaluation. `points_from` describes the choice of the operating points."""
 
     iou: float
     resamples: int
@@ -85,7 +85,10 @@ class Method(_Frozen):
 
 
 class ChosenPoint(_Frozen):
-    """A threshold for a stated aim, and what it does on this set. Not `reached`: the floor's."""
+    """The threshold for a target, and its metrics on this set.
+
+    `reached` is false where the target is not reached; the threshold is then the floor.
+    """
 
     threshold: float
     reached: bool
@@ -94,10 +97,10 @@ class ChosenPoint(_Frozen):
 
 
 class OperatingPointTarget(_Frozen):
-    """Operating points that this set would give for a stated aim; null without an example."""
+    """Operating points by class that reach a target on this set; null without an example."""
 
-    aim: Literal["sensitivity", "false_positives"]
-    at: float
+    metric: Literal["sensitivity", "false_positives"]
+    value: float
     points: dict[str, ChosenPoint | None]
 
 
@@ -109,15 +112,15 @@ class Curve(_Frozen):
 
 
 class Reliability(_Frozen):
-    """Per bin of the score: how many findings, their mean score, the share that met a box."""
+    """Findings per bin of the score: their number, mean score, and share that matches a box."""
 
     number: tuple[int, ...]
-    score: tuple[float, ...]
-    right: tuple[float, ...]
+    mean_score: tuple[float, ...]
+    matched_share: tuple[float, ...]
 
 
 class Curves(_Frozen):
-    """Curves on the set itself; `all` and slugs for FROC, `any` and slugs for ROC."""
+    """Curves on the original set, by slug; FROC also has `all` classes, ROC also `any` class."""
 
     froc: dict[str, Curve]
     precision_recall: dict[str, Curve]
@@ -126,63 +129,63 @@ class Curves(_Frozen):
 
 
 class Subgroup(_Frozen):
-    """The images that share a fact."""
+    """Metrics of the images that share a value of a fact."""
 
     fact: str
     value: str
     images: int
     boxes: int
-    figures: Figures
+    metrics: Metrics
 
 
 class Baseline(_Frozen):
-    """Another detector on the same images: its figures, and this one's less its."""
+    """Metrics of another detector on the same images, and this one's less those."""
 
     subject: EvaluatedModel
     points: dict[str, float]
-    figures: Figures
-    differences: Figures
+    metrics: Metrics
+    differences: Metrics
 
 
 class RuleResult(_Frozen):
-    """What became of one rule."""
+    """The result of one acceptance rule."""
 
     rule: str
     metric: str
     passed: bool
-    figure: MetricEstimate | None
-    said: str
+    estimate: MetricEstimate | None
+    outcome: str
 
 
 class Evaluation(_Frozen):
-    """All of it."""
+    """The content of `evaluation.json`."""
 
     schema_version: Literal[1] = 1
     subject: EvaluatedModel
     data: DataFacts
     method: Method
     points: dict[str, float]
-    figures: Figures
-    aims: tuple[OperatingPointTarget, ...]
+    metrics: Metrics
+    operating_point_targets: tuple[OperatingPointTarget, ...]
     curves: Curves
     subgroups: tuple[Subgroup, ...]
     baseline: Baseline | None = None
-    gate: tuple[RuleResult, ...] | None = None
+    acceptance: tuple[RuleResult, ...] | None = None
 
-    def all_figures(self) -> Figures:
-        """Every figure by the name that a rule may use."""
-        return dict(self._named())
+    def named_metrics(self) -> Metrics:
+        """Return every metric by the name that a rule may use."""
+        return dict(self._iter_metrics())
 
-    def _named(self) -> Iterator[tuple[str, MetricEstimate | None]]:
-        yield from self.figures.items()
+    def _iter_metrics(self) -> Iterator[tuple[str, MetricEstimate | None]]:
+        yield from self.metrics.items()
         for group in self.subgroups:
-            for name, figure in group.figures.items():
-                value = _NOT_IN_NAMES.sub("_", group.value)
-                yield f"subgroup/{group.fact}/{value}/{name}", figure
+            for name, estimate in group.metrics.items():
+                value = _INVALID_IN_NAMES.sub("_", group.value)
+                yield f"subgroup/{group.fact}/{value}/{name}", estimate
         if self.baseline is not None:
-            for name, figure in self.baseline.differences.items():
-                yield f"difference/{name}", figure
+            for name, estimate in self.baseline.differences.items():
+                yield f"difference/{name}", estimate
 
     def to_bytes(self) -> bytes:
-        """UTF-8 JSON, two-space indent, a final newline."""
+        """Return UTF-8 JSON with two-space indent and a final newline."""
         return (self.model_dump_json(indent=2) + "\n").encode()

@@ -1,4 +1,4 @@
-"""One evaluation from start to end: open, detect, measure, judge, write."""
+"""Runs an evaluation: open the model, detect, measure, apply acceptance rules, write the files."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from training.data.atomic_files import replace_files
 from training.data.dataset import LabelledImage
 from training.errors import TrainingError
 from training.evaluation import acceptance_rules, measure
-from training.evaluation.detectors import Detector, detect_all, of_engine, of_network
-from training.evaluation.matching import Found, match
+from training.evaluation.detectors import Detector, detect_all, engine_detector, network_detector
+from training.evaluation.matching import FindingsPerImage, match_findings
 from training.evaluation.operating_points import ThresholdRule
-from training.evaluation.report.report import page
-from training.evaluation.report.worst_errors import worst
+from training.evaluation.report.report import render_report
+from training.evaluation.report.worst_errors import select_worst_errors
 from training.evaluation.results import EvaluatedModel, Evaluation
 from training.models.network import load_model
 from training.progress import ProgressCallback, ignore_progress
@@ -33,34 +33,45 @@ from training.progress import ProgressCallback, ignore_progress
 JSON: Final = "evaluation.json"
 HTML: Final = "evaluation.html"
 
-_USUAL_SIZE: Final = 416
-_NOBODY: Final = EvaluatedModel(kind="weights", name="", digest="", engine="", device="")
-_SILENT: Final = {finding.slug: 1.0 for finding in CATALOG}
+_DEFAULT_INPUT_SIZE: Final = 416
+_NO_MODEL: Final = EvaluatedModel(kind="weights", name="", digest="", engine="", compute_device="")
+_HIGHEST_THRESHOLDS: Final = {finding.slug: 1.0 for finding in CATALOG}
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
-    """Weights in a file. Architecture and size are for files that do not say them themselves."""
+class WeightsFile:
+    """A weights file; `architecture` and `input_size` are for files that do not state them."""
 
     path: Path
     architecture: str = "yolo11n"
     input_size: int | None = None
-    device: str = "cpu"
+    compute_device: str = "cpu"
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """What to evaluate on what.
+class EvaluationRequest:
+    """The model, the images and the settings of an evaluation.
 
-    `data` is a stored set and `split` one of its frozen splits; without `data`, `split` is itself a
-    folder with a set, all of whose images are used. `split_file` is another frozen split of `data`
-    than its own. `choose_on` is the split of `data` on which
-    operating points are chosen for weights, as `points` says; None takes the split itself. A bundle
-    brings its own. The baseline is measured through `baseline_variant`, or the subject's if it has
-    that, or its first.
+    Attributes:
+        subject: a bundle, or weights.
+        split: a split of `data`; without `data`, the folder of a set that is used as a whole.
+        out: folder of the results.
+        data: a stored set.
+        split_file: a frozen split of `data` in place of its own.
+        variant: engine variant of the bundle; its first by default.
+        baseline: a bundle to compare with on the same images.
+        baseline_variant: its engine variant; by default that of the subject if the baseline has
+            it, else its first.
+        rules: a file with acceptance rules.
+        choose_on: the split of `data` on which operating points are chosen for weights; `split`
+            by default. A bundle has operating points of its own.
+        points: target of the operating points that are chosen for weights.
+        resamples: number of resampled sets for the intervals.
+        seed: seed of the resampling.
+        workers: number of threads that read images and detect.
     """
 
-    subject: Path | Weights
+    subject: Path | WeightsFile
     split: str
     out: Path
     data: Path | None = None
@@ -77,8 +88,8 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class _Opened:
-    """Something that detects; `points` are a bundle's own."""
+class _OpenedModel:
+    """A model that is ready to detect; `points` are the bundle's own, None for weights."""
 
     subject: EvaluatedModel
     detector: Detector
@@ -86,48 +97,60 @@ class _Opened:
     score_floor: float
 
 
-def run(request: Request, on_step: ProgressCallback = ignore_progress) -> Evaluation:
-    """Evaluate, and write `evaluation.json` and `evaluation.html`; the gate's verdicts are in it.
+def run_evaluation(
+    request: EvaluationRequest, on_progress: ProgressCallback = ignore_progress
+) -> Evaluation:
+    """Evaluate, and write `evaluation.json` and `evaluation.html`.
+
+    The files are written even if an acceptance rule fails.
+
+    Args:
+        request: the model, the images and the settings.
+        on_progress: called with the progress of each stage.
+
+    Returns:
+        The evaluation, with the results of the acceptance rules.
 
     Raises:
-        TrainingError: a file, a split or a rule is not as it must be; the message says which.
+        TrainingError: a file, a split or a rule is invalid; the message names it.
         BundleInvalid: a bundle is broken or lacks the variant.
     """
-    entries, settings, rules = _prepared(request)
-    with _open(request.subject, request.variant) as opened:
+    entries, settings, rules = _prepare(request)
+    with _open_model(request.subject, request.variant) as opened:
         settings = replace(settings, score_floor=opened.score_floor)
-        found = _detect("detect", entries, opened, request, on_step)
-        points, points_from = _points(request, opened, entries, found, on_step)
+        found = _detect("detect", entries, opened, request, on_progress)
+        points, points_from = _choose_points(request, opened, entries, found, on_progress)
         measured = measure.MeasuredDetector(opened.subject, points, points_from, found)
-    baseline = _baseline(request, entries, on_step)
-    on_step("measure", 0, 1)
-    evaluation = measure.evaluate(entries, measured, settings, baseline)
+    baseline = _measure_baseline(request, entries, on_progress)
+    on_progress("measure", 0, 1)
+    evaluation = measure.evaluate_detector(entries, measured, settings, baseline)
     if rules is not None:
-        verdicts = acceptance_rules.judge(rules, evaluation.all_figures())
-        evaluation = evaluation.model_copy(update={"gate": verdicts})
-    matched = match(entries, found)
-    shown = page(evaluation, entries, matched, worst(entries, matched, points))
-    on_step("measure", 1, 1)
+        results = acceptance_rules.apply_rules(rules, evaluation.named_metrics())
+        evaluation = evaluation.model_copy(update={"acceptance": results})
+    matched = match_findings(entries, found)
+    errors = select_worst_errors(entries, matched, points)
+    report = render_report(evaluation, entries, matched, errors)
+    on_progress("measure", 1, 1)
     with replace_files(request.out) as place:
         place(JSON).write_bytes(evaluation.to_bytes())
-        place(HTML).write_bytes(shown.encode())
+        place(HTML).write_text(report, encoding="utf-8")
     return evaluation
 
 
-def check(request: Request) -> None:
-    """Refuse what `run` would refuse before it looks at a picture; the subject may be absent.
+def check_request(request: EvaluationRequest) -> None:
+    """Check split, rules and baseline without reading an image; the subject may be absent.
 
     Raises:
-        TrainingError, BundleInvalid: as `run` raises them for split, rules and baseline.
+        TrainingError, BundleInvalid: as `run_evaluation` raises them.
     """
-    _prepared(request)
+    _prepare(request)
 
 
-def _prepared(
-    request: Request,
+def _prepare(
+    request: EvaluationRequest,
 ) -> tuple[tuple[LabelledImage, ...], measure.Settings, acceptance_rules.Rules | None]:
-    """Images, settings and rules, all of them fit to be worked with, the baseline too."""
-    entries, digest = _split(request, request.split)
+    """Return checked images, settings and rules; the baseline is checked too."""
+    entries, digest = _read_split(request, request.split)
     settings = measure.Settings(
         split=request.split if request.data else Path(request.split).resolve().name,
         split_digest=digest,
@@ -140,11 +163,13 @@ def _prepared(
         bundle = Bundle.open(request.baseline)
         if request.baseline_variant is not None:
             bundle.variant(request.baseline_variant)
-    return entries, settings, _rules(request, entries, settings)
+    return entries, settings, _read_rules(request, entries, settings)
 
 
-def _split(request: Request, name: str) -> tuple[tuple[LabelledImage, ...], str | None]:
-    """The images of a split, and the digest of the frozen file that it is in."""
+def _read_split(
+    request: EvaluationRequest, name: str
+) -> tuple[tuple[LabelledImage, ...], str | None]:
+    """Return the images of a split, and the digest of the frozen split file."""
     if request.data is None:
         return dataset.load_dataset(Path(name)), None
     file = request.split_file
@@ -153,45 +178,42 @@ def _split(request: Request, name: str) -> tuple[tuple[LabelledImage, ...], str 
     ).digest
 
 
-def _rules(
-    request: Request, entries: Sequence[LabelledImage], settings: measure.Settings
+def _read_rules(
+    request: EvaluationRequest, entries: Sequence[LabelledImage], settings: measure.Settings
 ) -> acceptance_rules.Rules | None:
-    """The rules, refused before anything takes time: what figures there will be is known."""
+    """Return the rules, checked against the names of the metrics that there will be."""
     if request.rules is None:
         return None
     rules = acceptance_rules.load_rules(request.rules)
-    nobody = measure.MeasuredDetector(_NOBODY, _SILENT, "", [()] * len(entries))
-    known = measure.evaluate(
-        entries, nobody, replace(settings, resamples=1), nobody if request.baseline else None
-    ).all_figures()
-    acceptance_rules.check_names(rules, known, request.rules)
+    silent = measure.MeasuredDetector(_NO_MODEL, _HIGHEST_THRESHOLDS, "", [()] * len(entries))
+    known = measure.evaluate_detector(
+        entries, silent, replace(settings, resamples=1), silent if request.baseline else None
+    ).named_metrics()
+    acceptance_rules.check_metric_names(rules, known, request.rules)
     return rules
 
 
-def _points(
-    request: Request,
-    opened: _Opened,
+def _choose_points(
+    request: EvaluationRequest,
+    opened: _OpenedModel,
     entries: Sequence[LabelledImage],
-    found: Found,
-    on_step: ProgressCallback,
+    found: FindingsPerImage,
+    on_progress: ProgressCallback,
 ) -> tuple[Mapping[str, float], str]:
-    """Operating points, and in words where they come from."""
+    """Return the operating points, and a description of how they were chosen."""
     if opened.points is not None:
         return opened.points, "the bundle's own"
     if request.choose_on is None:
-        said = (
-            f"chosen on this very set for {request.points}, so figures at them are a little too "
-            "good"
-        )
+        origin = f"chosen on this very set for {request.points}, so metrics at them are optimistic"
     else:
-        entries, _ = _split(request, request.choose_on)
-        found = _detect("choose points", entries, opened, request, on_step)
-        said = f"chosen on {request.choose_on} for {request.points}"
-    return request.points.choose(entries, found), said
+        entries, _ = _read_split(request, request.choose_on)
+        found = _detect("choose points", entries, opened, request, on_progress)
+        origin = f"chosen on {request.choose_on} for {request.points}"
+    return request.points.choose(entries, found), origin
 
 
-def _baseline(
-    request: Request, entries: Sequence[LabelledImage], on_step: ProgressCallback
+def _measure_baseline(
+    request: EvaluationRequest, entries: Sequence[LabelledImage], on_progress: ProgressCallback
 ) -> measure.MeasuredDetector | None:
     if request.baseline is None:
         return None
@@ -199,32 +221,32 @@ def _baseline(
     variant = request.baseline_variant
     if variant is None and request.variant in {of.name for of in bundle.manifest.engines}:
         variant = request.variant
-    with _open(request.baseline, variant) as opened:
-        found = _detect("detect, baseline", entries, opened, request, on_step)
+    with _open_model(request.baseline, variant) as opened:
+        found = _detect("detect, baseline", entries, opened, request, on_progress)
         return measure.MeasuredDetector(
             opened.subject, opened.points or {}, "the bundle's own", found
         )
 
 
 def _detect(
-    step: str,
+    stage: str,
     entries: Sequence[LabelledImage],
-    opened: _Opened,
-    request: Request,
-    on_step: ProgressCallback,
+    opened: _OpenedModel,
+    request: EvaluationRequest,
+    on_progress: ProgressCallback,
 ) -> list[tuple[Finding, ...]]:
     return detect_all(
         entries,
         opened.detector,
         workers=request.workers,
-        on_image=lambda done, of: on_step(step, done, of),
+        on_image=lambda done, total: on_progress(stage, done, total),
     )
 
 
 @contextmanager
-def _open(subject: Path | Weights, variant: str | None) -> Iterator[_Opened]:
-    if isinstance(subject, Weights):
-        yield _weights(subject)
+def _open_model(subject: Path | WeightsFile, variant: str | None) -> Iterator[_OpenedModel]:
+    if isinstance(subject, WeightsFile):
+        yield _open_weights(subject)
         return
     bundle = Bundle.open(subject)
     if len(bundle.manifest.findings) < len(CATALOG):
@@ -235,16 +257,16 @@ def _open(subject: Path | Weights, variant: str | None) -> Iterator[_Opened]:
     chosen = bundle.variant(variant) if variant else bundle.manifest.engines[0]
     engine = measuring_engine(bundle, chosen)
     try:
-        yield _Opened(
+        yield _OpenedModel(
             subject=EvaluatedModel(
                 kind="bundle",
                 name=bundle.manifest.name,
                 version=bundle.manifest.version,
                 digest=bundle.digest,
                 engine=engine.name,
-                device=engine.compute_device,
+                compute_device=engine.compute_device,
             ),
-            detector=of_engine(engine, bundle.manifest.input, bundle.manifest.head),
+            detector=engine_detector(engine, bundle.manifest.input, bundle.manifest.head),
             points=chosen.operating_points,
             score_floor=bundle.manifest.head.score_floor,
         )
@@ -252,30 +274,30 @@ def _open(subject: Path | Weights, variant: str | None) -> Iterator[_Opened]:
         engine.close()
 
 
-def _weights(weights: Weights) -> _Opened:
+def _open_weights(weights: WeightsFile) -> _OpenedModel:
     try:
         digest = hashlib.sha256(weights.path.read_bytes()).hexdigest()
     except OSError as error:
         raise TrainingError(f"cannot read the weights {weights.path}: {error.strerror}") from error
     network = load_model(weights.path, weights.architecture)
-    size = weights.input_size or _stated_size(weights.path) or _USUAL_SIZE
+    size = weights.input_size or _stored_input_size(weights.path) or _DEFAULT_INPUT_SIZE
     spec, head = InputSpec(height=size, width=size), HeadSpec()
-    return _Opened(
+    return _OpenedModel(
         subject=EvaluatedModel(
             kind="weights",
             name=weights.path.name,
             digest=digest,
             engine=f"torch {torch.__version__}",
-            device=weights.device,
+            compute_device=weights.compute_device,
         ),
-        detector=of_network(network, spec, head, weights.device),
+        detector=network_detector(network, spec, head, weights.compute_device),
         points=None,
         score_floor=head.score_floor,
     )
 
 
-def _stated_size(path: Path) -> int | None:
-    """The input size that a weights file of the training loop says it is for."""
+def _stored_input_size(path: Path) -> int | None:
+    """Return the input size that the training loop stored in the weights file."""
     stored = torch.load(path, map_location="cpu", weights_only=True)
     size = stored.get("input_size") if isinstance(stored, dict) else None
     return size if isinstance(size, int) else None

@@ -37,7 +37,7 @@ def release_card(told: ModelCardData) -> str:
     parts = (
         f"# {told.bundle.name} {told.bundle.version}\n\n**{told.bundle.intended_use}**",
         _what(told),
-        _figures(told.evaluation),
+        _metrics(told.evaluation),
         _parity(told),
         _per_class(told),
         _subgroups(told.evaluation),
@@ -62,11 +62,11 @@ Made by `{told.bundle.command}`.
 **What it means for those who use it:** {told.bundle.impact}
 
 The figures are of the split `{split.split}` ({split.images:,} images, {split.boxes:,} boxes,
-{split.clear_images:,} images without a finding), which was frozen before the run: its digest begins
-with `{(split.split_digest or "none")[:16]}`."""
+{split.images_without_box:,} images without a finding). It was frozen before the run; its
+digest begins with `{(split.split_digest or "none")[:16]}`."""
 
 
-def _figures(evaluation: Evaluation) -> str:
+def _metrics(evaluation: Evaluation) -> str:
     rows = [
         ("mAP@0.4", "map40"),
         ("mAP@0.5", "map50"),
@@ -76,13 +76,13 @@ def _figures(evaluation: Evaluation) -> str:
         ("AUROC, any finding", "auroc/any"),
         ("sensitivity at the operating points", "sensitivity"),
         ("false marks per image there", "false_positives"),
-        ("images without a finding that stay unmarked", "quiet_share"),
+        ("image-level specificity", "image_specificity"),
         ("calibration error", "ece"),
     ]
     lines = ["## Figures", "", "Of the weights in FP32, as trained.", ""]
     lines += ["| figure | value | 95% interval |", "|---|---|---|"]
     for title, name in rows:
-        lines.append(f"| {title} | {' | '.join(_cells(evaluation.figures.get(name)))} |")
+        lines.append(f"| {title} | {' | '.join(_cells(evaluation.metrics.get(name)))} |")
     lines += ["", f"Operating points: {evaluation.method.points_from}."]
     return "\n".join(lines)
 
@@ -128,7 +128,7 @@ def _largest(variant: VariantParity) -> str:
 
 
 def _per_class(told: ModelCardData) -> str:
-    figures, first = told.evaluation.figures, told.shipped[0]
+    metrics, first = told.evaluation.metrics, told.shipped[0]
     lines = [
         "## Per finding",
         "",
@@ -140,7 +140,7 @@ def _per_class(told: ModelCardData) -> str:
     for finding in CATALOG:
         facts = told.evaluation.data.classes[finding.slug]
         cells = [
-            _value(figures.get(f"{name}/{finding.slug}"))
+            _value(metrics.get(f"{name}/{finding.slug}"))
             for name in ("ap40", "ap50", "auroc", "sensitivity", "false_positives")
         ]
         point = f"{first.points[finding.slug]:.2f}"
@@ -158,7 +158,7 @@ def _subgroups(evaluation: Evaluation) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for group in evaluation.subgroups:
-        cells = [_value(group.figures.get(name)) for name in _SUBGROUP_FIGURES]
+        cells = [_value(group.metrics.get(name)) for name in _SUBGROUP_FIGURES]
         lines.append(f"| {group.fact} | {group.value} | {group.images} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -169,12 +169,12 @@ def _limits(told: ModelCardData) -> str:
 
 def limits_of(told: ModelCardData) -> tuple[str, ...]:
     """What the model cannot do: as stated, for every model, and as the figures show."""
-    figures = told.evaluation.figures
+    metrics = told.evaluation.metrics
     absent = [f.name for f in CATALOG if not told.evaluation.data.classes[f.slug].boxes]
     missed = [
         finding.name
         for finding in CATALOG
-        if _below(figures, f"sensitivity/{finding.slug}") and finding.name not in absent
+        if _below(metrics, f"sensitivity/{finding.slug}") and finding.name not in absent
     ]
     found = list(told.bundle.limits)
     found += _LIMITS
@@ -185,9 +185,9 @@ def limits_of(told: ModelCardData) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _below(figures: Mapping[str, MetricEstimate | None], name: str) -> bool:
-    figure = figures.get(name)
-    return figure is not None and figure.value < HARDLY
+def _below(metrics: Mapping[str, MetricEstimate | None], name: str) -> bool:
+    estimate = metrics.get(name)
+    return estimate is not None and estimate.value < HARDLY
 
 
 def _value(figure: MetricEstimate | None) -> str:

@@ -223,9 +223,9 @@ def metrics_of(bundle: Bundle) -> dict[str, float]:
     try:
         if EVALUATION_MEMBER in bundle.manifest.files:
             evaluation = Evaluation.model_validate_json(bundle.read(EVALUATION_MEMBER))
-            for name, figure in evaluation.all_figures().items():
-                if figure is not None:
-                    found[name] = figure.value
+            for name, estimate in evaluation.named_metrics().items():
+                if estimate is not None:
+                    found[name] = estimate.value
         if PARITY_MEMBER in bundle.manifest.files:
             parity = ParityResult.model_validate_json(bundle.read(PARITY_MEMBER))
             for it in parity.variants:

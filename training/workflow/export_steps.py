@@ -44,7 +44,7 @@ from training.data.atomic_files import explain_write_errors, replace_files
 from training.data.dataset import LabelledImage
 from training.errors import TrainingError
 from training.evaluation import parity
-from training.evaluation.detectors import Detector, detect_all, of_engine, of_network
+from training.evaluation.detectors import Detector, detect_all, engine_detector, network_detector
 from training.evaluation.metrics import mean_average_precision
 from training.evaluation.operating_points import ThresholdRule
 from training.evaluation.parity import ParityResult, ParitySide
@@ -225,16 +225,16 @@ def prove(config: Config, on_step: ProgressCallback = ignore_progress) -> Parity
         with explain_write_errors(path):
             draft = draft_bundle(path, exported.graphs)
         network = load_model(weights, config.train.architecture)
-        reference = side("torch", of_network(network, record.input, record.head, device))
+        reference = side("torch", network_detector(network, record.input, record.head, device))
         for variant in draft.manifest.engines:
             if variant.precision == "bf16" and not computes_bf16():
                 not_measured[variant.name] = "this processor does not compute BF16"
                 continue
             engine = measuring_engine(draft, variant)
-            own = side(variant.name, of_engine(engine, record.input, record.head))
+            own = side(variant.name, engine_detector(engine, record.input, record.head))
             by = "ONNX Runtime in TensorRT's place, " if variant.runtime == "tensorrt" else ""
             compared.append(
-                parity.compare(
+                parity.compare_variant(
                     variant.name,
                     f"{by}{engine.compute_device}",
                     test,

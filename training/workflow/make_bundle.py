@@ -42,7 +42,7 @@ EVALUATION: Final = "evaluation"
 """Folder of the evaluation, in the run's."""
 _CANDIDATES: Final = 24
 _MAP, _SENSITIVITY = "map50_drop", "sensitivity_drop"
-_FIGURES: Final = ("map40", "map50", "map50_95", "froc/mean", "auroc/mean", "sensitivity")
+_METRICS: Final = ("map40", "map50", "map50_95", "froc/mean", "auroc/mean", "sensitivity")
 
 
 def bundle_path(config: Config) -> Path:
@@ -146,9 +146,9 @@ def _evaluation(config: Config, exported: ExportArtifacts, parity: ParityResult)
         raise TrainingError(f"{path} is of other weights than were exported", hint=hint)
     if evaluation.data.split_digest != parity.split_digest:
         raise TrainingError(f"{path} is of another split than {steps.PARITY}", hint=hint)
-    if failed := [it for it in evaluation.gate or () if not it.passed]:
-        said = "; ".join(f"{it.rule}: {it.said}" for it in failed)
-        raise TrainingError(f"the evaluation's gate did not pass: {said}")
+    if failed := [it for it in evaluation.acceptance or () if not it.passed]:
+        outcomes = "; ".join(f"{it.rule}: {it.outcome}" for it in failed)
+        raise TrainingError(f"the evaluation fails acceptance rules: {outcomes}")
     return evaluation
 
 
@@ -220,7 +220,7 @@ def _provenance(config: Config, told: ModelCardData) -> Provenance:
     train = config.train
     base = f"{train.weights.name}, SHA-256 {train.weights_sha256}" if train.weights else ""
     metrics = {
-        name: figure.value for name in _FIGURES if (figure := told.evaluation.figures.get(name))
+        name: estimate.value for name in _METRICS if (estimate := told.evaluation.metrics.get(name))
     }
     metrics |= {f"{it.name}/map50": it.map50.variant for it in told.shipped}
     return Provenance(

@@ -121,7 +121,7 @@ def _refuse_early(config: Config) -> None:
     read_parts(config, dict.fromkeys(parts))
     steps.check_calibration(config)
     make_bundle.check(config)
-    evaluating.check(_request(config, "cpu"))
+    evaluating.check_request(_request(config, "cpu"))
     if export.capabilities and _RTX in packages_installed():
         open_runtime(_RTX).check(export.capabilities)
     if (config.out / run_manifest.FILE).is_file() and (config.out / WEIGHTS).is_file():
@@ -145,11 +145,11 @@ def evaluate(config: Config, on_step: ProgressCallback = ignore_progress) -> Non
             used, or a rule fails.
     """
     request = _request(config, str(choose_device(config.train.device)))
-    evaluation = evaluating.run(request, on_step)
-    if failed := [verdict for verdict in evaluation.gate or () if not verdict.passed]:
-        said = "; ".join(f"{verdict.rule}: {verdict.said}" for verdict in failed)
+    evaluation = evaluating.run_evaluation(request, on_step)
+    if failed := [result for result in evaluation.acceptance or () if not result.passed]:
+        outcomes = "; ".join(f"{result.rule}: {result.outcome}" for result in failed)
         raise TrainingError(
-            f"the gate does not let it pass: {said}",
+            f"the model fails acceptance rules: {outcomes}",
             hint=f"Look at {config.out / make_bundle.EVALUATION / evaluating.HTML}.",
         )
 
@@ -159,10 +159,10 @@ def baseline_of(config: Config) -> Path | None:
     return config.evaluate.baseline or config.bundle.replaces
 
 
-def _request(config: Config, device: str) -> evaluating.Request:
+def _request(config: Config, device: str) -> evaluating.EvaluationRequest:
     wanted, train = config.evaluate, config.train
-    return evaluating.Request(
-        subject=evaluating.Weights(
+    return evaluating.EvaluationRequest(
+        subject=evaluating.WeightsFile(
             config.out / WEIGHTS, train.architecture, train.input_size, device
         ),
         split=wanted.split,

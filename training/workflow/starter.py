@@ -36,7 +36,7 @@ from training.config import (
 from training.data import dataset, splits
 from training.data.atomic_files import replace_files
 from training.errors import TrainingError
-from training.evaluation.detectors import of_engine
+from training.evaluation.detectors import engine_detector
 from training.models.network import described
 from training.models.unfuse import activation_of, unfused
 from training.progress import ProgressCallback, ignore_progress
@@ -251,7 +251,7 @@ def marks_on_clear(plan: StarterPlan, bundle: Bundle) -> dict[str, list[int]]:
     counts: dict[str, list[int]] = {}
     for variant in bundle.manifest.engines:
         engine = measuring_engine(bundle, variant)
-        detect = of_engine(engine, bundle.manifest.input, bundle.manifest.head)
+        detect = engine_detector(engine, bundle.manifest.input, bundle.manifest.head)
         points = [variant.operating_points[finding.slug] for finding in CATALOG]
         counts[variant.name] = [
             sum(found.score >= points[found.index] for found in detect(np.asarray(film, np.uint8)))

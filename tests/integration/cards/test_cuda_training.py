@@ -24,7 +24,7 @@ from hilum.manifest import HeadSpec, InputSpec  # noqa: E402
 from tests.support.training.models import blobs, random_detector  # noqa: E402
 from tests.support.training.toy_sets import configured  # noqa: E402
 from training.config import load_config  # noqa: E402
-from training.evaluation.detectors import of_network  # noqa: E402
+from training.evaluation.detectors import network_detector  # noqa: E402
 from training.models.grey import to_grey  # noqa: E402
 from training.models.network import load_model  # noqa: E402
 from training.train.distributed import ALONE, ProcessGroup, choose_device  # noqa: E402
@@ -72,7 +72,7 @@ def test_a_stopped_run_goes_on_and_the_processor_may_take_it_over(tmp_path: Path
 def test_what_is_measured_there_is_what_the_network_says() -> None:
     """Left to itself a card rounds to TF32: this network's scores are then up to 0.2 off."""
     network = random_detector()
-    of_network(network, InputSpec(height=256, width=256), HeadSpec(), "cuda")
+    network_detector(network, InputSpec(height=256, width=256), HeadSpec(), "cuda")
     grey = to_grey(network).eval()
     picture = torch.from_numpy(blobs(0, 256, 256))[None, None].float() / 255
     with torch.inference_mode():

@@ -21,7 +21,7 @@ from training.bundle.writer import BundleContents
 from training.config import Config
 from training.data import dataset
 from training.data.splits import Split
-from training.evaluation.detectors import of_network
+from training.evaluation.detectors import network_detector
 from training.evaluation.parity import ParityResult
 from training.export.artifacts import ExportArtifacts
 from training.workflow import export_steps as steps
@@ -56,7 +56,7 @@ def exportable(folder: Path, network: DetectionModel, **sections: object) -> Pat
 
 def _write_set(folder: Path, network: DetectionModel) -> None:
     (folder / "images").mkdir(parents=True)
-    detect = of_network(network, InputSpec(height=SIZE, width=SIZE), HeadSpec())
+    detect = network_detector(network, InputSpec(height=SIZE, width=SIZE), HeadSpec())
     images, boxes = [], []
     for k in range(sum(PARTS.values())):
         name, pixels = f"{k:03d}", blobs(500 + k, 120, 100)

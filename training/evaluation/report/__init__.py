@@ -1,1 +1,4 @@
-"""training evaluation report: to be described."""
+"""The HTML report of an evaluation: metrics, charts, and the worst errors drawn.
+
+The page is one file that opens without a network.
+"""

@@ -1,4 +1,4 @@
-"""The worst misses: boxes that nobody would have been shown, marks that nobody should have been."""
+"""Selects the worst errors: boxes that no finding matches, and false positives with high scores."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from hilum.catalog import CATALOG
 from training.data.dataset import LabelledImage
 from training.evaluation.matching import IOU, MatchResult
 
-SHOWN: Final = 12
+DEFAULT_COUNT: Final = 12
 
 Corners = tuple[float, float, float, float]
+"""x_min, y_min, x_max, y_max in pixels."""
 
 
 @dataclass(frozen=True, slots=True)
-class Miss:
-    """A box that was not found, or a mark where there is nothing, at the operating points.
+class ErrorCase:
+    """A false negative or a false positive at the operating points.
 
-    `score` is of what did meet the box, below the threshold, or of the false mark; None where
-    nothing met the box at any score.
+    `image` is the index of the image. `score` is that of the finding: of a false positive, or of
+    the finding below the threshold that matches a false negative's box; None where none does.
     """
 
-    kind: Literal["missed", "false"]
+    kind: Literal["false_negative", "false_positive"]
     image: int
     slug: str
     box: Corners
@@ -34,28 +35,37 @@ class Miss:
     threshold: float
 
 
-def worst(
+def select_worst_errors(
     entries: Sequence[LabelledImage],
     matched: MatchResult,
     points: Mapping[str, float],
-    shown: int = SHOWN,
-) -> tuple[Miss, ...]:
-    """First the missed boxes, then the false marks; of each at most `shown`, one per image.
+    count: int = DEFAULT_COUNT,
+) -> tuple[ErrorCase, ...]:
+    """Select the worst false negatives and false positives, at most one of each per image.
 
-    Boxes that nothing met at any score come first, then those whose score falls shortest of its
-    threshold; equals by how many readers agreed, then by size. False marks come by how far they
-    are above their threshold.
+    False negatives are ordered by how far the score of the matching finding is below its
+    threshold, boxes without any such finding first; ties by the readers' agreement, then by size.
+    False positives are ordered by how far their score exceeds the threshold.
+
+    Args:
+        entries: the labelled images.
+        matched: the matched findings.
+        points: a threshold for each slug.
+        count: the largest number of cases of each kind.
+
+    Returns:
+        The false negatives, then the false positives.
     """
     return (
-        *_first_per_image(_missed(entries, matched, points), shown),
-        *_first_per_image(_false(matched, points), shown),
+        *_first_per_image(_false_negatives(entries, matched, points), count),
+        *_first_per_image(_false_positives(matched, points), count),
     )
 
 
-def _missed(
+def _false_negatives(
     entries: Sequence[LabelledImage], matched: MatchResult, points: Mapping[str, float]
-) -> list[Miss]:
-    row = matched.at(IOU)
+) -> list[ErrorCase]:
+    row = matched.row_of(IOU)
     ranked = []
     for k, score in enumerate(matched.box_score[row]):
         slug = CATALOG[matched.box_class[k]].slug
@@ -64,24 +74,24 @@ def _missed(
         image = int(matched.box_image[k])
         label = entries[image].labels[matched.box_label[k]]
         box = (label.x_min, label.y_min, label.x_max, label.y_max)
-        met = None if np.isnan(score) else float(score)
+        best = None if np.isnan(score) else float(score)
         area = (label.x_max - label.x_min) * (label.y_max - label.y_min)
-        rank = ((met or 0.0) / points[slug], -label.weight, -area)
-        ranked.append((rank, Miss("missed", image, slug, box, met, points[slug])))
-    return [miss for _, miss in sorted(ranked, key=lambda pair: pair[0])]
+        rank = ((best or 0.0) / points[slug], -label.weight, -area)
+        ranked.append((rank, ErrorCase("false_negative", image, slug, box, best, points[slug])))
+    return [case for _, case in sorted(ranked, key=lambda pair: pair[0])]
 
 
-def _false(matched: MatchResult, points: Mapping[str, float]) -> list[Miss]:
-    row = matched.at(IOU)
+def _false_positives(matched: MatchResult, points: Mapping[str, float]) -> list[ErrorCase]:
+    row = matched.row_of(IOU)
     limits = np.array([points[finding.slug] for finding in CATALOG])[matched.classes]
-    over = np.flatnonzero(matched.false[row] & (matched.scores >= limits))
+    over = np.flatnonzero(matched.false_positives[row] & (matched.scores >= limits))
     ranked = over[np.argsort(limits[over] - matched.scores[over], kind="stable")]
     return [
-        Miss(
-            kind="false",
+        ErrorCase(
+            kind="false_positive",
             image=int(matched.image[k]),
             slug=CATALOG[matched.classes[k]].slug,
-            box=corners_of(matched.corners[k]),
+            box=to_corners(matched.corners[k]),
             score=float(matched.scores[k]),
             threshold=float(limits[k]),
         )
@@ -89,15 +99,15 @@ def _false(matched: MatchResult, points: Mapping[str, float]) -> list[Miss]:
     ]
 
 
-def corners_of(row: NDArray[np.float64]) -> Corners:
-    """One row of corners as a tuple."""
+def to_corners(row: NDArray[np.float64]) -> Corners:
+    """Return one row of corners, f64 (4,), as a tuple."""
     x_min, y_min, x_max, y_max = row.tolist()
     return x_min, y_min, x_max, y_max
 
 
-def _first_per_image(ranked: Sequence[Miss], shown: int) -> Iterator[Miss]:
-    seen: set[int] = set()
-    for miss in ranked:
-        if miss.image not in seen and len(seen) < shown:
-            seen.add(miss.image)
-            yield miss
+def _first_per_image(ranked: Sequence[ErrorCase], count: int) -> Iterator[ErrorCase]:
+    images: set[int] = set()
+    for case in ranked:
+        if case.image not in images and len(images) < count:
+            images.add(case.image)
+            yield case

@@ -109,11 +109,11 @@ def test_a_bundle_on_a_split(run: Said, bundle: Path, data: Path, tmp_path: Path
     assert (found.subject.kind, found.subject.engine) == ("bundle", VARIANT)
     assert (found.data.images, found.data.boxes, found.data.patients) == (4, 3, 4)
     assert found.data.split_digest is not None
-    values = {name: figure.value for name, figure in found.figures.items() if figure}
+    values = {name: figure.value for name, figure in found.metrics.items() if figure}
     # Three boxes, two of them above 0.5; one false mark, the surest of all, in four images.
     assert values["sensitivity"] == pytest.approx(2 / 3, abs=1e-6)
     assert values["false_positives"] == 0.25
-    assert values["quiet_share"] == 1.0
+    assert values["image_specificity"] == 1.0
     assert values["froc/0.25"] == 1.0
     assert values["froc/0.125"] == 0.0
     assert values["map50"] == pytest.approx(3 / 4, abs=1e-6)
@@ -148,7 +148,7 @@ def test_beside_a_baseline(
     assert (same.value, same.low, same.high) == (0, 0, 0)
     assert other is not None
     assert other.value == pytest.approx(2 / 3, abs=1e-6)
-    assert "Beside the baseline" in (tmp_path / "evaluation.html").read_text()
+    assert "Comparison with the baseline" in (tmp_path / "evaluation.html").read_text()
 
 
 def test_weights_with_points_of_another_split(
@@ -215,7 +215,7 @@ def test_a_whole_folder_is_a_split_too(run: Said, bundle: Path, data: Path, tmp_
     assert read(tmp_path).data.images == 6
 
 
-def test_the_gate_says_which_rule_fails_and_all_is_written(
+def test_the_rule_that_fails_is_named_and_all_is_written(
     run: Said, bundle: Path, data: Path, tmp_path: Path
 ) -> None:
     rules = tmp_path / "rules.yaml"
@@ -227,23 +227,23 @@ def test_the_gate_says_which_rule_fails_and_all_is_written(
     )
     status, said = run(
         *("--bundle", bundle, "--data", data, "--split", "test"),
-        *("--gate", rules, "--out", tmp_path / "out"),
+        *("--rules", rules, "--out", tmp_path / "out"),
     )
     assert status == 1
     assert re.search(r"2 of 3 rules fail: map50 at least 0.99 on value: 0\.75\d* \[", said)
-    assert "ap50/ild at least 0.1 on low: cannot be told" in said
-    verdicts = read(tmp_path / "out").gate
-    assert verdicts is not None
-    assert [verdict.passed for verdict in verdicts] == [False, True, False]
+    assert "ap50/ild at least 0.1 on low: undefined for this set" in said
+    results = read(tmp_path / "out").acceptance
+    assert results is not None
+    assert [result.passed for result in results] == [False, True, False]
     assert "2 of 3 rules fail" in (tmp_path / "out" / "evaluation.html").read_text()
 
     rules.write_text("rules: [{metric: map50, at_least: 0.1, on: low}]")
     status, said = run(
         *("--bundle", bundle, "--data", data, "--split", "valid"),
-        *("--gate", rules, "--out", tmp_path / "out"),
+        *("--rules", rules, "--out", tmp_path / "out"),
     )
     assert status == 0, said
-    assert "all 1 rules are kept" in said
+    assert "all 1 acceptance rules pass" in said
 
 
 def test_what_is_wrong_is_said_and_what_was_there_stays(
@@ -276,8 +276,8 @@ def test_what_is_wrong_is_said_and_what_was_there_stays(
         ((*usual, "--choose-on", "valid"), "--choose-on is for weights"),
         ((*usual, "--sensitivity", "0.9"), "--sensitivity is for weights"),
         ((*usual, "--false-positives", "0.1"), "--false-positives is for weights"),
-        ((*usual, "--gate", rules), "did you mean 'map50'"),
-        ((*usual, "--gate", tmp_path / "no.yaml"), "no.yaml"),
+        ((*usual, "--rules", rules), "did you mean 'map50'"),
+        ((*usual, "--rules", tmp_path / "no.yaml"), "no.yaml"),
     ):
         status, said = run(*arguments, "--out", out, "--resamples", 10)
         assert status == 1, arguments

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from training.errors import TrainingError
-from training.evaluation.acceptance_rules import check_names, judge, load_rules
+from training.evaluation.acceptance_rules import apply_rules, check_metric_names, load_rules
 from training.evaluation.results import MetricEstimate
 
 FIGURES: dict[str, MetricEstimate | None] = {
@@ -41,7 +41,7 @@ def rules(folder: Path, *lines: str) -> Path:
 def test_a_rule_is_kept_at_the_end_it_names_or_the_harder_one(
     tmp_path: Path, rule: str, passed: bool
 ) -> None:
-    (verdict,) = judge(load_rules(rules(tmp_path, rule)), FIGURES)
+    (verdict,) = apply_rules(load_rules(rules(tmp_path, rule)), FIGURES)
     assert verdict.passed is passed
 
 
@@ -51,10 +51,10 @@ def test_a_verdict_names_rule_value_and_interval(tmp_path: Path) -> None:
         "{metric: map50, at_least: 0.3, on: low}",
         "{metric: ap50/ild, at_least: 0.1}",
     )
-    broken, untold = judge(load_rules(path), FIGURES)
+    broken, undefined = apply_rules(load_rules(path), FIGURES)
     assert broken.rule == "map50 at least 0.3 on low"
-    assert broken.said == "0.3200 [0.2800, 0.3600]"
-    assert untold.said == "cannot be told from this set: no example"
+    assert broken.outcome == "0.3200 [0.2800, 0.3600]"
+    assert undefined.outcome == "undefined for this set: no example"
 
 
 @pytest.mark.parametrize(
@@ -88,8 +88,8 @@ def test_a_file_without_rules_is_refused(tmp_path: Path, content: str) -> None:
 def test_an_unknown_figure_is_refused_and_the_nearest_named(tmp_path: Path) -> None:
     path = rules(tmp_path, "{metric: map5O, at_least: 0.1}")
     with pytest.raises(TrainingError, match="did you mean 'map50'"):
-        check_names(load_rules(path), FIGURES, path)
+        check_metric_names(load_rules(path), FIGURES, path)
     path = rules(tmp_path, "{metric: difference/map50, at_least: 0.1}")
     with pytest.raises(TrainingError) as refused:
-        check_names(load_rules(path), FIGURES, path)
+        check_metric_names(load_rules(path), FIGURES, path)
     assert "--baseline" in refused.value.hint

@@ -11,14 +11,14 @@ from tests.support.training.labelled import NODULE, OPACITY, TWO, by_chance, ent
 from training.data.dataset import LabelledImage
 from training.data.labels import Label
 from training.errors import TrainingError
-from training.evaluation.matching import IOUS, Found, MatchResult, match
+from training.evaluation.matching import IOUS, FindingsPerImage, MatchResult, match_findings
 from training.evaluation.metrics import average_precision, mean_average_precision
 
 
-def hits(found: Found, iou: float = 0.4) -> list[bool]:
-    matched = match(TWO, found)
+def hits(found: FindingsPerImage, iou: float = 0.4) -> list[bool]:
+    matched = match_findings(TWO, found)
     chosen = matched.classes == NODULE
-    return [bool(hit) for hit in matched.hits[matched.at(iou)][chosen]]
+    return [bool(hit) for hit in matched.true_positives[matched.row_of(iou)][chosen]]
 
 
 def test_a_second_box_on_the_same_finding_is_false() -> None:
@@ -39,15 +39,15 @@ def test_what_a_background_may_hide_is_neither_right_nor_wrong() -> None:
         [finding(50, 0.9, OPACITY)],
         [finding(0, 0.8, OPACITY), finding(0, 0.7, OPACITY)],
     ]
-    matched = match(hides, found)
-    assert matched.hits[0].tolist() == [False, True, False]
-    assert matched.false[0].tolist() == [False, False, False]
-    assert not matched.known[:, OPACITY].any()
+    matched = match_findings(hides, found)
+    assert matched.true_positives[0].tolist() == [False, True, False]
+    assert matched.false_positives[0].tolist() == [False, False, False]
+    assert not matched.fully_labelled[:, OPACITY].any()
     assert mean_average_precision(hides, found, 0.5) == pytest.approx(1.0)
 
 
 def test_a_box_knows_how_surely_it_was_met() -> None:
-    matched = match(TWO, [[finding(0, 0.9), finding(1, 0.8)], [finding(0, 0.7)]])
+    matched = match_findings(TWO, [[finding(0, 0.9), finding(1, 0.8)], [finding(0, 0.7)]])
     assert matched.box_score[0, 0] == pytest.approx(0.9)
     assert np.isnan(matched.box_score[0, 1])
     assert matched.box_image.tolist() == [0, 0]
@@ -60,17 +60,17 @@ def test_average_precision_by_hand() -> None:
     assert mean_average_precision(TWO, found, 0.5) == pytest.approx((51 + 50 * 2 / 3) / 101)
 
 
-def accumulated(entries: list[LabelledImage], found: Found) -> NDArray[np.float64]:
+def accumulated(entries: list[LabelledImage], found: FindingsPerImage) -> NDArray[np.float64]:
     """The library's own average precision, (T, C), -1 for a class without a box."""
     from pycocotools.cocoeval import COCOeval
 
     from training.evaluation import matching
 
-    order = matching._by_id(entries)
-    boxes = [*matching._boxes(order, entries), *matching._regions(order, entries)]
+    order = matching._order_by_id(entries)
+    boxes = [*matching._box_annotations(order, entries), *matching._crowd_regions(order, entries)]
     judge = COCOeval(
         matching._coco(len(entries), boxes),
-        matching._coco(len(entries), matching._detections(order, found)),
+        matching._coco(len(entries), matching._coco_detections(order, found)),
         "bbox",
     )
     judge.params.iouThrs = np.array(IOUS)
@@ -91,7 +91,7 @@ def averaged(matched: MatchResult) -> NDArray[np.float64]:
 def test_average_precision_is_the_librarys_own(seed: int) -> None:
     entries, found = by_chance(30, seed, hidden=0.1)
     expected = accumulated(entries, found)
-    ours = averaged(match(entries, found))
+    ours = averaged(match_findings(entries, found))
     assert ours.shape == (len(IOUS), len(CATALOG))
     np.testing.assert_allclose(np.nan_to_num(ours, nan=-1), expected, atol=1e-12)
 
@@ -104,16 +104,16 @@ def test_a_set_drawn_twice_is_the_set_with_each_image_twice() -> None:
         for e, said, count in zip(entries, found, times, strict=True)
         for copy in range(count)
     ]
-    expected = averaged(match([e for e, _ in drawn], [said for _, said in drawn]))
-    matched = match(entries, found)
+    expected = averaged(match_findings([e for e, _ in drawn], [said for _, said in drawn]))
+    matched = match_findings(entries, found)
     ours = average_precision(matched, times[None].astype(float), IOUS)[:, 0]
     np.testing.assert_allclose(ours, expected, atol=1e-3)
 
 
 def test_no_image_and_no_box_are_said() -> None:
     with pytest.raises(TrainingError, match="no image to evaluate"):
-        match([], [])
+        match_findings([], [])
     with pytest.raises(TrainingError, match="no image has a labelled box"):
         mean_average_precision([entry()], [[finding(0, 0.9)]], 0.5)
     with pytest.raises(ValueError, match="2 images, findings for 1"):
-        match(TWO, [[]])
+        match_findings(TWO, [[]])

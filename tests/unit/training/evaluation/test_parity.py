@@ -13,7 +13,7 @@ from training.config import ParityBounds
 from training.data.dataset import LabelledImage
 from training.data.labels import Label
 from training.errors import TrainingError
-from training.evaluation.parity import ParitySide, VariantParity, box_shift, compare
+from training.evaluation.parity import ParitySide, VariantParity, compare_variant, measure_box_shift
 
 MASS = 8
 POINTS = {finding.slug: 0.5 for finding in CATALOG}
@@ -35,7 +35,7 @@ REFERENCE = ParitySide([(mass(),)] * 10, POINTS)
 
 def judged(found: list[tuple[Finding, ...]], bounds: ParityBounds = BOUNDS) -> VariantParity:
     sides = (REFERENCE, ParitySide(found, POINTS))
-    return compare("openvino-int8", "CPU", ENTRIES, sides, bounds, resamples=50)
+    return compare_variant("openvino-int8", "CPU", ENTRIES, sides, bounds, resamples=50)
 
 
 def test_the_same_findings_are_no_drop() -> None:
@@ -71,7 +71,7 @@ def test_bounds_are_kept_where_they_allow_it() -> None:
 
 def test_being_better_is_no_problem() -> None:
     worse = ParitySide([(mass(),)] * 9 + [()], POINTS)
-    better = compare("x", "CPU", ENTRIES, (worse, REFERENCE), BOUNDS, resamples=20)
+    better = compare_variant("x", "CPU", ENTRIES, (worse, REFERENCE), BOUNDS, resamples=20)
     assert better.map50.drop < 0
     assert better.problems == ()
 
@@ -81,7 +81,7 @@ def test_box_shift_is_the_edge_that_moved_most_of_findings_that_count() -> None:
     variant = ParitySide(
         [(mass(0.2, shift=2),), (mass(0.9, shift=-5.5),), (mass(shift=35),)], POINTS
     )
-    shift = box_shift(ENTRIES[:3], reference, variant)
+    shift = measure_box_shift(ENTRIES[:3], reference, variant)
     assert (shift.boxes, shift.lost) == (3, 1)
     assert (shift.worst_px, shift.worst_image) == (5.5, "001")
     assert shift.median_px == 3.75
@@ -89,7 +89,7 @@ def test_box_shift_is_the_edge_that_moved_most_of_findings_that_count() -> None:
 
 def test_another_class_in_the_same_place_is_a_lost_box() -> None:
     other = replace(mass(), index=0)
-    assert box_shift(ENTRIES[:1], REFERENCE_ONE, ParitySide([(other,)], POINTS)).lost == 1
+    assert measure_box_shift(ENTRIES[:1], REFERENCE_ONE, ParitySide([(other,)], POINTS)).lost == 1
 
 
 REFERENCE_ONE = ParitySide([(mass(),)], POINTS)
@@ -99,4 +99,4 @@ def test_a_set_without_a_box_has_nothing_to_compare() -> None:
     empty = [entry(k, labelled=False) for k in range(3)]
     side = ParitySide([()] * 3, POINTS)
     with pytest.raises(TrainingError, match="no image of the split has a labelled box"):
-        compare("x", "CPU", empty, (side, side), BOUNDS, resamples=10)
+        compare_variant("x", "CPU", empty, (side, side), BOUNDS, resamples=10)

@@ -33,7 +33,7 @@ from training.bundle.writer import (
 from training.cli import export
 from training.config import Config, load_config
 from training.errors import TrainingError
-from training.evaluation.detectors import detect_all, of_engine, of_network
+from training.evaluation.detectors import detect_all, engine_detector, network_detector
 from training.evaluation.metrics import mean_average_precision
 from training.evaluation.parity import ParityResult
 from training.export import artifacts
@@ -224,8 +224,8 @@ def test_accuracy_control_measures_on_the_images_of_its_split(
     before, after = (
         mean_average_precision(valid, detect_all(valid, detector), 0.5)
         for detector in (
-            of_network(load_model(fresh.out / "weights.pt"), spec, head),
-            of_engine(engine, spec, head),
+            network_detector(load_model(fresh.out / "weights.pt"), spec, head),
+            engine_detector(engine, spec, head),
         )
     )
     engine.close()

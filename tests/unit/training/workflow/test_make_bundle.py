@@ -77,7 +77,7 @@ def test_it_says_what_changed_what_was_declared_and_what_came_of_it(
 def test_card_and_list_of_parts_are_of_this_very_model(proven: Path, bundle: Bundle) -> None:
     card = bundle.read("model-card.md").decode()
     evaluation = Evaluation.model_validate_json(bundle.read(make_bundle.EVALUATION_MEMBER))
-    map50 = evaluation.figures["map50"]
+    map50 = evaluation.metrics["map50"]
     assert map50 is not None
     assert f"| mAP@0.5 | {map50.value:.3f} | {map50.low:.3f} to {map50.high:.3f} |" in card
     assert all(f"| {finding.name} |" in card for finding in CATALOG)

@@ -87,7 +87,7 @@ def test_a_step_that_fails_keeps_those_before_it(
     strict = config.evaluate.model_copy(update={"rules": rules})
     before = sorted(it for it in config.out.rglob("*") if it.is_file())
     bundle = whole.done.bundle.path.read_bytes()
-    with pytest.raises(TrainingError, match="the gate does not let it pass: map50 at least 2"):
+    with pytest.raises(TrainingError, match="the model fails acceptance rules: map50 at least 2"):
         again(path, network, config.model_copy(update={"evaluate": strict}))
     assert sorted(it for it in config.out.rglob("*") if it.is_file()) == before
     assert whole.done.bundle.path.read_bytes() == bundle
@@ -205,7 +205,7 @@ def test_the_bundle_that_is_replaced_is_the_baseline(
     )
     config.out.mkdir()
     shutil.copy(load_config(path).out / "weights.pt", config.out)
-    with pytest.raises(TrainingError, match="does not let it pass: difference/map50 at least 0"):
+    with pytest.raises(TrainingError, match="fails acceptance rules: difference/map50 at least 0"):
         run_all.evaluate(config)
     written = (config.out / "evaluation" / "evaluation.json").read_bytes()
     found = Evaluation.model_validate_json(written)
