@@ -28,7 +28,7 @@ from edge_agent.config import Settings, format_address
 from edge_agent.core.admission import Admission, AdmissionPolicy, AdmissionStats
 from edge_agent.decoding.decoder import SandboxedDecoder
 from edge_agent.errors import ConfigInvalid, EngineFailed, NotReady
-from edge_agent.security.tls import grpc_credentials
+from edge_agent.security.tls import make_grpc_credentials
 from edge_agent.serving.detection import DetectionService
 from edge_agent.serving.grpc.health import HealthServicer
 from edge_agent.serving.grpc.interceptor import AuthInterceptor, GrpcAccess
@@ -53,7 +53,7 @@ _STOPPING: Final = "The agent is stopping."
 
 T = TypeVar("T")
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class Agent:
@@ -138,7 +138,7 @@ class Agent:
             if doors.tls is None:
                 self.port = server.add_insecure_port(address)
             else:
-                self.port = server.add_secure_port(address, grpc_credentials(doors.tls))
+                self.port = server.add_secure_port(address, make_grpc_credentials(doors.tls))
         except RuntimeError:
             raise ConfigInvalid(
                 f"The agent cannot listen on {address}: "
@@ -208,13 +208,13 @@ class Agent:
             model = self._pipeline.model
             report = await asyncio.to_thread(model.self_test)
             await self._judge(report.problem)
-            log.info("golden cases run", extra={"sound": report.passed})
+            _log.info("golden cases run", extra={"sound": report.passed})
 
     async def _judge(self, problem: str) -> None:
         """By the golden cases: an agent that stops goes on to answer only if it is sound."""
         self._sound = not problem
         if problem:
-            log.error("not serving", extra={"why": problem})
+            _log.error("not serving", extra={"why": problem})
         if self._problem == _STOPPING:
             return
         self._problem = problem
@@ -231,7 +231,7 @@ class Agent:
             "compute_device": model.engine.compute_device,
             "why": model.reason,
         }
-        log.info("serving", extra={name: value for name, value in said.items() if value})
+        _log.info("serving", extra={name: value for name, value in said.items() if value})
 
     async def stop(self) -> bool:
         """Take on nothing more, finish what is in flight, end.
@@ -243,13 +243,13 @@ class Agent:
         await self._health.set_serving(False)
         if not await self._drained():
             timeout_s = self._settings.drain_timeout_s
-            log.error("drain timed out", extra={"timeout_s": timeout_s})
+            _log.error("drain timed out", extra={"timeout_s": timeout_s})
             return False
         with contextlib.suppress(TimeoutError):  # A watcher that does not listen is left behind.
             async with asyncio.timeout(WATCHERS_TOLD_WITHIN_S):
                 await self._health.end()
         await self._close()
-        log.info("stopped")
+        _log.info("stopped")
         return True
 
     def abandon(self) -> None:
@@ -300,8 +300,8 @@ class Agent:
             return self._pipeline.stats() if self._pipeline else nothing
 
         def audit() -> AuditStatus:
-            log = self._doors.audit if self._doors else None
-            return log.status if log else AuditStatus(0, 0, 0, None)
+            audit = self._doors.audit if self._doors else None
+            return audit.status if audit else AuditStatus(0, 0, 0, None)
 
         decoder = self._decoder
         return MetricSources(
@@ -365,7 +365,7 @@ def _on_signals(stop: asyncio.Event, recheck: Callable[[], None]) -> None:
     def received(signum: int) -> None:
         if stop.is_set():
             os._exit(128 + signum)  # What a shell reports for a program that a signal ended.
-        log.info("stopping", extra={"signal": signal.Signals(signum).name})
+        _log.info("stopping", extra={"signal": signal.Signals(signum).name})
         stop.set()
 
     loop = asyncio.get_running_loop()

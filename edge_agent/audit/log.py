@@ -1,14 +1,14 @@
-"""The audit log at work: every access is queued here and made durable by a thread of its own.
+"""The open audit log: accesses are queued, and a writer thread makes them durable.
 
-What is promised:
+Guarantees (docs/decisions/0011-audit-log.md):
 
-- `record` costs its caller some microseconds: it queues. The thread writes what has gathered
-  within `gather_s`, fsyncs once for all of it (group commit), then moves the anchor. A power cut
-  loses at most what was queued since; a clean stop loses nothing. `flush` waits for durability.
-- An access that cannot be logged is refused: while the disk is full or failing, or too much is
-  queued, `require` raises. What was queued before stays queued and is written when the disk
-  recovers. See docs/decisions/0011-audit-log.md.
-- Denials beyond a rate are counted in one entry, so that nobody can fill the disk unasked.
+- `record` only queues, which takes microseconds. The writer thread collects entries for
+  `gather_s`, writes and fsyncs them together (group commit), then moves the anchor. A power cut
+  loses at most the entries queued since; a clean stop loses none. `flush` waits for durability.
+- An access that cannot be logged is refused: while the disk is full or failing, or the queue is
+  full, `require` raises. Queued entries stay queued and are written when the disk recovers.
+- Denials beyond a rate are counted in one entry, so that unauthenticated callers cannot fill the
+  disk.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ _REQUEST_DIGITS: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class AuditLimits:
-    """How the log is kept.
+    """Sizes, intervals and rates of the log.
 
     Attributes:
-        segment_bytes: a new segment is begun beyond this size.
-        queue_size: with this many entries waiting, accesses are refused; denials and answers to
-            what is under way are still taken, up to twice as many.
-        gather_s: how long the first entry waits for others before it is written.
-        retry_s: how long after a failure the disk is tried again.
-        denials_burst: how many denials in a row are listed one by one.
-        denials_per_s: how many are, in the long run.
+        segment_bytes: a segment beyond this size is followed by a new one.
+        queue_size: with this many entries queued, accesses are refused; denials and results of
+            requests in flight are still accepted, up to twice as many.
+        gather_s: time that the first entry waits for others before it is written.
+        retry_s: time between a failure and the next attempt to write.
+        denials_burst: number of denials in a row that are listed one by one.
+        denials_per_s: rate at which denials are listed in the long run.
     """
 
     segment_bytes: int = 16 << 20
@@ -60,7 +60,7 @@ class AuditLimits:
 
 @dataclass(frozen=True, slots=True)
 class AuditStatus:
-    """How the log is doing. `failure` says why nothing can be written; None if all is well."""
+    """State of the log. `failure` is the reason why nothing can be written; None if it can."""
 
     entries: int
     waiting: int
@@ -69,7 +69,7 @@ class AuditStatus:
 
 
 class AuditLog:
-    """An audit log open for writing. All methods may be called from any thread."""
+    """An audit log that is open for writing. All methods are thread-safe."""
 
     def __init__(
         self,
@@ -79,7 +79,13 @@ class AuditLog:
         monotonic_s: Callable[[], float] = time.monotonic,
         limits: AuditLimits | None = None,
     ) -> None:
-        """Open the log in a folder, which is made if absent, and note that it was opened.
+        """Open the log, and record that it was opened.
+
+        Args:
+            folder: the log's folder, which is made if absent.
+            utc_now: the clock for entries, with a time zone.
+            monotonic_s: the clock for the rate of denials, in seconds.
+            limits: sizes, intervals and rates; None for the defaults.
 
         Raises:
             ConfigInvalid: the folder cannot be used, or another process writes to it.
@@ -91,12 +97,15 @@ class AuditLog:
             burst=self._limits.denials_burst, per_s=self._limits.denials_per_s
         )
         self._lock = threading.Lock()
-        self._work = threading.Condition(self._lock)  # The writer's thread waits for it.
-        self._done = threading.Condition(self._lock)  # `flush` waits for it.
-        self._waiting: deque[tuple[datetime, AuditEvent]] = deque()
-        self._lost = self._lost_unlisted = 0
-        self._failure: str | None = None
-        self._hurry = self._closing = self._ended = False
+        self._changed = threading.Condition(self._lock)  # The writer thread waits for it.
+        self._written = threading.Condition(self._lock)  # `flush` waits for it.
+        self._queue: deque[tuple[datetime, AuditEvent]] = deque()
+        self._lost = 0  # Entries dropped because the queue was full.
+        self._lost_unrecorded = 0  # Those of them that no entry counts yet.
+        self._failure: str | None = None  # Why the last attempt to write failed.
+        self._is_flush_requested = False  # The writer is not to wait `gather_s`.
+        self._is_closing = False  # No further entry is accepted.
+        self._has_writer_ended = False
         try:
             self._writer = ChainWriter(
                 folder, segment_bytes=self._limits.segment_bytes, now=utc_now()
@@ -110,34 +119,34 @@ class AuditLog:
         self._thread.start()
 
     def require(self) -> None:
-        """Make sure that an access can be logged; to be called before it is granted.
+        """Require that an access can be logged; call it before the access is granted.
 
         Raises:
-            AuditUnavailable: it cannot.
+            AuditUnavailable: the log is closed, fails or does not keep up.
         """
-        if self._closing:
+        if self._is_closing:
             raise AuditUnavailable("The audit log is closed.", hint="The agent is stopping.")
-        if self._ended:
+        if self._has_writer_ended:
             raise AuditUnavailable("The audit log's writer has ended.", hint="Restart the agent.")
         if self._failure is not None:
             raise AuditUnavailable(f"The audit log cannot be written: {self._failure}.")
-        if len(self._waiting) >= self._limits.queue_size:
+        if len(self._queue) >= self._limits.queue_size:
             raise AuditUnavailable("The audit log's disk does not keep up.")
 
     def record(self, event: AuditEvent) -> None:
-        """Queue an entry. Never fails: an access is over by the time that it is recorded."""
+        """Queue an entry. Never raises, because the access has happened already."""
         now_s = self._monotonic_s()
         with self._lock:
-            self._queue_unlisted_denials(now_s)
+            self._enqueue_unlisted_denials(now_s)
             if not isinstance(event.outcome, DenialReason) or self._denials.admit(now_s):
-                self._queue(event)
+                self._enqueue(event)
 
     def request_digest(self, request_id: str) -> str:
-        """What the log holds instead of a request's id: 32 hexadecimal digits.
+        """Return the 32 hexadecimal digits that the log holds instead of a request's id.
 
         Callers may use accession numbers as ids, which are few enough to try them all. So the
-        digest is keyed (HMAC-SHA-256), with a key that stays in this folder: who holds it and an
-        id finds the entry, nobody finds the id from an entry. Without an id, it is random.
+        digest is keyed (HMAC-SHA-256) with a key that stays in the log's folder: with the key, an
+        id leads to its entry, but no entry leads to an id. Without an id, the digest is random.
         """
         if not request_id:
             return secrets.token_hex(_REQUEST_DIGITS // 2)
@@ -147,130 +156,138 @@ class AuditLog:
 
     @property
     def status(self) -> AuditStatus:
-        """How the log is doing now."""
-        entries = self._writer.link.count
-        return AuditStatus(entries, len(self._waiting), self._lost, self._failure)
+        """The log's present state."""
+        entries = self._writer.head.count
+        return AuditStatus(entries, len(self._queue), self._lost, self._failure)
 
     def flush(self, timeout_s: float | None = None) -> bool:
-        """Wait until all that was queued is durable; False if it is not within the time.
+        """Wait until all queued entries are durable; blocks, so call it off the event loop.
 
-        Blocks: call it off the event loop.
+        Returns:
+            False if they are not within the time.
         """
         with self._lock:
-            self._hurry = self._owes
-            self._work.notify()
-            self._done.wait_for(lambda: self._ended or not self._owes, timeout_s)
-            return not self._owes
+            self._is_flush_requested = self._has_unwritten
+            self._changed.notify()
+            self._written.wait_for(
+                lambda: self._has_writer_ended or not self._has_unwritten, timeout_s
+            )
+            return not self._has_unwritten
 
     def close(self, timeout_s: float | None = None) -> int:
-        """Write what is queued, note that the log was closed, and let the folder go.
+        """Write the queued entries, record that the log was closed, and release the folder.
 
-        Blocks, at most for the time: call it off the event loop, after the last access was
+        Blocks for at most `timeout_s`: call it off the event loop, after the last access was
         recorded.
 
         Returns:
-            How many entries could not be written because the disk is full or failing.
+            The number of entries that could not be written because the disk is full or failing.
         """
         with self._lock:
-            if self._closing:
-                return len(self._waiting)
-            self._queue_unlisted_denials(self._monotonic_s(), closing=True)
-            self._queue(AuditEvent(Marker.CLOSED))
-            self._closing = True
-            self._work.notify()
+            if self._is_closing:
+                return len(self._queue)
+            self._enqueue_unlisted_denials(self._monotonic_s(), closing=True)
+            self._enqueue(AuditEvent(Marker.CLOSED))
+            self._is_closing = True
+            self._changed.notify()
         self._thread.join(timeout_s)
         if self._thread.is_alive():
-            _log.error("the audit log's disk hangs: %d entries may be lost", len(self._waiting))
-            return len(self._waiting)
+            _log.error("the audit log's disk hangs", extra={"unwritten_entries": len(self._queue)})
+            return len(self._queue)
         self._writer.close()
-        link = self._writer.link
-        _log.info("Audit log closed at entry %d, hash %s", link.count, link.hash)
-        if self._waiting:
-            _log.error("%d audit entries could not be written", len(self._waiting))
-        return len(self._waiting)
+        head = self._writer.head
+        _log.info("audit log closed", extra={"entries": head.count, "hash": head.hash})
+        if self._queue:
+            _log.error(
+                "audit entries could not be written",
+                extra={"unwritten_entries": len(self._queue)},
+            )
+        return len(self._queue)
 
-    # With the lock held:
+    # --- with the lock held ---
 
-    def _queue_unlisted_denials(self, now_s: float, *, closing: bool = False) -> None:
+    def _enqueue_unlisted_denials(self, now_s: float, *, closing: bool = False) -> None:
         unlisted = self._denials.take_unlisted(now_s, closing=closing)
         if unlisted:
-            self._queue(AuditEvent(Marker.DENIALS_UNLISTED, count=unlisted))
+            self._enqueue(AuditEvent(Marker.DENIALS_UNLISTED, count=unlisted))
 
-    def _queue(self, event: AuditEvent) -> None:
-        if self._closing or len(self._waiting) >= 2 * self._limits.queue_size:
+    def _enqueue(self, event: AuditEvent) -> None:
+        if self._is_closing or len(self._queue) >= 2 * self._limits.queue_size:
             self._lost += 1
-            self._lost_unlisted += 1
+            self._lost_unrecorded += 1
             return
         utc = self._utc_now()
-        if not self._waiting:
-            self._work.notify()
-        if self._lost_unlisted:
-            marker = AuditEvent(Marker.ENTRIES_LOST, count=self._lost_unlisted)
-            self._waiting.append((utc, marker))
-            self._lost_unlisted = 0
-        self._waiting.append((utc, event))
+        if not self._queue:
+            self._changed.notify()
+        if self._lost_unrecorded:
+            marker = AuditEvent(Marker.ENTRIES_LOST, count=self._lost_unrecorded)
+            self._queue.append((utc, marker))
+            self._lost_unrecorded = 0
+        self._queue.append((utc, event))
 
     @property
-    def _owes(self) -> bool:
-        return bool(self._waiting) or self._writer.anchor_is_behind
+    def _has_unwritten(self) -> bool:
+        return bool(self._queue) or self._writer.is_anchor_behind
 
-    # In the writer's thread:
+    # --- in the writer thread ---
 
     def _run(self) -> None:
         try:
             self._write_until_closed()
         finally:
-            # Also where a mistake of ours ended it: then nothing more is granted.
+            # Also after an unexpected error: then `require` raises and no access is granted.
             with self._lock:
-                self._ended = True
-                self._done.notify_all()
+                self._has_writer_ended = True
+                self._written.notify_all()
 
     def _write_until_closed(self) -> None:
-        while (batch := self._gather()) is not None:
+        while (batch := self._wait_for_batch()) is not None:
             try:
                 if batch:
                     self._writer.append(batch)
-                    self._forget(len(batch))
+                    self._dequeue(len(batch))
                 self._writer.move_anchor()
             except OSError as error:
-                if not self._wait_after(error):
+                if not self._wait_to_retry(error):
                     return
             else:
-                self._note_success()
+                self._clear_failure()
 
-    def _gather(self) -> list[tuple[datetime, AuditEvent]] | None:
-        """Wait for something to write; None when the log closes and nothing is left.
+    def _wait_for_batch(self) -> list[tuple[datetime, AuditEvent]] | None:
+        """Wait for entries to write; None when the log closes and nothing is left to write.
 
-        The list is empty where only the anchor is behind.
+        The list is empty if only the anchor is behind.
         """
         with self._lock:
-            self._work.wait_for(lambda: self._owes or self._closing)
-            if not self._owes:
+            self._changed.wait_for(lambda: self._has_unwritten or self._is_closing)
+            if not self._has_unwritten:
                 return None
-            self._work.wait_for(lambda: self._hurry or self._closing, self._limits.gather_s)
-            return list(itertools.islice(self._waiting, self._limits.queue_size))
+            self._changed.wait_for(
+                lambda: self._is_flush_requested or self._is_closing, self._limits.gather_s
+            )
+            return list(itertools.islice(self._queue, self._limits.queue_size))
 
-    def _forget(self, count: int) -> None:
+    def _dequeue(self, count: int) -> None:
         with self._lock:
             for _ in range(count):
-                self._waiting.popleft()
+                self._queue.popleft()
 
-    def _wait_after(self, error: OSError) -> bool:
-        """Note a failure and wait; False if the log closes, so that trying again is over."""
-        why = error.strerror or str(error)
+    def _wait_to_retry(self, error: OSError) -> bool:
+        """Store a failure and wait; False if the log closes, so that there is no retry."""
+        reason = error.strerror or str(error)
         with self._lock:
             if self._failure is None:
-                _log.error("The audit log cannot be written: %s", why)
-            self._failure = why
-            if self._closing:
+                _log.error("the audit log cannot be written", extra={"error": reason})
+            self._failure = reason
+            if self._is_closing:
                 return False
-            self._work.wait_for(lambda: self._closing, self._limits.retry_s)
+            self._changed.wait_for(lambda: self._is_closing, self._limits.retry_s)
             return True
 
-    def _note_success(self) -> None:
+    def _clear_failure(self) -> None:
         with self._lock:
             if self._failure is not None:
-                _log.warning("The audit log can be written again")
+                _log.warning("the audit log can be written again")
             self._failure = None
-            self._hurry = self._hurry and self._owes
-            self._done.notify_all()
+            self._is_flush_requested = self._is_flush_requested and self._has_unwritten
+            self._written.notify_all()

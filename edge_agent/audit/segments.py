@@ -1,8 +1,8 @@
-"""The audit log on disk: segments, the anchor beside them, and what a power cut left behind.
+"""Files of the audit log: segments, the anchor, and recovery after a power cut.
 
 `audit-<first entry, 12 digits>.jsonl` are the segments; one chain runs through all of them.
-`anchor.json` says how far the chain had got when last made durable, so that a tail cut off later
-shows. `torn-*.bin` are remains of half-written lines. All have mode 0600.
+`anchor.json` holds the end of the chain when it was last made durable, so that a truncation
+afterwards is detected. `torn-*.bin` hold remains of half-written lines. All have mode 0600.
 """
 
 from __future__ import annotations
@@ -25,37 +25,40 @@ _HASH: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """What is durable: the chain up to `link`, whose last line ends at `size_bytes` of `file`."""
+    """The durable end of the chain: `head`, whose line ends at `size_bytes` of `file`."""
 
-    link: ChainHead
+    head: ChainHead
     file: str
     size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class RecoveryState:
-    """How to go on: where the chain stands, the segment to append to, what to say about it.
+    """State of a log that is opened again.
 
-    `segment` is None where a new one is to be begun.
+    Attributes:
+        head: the end of the chain.
+        segment: the segment to append to; None for a new one.
+        markers: events of the recovery, to be recorded first.
     """
 
-    link: ChainHead
+    head: ChainHead
     segment: Path | None
     markers: tuple[AuditEvent, ...]
 
 
-def segments(folder: Path) -> list[Path]:
-    """The log's files, oldest first."""
+def list_segments(folder: Path) -> list[Path]:
+    """Return the log's segments, oldest first."""
     return sorted(path for path in folder.iterdir() if _SEGMENT.fullmatch(path.name))
 
 
 def segment_path(folder: Path, first: int) -> Path:
-    """Where the segment lies that begins with this entry."""
+    """Return the path of the segment that begins with this entry."""
     return folder / f"audit-{first:012d}.jsonl"
 
 
-def first_entry(segment: Path) -> int | None:
-    """Which entry a segment begins with by its name; None if it is not named like a segment."""
+def parse_segment_name(segment: Path) -> int | None:
+    """Return the number of a segment's first entry; None if the file has another name."""
     match = _SEGMENT.fullmatch(segment.name)
     return None if match is None else int(match[1])
 
@@ -64,12 +67,12 @@ def write_anchor(folder: Path, anchor: Anchor) -> None:
     """Make an anchor durable.
 
     Raises:
-        OSError: the disk is full or failing; the anchor before stands.
+        OSError: the disk is full or failing; the previous anchor is untouched.
     """
     text = json.dumps(
         {
-            "entries": anchor.link.count,
-            "hash": anchor.link.hash,
+            "entries": anchor.head.count,
+            "hash": anchor.head.hash,
             "file": anchor.file,
             "size_bytes": anchor.size_bytes,
         }
@@ -78,10 +81,10 @@ def write_anchor(folder: Path, anchor: Anchor) -> None:
 
 
 def read_anchor(folder: Path) -> Anchor | None:
-    """The anchor, or None if there is none.
+    """Read the anchor; None if there is none.
 
     Raises:
-        ValueError: what is there is no anchor.
+        ValueError: the file is not an anchor.
     """
     try:
         data = (folder / ANCHOR).read_bytes()
@@ -92,25 +95,27 @@ def read_anchor(folder: Path) -> Anchor | None:
         anchor = Anchor(
             ChainHead(fields["entries"], fields["hash"]), fields["file"], fields["size_bytes"]
         )
-        sound = (
-            type(anchor.link.count) is int
-            and _HASH.fullmatch(anchor.link.hash) is not None
+        is_valid = (
+            type(anchor.head.count) is int
+            and _HASH.fullmatch(anchor.head.hash) is not None
             and _SEGMENT.fullmatch(anchor.file) is not None
             and type(anchor.size_bytes) is int
         )
     except (ValueError, TypeError, KeyError):
-        sound = False
-    if not sound:
+        is_valid = False
+    if not is_valid:
         raise ValueError("the anchor is damaged")
     return anchor
 
 
 def recover(folder: Path) -> RecoveryState:
-    """Find where the chain goes on, and set aside what a power cut left of a line.
+    """Find the end of the chain, and move remains of a half-written line to a file of their own.
 
-    Only the end is looked at: whether the rest is whole is `audit_verify`'s to tell. Where the
-    end is missing although it was durable, the chain goes on from the anchor in a new segment, so
-    that the gap stays visible for ever.
+    Only the end is checked; `audit.verify` checks the rest. If the end is missing although it was
+    durable, the chain continues from the anchor in a new segment, so that the gap stays visible.
+
+    Returns:
+        The end of the chain, and the events to record.
 
     Raises:
         OSError: the folder or a file in it cannot be read or written.
@@ -119,50 +124,52 @@ def recover(folder: Path) -> RecoveryState:
         anchor = read_anchor(folder)
     except ValueError:
         anchor = None
-    link, segment, torn_bytes = _last_sound_entry(folder, anchor)
+    head, segment, torn_bytes = _find_last_valid_entry(folder, anchor)
     markers = []
     if torn_bytes:
         markers.append(AuditEvent(Marker.TORN_TAIL, count=torn_bytes))
     if anchor is None and segment is not None:
         markers.append(AuditEvent(Marker.ANCHOR_MISSING))
-    if anchor is not None and link != anchor.link and link.count <= anchor.link.count:
-        missing = anchor.link.count - link.count
+    if anchor is not None and head != anchor.head and head.count <= anchor.head.count:
+        missing = anchor.head.count - head.count
         markers.append(AuditEvent(Marker.ENTRIES_MISSING, count=missing))
-        link, segment = anchor.link, None
-    return RecoveryState(link, segment, tuple(markers))
+        head, segment = anchor.head, None
+    return RecoveryState(head, segment, tuple(markers))
 
 
-def _last_sound_entry(folder: Path, anchor: Anchor | None) -> tuple[ChainHead, Path | None, int]:
+def _find_last_valid_entry(
+    folder: Path, anchor: Anchor | None
+) -> tuple[ChainHead, Path | None, int]:
     torn_bytes = 0
-    for segment in reversed(segments(folder)):
-        link, end = _scan(segment, anchor)
-        torn_bytes += _set_aside(segment, end)
-        if link is not None:
-            return link, segment, torn_bytes
-        segment.unlink()  # Begun, and the power went before its first line was whole.
+    for segment in reversed(list_segments(folder)):
+        head, end = _scan(segment, anchor)
+        torn_bytes += _move_remains(segment, end)
+        if head is not None:
+            return head, segment, torn_bytes
+        segment.unlink()  # Its first line was never completed.
         fsync_folder(folder)
     return GENESIS, None, torn_bytes
 
 
 def _scan(segment: Path, anchor: Anchor | None) -> tuple[ChainHead | None, int]:
-    """The chain after the segment's last line that is whole, and where that line ends."""
-    link, end = None, 0
+    """Return the chain's end after the segment's last valid line, and the line's end in bytes."""
+    head, end = None, 0
     if anchor is not None and anchor.file == segment.name:
-        vouched = anchor.size_bytes <= segment.stat().st_size
-        link, end = (anchor.link, anchor.size_bytes) if vouched else (None, 0)
+        is_covered = anchor.size_bytes <= segment.stat().st_size
+        head, end = (anchor.head, anchor.size_bytes) if is_covered else (None, 0)
     position = end
     with segment.open("rb") as file:
         file.seek(position)
-        for line in lines_of(file.read()):
+        for line in split_lines(file.read()):
             position += len(line)
             read = parse_entry(line)
             if read is not None:
-                link, end = read[1], position
-    return link, end
+                head, end = read[1], position
+    return head, end
 
 
-def lines_of(data: bytes) -> Iterator[bytes]:
-    """Lines with their newlines; the last may lack one. Unlike `splitlines`, only LF divides."""
+def split_lines(data: bytes) -> Iterator[bytes]:
+    """Yield lines with their newlines; the last may lack one. Unlike `splitlines`, splits at LF."""
     start = 0
     while start < len(data):
         end = data.find(b"\n", start) + 1 or len(data)
@@ -170,16 +177,16 @@ def lines_of(data: bytes) -> Iterator[bytes]:
         start = end
 
 
-def _set_aside(segment: Path, end: int) -> int:
-    """Move what follows `end` into a file of its own; how many bytes that were."""
+def _move_remains(segment: Path, end: int) -> int:
+    """Move the bytes after `end` to a file of their own; return their number."""
     with segment.open("rb") as file:
         file.seek(end)
         rest = file.read()
     if not rest:
         return 0
-    # Copied and durable before it is cut off.
-    aside = segment.with_name(f"torn-{segment.stem}-{end}.bin")
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    # The copy is durable before the original is truncated.
+    remains = segment.with_name(f"torn-{segment.stem}-{end}.bin")
+    descriptor = os.open(remains, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         write_all(descriptor, rest)
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Appends to an audit log's chain and makes it durable; for one thread at a time."""
+"""The writer that appends to an audit log's chain and makes it durable; one thread at a time."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class ChainWriter:
     """The end of a chain on disk. Holds the folder's lock until it is closed.
 
     Attributes:
-        link: where the durable chain stands.
+        head: the end of the durable chain.
         request_key: 32 random bytes that belong to this folder.
     """
 
     def __init__(self, folder: Path, *, segment_bytes: int, now: datetime) -> None:
-        """Take the folder, recover what is there, and note that the log was opened.
+        """Lock the folder, recover the chain, and record that the log was opened.
 
         Raises:
             ConfigInvalid: others could change the folder, or another process writes to it.
@@ -40,61 +40,63 @@ class ChainWriter:
         self._segment_bytes = segment_bytes
         self._anchored: ChainHead | None = None
         self._descriptor: int | None = None
-        self._lock: int | None = _take_folder(folder)
+        self._lock: int | None = _lock_folder(folder)
         try:
-            self.request_key = _request_key(folder)
+            self.request_key = _load_request_key(folder)
             recovered = recover(folder)
-            self.link = recovered.link
-            self._begin_segment(recovered.segment or segment_path(folder, self.link.count))
+            self.head = recovered.head
+            self._open_segment(recovered.segment or segment_path(folder, self.head.count))
             self.append((now, event) for event in (*recovered.markers, AuditEvent(Marker.OPENED)))
             self.move_anchor()
         except BaseException:
             self.close()
             raise
         for marker in recovered.markers:
-            _log.warning("Audit log: %s (%d)", marker.action, marker.count)
-        _log.info("Audit log opened at entry %d, hash %s", self.link.count, self.link.hash)
+            _log.warning(
+                "audit log recovered", extra={"event": marker.action, "count": marker.count}
+            )
+        _log.info("audit log opened", extra={"entries": self.head.count, "hash": self.head.hash})
 
     @property
-    def anchor_is_behind(self) -> bool:
-        """Whether the anchor is yet to be moved."""
-        return self._anchored != self.link
+    def is_anchor_behind(self) -> bool:
+        """Whether the chain has entries that the anchor does not cover."""
+        return self._anchored != self.head
 
     def append(self, events: Iterable[tuple[datetime, AuditEvent]]) -> None:
-        """Write entries and fsync them; all of them count, or none.
+        """Write entries and fsync them; all of them are part of the chain, or none.
 
         Raises:
             OSError: the disk is full or failing; the same call may succeed later.
         """
         descriptor = self._segment_for_writing()
-        link, lines = self.link, []
+        head, lines = self.head, []
         for utc, event in events:
-            line, link = append_entry(link, utc, event)
+            line, head = append_entry(head, utc, event)
             lines.append(line)
         data = b"".join(lines)
         write_all(descriptor, data)
         os.fdatasync(descriptor)
-        self.link = link
+        self.head = head
         self._size_bytes += len(data)
 
     def move_anchor(self) -> None:
-        """Make durable how far the chain has got.
+        """Make the chain's present end durable as the anchor.
 
         Raises:
             OSError: the disk is full or failing; the same call may succeed later.
         """
-        if self.anchor_is_behind:
-            write_anchor(self._folder, Anchor(self.link, self._segment.name, self._size_bytes))
-            self._anchored = self.link
+        if self.is_anchor_behind:
+            write_anchor(self._folder, Anchor(self.head, self._segment.name, self._size_bytes))
+            self._anchored = self.head
 
     def close(self) -> None:
-        """Let the folder go."""
+        """Close the segment and release the folder's lock."""
         for descriptor in (self._descriptor, self._lock):
             if descriptor is not None:
                 os.close(descriptor)
         self._descriptor = self._lock = None
 
-    def _begin_segment(self, path: Path) -> int:
+    def _open_segment(self, path: Path) -> int:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         descriptor = os.open(path, flags, 0o600)
         if self._descriptor is not None:
@@ -110,18 +112,18 @@ class ChainWriter:
             raise OSError("the audit log is closed")
         facts = os.fstat(descriptor)
         if facts.st_nlink == 0:
-            _log.error("%s was removed from under the audit log", self._segment)
+            _log.error("a segment of the open audit log was removed", extra={"file": self._segment})
         if facts.st_nlink == 0 or self._size_bytes >= self._segment_bytes:
-            return self._begin_segment(segment_path(self._folder, self.link.count))
+            return self._open_segment(segment_path(self._folder, self.head.count))
         if facts.st_size != self._size_bytes:
-            # An attempt before this one was cut short. After a failed fsync the kernel forgets
-            # which pages were not written, so the lines are written again, not just synced.
+            # An earlier attempt failed halfway. After a failed fsync the kernel forgets which pages
+            # were not written, so the lines are written again, not only synced.
             os.ftruncate(descriptor, self._size_bytes)
         return descriptor
 
 
-def _take_folder(folder: Path) -> int:
-    """Make the folder if need be and lock it for this process; the lock's descriptor."""
+def _lock_folder(folder: Path) -> int:
+    """Make the folder if absent and lock it for this process; return the lock's descriptor."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if folder.stat().st_mode & 0o022:
         raise ConfigInvalid(
@@ -139,8 +141,8 @@ def _take_folder(folder: Path) -> int:
     return descriptor
 
 
-def _request_key(folder: Path) -> bytes:
+def _load_request_key(folder: Path) -> bytes:
     path = folder / _REQUEST_KEY
     if not path.exists():
         replace_file(path, secrets.token_bytes(32))
-    return read_config_file(path, "audit log's request key", private=True)
+    return read_config_file(path, "audit log's request key", is_private=True)

@@ -30,4 +30,4 @@ def verify_command(*, config: Path | None, folder: Path | None, archived: bool) 
             hint="Run this as a user who may read it, such as the agent's own.",
         ) from None
     open_stdout().print(escape(verdict.describe()), soft_wrap=True)
-    return EXIT_OK if verdict.ok else EXIT_FAILED
+    return EXIT_OK if verdict.is_intact else EXIT_FAILED

@@ -286,7 +286,7 @@ class DecoderPool:
             except NotReady:
                 return
             except (DecoderFailed, OSError) as error:
-                _log.warning("Cannot replace a decoder process", extra={"error": error})
+                _log.warning("cannot replace a decoder process", extra={"error": error})
                 await asyncio.sleep(retry_s)
                 retry_s = min(2 * retry_s, _LAST_RETRY_S)
             else:

@@ -196,10 +196,10 @@ class Zygote:
         try:
             self._channel.send(json.dumps({"command": "kill", "worker_id": worker.id}).encode())
         except BlockingIOError:
-            _log.warning("The zygote no longer reads commands; killing it with all workers")
+            _log.warning("the zygote no longer reads commands; killing it with all workers")
             self._process.kill()
         except OSError:
-            _log.info("The zygote has just exited, and all workers with it")
+            _log.info("the zygote has just exited, and all workers with it")
 
     async def close(self) -> None:
         """End the zygote and all workers; returns when none is left."""
@@ -218,7 +218,7 @@ class Zygote:
             while packet := await loop.sock_recv(self._channel, MAX_MESSAGE_BYTES):
                 self._handle_event(json.loads(packet))
         except OSError as error:
-            _log.warning("Lost the decoder processes", extra={"error": error.strerror})
+            _log.warning("lost the decoder processes", extra={"error": error.strerror})
         finally:
             self.is_running = False
             self._channel.close()

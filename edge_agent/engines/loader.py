@@ -16,7 +16,7 @@ from edge_agent.engines.runtimes.factory import open_engine
 from edge_agent.engines.selection.select import AUTO, EngineSelection, choose
 from edge_agent.errors import EngineFailed, HilumError
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ def _open_selected(bundle: Bundle, options: LoadOptions) -> tuple[EngineSelectio
                 return selection, engine
             engine.close()
         failed[selection.variant.name] = problem
-        log.warning("engine given up", extra={"engine": selection.variant.name, "why": problem})
+        _log.warning("engine given up", extra={"engine": selection.variant.name, "why": problem})
 
 
 def run_self_test(

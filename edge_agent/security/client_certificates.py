@@ -1,7 +1,7 @@
-"""Client certificates: which role the holder of a verified certificate acts in.
+"""Client certificates: rules that map a verified certificate to a role.
 
-The TLS layer has checked the chain against the configured CA before anything here is asked; the
-rules say which of that CA's names mean something to this agent. A TOML file:
+The TLS layer has verified the chain against the configured CA before; the rules select which of
+that CA's names are known to this agent. They are in a TOML file:
 
     [[certificate]]
     subject = "CN=pacs-gateway,O=St Example"   # openssl x509 -subject -nameopt RFC2253
@@ -10,9 +10,9 @@ rules say which of that CA's names mean something to this agent. A TOML file:
     [[certificate]]
     dns = "ward3.example"                      # or uri = "spiffe://st.example/ward3"
     role = "viewer"
-    name = "ward-3"                            # in the audit log; else what is matched
+    name = "ward-3"                            # in the audit log; default: the matched name
 
-The first rule that matches counts.
+The first rule that matches applies.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from edge_agent.core.authorization import AuthResult, DenialReason, Denied, Prin
 from edge_agent.errors import ConfigInvalid
 from edge_agent.system.config_files import ReloadingFile, read_config_file
 
-_WHAT: Final = "client certificate rules file"
+_DESCRIPTION: Final = "client certificate rules file"
 
 
 class CertificateRule(BaseModel):
-    """One name in certificates, and the role of whoever holds such a certificate."""
+    """A name in certificates, and the role of a certificate's holder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -58,13 +58,13 @@ class CertificateRule(BaseModel):
         return {"name": matched[0], **values}
 
     @model_validator(mode="after")
-    def _subject_can_be_read(self) -> CertificateRule:
+    def _is_subject_parsable(self) -> CertificateRule:
         if self.subject is not None:
             x509.Name.from_rfc4514_string(self.subject)
         return self
 
     def matches(self, certificate: x509.Certificate) -> bool:
-        """Whether the certificate carries this rule's name."""
+        """Return whether the certificate has this rule's name."""
         if self.subject is not None:
             return certificate.subject == x509.Name.from_rfc4514_string(self.subject)
         try:
@@ -84,12 +84,12 @@ class _RulesFile(BaseModel):
 
 
 def load_rules(path: Path) -> tuple[CertificateRule, ...]:
-    """Read the rules file. It holds no secrets, yet others must not be able to change it.
+    """Read the rules file. It holds no secrets, but others must not be able to change it.
 
     Raises:
-        ConfigInvalid: it is missing or is not of that form.
+        ConfigInvalid: it is missing or malformed.
     """
-    data = read_config_file(path, _WHAT, private=False)
+    data = read_config_file(path, _DESCRIPTION, is_private=False)
     try:
         return _RulesFile.model_validate(tomllib.loads(data.decode())).certificate
     except ValidationError as error:
@@ -99,19 +99,19 @@ def load_rules(path: Path) -> tuple[CertificateRule, ...]:
     except ValueError as error:  # not UTF-8, not TOML
         problem = str(error)
     raise ConfigInvalid(
-        f"The {_WHAT} {path} cannot be used: {problem}.",
+        f"The {_DESCRIPTION} {path} cannot be used: {problem}.",
         hint="Write [[certificate]] sections with role and one of subject, dns and uri.",
     )
 
 
 class CertificateRules:
-    """Tells who holds a certificate. Follows its file."""
+    """Finds the holder of a certificate; changes of the rules file count at once."""
 
     def __init__(self, path: Path, utc_now: Callable[[], datetime]) -> None:
         """Read the rules.
 
         Raises:
-            ConfigInvalid: they cannot be used.
+            ConfigInvalid: they are invalid.
         """
         self._file: ReloadingFile[tuple[CertificateRule, ...]] = ReloadingFile(
             path, load_rules, gone=()
@@ -119,27 +119,30 @@ class CertificateRules:
         self._utc_now = utc_now
 
     def __len__(self) -> int:
-        return len(self._file.current())
+        return len(self._file.get())
 
     @property
     def problem(self) -> str | None:
-        """Why the file's last change is not in force; None if all is well."""
+        """The reason why the file's last change is not in force; None if it is."""
         return self._file.problem
 
     def identify(self, pem: bytes) -> AuthResult:
-        """Tell who holds this certificate, which the TLS layer has verified.
+        """Return the holder of this certificate, which the TLS layer has verified, or the denial.
 
-        Its validity is looked at again: a connection may stay open longer than that.
+        Its validity is checked again, because a connection may stay open for longer.
+
+        Args:
+            pem: the certificate in PEM.
         """
         try:
             certificate = x509.load_pem_x509_certificate(pem)
-            unmapped = f"cert:sha256={certificate.fingerprint(hashes.SHA256()).hex()[:16]}"
-            rule = next((it for it in self._file.current() if it.matches(certificate)), None)
-            fit = _for_clients(certificate)
+            unmapped_actor = f"cert:sha256={certificate.fingerprint(hashes.SHA256()).hex()[:16]}"
+            rule = next((r for r in self._file.get() if r.matches(certificate)), None)
+            is_for_clients = _is_for_clients(certificate)
         except (ValueError, x509.DuplicateExtension):
             return Denied(DenialReason.UNKNOWN_CREDENTIAL)
-        if rule is None or not fit:
-            return Denied(DenialReason.UNKNOWN_CREDENTIAL, unmapped)
+        if rule is None or not is_for_clients:
+            return Denied(DenialReason.UNKNOWN_CREDENTIAL, unmapped_actor)
         actor = f"cert:{rule.name}"
         now = self._utc_now()
         if not certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc:
@@ -147,8 +150,8 @@ class CertificateRules:
         return Principal(actor, rule.role)
 
 
-def _for_clients(certificate: x509.Certificate) -> bool:
-    # RFC 5280 section 4.2.1.12: where uses are listed, only those are meant.
+def _is_for_clients(certificate: x509.Certificate) -> bool:
+    # RFC 5280 section 4.2.1.12: if uses are listed, only those are allowed.
     try:
         uses = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     except x509.ExtensionNotFound:
@@ -159,6 +162,6 @@ def _for_clients(certificate: x509.Certificate) -> bool:
     )
 
 
-def pem_of(auth_context: Mapping[str, Iterable[bytes]]) -> bytes | None:
-    """The peer's certificate out of gRPC's `auth_context()`; None if it showed none."""
+def get_peer_certificate(auth_context: Mapping[str, Iterable[bytes]]) -> bytes | None:
+    """Return the peer's certificate in gRPC's `auth_context()`; None if it sent none."""
     return next(iter(auth_context.get("x509_pem_cert", ())), None)

@@ -1,7 +1,7 @@
-"""The server's certificate, key and clients' CA: read by file, checked, handed to both faces.
+"""TLS of both transports: the server's certificate and key, and the clients' CA.
 
-Everything that a handshake would trip over later is told at the start, with the file's name.
-TLS 1.2 is the least that either face speaks (RFC 9325 section 3.1.1).
+Everything that would make a handshake fail later is checked at the start, and reported with the
+file's name. TLS 1.2 is the lowest version of both transports (RFC 9325 section 3.1.1).
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _TLS12_CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """Where things lie, all PEM. `certificate` holds the server's own first, then its chain.
+    """Paths of PEM files. `certificate` holds the server's own first, then its chain.
 
-    With `client_ca`, gRPC clients must show a certificate that one of these CAs has signed.
+    With `client_ca`, gRPC clients must send a certificate that one of these CAs has signed.
     """
 
     certificate: Path
@@ -43,7 +43,7 @@ class TlsFiles:
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """Certificate, key and CA, read and found to fit. `not_after` is when the first one ends."""
+    """Certificate, key and CA, verified. `not_after` is the earliest expiry among them."""
 
     files: TlsFiles
     certificate: bytes
@@ -53,7 +53,7 @@ class Tls:
 
 
 class UvicornTls(TypedDict):
-    """The keyword arguments of `uvicorn.Config` that make it speak TLS."""
+    """The keyword arguments of `uvicorn.Config` that enable TLS."""
 
     ssl_certfile: Path
     ssl_keyfile: Path
@@ -62,40 +62,44 @@ class UvicornTls(TypedDict):
 
 
 def load_tls(files: TlsFiles, now: datetime) -> Tls:
-    """Read and check everything.
+    """Read and verify the files.
 
     Args:
-        files: where it lies.
-        now: the time, with its zone.
+        files: their paths.
+        now: the time, with a time zone.
+
+    Returns:
+        The verified certificate, key and CA.
 
     Raises:
-        ConfigInvalid: a file is missing or unreadable, others can read the key, something is not
-            PEM, the key is not the certificate's, or a certificate's time has not come or is over.
+        ConfigInvalid: a file is missing, unreadable or not PEM, others can read the key, the key
+            is not the certificate's, or a certificate is not yet valid or has expired.
     """
-    certificate = read_config_file(files.certificate, "TLS certificate", private=False)
-    key = read_config_file(files.key, "TLS key", private=True)
+    certificate = read_config_file(files.certificate, "TLS certificate", is_private=False)
+    key = read_config_file(files.key, "TLS key", is_private=True)
     client_ca = None
     if files.client_ca is not None:
-        client_ca = read_config_file(files.client_ca, "clients' CA", private=False)
+        client_ca = read_config_file(files.client_ca, "clients' CA", is_private=False)
 
-    chain = _certificates(certificate, files.certificate, "TLS certificate")
+    chain = _parse_certificates(certificate, files.certificate, "TLS certificate")
     _check_key(chain[0], key, files)
     _check_times(chain, now, files.certificate, "TLS certificate")
     authorities: list[x509.Certificate] = []
     if client_ca is not None and files.client_ca is not None:
-        authorities = _certificates(client_ca, files.client_ca, "clients' CA")
+        authorities = _parse_certificates(client_ca, files.client_ca, "clients' CA")
         _check_times(authorities, now, files.client_ca, "clients' CA")
         _check_authorities(authorities, files.client_ca)
-    not_after = min(it.not_valid_after_utc for it in (*chain, *authorities))
+    not_after = min(c.not_valid_after_utc for c in (*chain, *authorities))
     tls = Tls(files, certificate, key, client_ca, not_after)
-    ssl_context(tls)  # OpenSSL has rules of its own, such as the least length of keys.
+    make_ssl_context(tls)  # OpenSSL checks more, such as the minimum length of keys.
     return tls
 
 
-def grpc_credentials(tls: Tls) -> grpc.ServerCredentials:
-    """Credentials for a gRPC port; with a clients' CA, every client must show a certificate.
+def make_grpc_credentials(tls: Tls) -> grpc.ServerCredentials:
+    """Return the credentials of a gRPC port.
 
-    gRPC for Python knows no 'may show': with `require_client_auth` false it does not even ask.
+    With a clients' CA, every client must send a certificate. gRPC for Python has no optional
+    client certificates: with `require_client_auth` false it does not request one.
     """
     return grpc.ssl_server_credentials(
         [(tls.key, tls.certificate)],
@@ -104,11 +108,11 @@ def grpc_credentials(tls: Tls) -> grpc.ServerCredentials:
     )
 
 
-def ssl_context(tls: Tls) -> ssl.SSLContext:
-    """A server's context for anything that is built on `ssl`.
+def make_ssl_context(tls: Tls) -> ssl.SSLContext:
+    """Return a server's context for the `ssl` module.
 
     Raises:
-        ConfigInvalid: OpenSSL does not take the certificate or key.
+        ConfigInvalid: OpenSSL rejects the certificate or key.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -124,8 +128,8 @@ def ssl_context(tls: Tls) -> ssl.SSLContext:
     return context
 
 
-def uvicorn_tls(tls: Tls) -> UvicornTls:
-    """What to pass to `uvicorn.Config`; its own context then equals `ssl_context`'s."""
+def make_uvicorn_tls(tls: Tls) -> UvicornTls:
+    """Return arguments for `uvicorn.Config`; its context then equals `make_ssl_context`'s."""
     # PROTOCOL_TLS_SERVER has TLS 1.2 as its minimum since Python 3.10.
     return UvicornTls(
         ssl_certfile=tls.files.certificate,
@@ -135,13 +139,13 @@ def uvicorn_tls(tls: Tls) -> UvicornTls:
     )
 
 
-def _certificates(pem: bytes, path: Path, what: str) -> list[x509.Certificate]:
+def _parse_certificates(pem: bytes, path: Path, description: str) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(pem)
     except ValueError:
         raise ConfigInvalid(
-            f"The {what} {path} holds no certificate in PEM.",
-            hint="It begins with -----BEGIN CERTIFICATE-----; DER is turned into it by "
+            f"The {description} {path} holds no certificate in PEM.",
+            hint="It begins with -----BEGIN CERTIFICATE-----; convert DER with "
             "`openssl x509 -inform DER`.",
         ) from None
 
@@ -151,9 +155,9 @@ def _check_key(certificate: x509.Certificate, pem: bytes, files: TlsFiles) -> No
         key = load_pem_private_key(pem, password=None)
     except TypeError:
         raise ConfigInvalid(
-            f"The TLS key {files.key} is protected by a passphrase, and nobody is there to type "
-            "it when the agent starts.",
-            hint="Take the passphrase off (`openssl pkey`) and keep the file at mode 0600.",
+            f"The TLS key {files.key} is protected by a passphrase, which the agent cannot ask "
+            "for when it starts.",
+            hint="Remove the passphrase (`openssl pkey`) and keep the file at mode 0600.",
         ) from None
     except (ValueError, UnsupportedAlgorithm):
         raise ConfigInvalid(f"The TLS key {files.key} holds no private key in PEM.") from None
@@ -161,26 +165,26 @@ def _check_key(certificate: x509.Certificate, pem: bytes, files: TlsFiles) -> No
     if key.public_key().public_bytes(*form) != certificate.public_key().public_bytes(*form):
         raise ConfigInvalid(
             f"The TLS key {files.key} does not belong to the certificate {files.certificate}.",
-            hint="The server's own certificate stands first in its file, its chain after it.",
+            hint="The server's own certificate comes first in its file, its chain after it.",
         )
 
 
 def _check_times(
-    certificates: Iterable[x509.Certificate], now: datetime, path: Path, what: str
+    certificates: Iterable[x509.Certificate], now: datetime, path: Path, description: str
 ) -> None:
     for certificate in certificates:
         name = certificate.subject.rfc4514_string()
         if now < certificate.not_valid_before_utc:
             since = certificate.not_valid_before_utc.isoformat()
             raise ConfigInvalid(
-                f"The {what} {path} ({name}) is not valid before {since}.",
+                f"The {description} {path} ({name}) is not valid before {since}.",
                 hint=f"Check this box's clock; it says {now.isoformat(timespec='seconds')}.",
             )
         if now >= certificate.not_valid_after_utc:
             until = certificate.not_valid_after_utc.isoformat()
             raise ConfigInvalid(
-                f"The {what} {path} ({name}) has expired on {until}.",
-                hint="Renew it; if it should be good still, check this box's clock.",
+                f"The {description} {path} ({name}) has expired on {until}.",
+                hint="Renew it; if it should still be valid, check this box's clock.",
             )
 
 

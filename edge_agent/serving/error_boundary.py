@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 
 from edge_agent.errors import CallerError, HilumError, TryLater
-from edge_agent.system.logging import where_raised
+from edge_agent.system.logging import describe_origin
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 def coded(error: Exception) -> HilumError:
@@ -17,12 +17,12 @@ def coded(error: Exception) -> HilumError:
     """
     if isinstance(error, HilumError):
         if not isinstance(error, CallerError | TryLater):
-            log.error("request failed", extra={"code": error.code, "what": error.message})
+            _log.error("request failed", extra={"code": error.code, "what": error.message})
         return error
     # An unforeseen error's own words may quote the file: only its kind and place are logged.
-    log.error(
+    _log.error(
         "request failed unexpectedly",
-        extra={"error": type(error).__name__, "at": where_raised(error)},
+        extra={"error": type(error).__name__, "at": describe_origin(error)},
     )
     return HilumError(
         "The agent failed in a way it did not foresee.",

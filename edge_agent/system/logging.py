@@ -1,4 +1,8 @@
-"""The agent's log: one line per event on standard error, `key=value` pairs, no patient data."""
+"""The agent's log: one line of logfmt per event on standard error, without patient data.
+
+Call sites log a fixed sentence, and pass values with `extra={...}`, which become `key=value`
+pairs. So lines can be grouped by sentence and filtered by key.
+"""
 
 from __future__ import annotations
 
@@ -11,58 +15,65 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TextIO
 
-_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
-_PLAIN: Final = re.compile(r"[^\s\"=]+")
+_STANDARD_FIELDS: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+_UNQUOTED: Final = re.compile(r"[^\s\"=]+")
 
 
-class LineFormatter(logging.Formatter):
-    """`2026-11-23T21:57:26Z INFO serving address=127.0.0.1:50051 engine=openvino-int8`.
+class LogfmtFormatter(logging.Formatter):
+    """Formats a record as time, level, message and `key=value` pairs.
 
-    Keys are the record's extras in the order given. No traceback is written: an exception's own
-    words may quote a file's content.
+    `2026-11-23T21:57:26Z INFO serving address=127.0.0.1:50051 engine=openvino-int8`. Keys are the
+    record's extras in the order given; a value with spaces, quotes or `=` is quoted. No traceback
+    is written, because an exception's text may quote a file's content.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, whatever the values hold."""
+        """Return the record as one line."""
         time = datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         pairs = [
-            f"{key}={_value(value)}" for key, value in vars(record).items() if key not in _STANDARD
+            f"{key}={_format_value(value)}"
+            for key, value in vars(record).items()
+            if key not in _STANDARD_FIELDS
         ]
         message = record.getMessage().replace("\n", " ")
         return " ".join([time, record.levelname, message, *pairs])
 
 
-def _value(value: object) -> str:
+def _format_value(value: object) -> str:
     text = str(value)
-    if _PLAIN.fullmatch(text):
+    if _UNQUOTED.fullmatch(text):
         return text
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return f'"{escaped}"'
 
 
 def configure_logging(level: str = "INFO", stream: TextIO | None = None) -> None:
-    """Let this program's own log through, and of other libraries only errors.
+    """Write the agent's own log to a stream, and of libraries only errors.
 
-    pydicom quotes the header's values in its warnings and log lines, so it is silenced whole.
+    pydicom quotes header values in its warnings and log lines, so it is silenced completely.
+
+    Args:
+        level: the lowest level of the agent's own log.
+        stream: the stream; None for standard error.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(LineFormatter())
+    handler.setFormatter(LogfmtFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.ERROR)
     logging.getLogger("edge_agent").setLevel(level)
-    silence_header_quotes()
+    silence_pydicom()
 
 
-def silence_header_quotes() -> None:
-    """Keep header values, which may be the patient's, out of warnings and logs."""
+def silence_pydicom() -> None:
+    """Keep header values, which pydicom quotes, out of warnings and logs."""
     pydicom = logging.getLogger("pydicom")
     pydicom.propagate = False
     pydicom.handlers[:] = [logging.NullHandler()]
     warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
 
 
-def where_raised(error: BaseException, depth: int = 4) -> str:
-    """The innermost places of an exception, such as `pixels.py:40 < read.py:88`; not its words."""
+def describe_origin(error: BaseException, depth: int = 4) -> str:
+    """Return where an exception was raised, without its text: `pixels.py:40 < read.py:88`."""
     frames = traceback.extract_tb(error.__traceback__)[-depth:]
     return " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent.audit.log import AuditLimits, AuditLog
-from edge_agent.audit.segments import ANCHOR, segments
+from edge_agent.audit.segments import ANCHOR, list_segments
 from edge_agent.audit.verify import AuditVerdict, verify
 from edge_agent.core.audit_chain import AuditEvent, ChainHead, append_entry, make_access_event
 from edge_agent.core.authorization import Action, Principal, Role
@@ -40,9 +40,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         assert log.flush(30)
     assert log.close() == 0
-    assert len(segments(folder)) == 3
+    assert len(list_segments(folder)) == 3
     verdict = verify(folder)
-    assert verdict.ok
+    assert verdict.is_intact
     assert verdict.head.count == 11
     return folder
 
@@ -59,13 +59,13 @@ def lines_in(folder: Path) -> list[tuple[Path, int, bytes]]:
     """Every line with its file and number from 1."""
     return [
         (file, number, line)
-        for file in segments(folder)
+        for file in list_segments(folder)
         for number, line in enumerate(file.read_bytes().splitlines(keepends=True), 1)
     ]
 
 
 def rewrite(folder: Path, lines: list[tuple[Path, bytes]]) -> None:
-    for file in segments(folder):
+    for file in list_segments(folder):
         file.write_bytes(b"".join(line for owner, line in lines if owner == file))
 
 
@@ -87,7 +87,7 @@ def test_any_single_byte_that_is_changed_is_found_at_its_line(whole: Path, tmp_p
             file.write_bytes(damaged)
             assert broken_at(verify(folder)) == (file.name, number), position
         file.write_bytes(data)
-    assert verify(folder).ok
+    assert verify(folder).is_intact
 
 
 @settings(max_examples=300, deadline=None)
@@ -133,14 +133,14 @@ def test_a_repeated_line_is_found(copy: Callable[[], Path], index: int) -> None:
 @settings(max_examples=60, deadline=None)
 @given(order=st.permutations(range(11)))
 def test_any_other_order_is_found(whole: Path, order: list[int]) -> None:
-    before = {file: file.read_bytes() for file in segments(whole)}
+    before = {file: file.read_bytes() for file in list_segments(whole)}
     lines = lines_in(whole)
     moved = [(place[0], lines[index][2]) for place, index in zip(lines, order, strict=True)]
     first = next((n for n, index in enumerate(order) if n != index), None)
     try:
         rewrite(whole, moved)
         if first is None:
-            assert verify(whole).ok
+            assert verify(whole).is_intact
         else:
             assert broken_at(verify(whole)) == (lines[first][0].name, lines[first][1])
     finally:
@@ -150,7 +150,7 @@ def test_any_other_order_is_found(whole: Path, order: list[int]) -> None:
 
 def test_a_tail_cut_off_at_any_byte_is_found(copy: Callable[[], Path]) -> None:
     folder = copy()
-    last = segments(folder)[-1]
+    last = list_segments(folder)[-1]
     data = last.read_bytes()
     for end in range(len(data)):
         last.write_bytes(data[:end])
@@ -162,12 +162,12 @@ def test_without_its_anchor_a_tail_cut_off_between_lines_is_not_found_and_the_re
 ) -> None:
     folder = copy()
     (folder / ANCHOR).unlink()
-    last = segments(folder)[-1]
+    last = list_segments(folder)[-1]
     whole_lines = last.read_bytes().splitlines(keepends=True)
     last.write_bytes(b"".join(whole_lines[:-1]))
     verdict = verify(folder)
-    assert verdict.ok
-    assert not verdict.anchored
+    assert verdict.is_intact
+    assert not verdict.has_anchor
     assert "would not show" in verdict.describe()
     last.write_bytes(b"".join(whole_lines)[:-1])
     assert broken_at(verify(folder)) == (last.name, len(whole_lines))
@@ -176,37 +176,37 @@ def test_without_its_anchor_a_tail_cut_off_between_lines_is_not_found_and_the_re
 @pytest.mark.parametrize("index", range(3))
 def test_a_missing_segment_is_found(copy: Callable[[], Path], index: int) -> None:
     folder = copy()
-    segments(folder)[index].unlink()
-    assert not verify(folder).ok
+    list_segments(folder)[index].unlink()
+    assert not verify(folder).is_intact
 
 
 def test_segments_that_were_moved_away_on_purpose_can_be_left_out(copy: Callable[[], Path]) -> None:
     folder = copy()
-    segments(folder)[0].unlink()
+    list_segments(folder)[0].unlink()
     verdict = verify(folder, archived=True)
-    assert verdict.ok
+    assert verdict.is_intact
     assert verdict.first > 0
     assert f"entries {verdict.first} to 10" in verdict.describe()
 
 
 def test_one_segment_can_be_checked_alone(copy: Callable[[], Path]) -> None:
-    middle = segments(copy())[1]
-    assert verify(middle).ok
+    middle = list_segments(copy())[1]
+    assert verify(middle).is_intact
     data = middle.read_bytes()
     middle.write_bytes(data.replace(b'"outcome":"ok"', b'"outcome":"OK"', 1))
-    assert not verify(middle).ok
+    assert not verify(middle).is_intact
 
 
 def test_a_segment_under_another_name_is_found(copy: Callable[[], Path]) -> None:
     folder = copy()
-    middle = segments(folder)[1]
+    middle = list_segments(folder)[1]
     middle.rename(middle.with_name("audit-000000000001.jsonl"))
-    assert not verify(folder).ok
+    assert not verify(folder).is_intact
 
 
 def test_a_rewritten_last_line_does_not_fit_the_anchor(copy: Callable[[], Path]) -> None:
     folder = copy()
-    last = segments(folder)[-1]
+    last = list_segments(folder)[-1]
     *kept, line = last.read_bytes().splitlines(keepends=True)
     previous = line.split(b'"prev":"')[1][:64].decode()
     forged, _ = append_entry(ChainHead(10, previous), datetime.now(UTC), AuditEvent(Action.HEALTH))

@@ -35,7 +35,7 @@ from edge_agent.engines.runtimes.tensorrt_runtime import (
 from edge_agent.errors import BundleInvalid, EngineFailed
 from hilum.manifest import EngineTarget, EngineVariant, Manifest
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +173,7 @@ def _as_far_as_it_goes() -> Iterator[None]:
         with ours("free the card's memory"):
             yield
     except EngineFailed as error:
-        log.warning("a card's memory was not given back: %s", error.message)
+        _log.warning("a card's memory was not given back", extra={"error": error.message})
 
 
 def target_for(variant: EngineVariant, runtime: Runtime, capability: str) -> EngineTarget | None:

@@ -11,7 +11,7 @@ import grpc
 
 from edge_agent.core.authorization import Action
 from edge_agent.errors import HilumError
-from edge_agent.security.authentication import ClientCredentials, grpc_caller
+from edge_agent.security.authentication import ClientCredentials, read_grpc_credentials
 from edge_agent.serving.access_records import (
     AccessController,
     AccessRecord,
@@ -119,4 +119,6 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
 
 
 def _caller(context: ServicerContext) -> ClientCredentials:
-    return grpc_caller(context.peer(), context.invocation_metadata() or (), context.auth_context())
+    return read_grpc_credentials(
+        context.peer(), context.invocation_metadata() or (), context.auth_context()
+    )

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from edge_agent.core.authorization import Action, Denied
 from edge_agent.errors import HilumError
-from edge_agent.security.authentication import http_caller
+from edge_agent.security.authentication import read_http_credentials
 from edge_agent.serving.access_records import (
     AccessController,
     AccessRecord,
@@ -51,7 +51,7 @@ class HttpAccessControl:
     async def enter(self, request: Request, action: Action) -> AsyncIterator[AccessRecord]:
         """See `AccessControl.enter`."""
         peer = request.client.host if request.client else ""
-        with self._visits.enter(http_caller(peer, request.headers.raw), action) as visit:
+        with self._visits.enter(read_http_credentials(peer, request.headers.raw), action) as visit:
             yield visit
 
     def turned_away(self, denied: Denied) -> None:

@@ -11,7 +11,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from edge_agent.errors import ConfigInvalid
-from edge_agent.security.tls import Tls, uvicorn_tls
+from edge_agent.security.tls import Tls, make_uvicorn_tls
 from edge_agent.serving.http.middleware import MAX_HEADER_BYTES
 
 # Beyond it uvicorn answers by itself, without a code; `Shield` refuses long before.
@@ -39,7 +39,7 @@ class HttpServer:
         tls: Tls | None = None,
         drain_timeout_s: float = 20.0,
     ) -> None:
-        speaking_tls: dict[str, Any] = {} if tls is None else dict(uvicorn_tls(tls))
+        speaking_tls: dict[str, Any] = {} if tls is None else dict(make_uvicorn_tls(tls))
         self._server = _Embedded(
             uvicorn.Config(
                 app,

@@ -1,4 +1,4 @@
-"""The agent as its own process: signals, ports, settings, and what it writes to its log."""
+"""The agent as a process: signals, ports, settings and its log."""
 
 from __future__ import annotations
 
@@ -37,28 +37,28 @@ def agent(toy: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         yield process
 
 
-def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """Exit status and the rest of the log."""
+def wait_for_end(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Return the exit status and the rest of the log."""
     assert process.stderr
     log = process.stderr.read()
     return process.wait(30), log
 
 
-def test_one_line_says_where_it_serves_with_which_model(agent: subprocess.Popen[str]) -> None:
-    said = serving_line(agent)
-    assert said["address"].startswith("127.0.0.1:")
-    assert said["bundle"] == "toy-0.0.1"
-    assert len(said["digest"]) == 12
-    assert said["engine"] == "openvino-fp32"
-    assert said["compute_device"].startswith("CPU")
-    with grpc.insecure_channel(said["address"]) as channel:
+def test_one_log_line_names_address_and_model(agent: subprocess.Popen[str]) -> None:
+    line = serving_line(agent)
+    assert line["address"].startswith("127.0.0.1:")
+    assert line["bundle"] == "toy-0.0.1"
+    assert len(line["digest"]) == 12
+    assert line["engine"] == "openvino-fp32"
+    assert line["compute_device"].startswith("CPU")
+    with grpc.insecure_channel(line["address"]) as channel:
         wait_serving(channel)
         model = detection_pb2_grpc.DetectorStub(channel).GetModel(pb.GetModelRequest())
-        assert model.bundle_digest.startswith(said["digest"])
+        assert model.bundle_digest.startswith(line["digest"])
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_told_to_stop_it_answers_what_is_in_flight_and_ends_with_0(
+def test_on_a_stop_signal_it_answers_requests_in_flight_and_exits_with_0(
     agent: subprocess.Popen[str], rg1: bytes, signum: signal.Signals
 ) -> None:
     with grpc.insecure_channel(serving_line(agent)["address"]) as channel:
@@ -79,7 +79,7 @@ def test_told_to_stop_it_answers_what_is_in_flight_and_ends_with_0(
         answered.set()
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
         assert all(answer.WhichOneof("outcome") == "response" for answer in got.values())
-    status, log = ended(agent)
+    status, log = wait_for_end(agent)
     assert status == 0
     assert f"stopping signal={signum.name}" in log
     assert log.endswith("INFO stopped\n")
@@ -97,7 +97,7 @@ def test_a_second_signal_ends_it_at_once(toy: Path) -> None:
 
             stream = detection_pb2_grpc.DetectorStub(channel).DetectStream(requests())
             assert next(stream).request_id == "1"
-            agent.send_signal(signal.SIGSTOP)  # Both signals are there when it looks.
+            agent.send_signal(signal.SIGSTOP)  # Both signals are pending when it continues.
             agent.send_signal(signal.SIGTERM)
             agent.send_signal(signal.SIGINT)
             agent.send_signal(signal.SIGCONT)
@@ -106,13 +106,13 @@ def test_a_second_signal_ends_it_at_once(toy: Path) -> None:
         assert status in {128 + signal.SIGTERM, 128 + signal.SIGINT}
 
 
-def test_a_port_that_is_taken_is_said_and_the_first_agent_lives_on(toy: Path) -> None:
+def test_a_port_that_is_taken_is_reported(toy: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = str(other.getsockname()[1])
         with agent_process("--port", port, "--bundle", str(toy)) as agent:
-            status, log = ended(agent)
+            status, log = wait_for_end(agent)
     assert status == 2
     assert f"127.0.0.1:{port}" in log
     assert "the port is taken" in log
@@ -123,32 +123,32 @@ def test_a_port_that_is_taken_is_said_and_the_first_agent_lives_on(toy: Path) ->
 def test_two_agents_do_not_share_a_port(agent: subprocess.Popen[str], toy: Path) -> None:
     port = serving_line(agent)["address"].rpartition(":")[2]
     with agent_process("--port", port, "--bundle", str(toy)) as second:
-        status, log = ended(second)
+        status, log = wait_for_end(second)
     assert status == 2
     assert "the port is taken" in log
 
 
 @pytest.mark.parametrize(
-    ("environment", "status", "says"),
+    ("environment", "status", "text"),
     [
         ({"HILUM_EDGE__GRPC__HOST": "0.0.0.0"}, 2, "Refusing to start open"),  # noqa: S104
         ({"HILUM_EDGE__ENGINE__VARIANT": "onnx-fp32"}, 2, "no engine 'onnx-fp32'"),
         ({"HILUM_EDGE__BUNDLE": "/nowhere/a.bundle"}, 1, "bundle_invalid"),
     ],
 )
-def test_what_keeps_it_from_serving_is_said_in_plain_words(
-    toy: Path, environment: dict[str, str], status: int, says: str
+def test_the_reason_for_not_serving_is_reported(
+    toy: Path, environment: dict[str, str], status: int, text: str
 ) -> None:
     named = {"HILUM_EDGE__BUNDLE": str(toy)} | environment
     with agent_process("--port", "0", environment=named) as agent:
-        left, log = ended(agent)
+        left, log = wait_for_end(agent)
     assert left == status
-    assert says in log
+    assert text in log
     assert "Traceback" not in log
 
 
 def test_no_patient_data_in_the_log(agent: subprocess.Popen[str], rg1: bytes) -> None:
-    """Not from a good file, not from a broken header, and not from callers that come and go."""
+    """Neither from valid files, nor from damaged headers, nor from callers that disconnect."""
     dataset = pydicom.dcmread(pydicom.filebase.DicomBytesIO(rg1))
     address = serving_line(agent)["address"]
     with grpc.insecure_channel(address) as channel:
@@ -162,7 +162,7 @@ def test_no_patient_data_in_the_log(agent: subprocess.Popen[str], rg1: bytes) ->
         for _ in range(20):
             detector.Detect.future(pb.DetectRequest(image=rg1)).cancel()
     agent.terminate()
-    status, log = ended(agent)
+    status, log = wait_for_end(agent)
     assert status == 0
     for secret in ("Doe^Jane", str(dataset.PatientID), str(dataset.StudyInstanceUID)):
         assert secret not in log

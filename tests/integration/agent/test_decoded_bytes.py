@@ -1,4 +1,4 @@
-"""64-megapixel images that arrive together: what they take once decoded is bounded, and by what."""
+"""64-megapixel images that arrive together: the memory of decoding is bounded by the pool."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ WORKERS = 2
 ENOUGH, TOO_LITTLE = 96 << 20, 32 << 20
 LARGE_SIDE = 8000
 MANY = 8
-AT_WORK = WORKERS + 2
-"""How many a pipeline has begun with: one in each decoder, one in its lane, one that is next."""
+STARTED = WORKERS + 2
+"""Requests that a service has started: one in each decoder, one in the engine, one next."""
 
 
 def large_png(tag: int) -> bytes:
@@ -37,7 +37,9 @@ def large_png(tag: int) -> bytes:
 
 
 @asynccontextmanager
-async def piped(memory_bytes: int) -> AsyncIterator[tuple[DetectionService, SandboxedDecoder]]:
+async def running_service(
+    memory_bytes: int,
+) -> AsyncIterator[tuple[DetectionService, SandboxedDecoder]]:
     decoder = SandboxedDecoder(Limits(), DecodePolicy(WORKERS, 60.0, memory_bytes))
     await decoder.start()
     pipeline = fake_pipeline(settings(), decoder)
@@ -48,8 +50,8 @@ async def piped(memory_bytes: int) -> AsyncIterator[tuple[DetectionService, Sand
         await decoder.close()
 
 
-def most_kb(pid: int) -> int:
-    """The most memory that a process has ever held."""
+def peak_kb(pid: int) -> int:
+    """Return the peak resident memory of a process in kB."""
     (line,) = (
         line
         for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
@@ -63,32 +65,32 @@ def tag_of(answer: DetectionResult) -> int:
 
 
 @pytest.mark.slow
-async def test_no_more_are_decoded_than_the_decoders_memory_holds() -> None:
+async def test_no_more_images_are_decoded_than_the_decoders_memory_holds() -> None:
     large = {tag: large_png(tag) for tag in range(150, 150 + MANY)}
     ended: list[int] = []
-    async with piped(ENOUGH) as (pipeline, decoder):
+    async with running_service(ENOUGH) as (pipeline, decoder):
 
-        async def ask(tag: int, image: bytes, priority: Priority = Priority.ROUTINE) -> None:
+        async def detect(tag: int, image: bytes, priority: Priority = Priority.ROUTINE) -> None:
             answer = await pipeline.detect(DetectionRequest(str(tag), image, priority=priority))
             assert tag_of(answer) == tag
             ended.append(tag)
 
         pids = decoder.stats().pids
-        before_kb = sum(map(most_kb, pids))
-        routine = [asyncio.create_task(ask(tag, image)) for tag, image in large.items()]
+        before_kb = sum(map(peak_kb, pids))
+        routine = [asyncio.create_task(detect(tag, image)) for tag, image in large.items()]
         await asyncio.sleep(0)  # They are in the queue.
-        await asyncio.gather(*routine, ask(200, tagged_png(200), Priority.STAT))
+        await asyncio.gather(*routine, detect(200, tagged_png(200), Priority.STAT))
         assert decoder.stats().pids == pids, "no decoder was lost"
-        took_bytes = (sum(map(most_kb, pids)) - before_kb) << 10
-    assert LARGE_SIDE**2 < took_bytes <= WORKERS * ENOUGH < MANY * LARGE_SIDE**2
-    assert ended.index(200) <= AT_WORK < MANY, "a small one waits for none that had not begun"
+        used_bytes = (sum(map(peak_kb, pids)) - before_kb) << 10
+    assert LARGE_SIDE**2 < used_bytes <= WORKERS * ENOUGH < MANY * LARGE_SIDE**2
+    assert ended.index(200) <= STARTED < MANY, (
+        "a small urgent image waits for none that had not started"
+    )
 
 
 @pytest.mark.slow
-async def test_one_that_takes_more_than_a_decoder_may_is_refused_and_small_ones_are_answered() -> (
-    None
-):
-    async with piped(TOO_LITTLE) as (pipeline, decoder):
+async def test_an_image_beyond_a_decoders_memory_is_refused_others_are_answered() -> None:
+    async with running_service(TOO_LITTLE) as (pipeline, decoder):
         requests = [DetectionRequest("", large_png(150))] * WORKERS
         requests += [DetectionRequest("", tagged_png(tag)) for tag in range(160, 170)]
         ends = await asyncio.gather(*map(pipeline.detect, requests), return_exceptions=True)

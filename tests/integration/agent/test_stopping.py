@@ -17,7 +17,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from edge_agent.app.agent import Agent, serve
-from edge_agent.audit.segments import segments
+from edge_agent.audit.segments import list_segments
 from edge_agent.audit.verify import verify
 from edge_agent.config import Settings
 from edge_agent.decoding.decoder import Decoder
@@ -129,8 +129,8 @@ async def test_what_is_given_up_stands_in_the_audit_log(tmp_path: Path) -> None:
         assert tag_of(await unary) == 150  # Nothing is said of it twice.
         posted.cancel()
         assert await agent.stop()
-    assert verify(tmp_path / "log").ok
-    entries = [json.loads(it) for it in segments(tmp_path / "log")[0].read_text().splitlines()]
+    assert verify(tmp_path / "log").is_intact
+    entries = [json.loads(it) for it in list_segments(tmp_path / "log")[0].read_text().splitlines()]
     said = [(it["action"], it["outcome"]) for it in entries if it["action"] == "detect"]
     assert said == [("detect", "not_ready")] * 2
     assert entries[-1]["action"] == "log_closed"

@@ -1,4 +1,4 @@
-"""Real ports with TLS: who gets through, by which credential, and what the audit log says of it."""
+"""Ports with TLS: which credentials are accepted, and what the audit log records."""
 
 import json
 import ssl
@@ -15,7 +15,7 @@ import pytest
 import uvicorn
 
 from edge_agent.audit.log import AuditLog
-from edge_agent.audit.segments import segments
+from edge_agent.audit.segments import list_segments
 from edge_agent.audit.verify import verify
 from edge_agent.core.audit_chain import make_access_event
 from edge_agent.core.authorization import Action, Denied, Role, check_listeners
@@ -23,11 +23,11 @@ from edge_agent.security.api_keys import ApiKeyStore, IssuedKey, add_key
 from edge_agent.security.authentication import (
     Authenticator,
     ClientCredentials,
-    grpc_caller,
-    http_caller,
+    read_grpc_credentials,
+    read_http_credentials,
 )
 from edge_agent.security.client_certificates import CertificateRules
-from edge_agent.security.tls import Tls, TlsFiles, grpc_credentials, load_tls, uvicorn_tls
+from edge_agent.security.tls import Tls, TlsFiles, load_tls, make_grpc_credentials, make_uvicorn_tls
 from tests.support.agents.certificates import NOW, Authority, Issued
 
 
@@ -36,7 +36,7 @@ def utc_now() -> datetime:
 
 
 class Site:
-    """A box with a CA, keys in two roles, rules for certificates and an audit log."""
+    """An agent's files: a CA, keys in two roles, rules for certificates and an audit log."""
 
     def __init__(self, folder: Path) -> None:
         self.authority = Authority(folder)
@@ -53,28 +53,28 @@ class Site:
         client_ca = self.authority.certificate if mutual else None
         return load_tls(TlsFiles(self.server.certificate, self.server.key, client_ca), utc_now())
 
-    def gate(self, name: str, *, mutual: bool = False) -> Authenticator:
-        gate = Authenticator(
+    def authenticator(self, name: str, *, mutual: bool = False) -> Authenticator:
+        authenticator = Authenticator(
             name,
             "0.0.0.0",  # noqa: S104  # as beyond loopback
             tls=True,
             keys=ApiKeyStore(self.keys, utc_now),
             certificates=CertificateRules(self.rules, utc_now) if mutual else None,
         )
-        check_listeners([gate.listener])
-        return gate
+        check_listeners([authenticator.listener])
+        return authenticator
 
-    def ask(self, gate: Authenticator, caller: ClientCredentials) -> str:
-        """What a face does for a detection: decide, refuse or answer, log."""
+    def decide(self, authenticator: Authenticator, caller: ClientCredentials) -> str:
+        """Authorize and log a detection, as a transport does; return the actor or the reason."""
         self.log.require()
-        who = gate.decide(Action.DETECT, caller)
+        who = authenticator.decide(Action.DETECT, caller)
         self.log.record(make_access_event(who, Action.DETECT))
         return who.reason if isinstance(who, Denied) else who.actor
 
     def logged(self) -> list[tuple[str, str, str]]:
         assert self.log.close() == 0
-        assert verify(self.log_folder).ok
-        lines = segments(self.log_folder)[0].read_text().splitlines()
+        assert verify(self.log_folder).is_intact
+        lines = list_segments(self.log_folder)[0].read_text().splitlines()
         found = [json.loads(line) for line in lines]
         return [
             (it["actor"], it["role"], it["outcome"]) for it in found if it["action"] == "detect"
@@ -88,18 +88,18 @@ def site(tmp_path: Path) -> Iterator[Site]:
     site.log.close()
 
 
-class Asked(grpc.GenericRpcHandler):
+class DecisionHandler(grpc.GenericRpcHandler):
     """Answers every call with the decision about its caller."""
 
-    def __init__(self, site: Site, gate: Authenticator) -> None:
-        self._site, self._gate = site, gate
+    def __init__(self, site: Site, authenticator: Authenticator) -> None:
+        self._site, self._authenticator = site, authenticator
 
     def service(self, handler_call_details: Any) -> Any:
         async def answer(request: bytes, context: Any) -> bytes:
-            caller = grpc_caller(
+            caller = read_grpc_credentials(
                 context.peer(), context.invocation_metadata() or (), context.auth_context()
             )
-            return self._site.ask(self._gate, caller).encode()
+            return self._site.decide(self._authenticator, caller).encode()
 
         return grpc.unary_unary_rpc_method_handler(answer)
 
@@ -108,8 +108,10 @@ async def call(
     site: Site, *, mutual: bool, key: IssuedKey | None = None, certificate: Issued | None = None
 ) -> str:
     server = grpc.aio.server()
-    server.add_generic_rpc_handlers((Asked(site, site.gate("gRPC", mutual=mutual)),))
-    port = server.add_secure_port("127.0.0.1:0", grpc_credentials(site.tls(mutual=mutual)))
+    server.add_generic_rpc_handlers(
+        (DecisionHandler(site, site.authenticator("gRPC", mutual=mutual)),)
+    )
+    port = server.add_secure_port("127.0.0.1:0", make_grpc_credentials(site.tls(mutual=mutual)))
     await server.start()
     credentials = grpc.ssl_channel_credentials(
         site.authority.certificate.read_bytes(),
@@ -125,11 +127,11 @@ async def call(
         await server.stop(None)
 
 
-async def test_grpc_knows_callers_by_key(site: Site) -> None:
+async def test_grpc_authenticates_by_key(site: Site) -> None:
     assert await call(site, mutual=False, key=site.clinic) == site.clinic.record.actor
     assert await call(site, mutual=False, key=site.viewer) == "role_too_low"
     assert await call(site, mutual=False) == "no_credential"
-    # A certificate that nobody asked for is not shown.
+    # A certificate that the server did not request is not sent.
     pacs = site.authority.client("CN=pacs")
     assert await call(site, mutual=False, certificate=pacs) == "no_credential"
     assert site.logged() == [
@@ -140,7 +142,7 @@ async def test_grpc_knows_callers_by_key(site: Site) -> None:
     ]
 
 
-async def test_grpc_knows_callers_by_certificate(site: Site) -> None:
+async def test_grpc_authenticates_by_certificate(site: Site) -> None:
     pacs = site.authority.client("CN=pacs")
     assert await call(site, mutual=True, certificate=pacs) == "cert:CN=pacs"
     stranger = site.authority.client("CN=stranger")
@@ -152,9 +154,7 @@ async def test_grpc_knows_callers_by_certificate(site: Site) -> None:
     assert actors[2] == site.viewer.record.actor
 
 
-async def test_grpc_lets_nobody_in_with_another_cas_certificate_or_none(
-    site: Site, tmp_path: Path
-) -> None:
+async def test_grpc_refuses_another_cas_certificate_and_none(site: Site, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     forged = Authority(tmp_path / "other").client("CN=pacs")
     for certificate in (forged, None):
@@ -166,11 +166,11 @@ async def test_grpc_lets_nobody_in_with_another_cas_certificate_or_none(
 
 @contextmanager
 def https(site: Site) -> Iterator[int]:
-    gate = site.gate("HTTP")
+    authenticator = site.authenticator("HTTP")
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        caller = http_caller(scope["client"][0], scope["headers"])
-        body = site.ask(gate, caller).encode()
+        caller = read_http_credentials(scope["client"][0], scope["headers"])
+        body = site.decide(authenticator, caller).encode()
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": body})
 
@@ -181,12 +181,12 @@ def https(site: Site) -> Iterator[int]:
         lifespan="off",
         log_level="error",
         proxy_headers=False,
-        **uvicorn_tls(site.tls(mutual=False)),
+        **make_uvicorn_tls(site.tls(mutual=False)),
     )
     server = uvicorn.Server(config)
     with ExitStack() as stack:
         listener = stack.enter_context(config.bind_socket())
-        listener.listen()  # From here on calls wait until the server takes them.
+        listener.listen()  # From here on calls wait until the server accepts them.
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         stack.callback(thread.join)
@@ -194,9 +194,9 @@ def https(site: Site) -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-def test_https_knows_callers_by_key(site: Site) -> None:
+def test_https_authenticates_by_key(site: Site) -> None:
     context = ssl.create_default_context(cafile=site.authority.certificate)
-    said = []
+    bodies = []
     with https(site) as port:
         for headers in (
             {"Authorization": f"Bearer {site.clinic.token}"},
@@ -206,9 +206,9 @@ def test_https_knows_callers_by_key(site: Site) -> None:
         ):
             connection = HTTPSConnection("localhost", port, context=context, timeout=30)
             connection.request("POST", "/predict", headers=headers)
-            said.append(connection.getresponse().read().decode())
+            bodies.append(connection.getresponse().read().decode())
             connection.close()
-    assert said == [
+    assert bodies == [
         site.clinic.record.actor,
         "unknown_credential",
         "no_credential",

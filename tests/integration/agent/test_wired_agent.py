@@ -19,7 +19,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from edge_agent.app.agent import Agent
-from edge_agent.audit.segments import segments
+from edge_agent.audit.segments import list_segments
 from edge_agent.audit.verify import verify
 from edge_agent.engines.model import SelfTestReport
 from edge_agent.errors import ConfigInvalid
@@ -161,10 +161,10 @@ def test_told_to_stop_it_ends_with_all_it_started_and_a_whole_log(
     process.terminate()
     assert process.wait(60) == 0
     assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
-    assert verify(log_folder).ok
+    assert verify(log_folder).is_intact
     checked = hilum_edge("audit", "verify", "--folder", log_folder)
-    assert (checked.returncode, checked.stdout[:6]) == (0, "Whole:")
-    log = segments(log_folder)[0]
+    assert (checked.returncode, checked.stdout[:7]) == (0, "Intact:")
+    log = list_segments(log_folder)[0]
     assert log.read_text().count('"action":"detect"') > 40
     log.write_bytes(log.read_bytes().replace(b'"loopback"', b'"unknown"', 1))
     checked = hilum_edge("audit", "verify", "--folder", log_folder)
@@ -220,8 +220,8 @@ def test_with_tls_and_keys_only_those_with_a_role_get_in(toy: Path, tmp_path: Pa
             assert http.post("/predict", files=files, headers=bearer).status_code == 401
         process.terminate()
         assert process.wait(60) == 0
-    assert verify(tmp_path / "log").ok
-    entries = segments(tmp_path / "log")[0].read_text()
+    assert verify(tmp_path / "log").is_intact
+    entries = list_segments(tmp_path / "log")[0].read_text()
     for outcome in ("no_credential", "role_too_low", "unknown_credential", f"key:{key_id}"):
         assert f'"{outcome}"' in entries
 
@@ -378,5 +378,5 @@ async def test_a_call_that_its_caller_cancels_is_logged(tmp_path: Path) -> None:
         assert tag_of(await first) == 149
         await asyncio.wait([asked])
     assert await agent.stop()
-    entries = segments(tmp_path / "log")[0].read_text()
+    entries = list_segments(tmp_path / "log")[0].read_text()
     assert entries.count('"action":"detect","outcome":"deadline_exceeded"') == 2

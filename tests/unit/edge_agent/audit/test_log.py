@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.audit.log import AuditLimits, AuditLog
-from edge_agent.audit.segments import ANCHOR, lines_of, recover, segments
+from edge_agent.audit.segments import ANCHOR, list_segments, recover, split_lines
 from edge_agent.audit.verify import verify
 from edge_agent.core.audit_chain import Marker, make_access_event
 from edge_agent.core.authorization import LOOPBACK, Action, DenialReason, Denied, Principal, Role
@@ -27,7 +27,7 @@ def utc_now() -> datetime:
 
 
 class Clock:
-    """A monotonic clock that a test turns."""
+    """A monotonic clock that a test sets."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
@@ -60,7 +60,11 @@ def reopen(folder: Path) -> Iterator[Callable[..., AuditLog]]:
 
 
 def entries(folder: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for file in segments(folder) for line in lines_of(file.read_bytes())]
+    return [
+        json.loads(line)
+        for file in list_segments(folder)
+        for line in split_lines(file.read_bytes())
+    ]
 
 
 def actions(folder: Path) -> list[object]:
@@ -87,15 +91,15 @@ def test_accesses_are_there_after_a_clean_stop(
         ("detect", "loopback", "clinic", "too_small"),
         ("log_closed", "agent", "", "ok"),
     ]
-    assert verify(folder).ok
+    assert verify(folder).is_intact
 
 
-def test_everything_is_the_agents_alone(reopen: Callable[..., AuditLog], folder: Path) -> None:
+def test_all_files_are_private_to_the_agent(reopen: Callable[..., AuditLog], folder: Path) -> None:
     log = reopen(segment_bytes=400)
     for number in range(3):
         detect(log, number)
         assert log.flush(30)
-    assert len(segments(folder)) > 1
+    assert len(list_segments(folder)) > 1
     modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
     assert set(modes.values()) == {0o600}, modes
     assert folder.stat().st_mode & 0o777 == 0o700
@@ -114,7 +118,7 @@ def test_flush_waits_until_entries_are_durable(
     assert log.flush(0)
 
 
-def test_entries_of_many_threads_are_all_kept_and_in_each_ones_order(
+def test_entries_of_many_threads_are_all_kept_in_order(
     reopen: Callable[..., AuditLog], folder: Path
 ) -> None:
     log = reopen(segment_bytes=20_000)
@@ -132,7 +136,7 @@ def test_entries_of_many_threads_are_all_kept_and_in_each_ones_order(
     requests = [int(str(e["request"]), 16) for e in entries(folder) if e["action"] == "detect"]
     for worker in range(8):
         assert [it & 0xFFFF for it in requests if it >> 16 == worker] == list(range(100))
-    assert verify(folder).ok
+    assert verify(folder).is_intact
 
 
 def test_the_chain_goes_on_over_restarts_and_segments(
@@ -145,21 +149,21 @@ def test_the_chain_goes_on_over_restarts_and_segments(
             assert log.flush(30)
     assert log.close() == 0
     assert actions(folder) == (["log_opened", *["detect"] * 4, "log_closed"]) * 3
-    assert len(segments(folder)) > 3
+    assert len(list_segments(folder)) > 3
     assert verify(folder).head.count == 18
 
 
-def test_a_segment_that_is_removed_while_open_is_replaced_and_missed(
+def test_a_removed_open_segment_is_replaced_and_reported_missing(
     reopen: Callable[..., AuditLog], folder: Path
 ) -> None:
     log = reopen()
     detect(log)
     assert log.flush(30)
-    segments(folder)[0].unlink()
+    list_segments(folder)[0].unlink()
     detect(log)
     assert log.close() == 0
     assert actions(folder) == ["detect", "log_closed"]
-    assert not verify(folder).ok
+    assert not verify(folder).is_intact
 
 
 # What a power cut leaves behind
@@ -172,75 +176,77 @@ def next_line(reopen: Callable[..., AuditLog], folder: Path) -> bytes:
     detect(log, 1)
     detect(log, 2)
     assert log.flush(30)
-    before = {name: (folder / name).read_bytes() for name in (ANCHOR, segments(folder)[0].name)}
+    before = {
+        name: (folder / name).read_bytes() for name in (ANCHOR, list_segments(folder)[0].name)
+    }
     detect(log, 3)
     log.close()
-    lines = list(lines_of(segments(folder)[0].read_bytes()))
+    lines = list(split_lines(list_segments(folder)[0].read_bytes()))
     for name, data in before.items():
         (folder / name).write_bytes(data)
     return lines[3]
 
 
-def test_a_line_cut_short_anywhere_is_set_aside_and_the_chain_goes_on(
+def test_a_truncated_line_is_moved_aside_and_the_chain_goes_on(
     reopen: Callable[..., AuditLog], folder: Path, next_line: bytes
 ) -> None:
-    segment = segments(folder)[0]
+    segment = list_segments(folder)[0]
     durable, anchor = segment.read_bytes(), (folder / ANCHOR).read_bytes()
     for cut in range(1, len(next_line), 5):
         segment.write_bytes(durable + next_line[:cut])
         (folder / ANCHOR).write_bytes(anchor)
         verdict = verify(folder)
-        assert verdict.ok
+        assert verdict.is_intact
         assert verdict.torn_bytes == cut
         recovered = recover(folder)
         assert [(it.action, it.count) for it in recovered.markers] == [(Marker.TORN_TAIL, cut)]
-        assert recovered.link == verdict.head
+        assert recovered.head == verdict.head
         assert segment.read_bytes() == durable
         assert next(folder.glob("torn-*.bin")).read_bytes() == next_line[:cut]
     detect(reopen(), 4)
     reopen()
     assert actions(folder)[3:6] == ["log_opened", "detect", "log_closed"]
-    assert verify(folder).ok
+    assert verify(folder).is_intact
 
 
 @pytest.mark.parametrize("tail", [b"\0" * 4096, b"\0\n\0\n", b"\n", b'{"seq":3}\n', b"\xff\xfe\n{"])
-def test_rubbish_at_the_end_is_set_aside(
+def test_garbage_at_the_end_is_moved_aside(
     reopen: Callable[..., AuditLog], folder: Path, next_line: bytes, tail: bytes
 ) -> None:
-    with segments(folder)[0].open("ab") as file:
+    with list_segments(folder)[0].open("ab") as file:
         file.write(tail)
     reopen().close()
     assert entries(folder)[3]["action"] == "log_torn_tail"
     assert entries(folder)[3]["count"] == len(tail)
     assert next(folder.glob("torn-*.bin")).read_bytes() == tail
-    assert verify(folder).ok
+    assert verify(folder).is_intact
 
 
-def test_a_line_that_got_through_before_the_anchor_is_kept(
+def test_a_line_written_before_its_anchor_is_kept(
     reopen: Callable[..., AuditLog], folder: Path, next_line: bytes
 ) -> None:
-    with segments(folder)[0].open("ab") as file:
+    with list_segments(folder)[0].open("ab") as file:
         file.write(next_line)
     reopen().close()
     assert [e["request"] for e in entries(folder)][1:4] == ["00000001", "00000002", "00000003"]
-    assert verify(folder).ok
+    assert verify(folder).is_intact
 
 
-def test_a_segment_begun_just_before_the_cut_is_begun_again(
+def test_a_segment_created_just_before_a_power_cut_is_created_again(
     reopen: Callable[..., AuditLog], folder: Path, next_line: bytes
 ) -> None:
     (folder / "audit-000000000003.jsonl").write_bytes(next_line[:40])
     reopen().close()
     assert actions(folder)[3:5] == ["log_torn_tail", "log_opened"]
-    assert verify(folder).ok
+    assert verify(folder).is_intact
 
 
 @pytest.mark.parametrize("keep", [0, 1, 2])
-def test_durable_entries_that_are_gone_leave_a_gap_for_ever(
+def test_missing_durable_entries_leave_a_permanent_gap(
     reopen: Callable[..., AuditLog], folder: Path, next_line: bytes, keep: int
 ) -> None:
-    segment = segments(folder)[0]
-    segment.write_bytes(b"".join(list(lines_of(segment.read_bytes()))[:keep]))
+    segment = list_segments(folder)[0]
+    segment.write_bytes(b"".join(list(split_lines(segment.read_bytes()))[:keep]))
     before = verify(folder)
     assert before.broken is not None
     for _ in range(2):
@@ -253,17 +259,17 @@ def test_durable_entries_that_are_gone_leave_a_gap_for_ever(
     assert re.search(rf"entries {keep} to 2 are missing", after.describe())
 
 
-def test_a_log_that_is_gone_altogether_leaves_a_gap(
+def test_a_log_that_was_removed_completely_leaves_a_gap(
     reopen: Callable[..., AuditLog], folder: Path, next_line: bytes
 ) -> None:
-    segments(folder)[0].unlink()
+    list_segments(folder)[0].unlink()
     reopen().close()
     assert actions(folder) == ["log_entries_missing", "log_opened", "log_closed"]
     assert "entries 0 to 2 are missing" in verify(folder).describe()
 
 
 @pytest.mark.parametrize("damage", [None, b"", b"{}", b"\0\0"])
-def test_a_missing_anchor_is_noted(
+def test_a_missing_anchor_is_recorded(
     reopen: Callable[..., AuditLog], folder: Path, next_line: bytes, damage: bytes | None
 ) -> None:
     if damage is None:
@@ -272,7 +278,7 @@ def test_a_missing_anchor_is_noted(
         (folder / ANCHOR).write_bytes(damage)
     reopen().close()
     assert actions(folder)[3:5] == ["log_anchor_missing", "log_opened"]
-    assert verify(folder).ok
+    assert verify(folder).is_intact
 
 
 WRITES_UNTIL_KILLED = """
@@ -294,7 +300,7 @@ for number in range(10**9):
 """
 
 
-def test_what_was_durable_survives_a_kill(reopen: Callable[..., AuditLog], folder: Path) -> None:
+def test_durable_entries_survive_a_kill(reopen: Callable[..., AuditLog], folder: Path) -> None:
     durable = -1
     for _ in range(3):
         with subprocess.Popen(
@@ -308,10 +314,10 @@ def test_what_was_durable_survives_a_kill(reopen: Callable[..., AuditLog], folde
             child.send_signal(signal.SIGKILL)
             child.stdout.read()
         verdict = verify(folder)
-        assert verdict.ok, verdict.describe()
+        assert verdict.is_intact, verdict.describe()
         reopen().close()
         verdict = verify(folder)
-        assert verdict.ok, verdict.describe()
+        assert verdict.is_intact, verdict.describe()
         assert verdict.torn_bytes == 0
         kept = [int(str(e["request"]), 16) for e in entries(folder) if e["action"] == "detect"]
         last_run = kept[len(kept) - 1 - kept[::-1].index(0) :]
@@ -373,7 +379,7 @@ def fill_the_disk(folder: Path, then: str) -> dict[str, object]:
     return result
 
 
-def test_a_full_disk_refuses_accesses_and_loses_none_that_was_granted(folder: Path) -> None:
+def test_a_full_disk_refuses_accesses_and_loses_no_granted_one(folder: Path) -> None:
     told = fill_the_disk(folder, "recovers")
     assert told["refused"] == [
         "audit_unavailable",
@@ -388,16 +394,16 @@ def test_a_full_disk_refuses_accesses_and_loses_none_that_was_granted(folder: Pa
     assert kept == [f"{number:08x}" for number in range(1, granted + 1)]
     lost = [e["count"] for e in entries(folder) if e["action"] == "log_entries_lost"]
     assert lost == [told["lost"]]
-    assert verify(folder).ok
+    assert verify(folder).is_intact
 
 
-def test_a_disk_that_stays_full_leaves_a_whole_log_and_says_how_much_is_missing(
+def test_a_disk_that_stays_full_leaves_an_intact_log_and_counts_the_rest(
     folder: Path,
 ) -> None:
     told = fill_the_disk(folder, "stays")
     assert told["left"] == 100
-    assert verify(folder).ok
-    assert folder.joinpath(segments(folder)[0]).stat().st_size <= 3000
+    assert verify(folder).is_intact
+    assert folder.joinpath(list_segments(folder)[0]).stat().st_size <= 3000
 
 
 def test_a_failing_folder_refuses_and_recovers(
@@ -416,7 +422,7 @@ def test_a_failing_folder_refuses_and_recovers(
     detect(log, 2)
     assert log.close() == 0
     assert actions(folder) == ["log_opened", "detect", "detect", "log_closed"]
-    assert verify(folder).ok
+    assert verify(folder).is_intact
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
@@ -425,7 +431,7 @@ def wait_until(holds: Callable[[], bool]) -> None:
         turn.wait(0.001)
 
 
-def test_too_much_waiting_refuses(reopen: Callable[..., AuditLog]) -> None:
+def test_a_full_queue_refuses_accesses(reopen: Callable[..., AuditLog]) -> None:
     log = reopen(queue_size=5, gather_s=3600)
     for number in range(5):
         detect(log, number)
@@ -437,7 +443,7 @@ def test_too_much_waiting_refuses(reopen: Callable[..., AuditLog]) -> None:
     log.require()
 
 
-def test_after_closing_nothing_is_granted(reopen: Callable[..., AuditLog]) -> None:
+def test_after_closing_no_access_is_granted(reopen: Callable[..., AuditLog]) -> None:
     log = reopen()
     assert log.close() == 0
     assert log.close() == 0
@@ -470,7 +476,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
         AuditLog(tmp_path / "file" / "audit", utc_now=utc_now)
 
 
-def test_a_flood_of_denials_is_counted_not_listed(
+def test_a_flood_of_denials_is_counted_instead_of_listed(
     reopen: Callable[..., AuditLog], folder: Path
 ) -> None:
     clock = Clock()
@@ -497,7 +503,7 @@ def test_a_flood_of_denials_is_counted_not_listed(
     ]
 
 
-def test_request_ids_are_digested_with_a_key_of_the_folders_own(
+def test_request_ids_are_digested_with_the_folders_own_key(
     reopen: Callable[..., AuditLog], folder: Path, tmp_path: Path
 ) -> None:
     log = reopen()

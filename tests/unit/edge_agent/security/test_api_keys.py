@@ -23,7 +23,7 @@ def ring(path: Path, now: datetime = NOW) -> ApiKeyStore:
     return ApiKeyStore(path, lambda: now)
 
 
-def test_a_new_key_opens_with_its_role(path: Path) -> None:
+def test_a_new_key_has_its_role(path: Path) -> None:
     keys = {role: add_key(path, role=role, now=NOW, label=f"the {role}") for role in Role}
     assert path.stat().st_mode & 0o777 == 0o600
     held = ring(path)
@@ -75,7 +75,7 @@ def test_wrong_keys_are_unknown(path: Path) -> None:
         assert held.identify(token) == UNKNOWN, token
 
 
-def test_a_key_ends_when_it_says(path: Path) -> None:
+def test_a_key_expires(path: Path) -> None:
     key = add_key(path, role=Role.CLINIC, now=NOW, lifetime=timedelta(days=1))
     late = NOW + timedelta(days=1)
     assert ring(path, late - timedelta(seconds=1)).identify(key.token) == Principal(
@@ -86,7 +86,7 @@ def test_a_key_ends_when_it_says(path: Path) -> None:
     )
 
 
-def test_keys_that_come_and_go_count_at_once(path: Path) -> None:
+def test_added_and_removed_keys_count_at_once(path: Path) -> None:
     first = add_key(path, role=Role.CLINIC, now=NOW)
     held = ring(path)
     second = add_key(path, role=Role.VIEWER, now=NOW)
@@ -99,7 +99,7 @@ def test_keys_that_come_and_go_count_at_once(path: Path) -> None:
     assert len(held) == 0
 
 
-def test_a_slip_while_editing_locks_nobody_out(path: Path) -> None:
+def test_a_mistake_while_editing_leaves_the_keys_in_force(path: Path) -> None:
     key = add_key(path, role=Role.CLINIC, now=NOW)
     held = ring(path)
     good = path.read_text()
@@ -143,7 +143,7 @@ def test_damaged_files_are_refused_without_repeating_them(
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 2}', "\xff"])
-def test_other_files_are_refused_and_never_written_over(path: Path, text: str) -> None:
+def test_other_files_are_refused_and_never_overwritten(path: Path, text: str) -> None:
     path.write_text(text, encoding="latin-1")
     path.chmod(0o600)
     for act in (
@@ -157,7 +157,7 @@ def test_other_files_are_refused_and_never_written_over(path: Path, text: str) -
     assert path.read_text(encoding="latin-1") == text
 
 
-def test_files_that_others_can_read_are_refused_everywhere(path: Path) -> None:
+def test_files_that_others_can_read_are_refused(path: Path) -> None:
     add_key(path, role=Role.CLINIC, now=NOW)
     path.chmod(0o644)
     with pytest.raises(ConfigInvalid, match="by others"):
@@ -176,12 +176,12 @@ def test_two_records_of_one_id_are_refused(path: Path) -> None:
 
 @pytest.mark.parametrize("label", ["two\nlines", "\x1b[31m", "x" * 81])
 def test_labels_are_one_short_line(path: Path, label: str) -> None:
-    with pytest.raises(ConfigInvalid, match="cannot be made"):
+    with pytest.raises(ConfigInvalid, match="cannot be created"):
         add_key(path, role=Role.CLINIC, now=NOW, label=label)
     assert not path.exists()
 
 
-def test_what_is_not_there_cannot_be_removed(path: Path) -> None:
+def test_an_absent_key_cannot_be_removed(path: Path) -> None:
     with pytest.raises(ConfigInvalid, match="no API key file"):
         remove_key(path, "0123456789")
     add_key(path, role=Role.CLINIC, now=NOW)
@@ -189,7 +189,7 @@ def test_what_is_not_there_cannot_be_removed(path: Path) -> None:
         remove_key(path, "0123456789")
 
 
-def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_an_absent_folder_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigInvalid, match="cannot be written: No such file"):
         add_key(tmp_path / "absent" / "keys.json", role=Role.CLINIC, now=NOW)
 
@@ -199,7 +199,7 @@ def add_some(path: Path) -> None:
         add_key(path, role=Role.VIEWER, now=NOW)
 
 
-def test_processes_that_add_keys_at_once_lose_none(path: Path) -> None:
+def test_concurrent_processes_lose_no_key(path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=add_some, args=(path,)) for _ in range(2)]
     for worker in workers:

@@ -18,8 +18,8 @@ from edge_agent.security.api_keys import ApiKeyStore, IssuedKey, add_key, remove
 from edge_agent.security.authentication import (
     Authenticator,
     ClientCredentials,
-    grpc_caller,
-    http_caller,
+    read_grpc_credentials,
+    read_http_credentials,
 )
 from edge_agent.security.client_certificates import CertificateRules
 from tests.support.agents.certificates import NOW, Authority
@@ -42,63 +42,69 @@ def clinic(path: Path) -> IssuedKey:
 
 
 @pytest.fixture
-def gate(path: Path, clinic: IssuedKey) -> Authenticator:
+def authenticator(path: Path, clinic: IssuedKey) -> Authenticator:
     return Authenticator("gRPC", "0.0.0.0", tls=True, keys=ApiKeyStore(path, utc_now))  # noqa: S104
 
 
-def test_an_open_gate_lets_the_box_itself_detect() -> None:
-    gate = Authenticator("gRPC", "127.0.0.1", tls=False)
-    assert gate.decide(Action.DETECT, LOCAL) == LOOPBACK
-    assert isinstance(gate.decide(Action.ADMINISTER, LOCAL), Denied)
-    assert gate.identify(ClientCredentials("127.0.0.1", forwarded=True)) == Denied(
+def test_without_roles_a_caller_on_the_machine_itself_may_detect() -> None:
+    authenticator = Authenticator("gRPC", "127.0.0.1", tls=False)
+    assert authenticator.decide(Action.DETECT, LOCAL) == LOOPBACK
+    assert isinstance(authenticator.decide(Action.ADMINISTER, LOCAL), Denied)
+    assert authenticator.identify(ClientCredentials("127.0.0.1", is_forwarded=True)) == Denied(
         DenialReason.FORWARDED
     )
-    assert gate.identify(ClientCredentials("127.0.0.1", key="x")) == Denied(
+    assert authenticator.identify(ClientCredentials("127.0.0.1", key="x")) == Denied(
         DenialReason.UNKNOWN_CREDENTIAL
     )
 
 
-def test_a_gate_with_keys_wants_one_even_from_the_box_itself(
-    gate: Authenticator, clinic: IssuedKey
+def test_with_keys_even_a_caller_on_the_machine_itself_needs_one(
+    authenticator: Authenticator, clinic: IssuedKey
 ) -> None:
-    check_listeners([gate.listener])
-    assert gate.identify(LOCAL) == Denied(DenialReason.NO_CREDENTIAL)
-    who = gate.decide(Action.DETECT, ClientCredentials("10.0.0.9", key=clinic.token))
+    check_listeners([authenticator.listener])
+    assert authenticator.identify(LOCAL) == Denied(DenialReason.NO_CREDENTIAL)
+    who = authenticator.decide(Action.DETECT, ClientCredentials("10.0.0.9", key=clinic.token))
     assert who == Principal(clinic.record.actor, Role.CLINIC)
 
 
-def test_a_key_file_that_runs_empty_does_not_open_the_gate(path: Path, clinic: IssuedKey) -> None:
-    gate = Authenticator("gRPC", "127.0.0.1", tls=False, keys=ApiKeyStore(path, utc_now))
+def test_an_emptied_key_file_does_not_open_the_port(path: Path, clinic: IssuedKey) -> None:
+    keys = ApiKeyStore(path, utc_now)
+    authenticator = Authenticator("gRPC", "127.0.0.1", tls=False, keys=keys)
     remove_key(path, clinic.record.id)
-    assert gate.identify(LOCAL) == Denied(DenialReason.NO_CREDENTIAL)
+    assert authenticator.identify(LOCAL) == Denied(DenialReason.NO_CREDENTIAL)
     path.unlink()
-    assert gate.identify(LOCAL) == Denied(DenialReason.NO_CREDENTIAL)
-    assert gate.problems() == [f"{path} is gone."]
+    assert authenticator.identify(LOCAL) == Denied(DenialReason.NO_CREDENTIAL)
+    assert keys.problem == f"{path} was removed."
 
 
-def test_problems_of_the_files_are_told(gate: Authenticator, path: Path, clinic: IssuedKey) -> None:
-    assert gate.problems() == []
+def test_a_problem_of_the_key_file_leaves_the_keys_in_force(path: Path, clinic: IssuedKey) -> None:
+    keys = ApiKeyStore(path, utc_now)
+    authenticator = Authenticator("gRPC", "0.0.0.0", tls=True, keys=keys)  # noqa: S104
+    assert keys.problem is None
     path.chmod(0o644)
-    assert isinstance(gate.identify(ClientCredentials("10.0.0.9", key=clinic.token)), Principal)
-    assert "by others" in gate.problems()[0]
+    assert isinstance(
+        authenticator.identify(ClientCredentials("10.0.0.9", key=clinic.token)), Principal
+    )
+    assert keys.problem is not None
+    assert "by others" in keys.problem
 
 
-def test_certificates_count_where_the_gate_has_rules(tmp_path: Path, path: Path) -> None:
+def test_certificates_count_if_there_are_rules(tmp_path: Path, path: Path) -> None:
     pem = Authority(tmp_path).client("CN=pacs").certificate_pem
     rules = tmp_path / "clients.toml"
     rules.write_text('[[certificate]]\nsubject = "CN=pacs"\nrole = "viewer"\n')
-    gate = Authenticator(
+    authenticator = Authenticator(
         "gRPC", "10.0.0.7", tls=True, certificates=CertificateRules(rules, utc_now)
     )
-    check_listeners([gate.listener])
+    check_listeners([authenticator.listener])
     caller = ClientCredentials("10.0.0.9", certificate=pem)
-    assert gate.decide(Action.MODEL, caller) == Principal("cert:CN=pacs", Role.VIEWER)
-    assert isinstance(gate.decide(Action.DETECT, caller), Denied)
+    assert authenticator.decide(Action.MODEL, caller) == Principal("cert:CN=pacs", Role.VIEWER)
+    assert isinstance(authenticator.decide(Action.DETECT, caller), Denied)
     without_rules = Authenticator("gRPC", "127.0.0.1", tls=True)
     assert without_rules.identify(ClientCredentials("127.0.0.1", certificate=pem)) == LOOPBACK
 
 
-def test_a_gate_without_roles_must_not_open_beyond_loopback() -> None:
+def test_a_port_without_roles_must_not_listen_beyond_loopback() -> None:
     with pytest.raises(ConfigInvalid, match="no roles"):
         check_listeners([Authenticator("HTTP", "10.0.0.7", tls=True).listener])
 
@@ -123,19 +129,22 @@ def basic(user: str, password: str) -> str:
     ],
 )
 def test_keys_are_read_from_authorization(authorization: str, key: str) -> None:
-    assert grpc_caller("unix:", [("authorization", authorization)], {}).key == key
+    assert read_grpc_credentials("unix:", [("authorization", authorization)], {}).key == key
     headers = [(b"Authorization", authorization.encode())]
-    assert http_caller("127.0.0.1", headers).key == key
+    assert read_http_credentials("127.0.0.1", headers).key == key
 
 
-def test_two_keys_at_once_are_none() -> None:
+def test_two_keys_count_as_an_invalid_one() -> None:
     twice = [("authorization", "Bearer a"), ("authorization", "Bearer a")]
-    assert grpc_caller("unix:", twice, {}).key == ""
+    assert read_grpc_credentials("unix:", twice, {}).key == ""
 
 
 def test_no_header_is_no_key() -> None:
-    assert grpc_caller("unix:", [("user-agent", "x"), ("trace-bin", b"\xff")], {}).key is None
-    assert http_caller("127.0.0.1", [(b"host", b"localhost")]).key is None
+    assert (
+        read_grpc_credentials("unix:", [("user-agent", "x"), ("trace-bin", b"\xff")], {}).key
+        is None
+    )
+    assert read_http_credentials("127.0.0.1", [(b"host", b"localhost")]).key is None
 
 
 @pytest.mark.parametrize(
@@ -151,14 +160,14 @@ def test_no_header_is_no_key() -> None:
         ("", ""),
     ],
 )
-def test_grpcs_peers_are_read(peer: str, host: str) -> None:
-    assert grpc_caller(peer, [], {}).peer_host == host
+def test_grpc_peers_are_parsed(peer: str, host: str) -> None:
+    assert read_grpc_credentials(peer, [], {}).peer_host == host
 
 
 @pytest.mark.parametrize("header", ["Forwarded", "X-Forwarded-For", "x-real-ip"])
-def test_calls_that_a_proxy_passed_on_are_marked(header: str) -> None:
-    assert grpc_caller("unix:", [(header.lower(), "x")], {}).forwarded
-    assert http_caller("127.0.0.1", [(header.encode(), b"x")]).forwarded
+def test_forwarded_calls_are_marked(header: str) -> None:
+    assert read_grpc_credentials("unix:", [(header.lower(), "x")], {}).is_forwarded
+    assert read_http_credentials("127.0.0.1", [(header.encode(), b"x")]).is_forwarded
 
 
 def test_credentials_stay_out_of_logs(clinic: IssuedKey) -> None:

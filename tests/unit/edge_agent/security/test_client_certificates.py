@@ -6,7 +6,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from edge_agent.core.authorization import DenialReason, Denied, Principal, Role
 from edge_agent.errors import ConfigInvalid
-from edge_agent.security.client_certificates import CertificateRules, load_rules, pem_of
+from edge_agent.security.client_certificates import (
+    CertificateRules,
+    get_peer_certificate,
+    load_rules,
+)
 from tests.support.agents.certificates import DAY, NOW, Authority
 
 RULES = """
@@ -46,7 +50,7 @@ def rules(path: Path, now: datetime = NOW) -> CertificateRules:
     return CertificateRules(path, lambda: now)
 
 
-def test_each_name_brings_its_role(authority: Authority, path: Path) -> None:
+def test_each_name_has_its_role(authority: Authority, path: Path) -> None:
     known = rules(path)
     assert len(known) == 4
     gateway = authority.client("CN=pacs-gateway,O=St Example")
@@ -92,7 +96,7 @@ def test_other_names_are_unknown(
     assert len(who.actor) == len("cert:sha256=") + 16
 
 
-def test_a_servers_certificate_is_no_clients(authority: Authority, path: Path) -> None:
+def test_a_server_certificate_is_no_client_certificate(authority: Authority, path: Path) -> None:
     known = rules(path)
     for use, good in (
         (ExtendedKeyUsageOID.SERVER_AUTH, False),
@@ -106,7 +110,7 @@ def test_a_servers_certificate_is_no_clients(authority: Authority, path: Path) -
 @pytest.mark.parametrize(
     ("ahead", "good"), [(-2 * DAY, False), (0 * DAY, True), (29 * DAY, True), (30 * DAY, False)]
 )
-def test_validity_is_looked_at_again(
+def test_validity_is_checked_again(
     authority: Authority, path: Path, ahead: timedelta, good: bool
 ) -> None:
     issued = authority.client("CN=pacs-gateway,O=St Example")
@@ -119,11 +123,11 @@ def test_validity_is_looked_at_again(
 
 
 @pytest.mark.parametrize("pem", [b"", b"not PEM", b"-----BEGIN CERTIFICATE-----\nAAAA\n"])
-def test_what_is_no_certificate_is_unknown(path: Path, pem: bytes) -> None:
+def test_other_bytes_are_an_unknown_credential(path: Path, pem: bytes) -> None:
     assert rules(path).identify(pem) == Denied(DenialReason.UNKNOWN_CREDENTIAL)
 
 
-def test_rules_that_change_count_at_once(authority: Authority, path: Path) -> None:
+def test_changed_rules_count_at_once(authority: Authority, path: Path) -> None:
     known = rules(path)
     pem = authority.client("CN=pacs-gateway,O=St Example").certificate_pem
     path.write_text('[[certificate]]\ndns = "other.example"\nrole = "viewer"\n')
@@ -133,7 +137,7 @@ def test_rules_that_change_count_at_once(authority: Authority, path: Path) -> No
     assert isinstance(known.identify(pem), Denied)
 
 
-def test_problems_are_told(path: Path) -> None:
+def test_problems_of_the_file_are_reported(path: Path) -> None:
     known = rules(path)
     path.write_text("[[certificate]]\n")
     assert "cannot be used" in (known.problem or "")
@@ -142,7 +146,7 @@ def test_problems_are_told(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "problem"),
     [
         ("[[certificate]]", "certificate.0"),
         ('[[certificate]]\ndns = "a"', "certificate.0.role"),
@@ -160,20 +164,23 @@ def test_problems_are_told(path: Path) -> None:
         ("\xff", "clients.toml cannot be used"),
     ],
 )
-def test_rules_that_cannot_be_used_are_refused(path: Path, text: str, said: str) -> None:
+def test_invalid_rules_are_refused(path: Path, text: str, problem: str) -> None:
     path.write_text(text, encoding="latin-1")
-    with pytest.raises(ConfigInvalid, match=said) as caught:
+    with pytest.raises(ConfigInvalid, match=problem) as caught:
         load_rules(path)
     assert caught.value.hint
 
 
-def test_rules_that_anybody_can_change_are_refused(path: Path) -> None:
+def test_a_world_writable_rules_file_is_refused(path: Path) -> None:
     path.chmod(0o666)
     with pytest.raises(ConfigInvalid, match="changed by others"):
         load_rules(path)
 
 
-def test_grpcs_context_holds_the_certificate() -> None:
-    assert pem_of({"x509_pem_cert": [b"PEM"], "transport_security_type": [b"ssl"]}) == b"PEM"
-    assert pem_of({"transport_security_type": [b"ssl"]}) is None
-    assert pem_of({}) is None
+def test_the_certificate_is_read_from_grpcs_auth_context() -> None:
+    assert (
+        get_peer_certificate({"x509_pem_cert": [b"PEM"], "transport_security_type": [b"ssl"]})
+        == b"PEM"
+    )
+    assert get_peer_certificate({"transport_security_type": [b"ssl"]}) is None
+    assert get_peer_certificate({}) is None

@@ -6,7 +6,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from edge_agent.errors import ConfigInvalid
-from edge_agent.security.tls import Tls, TlsFiles, load_tls, ssl_context
+from edge_agent.security.tls import Tls, TlsFiles, load_tls, make_ssl_context
 from hilum.codes import ErrorCode
 from tests.support.agents.certificates import DAY, NOW, Authority, Issued, write_key
 
@@ -63,7 +63,7 @@ def test_a_key_that_others_can_read_is_refused(server: Issued, mode: int) -> Non
     assert "by others" in refused(server)
 
 
-def test_a_key_that_one_group_can_read_is_fine(server: Issued) -> None:
+def test_a_key_that_a_group_can_read_is_accepted(server: Issued) -> None:
     server.key.chmod(0o640)
     load(server)
 
@@ -81,7 +81,7 @@ def test_another_certificates_key_is_refused(server: Issued, authority: Authorit
         (60 * DAY, "has expired on"),
     ],
 )
-def test_certificates_out_of_their_time_are_refused(
+def test_certificates_that_are_not_valid_now_are_refused(
     server: Issued, after: timedelta, said: str
 ) -> None:
     assert said in refused(server, after=after)
@@ -109,7 +109,7 @@ def test_swapped_files_are_refused(server: Issued) -> None:
     assert "no certificate in PEM" in refused(Issued(server.key, server.certificate))
 
 
-def test_a_key_with_a_passphrase_is_refused_not_asked_for(server: Issued) -> None:
+def test_a_key_with_a_passphrase_is_refused_without_a_prompt(server: Issued) -> None:
     write_key(server.key, ec.generate_private_key(ec.SECP256R1()), b"secret")
     assert "passphrase" in refused(server)
 
@@ -118,7 +118,7 @@ def test_a_clients_ca_must_be_a_ca(server: Issued, authority: Authority) -> None
     assert "may not sign others" in refused(server, authority.client("CN=x").certificate)
 
 
-def test_keys_that_openssl_finds_weak_are_refused_at_the_start(tmp_path: Path) -> None:
+def test_weak_keys_are_refused_at_the_start(tmp_path: Path) -> None:
     weak = Authority(tmp_path).server(rsa_bits=1024)
     assert "cannot be used" in refused(weak)
 
@@ -152,28 +152,28 @@ def client_context(authority: Authority, version: ssl.TLSVersion) -> ssl.SSLCont
     ("version", "name"),
     [(ssl.TLSVersion.TLSv1_2, "TLSv1.2"), (ssl.TLSVersion.TLSv1_3, "TLSv1.3")],
 )
-def test_tls_1_2_and_1_3_are_spoken(
+def test_tls_1_2_and_1_3_are_supported(
     server: Issued, authority: Authority, version: ssl.TLSVersion, name: str
 ) -> None:
-    assert handshake(ssl_context(load(server)), client_context(authority, version)) == name
+    assert handshake(make_ssl_context(load(server)), client_context(authority, version)) == name
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated:DeprecationWarning")
-def test_tls_1_1_is_not_spoken(server: Issued, authority: Authority) -> None:
+def test_tls_1_1_is_not_supported(server: Issued, authority: Authority) -> None:
     client = client_context(authority, ssl.TLSVersion.TLSv1_1)
     client.set_ciphers("ALL:@SECLEVEL=0")
     with pytest.raises(ssl.SSLError, match=r"(?i)unsupported.protocol|protocol.version"):
-        handshake(ssl_context(load(server)), client)
+        handshake(make_ssl_context(load(server)), client)
 
 
 @pytest.mark.parametrize("cipher", ["AES128-GCM-SHA256", "ECDHE-ECDSA-AES128-SHA256"])
-def test_weak_tls_1_2_ciphers_are_not_spoken(
+def test_weak_tls_1_2_ciphers_are_not_supported(
     server: Issued, authority: Authority, cipher: str
 ) -> None:
     client = client_context(authority, ssl.TLSVersion.TLSv1_2)
     client.set_ciphers(cipher)
     with pytest.raises(ssl.SSLError, match=r"(?i)no.shared.cipher|handshake.failure"):
-        handshake(ssl_context(load(server)), client)
+        handshake(make_ssl_context(load(server)), client)
 
 
 def test_der_is_not_pem(server: Issued) -> None:

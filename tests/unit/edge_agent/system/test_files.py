@@ -39,7 +39,7 @@ def test_a_replaced_file_keeps_its_mode_and_owner(tmp_path: Path) -> None:
     assert after.st_ino != before.st_ino
 
 
-def test_a_failed_replacement_leaves_the_old_and_no_litter(tmp_path: Path) -> None:
+def test_a_failed_replacement_leaves_the_old_file_and_no_temporary_one(tmp_path: Path) -> None:
     target = tmp_path / "folder"
     target.mkdir()
     with pytest.raises(OSError, match="directory"):
@@ -47,7 +47,7 @@ def test_a_failed_replacement_leaves_the_old_and_no_litter(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_given_mode_is_given_to_a_replaced_file_too(tmp_path: Path) -> None:
+def test_a_given_mode_applies_to_a_replaced_file_too(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.touch()
     path.chmod(0o666)
@@ -56,7 +56,7 @@ def test_a_given_mode_is_given_to_a_replaced_file_too(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_what_a_killed_writer_left_behind_is_replaced(tmp_path: Path) -> None:
+def test_a_killed_writers_temporary_file_is_replaced(tmp_path: Path) -> None:
     left = tmp_path / f".file.{threading.get_native_id()}.part"
     left.write_bytes(b"half a")
     replace_file(tmp_path / "file", b"whole")
@@ -109,7 +109,7 @@ def test_a_folder_that_is_open_to_others_is_refused(tmp_path: Path, mode: int) -
         make_private_folder(tmp_path / "cache", "model cache")
 
 
-def test_one_at_a_time(tmp_path: Path) -> None:
+def test_a_lock_is_held_by_one_thread_at_a_time(tmp_path: Path) -> None:
     path, seen = tmp_path / "count", []
     path.write_text("0")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from edge_agent.system.logging import configure_logging, where_raised
+from edge_agent.system.logging import configure_logging, describe_origin
 from tests.support.agents.tagged import logging_restored
 
 
@@ -18,21 +18,21 @@ def written() -> Iterator[io.StringIO]:
         yield stream
 
 
-def test_one_line_per_event_with_its_pairs(written: io.StringIO) -> None:
+def test_an_event_is_one_line_of_logfmt(written: io.StringIO) -> None:
     log = logging.getLogger("edge_agent.app.agent")
     log.info("serving", extra={"address": "127.0.0.1:5005", "compute_device": 'CPU: "x"\nline'})
     (line,) = written.getvalue().splitlines()
     assert line.endswith('INFO serving address=127.0.0.1:5005 compute_device="CPU: \\"x\\"\\nline"')
 
 
-def test_other_libraries_are_heard_only_when_something_is_wrong(written: io.StringIO) -> None:
+def test_only_errors_of_libraries_are_written(written: io.StringIO) -> None:
     logging.getLogger("some.library").warning("chatter")
     logging.getLogger("some.library").error("broken")
     assert "chatter" not in written.getvalue()
     assert "ERROR broken" in written.getvalue()
 
 
-def test_pydicom_is_silent_for_it_quotes_headers(written: io.StringIO) -> None:
+def test_pydicom_is_silenced_because_it_quotes_headers(written: io.StringIO) -> None:
     logging.getLogger("pydicom").error("PatientName Doe^Jane")
     assert written.getvalue() == ""
 
@@ -41,6 +41,6 @@ def test_no_traceback_is_written(written: io.StringIO) -> None:
     try:
         int("Doe^Jane")
     except ValueError as error:
-        logging.getLogger("edge_agent").exception("failed", extra={"at": where_raised(error)})
+        logging.getLogger("edge_agent").exception("failed", extra={"at": describe_origin(error)})
     assert "Doe^Jane" not in written.getvalue()
     assert "at=test_logging.py:" in written.getvalue()

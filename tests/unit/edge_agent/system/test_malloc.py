@@ -54,7 +54,7 @@ def _is_below(limit_kb: int) -> bool:
     return memory_kb(os.getpid()) < limit_kb
 
 
-def test_what_is_free_between_others_is_given_back() -> None:
+def test_free_pages_between_other_blocks_are_returned() -> None:
     kept = blocks_with_gaps()
     before = memory_kb(os.getpid())
     trim_heap()
@@ -62,20 +62,20 @@ def test_what_is_free_between_others_is_given_back() -> None:
     assert len(kept) == BLOCKS // 10
 
 
-async def test_it_is_given_back_again_and_again() -> None:
-    tidying = asyncio.create_task(trim_heap_periodically(0.001))
+async def test_the_heap_is_trimmed_periodically() -> None:
+    trimming = asyncio.create_task(trim_heap_periodically(0.001))
     for _ in range(2):
         before = memory_kb(os.getpid())
         kept = blocks_with_gaps()
         await eventually(partial(_is_below, before + MOST_KB // 2))
         del kept
-    tidying.cancel()
+    trimming.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await tidying
+        await trimming
 
 
 @pytest.mark.parametrize("how", ["reuse", "as glibc does"])
-def test_many_threads_share_few_heaps(how: str, tmp_path: Path) -> None:
+def test_many_threads_share_few_arenas(how: str, tmp_path: Path) -> None:
     told = tmp_path / "heaps.xml"
     subprocess.run([sys.executable, "-c", MANY_THREADS_ALLOCATE, told, how], check=True)
     heaps = told.read_text("ascii").count("<heap nr=")
