@@ -28,9 +28,9 @@ from edge_agent.cli.output import open_stderr
 from edge_agent.cli.settings import settings_from_options
 from edge_agent.config import AccessSettings, Settings, TlsSettings
 from edge_agent.engines.bundle import Bundle
-from edge_agent.engines.golden import read_picture
+from edge_agent.engines.golden import read_golden_image
 from edge_agent.engines.hardware import Hardware
-from edge_agent.engines.selection.select import choose
+from edge_agent.engines.selection.select import select_engine
 from edge_agent.errors import ConfigInvalid
 from edge_agent.system.logging import configure_logging
 from edge_agent.system.processes import memory_kb, process_tree
@@ -167,14 +167,14 @@ async def run_benchmark(settings: Settings, image: Path | None = None) -> Machin
     with tempfile.TemporaryDirectory(prefix="hilum-bench-") as folder:
         isolated = isolate_settings(settings, Path(folder))
         selection = await asyncio.to_thread(
-            choose,
+            select_engine,
             bundle,
             isolated.cache_dir,
             settings.engine.threads,
             wanted=settings.engine.variant,
         )
         measured = await _measure_agent(isolated, data)
-    hardware = Hardware.here()
+    hardware = Hardware.detect()
     manifest = bundle.manifest
     return MachineReport(
         hilum=version("hilum"),
@@ -277,7 +277,7 @@ def make_dicom(bundle: Bundle) -> bytes:
     It is PA, 12 bits deep, has a VOI window and is as large as real ones, so that the content check
     accepts it and decoding costs what it costs for a real radiograph.
     """
-    picture = read_picture(bundle.read(bundle.golden.cases[0].image), bundle.manifest.input)
+    picture = read_golden_image(bundle.read(bundle.golden.cases[0].image), bundle.manifest.input)
     pixels = cv2.resize(picture, (COLUMNS, ROWS), interpolation=cv2.INTER_CUBIC).astype("<u2") << 4
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = ComputedRadiographyImageStorage

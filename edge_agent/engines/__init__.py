@@ -1,1 +1,1 @@
-"""Pixels to raw outputs."""
+"""Runs a bundle's model on this machine: bundles, engines, their selection and their self-test."""

@@ -16,7 +16,7 @@ MAX_BATCH: Final = 8
 """Images at once that a graph for any number of them is run on."""
 
 
-def in_runs(batch: Pixels, most: int) -> Iterator[Pixels]:
+def iter_batches(batch: Pixels, most: int) -> Iterator[Pixels]:
     """A batch u8 (N, ...) in pieces of at most so many images, in their order."""
     for start in range(0, len(batch), most):
         yield batch[start : start + most]

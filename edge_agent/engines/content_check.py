@@ -23,7 +23,7 @@ from edge_agent.core.content_check import (
 from edge_agent.core.geometry import Letterbox
 from edge_agent.engines.base import Pixels
 from edge_agent.engines.bundle import Bundle
-from edge_agent.engines.runtimes.openvino_core import new_core, run
+from edge_agent.engines.runtimes.openvino_core import new_core, run_request
 from edge_agent.errors import BundleInvalid, EngineFailed
 from hilum.manifest import ContentCheckSpec, InputSpec
 
@@ -91,12 +91,12 @@ class OpenVinoContentChecker:
 
     def judge(self, pixels: Pixels) -> ContentVerdict:
         """Say what a picture shows; see `ContentChecker.judge`."""
-        batch = shrunk(pixels, self._spec.input)[None, None]
+        batch = shrink_to_input(pixels, self._spec.input)[None, None]
         with self._lock:
             if self._request is None:
                 raise EngineFailed("the gate is closed")
             try:
-                seen = ContentProbabilities.from_outputs(run(self._request, batch)[0])
+                seen = ContentProbabilities.from_outputs(run_request(self._request, batch)[0])
             except ContentOutputsInvalid as error:
                 raise EngineFailed(f"the gate gave {error}") from error
             except Exception as error:
@@ -109,7 +109,7 @@ class OpenVinoContentChecker:
             self._request = None
 
 
-def shrunk(pixels: Pixels, spec: InputSpec) -> Pixels:
+def shrink_to_input(pixels: Pixels, spec: InputSpec) -> Pixels:
     """Letterbox a picture u8 (H, W) into the gate's own small input, u8 (height, width).
 
     Raises:

@@ -47,11 +47,11 @@ def run_golden(bundle: Bundle, engine: Engine) -> tuple[GoldenResult, ...]:
     """
     manifest, variant = bundle.manifest, bundle.variant(engine.name)
     cases, tolerance = bundle.golden.cases, bundle.golden.tolerances[variant.name]
-    pictures = [read_picture(bundle.read(case.image), manifest.input) for case in cases]
+    pictures = [read_golden_image(bundle.read(case.image), manifest.input) for case in cases]
     problems: dict[str, tuple[str, ...]] = {case.name: () for case in cases}
-    for said in answers(engine, pictures, manifest, variant):
+    for said in run_cases(engine, pictures, manifest, variant):
         for case, found in zip(cases, said, strict=True):
-            problems[case.name] += differences(
+            problems[case.name] += compare_findings(
                 case.expected[variant.name], found, variant.operating_points, tolerance
             )
     return tuple(GoldenResult(name, found) for name, found in problems.items())
@@ -72,13 +72,13 @@ def run_content_check(
     """
     verdicts = []
     for case in bundle.golden.cases:
-        seen = judge(read_picture(bundle.read(case.image), bundle.manifest.input))
+        seen = judge(read_golden_image(bundle.read(case.image), bundle.manifest.input))
         problems = () if seen.refusal is None else (f"refused as {seen.refusal}",)
         verdicts.append(GoldenResult(case.name, problems))
     return tuple(verdicts)
 
 
-def answers(
+def run_cases(
     engine: Engine, pictures: Sequence[Pixels], manifest: Manifest, variant: EngineVariant
 ) -> Iterator[list[tuple[Finding, ...]]]:
     """Findings in each picture u8 (H, W) of the input's very size, at the operating points.
@@ -113,7 +113,7 @@ def _findings(
         raise EngineFailed(f"{engine.name}: {error}") from error
 
 
-def differences(
+def compare_findings(
     expected: Sequence[GoldenFinding],
     found: Sequence[Finding],
     operating_points: dict[str, float],
@@ -145,7 +145,7 @@ def differences(
     return tuple(problems)
 
 
-def read_picture(png: bytes, spec: InputSpec) -> Pixels:
+def read_golden_image(png: bytes, spec: InputSpec) -> Pixels:
     """A golden picture, u8 (H, W).
 
     Raises:

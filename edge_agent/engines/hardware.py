@@ -29,25 +29,25 @@ class Hardware:
     cards: tuple[str, ...] = ()
 
     @classmethod
-    def here(cls) -> Self:
+    def detect(cls) -> Self:
         """This box, as this process sees it."""
         facts = _cpuinfo()
         return cls(
-            cpu=cpu_model(),
+            cpu=read_cpu_name(),
             cores=len(os.sched_getaffinity(0)),
             flags=tuple(sorted(facts.get("flags", facts.get("Features", "")).split())),
             isa_limit=os.environ.get(_ISA_LIMIT, ""),
-            cards=nvidia_cards(),
+            cards=list_nvidia_gpus(),
         )
 
 
-def cpu_model() -> str:
+def read_cpu_name() -> str:
     """The processor's own name, such as `AMD EPYC`."""
     facts = _cpuinfo()
     return facts.get("model name") or platform.processor() or platform.machine()
 
 
-def nvidia_cards() -> tuple[str, ...]:
+def list_nvidia_gpus() -> tuple[str, ...]:
     """NVIDIA cards that the kernel's driver shows, by model, each with the driver's version.
 
     Asks no library: that would take memory, and CUDA does not survive a fork.

@@ -13,7 +13,7 @@ from edge_agent.engines.content_check import ContentChecker, OpenVinoContentChec
 from edge_agent.engines.golden import run_content_check, run_golden
 from edge_agent.engines.model import LoadedModel, SelfTestReport
 from edge_agent.engines.runtimes.factory import open_engine
-from edge_agent.engines.selection.select import AUTO, EngineSelection, choose
+from edge_agent.engines.selection.select import AUTO, EngineSelection, select_engine
 from edge_agent.errors import EngineFailed, HilumError
 
 _log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def _open_selected(bundle: Bundle, options: LoadOptions) -> tuple[EngineSelectio
     """
     failed: dict[str, str] = {}
     while True:
-        selection = choose(
+        selection = select_engine(
             bundle, options.cache_dir, options.threads, wanted=options.variant, without=failed
         )
         may_fall_back = selection.variant.runtime == "tensorrt" and options.variant == AUTO

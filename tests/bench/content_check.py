@@ -7,7 +7,7 @@ import time
 
 from edge_agent.engines.bundle import Bundle, starter_bundle_path
 from edge_agent.engines.content_check import OpenVinoContentChecker
-from edge_agent.engines.golden import read_picture
+from edge_agent.engines.golden import read_golden_image
 from edge_agent.engines.runtimes.openvino import OpenVinoEngine
 
 ROUNDS = 60
@@ -30,7 +30,7 @@ def run() -> None:
 def measure(bundle: Bundle) -> dict[str, float]:
     """Return median milliseconds of the content check, shrinking included, and of each variant."""
     spec = bundle.manifest.input
-    pictures = [read_picture(bundle.read(case.image), spec) for case in bundle.golden.cases]
+    pictures = [read_golden_image(bundle.read(case.image), spec) for case in bundle.golden.cases]
     engines = {
         variant.name: OpenVinoEngine(bundle, variant)
         for variant in bundle.manifest.engines

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.engines.bundle import Bundle, shipped_bundles, starter_bundle_path
-from edge_agent.engines.golden import read_picture
+from edge_agent.engines.golden import read_golden_image
 from edge_agent.engines.runtimes.factory import open_engine
 from edge_agent.errors import EngineFailed
 
@@ -37,7 +37,7 @@ def run() -> None:
     bundle = Bundle.open(starter_bundle_path())
     spec = bundle.manifest.input
     pictures = [
-        read_picture(bundle.read(case.image), spec)[None, None] for case in bundle.golden.cases
+        read_golden_image(bundle.read(case.image), spec)[None, None] for case in bundle.golden.cases
     ]
     spent = measure(_contestants(bundle, pictures), pictures)
     against = BASELINE if BASELINE in spent else "openvino-fp32"

@@ -107,7 +107,7 @@ REFERENCE: Final = "nncf-mixed"
 def run(architecture: str = ARCHITECTURE, size: int = SIZE, rounds: int = ROUNDS) -> None:
     """Make what is missing under runs/bench, then print the table, or both tables."""
     build(architecture, size)
-    here = Hardware.here()
+    here = Hardware.detect()
     known = [flag for flag in _INSTRUCTION_SETS if flag in here.flags]
     print(
         f"\n{here.cpu}, {here.cores} cores: {', '.join(known) or 'no instruction set known here'}"

@@ -36,7 +36,7 @@ from edge_agent.core.findings import Finding
 from edge_agent.engines.base import Engine, Pixels
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.content_check import OpenVinoContentChecker
-from edge_agent.engines.golden import answers, differences, read_picture, run_golden
+from edge_agent.engines.golden import compare_findings, read_golden_image, run_cases, run_golden
 from edge_agent.engines.runtimes.onnxruntime import OnnxRuntimeEngine, OnnxRuntimeOptions
 from edge_agent.engines.runtimes.openvino import DEFAULT_OPTIONS, OpenVinoEngine, OpenVinoOptions
 from hilum.catalog import CATALOG
@@ -271,7 +271,7 @@ def _prove_content_check(bundle: Bundle) -> None:
     if checker is None:
         return
     for case in bundle.golden.cases:
-        verdict = checker.judge(read_picture(bundle.read(case.image), bundle.manifest.input))
+        verdict = checker.judge(read_golden_image(bundle.read(case.image), bundle.manifest.input))
         if verdict.refusal:
             raise TrainingError(
                 f"the content check refuses the golden case {case.name}: {verdict.refusal}"
@@ -309,14 +309,16 @@ def _recordings(
             measuring_engine(draft, variant, replace(options, inference_precision="f32")),
             measuring_engine(draft, variant, options),
         )
-        for said in answers(engine, list(pictures.values()), draft.manifest, variant)
+        for said in run_cases(engine, list(pictures.values()), draft.manifest, variant)
     )
     tolerance = TOLERANCES[variant.name]
     recorded = [_golden(findings) for findings in exact]
     return {
         case: findings
         for case, findings, *found in zip(pictures, recorded, *others, strict=True)
-        if not any(differences(findings, it, variant.operating_points, tolerance) for it in found)
+        if not any(
+            compare_findings(findings, it, variant.operating_points, tolerance) for it in found
+        )
     }
 
 

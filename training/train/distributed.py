@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from edge_agent.engines.runtimes.openvino import computes_bf16 as cpu_computes_bf16
+from edge_agent.engines.runtimes.openvino import has_native_bf16 as cpu_computes_bf16
 from training.errors import TrainingError
 
 Item = TypeVar("Item")

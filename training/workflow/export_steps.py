@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from edge_agent.core.findings import decode_findings
 from edge_agent.core.geometry import Letterbox
-from edge_agent.engines.runtimes.openvino import computes_bf16
+from edge_agent.engines.runtimes.openvino import has_native_bf16
 from edge_agent.engines.runtimes.tensorrt_runtime import open_runtime
 from edge_agent.imaging.letterbox import apply_letterbox
 from hilum.catalog import CATALOG
@@ -227,7 +227,7 @@ def prove(config: Config, on_step: ProgressCallback = ignore_progress) -> Parity
         network = load_model(weights, config.train.architecture)
         reference = side("torch", network_detector(network, record.input, record.head, device))
         for variant in draft.manifest.engines:
-            if variant.precision == "bf16" and not computes_bf16():
+            if variant.precision == "bf16" and not has_native_bf16():
                 not_measured[variant.name] = "this processor does not compute BF16"
                 continue
             engine = measuring_engine(draft, variant)

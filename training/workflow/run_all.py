@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from edge_agent.engines.base import Pixels
 from edge_agent.engines.bundle import Bundle
-from edge_agent.engines.runtimes.tensorrt_runtime import open_runtime, packages_installed
+from edge_agent.engines.runtimes.tensorrt_runtime import find_tensorrt_packages, open_runtime
 from training.config import Config, Section, TrainConfig
 from training.data import splits
 from training.data.atomic_files import replace_files
@@ -122,7 +122,7 @@ def _refuse_early(config: Config) -> None:
     steps.check_calibration(config)
     make_bundle.check(config)
     evaluating.check_request(_request(config, "cpu"))
-    if export.capabilities and _RTX in packages_installed():
+    if export.capabilities and _RTX in find_tensorrt_packages():
         open_runtime(_RTX).check(export.capabilities)
     if (config.out / run_manifest.FILE).is_file() and (config.out / WEIGHTS).is_file():
         run_manifest.read(config)
@@ -196,7 +196,7 @@ def _steps(
         steps.quantise(config, told)
         if not config.export.capabilities:
             return
-        if _RTX in packages_installed():
+        if _RTX in find_tensorrt_packages():
             steps.compile_for_cards(config, on_step=told)
         else:
             say(f"export: no engines for cards ahead of time: {_RTX} is not installed")
@@ -283,7 +283,7 @@ def _compiler(config: Config) -> Content:
 
     So a run that was exported without it gets its engines once it is there.
     """
-    found = packages_installed().get(_RTX) if config.export.capabilities else None
+    found = find_tensorrt_packages().get(_RTX) if config.export.capabilities else None
     return {} if found is None else {_RTX: found}
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from edge_agent.engines.bundle import Bundle
-from edge_agent.engines.runtimes.openvino import computes_bf16
+from edge_agent.engines.runtimes.openvino import has_native_bf16
 from hilum.catalog import CATALOG
 from hilum.manifest import InputSpec
 from training.bundle.writer import BF16, FP32, INT8, ORT_FP32, measuring_engine
@@ -135,7 +135,7 @@ class StarterPlan:
                 intended_use=INTENDED_USE,
                 data="synthetic radiographs"
                 + (", in part on real backgrounds" if self.backgrounds else ""),
-                variants=(INT8, *((BF16,) if computes_bf16() else ()), FP32, ORT_FP32),
+                variants=(INT8, *((BF16,) if has_native_bf16() else ()), FP32, ORT_FP32),
                 content_check=self.content_check,
                 replaces=self.replaces,
                 modifications=self.modifications,

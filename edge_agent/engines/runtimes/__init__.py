@@ -1,1 +1,1 @@
-"""edge_agent engines runtimes: to be described."""
+"""One engine for each runtime (OpenVINO, ONNX Runtime, TensorRT), and what they share."""

@@ -15,7 +15,8 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.errors import EngineFailed, HilumError
+from edge_agent.engines.io_check import translate_errors
+from edge_agent.errors import EngineFailed
 
 BINDINGS: Final = ("cuda.bindings", "pycuda")
 """Packages that bring CUDA to Python, the preferred one first."""
@@ -78,37 +79,31 @@ class CudaDevice(Protocol):
         ...
 
 
-def bindings_installed() -> str | None:
+def translate_cuda_errors(action: str) -> AbstractContextManager[None]:
+    """Turn whatever CUDA's packages raise into EngineFailed; see `io_check.translate_errors`."""
+    return translate_errors("CUDA", action)
+
+
+def find_cuda_bindings() -> str | None:
     """The package that would be used, without importing it; None if there is none."""
     return next((name for name in BINDINGS if _is_there(name)), None)
 
 
-def open_card() -> CudaDevice:
+def open_cuda_device() -> CudaDevice:
     """The first card of this box, through whichever package is installed.
 
     Raises:
         EngineFailed: no package, no driver, no card, or it cannot be used.
     """
-    found = bindings_installed()
+    found = find_cuda_bindings()
     if found is None:
         raise EngineFailed(
             "neither cuda-python nor pycuda is installed",
             hint="Install the extra `tensorrt` from Hilum's repository: "
             "uv sync --extra edge --extra tensorrt, or pip install '.[edge,tensorrt]'.",
         )
-    with ours("open the card"):
+    with translate_cuda_errors("open the card"):
         return CudaPythonDevice() if found == BINDINGS[0] else PyCudaDevice()
-
-
-@contextmanager
-def ours(act: str) -> Iterator[None]:
-    """Turn whatever CUDA's packages raise into EngineFailed; our own errors pass."""
-    try:
-        yield
-    except HilumError:
-        raise
-    except Exception as error:
-        raise EngineFailed(f"CUDA could not {act}: {error}") from error
 
 
 class CudaPythonDevice:

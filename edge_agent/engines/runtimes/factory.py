@@ -10,9 +10,9 @@ from typing import Final
 from edge_agent.core.engine_selection import ONE_AT_A_TIME, BatchPolicy
 from edge_agent.engines.base import Engine
 from edge_agent.engines.bundle import Bundle
-from edge_agent.engines.hardware import nvidia_cards
-from edge_agent.engines.runtimes.cuda import bindings_installed
-from edge_agent.engines.runtimes.tensorrt_runtime import packages_installed
+from edge_agent.engines.hardware import list_nvidia_gpus
+from edge_agent.engines.runtimes.cuda import find_cuda_bindings
+from edge_agent.engines.runtimes.tensorrt_runtime import find_tensorrt_packages
 from edge_agent.errors import BundleInvalid
 from hilum.manifest import EngineVariant
 
@@ -26,8 +26,8 @@ def runtime_version(runtime: str) -> str | None:
     TensorRT counts only where there is a card, and a package to reach it with.
     """
     if runtime == "tensorrt":
-        packages = packages_installed()
-        usable = packages and bindings_installed() and nvidia_cards()
+        packages = find_tensorrt_packages()
+        usable = packages and find_cuda_bindings() and list_nvidia_gpus()
         return " ".join(next(iter(packages.items()))) if usable else None
     if runtime not in KNOWN or find_spec(runtime) is None:
         return None

@@ -17,13 +17,20 @@ from typing import Any, Final, Literal
 import numpy as np
 import openvino as ov
 
-from edge_agent.core.findings import BOX_ROWS
 from edge_agent.engines.base import Pixels, RawOutputs
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.compiled_cache import CompiledCache
-from edge_agent.engines.runtimes.openvino_core import new_core, run
-from edge_agent.errors import BundleInvalid, EngineFailed, HilumError
-from hilum.manifest import EngineVariant, InputSpec, Manifest
+from edge_agent.engines.io_check import (
+    TensorForm,
+    check_batch,
+    check_finite,
+    check_model_form,
+    make_blank_batch,
+    translate_errors,
+)
+from edge_agent.engines.runtimes.openvino_core import new_core, run_request
+from edge_agent.errors import BundleInvalid, EngineFailed
+from hilum.manifest import EngineVariant, Manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +81,7 @@ class OpenVinoEngine:
         self._closing = threading.Lock()
         # None in the pool means: closed.
         self._pool: LifoQueue[ov.InferRequest | None] = LifoQueue()
-        with _ours("load the model"):
+        with translate_errors("OpenVINO", "load the model"):
             core = new_core()
             self._compute_device = f"{options.device}: {_processor(core, options)}"
             _check_precision(core, variant, options)
@@ -84,7 +91,7 @@ class OpenVinoEngine:
             self._requests = options.requests or _advised_requests(compiled)
             for _ in range(self._requests):
                 self._pool.put(compiled.create_infer_request())
-        self.infer(_blank(self._input))
+        self.infer(make_blank_batch(self._input))
 
     @property
     def name(self) -> str:
@@ -103,15 +110,14 @@ class OpenVinoEngine:
 
     def infer(self, batch: Pixels) -> RawOutputs:
         """Run the model on each image of the batch; see `engines.base.Engine.infer`."""
-        self._check(batch)
+        check_batch(self._name, batch, self._input)
         outputs = np.empty((len(batch), *self._output_shape), np.float32)
-        with self._request() as request, _ours("infer"):
+        with self._request() as request, translate_errors("OpenVINO", "infer"):
             for image, answer in zip(batch, outputs, strict=True):
                 pixels = np.ascontiguousarray(image[None])
                 # What comes back is the request's own memory: copied before its next use.
-                answer[:] = run(request, pixels)[0]
-        if not np.isfinite(outputs).all():
-            raise EngineFailed(f"{self._name} gave outputs that are not finite")
+                answer[:] = run_request(request, pixels)[0]
+        check_finite(self._name, outputs)
         return outputs
 
     def close(self) -> None:
@@ -132,29 +138,11 @@ class OpenVinoEngine:
         finally:
             self._pool.put(request)
 
-    def _check(self, batch: Pixels) -> None:
-        wanted = (self._input.channels, self._input.height, self._input.width)
-        if batch.dtype != np.uint8 or batch.shape[1:] != wanted or not batch.size:
-            raise EngineFailed(
-                f"a batch of {batch.dtype} {batch.shape}; {self._name} takes u8 (N, *{wanted})"
-            )
 
-
-def computes_bf16(device: str = "CPU", core: ov.Core | None = None) -> bool:
+def has_native_bf16(device: str = "CPU", core: ov.Core | None = None) -> bool:
     """Whether a device computes BF16 in hardware, so that variants of this precision run on it."""
     abilities = (core or new_core()).get_property(device, "OPTIMIZATION_CAPABILITIES")
     return "BF16" in abilities
-
-
-@contextlib.contextmanager
-def _ours(act: str) -> Iterator[None]:
-    """Turn whatever the runtime raises into EngineFailed; our own errors pass."""
-    try:
-        yield
-    except HilumError:
-        raise
-    except Exception as error:
-        raise EngineFailed(f"OpenVINO could not {act}: {error}") from error
 
 
 def _processor(core: ov.Core, options: OpenVinoOptions) -> str:
@@ -203,7 +191,7 @@ def _precision(engine: EngineVariant, options: OpenVinoOptions) -> str:
 
 def _check_precision(core: ov.Core, engine: EngineVariant, options: OpenVinoOptions) -> None:
     # Without BF16 units the runtime emulates it, slowly, or silently computes in f32.
-    if _precision(engine, options) == "bf16" and not computes_bf16(options.device, core):
+    if _precision(engine, options) == "bf16" and not has_native_bf16(options.device, core):
         raise EngineFailed(f"{engine.name}: this processor does not compute BF16")
 
 
@@ -218,15 +206,10 @@ def _cache_key(
 
 
 def _check_form(compiled: ov.CompiledModel, manifest: Manifest) -> None:
-    spec = manifest.input
-    inputs = [(port.element_type.to_string(), tuple(port.shape)) for port in compiled.inputs]
-    if inputs != [("u8", (1, spec.channels, spec.height, spec.width))]:
-        raise BundleInvalid(f"the model's inputs are {inputs}, not what the manifest says")
-    rows = BOX_ROWS + len(manifest.findings)
-    outputs = [(port.element_type.to_string(), tuple(port.shape)[:2]) for port in compiled.outputs]
-    if outputs != [("f32", (1, rows))]:
-        raise BundleInvalid(f"the model's outputs are {outputs}, not f32 (1, {rows}, anchors)")
-
-
-def _blank(spec: InputSpec) -> Pixels:
-    return np.full((1, spec.channels, spec.height, spec.width), spec.pad_value, np.uint8)
+    inputs, outputs = (
+        [TensorForm(port.element_type.to_dtype().name, tuple(port.shape)) for port in ports]
+        for ports in (compiled.inputs, compiled.outputs)
+    )
+    check_model_form(inputs, outputs, manifest)
+    if outputs[0].shape[0] != 1:
+        raise BundleInvalid(f"the model's output is {outputs[0]}, not one image's")

@@ -43,7 +43,7 @@ def new_core() -> ov.Core:
     return core
 
 
-def run(request: ov.InferRequest, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+def run_request(request: ov.InferRequest, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Run a model on a batch, in the runtime's own threads, and wait.
 
     Not by `request.infer`: that leaves something to be done at the end of the calling thread, after

@@ -19,14 +19,20 @@ from typing import Final
 
 import numpy as np
 
-from edge_agent.core.findings import BOX_ROWS
-from edge_agent.engines.base import MAX_BATCH, Pixels, RawOutputs, in_runs
+from edge_agent.engines.base import MAX_BATCH, Pixels, RawOutputs, iter_batches
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.compiled_cache import CompiledCache
-from edge_agent.engines.hardware import nvidia_cards
-from edge_agent.engines.runtimes.cuda import CudaDevice, open_card, ours
-from edge_agent.engines.runtimes.tensorrt_runtime import (
+from edge_agent.engines.hardware import list_nvidia_gpus
+from edge_agent.engines.io_check import (
     ANY,
+    TensorForm,
+    check_batch,
+    check_finite,
+    check_model_form,
+    make_blank_batch,
+)
+from edge_agent.engines.runtimes.cuda import CudaDevice, open_cuda_device, translate_cuda_errors
+from edge_agent.engines.runtimes.tensorrt_runtime import (
     ExecutionContext,
     Runtime,
     TensorInfo,
@@ -46,6 +52,7 @@ class TensorRtOptions:
 
 
 DEFAULT_OPTIONS: Final = TensorRtOptions()
+_OUTPUT_RANK: Final = 3
 
 
 class TensorRtEngine:
@@ -80,38 +87,33 @@ class TensorRtEngine:
         self.max_batch = 1
         self._input = bundle.manifest.input
         runtime = runtime or open_runtime()
-        self._card = card or open_card()
+        self._card = card or open_cuda_device()
         self.compute_device = f"GPU: {self._card.name}"
         self._turn = threading.Lock()
         # None means: closed.
         self._session: _Session | None = None
         self._left = False
         try:
-            with ours("load the engine"), self._card.use():
+            with translate_cuda_errors("load the engine"), self._card.use():
                 plan = _plan(bundle, variant, runtime, self._card, options)
                 self._session = _Session(self._card, plan, bundle.manifest)
             self.max_batch = plan.max_batch
             for images in range(1, self.max_batch + 1):
-                self.infer(np.full(self._shape(images), self._input.pad_value, np.uint8))
+                self.infer(make_blank_batch(self._input, images))
         except BaseException:
             self.close()
             raise
 
     def infer(self, batch: Pixels) -> RawOutputs:
         """Run the model, on at most `max_batch` images at once; see `engines.base.Engine.infer`."""
-        if batch.dtype != np.uint8 or batch.shape != self._shape(len(batch)) or not batch.size:
-            wanted = self._shape(1)[1:]
-            raise EngineFailed(
-                f"a batch of {batch.dtype} {batch.shape}; {self.name} takes u8 (N, *{wanted})"
-            )
+        check_batch(self.name, batch, self._input)
         with self._turn:
             if self._session is None:
                 raise EngineFailed(f"{self.name} is closed")
-            with ours("infer"), self._card.use():
-                runs = [self._session.run(images) for images in in_runs(batch, self.max_batch)]
+            with translate_cuda_errors("infer"), self._card.use():
+                runs = [self._session.run(images) for images in iter_batches(batch, self.max_batch)]
                 outputs = np.concatenate(runs)
-        if not np.isfinite(outputs).all():
-            raise EngineFailed(f"{self.name} gave outputs that are not finite")
+        check_finite(self.name, outputs)
         return outputs
 
     def close(self) -> None:
@@ -125,9 +127,6 @@ class TensorRtEngine:
                 self._left = True
                 with _as_far_as_it_goes():
                     self._card.close()
-
-    def _shape(self, images: int) -> tuple[int, ...]:
-        return (images, self._input.channels, self._input.height, self._input.width)
 
 
 class _Session:
@@ -170,7 +169,7 @@ class _Session:
 def _as_far_as_it_goes() -> Iterator[None]:
     """After one failed kernel CUDA refuses every call, also those that give memory back."""
     try:
-        with ours("free the card's memory"):
+        with translate_cuda_errors("free the card's memory"):
             yield
     except EngineFailed as error:
         _log.warning("a card's memory was not given back", extra={"error": error.message})
@@ -202,7 +201,7 @@ def _plan(
         runtime.version,
         card.name,
         card.capability,
-        repr(nvidia_cards()),
+        repr(list_nvidia_gpus()),
         str(MAX_BATCH),
     )
     if cache and (kept := cache.load(*key)) is not None:
@@ -215,20 +214,19 @@ def _plan(
 
 
 def _check_form(ports: tuple[TensorInfo, ...], manifest: Manifest) -> tuple[TensorInfo, TensorInfo]:
-    spec, rows = manifest.input, BOX_ROWS + len(manifest.findings)
-    sources = [port for port in ports if port.is_input]
-    results = [port for port in ports if not port.is_input]
-    wanted = ("uint8", (spec.channels, spec.height, spec.width))
-    if [(port.dtype, port.shape[1:]) for port in sources] != [wanted]:
-        raise BundleInvalid(f"the engine's inputs are {sources}, not what the manifest says")
-    found = [(port.dtype, port.shape[1:2], len(port.shape)) for port in results]
-    if found != [("float32", (rows,), 3)]:
-        raise BundleInvalid(f"the engine's outputs are {results}, not f32 (N, {rows}, anchors)")
-    source, result = sources[0], results[0]
+    """Return the plan's one input and one output, if they are what the manifest says."""
+    inputs = [port for port in ports if port.is_input]
+    outputs = [port for port in ports if not port.is_input]
+    check_model_form(
+        [TensorForm(port.dtype, port.shape) for port in inputs],
+        [TensorForm(port.dtype, port.shape) for port in outputs],
+        manifest,
+    )
+    source, result = inputs[0], outputs[0]
     if (
-        source.shape[0] not in {1, ANY}
+        len(result.shape) != _OUTPUT_RANK
         or result.shape[0] != source.shape[0]
         or ANY in result.shape[1:]
     ):
-        raise BundleInvalid(f"the engine takes {source} and gives {result}: one image, or any")
+        raise BundleInvalid(f"the model takes {source} and gives {result}: one image, or any")
     return source, result

@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from typing import Any, Final, Protocol
 
 from edge_agent.engines.base import MAX_BATCH
+from edge_agent.engines.io_check import ANY
 from edge_agent.errors import EngineFailed
 
 Foreign = Any
@@ -29,7 +30,6 @@ PACKAGES: Final = {
 }
 """Packages that may be there, the preferred one first, and the distributions they come in."""
 
-ANY: Final = -1
 _COMMON_BATCH: Final = 4
 """Images at once that kernels are chosen for, where a graph takes any number of them."""
 
@@ -132,7 +132,7 @@ class Runtime(Protocol):
         ...
 
 
-def packages_installed() -> dict[str, str]:
+def find_tensorrt_packages() -> dict[str, str]:
     """Versions of the packages that are installed, in the order of preference; imports none."""
     found = {}
     for package, distributions in PACKAGES.items():
@@ -151,7 +151,7 @@ def open_runtime(package: str | None = None) -> TensorRt:
     Raises:
         EngineFailed: it is not installed, or cannot be imported.
     """
-    installed = packages_installed()
+    installed = find_tensorrt_packages()
     chosen = package or next(iter(installed), None)
     if chosen not in installed:
         raise EngineFailed(

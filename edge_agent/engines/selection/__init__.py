@@ -1,1 +1,1 @@
-"""edge_agent engines selection: to be described."""
+"""Selects the engine variant for this machine: every candidate is tried, measured and compared."""

@@ -1,9 +1,9 @@
-"""Try candidates side by side and time those that say what the golden cases say."""
+"""Opens candidates side by side, times those that reproduce the golden cases, and selects one."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from statistics import median
@@ -27,12 +27,12 @@ from edge_agent.engines.selection.probe import (
 )
 
 BATCHES: Final = (2, 4, 8)
-"""Batches that are tried where an engine takes several images in one run."""
+"""Batch sizes that are tried where an engine takes several images in one run."""
 PARALLEL: Final = 2
 """Requests side by side, each on its share of the threads, that are tried against one on all."""
 
-Act = Callable[[int], float]
-"""One timing in milliseconds, given the round's number."""
+Timer = Callable[[int], float]
+"""Takes one timing in milliseconds, given the round's number."""
 Key = TypeVar("Key", bound=Hashable)
 
 
@@ -40,8 +40,12 @@ Key = TypeVar("Key", bound=Hashable)
 class BenchmarkBudget:
     """How long measuring may take.
 
-    Up to `rounds` rounds, fewer once `budget_s` has passed, but at least `least_rounds`. An engine
-    has `open_s` to get ready and `call_s` for one call.
+    Attributes:
+        rounds: the most rounds that are timed.
+        least_rounds: rounds that are timed even if `budget_s` has passed.
+        budget_s: seconds after which no further round begins.
+        open_s: seconds that the engines have to get ready.
+        call_s: seconds that an engine has for one call.
     """
 
     rounds: int = 15
@@ -51,60 +55,76 @@ class BenchmarkBudget:
     call_s: float = 60.0
 
 
-DEFAULT_EFFORT: Final = BenchmarkBudget()
+DEFAULT_BUDGET: Final = BenchmarkBudget()
 
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkReport:
-    """Which candidate, why, how images are given to it, and what every candidate showed."""
+    """The selected candidate, how images are given to it, and the result of every candidate."""
 
     decision: Selection
     batch: BatchPolicy
     candidates: tuple[BenchmarkResult, ...]
 
 
-def measure(
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """A way of giving images to the engine, with this many images in the engine at once."""
+
+    policy: BatchPolicy
+    images: int
+
+
+def benchmark_candidates(
     jobs: Sequence[ProbeJob],
     *,
     wanted: bool,
     cores: int,
-    effort: BenchmarkBudget,
+    budget: BenchmarkBudget,
     start: ProbeFactory,
 ) -> BenchmarkReport:
-    """Try the candidates, decide between them, then find out how to use the chosen one.
+    """Time the candidates, select one, then find out how images are best given to it.
 
     Args:
         jobs: one for each candidate, in the bundle's order.
-        wanted: the operator named the one candidate.
-        cores: that an engine may compute on.
-        effort: how long it may take.
-        start: makes the probes; all are ended when this returns.
+        wanted: True if the operator named the one candidate.
+        cores: cores that an engine may compute on.
+        budget: how long it may take.
+        start: starts a probe; every probe is ended when this function returns.
+
+    Returns:
+        The selection and what it was made from.
 
     Raises:
-        NoneAgrees: no candidate can be chosen.
+        NoEngineAgrees: no candidate can be selected.
     """
     with ExitStack() as probes:
-        sound, problems = _open_all(jobs, effort, start, probes)
-        acts = {job: _timer(probe, TimingRequest(0), effort) for job, (probe, _) in sound.items()}
-        medians, failures = _in_turns(acts, effort)
-        candidates = tuple(_measurement(job, medians, problems | failures) for job in jobs)
+        sound, problems = _open_all(jobs, budget, start, probes)
+        timers = {
+            job: _make_timer(probe, TimingRequest(0), budget) for job, (probe, _) in sound.items()
+        }
+        medians, failures = _time_in_turns(timers, budget)
+        candidates = tuple(_get_result(job, medians, problems | failures) for job in jobs)
         decision = select_variant(candidates, is_set_by_operator=wanted)
-        (chosen,) = (job for job in jobs if job.variant == decision.variant)
+        (selected,) = (job for job in jobs if job.variant == decision.variant)
         for job, (probe, _) in sound.items():
-            if job is not chosen:
-                probe.end()  # What is tried next may need the memory.
-        batch = _best_use(chosen, *sound[chosen], cores=cores, effort=effort, start=start)
+            if job is not selected:
+                probe.end()  # The next measurements may need its memory.
+        probe, ready = sound[selected]
+        batch = _choose_batch_policy(
+            selected, probe, ready, cores=cores, budget=budget, start=start
+        )
     return BenchmarkReport(decision, batch, candidates)
 
 
 def _open_all(
-    jobs: Sequence[ProbeJob], effort: BenchmarkBudget, start: ProbeFactory, probes: ExitStack
+    jobs: Sequence[ProbeJob], budget: BenchmarkBudget, start: ProbeFactory, probes: ExitStack
 ) -> tuple[dict[ProbeJob, tuple[Probe, ProbeReady]], dict[ProbeJob, ProbeFailed]]:
-    """Those that are ready and agree with the golden cases, and what is wrong with the others."""
+    """Return the probes that agree with the golden cases, and the problems of the others."""
     started: dict[ProbeJob, Probe] = {}
     sound: dict[ProbeJob, tuple[Probe, ProbeReady]] = {}
     problems: dict[ProbeJob, ProbeFailed] = {}
-    until = time.monotonic() + effort.open_s
+    until = time.monotonic() + budget.open_s
     for job in jobs:
         try:
             started[job] = start(job)
@@ -113,20 +133,21 @@ def _open_all(
             problems[job] = ProbeFailed(f"could not be tried: {error}", lasting=False)
     for job, probe in started.items():
         try:
-            sound[job] = (probe, _agreeing(probe.opened(until)))
+            ready = probe.opened(until)
+            _check_golden_cases(ready)
+            sound[job] = (probe, ready)
         except ProbeFailed as problem:
             problems[job] = problem
             probe.end()
     return sound, problems
 
 
-def _agreeing(opened: ProbeReady) -> ProbeReady:
-    if opened.problems:
-        raise ProbeFailed(f"disagrees with the golden cases ({opened.problems})")
-    return opened
+def _check_golden_cases(ready: ProbeReady) -> None:
+    if ready.problems:
+        raise ProbeFailed(f"disagrees with the golden cases ({ready.problems})")
 
 
-def _measurement(
+def _get_result(
     job: ProbeJob, medians: Mapping[ProbeJob, float], problems: Mapping[ProbeJob, ProbeFailed]
 ) -> BenchmarkResult:
     if (problem := problems.get(job)) is not None:
@@ -134,61 +155,88 @@ def _measurement(
     return BenchmarkResult(job.variant, medians[job])
 
 
-def _best_use(
+def _choose_batch_policy(
     job: ProbeJob,
     probe: Probe,
-    opened: ProbeReady,
+    ready: ProbeReady,
     *,
     cores: int,
-    effort: BenchmarkBudget,
+    budget: BenchmarkBudget,
     start: ProbeFactory,
 ) -> BatchPolicy:
-    """One image at a time, in batches, or side by side: whatever brings most of them through."""
-    acts: dict[tuple[BatchPolicy, int], Act] = {}  # By policy and images in the engine at once.
-    for images in (1, *BATCHES):
-        if images <= opened.max_batch:
-            acts[BatchPolicy(max_batch=images), images] = _timer(
-                probe, TimingRequest(0, images), effort
-            )
+    """Time one image at a time, batches, and calls side by side, and choose between them."""
     with ExitStack() as probes:
-        if cores >= PARALLEL:  # Takes an engine of its own, opened for it.
-            beside = BatchPolicy(parallel_requests=PARALLEL)
-            ready, _ = _open_all([replace(job, parallel_requests=PARALLEL)], effort, start, probes)
-            for other, _ in ready.values():
-                acts[beside, PARALLEL] = _timer(other, TimingRequest(0, calls=PARALLEL), effort)
-                acts[beside, 1] = _timer(other, TimingRequest(0), effort)
-        medians, _ = _in_turns(acts, effort)
-    return choose_batching(
-        [
-            ThroughputTrial(policy, images * 1e3 / ms, medians.get((policy, 1), ms))
-            for (policy, images), ms in medians.items()
-            if images == policy.max_batch * policy.parallel_requests
-        ]
-    )
+        timers = dict(_make_batch_timers(probe, ready.max_batch, budget))
+        if cores >= PARALLEL:
+            timers |= _make_parallel_timers(job, budget, start, probes)
+        medians, _ = _time_in_turns(timers, budget)
+    policies = dict.fromkeys(load.policy for load in medians)
+    trials = (_make_trial(policy, medians) for policy in policies)
+    return choose_batching([trial for trial in trials if trial is not None])
 
 
-def _timer(probe: Probe, timing: TimingRequest, effort: BenchmarkBudget) -> Act:
-    return lambda number: probe.time(replace(timing, number=number), effort.call_s)
+def _make_batch_timers(
+    probe: Probe, max_batch: int, budget: BenchmarkBudget
+) -> Iterator[tuple[_Load, Timer]]:
+    for images in (1, *BATCHES):
+        if images <= max_batch:
+            load = _Load(BatchPolicy(max_batch=images), images)
+            yield load, _make_timer(probe, TimingRequest(0, images), budget)
 
 
-def _in_turns(
-    acts: Mapping[Key, Act], effort: BenchmarkBudget
-) -> tuple[dict[Key, float], dict[Key, ProbeFailed]]:
-    """Each act's median, and what failed instead. The first round only warms up.
+def _make_parallel_timers(
+    job: ProbeJob, budget: BenchmarkBudget, start: ProbeFactory, probes: ExitStack
+) -> dict[_Load, Timer]:
+    """Open another engine, whose threads are shared among `PARALLEL` calls, and time that one."""
+    policy = BatchPolicy(parallel_requests=PARALLEL)
+    ready, _ = _open_all([replace(job, parallel_requests=PARALLEL)], budget, start, probes)
+    timers: dict[_Load, Timer] = {}
+    for probe, _ in ready.values():
+        timers[_Load(policy, PARALLEL)] = _make_timer(
+            probe, TimingRequest(0, calls=PARALLEL), budget
+        )
+        timers[_Load(policy, 1)] = _make_timer(probe, TimingRequest(0), budget)
+    return timers
 
-    In turns, so that whatever else the box does meets all of them alike.
+
+def _make_trial(policy: BatchPolicy, medians: Mapping[_Load, float]) -> ThroughputTrial | None:
+    """Return a policy's throughput and delay; None if it was not timed with all its images.
+
+    An image waits for its whole batch. Calls side by side delay an image as long as one call takes
+    that has no other beside it.
     """
-    times: dict[Key, list[float]] = {key: [] for key in acts}
+    images = policy.max_batch * policy.parallel_requests
+    full_ms = medians.get(_Load(policy, images))
+    if full_ms is None:
+        return None
+    delay_ms = medians.get(_Load(policy, 1), full_ms)
+    return ThroughputTrial(policy, images * 1e3 / full_ms, delay_ms)
+
+
+def _make_timer(probe: Probe, timing: TimingRequest, budget: BenchmarkBudget) -> Timer:
+    return lambda number: probe.time(replace(timing, number=number), budget.call_s)
+
+
+def _time_in_turns(
+    timers: Mapping[Key, Timer], budget: BenchmarkBudget
+) -> tuple[dict[Key, float], dict[Key, ProbeFailed]]:
+    """Return the median of each timer in milliseconds, and the failures of the others.
+
+    The timers take turns, so that other work of the machine affects all of them alike. The first
+    round is a warm-up and does not count. A timer that has failed is not called again.
+    """
+    times: dict[Key, list[float]] = {key: [] for key in timers}
     failures: dict[Key, ProbeFailed] = {}
-    until = time.monotonic() + effort.budget_s
-    for number in range(effort.rounds + 1):
-        if number > effort.least_rounds and time.monotonic() >= until:
+    until = time.monotonic() + budget.budget_s
+    for number in range(budget.rounds + 1):
+        if number > budget.least_rounds and time.monotonic() >= until:
             break
-        for key in acts.keys() - failures.keys():
+        for key in timers.keys() - failures.keys():
             try:
-                elapsed_ms = acts[key](number)
+                elapsed_ms = timers[key](number)
             except ProbeFailed as failure:
                 failures[key] = failure
-            else:
-                times[key] += [elapsed_ms] if number else []
+                continue
+            if number > 0:
+                times[key].append(elapsed_ms)
     return {key: median(of) for key, of in times.items() if key not in failures}, failures

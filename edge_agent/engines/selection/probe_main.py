@@ -6,9 +6,9 @@ compiles. Here that costs nothing but this process.
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
+import pkgutil
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +23,7 @@ import numpy as np
 from edge_agent.core.engine_selection import BatchPolicy
 from edge_agent.engines.base import Engine, Pixels
 from edge_agent.engines.bundle import Bundle
-from edge_agent.engines.golden import read_picture, run_golden
+from edge_agent.engines.golden import read_golden_image, run_golden
 from edge_agent.engines.selection.probe import ProbeJob, ProbeReady, TimingRequest
 from edge_agent.errors import BundleInvalid, HilumError
 from edge_agent.system.processes import die_with_parent
@@ -87,8 +87,7 @@ class EngineTimer:
 
 
 def _open(job: ProbeJob) -> tuple[EngineTimer, ProbeReady]:
-    module, _, name = job.opener.partition(":")
-    open_engine = getattr(importlib.import_module(module), name)
+    open_engine = pkgutil.resolve_name(job.opener)
     bundle = Bundle.open(Path(job.bundle))
     if bundle.digest != job.digest:
         raise BundleInvalid("the bundle's file was replaced")
@@ -102,7 +101,7 @@ def _open(job: ProbeJob) -> tuple[EngineTimer, ProbeReady]:
     failed = [verdict for verdict in run_golden(bundle, engine) if not verdict.passed]
     problems = "; ".join(f"{it.case}: {', '.join(it.problems)}" for it in failed)
     spec = bundle.manifest.input
-    pictures = [read_picture(bundle.read(case.image), spec) for case in bundle.golden.cases]
+    pictures = [read_golden_image(bundle.read(case.image), spec) for case in bundle.golden.cases]
     opened = ProbeReady(problems=problems[:_MAX_WORDS], max_batch=engine.max_batch)
     return EngineTimer(engine, pictures, job.parallel_requests), opened
 

@@ -17,10 +17,10 @@ from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.hardware import Hardware
 from edge_agent.engines.runtimes.factory import runtime_version
 from edge_agent.engines.selection.benchmark import (
-    DEFAULT_EFFORT,
+    DEFAULT_BUDGET,
     BenchmarkBudget,
     BenchmarkReport,
-    measure,
+    benchmark_candidates,
 )
 from edge_agent.engines.selection.cache import CachedSelection, SelectionCache, SelectionKey
 from edge_agent.engines.selection.probe import ProbeFactory, ProbeJob, ProbeProcess
@@ -45,14 +45,14 @@ class EngineSelection:
     remembered: bool
 
 
-def choose(
+def select_engine(
     bundle: Bundle,
     cache_dir: Path,
     threads: int = 0,
     *,
     wanted: str = AUTO,
     without: Collection[str] = (),
-    effort: BenchmarkBudget = DEFAULT_EFFORT,
+    budget: BenchmarkBudget = DEFAULT_BUDGET,
     start: ProbeFactory = ProbeProcess,
 ) -> EngineSelection:
     """Choose the engine variant for this box. Blocks for seconds unless it is remembered.
@@ -63,7 +63,7 @@ def choose(
         threads: for computing; 0 means as many as there are cores.
         wanted: a variant's name to run that one, if it agrees with the golden cases; or `auto`.
         without: variants that are known not to work on this box just now.
-        effort: how long measuring may take.
+        budget: how long measuring may take.
         start: makes the probes.
 
     Raises:
@@ -73,7 +73,7 @@ def choose(
     """
     candidates = _candidates(bundle, wanted, without)
     circumstances = SelectionKey(
-        hardware=Hardware.here(),
+        hardware=Hardware.detect(),
         runtimes={it.runtime: runtime_version(it.runtime) or "" for it in candidates},
         bundle_digest=bundle.digest,
         candidates=tuple(it.name for it in candidates),
@@ -92,7 +92,9 @@ def choose(
     ]
     cores = threads or circumstances.hardware.cores
     try:
-        found = measure(jobs, wanted=wanted != AUTO, cores=cores, effort=effort, start=start)
+        found = benchmark_candidates(
+            jobs, wanted=wanted != AUTO, cores=cores, budget=budget, start=start
+        )
     except NoEngineAgrees as error:
         raise EngineFailed(
             f"no engine of this bundle gives sound answers on this box: {error}",

@@ -14,12 +14,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge_agent.engines.hardware import nvidia_cards
-from edge_agent.engines.runtimes.cuda import CudaDevice, CudaPythonDevice, PyCudaDevice, ours
+from edge_agent.engines.hardware import list_nvidia_gpus
+from edge_agent.engines.runtimes.cuda import (
+    CudaDevice,
+    CudaPythonDevice,
+    PyCudaDevice,
+    translate_cuda_errors,
+)
 from edge_agent.errors import EngineFailed
 
 pytestmark = pytest.mark.skipif(
-    not nvidia_cards(), reason="no NVIDIA card: CUDA is NOT tested here"
+    not list_nvidia_gpus(), reason="no NVIDIA card: CUDA is NOT tested here"
 )
 
 MEGABYTE = 1 << 20
@@ -56,7 +61,7 @@ def there_and_back(card: CudaDevice, content: Array, times: int = 1) -> list[Arr
 
 
 def test_a_card_says_what_it_is(card: CudaDevice) -> None:
-    assert any(card.name.removeprefix("NVIDIA ") in known for known in nvidia_cards())
+    assert any(card.name.removeprefix("NVIDIA ") in known for known in list_nvidia_gpus())
     major, minor = map(int, card.capability.split("."))
     assert (major, minor) >= (5, 0)
 
@@ -90,7 +95,11 @@ def test_memory_that_is_freed_is_there_again(card: CudaDevice) -> None:
 
 
 def test_more_memory_than_there_is_is_an_error_and_no_more(card: CudaDevice) -> None:
-    with pytest.raises(EngineFailed, match=r"(?i)memory"), ours("allocate"), card.use():
+    with (
+        pytest.raises(EngineFailed, match=r"(?i)memory"),
+        translate_cuda_errors("allocate"),
+        card.use(),
+    ):
         card.allocate(1 << 42)
     content = np.arange(MEGABYTE)
     np.testing.assert_array_equal(there_and_back(card, content)[0], content)

@@ -15,7 +15,7 @@ from edge_agent.engines.base import MAX_BATCH
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.golden import run_golden
 from edge_agent.engines.runtimes.factory import open_engine, runtime_version
-from edge_agent.engines.selection.select import choose
+from edge_agent.engines.selection.select import select_engine
 from tests.support.training.exported_runs import exportable, toy_parts
 from tests.support.training.models import random_detector
 from training.bundle.writer import TRT_FP16, TRT_INT8, measuring_engine, write_bundle
@@ -62,7 +62,7 @@ def test_the_card_says_what_the_processor_says(name: str, bundle: Bundle, tmp_pa
 
 
 def test_the_agent_tries_the_card_beside_the_processor(bundle: Bundle, tmp_path: Path) -> None:
-    choice = choose(bundle, tmp_path)
+    choice = select_engine(bundle, tmp_path)
     tried = {it.variant: it for it in choice.measured}
     assert tried[TRT_FP16].median_ms is not None, tried[TRT_FP16].problem
     assert tried[TRT_INT8].median_ms is not None, tried[TRT_INT8].problem

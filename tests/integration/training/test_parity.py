@@ -19,7 +19,7 @@ from ultralytics.utils.nms import non_max_suppression
 from edge_agent.core.findings import Finding, decode_findings
 from edge_agent.core.geometry import Letterbox
 from edge_agent.engines.bundle import Bundle, starter_bundle_path
-from edge_agent.engines.golden import read_picture
+from edge_agent.engines.golden import read_golden_image
 from edge_agent.engines.runtimes.openvino import OpenVinoEngine, OpenVinoOptions
 from edge_agent.imaging import read_study
 from edge_agent.imaging.letterbox import apply_letterbox
@@ -113,7 +113,7 @@ def test_the_starter_on_its_golden_pictures(starter: Bundle) -> None:
     engine = OpenVinoEngine(starter, starter.variant("openvino-fp32"), F32)
     seen = 0
     for case in starter.golden.cases:
-        pixels = read_picture(starter.read(case.image), starter.manifest.input)
+        pixels = read_golden_image(starter.read(case.image), starter.manifest.input)
         theirs = by_ultralytics(model, pixels, starter.manifest.head)
         assert_same(by_hilum(engine, pixels, starter.manifest.head), theirs)
         seen += len(theirs)

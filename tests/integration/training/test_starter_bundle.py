@@ -11,9 +11,9 @@ import pytest
 
 from edge_agent.engines.bundle import Bundle, shipped_bundles
 from edge_agent.engines.content_check import OpenVinoContentChecker
-from edge_agent.engines.golden import read_picture, run_content_check, run_golden
+from edge_agent.engines.golden import read_golden_image, run_content_check, run_golden
 from edge_agent.engines.runtimes.factory import open_engine
-from edge_agent.engines.runtimes.openvino import OpenVinoEngine, OpenVinoOptions, computes_bf16
+from edge_agent.engines.runtimes.openvino import OpenVinoEngine, OpenVinoOptions, has_native_bf16
 from hilum.manifest import EngineVariant
 
 MAX_BYTES = 10 << 20
@@ -26,7 +26,7 @@ def starter(request: pytest.FixtureRequest) -> Bundle:
 
 
 def runnable(starter: Bundle) -> list[EngineVariant]:
-    return [v for v in starter.manifest.engines if v.precision != "bf16" or computes_bf16()]
+    return [v for v in starter.manifest.engines if v.precision != "bf16" or has_native_bf16()]
 
 
 def test_it_is_small_and_says_what_it_is_not_for(starter: Bundle) -> None:
@@ -57,7 +57,7 @@ def test_its_gate_refuses_none_of_its_golden_pictures(starter: Bundle) -> None:
 def test_int8_does_so_whatever_its_float_parts_are_computed_in(
     starter: Bundle, precision: Literal["f32", "bf16"]
 ) -> None:
-    if precision == "bf16" and not computes_bf16():
+    if precision == "bf16" and not has_native_bf16():
         pytest.skip("this processor does not compute BF16")
     options = replace(OPTIONS, inference_precision=precision)
     engine = OpenVinoEngine(starter, starter.variant("openvino-int8"), options)
@@ -67,7 +67,7 @@ def test_int8_does_so_whatever_its_float_parts_are_computed_in(
 def test_from_the_cache_comes_the_same_model(starter: Bundle, tmp_path: Path) -> None:
     variant = starter.variant("openvino-int8")
     case = starter.golden.cases[0]
-    picture = read_picture(starter.read(case.image), starter.manifest.input)[None, None]
+    picture = read_golden_image(starter.read(case.image), starter.manifest.input)[None, None]
     options = replace(OPTIONS, cache_dir=tmp_path / "cache")
     fresh, again = (OpenVinoEngine(starter, variant, options) for _ in range(2))
     np.testing.assert_array_equal(fresh.infer(picture), again.infer(picture))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from edge_agent.engines.bundle import Bundle
-from edge_agent.engines.content_check import OpenVinoContentChecker, shrunk
+from edge_agent.engines.content_check import OpenVinoContentChecker, shrink_to_input
 from edge_agent.errors import BundleInvalid, EngineFailed
 from hilum.codes import ErrorCode, WarningCode
 from hilum.manifest import InputSpec
@@ -40,7 +40,7 @@ def test_verdicts_of_threads_are_not_mixed_up(gate: OpenVinoContentChecker) -> N
 @pytest.mark.parametrize("shape", [(40, 90), (416, 380), (7, 500), (32, 32), (1, 1)])
 def test_any_size_is_letterboxed(shape: tuple[int, int]) -> None:
     spec = InputSpec(height=32, width=64, pad_value=9)
-    placed = shrunk(np.full(shape, 200, np.uint8), spec)
+    placed = shrink_to_input(np.full(shape, 200, np.uint8), spec)
     rows, columns = np.nonzero(placed == 200)
     assert placed.shape == (32, 64)
     assert set(np.unique(placed)) <= {9, 200}
@@ -53,8 +53,10 @@ def test_padding_of_the_detector_changes_nothing_that_matters() -> None:
     spec = InputSpec(height=64, width=64)
     rng = np.random.default_rng(1)
     picture = np.sort(rng.integers(0, 256, (320, 256), np.uint8), axis=0)
-    padded = shrunk(picture, InputSpec(height=416, width=416))
-    difference = np.abs(shrunk(padded, spec).astype(int) - shrunk(picture, spec).astype(int))
+    padded = shrink_to_input(picture, InputSpec(height=416, width=416))
+    difference = np.abs(
+        shrink_to_input(padded, spec).astype(int) - shrink_to_input(picture, spec).astype(int)
+    )
     assert np.mean(difference) < 6
 
 

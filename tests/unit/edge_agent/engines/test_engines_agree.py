@@ -7,7 +7,7 @@ import pytest
 
 from edge_agent.core.findings import BOX_ROWS
 from edge_agent.engines.bundle import Bundle, starter_bundle_path
-from edge_agent.engines.golden import read_picture, run_golden
+from edge_agent.engines.golden import read_golden_image, run_golden
 from edge_agent.engines.hardware import Hardware
 from edge_agent.engines.runtimes.factory import open_engine
 from edge_agent.errors import BundleInvalid
@@ -31,7 +31,7 @@ def test_raw_outputs_agree(starter: Bundle) -> None:
     )
     compared = 0
     for case in starter.golden.cases:
-        picture = read_picture(starter.read(case.image), starter.manifest.input)
+        picture = read_golden_image(starter.read(case.image), starter.manifest.input)
         one, other = (it.infer(picture[None, None])[0] for it in (openvino, onnxruntime))
         np.testing.assert_allclose(one[BOX_ROWS:], other[BOX_ROWS:], atol=1e-3)
         likely = one[BOX_ROWS:].max(axis=0) >= starter.manifest.head.score_floor
@@ -41,7 +41,7 @@ def test_raw_outputs_agree(starter: Bundle) -> None:
 
 
 def test_every_variant_says_what_was_recorded(starter: Bundle) -> None:
-    flags = Hardware.here().flags
+    flags = Hardware.detect().flags
     for variant in starter.manifest.engines:
         if variant.precision == "bf16" and not {"avx512_bf16", "amx_bf16"} & set(flags):
             continue

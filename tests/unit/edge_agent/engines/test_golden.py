@@ -14,8 +14,8 @@ from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.content_check import OpenVinoContentChecker
 from edge_agent.engines.golden import (
     GoldenResult,
-    differences,
-    read_picture,
+    compare_findings,
+    read_golden_image,
     run_content_check,
     run_golden,
 )
@@ -34,7 +34,7 @@ SAME = Finding(8, 0.8, Box(10, 10, 30, 30))
 
 
 def found(*findings: Finding) -> tuple[str, ...]:
-    return differences([RECORDED], findings, POINTS, TOLERANCE)
+    return compare_findings([RECORDED], findings, POINTS, TOLERANCE)
 
 
 def test_what_was_recorded_passes_with_small_differences() -> None:
@@ -61,15 +61,15 @@ def test_a_finding_more_fails_and_a_repetition_is_one_more() -> None:
 
 def test_findings_near_their_operating_point_may_come_and_go() -> None:
     near = RECORDED.model_copy(update={"score": 0.55})
-    assert differences([near], [], POINTS, TOLERANCE) == ()
-    assert differences([], [replace(SAME, score=0.55)], POINTS, TOLERANCE) == ()
-    assert differences([], [replace(SAME, score=0.65)], POINTS, TOLERANCE) != ()
+    assert compare_findings([near], [], POINTS, TOLERANCE) == ()
+    assert compare_findings([], [replace(SAME, score=0.55)], POINTS, TOLERANCE) == ()
+    assert compare_findings([], [replace(SAME, score=0.65)], POINTS, TOLERANCE) != ()
 
 
 def test_of_two_recorded_each_takes_the_one_that_overlaps_it_most() -> None:
     beside = RECORDED.model_copy(update={"box": (12, 10, 32, 30), "score": 0.75})
     both = [replace(SAME, box=Box(12, 10, 32, 30), score=0.75), SAME]
-    assert differences([beside, RECORDED], both, POINTS, TOLERANCE) == ()
+    assert compare_findings([beside, RECORDED], both, POINTS, TOLERANCE) == ()
 
 
 def test_the_recording_engine_passes(bundle: Bundle) -> None:
@@ -130,4 +130,4 @@ def test_the_gate_may_refuse_no_golden_picture(refuses: bool, tmp_path: Path) ->
 )
 def test_a_picture_of_another_form_is_refused(content: bytes) -> None:
     with pytest.raises(BundleInvalid, match="not 8-bit grey"):
-        read_picture(content, InputSpec(height=96, width=96))
+        read_golden_image(content, InputSpec(height=96, width=96))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.engines import hardware
-from edge_agent.engines.hardware import Hardware, cpu_model
+from edge_agent.engines.hardware import Hardware, read_cpu_name
 
 XEON = """processor\t: 0
 vendor_id\t: GenuineIntel
@@ -27,14 +27,14 @@ def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None) -> 
     if text is not None:
         path.write_text(text, encoding="utf-8")
     monkeypatch.setattr(hardware, "_CPUINFO", path)
-    return Hardware.here()
+    return Hardware.detect()
 
 
 def test_this_box_is_known() -> None:
-    here = Hardware.here()
+    here = Hardware.detect()
     assert here.cores == len(os.sched_getaffinity(0))
-    assert here.cpu == cpu_model() != ""
-    assert here == Hardware.here()
+    assert here.cpu == read_cpu_name() != ""
+    assert here == Hardware.detect()
 
 
 def test_the_first_processors_entry_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +57,7 @@ def test_cards_are_read_from_the_kernel_with_their_driver(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hardware, "_NVIDIA", tmp_path)
-    assert Hardware.here().cards == ()
+    assert Hardware.detect().cards == ()
     (tmp_path / "version").write_text(
         "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.14  Thu Feb 22\nGCC version: 12\n"
     )
@@ -65,7 +65,7 @@ def test_cards_are_read_from_the_kernel_with_their_driver(
         folder = tmp_path / "gpus" / slot
         folder.mkdir(parents=True)
         (folder / "information").write_text(f"Model: \t\t {model}\nIRQ:   \t\t 24\n")
-    assert Hardware.here().cards == (
+    assert Hardware.detect().cards == (
         "NVIDIA L4, driver 550.54.14",
         "NVIDIA RTX A2000, driver 550.54.14",
     )

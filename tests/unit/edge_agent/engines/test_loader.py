@@ -110,7 +110,7 @@ def bundle_for_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
         selected = bundle.variant(VARIANT if GPU_VARIANT in without else GPU_VARIANT)
         return EngineSelection(selected, "measured before", (), ONE_AT_A_TIME, remembered=True)
 
-    monkeypatch.setattr(loader, "choose", choose)
+    monkeypatch.setattr(loader, "select_engine", choose)
     return Bundle.open(path)
 
 

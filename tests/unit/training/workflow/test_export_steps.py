@@ -15,7 +15,7 @@ import torch
 
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.runtimes.openvino import OpenVinoOptions
-from edge_agent.engines.runtimes.tensorrt_runtime import open_runtime, packages_installed
+from edge_agent.engines.runtimes.tensorrt_runtime import find_tensorrt_packages, open_runtime
 from tests.conftest import absent
 from tests.support.system.disks import room_for
 from tests.support.training.exported_runs import SIZE, exportable, toy_parts
@@ -54,7 +54,7 @@ def stated(tmp_path_factory: pytest.TempPathFactory, network: DetectionModel) ->
     config = load_config(exportable(tmp_path_factory.mktemp("run"), network))
     steps.export(config)
     steps.quantise(config)
-    if RTX in packages_installed():
+    if RTX in find_tensorrt_packages():
         steps.compile_for_cards(config)
     steps.prove(config)
     return config
@@ -63,7 +63,7 @@ def stated(tmp_path_factory: pytest.TempPathFactory, network: DetectionModel) ->
 @pytest.fixture
 def rtx() -> None:
     """What compiles for cards without one is there."""
-    if RTX not in packages_installed():
+    if RTX not in find_tensorrt_packages():
         absent("tensorrt_rtx is not installed")
 
 
@@ -129,7 +129,7 @@ def test_proven_graphs_become_a_bundle_that_proves_itself(stated: Config, tmp_pa
     made, result = steps.proven(stated)
     bundle = write_bundle(tmp_path / "a.bundle", toy_parts(stated, made, result))
     assert Bundle.open(bundle.path).manifest.input.height == SIZE
-    if RTX not in packages_installed():
+    if RTX not in find_tensorrt_packages():
         absent("tensorrt_rtx is not installed")
     for name in (TRT_INT8, TRT_FP16):
         (target,) = bundle.variant(name).targets

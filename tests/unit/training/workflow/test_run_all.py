@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from edge_agent.engines.runtimes.tensorrt_runtime import packages_installed
+from edge_agent.engines.runtimes.tensorrt_runtime import find_tensorrt_packages
 from edge_agent.errors import EngineFailed, HilumError
 from tests.conftest import absent
 from tests.support.training.whole_runs import PICTURES, Trained, WholeRun
@@ -166,7 +166,7 @@ def test_what_must_fail_at_the_end_is_refused_at_the_beginning(
 def test_a_card_for_which_nothing_can_be_compiled_is_refused_at_the_beginning(
     path: Path, network: DetectionModel, tmp_path: Path
 ) -> None:
-    if "tensorrt_rtx" not in packages_installed():
+    if "tensorrt_rtx" not in find_tensorrt_packages():
         absent("tensorrt_rtx is not installed")
     training = Trained(network)
     config = elsewhere(path, tmp_path / "run", export={"capabilities": ["8.9", "1.2"]})
@@ -242,7 +242,9 @@ def test_what_compiles_for_cards_counts_only_where_that_is_wanted(
     )
     with_it: list[dict[str, Any]] = []
     for installed in ({}, {"tensorrt_rtx": "1.7.1"}, {"tensorrt_rtx": "1.8"}):
-        monkeypatch.setattr(run_all, "packages_installed", lambda installed=installed: installed)
+        monkeypatch.setattr(
+            run_all, "find_tensorrt_packages", lambda installed=installed: installed
+        )
         assert set(inputs_of(config, "export")) == {"data", "weights", "export", "size"}
         with_it.append(inputs_of(wanted, "export"))
     assert [it.get("tensorrt_rtx") for it in with_it] == [None, "1.7.1", "1.8"]
@@ -252,7 +254,7 @@ def test_what_compiles_for_cards_counts_only_where_that_is_wanted(
 def test_without_a_compiler_for_cards_it_is_said_that_there_are_no_engines(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_all, "packages_installed", dict)
+    monkeypatch.setattr(run_all, "find_tensorrt_packages", dict)
     config = elsewhere(path, tmp_path / "run", export={"capabilities": ["8.9"]})
     config.out.mkdir()
     shutil.copy(load_config(path).out / "weights.pt", config.out)

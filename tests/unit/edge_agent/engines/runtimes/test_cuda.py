@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_agent.engines.hardware import nvidia_cards
+from edge_agent.engines.hardware import list_nvidia_gpus
 from edge_agent.engines.runtimes.cuda import (
     CudaDevice,
     CudaPythonDevice,
     PyCudaDevice,
-    bindings_installed,
-    open_card,
-    ours,
+    find_cuda_bindings,
+    open_cuda_device,
+    translate_cuda_errors,
 )
 from edge_agent.errors import EngineFailed
 from hilum.codes import ErrorCode
@@ -246,7 +246,7 @@ BOTH = pytest.mark.parametrize("package", ["cuda_python", "pycuda"])
 def opened(package: str, memory: Memory, monkeypatch: pytest.MonkeyPatch) -> CudaDevice:
     driver = cuda_python(memory) if package == "cuda_python" else pycuda(memory)
     install(monkeypatch, **{package: driver})
-    return open_card()
+    return open_cuda_device()
 
 
 def test_cuda_python_is_preferred_and_pycuda_used_where_it_is_alone(
@@ -255,15 +255,15 @@ def test_cuda_python_is_preferred_and_pycuda_used_where_it_is_alone(
     memory = Memory()
     both = {"cuda_python": cuda_python(memory), "pycuda": pycuda(memory)}
     install(monkeypatch, **both)
-    assert bindings_installed() == CUDA_PYTHON
-    assert isinstance(open_card(), CudaPythonDevice)
+    assert find_cuda_bindings() == CUDA_PYTHON
+    assert isinstance(open_cuda_device(), CudaPythonDevice)
     install(monkeypatch, pycuda=both["pycuda"])
-    assert bindings_installed() == PYCUDA
-    assert isinstance(open_card(), PyCudaDevice)
+    assert find_cuda_bindings() == PYCUDA
+    assert isinstance(open_cuda_device(), PyCudaDevice)
     install(monkeypatch)
-    assert bindings_installed() is None
+    assert find_cuda_bindings() is None
     with pytest.raises(EngineFailed, match="neither cuda-python nor pycuda is installed") as told:
-        open_card()
+        open_cuda_device()
     assert "tensorrt" in told.value.hint
 
 
@@ -320,11 +320,11 @@ def test_what_cuda_python_refuses_is_our_error_with_its_name(
         cuda_python=cuda_python(memory, cuInit=Result.CUDA_ERROR_NO_DEVICE),
     )
     with pytest.raises(EngineFailed, match="CUDA refused: CUDA_ERROR_NO_DEVICE"):
-        open_card()
+        open_cuda_device()
     assert memory.is_left
     full = cuda_python(memory, cuMemAlloc=Result.CUDA_ERROR_OUT_OF_MEMORY)
     install(monkeypatch, cuda_python=full)
-    card = open_card()
+    card = open_cuda_device()
     with pytest.raises(EngineFailed, match="CUDA_ERROR_OUT_OF_MEMORY") as told, card.use():
         card.allocate(1 << 40)
     assert told.value.code == EngineFailed.default_code != ErrorCode.INTERNAL
@@ -336,14 +336,14 @@ def test_what_pycuda_raises_is_our_error_with_its_words(monkeypatch: pytest.Monk
     memory = Memory()
     install(monkeypatch, pycuda=pycuda(memory, Device=RuntimeError("no such device")))
     with pytest.raises(EngineFailed, match="CUDA could not open the card: no such device"):
-        open_card()
+        open_cuda_device()
     full = pycuda(memory, mem_alloc=MemoryError("cuMemAlloc failed"))
     install(monkeypatch, pycuda=full)
-    card = open_card()
-    # As the engine calls it: inside `ours`.
+    card = open_cuda_device()
+    # As the engine calls it: inside `translate_cuda_errors`.
     with (
         pytest.raises(EngineFailed, match="CUDA could not load the engine: cuMemAlloc failed"),
-        ours("load the engine"),
+        translate_cuda_errors("load the engine"),
         card.use(),
     ):
         card.allocate(1 << 40)
@@ -371,8 +371,10 @@ def test_the_real_package_has_all_that_its_stand_in_has() -> None:
     assert driver.CUstream_flags.CU_STREAM_NON_BLOCKING == 1
 
 
-@pytest.mark.skipif(bool(nvidia_cards()), reason="a card is there: test_tensorrt_card.py uses it")
+@pytest.mark.skipif(
+    bool(list_nvidia_gpus()), reason="a card is there: test_tensorrt_card.py uses it"
+)
 def test_without_a_driver_the_real_package_gives_our_error() -> None:
     real_driver()
     with pytest.raises(EngineFailed, match="CUDA"):
-        open_card()
+        open_cuda_device()

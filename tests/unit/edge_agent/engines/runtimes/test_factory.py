@@ -41,9 +41,9 @@ def test_tensorrt_counts_where_a_card_a_binding_and_a_package_are(
 ) -> None:
     where = "edge_agent.engines.runtimes.factory."
     whole = {
-        "nvidia_cards": ("NVIDIA L4, driver 550.1",),
-        "bindings_installed": "cuda.bindings",
-        "packages_installed": {"tensorrt_rtx": "1.7.1", "other": "2"},
+        "list_nvidia_gpus": ("NVIDIA L4, driver 550.1",),
+        "find_cuda_bindings": "cuda.bindings",
+        "find_tensorrt_packages": {"tensorrt_rtx": "1.7.1", "other": "2"},
     }
     for name, value in whole.items():
         monkeypatch.setattr(where + name, lambda value=value: value)

@@ -115,7 +115,7 @@ def test_a_model_that_is_not_what_the_manifest_says_is_refused(
     onnx_bundle: Bundle, tmp_path: Path
 ) -> None:
     fewer = bundle_with(tmp_path / "a.bundle", variant(ORT), onnx=transparent_onnx(rows=9))
-    with pytest.raises(BundleInvalid, match=r"outputs are \[\('tensor\(float\)', \(9,\)\)\]"):
+    with pytest.raises(BundleInvalid, match=r"outputs are float32 \(1, 9, 1024\), not .*18"):
         engine_of(fewer)
     pairs = bundle_with(tmp_path / "b.bundle", variant(ORT), onnx=transparent_onnx(images=2))
     with pytest.raises(BundleInvalid, match="batches of one fixed size"):
@@ -125,7 +125,7 @@ def test_a_model_that_is_not_what_the_manifest_says_is_refused(
         members, engines=(variant(ORT),), input=InputSpec(height=128, width=96)
     )
     other = Bundle.open(bundles.pack(tmp_path / "c.bundle", members, larger.to_bytes()))
-    with pytest.raises(BundleInvalid, match=r"inputs are \[\('tensor\(uint8\)', \(1, 96, 96\)\)\]"):
+    with pytest.raises(BundleInvalid, match=r"inputs are uint8 \(1, 1, 96, 96\), not uint8"):
         engine_of(other)
 
 

@@ -150,7 +150,7 @@ def test_a_plan_of_another_form_is_refused_and_nothing_leaks(
     case: str, with_target: Bundle
 ) -> None:
     card = FakeCard()
-    with pytest.raises(BundleInvalid, match=r"the engine('s (in|out)puts are| takes)"):
+    with pytest.raises(BundleInvalid, match=r"the model('s (in|out)puts are| takes)"):
         opened(with_target, card, FakeRuntime(FakePlan(card, WRONG[case])))
     assert (card.memory, card.streams, card.closed, card.users) == ({}, {}, 1, 0)
 

@@ -26,7 +26,7 @@ from edge_agent.engines.selection.probe import (
     ProbeReady,
     TimingRequest,
 )
-from edge_agent.engines.selection.select import AUTO, EngineSelection, choose
+from edge_agent.engines.selection.select import AUTO, EngineSelection, select_engine
 from edge_agent.errors import BundleInvalid, ConfigInvalid, EngineFailed
 from tests.support.engines import hostile
 from tests.support.engines.variants import ORT, bundle_with, noise, seen, variant
@@ -91,14 +91,14 @@ def this_box(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def change(**facts: Any) -> None:
         there = replace(BOX, **facts)
-        monkeypatch.setattr(Hardware, "here", classmethod(lambda cls: there))
+        monkeypatch.setattr(Hardware, "detect", classmethod(lambda cls: there))
 
     change()
     return change
 
 
 def chosen(bundle: Bundle, cache_dir: Path, bench: Bench, **options: Any) -> EngineSelection:
-    choice = choose(bundle, cache_dir, effort=QUICK, start=bench.start, **options)
+    choice = select_engine(bundle, cache_dir, budget=QUICK, start=bench.start, **options)
     assert not +bench.running, "a probe was left running"
     return choice
 
@@ -143,7 +143,9 @@ def test_the_median_counts_and_the_first_round_does_not(three: Bundle, tmp_path:
 
 def test_time_over_ends_the_rounds_but_not_before_the_least(three: Bundle, tmp_path: Path) -> None:
     bench = usual()
-    choose(three, tmp_path, effort=BenchmarkBudget(budget_s=0, least_rounds=2), start=bench.start)
+    select_engine(
+        three, tmp_path, budget=BenchmarkBudget(budget_s=0, least_rounds=2), start=bench.start
+    )
     assert max(timing.number for _, timing in bench.timed) == 2
 
 
@@ -193,7 +195,7 @@ def test_none_that_agrees_is_an_error_that_tells_of_each(three: Bundle, tmp_path
         "onnxruntime-fp32 crashed its process (SIGILL)"
     )
     assert not +bench.running
-    assert choose(three, tmp_path, effort=QUICK, start=usual().start).variant.name == FP32
+    assert select_engine(three, tmp_path, budget=QUICK, start=usual().start).variant.name == FP32
 
 
 def test_it_is_remembered(three: Bundle, tmp_path: Path) -> None:
@@ -332,7 +334,7 @@ def test_real_engines_on_this_box(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             return Impatient(probe)
         return probe
 
-    choice = choose(bundle, tmp_path / "cache", 2, effort=QUICK, start=start)
+    choice = select_engine(bundle, tmp_path / "cache", 2, budget=QUICK, start=start)
     assert choice.variant.name in {FP32, ORT}
     assert re.search(
         r"of 2 that agree .* not chosen: openvino-illegal crashed its process \(SIGILL\); "
