@@ -30,13 +30,14 @@ from edge_agent.decoding.decoder import SandboxedDecoder
 from edge_agent.errors import ConfigInvalid, EngineFailed, NotReady
 from edge_agent.security.tls import make_grpc_credentials
 from edge_agent.serving.detection import DetectionService
+from edge_agent.serving.grpc.access import GrpcAccessControl
 from edge_agent.serving.grpc.health import HealthServicer
-from edge_agent.serving.grpc.interceptor import AuthInterceptor, GrpcAccess
+from edge_agent.serving.grpc.interceptor import AuthInterceptor
 from edge_agent.serving.grpc.servicer import SERVICE, Detector
 from edge_agent.serving.http.access import HttpAccessControl
 from edge_agent.serving.http.app import create_http_app
+from edge_agent.serving.http.converters import to_model_info
 from edge_agent.serving.http.endpoints import HttpLimits
-from edge_agent.serving.http.schemas import ModelInfo
 from edge_agent.serving.http.server import HttpServer
 from edge_agent.serving.metrics import AgentMetrics, MetricSources, Transport
 from edge_agent.serving.render import Renderer
@@ -70,7 +71,7 @@ class Agent:
         self._health = HealthServicer("", SERVICE)
         self._metrics = AgentMetrics(self._sources())
         self._doors: ListenerSecurity | None = None
-        self._accesses: list[GrpcAccess | HttpAccessControl] = []
+        self._accesses: list[GrpcAccessControl | HttpAccessControl] = []
         self._detector: Detector | None = None
         self._grpc: grpc.aio.Server | None = None
         self._http: HttpServer | None = None
@@ -113,7 +114,7 @@ class Agent:
     async def _start_grpc(self, doors: ListenerSecurity) -> None:
         settings = self._settings
         count = partial(self._metrics.request_answered, Transport.GRPC)
-        access = GrpcAccess(doors.grpc, doors.audit, count)
+        access = GrpcAccessControl(doors.grpc, doors.audit, count)
         self._accesses.append(access)
         self._detector = Detector(
             self._ready_pipeline, access, stream_concurrency=settings.grpc.stream_concurrency
@@ -156,11 +157,11 @@ class Agent:
         app = create_http_app(
             pipeline=self._ready_pipeline,
             renderer=lambda: self._when_ready(renderer),
-            model_info=lambda: ModelInfo.of(self._ready_pipeline().model),
+            model_info=lambda: to_model_info(self._ready_pipeline().model),
             readiness=lambda: self._problem,
             metrics=self._metrics.render,
             access=access,
-            names=doors.names,
+            trusted_hosts=doors.names,
             limits=_http_limits(settings),
         )
         server = HttpServer(
@@ -255,7 +256,7 @@ class Agent:
     def abandon(self) -> None:
         """Give up what is in flight after a drain that timed out; the audit log says of what."""
         for access in self._accesses:
-            access.give_up()
+            access.record_abandoned()
         audit = self._doors.audit if self._doors else None
         if audit is not None:
             audit.close(ABANDONED_WITHIN_S)  # It may hold up the event loop: nothing else goes on.

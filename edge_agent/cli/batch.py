@@ -15,7 +15,7 @@ from edge_agent.core.findings import Finding
 from edge_agent.errors import HilumError, InvalidRequest, StudyImageRefused
 from edge_agent.imaging import Limits, read_study
 from edge_agent.serving.detection import DetectionService
-from edge_agent.serving.error_boundary import coded
+from edge_agent.serving.error_boundary import as_hilum_error
 from edge_agent.serving.types import DetectionRequest, DetectionResult
 from hilum.client import DetectError
 from hilum.codes import ErrorCode
@@ -60,7 +60,7 @@ async def detect_files(
             request = DetectionRequest(request_id="", image=image, score_threshold=score_threshold)
             return FileOutcome(path, result=await service.detect(request))
         except Exception as error:  # noqa: BLE001  # the boundary: every failure gets a code
-            return FileOutcome(path, error=coded(error))
+            return FileOutcome(path, error=as_hilum_error(error))
 
     running: deque[asyncio.Task[FileOutcome]] = deque()
     try:

@@ -268,7 +268,7 @@ def write_results(image: bytes, response: pb.DetectResponse) -> tuple[Path, Path
     try:
         overlay.write_bytes(render_overlay(image, findings, Limits()))
         result.write_text(
-            json.dumps(converters.as_json(response), indent=2) + "\n", encoding="utf-8"
+            json.dumps(converters.to_json(response), indent=2) + "\n", encoding="utf-8"
         )
     except OSError as error:
         raise DemoFailed(f"{OUTPUT} cannot be written: {error.strerror}.") from None

@@ -25,7 +25,7 @@ from edge_agent.cli.settings import settings_from_options
 from edge_agent.config import Settings
 from edge_agent.errors import CallerError, InvalidRequest
 from edge_agent.serving.detection import validate_request
-from edge_agent.serving.error_boundary import coded
+from edge_agent.serving.error_boundary import as_hilum_error
 from edge_agent.serving.types import DetectionRequest
 
 
@@ -165,7 +165,7 @@ def _write_overlay(outcome: FileOutcome, overlays: Overlays, settings: Settings)
         message = f"The overlay {planned.target} cannot be written: {error.strerror}."
         return FileOutcome(outcome.path, outcome.result, CallerError(message))
     except Exception as error:  # noqa: BLE001  # the boundary: every failure gets a code
-        return FileOutcome(outcome.path, outcome.result, coded(error))
+        return FileOutcome(outcome.path, outcome.result, as_hilum_error(error))
     return outcome
 
 

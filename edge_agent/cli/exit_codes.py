@@ -9,7 +9,7 @@ from typing import Final, ParamSpec
 from edge_agent.cli.input_files import UsageError
 from edge_agent.cli.output import open_stderr, print_error, print_usage_error
 from edge_agent.errors import CallerError, ConfigInvalid, HilumError
-from edge_agent.serving.error_boundary import coded
+from edge_agent.serving.error_boundary import as_hilum_error
 from edge_agent.system.logging import configure_logging
 from hilum.client import DetectError
 
@@ -44,7 +44,7 @@ def report_errors(command: Callable[P, int]) -> Callable[P, int]:
             print_error(open_stderr(), error)
             return EXIT_FAILED
         except Exception as error:  # noqa: BLE001  # the boundary: every failure gets a code
-            problem = error if isinstance(error, HilumError) else coded(error)
+            problem = error if isinstance(error, HilumError) else as_hilum_error(error)
             print_error(open_stderr(), problem)
             wrong_usage = isinstance(problem, CallerError | ConfigInvalid)
             return EXIT_USAGE if wrong_usage else EXIT_FAILED

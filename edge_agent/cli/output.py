@@ -32,17 +32,17 @@ def outcome_document(outcome: FileOutcome) -> dict[str, Any]:
     """Return a file's outcome in the contract's JSON: `DetectResponse`'s fields, or `error`."""
     document: dict[str, Any] = {"file": str(outcome.path)}
     if outcome.result:
-        document |= converters.as_json(converters.detect_response(outcome.result))
+        document |= converters.to_json(converters.to_detect_response(outcome.result))
         del document["request_id"]  # `file` identifies the document instead.
     if error := outcome.error:
         message = pb.Error(code=error.code, message=error.message, hint=error.hint)
-        document["error"] = converters.as_json(message)
+        document["error"] = converters.to_json(message)
     return document
 
 
 def print_result(console: Console, path: Path, result: DetectionResult) -> None:
     """Print a file's findings."""
-    print_response(console, str(path), converters.detect_response(result))
+    print_response(console, str(path), converters.to_detect_response(result))
 
 
 def print_response(console: Console, title: str, response: pb.DetectResponse) -> None:

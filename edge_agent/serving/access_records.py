@@ -1,4 +1,8 @@
-"""One access, alike on both faces: who asks, whether they may, and the log's entry for it."""
+"""Controls and records each access, the same for both transports.
+
+An access is one call of one action. It is authorized before it runs, and the audit log gets one
+entry when it ends, whatever the outcome.
+"""
 
 from __future__ import annotations
 
@@ -14,34 +18,35 @@ from edge_agent.errors import HilumError
 from edge_agent.security.authentication import ClientCredentials
 from hilum.codes import ErrorCode
 
-Count = Callable[[Action, ErrorCode | DenialReason | None], None]
+CountAccess = Callable[[Action, ErrorCode | DenialReason | None], None]
+"""Called once when an access ends, with its error's code or the reason of its denial, or None."""
 
 UNLOGGED: Final = frozenset({Action.HEALTH, Action.METRICS})
-"""Probes come every few seconds and see nothing of anybody's; only their denials are logged."""
+"""Probes come every few seconds and reveal nothing of a patient; only their denials are logged."""
 
 
 @dataclass(slots=True, eq=False)
 class AccessRecord:
-    """One access under way. The handler fills in what it learns, for the log."""
+    """An access that is running. The handler sets what the audit log is to hold."""
 
     principal: Principal
     request_id: str = ""
     bundle_digest: str = ""
 
 
-class Gate(Protocol):
-    """What knows the callers: `serving.access.Gatekeeper`."""
+class Authenticator(Protocol):
+    """Authenticates callers; implemented by `security.authentication.Authenticator`."""
 
     def decide(self, action: Action, caller: ClientCredentials) -> AuthResult:
-        """Say who is calling, if they may do this; else why not."""
+        """Return the caller's principal if it may do this, or else the denial."""
         ...
 
 
-class Audit(Protocol):
-    """What logs the accesses: `serving.audit.AuditLog`."""
+class AuditLog(Protocol):
+    """Logs accesses; implemented by `audit.log.AuditLog`."""
 
     def require(self) -> None:
-        """Make sure that an access can be logged, or raise AuditUnavailable."""
+        """Raise AuditUnavailable if an access cannot be logged."""
         ...
 
     def record(self, event: AuditEvent) -> None:
@@ -49,105 +54,112 @@ class Audit(Protocol):
         ...
 
     def request_digest(self, request_id: str) -> str:
-        """What the log holds instead of a request's id."""
+        """Return the digest that the log holds in place of a request's id."""
         ...
 
 
-def ignore(_action: Action, _outcome: ErrorCode | DenialReason | None) -> None:
-    """Nobody counts."""
+def count_nothing(_action: Action, _outcome: ErrorCode | DenialReason | None) -> None:
+    """Count no accesses."""
 
 
 class AccessController:
-    """Lets callers in through one gate and logs how each access ended, however it ends.
-
-    `count` is told of every access when it ends: what was asked for, and the error's code or the
-    reason of the denial; None means that it was answered as asked. `hung_up` is what the transport
-    raises where the caller has gone.
-    """
+    """Authorizes the accesses of one listener and logs how each of them ended."""
 
     def __init__(
         self,
-        gate: Gate,
-        audit: Audit | None = None,
-        count: Count = ignore,
+        authenticator: Authenticator,
+        audit: AuditLog | None = None,
+        count: CountAccess = count_nothing,
         *,
-        hung_up: type[Exception] | None = None,
+        disconnect_error: type[Exception] | None = None,
     ) -> None:
-        self._hung_up = hung_up or asyncio.CancelledError
-        self._gate = gate
+        """Control a listener.
+
+        Args:
+            authenticator: decides who the caller is and whether it may do this.
+            audit: the audit log, if one is kept.
+            count: counts accesses for metrics.
+            disconnect_error: raised by the transport when the caller has disconnected, if it does
+                not cancel the handler.
+        """
+        self._authenticator = authenticator
         self._audit = audit
         self._count = count
-        self._open: dict[AccessRecord, Action] = {}
+        self._disconnect_errors = (asyncio.CancelledError, disconnect_error or ())
+        self._running: dict[AccessRecord, Action] = {}
 
     @contextmanager
-    def enter(self, caller: ClientCredentials, action: Action) -> Iterator[AccessRecord]:
-        """Let a caller in for as long as the block runs.
+    def authorize(self, caller: ClientCredentials, action: Action) -> Iterator[AccessRecord]:
+        """Authorize an access that lasts as long as the block, and log it at its end.
 
         Raises:
             Unauthenticated, Forbidden: not this caller, or not this action.
             AuditUnavailable: the access cannot be logged.
         """
-        visit = AccessRecord(self.admit(caller, action))
-        audit = self._log_of(action)
+        access = AccessRecord(self.check(caller, action))
+        audit = self._audit_log(action)
         if audit is not None:
             self._require(audit, action)
-        self._open[visit] = action
+        self._running[access] = action
         try:
-            yield visit
+            yield access
         except BaseException as error:
-            self._leave(visit, self._code_of(error))
+            self._end(access, self._code_of(error))
             raise
-        self._leave(visit, None)
+        self._end(access, None)
 
-    def give_up(self) -> None:
-        """Log every access that is still under way, before a process ends without waiting."""
-        for visit in list(self._open):
-            self._leave(visit, ErrorCode.NOT_READY)
-
-    def admit(self, caller: ClientCredentials, action: Action) -> Principal:
-        """Say who is calling, without an entry in the log unless they may not do this.
+    def check(self, caller: ClientCredentials, action: Action) -> Principal:
+        """Authorize a caller without a log entry, unless the access is denied.
 
         Raises:
             Unauthenticated, Forbidden: not this caller, or not this action.
         """
-        who = self._gate.decide(action, caller)
-        if isinstance(who, Denied):
-            self.deny(who, action)
-            raise who.to_error()
-        return who
+        principal = self._authenticator.decide(action, caller)
+        if isinstance(principal, Denied):
+            self.record_denial(principal, action)
+            raise principal.to_error()
+        return principal
 
-    def deny(self, denied: Denied, action: Action) -> None:
-        """Note an access that was denied."""
+    def record_denial(self, denied: Denied, action: Action) -> None:
+        """Count and log an access that was denied."""
         self._count(action, denied.reason)
         if self._audit is not None:
             self._audit.record(make_access_event(denied, action))
 
-    def _log_of(self, action: Action) -> Audit | None:
+    def record_abandoned(self) -> None:
+        """Log every running access as `not_ready`, before the process exits without waiting."""
+        for access in list(self._running):
+            self._end(access, ErrorCode.NOT_READY)
+
+    def _audit_log(self, action: Action) -> AuditLog | None:
         return None if action in UNLOGGED else self._audit
 
-    def _require(self, audit: Audit, action: Action) -> None:
+    def _require(self, audit: AuditLog, action: Action) -> None:
         try:
             audit.require()
         except HilumError as error:
             self._count(action, error.code)
             raise
 
-    def _leave(self, visit: AccessRecord, code: ErrorCode | None) -> None:
-        action = self._open.pop(visit, None)
+    def _end(self, access: AccessRecord, code: ErrorCode | None) -> None:
+        action = self._running.pop(access, None)
         if action is None:
-            return  # It was given up.
+            return  # It was recorded as abandoned.
         self._count(action, code)
-        audit = self._log_of(action)
+        audit = self._audit_log(action)
         if audit is None:
             return
-        digest = audit.request_digest(visit.request_id)
         audit.record(
             make_access_event(
-                visit.principal, action, code or "ok", request=digest, bundle=visit.bundle_digest
+                access.principal,
+                action,
+                code or "ok",
+                request=audit.request_digest(access.request_id),
+                bundle=access.bundle_digest,
             )
         )
 
     def _code_of(self, error: BaseException) -> ErrorCode:
-        if isinstance(error, asyncio.CancelledError | self._hung_up):
-            return ErrorCode.DEADLINE_EXCEEDED  # Who hangs up has waited long enough.
+        if isinstance(error, self._disconnect_errors):
+            return ErrorCode.DEADLINE_EXCEEDED  # A caller that disconnects waits no longer.
         return error.code if isinstance(error, HilumError) else ErrorCode.INTERNAL

@@ -1,4 +1,4 @@
-"""Every failure gets a code, also one that nobody foresaw."""
+"""Gives every failure an error code, including those that no code foresees."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from edge_agent.system.logging import describe_origin
 _log = logging.getLogger(__name__)
 
 
-def coded(error: Exception) -> HilumError:
-    """The error itself; for one that nobody foresaw, a coded one that gives nothing away.
+def as_hilum_error(error: Exception) -> HilumError:
+    """Return the error itself, or a `HilumError` without any details for an unforeseen one.
 
-    What the operator must act on is logged.
+    Failures that the operator must act on are logged.
     """
     if isinstance(error, HilumError):
         if not isinstance(error, CallerError | TryLater):
             _log.error("request failed", extra={"code": error.code, "what": error.message})
         return error
-    # An unforeseen error's own words may quote the file: only its kind and place are logged.
+    # The text of an unforeseen error may quote the file: only its type and place are logged.
     _log.error(
         "request failed unexpectedly",
         extra={"error": type(error).__name__, "at": describe_origin(error)},
     )
     return HilumError(
-        "The agent failed in a way it did not foresee.",
+        "The agent failed unexpectedly.",
         hint="See the agent's log. If the same file fails again, keep it for the maintainers.",
     )

@@ -1,4 +1,4 @@
-"""What is asked of the agent and what it answers; known to every face, bound to none."""
+"""Detection requests and results, the same for every transport."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from edge_agent.core.radiograph import ImageFacts, ImageWarning
 
 @dataclass(frozen=True, slots=True)
 class DetectionRequest:
-    """One study image to look at.
+    """A request to detect findings on one study image.
 
-    `image` is the file as it is. `model` is the name of the model that is asked for; empty means
-    the agent's one model. `score_threshold` replaces every operating point. `deadline` is a time of
-    the event loop's clock in seconds; None means that the caller waits.
+    `image` is the file as it was sent. `model` is the name of the requested model; empty means the
+    agent's one model. `score_threshold` replaces every operating point. `deadline` is on the event
+    loop's clock, in seconds; None means that there is none.
     """
 
     request_id: str
@@ -39,9 +39,10 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class DetectionResult:
-    """What was found on one study image, by which model.
+    """The findings on one study image, and the model that made them.
 
-    `findings` fall in score; empty means: looked, and nothing reached its threshold.
+    `findings` are sorted by falling score. Empty means that the image was processed and that no
+    score reached its threshold.
     """
 
     request_id: str

@@ -1,1 +1,4 @@
-"""edge_agent serving grpc: to be described."""
+"""The gRPC server: `hilum.v1.Detector` and the standard health service.
+
+Each servicer converts the request, calls the detection service and converts the result.
+"""

@@ -1,4 +1,4 @@
-"""What our servicers use of `grpc.aio.ServicerContext`, and how they know that calls are over."""
+"""The part of `grpc.aio.ServicerContext` that the servicers use, and a count of open calls."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import grpc
 
 
 class ServicerContext(Protocol):
-    """One call, as its handler sees it (the stubs for grpcio are wrong about some of this)."""
+    """One call, for its handler. The published stubs for grpcio are wrong about some of this."""
 
     async def read(self) -> object:
-        """The next request of a stream; `grpc.aio.EOF` after the caller's half-close."""
+        """Return the next request of a stream; `grpc.aio.EOF` after the caller's half-close."""
         ...
 
     async def write(self, message: Any) -> None:  # noqa: ANN401  # any message of the contract
-        """Send one answer of a stream; returns when flow control has taken it."""
+        """Send one response of a stream; returns when flow control has accepted it."""
         ...
 
     async def abort(
@@ -30,30 +30,30 @@ class ServicerContext(Protocol):
         ...
 
     def time_remaining(self) -> float | None:
-        """Seconds until the caller's deadline; None where the caller set none."""
+        """Return the seconds until the caller's deadline; None if the caller set none."""
         ...
 
     def peer(self) -> str:
-        """The caller's address, such as `ipv4:127.0.0.1:5000`."""
+        """Return the caller's address, such as `ipv4:127.0.0.1:5000`."""
         ...
 
     def invocation_metadata(self) -> Iterable[tuple[str, str | bytes]] | None:
-        """What the caller sent beside the message."""
+        """Return the metadata that the caller sent."""
         ...
 
     def auth_context(self) -> Mapping[str, Iterable[bytes]]:
-        """What TLS knows of the caller."""
+        """Return the properties of the TLS connection."""
         ...
 
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
-        """Call back once the call is over and its status sent."""
+        """Call `callback` when the call has ended and its status is sent."""
         ...
 
 
 class CallTracker:
-    """The calls that are not over. One is over when its status is sent, not when its handler ends.
+    """Counts open calls. A call ends when its status is sent, not when its handler returns.
 
-    A server that is stopped drops what it has not sent yet, so it is stopped when this is idle.
+    A server that is stopped drops what it has not sent yet. It is stopped when no call is open.
     """
 
     def __init__(self) -> None:
@@ -61,17 +61,17 @@ class CallTracker:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def count(self, context: ServicerContext) -> None:
-        """Count a call until it is over."""
+    def track(self, context: ServicerContext) -> None:
+        """Count a call until it ends."""
         self._open += 1
         self._idle.clear()
-        context.add_done_callback(self._over)
+        context.add_done_callback(self._end)
 
-    async def idle(self) -> None:
-        """Until no call is open."""
+    async def wait_idle(self) -> None:
+        """Wait until no call is open."""
         await self._idle.wait()
 
-    def _over(self, _context: object) -> None:
+    def _end(self, _context: object) -> None:
         self._open -= 1
         if not self._open:
             self._idle.set()

@@ -1,4 +1,4 @@
-"""Answers, errors and model facts in the contract's messages."""
+"""Converts between the contract's messages and the agent's own types."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ from edge_agent.core.admission import Priority
 from edge_agent.core.findings import Finding
 from edge_agent.engines.model import LoadedModel
 from edge_agent.errors import HilumError, InvalidRequest
-from edge_agent.serving.grpc.zero_copy import image_apart
 from edge_agent.serving.types import DetectionRequest, DetectionResult
 from hilum.catalog import BY_SLUG, CATALOG, Concept
-from hilum.client import DetectError
 from hilum.v1 import detection_pb2 as pb
 
 _PRIORITIES: Final = {
@@ -29,27 +27,30 @@ _PRIORITIES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class ParsedRequest:
-    """A `DetectRequest` as plain values; the image lies in the message as it came."""
+    """A `DetectRequest` as plain values.
+
+    gRPC keeps a request until its call has ended. The message would hold a second copy of the
+    image for as long.
+    """
 
     request_id: str
-    image: bytes | memoryview
+    image: bytes
     score_threshold: float | None
     priority: Priority
     model: str = ""
 
     @classmethod
-    def read(cls, data: bytes) -> Self:
-        """Read a message. A priority of a newer contract counts as routine.
+    def from_bytes(cls, data: bytes) -> Self:
+        """Parse a message. A priority of a newer contract counts as routine.
 
         Raises:
-            DecodeError: these bytes are not protobuf.
+            DecodeError: the bytes are not protobuf.
         """
-        image, rest = image_apart(data) or (None, data)
-        message = pb.DetectRequest.FromString(rest)
+        message = pb.DetectRequest.FromString(data)
         options = message.options
         return cls(
             request_id=message.request_id,
-            image=message.image if image is None else image,
+            image=message.image,
             score_threshold=(
                 options.score_threshold if options.HasField("score_threshold") else None
             ),
@@ -65,71 +66,83 @@ class MalformedMessage:
     request_id: str = ""
 
 
-def received(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """Deserialise a message: `ParsedRequest` for a `DetectRequest`, `MalformedMessage` for none.
+def make_deserializer(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """Return a deserializer that never raises.
 
-    Left to gRPC, bytes that cannot be read would end the call with a status that means an
-    unforeseen error, and no code.
+    If a deserializer raises, gRPC ends the call with a status that means an unforeseen error, and
+    without an error code.
+
+    Args:
+        parse: parses a message; that of `DetectRequest` is replaced by `ParsedRequest.from_bytes`.
+
+    Returns:
+        A function that returns the parsed message, or `MalformedMessage`.
     """
-    parse = ParsedRequest.read if parse == pb.DetectRequest.FromString else parse
+    if parse == pb.DetectRequest.FromString:
+        parse = ParsedRequest.from_bytes
 
-    def read(data: bytes) -> Any:  # noqa: ANN401  # whatever message it parses
+    def deserialize(data: bytes) -> Any:  # noqa: ANN401  # any message of the contract
         try:
             return parse(data)
         except DecodeError:
             return MalformedMessage()
 
-    return read
+    return deserialize
 
 
-def unreadable() -> InvalidRequest:
-    """What a caller is told whose message cannot be read."""
+def malformed_message_error() -> InvalidRequest:
+    """Return the error for a message that cannot be parsed."""
     return InvalidRequest(
-        "The message cannot be read: its bytes are not protobuf.",
+        "The message cannot be parsed: its bytes are not protobuf.",
         hint="Use the client made from detection.proto, or `hilum.client`.",
     )
 
 
-def study_request(
-    asked: ParsedRequest | MalformedMessage, *, request_id: str, deadline: float | None
+def to_detection_request(
+    message: ParsedRequest | MalformedMessage, *, request_id: str, deadline: float | None
 ) -> DetectionRequest:
-    """A request as the pipeline takes it.
+    """Convert a request.
+
+    Args:
+        message: the parsed message.
+        request_id: replaces the message's own, which may be empty.
+        deadline: on the event loop's clock, in seconds.
 
     Raises:
-        InvalidRequest: the message could not be read.
+        InvalidRequest: the message could not be parsed.
     """
-    if isinstance(asked, MalformedMessage):
-        raise unreadable()
+    if isinstance(message, MalformedMessage):
+        raise malformed_message_error()
     return DetectionRequest(
         request_id=request_id,
-        image=asked.image,
-        score_threshold=asked.score_threshold,
-        priority=asked.priority,
+        image=message.image,
+        score_threshold=message.score_threshold,
+        priority=message.priority,
         deadline=deadline,
-        model=asked.model,
+        model=message.model,
     )
 
 
-def detect_response(answer: DetectionResult) -> pb.DetectResponse:
-    """An answer on the wire."""
+def to_detect_response(result: DetectionResult) -> pb.DetectResponse:
+    """Convert a detection result."""
     return pb.DetectResponse(
-        request_id=answer.request_id,
-        findings=[_finding(finding) for finding in answer.findings],
-        image=pb.ImageFacts(**asdict(answer.image)),
-        warnings=[pb.Warning(code=w.code, message=w.message) for w in answer.warnings],
-        bundle_digest=answer.bundle_digest,
-        engine=answer.engine,
-        timings=pb.Timings(**asdict(answer.timings)),
+        request_id=result.request_id,
+        findings=[_to_finding(finding) for finding in result.findings],
+        image=pb.ImageFacts(**asdict(result.image)),
+        warnings=[pb.Warning(**asdict(warning)) for warning in result.warnings],
+        bundle_digest=result.bundle_digest,
+        engine=result.engine,
+        timings=pb.Timings(**asdict(result.timings)),
     )
 
 
-def error_message(error: HilumError | DetectError) -> pb.Error:
-    """An error on the wire; carries what the error's own sentences say and nothing else."""
+def to_error_message(error: HilumError) -> pb.Error:
+    """Convert an error; the message carries its code, message and hint and nothing else."""
     return pb.Error(code=error.code, message=error.message, hint=error.hint)
 
 
-def model_response(model: LoadedModel) -> pb.GetModelResponse:
-    """Which model answers, on which engine, from which scores on."""
+def to_model_response(model: LoadedModel) -> pb.GetModelResponse:
+    """Convert the facts about a model: name, digest, engine and operating points."""
     manifest = model.manifest
     findings = [BY_SLUG[slug] for slug in manifest.findings]
     return pb.GetModelResponse(
@@ -146,7 +159,7 @@ def model_response(model: LoadedModel) -> pb.GetModelResponse:
                 index=finding.index,
                 slug=finding.slug,
                 name=finding.name,
-                concept=_concept(finding.concept),
+                concept=_to_concept(finding.concept),
                 operating_point=model.variant.operating_points[finding.slug],
             )
             for finding in findings
@@ -155,39 +168,42 @@ def model_response(model: LoadedModel) -> pb.GetModelResponse:
     )
 
 
-def as_json(message: Message) -> dict[str, Any]:
-    """A message in the contract's own JSON: its names and order, empty lists and zeros included."""
+def to_json(message: Message) -> dict[str, Any]:
+    """Return a message as JSON values with the contract's names, in its order of fields.
+
+    Empty lists and zeros are included.
+    """
     document = MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
-    return _in_order(document, cast("Descriptor", message.DESCRIPTOR))
+    return _sort_fields(document, cast("Descriptor", message.DESCRIPTOR))
 
 
-def _in_order(document: dict[str, Any], descriptor: Descriptor) -> dict[str, Any]:
-    """The same document in the order of declaration (protobuf puts zeros last)."""
+def _sort_fields(document: dict[str, Any], descriptor: Descriptor) -> dict[str, Any]:
+    """Return the document in the order of declaration; protobuf puts zeros last."""
     ordered = {}
     for field in descriptor.fields:
         value = document.get(field.name)
         if isinstance(value, dict) and field.message_type:
-            value = _in_order(value, field.message_type)
+            value = _sort_fields(value, field.message_type)
         elif isinstance(value, list) and field.message_type:
-            value = [_in_order(one, field.message_type) for one in value]
+            value = [_sort_fields(item, field.message_type) for item in value]
         if value is not None:
             ordered[field.name] = value
     return ordered
 
 
-def _finding(finding: Finding) -> pb.Finding:
-    kind = CATALOG[finding.index]
+def _to_finding(finding: Finding) -> pb.Finding:
+    entry = CATALOG[finding.index]
     return pb.Finding(
-        index=kind.index,
-        slug=kind.slug,
-        name=kind.name,
-        concept=_concept(kind.concept),
+        index=entry.index,
+        slug=entry.slug,
+        name=entry.name,
+        concept=_to_concept(entry.concept),
         score=finding.score,
         box=pb.Box(**asdict(finding.box)),
     )
 
 
-def _concept(concept: Concept) -> pb.Concept:
+def _to_concept(concept: Concept) -> pb.Concept:
     return pb.Concept(**asdict(concept))

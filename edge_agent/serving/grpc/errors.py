@@ -1,4 +1,4 @@
-"""Hilum's errors on gRPC: the one mapping to status codes, and the metadata beside them."""
+"""Maps Hilum's errors to gRPC status codes and to the metadata beside them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from edge_agent.errors import (
     UnknownModel,
 )
 from edge_agent.serving.grpc.call_tracker import ServicerContext
-from edge_agent.serving.grpc.converters import error_message
+from edge_agent.serving.grpc.converters import to_error_message
 
 ERROR_METADATA: Final = "hilum-error-bin"
 RETRY_METADATA: Final = "hilum-retry-after-ms"
 
-# The first kind that fits counts, so the special ones stand before their own base.
+# The first class that matches counts, so subclasses are listed before their base classes.
 _STATUS: Final[tuple[tuple[type[HilumError], grpc.StatusCode], ...]] = (
     (Unauthenticated, grpc.StatusCode.UNAUTHENTICATED),
     (Forbidden, grpc.StatusCode.PERMISSION_DENIED),
@@ -39,17 +39,17 @@ _STATUS: Final[tuple[tuple[type[HilumError], grpc.StatusCode], ...]] = (
 
 
 def status_of(error: HilumError) -> grpc.StatusCode:
-    """The status code that says who must act."""
+    """Return the gRPC status code of an error; it tells who must act."""
     return next(status for kind, status in _STATUS if isinstance(error, kind))
 
 
 async def abort(context: ServicerContext, error: HilumError) -> NoReturn:
     """End the call with the error's status, its message as details and `Error` as metadata.
 
-    Where the error knows when to return, `hilum-retry-after-ms` says so.
+    If the error has a `retry_after_s`, the metadata `hilum-retry-after-ms` carries it.
     """
     metadata: tuple[tuple[str, str | bytes], ...] = (
-        (ERROR_METADATA, error_message(error).SerializeToString()),
+        (ERROR_METADATA, to_error_message(error).SerializeToString()),
     )
     if isinstance(error, TryLater) and error.retry_after_s is not None:
         metadata += ((RETRY_METADATA, str(math.ceil(error.retry_after_s * 1e3))),)

@@ -1,27 +1,25 @@
-"""The gate in front of each gRPC method."""
+"""The interceptor that authorizes calls of every gRPC service but the detector.
+
+The detector's methods authorize themselves, because each request of a stream is an access.
+"""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractContextManager
 from typing import Any, Final
 
 import grpc
 
 from edge_agent.core.authorization import Action
 from edge_agent.errors import HilumError
-from edge_agent.security.authentication import ClientCredentials, read_grpc_credentials
-from edge_agent.serving.access_records import (
-    AccessController,
-    AccessRecord,
-    Audit,
-    Count,
-    Gate,
-    ignore,
-)
+from edge_agent.serving.grpc.access import GrpcAccessControl
 from edge_agent.serving.grpc.call_tracker import ServicerContext
-from edge_agent.serving.grpc.converters import MalformedMessage, received, unreadable
+from edge_agent.serving.grpc.converters import (
+    MalformedMessage,
+    make_deserializer,
+    malformed_message_error,
+)
 from edge_agent.serving.grpc.errors import abort
 
 ACTIONS: Final = {
@@ -29,46 +27,15 @@ ACTIONS: Final = {
     "grpc.health.v1.Health": Action.HEALTH,
     "grpc.reflection.v1alpha.ServerReflection": Action.MODEL,
 }
-"""What a service's methods are; of any other service, `ADMINISTER`."""
+"""The action that a call of each service is; of any other service, `ADMINISTER`."""
 
-
-class GrpcAccess:
-    """Who may do what, with a gatekeeper and, where one is kept, the audit log."""
-
-    def __init__(self, gate: Gate, audit: Audit | None = None, count: Count = ignore) -> None:
-        self._visits = AccessController(gate, audit, count)
-
-    def enter(
-        self, context: ServicerContext, action: Action
-    ) -> AbstractContextManager[AccessRecord]:
-        """Let a caller in for as long as the block runs; its end is logged, however it ends.
-
-        Raises:
-            Unauthenticated, Forbidden: not this caller, or not this action.
-            AuditUnavailable: the access cannot be logged.
-        """
-        return self._visits.enter(_caller(context), action)
-
-    def admit(self, context: ServicerContext, action: Action) -> None:
-        """Turn away who may not do this; what is then done is entered one by one.
-
-        Raises:
-            Unauthenticated, Forbidden: not this caller, or not this action.
-        """
-        self._visits.admit(_caller(context), action)
-
-    def give_up(self) -> None:
-        """Log what is still under way, before the process ends without waiting for it."""
-        self._visits.give_up()
+_Behaviour = Callable[[Any, ServicerContext], Any]
 
 
 class AuthInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in its stubs only
-    """Stands before every service but the detector, whose methods log what they did themselves.
+    """Authorizes calls, and gives handlers `MalformedMessage` for bytes that are not protobuf."""
 
-    To these, too, messages come as `wire.received` gives them.
-    """
-
-    def __init__(self, access: GrpcAccess) -> None:
+    def __init__(self, access: GrpcAccessControl) -> None:
         self._access = access
 
     async def intercept_service(
@@ -76,49 +43,56 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:  # noqa: ANN401  # gRPC's handlers have no common type
-        """Wrap the method's handler, if there is one."""
+        """Return the method's handler with access control; None if there is no such method."""
         handler = await continuation(handler_call_details)
-        service = handler_call_details.method.split("/")[1]
-        action = ACTIONS.get(service, Action.ADMINISTER)
         if handler is None:
             return None
-        ours = action is Action.DETECT
-        for kind in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
-            behaviour = getattr(handler, kind)
-            if behaviour is not None:
-                make = getattr(grpc, f"{kind}_rpc_method_handler")
-                parse = handler.request_deserializer
-                return make(
-                    behaviour if ours else self._guarded(behaviour, action),
-                    # A foreign service reads its stream itself and knows no `MalformedMessage`.
-                    received(parse) if ours or kind.startswith("unary") else parse,
-                    handler.response_serializer,
-                )
-        return None
+        service = handler_call_details.method.split("/")[1]
+        action = ACTIONS.get(service, Action.ADMINISTER)
+        kind, behaviour = _kind_and_behaviour(handler)
+        deserialize = handler.request_deserializer
+        if action is Action.DETECT:
+            deserialize = make_deserializer(deserialize)
+        else:
+            behaviour = self._guard(behaviour, action)
+            # The other services read their streams themselves and know no `MalformedMessage`.
+            if not handler.request_streaming:
+                deserialize = make_deserializer(deserialize)
+        make_handler = getattr(grpc, f"{kind}_rpc_method_handler")
+        return make_handler(behaviour, deserialize, handler.response_serializer)
 
-    def _guarded(self, behaviour: Callable[[Any, ServicerContext], Any], action: Action) -> Any:  # noqa: ANN401
-        async def check(request: Any, context: ServicerContext) -> None:  # noqa: ANN401
-            try:
-                with self._access.enter(context, action):
-                    if isinstance(request, MalformedMessage):
-                        raise unreadable()
-            except HilumError as error:
-                await abort(context, error)
+    def _guard(self, behaviour: _Behaviour, action: Action) -> _Behaviour:
+        """Return the behaviour with an access check before it."""
+        # gRPC inspects the function to find out whether it yields its responses.
+        if inspect.isasyncgenfunction(behaviour):
+            return self._guard_generator(behaviour, action)
 
         async def call(request: Any, context: ServicerContext) -> Any:  # noqa: ANN401
-            await check(request, context)
+            await self._check(request, context, action)
             return await behaviour(request, context)
 
+        return call
+
+    def _guard_generator(self, behaviour: _Behaviour, action: Action) -> _Behaviour:
         async def generate(request: Any, context: ServicerContext) -> AsyncIterator[Any]:  # noqa: ANN401
-            await check(request, context)
-            async for answer in behaviour(request, context):
-                yield answer
+            await self._check(request, context, action)
+            async for response in behaviour(request, context):
+                yield response
 
-        # gRPC looks at the function itself to tell whether it yields its answers.
-        return generate if inspect.isasyncgenfunction(behaviour) else call
+        return generate
+
+    async def _check(self, request: object, context: ServicerContext, action: Action) -> None:
+        try:
+            with self._access.authorize(context, action):
+                if isinstance(request, MalformedMessage):
+                    raise malformed_message_error()
+        except HilumError as error:
+            await abort(context, error)
 
 
-def _caller(context: ServicerContext) -> ClientCredentials:
-    return read_grpc_credentials(
-        context.peer(), context.invocation_metadata() or (), context.auth_context()
-    )
+def _kind_and_behaviour(handler: Any) -> tuple[str, _Behaviour]:  # noqa: ANN401
+    """Return the name of a handler's kind, such as `unary_stream`, and its function."""
+    request = "stream" if handler.request_streaming else "unary"
+    response = "stream" if handler.response_streaming else "unary"
+    kind = f"{request}_{response}"
+    return kind, getattr(handler, kind)

@@ -1,4 +1,4 @@
-"""The gRPC face: convert, call, convert."""
+"""The servicer of `hilum.v1.Detector`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Final
 from edge_agent.core.authorization import Action
 from edge_agent.errors import HilumError, NotReady
 from edge_agent.serving.detection import DetectionService, check_model_name
-from edge_agent.serving.error_boundary import coded
+from edge_agent.serving.error_boundary import as_hilum_error
 from edge_agent.serving.grpc import converters
+from edge_agent.serving.grpc.access import GrpcAccessControl
 from edge_agent.serving.grpc.call_tracker import CallTracker, ServicerContext
 from edge_agent.serving.grpc.errors import abort
-from edge_agent.serving.grpc.interceptor import GrpcAccess
 from edge_agent.serving.grpc.streaming import DetectionStream
 from hilum.v1 import detection_pb2 as pb
 
@@ -22,18 +22,22 @@ SERVICE: Final = "hilum.v1.Detector"
 
 
 class Detector:
-    """`hilum.v1.Detector` over a pipeline.
-
-    `pipeline` gives the pipeline to use now and raises NotReady while there is none.
-    """
+    """Implements `hilum.v1.Detector` with a detection service."""
 
     def __init__(
         self,
         pipeline: Callable[[], DetectionService],
-        access: GrpcAccess,
+        access: GrpcAccessControl,
         *,
         stream_concurrency: int,
     ) -> None:
+        """Build the servicer.
+
+        Args:
+            pipeline: returns the detection service to use now; raises NotReady if there is none.
+            access: authorizes each request.
+            stream_concurrency: requests of one stream that are processed at a time.
+        """
         self._pipeline = pipeline
         self._access = access
         self._stream_concurrency = stream_concurrency
@@ -41,35 +45,35 @@ class Detector:
         self._stopping = asyncio.Event()
 
     async def drain(self) -> None:
-        """Take on nothing more, end streams once idle, and return when all answers are sent."""
+        """Refuse new requests, end idle streams, and return when all responses are sent."""
         self._stopping.set()
-        await self._calls.idle()
+        await self._calls.wait_idle()
 
     async def Detect(  # noqa: N802  # the contract's name
         self,
         request: converters.ParsedRequest | converters.MalformedMessage,
         context: ServicerContext,
     ) -> pb.DetectResponse:
-        """One study image in, its findings out."""
-        self._calls.count(context)
+        """Detect findings on one study image."""
+        self._calls.track(context)
         try:
-            return await self._answer(request, context)
+            return await self._detect(request, context)
         except Exception as error:  # noqa: BLE001  # the boundary: every failure gets a code
-            await abort(context, coded(error))
+            await abort(context, as_hilum_error(error))
 
     async def DetectStream(  # noqa: N802  # the contract's name
         self,
         _request_iterator: AsyncIterator[converters.ParsedRequest | converters.MalformedMessage],
         context: ServicerContext,
     ) -> None:
-        """Many study images over one call; answers in the order they finish."""
-        self._calls.count(context)
+        """Detect findings on many study images; responses come in the order they finish."""
+        self._calls.track(context)
         try:
-            self._access.admit(context, Action.DETECT)
+            self._access.check(context, Action.DETECT)
         except HilumError as error:
             await abort(context, error)
         stream = DetectionStream(
-            lambda message: self._answer(message, context), context, self._stream_concurrency
+            lambda message: self._detect(message, context), context, self._stream_concurrency
         )
         if not await stream.run(self._stopping):
             await abort(context, _stopping_error())
@@ -79,42 +83,42 @@ class Detector:
         request: pb.GetModelRequest | converters.MalformedMessage,
         context: ServicerContext,
     ) -> pb.GetModelResponse:
-        """Which model answers, and on which engine."""
+        """Return the facts about the model in use and its engine."""
         try:
-            with self._access.enter(context, Action.MODEL):
+            with self._access.authorize(context, Action.MODEL):
                 return self._describe_model(request)
         except Exception as error:  # noqa: BLE001  # the boundary: every failure gets a code
-            await abort(context, coded(error))
+            await abort(context, as_hilum_error(error))
 
     def _describe_model(
         self, request: pb.GetModelRequest | converters.MalformedMessage
     ) -> pb.GetModelResponse:
         if isinstance(request, converters.MalformedMessage):
-            raise converters.unreadable()
+            raise converters.malformed_message_error()
         model = self._pipeline().model
         check_model_name(request.model, model.manifest.name)
-        return converters.model_response(model)
+        return converters.to_model_response(model)
 
-    async def _answer(
+    async def _detect(
         self,
         message: converters.ParsedRequest | converters.MalformedMessage,
         context: ServicerContext,
     ) -> pb.DetectResponse:
         request_id = message.request_id or uuid.uuid4().hex
-        with self._access.enter(context, Action.DETECT) as visit:
-            visit.request_id = request_id
+        with self._access.authorize(context, Action.DETECT) as access:
+            access.request_id = request_id
             if self._stopping.is_set():
                 raise _stopping_error()
-            remaining = context.time_remaining()
+            remaining_s = context.time_remaining()
             now = asyncio.get_running_loop().time()
-            request = converters.study_request(
+            request = converters.to_detection_request(
                 message,
                 request_id=request_id,
-                deadline=None if remaining is None else now + remaining,
+                deadline=None if remaining_s is None else now + remaining_s,
             )
-            answer = await self._pipeline().detect(request)
-            visit.bundle_digest = answer.bundle_digest
-        return converters.detect_response(answer)
+            result = await self._pipeline().detect(request)
+            access.bundle_digest = result.bundle_digest
+        return converters.to_detect_response(result)
 
 
 def _stopping_error() -> NotReady:

@@ -1,4 +1,4 @@
-"""One `DetectStream` call: a bounded number of images at a time, answers as they finish."""
+"""One `DetectStream` call: a bounded number of images at a time, responses as they finish."""
 
 from __future__ import annotations
 
@@ -9,30 +9,37 @@ from contextlib import contextmanager, nullcontext, suppress
 import grpc
 
 from edge_agent.errors import InvalidRequest
-from edge_agent.serving.error_boundary import coded
+from edge_agent.serving.error_boundary import as_hilum_error
 from edge_agent.serving.grpc.call_tracker import ServicerContext
-from edge_agent.serving.grpc.converters import MalformedMessage, ParsedRequest, error_message
+from edge_agent.serving.grpc.converters import MalformedMessage, ParsedRequest, to_error_message
 from hilum.v1 import detection_pb2 as pb
 
 
 class DetectionStream:
-    """Reads requests, has them answered side by side, writes the answers one by one.
+    """Reads requests, processes several at a time, and writes the responses one by one.
 
-    A request takes room until its answer is written, and nothing is read without room: a caller
-    that sends faster than it reads is held back by HTTP/2's own flow control.
+    A request counts against the concurrency until its response is written, and no request is read
+    beyond it. HTTP/2's flow control then holds back a caller that sends faster than it reads.
     """
 
     def __init__(
         self,
-        answer: Callable[[ParsedRequest | MalformedMessage], Awaitable[pb.DetectResponse]],
+        detect: Callable[[ParsedRequest | MalformedMessage], Awaitable[pb.DetectResponse]],
         context: ServicerContext,
         concurrency: int,
     ) -> None:
-        self._answer = answer
+        """Build the stream.
+
+        Args:
+            detect: processes one request.
+            context: the call.
+            concurrency: requests that are processed at a time.
+        """
+        self._detect = detect
         self._context = context
-        self._room = asyncio.Semaphore(concurrency)
-        self._in_flight: set[str] = set()
-        self._writing = asyncio.Lock()
+        self._limit = asyncio.Semaphore(concurrency)
+        self._ids_in_flight: set[str] = set()
+        self._write_lock = asyncio.Lock()
 
     async def run(self, stopping: asyncio.Event) -> bool:
         """Serve until the caller has sent its last request or the agent stops.
@@ -45,7 +52,7 @@ class DetectionStream:
         try:
             async with asyncio.TaskGroup() as group:
                 while True:
-                    await self._room.acquire()
+                    await self._limit.acquire()
                     message = await self._read(stop)
                     if message is None:
                         return not stop.done()
@@ -66,38 +73,42 @@ class DetectionStream:
 
     async def _serve(self, message: ParsedRequest | MalformedMessage) -> None:
         try:
-            outcome = await self._outcome(message)
-            async with self._writing:
-                # Who has hung up gets no more answers; gRPC ends the call by itself.
+            response = await self._make_response(message)
+            async with self._write_lock:
+                # A caller that has disconnected gets no response; gRPC ends the call.
                 with suppress(grpc.aio.BaseError):
-                    await self._context.write(outcome)
+                    await self._context.write(response)
         finally:
-            self._room.release()
+            self._limit.release()
 
-    async def _outcome(self, message: ParsedRequest | MalformedMessage) -> pb.DetectStreamResponse:
+    async def _make_response(
+        self, message: ParsedRequest | MalformedMessage
+    ) -> pb.DetectStreamResponse:
         request_id = message.request_id
-        nameless = isinstance(message, MalformedMessage)
+        has_id = not isinstance(message, MalformedMessage)
         try:
-            with nullcontext() if nameless else self._claimed(request_id):
-                response = await self._answer(message)
+            with self._claim_id(request_id) if has_id else nullcontext():
+                response = await self._detect(message)
         except Exception as error:  # noqa: BLE001  # the boundary: every failure gets a code
-            return pb.DetectStreamResponse(request_id=request_id, error=error_message(coded(error)))
+            return pb.DetectStreamResponse(
+                request_id=request_id, error=to_error_message(as_hilum_error(error))
+            )
         return pb.DetectStreamResponse(request_id=request_id, response=response)
 
     @contextmanager
-    def _claimed(self, request_id: str) -> Iterator[None]:
+    def _claim_id(self, request_id: str) -> Iterator[None]:
         if not request_id:
             raise InvalidRequest(
                 "A request on a stream has no request id.",
-                hint="Give each request an id of its own: answers come in the order they finish.",
+                hint="Give each request its own id: responses come in the order they finish.",
             )
-        if request_id in self._in_flight:
+        if request_id in self._ids_in_flight:
             raise InvalidRequest(
                 "Another request with the same id is in flight on this stream.",
-                hint="Use an id again only after its answer has come.",
+                hint="Use an id again only after its response has come.",
             )
-        self._in_flight.add(request_id)
+        self._ids_in_flight.add(request_id)
         try:
             yield
         finally:
-            self._in_flight.discard(request_id)
+            self._ids_in_flight.discard(request_id)

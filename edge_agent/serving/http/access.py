@@ -1,4 +1,4 @@
-"""The gate in front of each HTTP address."""
+"""Access control of HTTP requests."""
 
 from __future__ import annotations
 
@@ -16,19 +16,21 @@ from edge_agent.security.authentication import read_http_credentials
 from edge_agent.serving.access_records import (
     AccessController,
     AccessRecord,
-    Audit,
-    Count,
-    Gate,
-    ignore,
+    AuditLog,
+    Authenticator,
+    CountAccess,
+    count_nothing,
 )
-from edge_agent.serving.http.errors import error_response, invalid_options
+from edge_agent.serving.http.errors import invalid_options_error, to_error_response
 
 
 class AccessControl(Protocol):
-    """Who may do what."""
+    """Authorizes HTTP requests and logs how each of them ended."""
 
-    def enter(self, request: Request, action: Action) -> AbstractAsyncContextManager[AccessRecord]:
-        """Let a caller in for as long as the block runs.
+    def authorize(
+        self, request: Request, action: Action
+    ) -> AbstractAsyncContextManager[AccessRecord]:
+        """Authorize an access that lasts as long as the block, and log it at its end.
 
         Raises:
             Unauthenticated, Forbidden: not this caller, or not this action.
@@ -36,47 +38,58 @@ class AccessControl(Protocol):
         """
         ...
 
-    def turned_away(self, denied: Denied) -> None:
-        """Note a request that was denied before it reached any address."""
+    def record_denial(self, denied: Denied) -> None:
+        """Count and log a request that was denied before it reached an endpoint."""
         ...
 
 
 class HttpAccessControl:
-    """Implements `AccessControl` with a gatekeeper and, where one is kept, the audit log."""
+    """Implements `AccessControl` with an authenticator and, if one is kept, the audit log."""
 
-    def __init__(self, gate: Gate, audit: Audit | None = None, count: Count = ignore) -> None:
-        self._visits = AccessController(gate, audit, count, hung_up=ClientDisconnect)
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        audit: AuditLog | None = None,
+        count: CountAccess = count_nothing,
+    ) -> None:
+        """Control a listener; see `AccessController`."""
+        self._controller = AccessController(
+            authenticator, audit, count, disconnect_error=ClientDisconnect
+        )
 
     @asynccontextmanager
-    async def enter(self, request: Request, action: Action) -> AsyncIterator[AccessRecord]:
-        """See `AccessControl.enter`."""
+    async def authorize(self, request: Request, action: Action) -> AsyncIterator[AccessRecord]:
+        """See `AccessControl.authorize`."""
         peer = request.client.host if request.client else ""
-        with self._visits.enter(read_http_credentials(peer, request.headers.raw), action) as visit:
-            yield visit
+        caller = read_http_credentials(peer, request.headers.raw)
+        with self._controller.authorize(caller, action) as access:
+            yield access
 
-    def turned_away(self, denied: Denied) -> None:
-        """See `AccessControl.turned_away`."""
-        self._visits.deny(denied, Action.PAGE)
+    def record_denial(self, denied: Denied) -> None:
+        """See `AccessControl.record_denial`."""
+        self._controller.record_denial(denied, Action.PAGE)
 
-    def give_up(self) -> None:
-        """Log what is still under way, before the process ends without waiting for it."""
-        self._visits.give_up()
+    def record_abandoned(self) -> None:
+        """See `AccessController.record_abandoned`."""
+        self._controller.record_abandoned()
 
 
-def on_wrong_options(access: AccessControl) -> Callable[[Request, Exception], Awaitable[Response]]:
-    """What answers options that do not fit, which FastAPI finds before any address is entered.
+def make_validation_handler(
+    access: AccessControl,
+) -> Callable[[Request, Exception], Awaitable[Response]]:
+    """Return the handler of requests whose options FastAPI refuses before it calls an endpoint.
 
-    Strangers are told nothing about them, and the log hears of it either way. Only what looks at
-    images takes options.
+    An unauthorized caller gets no details, and the access is logged. Only the endpoints of
+    `Action.DETECT` have options.
     """
 
-    async def answer(request: Request, error: Exception) -> Response:
+    async def handle(request: Request, error: Exception) -> Response:
         if not isinstance(error, RequestValidationError):
             raise TypeError(f"not a RequestValidationError: {type(error).__name__}")
         try:
-            async with access.enter(request, Action.DETECT):
-                raise invalid_options(list(error.errors()))
+            async with access.authorize(request, Action.DETECT):
+                raise invalid_options_error(list(error.errors()))
         except HilumError as refused:
-            return error_response(refused)
+            return to_error_response(refused)
 
-    return answer
+    return handle

@@ -1,4 +1,4 @@
-"""What each HTTP address does: convert, call, convert."""
+"""The endpoints of the HTTP API."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ from edge_agent.core.admission import ByteBudget, Priority
 from edge_agent.core.authorization import Action
 from edge_agent.errors import InvalidRequest, NotReady
 from edge_agent.serving.detection import check_model_name
-from edge_agent.serving.error_boundary import coded
+from edge_agent.serving.error_boundary import as_hilum_error
 from edge_agent.serving.http.access import AccessControl
-from edge_agent.serving.http.errors import BodyTooLarge, error_detail, status_of
+from edge_agent.serving.http.converters import to_predict_response
+from edge_agent.serving.http.errors import BodyTooLarge, status_of, to_error_detail
 from edge_agent.serving.http.multipart import Form, FormLimits, UploadedFile, receive_form
 from edge_agent.serving.http.schemas import (
     BatchItem,
     BatchResponse,
     ModelInfo,
     Options,
-    PredictResponse,
     Status,
 )
 from edge_agent.serving.types import DetectionRequest, DetectionResult
 
 PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
-# Boundaries, part headers and fields come on top of the files' own bytes.
+# For boundaries, part headers and fields, which come in addition to the files' own bytes.
 _FORM_OVERHEAD_BYTES: Final = 64 << 10
 _T = TypeVar("_T")
-_Asking = Callable[[bytes, str], DetectionRequest]
+_RequestFactory = Callable[[bytes, str], DetectionRequest]
 
 
 class Detector(Protocol):
-    """What answers study requests: `serving.pipeline.Pipeline`."""
+    """Answers detection requests; implemented by `serving.detection.DetectionService`."""
 
     async def detect(self, request: DetectionRequest) -> DetectionResult:
-        """Look at one study image."""
+        """Detect findings on one study image."""
         ...
 
 
 class ImageRenderer(Protocol):
-    """What draws study images: `serving.http_render.Renderer`."""
+    """Draws study images; implemented by `serving.render.Renderer`."""
 
     async def render(self, image: bytes) -> bytes:
         """Draw one study image as PNG."""
@@ -55,7 +55,7 @@ class ImageRenderer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class HttpLimits:
-    """What one caller may send, and what all of them may at once."""
+    """The limits of one upload, and of all uploads together (`max_buffered_bytes`)."""
 
     max_image_bytes: int = 128 << 20
     max_batch_bytes: int = 256 << 20
@@ -67,16 +67,16 @@ class HttpLimits:
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """The handlers and what they call.
+    """The endpoints and the parts that they call.
 
     Attributes:
-        pipeline: gives the pipeline to use now; raises NotReady while there is none.
-        renderer: gives the renderer to use now; raises NotReady while there is none.
-        model_info: gives the facts of the model in use; raises NotReady while there is none.
-        readiness: why the agent is not ready, or an empty string if it is.
-        metrics: all metrics in Prometheus' text format 0.0.4.
-        access: who may do what; asked before a request's body is read.
-        limits: what may be sent.
+        pipeline: returns the detection service to use now; raises NotReady if there is none.
+        renderer: returns the renderer to use now; raises NotReady if there is none.
+        model_info: returns the facts about the model in use; raises NotReady if there is none.
+        readiness: returns why the agent is not ready, or an empty string if it is.
+        metrics: returns all metrics in Prometheus' text format 0.0.4.
+        access: authorizes each request before its body is read.
+        limits: the limits of uploads.
         budget: the bytes of all uploads in memory.
     """
 
@@ -90,114 +90,112 @@ class Endpoints:
     budget: ByteBudget
 
     async def predict(self, request: Request, query: Annotated[Options, Query()]) -> Response:
-        """Look at one study image."""
+        """Detect findings on one study image."""
         async with (
-            self.access.enter(request, Action.DETECT) as visit,
-            receive_form(request, self._one_file(), self.budget) as form,
+            self.access.authorize(request, Action.DETECT) as access,
+            receive_form(request, self._form_limits(max_files=1), self.budget) as form,
         ):
-            options = _options(query, form)
-            visit.request_id = options.request_id or uuid.uuid4().hex
-            image = self._image(_files(form, "file")[0])
-            study = _asking(options)(image, visit.request_id)
-            answer = await _unless_gone(request, self.pipeline().detect(study))
-            visit.bundle_digest = answer.bundle_digest
-        return _json(PredictResponse.of(answer))
+            options = _merge_options(query, form)
+            access.request_id = options.request_id or uuid.uuid4().hex
+            image = self._take_image(_get_files(form, "file")[0])
+            detection = _request_factory(options)(image, access.request_id)
+            result = await _cancel_on_disconnect(request, self.pipeline().detect(detection))
+            access.bundle_digest = result.bundle_digest
+        return _to_json(to_predict_response(result))
 
     async def predict_batch(self, request: Request, query: Annotated[Options, Query()]) -> Response:
-        """Look at several study images; answer in the order sent; a bad file fails alone."""
+        """Detect findings on several study images.
+
+        Results come in the order sent, and a file that fails does not affect the others.
+        """
+        form_limits = self._form_limits(max_files=self.limits.max_batch_files)
         async with (
-            self.access.enter(request, Action.DETECT) as visit,
-            receive_form(request, self._many_files(), self.budget) as form,
+            self.access.authorize(request, Action.DETECT) as access,
+            receive_form(request, form_limits, self.budget) as form,
         ):
-            options = _options(query, form)
-            visit.request_id = options.request_id or uuid.uuid4().hex
-            files = _files(form, "files")
-            self.pipeline()  # Not ready: refused as a whole, before any of it is worked on.
-            places = asyncio.Semaphore(self.limits.batch_concurrency)
-            asking = _asking(options)  # With one deadline, the caller's, for all of it together.
+            options = _merge_options(query, form)
+            access.request_id = options.request_id or uuid.uuid4().hex
+            files = _get_files(form, "files")
+            self.pipeline()  # If there is none, the batch is refused as a whole.
+            limit = asyncio.Semaphore(self.limits.batch_concurrency)
+            make_request = _request_factory(options)  # One deadline for the whole batch.
             items = [
-                self._batch_item(index, file, asking, visit.request_id, places)
+                self._detect_item(index, file, make_request, access.request_id, limit)
                 for index, file in enumerate(files)
             ]
-            results = await _unless_gone(request, _all(items))
-            answers = [it.result for it in results if it.result is not None]
-            visit.bundle_digest = answers[0].bundle_digest if answers else ""
-        return _json(BatchResponse(results=results))
+            results = await _cancel_on_disconnect(request, _gather(items))
+            answered = [item.result for item in results if item.result is not None]
+            access.bundle_digest = answered[0].bundle_digest if answered else ""
+        return _to_json(BatchResponse(results=results))
 
-    async def _batch_item(
+    async def _detect_item(
         self,
         index: int,
         file: UploadedFile,
-        asking: _Asking,
+        make_request: _RequestFactory,
         batch_id: str,
-        places: asyncio.Semaphore,
+        limit: asyncio.Semaphore,
     ) -> BatchItem:
-        async with places:
+        async with limit:
             try:
                 request_id = f"{batch_id[:120]}-{index}"
-                study = asking(self._image(file), request_id)
-                answer = await self.pipeline().detect(study)
+                detection = make_request(self._take_image(file), request_id)
+                result = await self.pipeline().detect(detection)
             except Exception as error:  # noqa: BLE001  # the boundary: every failure gets a code
-                failure = coded(error)
+                failure = as_hilum_error(error)
                 return BatchItem(
-                    index=index, status=status_of(failure), error=error_detail(failure)
+                    index=index, status=status_of(failure), error=to_error_detail(failure)
                 )
-        return BatchItem(index=index, status=200, result=PredictResponse.of(answer))
+        return BatchItem(index=index, status=200, result=to_predict_response(result))
 
     async def render(self, request: Request) -> Response:
         """Draw one study image."""
         async with (
-            self.access.enter(request, Action.DETECT),
-            receive_form(request, self._one_file(), self.budget) as form,
+            self.access.authorize(request, Action.DETECT),
+            receive_form(request, self._form_limits(max_files=1), self.budget) as form,
         ):
-            image = self._image(_files(form, "file")[0])
-            png = await _unless_gone(request, self.renderer().render(image))
+            image = self._take_image(_get_files(form, "file")[0])
+            png = await _cancel_on_disconnect(request, self.renderer().render(image))
         return Response(png, media_type="image/png")
 
-    async def model(
+    async def get_model(
         self, request: Request, model: Annotated[str, Query(max_length=128)] = ""
     ) -> Response:
-        """Which model answers, and on which engine."""
-        async with self.access.enter(request, Action.MODEL):
+        """Return the facts about the model in use and its engine."""
+        async with self.access.authorize(request, Action.MODEL):
             info = self.model_info()
             check_model_name(model, info.name)
-            return _json(info)
+            return _to_json(info)
 
-    async def healthz(self, request: Request) -> Response:
-        """The process is up."""
-        async with self.access.enter(request, Action.HEALTH):
-            return _json(Status(status="ok"))
+    async def get_health(self, request: Request) -> Response:
+        """Answer while the process runs."""
+        async with self.access.authorize(request, Action.HEALTH):
+            return _to_json(Status(status="ok"))
 
-    async def readyz(self, request: Request) -> Response:
-        """Requests will be answered; 503 with the reason while they will not."""
-        async with self.access.enter(request, Action.HEALTH):
+    async def get_readiness(self, request: Request) -> Response:
+        """Answer if requests will be answered; 503 with the reason if they will not."""
+        async with self.access.authorize(request, Action.HEALTH):
             reason = self.readiness()
             if reason:
                 raise NotReady(reason)
-            return _json(Status(status="ready"))
+            return _to_json(Status(status="ready"))
 
-    async def metrics_page(self, request: Request) -> Response:
-        """All metrics."""
-        async with self.access.enter(request, Action.METRICS):
+    async def get_metrics(self, request: Request) -> Response:
+        """Return all metrics."""
+        async with self.access.authorize(request, Action.METRICS):
             return Response(self.metrics(), headers={"Content-Type": PROMETHEUS})
 
-    def _one_file(self) -> FormLimits:
+    def _form_limits(self, *, max_files: int) -> FormLimits:
+        limits = self.limits
+        files_bytes = limits.max_image_bytes if max_files == 1 else limits.max_batch_bytes
         return FormLimits(
-            max_body_bytes=self.limits.max_image_bytes + _FORM_OVERHEAD_BYTES,
-            max_file_bytes=self.limits.max_image_bytes,
-            max_files=1,
-            timeout_s=self.limits.upload_timeout_s,
+            max_body_bytes=files_bytes + _FORM_OVERHEAD_BYTES,
+            max_file_bytes=limits.max_image_bytes,
+            max_files=max_files,
+            timeout_s=limits.upload_timeout_s,
         )
 
-    def _many_files(self) -> FormLimits:
-        return FormLimits(
-            max_body_bytes=self.limits.max_batch_bytes + _FORM_OVERHEAD_BYTES,
-            max_file_bytes=self.limits.max_image_bytes,
-            max_files=self.limits.max_batch_files,
-            timeout_s=self.limits.upload_timeout_s,
-        )
-
-    def _image(self, file: UploadedFile) -> bytes:
+    def _take_image(self, file: UploadedFile) -> bytes:
         if file.data is None:
             raise BodyTooLarge(
                 f"The file is larger than {self.limits.max_image_bytes / 2**20:.0f} MiB.",
@@ -206,12 +204,12 @@ class Endpoints:
         return file.data
 
 
-def _options(query: Options, form: Form) -> Options:
-    """Form fields win over the query; both are checked as one."""
+def _merge_options(query: Options, form: Form) -> Options:
+    """Return the query's options, overridden by form fields, and validated together."""
     return Options.parse({**query.model_dump(exclude_unset=True), **form.fields})
 
 
-def _files(form: Form, field: str) -> tuple[UploadedFile, ...]:
+def _get_files(form: Form, field: str) -> tuple[UploadedFile, ...]:
     if not form.files or any(file.field_name != field for file in form.files):
         raise InvalidRequest(
             f"The form has no file in the field {field!r}."
@@ -222,12 +220,12 @@ def _files(form: Form, field: str) -> tuple[UploadedFile, ...]:
     return form.files
 
 
-def _asking(options: Options) -> _Asking:
-    """What makes a request of an image and an id; its deadline counts from now."""
+def _request_factory(options: Options) -> _RequestFactory:
+    """Return a function from an image and an id to a request. Its deadline counts from now."""
     timeout_s = options.timeout_s
     deadline = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
 
-    def asking(image: bytes, request_id: str) -> DetectionRequest:
+    def make_request(image: bytes, request_id: str) -> DetectionRequest:
         return DetectionRequest(
             request_id=request_id,
             image=image,
@@ -237,40 +235,40 @@ def _asking(options: Options) -> _Asking:
             model=options.model,
         )
 
-    return asking
+    return make_request
 
 
-async def _all(items: list[Coroutine[Any, Any, BatchItem]]) -> list[BatchItem]:
+async def _gather(items: list[Coroutine[Any, Any, BatchItem]]) -> list[BatchItem]:
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(item) for item in items]
     return [task.result() for task in tasks]
 
 
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
-    """Do the work, but cancel it as soon as the caller hangs up.
+async def _cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
+    """Run a coroutine, but cancel it as soon as the caller disconnects.
 
     Raises:
-        ClientDisconnect: the caller has gone.
+        ClientDisconnect: the caller has disconnected.
     """
     working = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_gone(request))
+    disconnected = asyncio.ensure_future(_wait_disconnect(request))
     try:
-        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({working, disconnected}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
             raise ClientDisconnect
         return await working
     finally:
-        for task in (working, gone):
+        for task in (working, disconnected):
             if not task.done():
                 task.cancel()
-        await asyncio.gather(working, gone, return_exceptions=True)
+        await asyncio.gather(working, disconnected, return_exceptions=True)
 
 
-async def _gone(request: Request) -> None:
-    # The body has been read: all that can still come is that the caller goes.
+async def _wait_disconnect(request: Request) -> None:
+    # The body has been read: the only message that can still come is the disconnect.
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-def _json(body: BaseModel) -> Response:
+def _to_json(body: BaseModel) -> Response:
     return Response(body.model_dump_json(by_alias=True), media_type="application/json")

@@ -1,4 +1,4 @@
-"""Errors as HTTP answers: one mapping, one form, for every failure there is."""
+"""Maps Hilum's errors to HTTP responses. Every failure has the same form."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from edge_agent.errors import (
     Unauthenticated,
     UnknownModel,
 )
-from edge_agent.serving.error_boundary import coded
+from edge_agent.serving.error_boundary import as_hilum_error
 from hilum.codes import ErrorCode
 
 RETRY_AFTER_S: Final = 1
-"""What a caller is told where the error itself does not know better."""
+"""Sent when the error itself has no `retry_after_s`."""
 NO_STORE: Final = {"Cache-Control": "no-store"}
-_MAX_ECHO: Final = 40
+_MAX_QUOTED: Final = 40
 
 
 class BodyTooLarge(InvalidRequest):
-    """More bytes were sent than are taken; the rest was not kept."""
+    """The body is larger than the limit; the rest of it was not kept."""
 
     default_code = ErrorCode.TOO_LARGE
 
 
 class HeadersTooLarge(InvalidRequest):
-    """More bytes of headers were sent than are taken."""
+    """The headers are larger than the limit."""
 
     default_code = ErrorCode.TOO_LARGE
 
@@ -47,6 +47,7 @@ class BodyTooSlow(InvalidRequest):
     """The upload did not end in time."""
 
 
+# The first class that matches counts, so subclasses are listed before their base classes.
 _STATUS: Final[tuple[tuple[type[HilumError], int], ...]] = (
     (BodyTooLarge, 413),
     (BodyTooSlow, 408),
@@ -62,7 +63,7 @@ _STATUS: Final[tuple[tuple[type[HilumError], int], ...]] = (
 
 
 class ErrorDetail(BaseModel):
-    """Why there is no answer."""
+    """The reason of a failure."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
@@ -75,23 +76,23 @@ class ErrorDetail(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """The one form of every failure."""
+    """The body of every failure."""
 
     error: ErrorDetail
 
 
 def status_of(error: HilumError) -> int:
-    """The one mapping from errors to HTTP's status codes."""
+    """Return the HTTP status code of an error."""
     return next(status for kind, status in _STATUS if isinstance(error, kind))
 
 
-def error_detail(error: HilumError) -> ErrorDetail:
-    """What the caller is told: the error's own sentences and nothing else."""
+def to_error_detail(error: HilumError) -> ErrorDetail:
+    """Convert an error; the response carries its code, message and hint and nothing else."""
     return ErrorDetail(code=error.code, message=error.message, hint=error.hint)
 
 
-def error_response(error: HilumError, *, status: int | None = None) -> JSONResponse:
-    """The error as an answer."""
+def to_error_response(error: HilumError, *, status: int | None = None) -> JSONResponse:
+    """Convert an error to a response; `status` replaces the error's own status code."""
     status = status_of(error) if status is None else status
     headers = dict(NO_STORE)
     if isinstance(error, Unauthenticated):
@@ -99,17 +100,17 @@ def error_response(error: HilumError, *, status: int | None = None) -> JSONRespo
     if isinstance(error, TryLater) and not isinstance(error, DeadlineExceeded):
         headers["Retry-After"] = str(math.ceil(error.retry_after_s or RETRY_AFTER_S))
     return JSONResponse(
-        ErrorBody(error=error_detail(error)).model_dump(), status_code=status, headers=headers
+        ErrorBody(error=to_error_detail(error)).model_dump(), status_code=status, headers=headers
     )
 
 
-async def on_hilum_error(_request: Request, error: Exception) -> Response:
-    """Answer one of our own errors."""
-    return error_response(coded(error))
+async def handle_hilum_error(_request: Request, error: Exception) -> Response:
+    """Respond to one of the agent's own errors."""
+    return to_error_response(as_hilum_error(error))
 
 
-async def on_http_exception(_request: Request, error: Exception) -> Response:
-    """Answer what the router itself refuses: unknown addresses and methods."""
+async def handle_http_exception(_request: Request, error: Exception) -> Response:
+    """Respond to the router's own errors: unknown paths and methods."""
     if not isinstance(error, HTTPException):
         raise TypeError(f"not an HTTPException: {type(error).__name__}")
     message = {
@@ -117,20 +118,20 @@ async def on_http_exception(_request: Request, error: Exception) -> Response:
         405: "This address does not take this method.",
     }.get(error.status_code, "The request cannot be served.")
     refused = InvalidRequest(message, hint="GET /docs lists every address and method.")
-    response = error_response(refused, status=error.status_code)
+    response = to_error_response(refused, status=error.status_code)
     response.headers.update(error.headers or {})
     return response
 
 
-async def on_disconnect(_request: Request, _error: Exception) -> Response:
-    """The caller has gone; nobody reads this (nginx's 499, for the metrics)."""
+async def handle_disconnect(_request: Request, _error: Exception) -> Response:
+    """Return a response that the caller, who has disconnected, does not get (nginx's 499)."""
     return Response(status_code=499)
 
 
-def invalid_options(problems: list[ErrorDetails]) -> InvalidRequest:
-    """Name the options that are wrong, and how, without repeating their values."""
-    said = "; ".join(
-        f"{quoted(str(problem['loc'][-1]) if problem['loc'] else 'request')}: "
+def invalid_options_error(problems: list[ErrorDetails]) -> InvalidRequest:
+    """Return an error that names the options that are wrong, without repeating their values."""
+    listed = "; ".join(
+        f"{quote(str(problem['loc'][-1]) if problem['loc'] else 'request')}: "
         + (
             "there is no such option"
             if problem["type"] == "extra_forbidden"
@@ -139,11 +140,11 @@ def invalid_options(problems: list[ErrorDetails]) -> InvalidRequest:
         for problem in problems
     )
     return InvalidRequest(
-        f"The request's options cannot be used: {said}.", hint="GET /docs lists the options."
+        f"The request's options cannot be used: {listed}.", hint="GET /docs lists the options."
     )
 
 
-def quoted(text: str) -> str:
-    """A caller's own word, made safe to repeat: short, printable, in quotes."""
-    short = text if len(text) <= _MAX_ECHO else f"{text[:_MAX_ECHO]}..."
+def quote(text: str) -> str:
+    """Return text of a caller in a form that is safe to repeat: short, printable, in quotes."""
+    short = text if len(text) <= _MAX_QUOTED else f"{text[:_MAX_QUOTED]}..."
     return json.dumps(short)

@@ -1,4 +1,4 @@
-"""What surrounds every HTTP request: whose page it comes from, safe headers, no naked failure."""
+"""ASGI middleware around every request: trusted hosts, security headers, coded failures."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from edge_agent.core.authorization import Denied
 from edge_agent.core.request_origin import TrustedHosts, check_request
 from edge_agent.errors import Overloaded
-from edge_agent.serving.error_boundary import coded
-from edge_agent.serving.http.errors import HeadersTooLarge, error_response
+from edge_agent.serving.error_boundary import as_hilum_error
+from edge_agent.serving.http.errors import HeadersTooLarge, to_error_response
 
 CONTENT_SECURITY_POLICY: Final = (
     "default-src 'none'; "
@@ -36,41 +36,50 @@ SECURITY_HEADERS: Final = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
-_READING: Final = frozenset({"GET", "HEAD"})
+_SAFE_METHODS: Final = frozenset({"GET", "HEAD"})
 MAX_HEADER_BYTES: Final = 32 << 10
 MAX_REQUESTS: Final = 256
-"""Requests at once; far more than can wait for the detector."""
+"""Requests at once; far more than the admission queue takes."""
 DRAIN_S: Final = 5.0
-"""How long the rest of a refused upload is read and thrown away, so that the answer arrives."""
+"""How long the rest of a refused upload is read and dropped, so that the response arrives."""
 
 
 class SecurityMiddleware:
-    """ASGI middleware around everything else.
+    """Protects the application by four rules.
 
-    1. A request whose Host or Origin is not the page's own goes no further (`core.request_origin`);
-       nor does one with too many headers, or one that is more than can be held at once; who only
-       reads, such as a health check, always may.
-    2. An unforeseen error becomes a coded answer.
-    3. Every answer carries the security headers, and `no-store` unless it says otherwise.
-    4. An answer given before the upload has ended waits, for a while, until the caller has sent
-       the rest; a connection closed under an upload would take the answer with it.
+    1. A request is refused if its Host or Origin is not trusted (`core.request_origin`), if its
+       headers are too large, or if too many requests are running. The last does not apply to GET
+       and HEAD, which health checks use.
+    2. An unforeseen error becomes a response with an error code.
+    3. Every response has the security headers, and `no-store` unless it sets another policy.
+    4. A response that is ready before its upload has ended waits up to `drain_s` for the rest of
+       the upload, because a connection that is closed during an upload loses the response.
     """
 
     def __init__(
         self,
         app: ASGIApp,
         *,
-        names: TrustedHosts,
-        turned_away: Callable[[Denied], None],
+        trusted_hosts: TrustedHosts,
+        record_denial: Callable[[Denied], None],
         drain_s: float = DRAIN_S,
         max_requests: int = MAX_REQUESTS,
     ) -> None:
+        """Wrap an application.
+
+        Args:
+            app: the application.
+            trusted_hosts: the hosts and origins that requests may name.
+            record_denial: called with each denial.
+            drain_s: how long a response waits for the rest of its upload, in seconds.
+            max_requests: requests at once; safe methods are not limited.
+        """
         self._app = app
-        self._names = names
-        self._turned_away = turned_away
+        self._trusted_hosts = trusted_hosts
+        self._record_denial = record_denial
         self._drain_s = drain_s
         self._max_requests = max_requests
-        self._inside = 0
+        self._running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -79,35 +88,35 @@ class SecurityMiddleware:
             return
         headers = Headers(scope=scope)
         upload = _Upload(receive, headers)
-        started = False
+        has_started = False
 
-        async def guarded_send(message: Message) -> None:
-            nonlocal started
+        async def send_protected(message: Message) -> None:
+            nonlocal has_started
             if message["type"] == "http.response.start":
-                started = True
-                ended = await upload.drained(self._drain_s)
-                _dress(MutableHeaders(scope=message), keep_alive=ended)
+                has_started = True
+                is_drained = await upload.drain(self._drain_s)
+                _set_headers(MutableHeaders(scope=message), keep_alive=is_drained)
             await send(message)
 
-        self._inside += 1
+        self._running += 1
         try:
             self._check(scope, headers)
-            await self._app(scope, upload.receive, guarded_send)
+            await self._app(scope, upload.receive, send_protected)
         except Exception as error:
-            failure = coded(error)
-            if started:
+            failure = as_hilum_error(error)
+            if has_started:
                 raise
-            await error_response(failure)(scope, upload.receive, guarded_send)
+            await to_error_response(failure)(scope, upload.receive, send_protected)
         finally:
-            self._inside -= 1
+            self._running -= 1
 
     def _check(self, scope: Scope, headers: Headers) -> None:
-        if self._inside > self._max_requests and scope["method"] not in _READING:
+        if self._running > self._max_requests and scope["method"] not in _SAFE_METHODS:
             raise Overloaded("The agent already has as many requests as it can hold.")
         if sum(len(name) + len(value) for name, value in headers.raw) > MAX_HEADER_BYTES:
             raise HeadersTooLarge(f"The headers hold more than {MAX_HEADER_BYTES >> 10} KiB.")
         denied: Denied | None = check_request(
-            self._names,
+            self._trusted_hosts,
             method=scope["method"],
             host=headers.getlist("host"),
             origin=headers.getlist("origin"),
@@ -115,41 +124,41 @@ class SecurityMiddleware:
             fetch_mode=headers.get("sec-fetch-mode"),
         )
         if denied is not None:
-            self._turned_away(denied)
+            self._record_denial(denied)
             raise denied.to_error()
 
 
 class _Upload:
-    """The request's body on its way in, and whether it has ended."""
+    """The body of a request while it arrives."""
 
     def __init__(self, receive: Receive, headers: Headers) -> None:
         self._receive = receive
         has_body = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
-        self._ended = not has_body
-        # A caller that waits for `100 Continue` sends nothing until it is asked to.
-        self._held_back = headers.get("expect", "").lower() == "100-continue"
+        self._has_ended = not has_body
+        # Such a caller sends nothing before `100 Continue` (RFC 9110 section 10.1.1).
+        self._awaits_continue = headers.get("expect", "").lower() == "100-continue"
 
     async def receive(self) -> Message:
-        self._held_back = False
+        self._awaits_continue = False
         message = await self._receive()
         if message["type"] == "http.disconnect" or not message.get("more_body", False):
-            self._ended = True
+            self._has_ended = True
         return message
 
-    async def drained(self, within_s: float) -> bool:
-        """Throw away what is still to come; True if the body has ended."""
-        if self._held_back and not self._ended:
+    async def drain(self, within_s: float) -> bool:
+        """Read and drop the rest of the body; return True if it has ended."""
+        if self._awaits_continue and not self._has_ended:
             return False
         try:
             async with asyncio.timeout(within_s):
-                while not self._ended:
+                while not self._has_ended:
                     await self.receive()
         except TimeoutError:
             return False
         return True
 
 
-def _dress(headers: MutableHeaders, *, keep_alive: bool) -> None:
+def _set_headers(headers: MutableHeaders, *, keep_alive: bool) -> None:
     for name, value in SECURITY_HEADERS.items():
         headers[name] = value
     headers.setdefault("Cache-Control", "no-store")

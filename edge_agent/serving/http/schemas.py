@@ -1,42 +1,38 @@
-"""The JSON of the HTTP face: what may be asked, and what is answered."""
+"""The JSON of the HTTP API: a request's options, and the responses."""
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from edge_agent.core.findings import Box, Finding
+from edge_agent.core.findings import Box
 from edge_agent.core.radiograph import ImageFacts
-from edge_agent.engines.model import LoadedModel
-from edge_agent.serving.http.errors import ErrorDetail, invalid_options
-from edge_agent.serving.types import DetectionResult
-from hilum.catalog import BY_SLUG, CATALOG, Concept
-
-_DIGITS: Final = 6
+from edge_agent.serving.http.errors import ErrorDetail, invalid_options_error
+from hilum.catalog import Concept
 
 _Milliseconds = Annotated[float, AfterValidator(lambda spent_ms: round(spent_ms, 3))]
 
 
 class Options(BaseModel):
-    """What a caller may ask for beside the image: in the query or as form fields."""
+    """The options of a request beside its image, in the query or as form fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     threshold: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
-    """Score threshold for all findings, instead of each one's own operating point."""
+    """Score threshold for all findings, in place of each finding's own operating point."""
     priority: Literal["routine", "stat"] = "routine"
-    """`stat` is looked at before `routine`."""
+    """`stat` requests are processed before `routine` ones."""
     timeout_s: Annotated[float, Field(gt=0, le=600)] | None = None
-    """How long the caller waits. Work that has not begun by then is not begun."""
+    """How long the caller waits. Work that has not started by then is not started."""
     request_id: Annotated[str, Field(min_length=1, max_length=128)] | None = None
-    """Chosen by the caller and returned unchanged; made by the agent where absent."""
+    """Chosen by the caller and returned unchanged; made by the agent if absent."""
     model: Annotated[str, Field(max_length=128)] = ""
-    """Name of the model that is asked for; empty means the agent's one model."""
+    """Name of the requested model; empty means the agent's one model."""
 
     @classmethod
     def parse(cls, values: dict[str, str]) -> Self:
-        """Read them from their text.
+        """Parse options from their text.
 
         Raises:
             InvalidRequest: an option is unknown or out of its range.
@@ -44,16 +40,16 @@ class Options(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise invalid_options(error.errors()) from None
+            raise invalid_options_error(error.errors()) from None
 
 
-class _Out(BaseModel):
+class _Response(BaseModel):
     model_config = ConfigDict(
         frozen=True, use_attribute_docstrings=True, populate_by_name=True, from_attributes=True
     )
 
 
-class Prediction(_Out):
+class Prediction(_Response):
     """One finding."""
 
     slug: Annotated[str, Field(alias="class")]
@@ -67,34 +63,16 @@ class Prediction(_Out):
     concept: Concept
     box: Box
 
-    @classmethod
-    def of(cls, finding: Finding, rows: int, columns: int) -> Self:
-        """Convert a finding on an image of `rows` x `columns` pixels."""
-        kind, box = CATALOG[finding.index], finding.box
-        return cls(
-            slug=kind.slug,
-            confidence=round(finding.score, _DIGITS),
-            bbox=(
-                _fraction(box.x_min, columns),
-                _fraction(box.y_min, rows),
-                _fraction(box.x_max, columns),
-                _fraction(box.y_max, rows),
-            ),
-            name=kind.name,
-            index=kind.index,
-            concept=kind.concept,
-            box=box,
-        )
 
-
-class WarningOut(_Out):
-    """Something to be wary of; `code` is a `hilum.codes.WarningCode`."""
+class ImageWarning(_Response):
+    """A reason for caution with an image that was accepted; `code` is stable."""
 
     code: str
+    """See `hilum.codes.WarningCode`."""
     message: str
 
 
-class TimingsOut(_Out):
+class Timings(_Response):
     """Milliseconds per stage."""
 
     decode_ms: _Milliseconds
@@ -104,39 +82,24 @@ class TimingsOut(_Out):
     total_ms: _Milliseconds
 
 
-class PredictResponse(_Out):
-    """The findings of one study image."""
+class PredictResponse(_Response):
+    """The findings on one study image."""
 
     request_id: str
     predictions: list[Prediction]
-    """By falling confidence. Empty means: looked, and nothing reached its threshold."""
+    """By falling confidence. Empty: the image was processed, and no score reached its threshold."""
     inference_time: float
-    """Seconds that the model itself took."""
+    """Seconds that the model took."""
     image: ImageFacts
-    warnings: list[WarningOut]
+    warnings: list[ImageWarning]
     bundle_digest: str
     """SHA-256 of the manifest of the model that answered."""
     engine: str
     """Engine variant that answered, such as `openvino-int8`."""
-    timings: TimingsOut
-
-    @classmethod
-    def of(cls, answer: DetectionResult) -> Self:
-        """Convert."""
-        facts = answer.image
-        return cls(
-            request_id=answer.request_id,
-            predictions=[Prediction.of(f, facts.rows, facts.columns) for f in answer.findings],
-            inference_time=round(answer.timings.infer_ms / 1e3, _DIGITS),
-            image=answer.image,
-            warnings=[WarningOut.model_validate(warning) for warning in answer.warnings],
-            bundle_digest=answer.bundle_digest,
-            engine=answer.engine,
-            timings=TimingsOut.model_validate(answer.timings),
-        )
+    timings: Timings
 
 
-class BatchItem(_Out):
+class BatchItem(_Response):
     """One file of a batch: either `result` or `error`."""
 
     index: int
@@ -147,25 +110,25 @@ class BatchItem(_Out):
     error: ErrorDetail | None = None
 
 
-class BatchResponse(_Out):
+class BatchResponse(_Response):
     """One item per file, in the order sent."""
 
     results: list[BatchItem]
 
 
-class ModelFindingOut(_Out):
-    """One kind of finding that the model knows."""
+class ModelFinding(_Response):
+    """One kind of finding that the model detects."""
 
     index: int
     slug: str
     name: str
     concept: Concept
     operating_point: float
-    """Score from which on it is reported, unless the caller says otherwise."""
+    """The score threshold that applies unless the caller gives another."""
 
 
-class ModelInfo(_Out):
-    """Which model answers, and on which engine."""
+class ModelInfo(_Response):
+    """The model in use and its engine."""
 
     name: str
     version: str
@@ -176,43 +139,12 @@ class ModelInfo(_Out):
     input_height: int
     input_width: int
     score_floor: float
-    """The lowest score that ever leaves the model."""
-    findings: list[ModelFindingOut]
+    """The lowest score that the model reports, whatever the threshold."""
+    findings: list[ModelFinding]
     intended_use: str
 
-    @classmethod
-    def of(cls, model: LoadedModel) -> Self:
-        """Convert."""
-        manifest = model.manifest
-        return cls(
-            name=manifest.name,
-            version=manifest.version,
-            bundle_digest=model.digest,
-            engine=model.engine.name,
-            engine_reason=model.reason,
-            compute_device=model.engine.compute_device,
-            input_height=manifest.input.height,
-            input_width=manifest.input.width,
-            score_floor=manifest.head.score_floor,
-            findings=[
-                ModelFindingOut(
-                    index=kind.index,
-                    slug=kind.slug,
-                    name=kind.name,
-                    concept=kind.concept,
-                    operating_point=model.variant.operating_points[kind.slug],
-                )
-                for kind in (BY_SLUG[slug] for slug in manifest.findings)
-            ],
-            intended_use=manifest.intended_use,
-        )
 
-
-class Status(_Out):
-    """What /healthz and /readyz say when all is well."""
+class Status(_Response):
+    """The response of /healthz and /readyz when all is well."""
 
     status: str
-
-
-def _fraction(pixel: float, pixels: int) -> float:
-    return round(min(1.0, max(0.0, pixel / pixels)), _DIGITS)

@@ -1,4 +1,4 @@
-"""The HTTP port: uvicorn inside the agent's own event loop, with bounds and without a voice."""
+"""uvicorn inside the agent's event loop: connection limits set, logging disabled."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from edge_agent.errors import ConfigInvalid
 from edge_agent.security.tls import Tls, make_uvicorn_tls
 from edge_agent.serving.http.middleware import MAX_HEADER_BYTES
 
-# Beyond it uvicorn answers by itself, without a code; `Shield` refuses long before.
+# Beyond it uvicorn refuses without an error code. `SecurityMiddleware` refuses at fewer requests.
 _MAX_CONNECTIONS: Final = 768
 _KEEP_ALIVE_S: Final = 30
 
 
 class _Embedded(uvicorn.Server):
-    """uvicorn without its signal handlers: the agent decides when to stop."""
+    """uvicorn without its signal handlers, because the agent decides when to stop."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -28,7 +28,7 @@ class _Embedded(uvicorn.Server):
 
 
 class HttpServer:
-    """Serves an application on one port. Port 0 lets the system choose a free one."""
+    """Serves an application on one port."""
 
     def __init__(
         self,
@@ -39,7 +39,16 @@ class HttpServer:
         tls: Tls | None = None,
         drain_timeout_s: float = 20.0,
     ) -> None:
-        speaking_tls: dict[str, Any] = {} if tls is None else dict(make_uvicorn_tls(tls))
+        """Configure the server; `start` listens.
+
+        Args:
+            app: the ASGI application.
+            host: the address to listen on.
+            port: 0 for any free port.
+            tls: certificates, if the port uses TLS.
+            drain_timeout_s: how long `stop` waits for running requests, in seconds.
+        """
+        tls_options: dict[str, Any] = {} if tls is None else dict(make_uvicorn_tls(tls))
         self._server = _Embedded(
             uvicorn.Config(
                 app,
@@ -52,7 +61,7 @@ class HttpServer:
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                **speaking_tls,
+                **tls_options,
                 limit_concurrency=_MAX_CONNECTIONS,
                 h11_max_incomplete_event_size=MAX_HEADER_BYTES,
                 timeout_keep_alive=_KEEP_ALIVE_S,
@@ -66,7 +75,7 @@ class HttpServer:
         """Listen, and return the port.
 
         Raises:
-            ConfigInvalid: the port cannot be listened on.
+            ConfigInvalid: the server cannot listen on this port.
         """
         self._task = asyncio.create_task(self._serve(), name="http")
         while not self._server.started:
@@ -80,14 +89,14 @@ class HttpServer:
         try:
             await self._server.serve()
         except SystemExit:
-            # uvicorn logs why and exits; an agent with other faces must not end with it.
+            # uvicorn exits the process; the agent must not exit with it.
             raise ConfigInvalid(
-                f"The HTTP port {port} of {host} cannot be listened on.",
+                f"The agent cannot listen on the HTTP port {port} of {host}.",
                 hint="Another program may use it; choose another port.",
             ) from None
 
     async def stop(self) -> None:
-        """Take no more requests, finish those in flight within the drain time, and end."""
+        """Refuse new requests, finish running ones within the drain timeout, and end."""
         self._server.should_exit = True
         if self._task is not None:
             await self._task

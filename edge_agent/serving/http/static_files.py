@@ -1,4 +1,4 @@
-"""The viewer's files: read once at the start, served from memory, from a fixed list."""
+"""Serves the viewer's files from memory. They are read once at the start, from a fixed list."""
 
 from __future__ import annotations
 
@@ -18,35 +18,33 @@ _TYPES: Final[Mapping[str, str]] = {
     ".json": "application/json",
     ".svg": "image/svg+xml",
 }
-_ADDRESSES: Final[Mapping[str, str]] = {"/index.html": "/", "/docs.html": "/docs"}
+_PATHS: Final[Mapping[str, str]] = {"/index.html": "/", "/docs.html": "/docs"}
 
 
 @dataclass(frozen=True, slots=True)
 class StaticFile:
-    """One file as it is served."""
+    """The content of one file and its headers."""
 
     content: bytes
     media_type: str
     etag: str
 
-    async def answer(self, request: Request) -> Response:
-        """Answer GET and HEAD; `304` where the browser has this very content."""
+    async def respond(self, request: Request) -> Response:
+        """Respond to GET and HEAD; `304` if the browser has this content."""
         headers = {"ETag": self.etag, "Cache-Control": "no-cache"}
         if request.headers.get("if-none-match") == self.etag:
             return Response(status_code=304, headers=headers)
         return Response(self.content, media_type=self.media_type, headers=headers)
 
 
-def load_pages(folder: Path) -> dict[str, StaticFile]:
-    """Read every file that a page may ask for; the key is its address."""
-    pages: dict[str, StaticFile] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix not in _TYPES:
+def load_static_files(folder: Path) -> dict[str, StaticFile]:
+    """Read every file that a page may load; the key is its URL path."""
+    files: dict[str, StaticFile] = {}
+    for file in sorted(folder.rglob("*")):
+        if file.suffix not in _TYPES:
             continue
-        address = "/" + path.relative_to(folder).as_posix()
-        content = path.read_bytes()
+        path = "/" + file.relative_to(folder).as_posix()
+        content = file.read_bytes()
         digest = hashlib.sha256(content).hexdigest()[:32]
-        pages[_ADDRESSES.get(address, address)] = StaticFile(
-            content, _TYPES[path.suffix], f'"{digest}"'
-        )
-    return pages
+        files[_PATHS.get(path, path)] = StaticFile(content, _TYPES[file.suffix], f'"{digest}"')
+    return files

@@ -161,7 +161,7 @@ async def test_speaks_tls_where_told(tmp_path: Path) -> None:
     issued = authority.server()
     tls = load_tls(TlsFiles(issued.certificate, issued.key), datetime.now(UTC))
     server = HttpServer(
-        http_app(names=parse_trusted_hosts("https")), host="127.0.0.1", port=0, tls=tls
+        http_app(trusted_hosts=parse_trusted_hosts("https")), host="127.0.0.1", port=0, tls=tls
     )
     origin = f"https://127.0.0.1:{await server.start()}"
     trusting = ssl.create_default_context(cafile=authority.certificate)

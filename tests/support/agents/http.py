@@ -22,8 +22,8 @@ from edge_agent.imaging import Limits
 from edge_agent.security.authentication import Authenticator
 from edge_agent.serving.http.access import HttpAccessControl
 from edge_agent.serving.http.app import create_http_app
+from edge_agent.serving.http.converters import to_model_info
 from edge_agent.serving.http.endpoints import Detector, HttpLimits
-from edge_agent.serving.http.schemas import ModelInfo
 from edge_agent.serving.http.server import HttpServer
 from edge_agent.serving.render import Renderer
 from hilum.catalog import BY_SLUG, CATALOG
@@ -74,11 +74,11 @@ def http_app(serves: Serves | None = None, /, **changes: Any) -> FastAPI:
     given: dict[str, Any] = {
         "pipeline": lambda: serving,
         "renderer": lambda: renderer,
-        "model_info": lambda: ModelInfo.of(serving.model),
+        "model_info": lambda: to_model_info(serving.model),
         "readiness": lambda: "",
         "metrics": lambda: b"# TYPE up gauge\nup 1\n",
         "access": HttpAccessControl(Authenticator("HTTP", "127.0.0.1", tls=False)),
-        "names": parse_trusted_hosts("http"),
+        "trusted_hosts": parse_trusted_hosts("http"),
         "limits": HttpLimits(),
     }
     return create_http_app(**(given | changes))

@@ -242,7 +242,7 @@ async def test_the_study_context_stays_behind(monkeypatch: pytest.MonkeyPatch) -
     async with piped() as pipeline:
         answer = await pipeline.detect(request(200))
     assert name not in repr(answer)
-    assert name.encode() not in converters.detect_response(answer).SerializeToString()
+    assert name.encode() not in converters.to_detect_response(answer).SerializeToString()
 
 
 async def test_the_images_bytes_stay_out_of_the_requests_words() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.cli.overlay import COLOURS
-from edge_agent.serving.http.static_files import load_pages
+from edge_agent.serving.http.static_files import load_static_files
 from edge_agent.viewer import FOLDER
 from hilum.catalog import CATALOG
 from hilum.codes import ErrorCode, WarningCode
@@ -97,7 +97,7 @@ def test_colours_are_the_overlays_own() -> None:
 
 
 def test_every_file_the_page_asks_for_is_served() -> None:
-    pages = load_pages(FOLDER)
+    pages = load_static_files(FOLDER)
     assert {"/", "/docs", "/style.css", "/icon.svg"} <= set(pages)
     for source in FOLDER.glob("js/*.js"):
         for imported in re.findall(r'from "\./([\w.]+)"|import "\./([\w.]+)"', _read(source.name)):

@@ -5,11 +5,14 @@ from dataclasses import fields
 
 import pytest
 from google.protobuf.json_format import ParseDict
+from google.protobuf.message import DecodeError
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from edge_agent.core.admission import Priority
 from edge_agent.core.findings import Box, Finding
 from edge_agent.core.radiograph import ImageFacts, ImageWarning, Spacing
-from edge_agent.errors import Overloaded
+from edge_agent.errors import InvalidRequest, Overloaded
 from edge_agent.serving.grpc import converters
 from edge_agent.serving.types import DetectionRequest, DetectionResult, Timings
 from hilum import client
@@ -44,8 +47,8 @@ def answer(*findings: Finding, spacing: Spacing | None = None) -> DetectionResul
 
 
 def asked(message: pb.DetectRequest) -> DetectionRequest:
-    read = converters.ParsedRequest.read(message.SerializeToString())
-    return converters.study_request(read, request_id="a", deadline=None)
+    read = converters.ParsedRequest.from_bytes(message.SerializeToString())
+    return converters.to_detection_request(read, request_id="a", deadline=None)
 
 
 def test_every_image_fact_is_in_the_contract_and_in_the_client() -> None:
@@ -57,7 +60,9 @@ def test_every_image_fact_is_in_the_contract_and_in_the_client() -> None:
 @pytest.mark.parametrize("kind", CATALOG, ids=lambda kind: kind.slug)
 def test_a_finding_carries_its_kind_and_concept(kind: object) -> None:
     catalogued = CATALOG[CATALOG.index(kind)]  # type: ignore[arg-type]
-    response = converters.detect_response(answer(Finding(catalogued.index, 0.5, Box(1, 2, 3, 4))))
+    response = converters.to_detect_response(
+        answer(Finding(catalogued.index, 0.5, Box(1, 2, 3, 4)))
+    )
     (found,) = response.findings
     assert (found.index, found.slug, found.name) == (
         catalogued.index,
@@ -70,35 +75,35 @@ def test_a_finding_carries_its_kind_and_concept(kind: object) -> None:
 
 
 def test_all_facts_travel() -> None:
-    response = converters.detect_response(answer(spacing=Spacing(0.15, 0.2)))
+    response = converters.to_detect_response(answer(spacing=Spacing(0.15, 0.2)))
     facts = response.image
     assert (facts.rows, facts.columns, facts.bits_stored) == (2000, 1800, 15)
     assert (facts.format, facts.view, facts.laterality) == ("dicom", "PA", "U")
     assert (facts.body_part, facts.manufacturer) == ("CHEST", "Acme")
     assert (facts.photometric, facts.transfer_syntax) == ("MONOCHROME1", "1.2.840.10008.1.2")
     assert (facts.spacing.row_mm, facts.spacing.column_mm) == (0.15, 0.2)
-    assert not converters.detect_response(answer()).image.HasField("spacing")
-    assert json.loads(json.dumps(converters.as_json(response)["warnings"])) == [
+    assert not converters.to_detect_response(answer()).image.HasField("spacing")
+    assert json.loads(json.dumps(converters.to_json(response)["warnings"])) == [
         {"code": "missing_window", "message": "No window."}
     ]
     assert response.timings.total_ms == 10
 
 
 def test_json_is_the_contracts_own_and_says_empty_lists() -> None:
-    document = converters.as_json(converters.detect_response(answer()))
+    document = converters.to_json(converters.to_detect_response(answer()))
     assert document["findings"] == []
     assert list(document) == [field.name for field in pb.DetectResponse.DESCRIPTOR.fields]
     assert list(document["image"])[:3] == ["rows", "columns", "format"]
     assert document["bundle_digest"] == DIGEST
     again = ParseDict(document, pb.DetectResponse())
-    assert again == converters.detect_response(answer())
+    assert again == converters.to_detect_response(answer())
 
 
 def test_a_threshold_of_zero_is_not_taken_for_absent() -> None:
     message = pb.DetectRequest(options=pb.DetectOptions(score_threshold=0))
     assert (
-        converters.study_request(
-            converters.ParsedRequest.read(message.SerializeToString()),
+        converters.to_detection_request(
+            converters.ParsedRequest.from_bytes(message.SerializeToString()),
             request_id="a",
             deadline=None,
         ).score_threshold
@@ -116,8 +121,8 @@ def test_priorities(number: int, priority: Priority) -> None:
     message = pb.DetectRequest()
     message.options.priority = number  # type: ignore[assignment]
     assert (
-        converters.study_request(
-            converters.ParsedRequest.read(message.SerializeToString()),
+        converters.to_detection_request(
+            converters.ParsedRequest.from_bytes(message.SerializeToString()),
             request_id="a",
             deadline=None,
         ).priority
@@ -125,8 +130,25 @@ def test_priorities(number: int, priority: Priority) -> None:
     )
 
 
-def test_an_error_says_what_it_says_and_no_more() -> None:
-    message = converters.error_message(Overloaded("Full."))
+@given(st.binary(max_size=60))
+@example(b"\x8a\x00\x01a")  # a tag in more bytes than it needs
+@example(b"\x0b\x0c")  # a group
+@example(b"\x0a\xff\xff\xff\xff\x0fa")  # a size beyond the message
+def test_bytes_that_are_not_protobuf_are_a_malformed_message(data: bytes) -> None:
+    deserialize = converters.make_deserializer(pb.DetectRequest.FromString)
+    message = deserialize(data)
+    try:
+        expected = pb.DetectRequest.FromString(data)
+    except DecodeError:
+        assert isinstance(message, converters.MalformedMessage)
+        with pytest.raises(InvalidRequest):
+            converters.to_detection_request(message, request_id="a", deadline=None)
+    else:
+        assert (message.image, message.request_id) == (expected.image, expected.request_id)
+
+
+def test_a_converted_error_has_its_code_message_and_hint_only() -> None:
+    message = converters.to_error_message(Overloaded("Full."))
     assert (message.code, message.message) == ("overloaded", "Full.")
     assert message.hint == "Try again in a moment."
 
@@ -134,7 +156,7 @@ def test_an_error_says_what_it_says_and_no_more() -> None:
 async def test_the_models_facts_travel() -> None:
     pipeline = fake_pipeline(settings())
     try:
-        response = converters.model_response(pipeline.model)
+        response = converters.to_model_response(pipeline.model)
     finally:
         await pipeline.close()
     assert (response.name, response.version, response.bundle_digest) == ("toy", "0.0.1", DIGEST)

@@ -8,7 +8,7 @@ import pytest
 
 from edge_agent import errors
 from edge_agent.errors import HilumError
-from edge_agent.serving.http.errors import BodyTooLarge, error_response, quoted, status_of
+from edge_agent.serving.http.errors import BodyTooLarge, quote, status_of, to_error_response
 from hilum.codes import ErrorCode
 
 KINDS = [
@@ -45,7 +45,7 @@ def test_every_error_has_a_status_of_its_group(kind: type[HilumError]) -> None:
     ids=lambda value: type(value).__name__ if isinstance(value, HilumError) else str(value),
 )
 def test_an_error_as_an_answer(error: HilumError, status: int, header: str | None) -> None:
-    answer = error_response(error)
+    answer = to_error_response(error)
     assert answer.status_code == status
     said = json.loads(bytes(answer.body))
     assert said == {"error": {"code": error.code, "message": "x", "hint": error.hint}}
@@ -63,4 +63,4 @@ def test_an_error_as_an_answer(error: HilumError, status: int, header: str | Non
     ],
 )
 def test_a_callers_own_words_are_made_safe(text: str, safe: str) -> None:
-    assert quoted(text) == safe
+    assert quote(text) == safe

@@ -25,8 +25,8 @@ async def test_more_requests_than_it_holds_are_refused_with_a_code_but_reading_g
 
     app.add_middleware(
         SecurityMiddleware,
-        names=parse_trusted_hosts("http"),
-        turned_away=lambda _denied: None,
+        trusted_hosts=parse_trusted_hosts("http"),
+        record_denial=lambda _denied: None,
         max_requests=1,
     )
     async with caller(app) as client:
