@@ -1,4 +1,4 @@
-"""What `hilum-train data` does: call, show progress, say what came of it."""
+"""The commands of `hilum-train data`: they call, show progress and print a summary."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ _REASONS: Final = 5
 
 
 @reported
-def vindr(wanted: ImportOptions) -> None:
-    """Import a set and report on it."""
-    with bars() as told:
-        imported = import_set.import_dataset(wanted, told)
-        told("report", 0, 1)
-        report = quality_report.render_report(imported, wanted.out)
-        tables.write_tables(imported, wanted.out, report)
-        told("report", 1, 1)
-    _summary(imported, wanted.out)
+def vindr(options: ImportOptions) -> None:
+    """Import a data set and report on it."""
+    with bars() as on_progress:
+        imported = import_set.import_dataset(options, on_progress)
+        on_progress("report", 0, 1)
+        report = quality_report.render_report(imported, options.out)
+        tables.write_tables(imported, options.out, report)
+        on_progress("report", 1, 1)
+    _print_summary(imported, options.out)
 
 
 @reported
 def split(*, data: Path, seed: int, shares: tuple[float, float, float], new: bool) -> None:
-    """Divide a set anew."""
+    """Divide a data set again."""
     known = tables.read_tables(data, divided=False)
     if known.split.images and not new:
         raise TrainingError(
             f"{data / splits.FILE} is frozen",
-            hint="Figures of another split cannot be compared with those of this. "
-            "If that is meant, give --new-split.",
+            hint="Metrics of another split cannot be compared with those of this one. "
+            "To divide again all the same, give --new-split.",
         )
     made = import_set.divide_dataset(known.images, known.fused, seed=seed, shares=shares)
     divided = replace(known, split=made)
@@ -46,46 +46,46 @@ def split(*, data: Path, seed: int, shares: tuple[float, float, float], new: boo
     with replace_files(data) as place:
         splits.save_split(made, place(splits.FILE))
         place(tables.REPORT).write_text(report, encoding="utf-8")
-    _say(_of_split(divided))
+    _print(_describe_split(divided))
 
 
 @reported
 def report(*, data: Path) -> None:
-    """Write the quality report of a set anew."""
+    """Write the quality report of a data set again."""
     text = quality_report.render_report(tables.read_tables(data), data)
     with replace_files(data) as place:
         place(tables.REPORT).write_text(text, encoding="utf-8")
-    _say(f"report: {data / tables.REPORT}")
+    _print(f"report: {data / tables.REPORT}")
 
 
 @reported
 def export(*, data: Path, form: Format, out: Path) -> None:
-    """Write a set in another tool's layout."""
-    with bars() as told:
-        count = exports.EXPORTERS[form](data, out, lambda done, total: told("export", done, total))
-    _say(f"{count} images: {out}")
+    """Write a data set in another tool's layout."""
+    with bars() as on_progress:
+        count = exports.EXPORTERS[form](data, out, on_progress)
+    _print(f"{count} images: {out}")
 
 
-def _summary(imported: Tables, folder: Path) -> None:
+def _print_summary(imported: Tables, folder: Path) -> None:
     images, boxes = imported.images, imported.readers["x_min"].notna().sum()
-    _say(
+    _print(
         f"{len(images):,} images, {imported.readers['rad_id'].nunique()} reader(s), "
         f"{boxes:,} boxes; {len(imported.fused):,} findings after fusion"
     )
     if len(imported.rejected):
-        _say(f"left out: {len(imported.rejected):,}", style="yellow")
+        _print(f"left out: {len(imported.rejected):,}", style="yellow")
         for why, rows in list(imported.rejected.groupby("why"))[:_REASONS]:
             first = rows.iloc[0]
             where = f"{first['source']}, row {first['row']}" if first["row"] else first["source"]
-            _say(f"  {len(rows):,} x {why} (the first: {where})", style="yellow")
-    _say(_of_split(imported))
-    _say(f"report: {folder / tables.REPORT}")
+            _print(f"  {len(rows):,} x {why} (first: {where})", style="yellow")
+    _print(_describe_split(imported))
+    _print(f"report: {folder / tables.REPORT}")
 
 
-def _of_split(imported: Tables) -> str:
+def _describe_split(imported: Tables) -> str:
     sizes = ", ".join(f"{len(ids):,} {name}" for name, ids in imported.split.images.items())
     return f"split: {sizes}; digest {imported.split.digest}"
 
 
-def _say(text: str, *, style: str | None = None) -> None:
+def _print(text: str, *, style: str | None = None) -> None:
     stderr.print(text, markup=False, soft_wrap=True, highlight=False, style=style)

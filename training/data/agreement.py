@@ -1,11 +1,11 @@
-"""How far the readers agree, class by class.
+"""Agreement of the readers, class by class.
 
-On boxes: pairwise F1. Every two readers of an image are compared; their boxes of one class are
-matched one to one where they overlap by at least an IoU of 0.4, and over all images and pairs
-F1 = 2 * matched / (boxes of the one + boxes of the other).
+On boxes: pairwise F1. Every two readers of an image are compared. Their boxes of one class are
+matched one to one where their intersection over union is at least 0.4. Over all images and pairs
+F1 = 2 * matched / (boxes of the first + boxes of the second).
 
 On images: Fleiss' kappa (1971) of "this class is somewhere on this image", each image with as many
-ratings as it had readers. 1 is perfect agreement, 0 what chance would give.
+ratings as it had readers. 1 is perfect agreement, 0 is the agreement expected by chance.
 """
 
 from __future__ import annotations
@@ -27,7 +27,11 @@ IOU: Final = 0.4
 
 @dataclass(frozen=True, slots=True)
 class ClassAgreement:
-    """One class: how many images any reader marked, boxes, F1 and kappa; None where undefined."""
+    """Agreement on one class; `f1` and `kappa` are None where they are undefined.
+
+    `images` is the number of images that any reader marked, `boxes` the number of all readers'
+    boxes.
+    """
 
     name: str
     images: int
@@ -46,41 +50,41 @@ def measure_agreement(rows: pd.DataFrame, *, iou: float = IOU) -> tuple[ClassAgr
     Returns:
         One entry per class, in the catalogue's order.
     """
-    asked = rows.groupby("image_id")["rad_id"].nunique()
+    readers = rows.groupby("image_id")["rad_id"].nunique()
     boxes = rows[rows["class_id"] < len(CATALOG)]
-    matched = _matched(boxes, iou)
+    matched = _count_matches(boxes, iou)
     marks = boxes.drop_duplicates(["image_id", "rad_id", "class_id"])
-    found = []
+    classes = []
     for finding in CATALOG:
         of_class = boxes[boxes["class_id"] == finding.index]
         # Each box takes part in as many comparisons as its image had other readers.
-        compared = int((asked.loc[of_class["image_id"]] - 1).sum())
+        compared = int((readers.loc[of_class["image_id"]] - 1).sum())
         marked = marks[marks["class_id"] == finding.index].groupby("image_id").size()
-        yes = marked.reindex(asked.index, fill_value=0)
-        found.append(
+        yes = marked.reindex(readers.index, fill_value=0)
+        classes.append(
             ClassAgreement(
                 name=finding.name,
                 images=len(marked),
                 boxes=len(of_class),
                 f1=2 * int(matched[finding.index]) / compared if compared else None,
-                kappa=fleiss_kappa(np.asarray(yes, np.float64), np.asarray(asked, np.float64)),
+                kappa=fleiss_kappa(np.asarray(yes, np.float64), np.asarray(readers, np.float64)),
             )
         )
-    return tuple(found)
+    return tuple(classes)
 
 
-def fleiss_kappa(marked: NDArray[np.float64], asked: NDArray[np.float64]) -> float | None:
-    """Kappa of two categories; images that fewer than two read say nothing of agreement.
+def fleiss_kappa(marked: NDArray[np.float64], readers: NDArray[np.float64]) -> float | None:
+    """Return Fleiss' kappa of two categories; images with fewer than two readers are left out.
 
     Args:
-        marked: f64 (N,), how many readers of each image said yes.
-        asked: f64 (N,), how many readers it had.
+        marked: f64 (N,), the number of readers who marked the class on each image.
+        readers: f64 (N,), the number of readers of each image.
 
     Returns:
-        None where all said the same of everything, so that chance alone explains it.
+        Kappa, or None where all ratings are the same, because chance alone explains them.
     """
-    several = asked > 1
-    yes, total = marked[several], asked[several]
+    several = readers > 1
+    yes, total = marked[several], readers[several]
     if not total.size or yes.sum() in {0, total.sum()}:
         return None
     no = total - yes
@@ -90,8 +94,8 @@ def fleiss_kappa(marked: NDArray[np.float64], asked: NDArray[np.float64]) -> flo
     return float((observed - by_chance) / (1 - by_chance))
 
 
-def _matched(boxes: pd.DataFrame, iou: float) -> NDArray[np.int64]:
-    """Boxes that found a partner, over all pairs of readers, per class."""
+def _count_matches(boxes: pd.DataFrame, iou: float) -> NDArray[np.int64]:
+    """Return per class the number of matched pairs of boxes, over all pairs of readers."""
     counts = np.zeros(len(CATALOG), np.int64)
     ordered = boxes.sort_values(["image_id", "class_id", "rad_id"])
     keys = pd.factorize(ordered["image_id"])[0] * len(CATALOG) + ordered["class_id"].to_numpy()
@@ -101,23 +105,27 @@ def _matched(boxes: pd.DataFrame, iou: float) -> NDArray[np.int64]:
         if len(group) < 2:
             continue
         cuts = np.flatnonzero(np.diff(readers[group])) + 1
-        for one, other in combinations(np.split(group, cuts), 2):
-            counts[classes[group[0]]] += _pairs(corners[one], corners[other], iou)
+        for first, second in combinations(np.split(group, cuts), 2):
+            counts[classes[group[0]]] += _match_boxes(corners[first], corners[second], iou)
     return counts
 
 
-def _pairs(one: NDArray[np.float64], other: NDArray[np.float64], iou: float) -> int:
-    overlaps = overlap(one, other) >= iou
-    if overlaps.size == 1 or not overlaps.any():
-        return int(overlaps.sum())
-    chosen = linear_sum_assignment(overlaps, maximize=True)
-    return int(overlaps[chosen].sum())
+def _match_boxes(first: NDArray[np.float64], second: NDArray[np.float64], iou: float) -> int:
+    """Return the largest number of one-to-one matches of boxes (N, 4) with boxes (M, 4)."""
+    meets = _pairwise_iou(first, second) >= iou
+    if meets.size == 1 or not meets.any():
+        return int(meets.sum())
+    chosen = linear_sum_assignment(meets, maximize=True)
+    return int(meets[chosen].sum())
 
 
-def overlap(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Intersection over union of boxes (N, 4) with boxes (M, 4): (N, M)."""
-    low = np.maximum(one[:, None, :2], other[None, :, :2])
-    high = np.minimum(one[:, None, 2:], other[None, :, 2:])
-    both = np.prod(np.clip(high - low, 0, None), axis=2)
-    areas = [np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) for boxes in (one, other)]
-    return np.asarray(both / (areas[0][:, None] + areas[1][None] - both))
+def _pairwise_iou(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the intersection over union of boxes (N, 4) with boxes (M, 4), f64 (N, M).
+
+    NumPy, not `torchvision.ops.box_iou`: the import of a data set does not load torch.
+    """
+    low = np.maximum(first[:, None, :2], second[None, :, :2])
+    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
+    shared = np.prod(np.clip(high - low, 0, None), axis=2)
+    areas = [np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) for boxes in (first, second)]
+    return np.asarray(shared / (areas[0][:, None] + areas[1][None] - shared))

@@ -1,14 +1,14 @@
-"""A set on disk: PNG pictures, boxes in VinDr-CXR's columns, facts per image.
+"""A data set on disk: PNG images, boxes in VinDr-CXR's columns, facts per image.
 
 images/<image_id>.png   u8 grey
 annotations.csv         image_id, class_name, class_id, x_min, y_min, x_max, y_max in pixels of the
-                        stored picture; `weight`, `readers` where readers' boxes were fused
-images.csv              image_id, background, unknown (slugs, parted by spaces); where known
+                        stored image; `weight`, `readers` where readers' boxes were fused
+images.csv              image_id, background, unknown (slugs, separated by spaces); where known
                         rows, columns, patient_id, sex, age (years), view, manufacturer, photometric
-split.json              which image is in which split (`training.data.splits`), once that is made
+split.json              image ids per split (`training.data.splits`), once the set is divided
 
-A set that was imported also keeps every reader's own boxes (readers.csv), what was left out
-(rejected.csv) and report.html; see `training.data.tables`.
+An imported set also keeps every reader's own boxes (readers.csv), what was left out (rejected.csv)
+and report.html; see `training.data.tables`.
 """
 
 from __future__ import annotations
@@ -36,10 +36,11 @@ ANNOTATIONS: Final = "annotations.csv"
 
 @dataclass(frozen=True, slots=True)
 class LabelledImage:
-    """One stored image: where it lies, what is marked on it, what not to learn from it.
+    """One stored image with its labels.
 
-    `patient` is "" where nobody is known; `facts` holds what is known of sex, age, view,
-    manufacturer and photometric, by these names.
+    `unknown` are the classes that the image may show without a label; their absence must not be
+    learnt. `patient` is "" where the patient is unknown. `facts` holds what is known of sex, age,
+    view, manufacturer and photometric, by these names.
     """
 
     image_id: str
@@ -51,10 +52,10 @@ class LabelledImage:
     facts: Mapping[str, str] = field(default_factory=dict)
 
     def read_pixels(self) -> NDArray[np.uint8]:
-        """The picture, u8 (H, W).
+        """Read the image, u8 (H, W).
 
         Raises:
-            TrainingError: the file is gone or is no picture.
+            TrainingError: the file is absent or is no image.
         """
         pixels = cv2.imread(str(self.path), cv2.IMREAD_GRAYSCALE)
         if pixels is None:
@@ -63,15 +64,15 @@ class LabelledImage:
 
 
 def refuse_existing_dataset(folder: Path) -> None:
-    """Leave a whole set alone: while it is painted over, its tables label other pictures.
+    """Refuse to write into a finished data set, because its tables would label other images.
 
     Raises:
-        TrainingError: the folder holds a set's table.
+        TrainingError: the folder holds a data set's table.
     """
     for name in (IMAGES, ANNOTATIONS):
         if (folder / name).exists():
             raise TrainingError(
-                f"{folder} holds a set already: {name}",
+                f"{folder} holds a data set already: {name}",
                 hint="Name another folder, or remove this one.",
             )
 
@@ -79,29 +80,45 @@ def refuse_existing_dataset(folder: Path) -> None:
 def load_dataset(
     folder: Path, split: str | None = None, split_file: Path | None = None
 ) -> tuple[LabelledImage, ...]:
-    """The entries of a stored set, in order; of one frozen split where it is named.
+    """Load the images of a stored data set, in order.
 
-    The split is the set's own, unless `split_file` holds another.
+    Args:
+        folder: the data set.
+        split: name of the frozen split to load; None loads all images.
+        split_file: file of the frozen split; None means the data set's own.
+
+    Returns:
+        The images with their labels.
 
     Raises:
-        TrainingError: a table is absent (the set is unfinished), a row cannot be used, or the
-            split is absent, empty, changed, or names images that the set does not hold.
+        TrainingError: a table is absent (the data set is unfinished), a row cannot be used, or the
+            split is absent, empty, changed, or names images that the data set does not hold.
     """
-    entries = _load_all(folder)
+    images = _load_all(folder)
     if split is None:
-        return entries
-    return select_split(folder, entries, splits.load_split(split_file or folder), split)
+        return images
+    return select_split(folder, images, splits.load_split(split_file or folder), split)
 
 
 def select_split(
-    folder: Path, entries: Sequence[LabelledImage], split: splits.Split, name: str
+    folder: Path, images: Sequence[LabelledImage], split: splits.Split, name: str
 ) -> tuple[LabelledImage, ...]:
-    """Those of a set's entries that belong to one part of a frozen split, in the split's order.
+    """Select the images of one part of a frozen split.
+
+    Args:
+        folder: the data set, for the error message.
+        images: its images.
+        split: the frozen split.
+        name: the part: train, valid or test.
+
+    Returns:
+        The part's images, in the split's order.
 
     Raises:
-        TrainingError: the part is absent or empty, or names images that the set does not hold.
+        TrainingError: the part is absent or empty, or names images that the data set does not
+            hold.
     """
-    by_id = {entry.image_id: entry for entry in entries}
+    by_id = {image.image_id: image for image in images}
     wanted = split.image_ids(name)
     if missing := [image_id for image_id in wanted if image_id not in by_id]:
         raise TrainingError(
@@ -117,8 +134,29 @@ def _load_all(folder: Path) -> tuple[LabelledImage, ...]:
     for name in (IMAGES, ANNOTATIONS):
         if not (folder / name).is_file():
             raise TrainingError(
-                f"{folder} holds no {name}: not a set, or its generation was cut short"
+                f"{folder} holds no {name}: it is no data set, or its generation was interrupted"
             )
+    labels = _load_labels(folder)
+    with (folder / IMAGES).open(newline="", encoding="utf-8") as lines:
+        images = tuple(
+            LabelledImage(
+                image_id=row["image_id"],
+                path=folder / "images" / f"{row['image_id']}.png",
+                background=row["background"],
+                unknown=frozenset(BY_SLUG[slug].index for slug in row["unknown"].split()),
+                labels=tuple(labels.get(row["image_id"], ())),
+                patient=row.get("patient_id") or "",
+                facts={name: row[name] for name in FACTS if row.get(name)},
+            )
+            for row in csv.DictReader(lines)
+        )
+    if not images:
+        raise TrainingError(f"{folder} holds no image")
+    return images
+
+
+def _load_labels(folder: Path) -> dict[str, list[Label]]:
+    """Return the labels of the annotation table by image id."""
     labels: dict[str, list[Label]] = {}
     with (folder / ANNOTATIONS).open(newline="", encoding="utf-8") as lines:
         for number, row in enumerate(csv.DictReader(lines), start=2):
@@ -133,19 +171,4 @@ def _load_all(folder: Path) -> tuple[LabelledImage, ...]:
             labels.setdefault(row["image_id"], []).append(
                 Label(index, box[0], box[1], box[2], box[3], weight)
             )
-    with (folder / IMAGES).open(newline="", encoding="utf-8") as lines:
-        entries = tuple(
-            LabelledImage(
-                image_id=row["image_id"],
-                path=folder / "images" / f"{row['image_id']}.png",
-                background=row["background"],
-                unknown=frozenset(BY_SLUG[slug].index for slug in row["unknown"].split()),
-                labels=tuple(labels.get(row["image_id"], ())),
-                patient=row.get("patient_id") or "",
-                facts={name: row[name] for name in FACTS if row.get(name)},
-            )
-            for row in csv.DictReader(lines)
-        )
-    if not entries:
-        raise TrainingError(f"{folder} holds no image")
-    return entries
+    return labels

@@ -1,4 +1,4 @@
-"""What one picture shows of its own quality, and which pictures are all but the same."""
+"""Checks of single images, and the search for near-duplicates among them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Final
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from edge_agent.imaging.letterbox import resize
 from edge_agent.imaging.polarity import is_likely_inverted
@@ -20,20 +22,22 @@ FLAGS: Final = {
 }
 NEAR_DUPLICATE: Final = 32
 """Bits of 256. Of 61 real radiographs, copies at another size, brightness, contrast or JPEG quality
-differ in at most 18, different pictures of one patient in at least 52, of two in at least 72."""
+differ in at most 18, different images of one patient in at least 52, of two in at least 72."""
 
 _SIDE: Final = 16
 _SMALL: Final = 256
 _MIDDLE_SHARE: Final = (5, 95)
 _LEAST_RANGE: Final = 12
+_ROWS_AT_ONCE: Final = 1024
 
 
 def find_flags(pixels: NDArray[np.uint8], rows: int, columns: int) -> tuple[str, ...]:
-    """What is odd about a picture, as keys of `FLAGS`.
+    """Return what is unusual about an image, as keys of `FLAGS`.
 
     Args:
-        pixels: u8 (H, W), perhaps shrunk.
-        rows, columns: of the original.
+        pixels: u8 (H, W); may have been shrunk.
+        rows: height of the original in pixels.
+        columns: width of the original in pixels.
     """
     low, high = np.percentile(pixels[::4, ::4], _MIDDLE_SHARE)
     found = []
@@ -49,10 +53,10 @@ def find_flags(pixels: NDArray[np.uint8], rows: int, columns: int) -> tuple[str,
 
 
 def compute_fingerprint(pixels: NDArray[np.uint8]) -> str:
-    """Perceptual hash of 256 bits as hexadecimal.
+    """Return a perceptual hash of 256 bits as hexadecimal.
 
-    The lowest 16 x 16 frequencies of the picture at 64 x 64, each above or below their median:
-    size, brightness and compression change few of them.
+    The image is shrunk to 64 x 64. Each of its lowest 16 x 16 frequencies gives one bit: above
+    their median or not. Size, brightness and compression change few of the bits.
     """
     small = resize(pixels, 4 * _SIDE, 4 * _SIDE).astype(np.float32)
     low = cv2.dct(small)[:_SIDE, :_SIDE]
@@ -63,15 +67,20 @@ def compute_fingerprint(pixels: NDArray[np.uint8]) -> str:
 def find_near_duplicates(
     fingerprints: Sequence[str], *, limit: int = NEAR_DUPLICATE
 ) -> list[tuple[int, int, int]]:
-    """Pairs (i, j, bits that differ) with i < j of pictures that are all but the same."""
+    """Return the pairs (i, j, differing bits), i < j, of images that differ in few bits.
+
+    Args:
+        fingerprints: as `compute_fingerprint` returns them.
+        limit: the largest number of differing bits of near-duplicates.
+    """
     packed = np.array([list(bytes.fromhex(hash_)) for hash_ in fingerprints], np.uint8)
     if len(packed) < 2:
         return []
     signs = np.unpackbits(packed, axis=1).astype(np.float32) * 2 - 1
     pairs = []
-    for start in range(0, len(signs), 1024):
-        # Of two sign vectors the product is (bits alike) - (bits that differ).
-        differ = (signs.shape[1] - signs[start : start + 1024] @ signs.T) / 2
+    for start in range(0, len(signs), _ROWS_AT_ONCE):
+        # The product of two sign vectors is (equal bits) - (differing bits).
+        differ = (signs.shape[1] - signs[start : start + _ROWS_AT_ONCE] @ signs.T) / 2
         for row, column in np.argwhere(differ <= limit).tolist():
             if start + row < column:
                 pairs.append((start + row, column, int(differ[row, column])))
@@ -79,16 +88,21 @@ def find_near_duplicates(
 
 
 def merge_groups(names: Sequence[str], pairs: Sequence[tuple[int, int, int]]) -> list[str]:
-    """One group name per picture: those that share a name or a pair, directly or not, share it."""
-    parent = {name: name for name in names}
+    """Merge the groups of images that form pairs, directly or through other images.
 
-    def root(name: str) -> str:
-        while parent[name] != name:
-            parent[name] = parent[parent[name]]
-            name = parent[name]
-        return name
+    Args:
+        names: the group of each image, such as its patient.
+        pairs: (i, j, differing bits) as `find_near_duplicates` returns them.
 
-    for one, other, _ in pairs:
-        first, second = sorted((root(names[one]), root(names[other])))
-        parent[second] = first
-    return [root(name) for name in names]
+    Returns:
+        The merged group of each image: the first of the merged names in alphabetical order.
+    """
+    distinct, group_of = np.unique(np.array(names, dtype=object), return_inverse=True)
+    ends = np.array([(group_of[i], group_of[j]) for i, j, _ in pairs], np.int64).reshape(-1, 2)
+    links = coo_array(
+        (np.ones(len(ends), np.int8), (ends[:, 0], ends[:, 1])), shape=(len(distinct),) * 2
+    )
+    _, merged = connected_components(links, directed=False)
+    # `distinct` is sorted, so the first occurrence of a component is its smallest name.
+    _, first = np.unique(merged, return_index=True)
+    return [str(distinct[first[merged[group]]]) for group in group_of]

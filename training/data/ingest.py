@@ -1,8 +1,8 @@
-"""Study images into a set: read as the clinic's are, checked, stored as grey PNG.
+"""Ingestion of a folder of study images by several processes, with a journal.
 
-The work is done by several processes and noted line by line in `images.jsonl`, so that a run that
-was killed goes on where it stopped. A file that cannot be read, or that a decoder crashes on or
-hangs in, costs this file its place, nothing else; a disk that cannot be written ends the run.
+Each stored image is noted as one line of `images.jsonl`, so that a run that was killed continues
+where it stopped. A file that cannot be read, or that makes a decoder crash or hang, is left out;
+the other files are not affected. A disk that cannot be written ends the run.
 """
 
 from __future__ import annotations
@@ -10,77 +10,43 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
-from hashlib import sha256
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
 
 import cv2
 
-from edge_agent.core.study_context import StudyContext
-from edge_agent.errors import StudyImageRefused
-from edge_agent.imaging import read_study
-from training.data import atomic_files, image_checks
 from training.data.atomic_files import explain_write_errors
+from training.data.ingested_image import (
+    IngestedImage,
+    IngestTask,
+    compute_stamp,
+    ingest_image,
+    reject,
+)
 from training.errors import TrainingError
 
 JOURNAL: Final = "images.jsonl"
 SUFFIXES: Final = {".dicom", ".dcm", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ""}
-
-
-@dataclass(frozen=True, slots=True)
-class IngestTask:
-    """One file to take in; `fit` is the model input's side to store for, None for full size."""
-
-    image_id: str
-    source: Path
-    target: Path
-    fit: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class IngestedImage:
-    """One stored picture, or why there is none (`why`, everything else empty then).
-
-    `rows` and `columns` are the stored picture's, `original_*` the file's. `patient_id` is a
-    pseudonym. `age` is in whole years.
-    """
-
-    image_id: str
-    source: str
-    stamp: str
-    why: str = ""
-    rows: int = 0
-    columns: int = 0
-    original_rows: int = 0
-    original_columns: int = 0
-    patient_id: str = ""
-    sex: str = ""
-    age: str = ""
-    view: str = ""
-    manufacturer: str = ""
-    photometric: str = ""
-    flags: str = ""
-    fingerprint: str = ""
-    size_bytes: int = 0
-
+LIMIT_S: Final = 120.0
+"""Time limit for one file. The largest radiographs take a few seconds, on a busy machine too."""
 
 Ingest = Callable[[IngestTask], IngestedImage]
 
-LIMIT_S: Final = 120.0
-"""What one file may take. The largest radiographs take a few seconds, on a busy machine too."""
-
 
 def find_images(folder: Path, wanted: Iterable[str]) -> tuple[dict[str, Path], list[str]]:
-    """Files of a folder and the folders in it, by image id; and the names of those nobody wants.
+    """Find the files of some images in a folder and its subfolders.
+
+    Returns:
+        The files by image id, and the names of the image files that belong to no wanted id.
 
     Raises:
-        TrainingError: no folder, or two files for one image.
+        TrainingError: there is no such folder, or two files belong to one image.
     """
     if not folder.is_dir():
         raise TrainingError(f"{folder} is not a folder")
@@ -102,173 +68,116 @@ def find_images(folder: Path, wanted: Iterable[str]) -> tuple[dict[str, Path], l
     return found, others
 
 
-def ingest_image(task: IngestTask) -> IngestedImage:
-    """Read, check and store one file.
-
-    Raises:
-        TrainingError: the picture cannot be stored.
-    """
-    stamp = compute_stamp(task)
-    unread = IngestedImage(task.image_id, task.source.name, stamp)
-    try:
-        data = task.source.read_bytes()
-        fit = None if task.fit is None else (task.fit, task.fit)
-        radiograph, context = read_study(data, fit=fit)
-        if radiograph.pixels.size > radiograph.facts.rows * radiograph.facts.columns:
-            # Smaller than the input: kept as it is, enlarging it adds nothing but bytes.
-            radiograph, context = read_study(data)
-    except StudyImageRefused as refusal:
-        return _refused(unread, refusal.message)
-    except OSError as error:
-        return _refused(unread, f"the file cannot be read: {error.strerror}")
-    facts = radiograph.facts
-    flags = image_checks.find_flags(radiograph.pixels, facts.rows, facts.columns)
-    if "constant" in flags:
-        return _refused(unread, image_checks.FLAGS["constant"])
-    encoded = cv2.imencode(".png", radiograph.pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1]
-    atomic_files.replace_file(task.target, encoded.tobytes())
-    return IngestedImage(
-        image_id=task.image_id,
-        source=task.source.name,
-        stamp=stamp,
-        rows=radiograph.pixels.shape[0],
-        columns=radiograph.pixels.shape[1],
-        original_rows=facts.rows,
-        original_columns=facts.columns,
-        patient_id=make_pseudonym(context.patient_id),
-        sex=context.patient_sex if context.patient_sex in {"F", "M", "O"} else "",
-        age=age_in_years(context),
-        view=facts.view,
-        manufacturer=facts.manufacturer,
-        photometric=facts.photometric,
-        flags=" ".join(flags),
-        fingerprint=image_checks.compute_fingerprint(radiograph.pixels),
-        size_bytes=encoded.size,
-    )
-
-
-def _refused(unread: IngestedImage, why: str) -> IngestedImage:
-    return IngestedImage(unread.image_id, unread.source, unread.stamp, why=why)
-
-
-def make_pseudonym(patient_id: str) -> str:
-    """A name that only tells patients apart; "" where none is known. It is no anonymisation."""
-    return f"p-{sha256(patient_id.encode()).hexdigest()[:12]}" if patient_id else ""
-
-
-def age_in_years(context: StudyContext) -> str:
-    """Age in whole years as the header gives it (`045Y`, `009M`), or ""."""
-    digits, unit = context.patient_age[:-1], context.patient_age[-1:]
-    per_year = {"Y": 1, "M": 12, "W": 52, "D": 365}.get(unit)
-    if per_year is None or not digits.isascii() or not digits.isdigit():
-        return ""
-    return str(int(digits) // per_year)
-
-
-def compute_stamp(task: IngestTask) -> str:
-    """What a picture was made from: another file or size has another stamp."""
-    try:
-        stat = task.source.stat()
-    except OSError:
-        return "unreadable"
-    return f"{stat.st_size}:{stat.st_mtime_ns}:{task.fit}"
-
-
 def ingest_all(
-    tasks: list[IngestTask],
+    tasks: Sequence[IngestTask],
     journal: Path,
     *,
     workers: int,
     ingest: Ingest = ingest_image,
     limit_s: float = LIMIT_S,
 ) -> Iterator[IngestedImage]:
-    """Take in what has not been taken in before, yielding everything in the order it is known.
+    """Ingest the files that the journal does not list yet.
 
     Args:
         tasks: the files.
-        journal: where it is noted what has been taken in.
-        workers: how many processes work.
-        take: what is done with a file.
-        limit_s: how long that may take; a file that takes longer cannot be used.
+        journal: file with one line per stored image; it is extended.
+        workers: number of processes.
+        ingest: function that ingests one file.
+        limit_s: time limit for one file in seconds; a file that takes longer cannot be used.
+
+    Yields:
+        Every image: those of the journal first, then the others as they are done.
 
     Raises:
-        TrainingError: the folder holds pictures made from other files or at another size; a
-            picture or the journal cannot be written.
+        TrainingError: the folder holds images made from other files or at another size; an image
+            or the journal cannot be written.
     """
-    before = _noted(journal)
-    # Looked at first: a refused run has changed nothing.
+    known = _read_journal(journal)
+    # Checked before anything is written, so that a refused run has changed nothing.
+    _check_same_sources(tasks, known)
+    todo = []
     for task in tasks:
-        if task.image_id in before and before[task.image_id].stamp != compute_stamp(task):
+        image = known.get(task.image_id)
+        if image is not None and _is_stored(image, task.target):
+            yield image
+        else:
+            todo.append(task)
+    _prepare_folders(todo)
+    with journal.open("a", encoding="utf-8") as lines:
+        for image in _ingest_in_processes(todo, workers, ingest, limit_s):
+            if not image.why:  # A rejected file is tried again by the next run.
+                with explain_write_errors(journal):
+                    lines.write(json.dumps(asdict(image)) + "\n")
+                    lines.flush()
+            yield image
+
+
+def _read_journal(journal: Path) -> dict[str, IngestedImage]:
+    """Return the images of the journal by id; a line that was cut by a kill is removed."""
+    known: dict[str, IngestedImage] = {}
+    if not journal.is_file():
+        return known
+    text = journal.read_text(encoding="utf-8", errors="replace")
+    if text and not text.endswith("\n"):
+        text = text[: text.rfind("\n") + 1]
+        journal.write_text(text, encoding="utf-8")
+    for line in text.splitlines():
+        try:
+            fields: Mapping[str, Any] = json.loads(line)
+            image = IngestedImage(**fields)
+        except (ValueError, TypeError):
+            continue
+        known[image.image_id] = image
+    return known
+
+
+def _check_same_sources(tasks: Sequence[IngestTask], known: Mapping[str, IngestedImage]) -> None:
+    for task in tasks:
+        if task.image_id in known and known[task.image_id].stamp != compute_stamp(task):
             raise TrainingError(
                 f"{task.target.parent} holds {task.image_id} at another size, or from another file "
                 f"than {task.source}",
-                hint="Give another --out: a set that runs may have learnt from is not rewritten.",
+                hint="Give another --out: a data set that runs may have trained on is not "
+                "rewritten.",
             )
-    todo = []
-    for task in tasks:
-        known = before.get(task.image_id)
-        if known is not None and _complete(known, task.target):
-            yield known
-        else:
-            todo.append(task)
-    if todo:
-        pictures = todo[0].target.parent
-        with explain_write_errors(pictures):
-            pictures.mkdir(parents=True, exist_ok=True)
-            for stale in pictures.glob(".*.part"):
-                stale.unlink(missing_ok=True)
-    with journal.open("a", encoding="utf-8") as notes:
-        for taken in _in_processes(todo, workers, ingest, limit_s):
-            if not taken.why:  # what failed is tried again the next time
-                with explain_write_errors(journal):
-                    notes.write(json.dumps(asdict(taken)) + "\n")
-                    notes.flush()
-            yield taken
 
 
-def _noted(journal: Path) -> dict[str, IngestedImage]:
-    noted: dict[str, IngestedImage] = {}
-    if journal.is_file():
-        text = journal.read_text(encoding="utf-8", errors="replace")
-        if text and not text.endswith("\n"):  # a kill in the middle of a line
-            text = text[: text.rfind("\n") + 1]
-            journal.write_text(text, encoding="utf-8")
-        for line in text.splitlines():
-            try:
-                fields: Mapping[str, Any] = json.loads(line)
-                taken = IngestedImage(**fields)
-            except (ValueError, TypeError):
-                continue
-            noted[taken.image_id] = taken
-    return noted
-
-
-def _complete(known: IngestedImage, target: Path) -> bool:
+def _is_stored(image: IngestedImage, target: Path) -> bool:
     try:
-        return target.stat().st_size == known.size_bytes
+        return target.stat().st_size == image.size_bytes
     except OSError:
         return False
 
 
-def _in_processes(
-    tasks: list[IngestTask], workers: int, ingest: Ingest, limit_s: float
+def _prepare_folders(tasks: Sequence[IngestTask]) -> None:
+    """Make the target folders and remove the temporary files of a run that was killed."""
+    for folder in {task.target.parent for task in tasks}:
+        with explain_write_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for stale in folder.glob(".*.part"):
+                stale.unlink(missing_ok=True)
+
+
+def _ingest_in_processes(
+    tasks: Sequence[IngestTask], workers: int, ingest: Ingest, limit_s: float
 ) -> Iterator[IngestedImage]:
     left = list(reversed(tasks))
     while left:
         suspects: list[IngestTask] = []
-        yield from _until_one_dies(left, suspects, workers, partial(_limited, ingest, limit_s))
-        # A decoder that crashes or hangs takes its process along, and nobody says which file it
-        # was: each that was in the works is tried in a process of its own.
+        limited = partial(_ingest_within_limit, ingest, limit_s)
+        yield from _ingest_until_crash(left, suspects, workers, limited)
+        # A decoder that crashes or hangs ends its process, and the pool does not report which file
+        # caused it. So each file that was in progress is tried again in a process of its own.
         for task in suspects:
-            yield _alone(task, ingest, limit_s)
+            yield _ingest_alone(task, ingest, limit_s)
 
 
-def _until_one_dies(
+def _ingest_until_crash(
     left: list[IngestTask], suspects: list[IngestTask], workers: int, ingest: Ingest
 ) -> Iterator[IngestedImage]:
-    """Work through `left`; on a dead process the tasks not known to be done go to `suspects`."""
+    """Ingest `left`. After a crash return; the files then in progress are in `suspects`."""
     running: dict[Future[IngestedImage], IngestTask] = {}
-    with _pool(workers) as pool:
+    with _start_pool(workers) as pool:
         try:
             while left or running:
                 while left and len(running) < 2 * workers:
@@ -276,9 +185,9 @@ def _until_one_dies(
                     suspects.append(task)
                     running[pool.submit(ingest, task)] = task
                 for done in wait(running, return_when=FIRST_COMPLETED).done:
-                    taken = done.result()
+                    image = done.result()
                     suspects.remove(running.pop(done))
-                    yield taken
+                    yield image
         except BrokenProcessPool:
             return
         except BaseException:
@@ -286,21 +195,22 @@ def _until_one_dies(
             raise
 
 
-def _alone(task: IngestTask, ingest: Ingest, limit_s: float) -> IngestedImage:
-    with _pool(1) as pool:
-        began = time.monotonic()
+def _ingest_alone(task: IngestTask, ingest: Ingest, limit_s: float) -> IngestedImage:
+    """Ingest one file in a process of its own, so that a crash or time-out is attributed to it."""
+    with _start_pool(1) as pool:
+        started = time.monotonic()
         try:
-            return pool.submit(_limited, ingest, limit_s, task).result()
+            return pool.submit(_ingest_within_limit, ingest, limit_s, task).result()
         except BrokenProcessPool:
-            unread = IngestedImage(task.image_id, task.source.name, compute_stamp(task))
-            if time.monotonic() - began < limit_s:
-                return _refused(unread, "the decoder crashed on it")
-            return _refused(unread, f"the decoder did not come to an end in {limit_s:g} s")
+            if time.monotonic() - started < limit_s:
+                return reject(task, "the decoder crashed on it")
+            return reject(task, f"the decoder did not finish within {limit_s:g} s")
 
 
-def _limited(ingest: Ingest, limit_s: float, task: IngestTask) -> IngestedImage:
-    """In a worker: take a file in; the system ends the process if that takes too long."""
-    # No handler in Python could: native code that hangs does not let the interpreter run.
+def _ingest_within_limit(ingest: Ingest, limit_s: float, task: IngestTask) -> IngestedImage:
+    """Ingest a file in a worker; the operating system ends the process after `limit_s`."""
+    # The default action of the signal, not a Python handler: a handler runs only when native code
+    # returns to the interpreter, and code that hangs does not return.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, limit_s)
     try:
@@ -309,7 +219,7 @@ def _limited(ingest: Ingest, limit_s: float, task: IngestTask) -> IngestedImage:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
+def _start_pool(workers: int) -> ProcessPoolExecutor:
     # Spawned, not forked: OpenCV's own threads do not survive a fork.
     return ProcessPoolExecutor(
         workers, mp_context=get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)

@@ -1,4 +1,4 @@
-"""One marked finding of a labelled image."""
+"""The label of one marked finding."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Label:
     """One marked finding: catalogue index and box in pixels.
 
-    `weight` in (0, 1] says how many of an image's readers agreed on it; 1 where nobody was asked.
+    `weight` in (0, 1] is the share of the image's readers who marked it; 1 without readers.
     """
 
     index: int

@@ -1,4 +1,4 @@
-"""What a set looks like, as numbers: the quality report's content without its pictures."""
+"""The quality of a data set as numbers: the quality report without its images."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from training.data.tables import Tables
 
 GRID: Final = 64
 SIZE_EDGES: Final = np.geomspace(0.01, 1.0, 17)
-_EXTENT: Final = 0.995  # of all boxes, where no picture says how large it is
+_EXTENT: Final = 0.995  # Quantile of all boxes that stands for the image size if it is unknown.
 _SHOWN: Final = 12
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClassQuality:
-    """One class.
+    """The quality of one class.
 
-    `sizes`: counts over `SIZE_EDGES` of the root of the box's share of the picture. `heat`: f64
-    (GRID, GRID), how much of the readers' agreement covers each place. `alone`: share of the
-    findings that one reader of several marked alone. `images_in`: marked images per split.
+    `sizes` counts boxes over `SIZE_EDGES`, by the square root of the box's share of the image.
+    `heat` is f64 (GRID, GRID), the sum of the weights of the boxes that cover each place.
+    `alone` is the share of the findings that only one of several readers marked. `images_in` is the
+    number of marked images per split.
     """
 
     name: str
@@ -43,16 +44,19 @@ class ClassQuality:
 
 @dataclass(frozen=True, slots=True)
 class QualityIssue:
-    """Something to look at; `image_ids` are the first few it is about."""
+    """A possible problem; `image_ids` are the first few images concerned."""
 
-    what: str
+    description: str
     count: int
     image_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Quality:
-    """All of it; `patients` and `sizes_known` say what the set knows."""
+    """The quality of a data set.
+
+    `patients` is 0 if they are unknown. `sizes_known` is False if there are annotations only.
+    """
 
     images: int
     patients: int
@@ -60,22 +64,22 @@ class Quality:
     classes: tuple[ClassQuality, ...]
     readers: pd.DataFrame
     facts: dict[str, pd.Series[int]]
-    concerns: tuple[QualityIssue, ...]
+    issues: tuple[QualityIssue, ...]
     rejected: pd.DataFrame
 
 
 def measure_quality(tables: Tables) -> Quality:
-    """Look at a set's tables."""
+    """Measure the quality of a data set from its tables."""
     images, fused = tables.images, tables.fused
-    shares = _shares(tables)
-    side = {image: name for name, ids in tables.split.images.items() for image in ids}
-    asked = tables.readers.groupby("image_id")["rad_id"].nunique()
-    several = fused["image_id"].map(asked).to_numpy() > 1
+    shares = _to_shares(tables)
+    part_of = {image: name for name, ids in tables.split.images.items() for image in ids}
+    reader_count = tables.readers.groupby("image_id")["rad_id"].nunique()
+    several = fused["image_id"].map(reader_count).to_numpy() > 1
     classes = []
     for finding, agreed in zip(CATALOG, agreement.measure_agreement(tables.readers), strict=True):
         of_class = (fused["class_id"] == finding.index).to_numpy()
         marked = fused.loc[of_class, "image_id"].drop_duplicates()
-        in_split = marked.map(side).value_counts()
+        in_split = marked.map(part_of).value_counts()
         alone = fused.loc[of_class & several, "readers"] == 1
         extents = shares[of_class, 2:] - shares[of_class, :2]
         roots = np.sqrt(np.prod(extents, axis=1)).clip(SIZE_EDGES[0], SIZE_EDGES[-1])
@@ -89,24 +93,24 @@ def measure_quality(tables: Tables) -> Quality:
                 agreement=agreed,
                 images_in={name: int(in_split.get(name, 0)) for name in splits.NAMES},
                 sizes=np.histogram(roots, SIZE_EDGES)[0],
-                heat=_heat(shares[of_class], fused.loc[of_class, "weight"].to_numpy(float)),
+                heat=_sum_heat(shares[of_class], fused.loc[of_class, "weight"].to_numpy(float)),
             )
         )
     patients = images.loc[images["patient_id"] != "", "patient_id"].nunique()
     return Quality(
         images=len(images),
         patients=patients,
-        sizes_known=tables.pictured,
+        sizes_known=tables.has_images,
         classes=tuple(classes),
-        readers=_readers(tables.readers),
-        facts=_facts(images),
-        concerns=tuple(_concerns(tables, classes, asked, side)),
+        readers=_summarise_readers(tables.readers),
+        facts=_count_facts(images),
+        issues=tuple(_find_issues(tables, classes, reader_count, part_of)),
         rejected=tables.rejected,
     )
 
 
-def _shares(tables: Tables) -> NDArray[np.float64]:
-    """Fused boxes (N, 4) as shares of their picture."""
+def _to_shares(tables: Tables) -> NDArray[np.float64]:
+    """Return the fused boxes as shares of their image, f64 (N, 4)."""
     corners = tables.fused[["x_min", "y_min", "x_max", "y_max"]].to_numpy(float)
     if not len(corners):
         return corners
@@ -117,7 +121,7 @@ def _shares(tables: Tables) -> NDArray[np.float64]:
     return np.asarray((corners / np.tile(whole, 2)).clip(0, 1))
 
 
-def _heat(shares: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+def _sum_heat(shares: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
     heat = np.zeros((GRID, GRID))
     low = np.floor(shares[:, :2] * GRID).astype(int)
     high = np.ceil(shares[:, 2:] * GRID).astype(int)
@@ -126,14 +130,14 @@ def _heat(shares: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[
     return heat
 
 
-def _readers(rows: pd.DataFrame) -> pd.DataFrame:
-    """Per reader: images read, share of them with a finding, boxes."""
-    drawn = rows[rows["class_id"] < len(CATALOG)]
+def _summarise_readers(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return per reader: images read, images marked and their share, boxes."""
+    boxes = rows[rows["class_id"] < len(CATALOG)]
     table = pd.DataFrame(
         {
             "images": rows.groupby("rad_id")["image_id"].nunique(),
-            "marked": drawn.groupby("rad_id")["image_id"].nunique(),
-            "boxes": drawn.groupby("rad_id").size(),
+            "marked": boxes.groupby("rad_id")["image_id"].nunique(),
+            "boxes": boxes.groupby("rad_id").size(),
         }
     ).fillna(0)
     table["share"] = table["marked"] / table["images"]
@@ -142,8 +146,8 @@ def _readers(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _facts(images: pd.DataFrame) -> dict[str, pd.Series[int]]:
-    """Counts of what is known of sex, age (by decades), view, manufacturer, photometric, size."""
+def _count_facts(images: pd.DataFrame) -> dict[str, pd.Series[int]]:
+    """Count sex, age (by decades), view, manufacturer, photometric and size, where known."""
     found: dict[str, pd.Series[int]] = {}
     ages = pd.to_numeric(images["age"], errors="coerce")
     decades = (ages // 10 * 10).dropna().astype(int).astype(str) + "s"
@@ -164,29 +168,29 @@ def _facts(images: pd.DataFrame) -> dict[str, pd.Series[int]]:
     return found
 
 
-def _concerns(
+def _find_issues(
     tables: Tables,
     classes: Sequence[ClassQuality],
-    asked: pd.Series[int],
-    side: dict[str, str],
+    reader_count: pd.Series[int],
+    part_of: dict[str, str],
 ) -> list[QualityIssue]:
     found = []
     for flag, meaning in image_checks.FLAGS.items():
         shown = [flag in flags.split() for flags in tables.images["flags"]]
-        found += _concern(meaning, tables.images.loc[shown, "image_id"].tolist())
-    usual = asked.mode().to_numpy(int)[0]
-    odd = asked.index[asked != usual].tolist()
-    found += _concern(f"not read by {usual} readers as the others are", odd)
-    said = tables.readers.groupby(["image_id", "rad_id"])["class_id"]
-    both = (said.max() == len(CATALOG)) & (said.min() < len(CATALOG))
-    torn = sorted({str(image_id) for image_id, _ in both.index[both]})
-    found += _concern("a reader says both 'No finding' and a finding", torn)
+        found += _make_issue(meaning, tables.images.loc[shown, "image_id"].tolist())
+    usual = reader_count.mode().to_numpy(int)[0]
+    odd = reader_count.index[reader_count != usual].tolist()
+    found += _make_issue(f"not read by {usual} readers as the others are", odd)
+    rows = tables.readers.groupby(["image_id", "rad_id"])["class_id"]
+    both = (rows.max() == len(CATALOG)) & (rows.min() < len(CATALOG))
+    contradictory = sorted({str(image_id) for image_id, _ in both.index[both]})
+    found += _make_issue("a reader has given both 'No finding' and a finding", contradictory)
     across: list[str] = []
     within: list[str] = []
-    for one, other in _alike(tables.images):
-        (within if side.get(one) == side.get(other) else across).extend((one, other))
-    found += _concern("all but the same picture in two different splits", across)
-    found += _concern("all but the same picture twice, in one split", within)
+    for first, second in _find_near_duplicates(tables.images):
+        (within if part_of.get(first) == part_of.get(second) else across).extend((first, second))
+    found += _make_issue("near-duplicates in two different splits", across)
+    found += _make_issue("near-duplicates in one split", within)
     for of_class in classes:
         absent = [name for name, count in of_class.images_in.items() if not count]
         if absent:
@@ -195,12 +199,12 @@ def _concerns(
     return found
 
 
-def _concern(what: str, ids: Sequence[str]) -> list[QualityIssue]:
-    return [QualityIssue(what, len(ids), tuple(ids[:_SHOWN]))] if ids else []
+def _make_issue(description: str, ids: Sequence[str]) -> list[QualityIssue]:
+    return [QualityIssue(description, len(ids), tuple(ids[:_SHOWN]))] if ids else []
 
 
-def _alike(images: pd.DataFrame) -> list[tuple[str, str]]:
-    printed = images[images["fingerprint"] != ""]
-    ids = printed["image_id"].tolist()
-    pairs = image_checks.find_near_duplicates(printed["fingerprint"].tolist())
-    return [(ids[one], ids[other]) for one, other, _ in pairs]
+def _find_near_duplicates(images: pd.DataFrame) -> list[tuple[str, str]]:
+    hashed = images[images["fingerprint"] != ""]
+    ids = hashed["image_id"].tolist()
+    pairs = image_checks.find_near_duplicates(hashed["fingerprint"].tolist())
+    return [(ids[first], ids[second]) for first, second, _ in pairs]

@@ -1,4 +1,4 @@
-"""The quality report: one HTML file that needs nothing beside it."""
+"""The quality report: one HTML file without external resources."""
 
 from __future__ import annotations
 
@@ -21,7 +21,13 @@ from training.data.tables import IMAGES_FOLDER, Tables
 _SIDE: Final = 300
 _THUMBNAIL: Final = 120
 _REJECTED: Final = 15
-_COLOURS: Final = ("#ffb000", "#648fff", "#dc267f", "#fe6100", "#785ef0")  # for every sight
+_COLOURS: Final = (
+    "#ffb000",
+    "#648fff",
+    "#dc267f",
+    "#fe6100",
+    "#785ef0",
+)  # Told apart by colour-blind readers too.
 
 _TEMPLATES: Final = Environment(
     loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
@@ -30,7 +36,7 @@ _TEMPLATES: Final = Environment(
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One picture with its readers' boxes."""
+    """One image with its readers' boxes; `picture` is a data URI."""
 
     name: str
     image_id: str
@@ -40,7 +46,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Rows left out for one reason: how many, and the first of them."""
+    """The rows left out for one reason: their number and the first of them."""
 
     why: str
     count: int
@@ -48,7 +54,12 @@ class Reason:
 
 
 def render_report(tables: Tables, folder: Path) -> str:
-    """The report on a set as HTML; `folder` is where its pictures lie."""
+    """Render the report on a data set as HTML.
+
+    Args:
+        tables: the tables of the data set.
+        folder: the data set; its images become examples.
+    """
     measured = quality.measure_quality(tables)
     return _TEMPLATES.get_template("quality.html.j2").render(
         quality=measured,
@@ -58,11 +69,11 @@ def render_report(tables: Tables, folder: Path) -> str:
         most=max(1, *(of_class.images for of_class in measured.classes)),
         heats=[_render_heat_map(of_class.heat) for of_class in measured.classes],
         size_labels=[f"{100 * edge:.0f}%" for edge in (quality.SIZE_EDGES[0], 0.1, 1.0)],
-        examples=_examples(tables, folder / IMAGES_FOLDER),
-        concerns=[
-            (concern, _thumbnails(concern, folder / IMAGES_FOLDER)) for concern in measured.concerns
+        examples=_make_examples(tables, folder / IMAGES_FOLDER),
+        issues=[
+            (issue, _make_thumbnails(issue, folder / IMAGES_FOLDER)) for issue in measured.issues
         ],
-        reasons=_reasons(measured),
+        reasons=_group_rejected(measured),
     )
 
 
@@ -77,15 +88,15 @@ def _render_heat_map(heat: NDArray[np.float64]) -> str:
     return _to_data_uri(np.asarray(cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO), np.uint8), ".png")
 
 
-def _examples(tables: Tables, pictures: Path) -> list[Example]:
-    """For each class a picture on which most readers agree: by reader, and fused in white."""
+def _make_examples(tables: Tables, folder: Path) -> list[Example]:
+    """Return for each class an image on which most readers agree: by reader, and fused in white."""
     examples = []
     for finding in CATALOG:
         marked = tables.fused[tables.fused["class_id"] == finding.index]
         for image_id in marked.sort_values(["readers", "image_id"], ascending=[False, True])[
             "image_id"
         ].head(3):
-            if (pixels := _read_image(pictures, image_id)) is None:
+            if (pixels := _read_image(folder, image_id)) is None:
                 continue
             rows = tables.readers[tables.readers["image_id"] == image_id]
             drawn = rows[rows["class_id"] == finding.index]
@@ -98,9 +109,9 @@ def _examples(tables: Tables, pictures: Path) -> list[Example]:
     return examples
 
 
-def _read_image(pictures: Path, image_id: str) -> NDArray[np.uint8] | None:
-    path = pictures / f"{image_id}.png"
-    if not path.is_file():  # OpenCV would print a warning for each
+def _read_image(folder: Path, image_id: str) -> NDArray[np.uint8] | None:
+    path = folder / f"{image_id}.png"
+    if not path.is_file():  # OpenCV would print a warning for each.
         return None
     pixels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
     return None if pixels is None else np.asarray(pixels, np.uint8)
@@ -122,17 +133,17 @@ def _draw_boxes(
     return _to_data_uri(np.asarray(picture, np.uint8), ".jpg", cv2.IMWRITE_JPEG_QUALITY, 85)
 
 
-def _thumbnails(concern: QualityIssue, pictures: Path) -> list[tuple[str, str]]:
+def _make_thumbnails(issue: QualityIssue, folder: Path) -> list[tuple[str, str]]:
     found = []
-    for image_id in concern.image_ids:
-        if (pixels := _read_image(pictures, image_id)) is not None:
+    for image_id in issue.image_ids:
+        if (pixels := _read_image(folder, image_id)) is not None:
             scale = _THUMBNAIL / max(pixels.shape)
             small = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
             found.append((image_id, _to_data_uri(np.asarray(small, np.uint8), ".jpg")))
     return found
 
 
-def _reasons(measured: Quality) -> list[Reason]:
+def _group_rejected(measured: Quality) -> list[Reason]:
     return [
         Reason(
             str(why),

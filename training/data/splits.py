@@ -1,7 +1,7 @@
-"""Which images train, which choose, which prove: made once, then frozen under a digest.
+"""The split of a data set into train, valid and test: made once, then frozen under a digest.
 
-Images of one patient never lie on two sides, nor do pictures that are all but the same. Within
-that, every class gets its share in every split (iterative stratification, Sechidis et al. 2011).
+Images of one patient are never in two parts, nor are near-duplicates. Within that, every class gets
+its share of every part (iterative stratification, Sechidis et al. 2011).
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ FORMAT: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Image ids per split, sorted; `digest` is SHA-256 of the canonical content."""
+    """Image ids per part, sorted."""
 
     seed: int
     images: Mapping[str, tuple[str, ...]]
 
     @property
     def digest(self) -> str:
-        """What names this split in runs, reports and bundles."""
+        """SHA-256 of the canonical content; identifies the split in runs, reports and bundles."""
         content = json.dumps(self._content(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(content.encode()).hexdigest()
 
@@ -41,14 +41,14 @@ class Split:
         return {"format": FORMAT, "seed": self.seed, "images": images}
 
     def to_document(self) -> dict[str, Any]:
-        """What is written to the file."""
+        """Return the content of the file."""
         return {**self._content(), "digest": self.digest}
 
     def image_ids(self, name: str) -> tuple[str, ...]:
-        """The image ids of one split.
+        """Return the image ids of one part.
 
         Raises:
-            TrainingError: there is no such split, or it is empty.
+            TrainingError: there is no such part, or it is empty.
         """
         if name not in self.images:
             raise TrainingError(f"there is no split {name!r}, only {', '.join(self.images)}")
@@ -65,28 +65,31 @@ def make_split(
     seed: int,
     shares: tuple[float, float, float] = (0.8, 0.1, 0.1),
 ) -> Split:
-    """Divide images.
+    """Divide images into the three parts.
 
     Args:
         ids: N image ids.
-        labels: bool (N, classes), what is to be spread evenly.
+        labels: bool (N, classes), the classes to be spread evenly.
         groups: N names; images of one group stay together (a patient, or the image alone).
-        seed: the same one divides the same images in the same way.
+        seed: the same seed divides the same images in the same way.
         shares: of train, valid and test, summing to 1.
 
+    Returns:
+        The split.
+
     Raises:
-        TrainingError: a split that should hold something came out empty.
+        TrainingError: a part with a share above 0 would be empty.
     """
-    # In an order of their own: the same set divides in the same way, however it was listed.
+    # Sorted, so that the result does not depend on the order in which the images are listed.
     order = sorted(range(len(ids)), key=lambda k: ids[k])
     names = list(dict.fromkeys(groups[k] for k in order))
-    place = {name: k for k, name in enumerate(names)}
+    group_number = {name: k for k, name in enumerate(names)}
     of_group = np.zeros((len(names), labels.shape[1]), np.bool_)
     for k, group in enumerate(groups):
-        of_group[place[group]] |= labels[k]
-    side = _assign_groups(of_group, shares, seed)
+        of_group[group_number[group]] |= labels[k]
+    part_of = _assign_groups(of_group, shares, seed)
     images = {
-        name: tuple(ids[k] for k in order if side[place[groups[k]]] == number)
+        name: tuple(ids[k] for k in order if part_of[group_number[groups[k]]] == number)
         for number, name in enumerate(NAMES)
     }
     for name, share in zip(NAMES, shares, strict=True):
@@ -102,10 +105,10 @@ def make_split(
 def _assign_groups(
     labels: NDArray[np.bool_], shares: Sequence[float], seed: int
 ) -> NDArray[np.int64]:
-    """Number of the split for each group.
+    """Return the number of the part for each group, i64.
 
-    The algorithm gives each class to the split that lacks it most, which leaves a small split of a
-    small set with nothing at all; it then gets its share at random from the largest.
+    The algorithm gives each class to the part that lacks it most. This can leave a small part of a
+    small data set empty. Such a part then gets its share at random from the largest part.
     """
     # Imported here: scikit-learn takes seconds, and reading a split needs none of it.
     from iterstrat.ml_stratifiers import IterativeStratification  # noqa: PLC0415
@@ -124,10 +127,10 @@ def _assign_groups(
 
 
 def load_split(path: Path) -> Split:
-    """Read a frozen split: the file, or the folder of a set.
+    """Load a frozen split from its file, or from the folder of a data set.
 
     Raises:
-        TrainingError: it is absent, damaged, or was changed after it was frozen.
+        TrainingError: the file is absent, damaged, or was changed after it was frozen.
     """
     file = path / FILE if path.is_dir() else path
     try:
@@ -146,7 +149,7 @@ def load_split(path: Path) -> Split:
     if digest != split.digest:
         raise TrainingError(
             f"{file} was changed after it was frozen: its digest is not that of its content",
-            hint="Figures of a changed split cannot be compared. Restore the file.",
+            hint="Metrics of a changed split cannot be compared. Restore the file.",
         )
     seen = [image for ids in images.values() for image in ids]
     if len(seen) != len(set(seen)):
@@ -155,5 +158,5 @@ def load_split(path: Path) -> Split:
 
 
 def save_split(split: Split, path: Path) -> None:
-    """Write it as JSON; whoever calls sees to it that the file is whole or not there."""
+    """Write the split as JSON; the caller provides a path whose replacement is atomic."""
     path.write_text(json.dumps(split.to_document(), indent=1) + "\n", encoding="utf-8")

@@ -1,8 +1,8 @@
-"""The tables of an imported set, read and written together.
+"""The tables of an imported data set, read and written together.
 
-images.csv       one row per image that was taken in: `IMAGES`
-readers.csv      what each reader said, in pixels of the stored picture; "No finding" rows too
-annotations.csv  the same fused: `fusion.COLUMNS`
+images.csv       one row per ingested image: `IMAGES`
+readers.csv      each reader's rows, in pixels of the stored image; "No finding" rows included
+annotations.csv  the same after fusion: `fusion.COLUMNS`
 rejected.csv     what was left out: file, row (0 for a whole image), image_id, why
 split.json       `splits`
 """
@@ -53,7 +53,7 @@ REPORT: Final = "report.html"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tables:
-    """All that a set says of its images."""
+    """All tables of a data set, and its split."""
 
     images: pd.DataFrame
     readers: pd.DataFrame
@@ -62,13 +62,18 @@ class Tables:
     split: Split
 
     @property
-    def pictured(self) -> bool:
-        """Whether the set has pictures, or annotations only."""
+    def has_images(self) -> bool:
+        """True if the data set has images, False if it has annotations only."""
         return bool((self.images["rows"] > 0).any())
 
 
 def write_tables(tables: Tables, folder: Path, report: str) -> None:
-    """Replace all tables, the split and the report of a set together.
+    """Replace all tables, the split and the report of a data set together.
+
+    Args:
+        tables: the tables and the split.
+        folder: the data set.
+        report: the quality report, HTML.
 
     Raises:
         TrainingError: the disk cannot be written; nothing has been replaced.
@@ -83,7 +88,14 @@ def write_tables(tables: Tables, folder: Path, report: str) -> None:
 
 
 def read_tables(folder: Path, *, divided: bool = True) -> Tables:
-    """Read an imported set; its split may be absent (and is empty then) if `divided` is False.
+    """Read the tables of an imported data set.
+
+    Args:
+        folder: the data set.
+        divided: require a split; False reads an absent split as an empty one.
+
+    Returns:
+        The tables and the split.
 
     Raises:
         TrainingError: a table or the split is absent or cannot be read.
@@ -97,7 +109,7 @@ def read_tables(folder: Path, *, divided: bool = True) -> Tables:
         except (OSError, ValueError) as error:
             raise TrainingError(
                 f"cannot read {folder / name}: {error}",
-                hint="Make the set with `hilum-train data vindr`.",
+                hint="Make the data set with `hilum-train data vindr`.",
             ) from error
     for frame in frames[1:3]:
         for name in ("x_min", "y_min", "x_max", "y_max"):

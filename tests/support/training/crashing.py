@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-from training.data.ingest import IngestedImage, IngestTask, compute_stamp
+from training.data.ingested_image import IngestedImage, IngestTask, compute_stamp
 
 
 def crash_on_b(task: IngestTask) -> IngestedImage:

@@ -42,14 +42,14 @@ def test_a_whole_set_is_not_painted_over(made: tuple[Path, list[Sample]]) -> Non
     folder, _ = made
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     generator = Generator(lungs.load_shape_model(), box_statistics.load_statistics())
-    with pytest.raises(TrainingError, match="holds a set already") as caught:
+    with pytest.raises(TrainingError, match="holds a data set already") as caught:
         next(writer.write_dataset(generator, folder, range(2), workers=1))
     assert "another folder" in caught.value.hint
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
 def test_an_unfinished_set_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="cut short"):
+    with pytest.raises(TrainingError, match="interrupted"):
         dataset.load_dataset(tmp_path)
 
 

@@ -15,14 +15,23 @@ import pytest
 from edge_agent.imaging import read_study
 from hilum.catalog import CATALOG
 from tests.support.training.crashing import crash_on_b, hang_on_b
-from training.data import dataset, exports, import_set, ingest, quality_report, splits, tables
+from training.data import (
+    dataset,
+    exports,
+    import_set,
+    ingest,
+    ingested_image,
+    quality_report,
+    splits,
+    tables,
+)
 from training.data.import_set import ImportOptions
-from training.data.ingest import IngestTask
+from training.data.ingested_image import IngestTask
 from training.errors import TrainingError
 from training.synthetic import dicom_studies
 
 
-def quiet(step: str, done: int, total: int) -> None:
+def quiet(stage: str, done: int, total: int) -> None:
     pass
 
 
@@ -66,7 +75,9 @@ def test_entries_hold_the_clinics_pixels_and_the_headers_facts(
         assert entry.facts["sex"] == context.patient_sex
         assert entry.facts["age"] == context.patient_age[:3].lstrip("0")
         assert entry.facts["view"] == radiograph.facts.view
-        assert entry.patient == ingest.make_pseudonym(context.patient_id) != context.patient_id
+        assert (
+            entry.patient == ingested_image.make_pseudonym(context.patient_id) != context.patient_id
+        )
     weights = {label.weight for entry in entries for label in entry.labels}
     assert weights <= {0.3333, 0.6667, 1.0}
     assert len(weights) > 1
@@ -159,7 +170,7 @@ def test_resized_pictures_are_not_taken_for_the_originals(copy: Path, tmp_path: 
         pixels = read_study(file.read_bytes())[0].pixels
         cv2.imwrite(str(file.with_suffix(".png")), cv2.resize(pixels, (128, 128)))
         file.unlink()
-    with pytest.raises(TrainingError, match="not the pictures that the readers saw"):
+    with pytest.raises(TrainingError, match="not the images that the readers saw"):
         import_set.import_dataset(wanted(copy, tmp_path / "set", skip_bad=True), quiet)
 
 
@@ -238,7 +249,7 @@ def test_a_decoder_that_hangs_costs_its_file_only(tmp_path: Path) -> None:
     notes = tmp_path / "notes"
     taken = list(ingest.ingest_all(tasks, notes, workers=2, ingest=hang_on_b, limit_s=2))
     assert sorted(one.image_id for one in taken) == list("abcdefg")
-    why = "the decoder did not come to an end in 2 s"
+    why = "the decoder did not finish within 2 s"
     assert {one.image_id: one.why for one in taken if one.why} == {"b": why}
     assert "b" not in {json.loads(line)["image_id"] for line in notes.read_text().splitlines()}
 
@@ -252,7 +263,7 @@ def test_two_files_for_one_image_are_named(tmp_path: Path) -> None:
 
 
 def test_yolo(a_set: Path, tmp_path: Path) -> None:
-    count = exports.export_yolo(a_set, tmp_path, lambda done, total: None)
+    count = exports.export_yolo(a_set, tmp_path, lambda stage, done, total: None)
     assert count == len(dataset.load_dataset(a_set))
     entry = next(entry for entry in dataset.load_dataset(a_set, "train") if entry.labels)
     lines = (tmp_path / "labels/train" / f"{entry.image_id}.txt").read_text().splitlines()
@@ -275,7 +286,7 @@ def test_yolo_is_found_by_ultralytics_from_anywhere(
     # It would fetch a font to write on pictures with.
     monkeypatch.setattr("ultralytics.data.utils.check_font", lambda font: None)
     out = tmp_path / "yolo"
-    exports.export_yolo(a_set, out, lambda done, total: None)
+    exports.export_yolo(a_set, out, lambda stage, done, total: None)
     for here in (tmp_path, out, Path("/")):
         monkeypatch.chdir(here)
         file = Path(os.path.relpath(out / "data.yaml", here))
@@ -291,14 +302,14 @@ def test_a_second_split_is_not_exported_over_the_first(
     a_set: Path, tmp_path: Path, form: str
 ) -> None:
     out = tmp_path / "out"
-    exports.EXPORTERS[form](a_set, out, lambda done, total: None)
+    exports.EXPORTERS[form](a_set, out, lambda stage, done, total: None)
     before = sorted(out.rglob("*"))
     anew = Path(shutil.copytree(a_set, tmp_path / "set"))
     known = tables.read_tables(anew)
     other = import_set.divide_dataset(known.images, known.fused, seed=9, shares=(0.6, 0.2, 0.2))
     splits.save_split(other, anew / splits.FILE)
     with pytest.raises(TrainingError, match="is not empty") as caught:
-        exports.EXPORTERS[form](anew, out, lambda done, total: None)
+        exports.EXPORTERS[form](anew, out, lambda stage, done, total: None)
     assert "two splits" in caught.value.hint
     assert sorted(out.rglob("*")) == before
 
@@ -306,7 +317,7 @@ def test_a_second_split_is_not_exported_over_the_first(
 def test_coco_is_read_by_cocos_own_library(a_set: Path, tmp_path: Path) -> None:
     from pycocotools.coco import COCO
 
-    exports.export_coco(a_set, tmp_path, lambda done, total: None)
+    exports.export_coco(a_set, tmp_path, lambda stage, done, total: None)
     for name in splits.NAMES:
         file = tmp_path / "annotations" / f"instances_{name}.json"
         coco = COCO(str(file))

@@ -76,9 +76,9 @@ def test_an_unknown_class_comes_with_the_known_ones(tmp_path: Path) -> None:
         ("b,ILD,5,R1,1,1,inf,9", "not four numbers"),
         ("b,No finding,14,R1,1,1,9,9", "'No finding' has a box"),
         ("b,ILD,5,,1,1,9,9", "no reader is named"),
-        ("../../b,ILD,5,R1,1,1,9,9", "the image_id is none"),
-        (",ILD,5,R1,1,1,9,9", "the image_id is none"),
-        ("a,ILD,5,R1,10,20,30,50", "has said this before"),
+        ("../../b,ILD,5,R1,1,1,9,9", "the image_id is not valid"),
+        (",ILD,5,R1,1,1,9,9", "the image_id is not valid"),
+        ("a,ILD,5,R1,10,20,30,50", "has given this row before"),
     ],
 )
 def test_a_bad_row_is_named_or_left_out(tmp_path: Path, row: str, why: str) -> None:

@@ -80,7 +80,7 @@ def test_the_table_is_one_that_the_importer_reads(annotated: Path) -> None:
 
 def test_a_whole_set_is_not_painted_over(generator: Generator, annotated: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in annotated.rglob("*")}
-    with pytest.raises(TrainingError, match="holds a set already"):
+    with pytest.raises(TrainingError, match="holds a data set already"):
         next(dicom_studies.write_studies(generator, annotated, range(1)))
     assert {path: path.stat().st_mtime_ns for path in annotated.rglob("*")} == before
 
