@@ -51,13 +51,13 @@ def synthetic(
     seeds = range(seed, seed + count)
     write = dicom.write_studies if studies else writer.write_dataset
     shown: list[Sample] = []
-    with bars() as told:
+    with bars() as on_progress:
         for done, _ in enumerate(write(generator, out, seeds, workers=workers), start=1):
-            told("paint", done, count)
+            on_progress("paint", done, count)
         if preview is not None:
             for sample_seed in seeds[:_PREVIEWED]:
                 shown.append(generator.sample(sample_seed))
-                told("preview", len(shown), min(count, _PREVIEWED))
+                on_progress("preview", len(shown), min(count, _PREVIEWED))
     if preview is not None:
         encoded = cv2.imencode(preview.suffix, contact_sheet(shown))[1]
         with replace_files(preview.parent) as place:
@@ -101,8 +101,10 @@ def starter(
         workers=workers,
         train=train,
     )
-    with alone(train.device) as (train_one, told):
-        bundle = starters.make_starter(plan, train_one, beginning=beginning, say=say, on_step=told)
+    with alone(train.device) as (train_one, on_progress):
+        bundle = starters.make_starter(
+            plan, train_one, beginning=beginning, say=say, on_step=on_progress
+        )
     say(f"{bundle.path}: {bundle.digest}")
 
 

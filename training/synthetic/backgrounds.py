@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from hilum.catalog import BY_SLUG
 from training.errors import TrainingError
 from training.synthetic import primitives
+from training.synthetic.chest import Chest, estimate_frame
 from training.synthetic.lungs import Lung, Lungs, ShapeModel, fit_lungs
-from training.synthetic.phantom import Chest, estimate_frame
 
 _SUFFIXES: Final = {".jpg", ".jpeg", ".png"}
 _STORED: Final = 640
@@ -43,10 +43,10 @@ _SILHOUETTES: Final = frozenset(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Background:
-    """One real radiograph with its lungs found.
+    """One real radiograph whose lungs were found.
 
-    `pixels` is u8 with a long side of 640; `unknown` are classes it may show without a label;
-    `clear` says that its readers found nothing.
+    `pixels` is u8 with a long side of 640. `unknown` are the classes that it may show without a
+    label. `clear` is True if its readers found nothing.
     """
 
     name: str
@@ -56,8 +56,8 @@ class Background:
     pixels: NDArray[np.uint8]
     lungs: Lungs
 
-    def chest(self, size: int, rng: np.random.Generator) -> Chest:
-        """A stage from this radiograph: moved and scaled at random into `size` x `size`."""
+    def to_chest(self, size: int, rng: np.random.Generator) -> Chest:
+        """Return a chest of `size` x `size`: this radiograph, moved and scaled at random."""
         rows, columns = self.pixels.shape
         scale = size / max(rows, columns) * rng.uniform(0.88, 1.18)
         aspect = float(np.exp(rng.normal(0, 0.04)))
@@ -68,7 +68,8 @@ class Background:
         moved = cv2.warpAffine(self.pixels, move, (size, size), flags=cv2.INTER_AREA)
         pixels = moved.astype(np.float32) / np.float32(255)
         lungs = Lungs(
-            _moved(self.lungs.first, sx, sy, dx, dy), _moved(self.lungs.second, sx, sy, dx, dy)
+            _transform_lung(self.lungs.first, sx, sy, dx, dy),
+            _transform_lung(self.lungs.second, sx, sy, dx, dy),
         )
         mask = lungs.mask((size, size))
         inside = pixels[mask > 200]
@@ -77,7 +78,7 @@ class Background:
         dark = float(np.median(inside)) if inside.size else 0.3
         tissue = max(float(np.percentile(around, 88)), dark + 0.1)
         soft = primitives.blur(mask.astype(np.float32) / np.float32(255), 2.5)
-        # Where the outline takes in heart or diaphragm there is little air.
+        # Where the outline includes heart or diaphragm there is little air.
         air = soft * np.clip((tissue - primitives.blur(pixels, 4)) / (0.6 * (tissue - dark)), 0, 1)
         frame = estimate_frame(lungs)
         knob_x = frame.middle + 0.05 * frame.thorax
@@ -98,7 +99,7 @@ class Background:
         )
 
 
-def _moved(lung: Lung, sx: float, sy: float, dx: float, dy: float) -> Lung:
+def _transform_lung(lung: Lung, sx: float, sy: float, dx: float, dy: float) -> Lung:
     return Lung(
         top=lung.top * sy + dy,
         bottom=lung.bottom * sy + dy,
@@ -108,18 +109,25 @@ def _moved(lung: Lung, sx: float, sy: float, dx: float, dy: float) -> Lung:
 
 
 def load_backgrounds(folder: Path, model: ShapeModel) -> tuple[Background, ...]:
-    """Read every radiograph of a folder whose lungs can be found.
+    """Load every radiograph of a folder whose lungs can be found.
 
-    An `attribution.csv` in the folder (columns filename, patientid, finding, view) says
-    whose an image is and whether it is clear. Otherwise every image is its own patient and
-    may show anything.
+    An `attribution.csv` in the folder (columns filename, patientid, finding, view) names the
+    patient of an image and whether it is clear. Without it every image counts as a patient of its
+    own and may show any finding.
+
+    Args:
+        folder: JPEG and PNG files.
+        model: shapes of the lungs.
+
+    Returns:
+        The backgrounds, in the order of their file names.
 
     Raises:
         TrainingError: there is no such folder, or no usable radiograph in it.
     """
     if not folder.is_dir():
         raise TrainingError(f"{folder} is not a folder of radiographs")
-    facts = _facts(folder / "attribution.csv")
+    facts = _load_attribution(folder / "attribution.csv")
     found = []
     for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES):
         pixels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
@@ -130,7 +138,7 @@ def load_backgrounds(folder: Path, model: ShapeModel) -> tuple[Background, ...]:
         lungs, score = fit_lungs(
             small.astype(np.uint8), model, np.random.default_rng(zlib.crc32(path.name.encode()))
         )
-        if score < _LEAST_SCORE or not _within(lungs, small.shape):
+        if score < _LEAST_SCORE or not _is_within(lungs, small.shape):
             continue
         fact = facts.get(path.name, {})
         clear = fact.get("finding") == "No Finding"
@@ -152,14 +160,14 @@ def load_backgrounds(folder: Path, model: ShapeModel) -> tuple[Background, ...]:
     return tuple(found)
 
 
-def _facts(table: Path) -> dict[str, dict[str, str]]:
+def _load_attribution(table: Path) -> dict[str, dict[str, str]]:
     if not table.is_file():
         return {}
     with table.open(newline="", encoding="utf-8") as lines:
         return {row["filename"]: row for row in csv.DictReader(lines)}
 
 
-def _within(lungs: Lungs, shape: tuple[int, ...]) -> bool:
+def _is_within(lungs: Lungs, shape: tuple[int, ...]) -> bool:
     x_min, y_min, x_max, y_max = lungs.extent
     slack = 0.03 * max(shape)
     return (
@@ -170,10 +178,18 @@ def _within(lungs: Lungs, shape: tuple[int, ...]) -> bool:
 def split_by_patient(
     backgrounds: tuple[Background, ...], seed: int, *, held_out: float = 0.15
 ) -> tuple[tuple[Background, ...], tuple[Background, ...]]:
-    """Part them by patient into training and held out; most clear patients are held out.
+    """Split backgrounds by patient into training and held out.
 
-    Clear radiographs are few and are what quietness is looked at on, so two of three of their
-    patients are kept back.
+    Clear radiographs are few, and false positives are counted on them. So two of three of their
+    patients are held out.
+
+    Args:
+        backgrounds: all of them.
+        seed: decides which patients are held out.
+        held_out: share of the other patients that are held out.
+
+    Returns:
+        The backgrounds to train on, and those held out.
     """
     rng = np.random.default_rng(seed)
     clear = sorted({b.patient for b in backgrounds if b.clear})

@@ -59,12 +59,12 @@ class BoxStatistics:
     def sample(self, index: int, rng: np.random.Generator) -> tuple[float, float, float, float]:
         """One plausible box of a class: centre u, centre v, width in u, height in v."""
         of_class = self.classes[index]
-        u, v = _draw(of_class.centres, CENTRE_EDGES, rng)
-        width, height = _draw(of_class.sizes, SIZE_EDGES, rng)
+        u, v = _sample_cell(of_class.centres, CENTRE_EDGES, rng)
+        width, height = _sample_cell(of_class.sizes, SIZE_EDGES, rng)
         return u, v, width, height
 
 
-def _draw(
+def _sample_cell(
     histogram: NDArray[np.float64],
     edges: tuple[NDArray[np.float64], NDArray[np.float64]],
     rng: np.random.Generator,
@@ -99,18 +99,20 @@ def measure_statistics(annotations: Path) -> BoxStatistics:
     if boxes.empty:
         raise TrainingError(f"{annotations} holds no box")
     boxes = boxes.assign(index=boxes["class_name"].map({n: f.index for n, f in BY_NAME.items()}))
-    framed = _in_thorax_frame(boxes)
+    framed = _to_thorax_frame(boxes)
     marked = np.zeros((boxes["image_id"].nunique(), len(CATALOG)))
     marked[pd.factorize(boxes["image_id"])[0], boxes["index"]] = 1
     both = marked.T @ marked
     return BoxStatistics(
         images=images,
-        classes=tuple(_of_class(framed[framed["index"] == f.index], images) for f in CATALOG),
+        classes=tuple(
+            _aggregate_class(framed[framed["index"] == f.index], images) for f in CATALOG
+        ),
         together=both / np.maximum(np.diag(both)[:, None], 1),
     )
 
 
-def _in_thorax_frame(boxes: pd.DataFrame) -> pd.DataFrame:
+def _to_thorax_frame(boxes: pd.DataFrame) -> pd.DataFrame:
     centred = boxes.assign(
         x=(boxes["x_min"] + boxes["x_max"]) / 2,
         y=(boxes["y_min"] + boxes["y_max"]) / 2,
@@ -149,7 +151,7 @@ def _in_thorax_frame(boxes: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _of_class(framed: pd.DataFrame, images: int) -> ClassStatistics:
+def _aggregate_class(framed: pd.DataFrame, images: int) -> ClassStatistics:
     def histogram(
         columns: tuple[str, str], edges: tuple[NDArray[np.float64], NDArray[np.float64]]
     ) -> NDArray[np.float64]:

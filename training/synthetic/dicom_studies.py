@@ -114,9 +114,14 @@ def write_studies(
     rows: list[list[object]] = []
     # Spawned, not forked: OpenCV's own threads do not survive a fork.
     with ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_adopt, initargs=(generator, folder)
+        workers,
+        mp_context=get_context("spawn"),
+        initializer=_initialise_worker,
+        initargs=(generator, folder),
     ) as pool:
-        for study, labels in zip(studies, pool.map(_make, studies, chunksize=4), strict=True):
+        for study, labels in zip(
+            studies, pool.map(_paint_and_store, studies, chunksize=4), strict=True
+        ):
             rows += _simulate_readings(study, labels, SIZE)
             yield study, labels
     with (
@@ -147,13 +152,13 @@ def _simulate_readings(study: Study, labels: tuple[Label, ...], side: int) -> li
 _given: tuple[Generator, Path] | None = None
 
 
-def _adopt(generator: Generator, folder: Path) -> None:
+def _initialise_worker(generator: Generator, folder: Path) -> None:
     global _given  # noqa: PLW0603 - how a worker process keeps what it was started with
     _given = generator, folder
     cv2.setNumThreads(1)
 
 
-def _make(study: Study) -> tuple[Label, ...]:
+def _paint_and_store(study: Study) -> tuple[Label, ...]:
     assert _given is not None  # noqa: S101 - the pool's initializer has set it
     generator, folder = _given
     sample = generator.sample(study.seed)

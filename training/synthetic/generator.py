@@ -1,8 +1,9 @@
-"""Synthetic radiographs: a chest, findings placed as radiologists' boxes lie, a film.
+"""The generator of synthetic radiographs: a chest, findings, a film.
 
-`Generator.sample(seed)` is a pure function of its settings and the seed, so any number of processes
-make the same set. On a real radiograph only the findings are synthetic; what else it shows is
-unknown, so it names the classes whose absence must not be learnt from it.
+Findings are placed where radiologists' boxes are. `Generator.sample(seed)` is a pure function of
+its settings and the seed, so any number of processes make the same data set. On a real radiograph
+only the findings are synthetic. What else it shows is unknown, so the sample names the classes
+whose absence must not be learnt from it.
 """
 
 from __future__ import annotations
@@ -17,12 +18,11 @@ from numpy.typing import NDArray
 
 from hilum.catalog import BY_SLUG, CATALOG
 from training.data.labels import Label
-from training.synthetic import devices, lesions_lung, lesions_pleura
-from training.synthetic import phantom as chests
+from training.synthetic import devices, film, lesions_lung, lesions_pleura, mediastinum, phantom
 from training.synthetic.backgrounds import Background
 from training.synthetic.box_statistics import BoxStatistics
+from training.synthetic.chest import Chest
 from training.synthetic.lungs import ShapeModel
-from training.synthetic.phantom import Chest
 from training.synthetic.primitives import Floats
 
 SIZE: Final = 512
@@ -63,16 +63,17 @@ PAINTERS: Final[dict[int, Painter]] = {
     _index("pulmonary_fibrosis"): lesions_lung.paint_fibrosis,
 }
 
-# How many of one class an image shows, at most; and which are looked for anywhere, not in air only.
+# The most findings of one class on an image, and the classes that are placed outside of air too.
 _MOST: Final = {NODULE: 6, _index("calcification"): 3, _index("pulmonary_fibrosis"): 3}
 _ANYWHERE: Final = {_index("calcification"), EFFUSION, _index("pleural_thickening")}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """One synthetic radiograph: u8 (SIZE, SIZE), its findings, and what not to learn from it.
+    """One synthetic radiograph, u8 (SIZE, SIZE), with its labels.
 
-    `unknown` are the classes that the background may show without a label.
+    `unknown` are the classes that the background may show without a label; their absence must not
+    be learnt.
     """
 
     pixels: NDArray[np.uint8]
@@ -83,7 +84,10 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Generator:
-    """Makes samples; real backgrounds are used with probability `real_share`."""
+    """The generator. It uses real backgrounds with probability `real_share`.
+
+    `clear_share` is the probability of a sample without findings.
+    """
 
     shapes: ShapeModel
     statistics: BoxStatistics
@@ -92,44 +96,44 @@ class Generator:
     clear_share: float = 0.15
 
     def sample(self, seed: int) -> Sample:
-        """The sample that belongs to a seed."""
+        """Generate the sample of a seed."""
         rng = np.random.default_rng([20_26, seed])
         real = bool(self.backgrounds) and rng.random() < self.real_share
-        classes = self._plan(rng, real=real)
-        wishes = {index: self.statistics.sample(index, rng) for index in (HEART, AORTA)}
-        ratio = lesions_pleura.choose_heart_ratio(wishes[HEART], 1.0) if HEART in classes else None
-        reach = lesions_pleura.choose_knob_reach(wishes[AORTA], 1.0) if AORTA in classes else None
+        classes = self._choose_classes(rng, real=real)
+        targets = {index: self.statistics.sample(index, rng) for index in (HEART, AORTA)}
+        ratio = lesions_pleura.choose_heart_ratio(targets[HEART], 1.0) if HEART in classes else None
+        reach = lesions_pleura.choose_knob_reach(targets[AORTA], 1.0) if AORTA in classes else None
         unknown: frozenset[int] = frozenset()
         name = "painted"
         if real:
             background = self.backgrounds[int(rng.integers(len(self.backgrounds)))]
-            chest = background.chest(SIZE, rng)
+            chest = background.to_chest(SIZE, rng)
             unknown, name = background.unknown, background.name
             if ratio:
-                chests.paint_heart(chest, ratio, rng)
+                mediastinum.paint_heart(chest, ratio, rng)
             if reach:
-                chests.paint_aortic_knob(chest, reach, rng)
+                mediastinum.paint_aortic_knob(chest, reach, rng)
         else:
-            chest = chests.paint_chest(SIZE, self.shapes, rng, heart_ratio=ratio, knob_reach=reach)
+            chest = phantom.paint_chest(SIZE, self.shapes, rng, heart_ratio=ratio, knob_reach=reach)
         labels = []
         for index, box in ((HEART, chest.heart), (AORTA, chest.knob)):
             if index in classes:
-                labels += _inside(index, box)
+                labels += _make_labels(index, box)
         devices.add_devices(chest, rng, busy=0.5 if real else 1.0)
         for index in sorted(classes - {HEART, AORTA}, key=_painting_order):
-            for _ in range(_how_many(index, rng)):
+            for _ in range(_choose_count(index, rng)):
                 labels += self._place(chest, index, rng)
-        grey = devices.render_film(chest.pixels, rng, real=real)
+        grey = film.render_film(chest.pixels, rng, real=real)
         return Sample(pixels=grey, labels=tuple(labels), background=name, unknown=unknown)
 
-    def _plan(self, rng: np.random.Generator, *, real: bool) -> set[int]:
-        """Which classes to show: rare ones more often than in life, nodules most often."""
+    def _choose_classes(self, rng: np.random.Generator, *, real: bool) -> set[int]:
+        """Choose the classes to show: rare ones more often than in life, nodules most often."""
         if rng.random() < self.clear_share:
             return set()
         frequency = np.array([c.image_frequency for c in self.statistics.classes])
         weight = frequency**0.4
         weight[NODULE] *= 3
-        if real:  # painting over a real heart or aorta shows; keep it rare
+        if real:  # Rare, because paint over a real heart or aorta is visible.
             weight[[HEART, AORTA]] *= 0.5
         first = int(rng.choice(len(CATALOG), p=weight / weight.sum()))
         classes = {first}
@@ -141,28 +145,28 @@ class Generator:
 
     def _place(self, chest: Chest, index: int, rng: np.random.Generator) -> list[Label]:
         for _ in range(6):
-            wish = self._wish(chest, index, rng)
-            x, y = round(wish[0]), round(wish[1])
+            target = self._sample_target(chest, index, rng)
+            x, y = round(target[0]), round(target[1])
             if not (4 <= x < SIZE - 4 and 4 <= y < SIZE - 4):
                 continue
             if index not in _ANYWHERE | {PNEUMOTHORAX} and chest.air[y, x] < 0.3:
                 continue
             if index == PNEUMOTHORAX:
-                found = lesions_pleura.paint_pneumothorax(chest, wish, rng)
-                return _inside(index, found) if found else []
+                found = lesions_pleura.paint_pneumothorax(chest, target, rng)
+                return _make_labels(index, found) if found else []
             before = chest.pixels.copy()
-            chest.add(PAINTERS[index](chest, wish, rng))
-            if labels := _changed(index, chest.pixels - before, chest.contrast):
-                if index == EFFUSION:  # what lies under fluid is no longer air
+            chest.add(PAINTERS[index](chest, target, rng))
+            if labels := _label_change(index, chest.pixels - before, chest.contrast):
+                if index == EFFUSION:  # Lung under fluid holds no air.
                     chest.air = chest.air * (chest.pixels - before < 0.3 * chest.contrast)
                 return labels
             chest.pixels = before
         return []
 
-    def _wish(self, chest: Chest, index: int, rng: np.random.Generator) -> TargetBox:
+    def _sample_target(self, chest: Chest, index: int, rng: np.random.Generator) -> TargetBox:
         x, y, width, height = chest.frame.to_pixels(self.statistics.sample(index, rng))
         if index == NODULE and rng.random() < 0.5:
-            # The table has few large masses; show all sizes from 8 to 75 mm.
+            # The table has few large masses, so half of them are drawn from 8 to 75 mm evenly.
             width = height = chest.frame.px_per_mm * 8 * (75 / 8) ** rng.random()
         if index not in _ANYWHERE and rng.random() < 0.3:
             x_min, y_min, x_max, y_max = chest.lungs.extent
@@ -174,13 +178,13 @@ def _painting_order(index: int) -> int:
     return {PNEUMOTHORAX: 0, EFFUSION: 1}.get(index, 2 + index)
 
 
-def _how_many(index: int, rng: np.random.Generator) -> int:
+def _choose_count(index: int, rng: np.random.Generator) -> int:
     if index == PNEUMOTHORAX:
         return 1
     return min(_MOST.get(index, 2), int(rng.geometric(0.5)))
 
 
-def _inside(index: int, box: tuple[float, float, float, float]) -> list[Label]:
+def _make_labels(index: int, box: tuple[float, float, float, float]) -> list[Label]:
     x_min, y_min = max(0.0, box[0]), max(0.0, box[1])
     x_max, y_max = min(float(SIZE), box[2]), min(float(SIZE), box[3])
     if x_max - x_min < 4 or y_max - y_min < 4:
@@ -188,8 +192,8 @@ def _inside(index: int, box: tuple[float, float, float, float]) -> list[Label]:
     return [Label(index, x_min, y_min, x_max, y_max)]
 
 
-def _changed(index: int, change: Floats, contrast: float) -> list[Label]:
-    """The box of what visibly changed; nothing where nobody could see it."""
+def _label_change(index: int, change: Floats, contrast: float) -> list[Label]:
+    """Return a label with the box of the visible change, none if the change is invisible."""
     peak = float(change.max())
     if peak < (0.17 if index == NODULE else 0.1) * contrast:
         return []
@@ -197,4 +201,4 @@ def _changed(index: int, change: Floats, contrast: float) -> list[Label]:
     if index == NODULE:
         visible = change > 0.2 * peak
     xs, ys = np.flatnonzero(visible.any(axis=0)), np.flatnonzero(visible.any(axis=1))
-    return _inside(index, (float(xs[0]), float(ys[0]), float(xs[-1] + 1), float(ys[-1] + 1)))
+    return _make_labels(index, (float(xs[0]), float(ys[0]), float(xs[-1] + 1), float(ys[-1] + 1)))

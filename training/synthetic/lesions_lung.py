@@ -9,18 +9,18 @@ from __future__ import annotations
 import numpy as np
 
 from training.synthetic import primitives
-from training.synthetic.phantom import Chest
+from training.synthetic.chest import Chest
 from training.synthetic.primitives import Floats
 
 TargetBox = tuple[float, float, float, float]
 
 
-def paint_nodule(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Floats:
+def paint_nodule(chest: Chest, target: TargetBox, rng: np.random.Generator) -> Floats:
     """A round mass: the shadow of a sphere with an uneven outline, now and then spiculated."""
-    x, y, width, height = wish
+    x, y, width, height = target
     radius = max(4.0, 0.5 * float(np.sqrt(width * height)))
     stretch = float(np.clip(width / max(height, 1), 0.7, 1.4)) ** 0.5
-    distance = _uneven(chest, (x, y), (radius * stretch, radius / stretch), rng)
+    distance = _uneven_distance(chest, (x, y), (radius * stretch, radius / stretch), rng)
     power = rng.uniform(0.3, 1.3)
     density = np.clip(1 - distance**2, 0, 1) ** np.float32(power)
     if rng.random() < 0.25:
@@ -29,7 +29,7 @@ def paint_nodule(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Flo
     if rng.random() < 0.08 and radius > 9:
         density -= np.float32(rng.uniform(0.3, 0.7)) * primitives.smooth_mask(distance / 0.6, 0.4)
     if rng.random() < 0.25:
-        density += _spicules(chest, (x, y), radius, rng)
+        density += _draw_spicules(chest, (x, y), radius, rng)
     density = primitives.blur(density.astype(np.float32), rng.uniform(0.5, 0.5 + 0.12 * radius))
     diameter_mm = 2 * radius / chest.frame.px_per_mm
     peak = np.clip(rng.uniform(0.22, 0.5) + 0.009 * diameter_mm * rng.uniform(0.5, 1.5), 0.22, 1.0)
@@ -37,7 +37,7 @@ def paint_nodule(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Flo
     return np.asarray(density * texture * np.float32(peak), np.float32)
 
 
-def _uneven(
+def _uneven_distance(
     chest: Chest, centre: tuple[float, float], radii: tuple[float, float], rng: np.random.Generator
 ) -> Floats:
     """Elliptic distance with a wavy outline."""
@@ -53,7 +53,7 @@ def _uneven(
     return np.asarray(distance / np.clip(1 + wave, 0.6, 1.4), np.float32)
 
 
-def _spicules(
+def _draw_spicules(
     chest: Chest, centre: tuple[float, float], radius: float, rng: np.random.Generator
 ) -> Floats:
     canvas = np.zeros(chest.shape, np.uint8)
@@ -67,9 +67,9 @@ def _spicules(
     )
 
 
-def paint_calcification(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Floats:
+def paint_calcification(chest: Chest, target: TargetBox, rng: np.random.Generator) -> Floats:
     """Small and very bright: a granuloma, a cluster of grains, or a crescent on the aortic knob."""
-    x, y, width, height = wish
+    x, y, width, height = target
     canvas = np.zeros(chest.shape, np.uint8)
     knob = chest.knob
     if knob[0] - 10 < x < knob[2] + 10 and knob[1] - 20 < y < knob[3] + 10:
@@ -103,7 +103,7 @@ def paint_calcification(chest: Chest, wish: TargetBox, rng: np.random.Generator)
 
 def paint_opacity(
     chest: Chest,
-    wish: TargetBox,
+    target: TargetBox,
     rng: np.random.Generator,
     *,
     strength: tuple[float, float],
@@ -116,7 +116,7 @@ def paint_opacity(
     `patchy` is how much noise breaks the cloud up, `hardness` how sharp its edge is,
     `bronchograms` the chance that air-filled bronchi shine through.
     """
-    x, y, width, height = wish
+    x, y, width, height = target
     distance = primitives.ellipse_distance(
         chest.shape, (x, y), (0.62 * width, 0.62 * height), rng.normal(0, 0.15)
     )
@@ -132,14 +132,14 @@ def paint_opacity(
     density *= np.clip((1.25 - distance) * 3, 0, 1)
     density *= 0.8 + 0.2 * primitives.smooth_noise(chest.shape, rng.uniform(3, 7), rng)
     if rng.random() < bronchograms:
-        density -= 0.35 * _bronchi(chest, wish, rng) * density
+        density -= 0.35 * _draw_bronchi(chest, target, rng) * density
     inside = np.clip(chest.air * 1.6, 0, 1)
     out = np.clip(density, 0, 1.2) * inside * np.float32(rng.uniform(*strength))
     return np.asarray(primitives.blur(out.astype(np.float32), rng.uniform(0.4, 1.6)), np.float32)
 
 
-def _bronchi(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Floats:
-    x, y, width, height = wish
+def _draw_bronchi(chest: Chest, target: TargetBox, rng: np.random.Generator) -> Floats:
+    x, y, width, height = target
     canvas = np.zeros(chest.shape, np.uint8)
     away = np.arctan2(y - chest.frame.knob_y - 0.4 * chest.frame.drop, x - chest.frame.middle)
     for _ in range(int(rng.integers(2, 6))):
@@ -151,9 +151,9 @@ def _bronchi(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Floats:
     return primitives.blur(canvas.astype(np.float32) / np.float32(255), 0.8)
 
 
-def paint_reticulation(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Floats:
+def paint_reticulation(chest: Chest, target: TargetBox, rng: np.random.Generator) -> Floats:
     """Interstitial disease: a fine net over a wide region, with a little ground glass."""
-    x, y, width, height = wish
+    x, y, width, height = target
     distance = primitives.ellipse_distance(chest.shape, (x, y), (0.6 * width, 0.6 * height))
     envelope = primitives.smooth_mask(
         distance + 0.12 * primitives.smooth_noise(chest.shape, 30, rng), rng.uniform(0.3, 0.9)
@@ -169,9 +169,9 @@ def paint_reticulation(chest: Chest, wish: TargetBox, rng: np.random.Generator) 
     return np.asarray(primitives.blur(out.astype(np.float32), rng.uniform(0.4, 0.9)), np.float32)
 
 
-def paint_fibrosis(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Floats:
+def paint_fibrosis(chest: Chest, target: TargetBox, rng: np.random.Generator) -> Floats:
     """Scars: coarse crooked strands, drawn together, with a dense part."""
-    x, y, width, height = wish
+    x, y, width, height = target
     canvas = np.zeros(chest.shape, np.uint8)
     hub = np.array([x, y]) + rng.uniform(-0.3, 0.3, 2) * (width, height)
     for _ in range(int(rng.integers(8, 22))):
@@ -192,9 +192,9 @@ def paint_fibrosis(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> F
     return np.asarray(out, np.float32)
 
 
-def paint_atelectasis(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Floats:
+def paint_atelectasis(chest: Chest, target: TargetBox, rng: np.random.Generator) -> Floats:
     """Airless lung: a plate-like band, or a wedge that points to the hilum."""
-    x, y, width, height = wish
+    x, y, width, height = target
     inside = np.clip(chest.air * 1.6, 0, 1)
     if rng.random() < 0.5:
         canvas = np.zeros(chest.shape, np.uint8)
@@ -232,13 +232,13 @@ def paint_atelectasis(chest: Chest, wish: TargetBox, rng: np.random.Generator) -
     return np.asarray(wedge * inside * np.float32(rng.uniform(0.4, 0.9)), np.float32)
 
 
-def paint_other_lesion(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Floats:
+def paint_other_lesion(chest: Chest, target: TargetBox, rng: np.random.Generator) -> Floats:
     """What fits no other class: a cavity with a fluid level, widened bronchi, a broad hilum."""
-    x, y, width, height = wish
+    x, y, width, height = target
     kind = rng.integers(0, 3)
     if kind == 0:
         radius = float(np.clip(0.4 * np.sqrt(width * height), 9, 70))
-        distance = _uneven(chest, (x, y), (radius, radius * rng.uniform(0.8, 1.1)), rng)
+        distance = _uneven_distance(chest, (x, y), (radius, radius * rng.uniform(0.8, 1.1)), rng)
         out = np.exp(-(((distance - 0.85) / rng.uniform(0.1, 0.2)) ** 2)) * 0.6
         yy, _ = primitives.pixel_grid(chest.shape)
         fluid = np.clip((yy - np.float32(y + rng.uniform(-0.1, 0.5) * radius)) / 1.5, 0, 1)

@@ -10,25 +10,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.synthetic import primitives
+from training.synthetic.chest import Chest
 from training.synthetic.lesions_lung import TargetBox
 from training.synthetic.lungs import Lung
-from training.synthetic.phantom import Chest
 from training.synthetic.primitives import Floats
 
 Extent = tuple[float, float, float, float]
 
 
-def _side(chest: Chest, x: float) -> tuple[Lung, float]:
+def _select_lung(chest: Chest, x: float) -> tuple[Lung, float]:
     """The lung that a column belongs to, and -1 or 1 for the way to its lateral border."""
     return (chest.lungs.first, -1.0) if x < chest.frame.middle else (chest.lungs.second, 1.0)
 
 
-def paint_effusion(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Floats:
+def paint_effusion(chest: Chest, target: TargetBox, rng: np.random.Generator) -> Floats:
     """Fluid: from a blunted angle to most of a side, its upper border a meniscus."""
-    lung, way = _side(chest, wish[0])
+    lung, way = _select_lung(chest, target[0])
     y, x = primitives.pixel_grid(chest.shape)
     _, top, _, bottom = chest.lungs.extent
-    height = float(np.clip(wish[3], 0.09 * (bottom - top), 0.8 * (bottom - top)))
+    height = float(np.clip(target[3], 0.09 * (bottom - top), 0.8 * (bottom - top)))
     borders = lung.borders_at(lung.bottom - 0.25 * height)
     lateral, medial = borders if way < 0 else borders[::-1]
     across = np.clip((x - np.float32(lateral)) / np.float32(medial - lateral), -0.1, 1.2)
@@ -49,17 +49,17 @@ def paint_effusion(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> F
     return np.asarray(below * inside * np.float32(rng.uniform(0.65, 1.05)), np.float32)
 
 
-def paint_thickening(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Floats:
+def paint_thickening(chest: Chest, target: TargetBox, rng: np.random.Generator) -> Floats:
     """A rim of dense tissue along the lung's border, most often at the apex."""
-    lung, way = _side(chest, wish[0])
+    lung, way = _select_lung(chest, target[0])
     # Only the apical and lateral border: the medial one is the mediastinum.
     lateral = lung.left if way < 0 else lung.right
     medial = lung.right if way < 0 else lung.left
     points = np.concatenate(
         [np.stack([medial[:3], lung.levels[:3]], 1)[::-1], np.stack([lateral, lung.levels], 1)]
     ).astype(np.float32)
-    nearest = int(np.argmin(((points - np.array(wish[:2], np.float32)) ** 2).sum(axis=1)))
-    reach = max(wish[2], wish[3]) / 2
+    nearest = int(np.argmin(((points - np.array(target[:2], np.float32)) ** 2).sum(axis=1)))
+    reach = max(target[2], target[3]) / 2
     along = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(points, axis=0).T))])
     chosen = points[np.abs(along - along[nearest]) <= max(reach, 9)]
     if len(chosen) < 2:
@@ -73,9 +73,9 @@ def paint_thickening(chest: Chest, wish: TargetBox, rng: np.random.Generator) ->
     return np.asarray(rim * inside * np.float32(rng.uniform(0.25, 0.65)), np.float32)
 
 
-def paint_pneumothorax(chest: Chest, wish: TargetBox, rng: np.random.Generator) -> Extent | None:
+def paint_pneumothorax(chest: Chest, target: TargetBox, rng: np.random.Generator) -> Extent | None:
     """Air between lung and chest wall: darker, no vessels, a thin line where the lung ends."""
-    lung, way = _side(chest, wish[0])
+    lung, way = _select_lung(chest, target[0])
     hilum = np.array(
         [
             chest.frame.middle + way * 0.14 * chest.frame.thorax,
@@ -111,14 +111,14 @@ def paint_pneumothorax(chest: Chest, wish: TargetBox, rng: np.random.Generator) 
     return _extent(gap > 0.4)
 
 
-def choose_heart_ratio(wish: TargetBox, chest_width: float) -> float:
+def choose_heart_ratio(target: TargetBox, chest_width: float) -> float:
     """The cardiothoracic ratio that a wished box of cardiomegaly asks for, at least 0.53."""
-    return float(np.clip(wish[2] / chest_width, 0.53, 0.72))
+    return float(np.clip(target[2] / chest_width, 0.53, 0.72))
 
 
-def choose_knob_reach(wish: TargetBox, chest_width: float) -> float:
+def choose_knob_reach(target: TargetBox, chest_width: float) -> float:
     """How far left of the midline, in thorax widths, an enlarged aorta is to bulge."""
-    return float(np.clip(0.75 * wish[2] / chest_width, 0.112, 0.2))
+    return float(np.clip(0.75 * target[2] / chest_width, 0.112, 0.2))
 
 
 def _extent(inside: NDArray[np.bool_]) -> Extent | None:

@@ -153,7 +153,7 @@ def measure_shape_model(masks: Path) -> ShapeModel:
     """
     vectors: list[NDArray[np.float64]] = []
     aspects: list[float] = []
-    for mask in _masks(masks):
+    for mask in _read_masks(masks):
         lungs = outline_from_mask(mask)
         if lungs is None:
             continue
@@ -188,7 +188,7 @@ def save_shape_model(model: ShapeModel, path: Path) -> None:
         place(path.name).write_text(json.dumps(document) + "\n", encoding="utf-8")
 
 
-def _masks(source: Path) -> Iterator[Mask]:
+def _read_masks(source: Path) -> Iterator[Mask]:
     suffixes = {".png", ".jpg", ".jpeg"}
     if source.is_dir():
         blobs = (p.read_bytes() for p in sorted(source.rglob("*")) if p.suffix.lower() in suffixes)
@@ -215,10 +215,10 @@ def outline_from_mask(mask: Mask) -> Lungs | None:
     first, second = sorted(order.tolist(), key=lambda k: centres[k][0])
     if stats[second, cv2.CC_STAT_LEFT] < centres[first][0]:
         return None
-    return Lungs(_describe(labels == first, scale), _describe(labels == second, scale))
+    return Lungs(_outline_part(labels == first, scale), _outline_part(labels == second, scale))
 
 
-def _describe(part: NDArray[np.bool_], scale: float) -> Lung:
+def _outline_part(part: NDArray[np.bool_], scale: float) -> Lung:
     ys = np.flatnonzero(part.any(axis=1))
     left, right = [], []
     for y in np.linspace(ys[0], ys[-1], ROWS).round().astype(int):

@@ -1,4 +1,4 @@
-"""Small f32 pictures from which chests and findings are painted."""
+"""Drawing primitives on f32 images, from which chests and findings are painted."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+Canvas = NDArray[np.uint8]
 Shape = tuple[int, int]
 
 
 def blur(field: Floats, sigma: float) -> Floats:
-    """Gaussian blur; wide ones are done on a smaller picture, for speed."""
+    """Blur by a Gaussian; a wide one is computed on a smaller image, for speed."""
     if sigma < 0.3:
         return field
     step = int(sigma // 4)
@@ -27,7 +28,7 @@ def blur(field: Floats, sigma: float) -> Floats:
 
 
 def smooth_noise(shape: Shape, grain_px: float, rng: np.random.Generator) -> Floats:
-    """Smooth noise of zero mean and about unit deviation; features are about `grain_px` wide."""
+    """Return smooth noise, f32 of `shape`: mean 0, deviation about 1, features of `grain_px`."""
     height, width = shape
     coarse = (max(2, round(height / grain_px) + 2), max(2, round(width / grain_px) + 2))
     seed = rng.standard_normal(coarse, dtype=np.float32)
@@ -36,7 +37,7 @@ def smooth_noise(shape: Shape, grain_px: float, rng: np.random.Generator) -> Flo
 
 
 def fill_polygon(shape: Shape, points: Floats) -> Floats:
-    """A polygon (n, 2), 1 inside, antialiased."""
+    """Fill a polygon (n, 2): f32 of `shape`, 1 inside, antialiased."""
     canvas = np.zeros(shape, np.uint8)
     fixed = np.round(points * 16).astype(np.int32)
     cv2.fillPoly(canvas, [fixed], 255, lineType=cv2.LINE_AA, shift=4)
@@ -54,7 +55,7 @@ def draw_polyline(
 
 
 def pixel_grid(shape: Shape) -> tuple[Floats, Floats]:
-    """Row numbers as a column and column numbers as a row, for broadcasting."""
+    """Return row numbers as a column and column numbers as a row, for broadcasting."""
     return (
         np.arange(shape[0], dtype=np.float32)[:, None],
         np.arange(shape[1], dtype=np.float32)[None, :],
@@ -64,7 +65,14 @@ def pixel_grid(shape: Shape) -> tuple[Floats, Floats]:
 def ellipse_distance(
     shape: Shape, centre: tuple[float, float], radii: tuple[float, float], angle: float = 0.0
 ) -> Floats:
-    """Normalised distance from the centre (x, y): 1 on the ellipse, 0 in its middle."""
+    """Return the normalised distance from an ellipse's centre: 0 there, 1 on the ellipse.
+
+    Args:
+        shape: height and width of the result.
+        centre: x and y in pixels.
+        radii: of the two axes in pixels.
+        angle: of the first axis, in radians.
+    """
     y, x = pixel_grid(shape)
     dx, dy = x - np.float32(centre[0]), y - np.float32(centre[1])
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
@@ -76,11 +84,11 @@ def ellipse_distance(
 
 
 def smooth_mask(distance: Floats, softness: float) -> Floats:
-    """1 well inside distance 1, 0 well outside, a smooth step of width `softness` between."""
+    """Return a mask: 1 within distance 1, 0 outside, a smooth step of width `softness` between."""
     t = np.clip((1 - distance) / np.float32(max(softness, 1e-3)) + np.float32(0.5), 0, 1)
     return np.asarray(t * t * (3 - 2 * t), np.float32)
 
 
-def blend_towards(picture: Floats, target: float | Floats, alpha: Floats) -> None:
-    """Move a picture towards a value in place, by `alpha` 0-1."""
-    picture += (np.float32(1) * target - picture) * alpha
+def blend_towards(image: Floats, target: float | Floats, alpha: Floats) -> None:
+    """Blend an image towards a value in place, by `alpha` in 0-1."""
+    image += (np.float32(1) * target - image) * alpha

@@ -48,14 +48,14 @@ def simulate_reading(labels: Sequence[Label], side: int, rng: np.random.Generato
         width, height = label.x_max - label.x_min, label.y_max - label.y_min
         moved = rng.normal(0, _EDGE, 4) * [width, height, width, height]
         box = np.array([label.x_min, label.y_min, label.x_max, label.y_max]) + moved
-        drawn.append(_whole(index, box.tolist(), side))
+        drawn.append(_round_box(index, box.tolist(), side))
     if rng.random() < _IMAGINED:
         x, y = rng.uniform(0.2, 0.7, 2) * side
-        drawn.append(_whole(int(rng.choice(_MIXED_UP)), [x, y, x + 40, y + 40], side))
+        drawn.append(_round_box(int(rng.choice(_MIXED_UP)), [x, y, x + 40, y + 40], side))
     return drawn
 
 
-def _whole(index: int, box: Sequence[float], side: int) -> Label:
+def _round_box(index: int, box: Sequence[float], side: int) -> Label:
     x_min, y_min = (float(min(max(round(v), 0), side - 3)) for v in box[:2])
     x_max, y_max = (
         float(min(max(round(v), low + 3), side))

@@ -1,4 +1,4 @@
-"""Paint samples by a pool of processes and store them as a data set."""
+"""Writing of synthetic data sets: a pool of processes paints and stores the samples."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from training.synthetic.generator import Generator, Sample
 _generator: Generator | None = None
 
 
-def _adopt(generator: Generator) -> None:
+def _initialise_worker(generator: Generator) -> None:
     global _generator  # noqa: PLW0603 - how a worker process keeps what it was started with
     _generator = generator
     cv2.setNumThreads(1)
 
 
-def _make(task: tuple[int, Path]) -> Sample:
+def _paint_and_store(task: tuple[int, Path]) -> Sample:
     seed, path = task
     assert _generator is not None  # noqa: S101 - the pool's initializer has set it
     sample = _generator.sample(seed)
-    # Not by OpenCV, which does not say what the disk did not take.
+    # Written by us, because OpenCV does not report a full disk.
     encoded = cv2.imencode(".png", sample.pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1]
     replace_file(path, encoded.tobytes())
     return sample
@@ -38,7 +38,7 @@ def _make(task: tuple[int, Path]) -> Sample:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SyntheticPart:
-    """Samples of one set that are made alike; their image ids begin with `name`."""
+    """A part of a data set: samples of one generator, whose image ids begin with `name`."""
 
     name: str
     generator: Generator
@@ -48,12 +48,21 @@ class SyntheticPart:
 def write_dataset(
     generator: Generator, folder: Path, seeds: range, *, workers: int = 2
 ) -> Iterator[Sample]:
-    """Generate and store one sample per seed, yielding each as it is done, in order.
+    """Generate and store one sample per seed.
 
-    The tables are written last, so a folder without them is an unfinished set.
+    The tables are written last, so a folder without them is an unfinished data set.
+
+    Args:
+        generator: makes the samples.
+        folder: where the data set is written.
+        seeds: one per image.
+        workers: number of processes.
+
+    Yields:
+        Each sample when it is stored, in order.
 
     Raises:
-        TrainingError: the folder holds a set already, or the disk cannot be written.
+        TrainingError: the folder holds a data set already, or the disk cannot be written.
     """
     return write_dataset_parts([SyntheticPart("", generator, seeds)], folder, workers=workers)
 
@@ -65,7 +74,20 @@ def write_dataset_parts(
     split: splits.Split | None = None,
     workers: int = 2,
 ) -> Iterator[Sample]:
-    """The same for a set of several parts, one after the other, and its frozen split."""
+    """Generate and store a data set of several parts, one after the other.
+
+    Args:
+        parts: the parts.
+        folder: where the data set is written.
+        split: the frozen split to store with it.
+        workers: number of processes.
+
+    Yields:
+        Each sample when it is stored, in order.
+
+    Raises:
+        TrainingError: the folder holds a data set already, or the disk cannot be written.
+    """
     refuse_existing_dataset(folder)
     (folder / "images").mkdir(parents=True, exist_ok=True)
     rows: list[list[object]] = []
@@ -74,29 +96,32 @@ def write_dataset_parts(
         paths = [folder / "images" / f"{name}.png" for name in image_ids(part)]
         # Spawned, not forked: OpenCV's own threads do not survive a fork.
         with ProcessPoolExecutor(
-            workers, mp_context=get_context("spawn"), initializer=_adopt, initargs=(part.generator,)
+            workers,
+            mp_context=get_context("spawn"),
+            initializer=_initialise_worker,
+            initargs=(part.generator,),
         ) as pool:
-            made = pool.map(_make, zip(part.seeds, paths, strict=True), chunksize=8)
+            made = pool.map(_paint_and_store, zip(part.seeds, paths, strict=True), chunksize=8)
             for path, sample in zip(paths, made, strict=True):
                 unknown = " ".join(CATALOG[k].slug for k in sorted(sample.unknown))
                 facts.append([path.stem, sample.background, unknown])
-                rows += _rows(path.stem, sample)
+                rows += _format_rows(path.stem, sample)
                 yield sample
     columns = ["image_id", "class_name", "class_id", "rad_id", "x_min", "y_min", "x_max", "y_max"]
     with replace_files(folder) as place:
-        _table(place(IMAGES), ["image_id", "background", "unknown"], facts)
-        _table(place(ANNOTATIONS), columns, rows)
+        _write_table(place(IMAGES), ["image_id", "background", "unknown"], facts)
+        _write_table(place(ANNOTATIONS), columns, rows)
         if split is not None:
             splits.save_split(split, place(splits.FILE))
 
 
 def image_ids(part: SyntheticPart) -> list[str]:
-    """The image ids of a part, in the order of its seeds."""
+    """Return the image ids of a part, in the order of its seeds."""
     prefix = f"{part.name}-" if part.name else ""
     return [f"{prefix}{k:06d}" for k in range(len(part.seeds))]
 
 
-def _rows(name: str, sample: Sample) -> list[list[object]]:
+def _format_rows(name: str, sample: Sample) -> list[list[object]]:
     if not sample.labels:
         return [[name, NO_FINDING, len(CATALOG), "S1", "", "", "", ""]]
     return [
@@ -106,7 +131,7 @@ def _rows(name: str, sample: Sample) -> list[list[object]]:
     ]
 
 
-def _table(path: Path, columns: list[str], rows: list[list[object]]) -> None:
+def _write_table(path: Path, columns: list[str], rows: list[list[object]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as out:
         writer = csv.writer(out)
         writer.writerow(columns)

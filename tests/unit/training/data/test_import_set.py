@@ -232,7 +232,7 @@ def test_the_same_picture_is_never_on_two_sides(copy: Path, tmp_path: Path) -> N
     out = made(wanted(copy, tmp_path / "set"))
     same = {files[0].stem, *(f"again{k}" for k in range(4))}
     assert [same <= set(ids) for ids in splits.load_split(out).images.values()].count(True) == 1
-    assert "all but the same picture twice, in one split" in (out / tables.REPORT).read_text()
+    assert "near-duplicates in one split" in (out / tables.REPORT).read_text()
 
 
 def test_a_decoder_that_crashes_costs_its_file_only(tmp_path: Path) -> None:
