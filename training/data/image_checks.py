@@ -8,8 +8,6 @@ from typing import Final
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from edge_agent.imaging.letterbox import resize
 from edge_agent.imaging.polarity import is_likely_inverted
@@ -97,6 +95,10 @@ def merge_groups(names: Sequence[str], pairs: Sequence[tuple[int, int, int]]) ->
     Returns:
         The merged group of each image: the first of the merged names in alphabetical order.
     """
+    # Imported here, because the processes that ingest images do not need SciPy.
+    from scipy.sparse import coo_array  # noqa: PLC0415
+    from scipy.sparse.csgraph import connected_components  # noqa: PLC0415
+
     distinct, group_of = np.unique(np.array(names, dtype=object), return_inverse=True)
     ends = np.array([(group_of[i], group_of[j]) for i, j, _ in pairs], np.int64).reshape(-1, 2)
     links = coo_array(

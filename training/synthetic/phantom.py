@@ -117,9 +117,8 @@ def _paint_body(
 
 def _compute_air(shape: Shape, lungs: Lungs, frame: Frame, rng: np.random.Generator) -> Floats:
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (13, 13))
-    mask = cv2.morphologyEx(
-        lungs.mask(shape), cv2.MORPH_OPEN, kernel
-    )  # Removes thin tails at the base.
+    # Opening removes thin tails at the base.
+    mask = cv2.morphologyEx(lungs.mask(shape), cv2.MORPH_OPEN, kernel)
     distance = cv2.distanceTransform((mask > 127).astype(np.uint8), cv2.DIST_L2, 3)
     depth = np.clip(distance / np.float32(rng.uniform(0.05, 0.13) * frame.thorax), 0, 1)
     soft = primitives.blur(mask.astype(np.float32) / np.float32(255), rng.uniform(1.0, 3.0))
