@@ -8,7 +8,7 @@ from pathlib import Path
 from edge_agent.engines.bundle import Bundle
 from training.bundle.writer import with_content_check
 from training.cli.console import bars, reported, stderr
-from training.content_check import train as gates
+from training.content_check import train as content
 from training.content_check.network import ContentTrainingConfig
 from training.content_check.report import format_card_section, format_report, load_other_images
 from training.content_check.train import TrainingPlan
@@ -21,10 +21,12 @@ def train_content_check(
 ) -> None:
     """Train a content check, write it and its tables."""
     plan = TrainingPlan(radiographs, seed=seed, config=ContentTrainingConfig(seed=seed))
-    with bars() as told:
-        trained = gates.train_content_check(plan, told)
-    gates.save_files(
-        gates.export_files(trained.network, trained.thresholds, format_card_section(trained, plan)),
+    with bars() as on_progress:
+        trained = content.train_content_check(plan, on_progress)
+    content.save_files(
+        content.export_files(
+            trained.network, trained.thresholds, format_card_section(trained, plan)
+        ),
         out,
     )
     text = format_report(trained, load_other_images(others))
@@ -37,5 +39,5 @@ def train_content_check(
 @reported
 def add_content_check(*, bundle: Path, content_check: Path, version: str, out: Path) -> None:
     """Pack a bundle again with a content check."""
-    made = with_content_check(Bundle.open(bundle), gates.load_files(content_check), version, out)
+    made = with_content_check(Bundle.open(bundle), content.load_files(content_check), version, out)
     stderr.print(f"{made.path}: {made.digest}", markup=False)

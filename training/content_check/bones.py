@@ -1,8 +1,8 @@
-"""Painted X-rays of what is no frontal chest: bones, and the chest from the side.
+"""Painted X-rays that are no frontal chests: other bones, and the chest from the side.
 
-What the content gate learns to tell apart. None is meant to be faithful: they are many and unlike
-each other, so that what they share is only that they lack two dark lungs beside a bright middle.
-Pictures are f32 (SIZE, SIZE), about 0 to 1.
+The content check learns to tell them from frontal chests. They are not faithful, but many and
+different, so that they share only the lack of two dark lungs beside a bright middle. Images are
+f32 (SIZE, SIZE), about 0 to 1.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ Point = tuple[float, float]
 
 
 def uniform_field(value: float = 0.0) -> Floats:
-    """An even field."""
+    """Return an even field of a value."""
     return np.full(SHAPE, value, np.float32)
 
 
 def draw_soft_tissue(
     rng: np.random.Generator, centre: Point, radii: Point, angle: float = 0.0
 ) -> Floats:
-    """A soft body: thick in the middle, thin at its edge, a little uneven."""
+    """Draw a soft body: thick in the middle, thin at its edge, a little uneven."""
     distance = primitives.ellipse_distance(SHAPE, centre, radii, angle)
     thickness = np.sqrt(np.clip(1 - distance**2, 0, 1))
     uneven = 1 + primitives.smooth_noise(SHAPE, rng.uniform(8, 40), rng) * np.float32(
@@ -38,7 +38,7 @@ def draw_soft_tissue(
 
 
 def draw_tube(start: Point, end: Point, width: float, *, flare: float = 0.0) -> Floats:
-    """1 inside a straight tube whose ends are `flare` times wider."""
+    """Draw a straight tube, 1 inside, whose ends are `flare` times wider."""
     y, x = primitives.pixel_grid(SHAPE)
     dx, dy = end[0] - start[0], end[1] - start[1]
     length = max(1.0, float(np.hypot(dx, dy)))
@@ -52,7 +52,7 @@ def draw_tube(start: Point, end: Point, width: float, *, flare: float = 0.0) -> 
 
 
 def draw_bone(start: Point, end: Point, width: float, rng: np.random.Generator) -> Floats:
-    """A long bone: dense walls, a hollow shaft, wide ends."""
+    """Draw a long bone: dense walls, a hollow shaft, wide ends."""
     flare = rng.uniform(0.2, 0.9)
     whole = draw_tube(start, end, width, flare=flare)
     marrow = draw_tube(start, end, width * rng.uniform(0.4, 0.65), flare=flare)
@@ -61,16 +61,16 @@ def draw_bone(start: Point, end: Point, width: float, rng: np.random.Generator) 
 
 
 def paint_limb(rng: np.random.Generator) -> Floats:
-    """One or two long bones, perhaps with a joint, in soft tissue: arm, leg, knee, ankle."""
+    """Paint one or two long bones, perhaps with a joint, in soft tissue: arm, leg, knee, ankle."""
     lean = rng.normal(0, 0.15)
     middle, width = SIZE * rng.uniform(0.38, 0.62), SIZE * rng.uniform(0.1, 0.28)
     top = (middle - lean * SIZE / 2, -0.1 * SIZE)
     bottom = (middle + lean * SIZE / 2, 1.1 * SIZE)
-    # A joint may end the picture (foot, hand) or lie in it.
+    # A joint may be at the end of the image (foot, hand) or within it.
     joint = rng.uniform(0.35, 1.2)
     knee = (top[0] + (bottom[0] - top[0]) * joint, top[1] + (bottom[1] - top[1]) * joint)
     flesh = draw_tube(top, bottom, width * rng.uniform(1.4, 2.4), flare=rng.uniform(-0.3, 0.4))
-    picture = uniform_field(0.02) + primitives.blur(flesh, SIZE / 40) * np.float32(
+    image = uniform_field(0.02) + primitives.blur(flesh, SIZE / 40) * np.float32(
         rng.uniform(0.15, 0.45)
     )
     bones = int(rng.integers(1, 3))
@@ -82,25 +82,25 @@ def paint_limb(rng: np.random.Generator) -> Floats:
             thick = width * rng.uniform(0.3, 0.6) * (1 if k == 0 else rng.uniform(0.4, 1))
             gap = thick * rng.uniform(0.1, 0.5) * (1 if part == 0 else -1)
             a, b = (start[0] + shift, start[1] - gap), (end[0] + shift, end[1] - gap)
-            picture += draw_bone(a, b, thick, rng) * np.float32(rng.uniform(0.25, 0.55))
-    if rng.random() < 0.35:  # the other limb beside it
-        picture = np.maximum(picture, np.roll(picture[:, ::-1], int(SIZE * 0.5), axis=1))
-    if rng.random() < 0.35:  # a foot
+            image += draw_bone(a, b, thick, rng) * np.float32(rng.uniform(0.25, 0.55))
+    if rng.random() < 0.35:  # The other limb beside it.
+        image = np.maximum(image, np.roll(image[:, ::-1], int(SIZE * 0.5), axis=1))
+    if rng.random() < 0.35:  # A foot.
         heel = (knee[0] + rng.choice([-1, 1]) * 0.12 * SIZE, min(knee[1], SIZE) - 0.05 * SIZE)
-        picture += draw_soft_tissue(rng, heel, (0.2 * SIZE, 0.08 * SIZE)) * np.float32(0.5)
-    if rng.random() < 0.5:  # shutters: the sides stay blank, black or burnt out
+        image += draw_soft_tissue(rng, heel, (0.2 * SIZE, 0.08 * SIZE)) * np.float32(0.5)
+    if rng.random() < 0.5:  # Collimation: the sides are even, black or white.
         left, right = SIZE * rng.uniform(0.0, 0.3), SIZE * rng.uniform(0.68, 1.0)
         value = rng.choice([0.0, 1.0])
-        picture[:, : int(left)] = picture[:, int(right) :] = value
-    return picture
+        image[:, : int(left)] = image[:, int(right) :] = value
+    return image
 
 
 def paint_hand(rng: np.random.Generator) -> Floats:
-    """Five rays of short bones from a wrist."""
+    """Paint five rays of short bones from a wrist."""
     wrist = (SIZE * rng.uniform(0.42, 0.58), SIZE * rng.uniform(0.72, 0.9))
-    picture = uniform_field(0.02)
+    image = uniform_field(0.02)
     palm = draw_soft_tissue(rng, (wrist[0], wrist[1] - 0.18 * SIZE), (0.22 * SIZE, 0.24 * SIZE))
-    picture += palm * np.float32(rng.uniform(0.15, 0.35))
+    image += palm * np.float32(rng.uniform(0.15, 0.35))
     spread = rng.uniform(0.5, 1.3)
     for ray in range(5):
         angle = (ray / 4 - 0.5) * spread + rng.normal(0, 0.05)
@@ -109,56 +109,56 @@ def paint_hand(rng: np.random.Generator) -> Floats:
         at = np.array(wrist) + step * 0.08 * SIZE
         tip = np.array(wrist) + step * reach
         flesh = primitives.blur(draw_tube(tuple(at), tuple(tip), 0.09 * SIZE), 2)
-        picture = np.maximum(picture, flesh * np.float32(0.3))
+        image = np.maximum(image, flesh * np.float32(0.3))
         for part in (0.38, 0.3, 0.18, 0.12):
             end = at + step * reach * part
             phalanx = draw_bone(tuple(at), tuple(end - step * 2), 0.042 * SIZE, rng)
-            picture += phalanx * np.float32(rng.uniform(0.3, 0.5))
+            image += phalanx * np.float32(rng.uniform(0.3, 0.5))
             at = end
-    for _ in range(8):  # carpal bones
+    for _ in range(8):  # Carpal bones.
         centre = (wrist[0] + rng.normal(0, 0.05) * SIZE, wrist[1] + rng.normal(0, 0.03) * SIZE)
         pebble = primitives.ellipse_distance(SHAPE, centre, (0.03 * SIZE, 0.026 * SIZE))
-        picture += primitives.smooth_mask(pebble, 0.3) * np.float32(0.3)
+        image += primitives.smooth_mask(pebble, 0.3) * np.float32(0.3)
     for side in (-0.035, 0.035):
         end = (wrist[0] + side * SIZE, float(SIZE * 1.1))
-        picture += draw_bone(
-            (wrist[0] + side * SIZE, wrist[1]), end, 0.06 * SIZE, rng
-        ) * np.float32(0.4)
-    return picture
+        image += draw_bone((wrist[0] + side * SIZE, wrist[1]), end, 0.06 * SIZE, rng) * np.float32(
+            0.4
+        )
+    return image
 
 
 def paint_skull(rng: np.random.Generator) -> Floats:
-    """A round vault with a dense rim; from the front with orbits, or from the side."""
+    """Paint a round vault with a dense rim, with or without orbits."""
     centre = (SIZE * rng.uniform(0.42, 0.58), SIZE * rng.uniform(0.38, 0.5))
     radii = (SIZE * rng.uniform(0.28, 0.4), SIZE * rng.uniform(0.3, 0.42))
     distance = primitives.ellipse_distance(SHAPE, centre, radii, rng.normal(0, 0.2))
-    picture = primitives.smooth_mask(distance, 0.05) * np.float32(rng.uniform(0.35, 0.55))
+    image = primitives.smooth_mask(distance, 0.05) * np.float32(rng.uniform(0.35, 0.55))
     rim = np.exp(-(((distance - 0.96) / np.float32(rng.uniform(0.03, 0.06))) ** 2))
-    picture += rim * np.float32(rng.uniform(0.2, 0.45))
-    picture += draw_soft_tissue(
+    image += rim * np.float32(rng.uniform(0.2, 0.45))
+    image += draw_soft_tissue(
         rng, (centre[0], centre[1] + radii[1]), (radii[0] * 0.7, radii[1] * 0.5)
     )
     if rng.random() < 0.5:
         for side in (-1, 1):
             eye = (centre[0] + side * radii[0] * 0.42, centre[1] + radii[1] * 0.35)
             orbit = primitives.ellipse_distance(SHAPE, eye, (radii[0] * 0.26, radii[1] * 0.2))
-            picture -= primitives.smooth_mask(orbit, 0.3) * np.float32(rng.uniform(0.1, 0.3))
+            image -= primitives.smooth_mask(orbit, 0.3) * np.float32(rng.uniform(0.1, 0.3))
         nose = primitives.ellipse_distance(
             SHAPE, (centre[0], centre[1] + 0.6 * radii[1]), (radii[0] * 0.1, radii[1] * 0.2)
         )
-        picture -= primitives.smooth_mask(nose, 0.3) * np.float32(0.25)
-    for k in range(int(rng.integers(0, 9))):  # teeth
+        image -= primitives.smooth_mask(nose, 0.3) * np.float32(0.25)
+    for k in range(int(rng.integers(0, 9))):  # Teeth.
         x = centre[0] + (k - 4) * 0.035 * SIZE
         y = centre[1] + radii[1] * 1.15
-        picture += draw_tube((x, y), (x, y + 0.06 * SIZE), 0.025 * SIZE) * np.float32(0.4)
+        image += draw_tube((x, y), (x, y + 0.06 * SIZE), 0.025 * SIZE) * np.float32(0.4)
     neck = draw_tube((centre[0], centre[1] + radii[1]), (centre[0], SIZE * 1.2), 0.25 * SIZE)
-    return np.asarray(np.maximum(picture, primitives.blur(neck, 3) * np.float32(0.4)), np.float32)
+    return np.asarray(np.maximum(image, primitives.blur(neck, 3) * np.float32(0.4)), np.float32)
 
 
 def _draw_vertebrae(
     rng: np.random.Generator, x: float, width: float, *, top: float = 0.0, bottom: float = 1.0
 ) -> Floats:
-    picture = uniform_field()
+    image = uniform_field()
     height = width * rng.uniform(0.55, 0.9)
     bow, at = rng.normal(0, 0.06) * SIZE, top * SIZE
     while at < bottom * SIZE:
@@ -167,101 +167,101 @@ def _draw_vertebrae(
             [[-0.5, 0.0], [0.5, 0.0], [0.45, 0.5], [0.5, 1.0], [-0.5, 1.0], [-0.45, 0.5]]
         )
         points = box * [width, height * 0.85] + [middle, at]
-        picture += primitives.fill_polygon(SHAPE, points.astype(np.float32)) * np.float32(0.8)
-        for side in (-1, 1):  # pedicles
+        image += primitives.fill_polygon(SHAPE, points.astype(np.float32)) * np.float32(0.8)
+        for side in (-1, 1):  # Pedicles.
             ring = primitives.ellipse_distance(
                 SHAPE, (middle + side * 0.28 * width, at + 0.4 * height), (0.1 * width,) * 2
             )
-            picture += primitives.smooth_mask(ring, 0.4) * np.float32(0.3)
+            image += primitives.smooth_mask(ring, 0.4) * np.float32(0.3)
         at += height
-    return primitives.blur(picture, rng.uniform(0.6, 2))
+    return primitives.blur(image, rng.uniform(0.6, 2))
 
 
 def paint_spine(rng: np.random.Generator) -> Floats:
-    """A column of vertebrae in an even body."""
+    """Paint a column of vertebrae in an even body."""
     x = SIZE * rng.uniform(0.35, 0.65)
     body = primitives.blur(
         draw_tube((x, -50), (x, SIZE + 50), SIZE * rng.uniform(0.5, 1.3)), SIZE / 16
     )
-    picture = body * np.float32(rng.uniform(0.3, 0.6))
-    picture += primitives.smooth_noise(SHAPE, SIZE / rng.uniform(4, 12), rng) * np.float32(0.04)
+    image = body * np.float32(rng.uniform(0.3, 0.6))
+    image += primitives.smooth_noise(SHAPE, SIZE / rng.uniform(4, 12), rng) * np.float32(0.04)
     width = SIZE * rng.uniform(0.1, 0.3)
-    return picture + _draw_vertebrae(rng, x, width) * np.float32(rng.uniform(0.2, 0.45))
+    return image + _draw_vertebrae(rng, x, width) * np.float32(rng.uniform(0.2, 0.45))
 
 
 def paint_pelvis(rng: np.random.Generator) -> Floats:
-    """Two wings, a ring, two femoral heads; or only the abdomen above it, with gas."""
+    """Paint a pelvis with femoral heads, or only the abdomen above it, with gas."""
     x = SIZE * rng.uniform(0.45, 0.55)
-    picture = draw_soft_tissue(rng, (x, SIZE * 0.5), (SIZE * rng.uniform(0.5, 0.75), SIZE * 0.8))
-    picture *= np.float32(rng.uniform(0.35, 0.55))
+    image = draw_soft_tissue(rng, (x, SIZE * 0.5), (SIZE * rng.uniform(0.5, 0.75), SIZE * 0.8))
+    image *= np.float32(rng.uniform(0.35, 0.55))
     level = SIZE * rng.uniform(0.45, 1.15)
     width = SIZE * rng.uniform(0.08, 0.13)
-    picture += _draw_vertebrae(rng, x, width, bottom=min(1.0, level / SIZE)) * np.float32(0.3)
+    image += _draw_vertebrae(rng, x, width, bottom=min(1.0, level / SIZE)) * np.float32(0.3)
     for side in (-1, 1):
         wing = primitives.ellipse_distance(
             SHAPE, (x + side * 0.24 * SIZE, level), (0.16 * SIZE, 0.22 * SIZE), side * 0.5
         )
-        picture += primitives.smooth_mask(wing, 0.15) * np.float32(rng.uniform(0.15, 0.3))
+        image += primitives.smooth_mask(wing, 0.15) * np.float32(rng.uniform(0.15, 0.3))
         hip = (x + side * 0.3 * SIZE, level + 0.28 * SIZE)
         head = primitives.ellipse_distance(SHAPE, hip, (0.075 * SIZE,) * 2)
-        picture += primitives.smooth_mask(head, 0.2) * np.float32(0.25)
+        image += primitives.smooth_mask(head, 0.2) * np.float32(0.25)
         foot = (hip[0] + side * 0.08 * SIZE, hip[1] + 0.6 * SIZE)
-        picture += draw_bone(hip, foot, 0.11 * SIZE, rng) * np.float32(0.3)
+        image += draw_bone(hip, foot, 0.11 * SIZE, rng) * np.float32(0.3)
         hole = primitives.ellipse_distance(
             SHAPE, (x + side * 0.12 * SIZE, level + 0.36 * SIZE), (0.06 * SIZE, 0.08 * SIZE)
         )
         rim = np.exp(-(((hole - 1) / 0.25) ** 2))
-        picture += np.asarray(rim, np.float32) * np.float32(0.15)
-    for _ in range(int(rng.integers(0, 14))):  # bowel gas
+        image += np.asarray(rim, np.float32) * np.float32(0.15)
+    for _ in range(int(rng.integers(0, 14))):  # Bowel gas.
         centre = (SIZE * rng.uniform(0.2, 0.8), min(level, SIZE) * rng.uniform(0.1, 1))
         radius = SIZE * rng.uniform(0.02, 0.08)
         gas = primitives.ellipse_distance(SHAPE, centre, (radius, radius * rng.uniform(0.5, 1.4)))
-        picture -= primitives.smooth_mask(gas, 0.4) * np.float32(rng.uniform(0.05, 0.25))
-    return picture
+        image -= primitives.smooth_mask(gas, 0.4) * np.float32(rng.uniform(0.05, 0.25))
+    return image
 
 
 def paint_joint(rng: np.random.Generator) -> Floats:
-    """A shoulder, hip or knee filling the frame: a ball, a socket, a shaft."""
+    """Paint a shoulder, hip or knee that fills the image: a ball, a socket, a shaft."""
     centre = (SIZE * rng.uniform(0.3, 0.7), SIZE * rng.uniform(0.3, 0.7))
-    picture = draw_soft_tissue(
+    image = draw_soft_tissue(
         rng, centre, (SIZE * rng.uniform(0.5, 0.9), SIZE * rng.uniform(0.5, 0.9))
     )
-    picture *= np.float32(rng.uniform(0.2, 0.5))
+    image *= np.float32(rng.uniform(0.2, 0.5))
     radius = SIZE * rng.uniform(0.12, 0.22)
     ball = primitives.smooth_mask(
         primitives.ellipse_distance(SHAPE, centre, (radius, radius * 1.05)), 0.12
     )
     angle = rng.uniform(0, 2 * np.pi)
-    way = np.array([np.cos(angle), np.sin(angle)])
-    end = np.array(centre) + way * SIZE
-    picture += ball * np.float32(0.3) + draw_bone(
-        centre, tuple(end), radius * 1.1, rng
-    ) * np.float32(0.35)
-    socket = np.array(centre) - way * radius * 2.1
+    direction = np.array([np.cos(angle), np.sin(angle)])
+    end = np.array(centre) + direction * SIZE
+    image += ball * np.float32(0.3) + draw_bone(centre, tuple(end), radius * 1.1, rng) * np.float32(
+        0.35
+    )
+    socket = np.array(centre) - direction * radius * 2.1
     cup = primitives.ellipse_distance(SHAPE, tuple(socket), (radius, radius * 1.5), float(angle))
-    picture += primitives.smooth_mask(cup, 0.2) * np.float32(0.3)
+    image += primitives.smooth_mask(cup, 0.2) * np.float32(0.3)
     if rng.random() < 0.5:
-        picture[picture < 0.02] = rng.uniform(0, 0.1)
-    return picture
+        image[image < 0.02] = rng.uniform(0, 0.1)
+    return image
 
 
 def paint_lateral_chest(rng: np.random.Generator) -> Floats:
-    """A chest from the side: one dark field before a spine, the heart low in front of it."""
+    """Paint a chest from the side: a dark field before a spine, the heart low in front."""
     facing = rng.choice([-1, 1])
     x, y = SIZE * rng.uniform(0.45, 0.55), SIZE * rng.uniform(0.42, 0.55)
     depth, height = SIZE * rng.uniform(0.24, 0.36), SIZE * rng.uniform(0.38, 0.5)
     yy, xx = primitives.pixel_grid(SHAPE)
     density = rng.uniform(0.5, 0.7)
-    # Neck, trunk and abdomen run out of the picture above and below, as nothing in a slice does.
+    # Neck, trunk and abdomen reach the image's upper and lower edges, unlike anything in a slice.
     half = np.interp(
         yy[:, 0],
         y + height * np.array([-1.5, -0.9, -0.4, 0.3, 1.0, 1.6]),
         depth * np.array([rng.uniform(0.5, 1.4), 1.1, 1.3, 1.35, 1.3, rng.uniform(1.1, 1.6)]),
     ).astype(np.float32)[:, None]
     across = np.clip((half - np.abs(xx - np.float32(x))) / np.float32(half * 0.35), 0, 1)
-    picture = np.asarray(np.sqrt(across), np.float32) * np.float32(density)
+    image = np.asarray(np.sqrt(across), np.float32) * np.float32(density)
     lung = primitives.ellipse_distance(SHAPE, (x, y), (depth, height), rng.normal(0, 0.08))
-    egg = lung * (1 + 0.25 * (np.float32(y) - yy) / np.float32(height))  # narrow above
+    egg = lung * (1 + 0.25 * (np.float32(y) - yy) / np.float32(height))  # Narrower above.
     dome = y + height * rng.uniform(0.45, 0.75)
     floor = np.float32(dome) + (xx - np.float32(x)) * np.float32(-facing * rng.uniform(0.1, 0.5))
     floor = floor - np.float32(rng.uniform(4, 18)) * np.cos(
@@ -269,32 +269,32 @@ def paint_lateral_chest(rng: np.random.Generator) -> Floats:
     )
     above = np.clip((floor - yy) / np.float32(rng.uniform(2, 5)) + 0.5, 0, 1)
     air = primitives.smooth_mask(egg.astype(np.float32), rng.uniform(0.06, 0.2)) * above
-    picture -= air * np.float32(rng.uniform(0.25, 0.45))
+    image -= air * np.float32(rng.uniform(0.25, 0.45))
     heart_at = (x + facing * depth * rng.uniform(0.25, 0.5), y + height * rng.uniform(0.25, 0.45))
     heart = primitives.ellipse_distance(
         SHAPE, heart_at, (depth * rng.uniform(0.45, 0.65), height * 0.33), facing * 0.5
     )
     shade = primitives.smooth_mask(heart, rng.uniform(0.2, 0.6)) * np.float32(rng.uniform(0.4, 0.9))
-    primitives.blend_towards(picture, density, shade * air)
+    primitives.blend_towards(image, density, shade * air)
     back = x - facing * depth * rng.uniform(0.75, 1.0)
     column = _draw_vertebrae(rng, back, SIZE * rng.uniform(0.07, 0.12))
     fade = np.clip((yy - np.float32(y + 0.3 * height)) / np.float32(-height), -1, 0.6) + 1
-    picture += column * np.float32(rng.uniform(0.08, 0.3)) * np.asarray(fade, np.float32) * 0.6
+    image += column * np.float32(rng.uniform(0.08, 0.3)) * np.asarray(fade, np.float32) * 0.6
     slope = rng.uniform(0.2, 0.7)
-    for k in range(9):  # ribs of both sides, slanting forwards
+    for k in range(9):  # Ribs of both sides, slanting forwards.
         start = (back, y - height * 0.9 + k * height * 0.19)
         end = (x + facing * depth * 0.9, start[1] + slope * height * 0.7)
         rib = primitives.blur(draw_tube(start, end, SIZE * 0.02), 1)
-        picture += rib * np.float32(rng.uniform(0.02, 0.12))
+        image += rib * np.float32(rng.uniform(0.02, 0.12))
     sternum = (x + facing * depth * 1.0, y - height * 0.5)
     front = draw_tube(sternum, (x + facing * depth * 1.12, y + height * 0.3), SIZE * 0.035)
-    picture += primitives.blur(front, 1.5) * np.float32(rng.uniform(0.05, 0.25))
-    if rng.random() < 0.6:  # raised arms over the apices
+    image += primitives.blur(front, 1.5) * np.float32(rng.uniform(0.05, 0.25))
+    if rng.random() < 0.6:  # Raised arms over the apices.
         arm = draw_tube((x, y - height), (x + facing * SIZE * 0.4, -20), SIZE * 0.17)
-        picture += primitives.blur(arm, 4) * np.float32(rng.uniform(0.05, 0.25))
-    picture += (
+        image += primitives.blur(arm, 4) * np.float32(rng.uniform(0.05, 0.25))
+    image += (
         primitives.smooth_noise(SHAPE, rng.uniform(2, 8), rng)
         * air
         * np.float32(rng.uniform(0, 0.03))
     )
-    return np.asarray(picture, np.float32)
+    return np.asarray(image, np.float32)

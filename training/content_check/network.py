@@ -1,8 +1,9 @@
-"""The content gate's network: what it learns from, what it is, how it is trained.
+"""The content check's network, its samples and its training.
 
-A frontal chest or not, which way up, bone bright or dark: three questions, one network of some
-60,000 weights on 64 x 64 pixels. It standardises every picture itself, so that windows and flat
-films matter little. Questions two and three are only asked of frontal chests.
+One network of some 60,000 weights on 64 x 64 pixels has three outputs: the content (frontal chest,
+lateral chest, other), the rotation, and the polarity (bone bright or dark). It standardises every
+image, so that window and contrast matter little. Rotation and polarity are trained on frontal
+chests only.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from edge_agent.core.content_check import OUTPUTS, ContentProbabilities
-from training.content_check.images import Content, LabelledPicture
+from training.content_check.image_sources import Content, ContentImage
 from training.content_check.views import (
     Pixels,
     augment,
@@ -34,11 +35,11 @@ _NO_TURN: Final = -1
 
 @dataclass(frozen=True, slots=True)
 class ContentTrainingConfig:
-    """Settings of one training."""
+    """Settings of one training; `samples` is the number of samples in the pool."""
 
     seed: int = 5
     epochs: int = 10
-    views: int = 20_000
+    samples: int = 20_000
     batch: int = 128
     learning_rate: float = 3e-3
     weight_decay: float = 0.03
@@ -48,43 +49,46 @@ class ContentTrainingConfig:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainingImages:
-    """What there is to learn from, by where it comes from."""
+    """The images to train on, by origin."""
 
-    radiographs: tuple[LabelledPicture, ...]
-    painted_chests: tuple[LabelledPicture, ...]
-    laterals: tuple[LabelledPicture, ...]
-    painted_others: tuple[LabelledPicture, ...]
-    real_others: tuple[LabelledPicture, ...]
+    radiographs: tuple[ContentImage, ...]
+    painted_chests: tuple[ContentImage, ...]
+    laterals: tuple[ContentImage, ...]
+    painted_others: tuple[ContentImage, ...]
+    real_others: tuple[ContentImage, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """One input u8 (64, 64) with its answers; `turn` is -1 where turn and `dark` are not asked."""
+    """One input, u8 (64, 64), with its targets.
+
+    `turn` is the rotation in quarters, -1 if neither rotation nor `inverted` is trained.
+    """
 
     pixels: Pixels
     content: Content
     turn: int
-    dark: bool
+    inverted: bool
     patient: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SampleTensors:
-    """Views as arrays: `pixels` u8 (N, 1, 64, 64), the others (N,); see `Sample`."""
+    """Samples as tensors: `pixels` u8 (N, 1, 64, 64), the others (N,); see `Sample`."""
 
     pixels: torch.Tensor
     content: torch.Tensor
     turn: torch.Tensor
-    dark: torch.Tensor
+    inverted: torch.Tensor
     patients: tuple[str, ...]
 
     def without(self, patients: frozenset[str]) -> torch.Tensor:
-        """Numbers of the views that show none of these patients, i64."""
+        """Return the numbers of the samples that show none of these patients, i64."""
         return torch.tensor([k for k, one in enumerate(self.patients) if one not in patients])
 
 
 class ContentNetwork(nn.Module):
-    """u8 (N, 1, 64, 64) to logits: content (N, 3), turn (N, 4), inverted (N,)."""
+    """The network: u8 (N, 1, 64, 64) to logits of content (N, 3), turn (N, 4), inverted (N,)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,7 +105,7 @@ class ContentNetwork(nn.Module):
         self.heads = nn.Linear(64 * 16, OUTPUTS)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Standardise, look, answer."""
+        """Standardise the images and compute the logits."""
         pixels = images.to(torch.float32) * (1 / 255)
         centred = pixels - pixels.mean(dim=(2, 3), keepdim=True)
         spread = (centred * centred).mean(dim=(2, 3), keepdim=True)
@@ -110,20 +114,22 @@ class ContentNetwork(nn.Module):
 
 
 class ProbabilityHead(nn.Module):
-    """The network as the clinic's box runs it: f32 (N, 8) probabilities."""
+    """The network as an edge agent runs it: f32 (N, 8) probabilities."""
 
     def __init__(self, network: ContentNetwork) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits to probabilities."""
-        content, turn, dark = self.network(images)
-        return torch.cat([content.softmax(1), turn.softmax(1), torch.sigmoid(dark)[:, None]], dim=1)
+        """Compute the probabilities."""
+        content, turn, inverted = self.network(images)
+        return torch.cat(
+            [content.softmax(1), turn.softmax(1), torch.sigmoid(inverted)[:, None]], dim=1
+        )
 
 
 def draw_sample(material: TrainingImages, rng: np.random.Generator) -> Sample:
-    """One view of one picture, changed at random."""
+    """Draw an image and change it at random."""
     sources = (
         (0.36, material.radiographs),
         (0.16, material.painted_chests),
@@ -131,62 +137,86 @@ def draw_sample(material: TrainingImages, rng: np.random.Generator) -> Sample:
         (0.30, material.painted_others),
         (0.10, material.real_others),
     )
-    present = [(share, pictures) for share, pictures in sources if pictures]
+    present = [(share, images) for share, images in sources if images]
     shares = np.array([share for share, _ in present])
-    _, pictures = present[int(rng.choice(len(present), p=shares / shares.sum()))]
-    picture = pictures[int(rng.integers(len(pictures)))]
-    pixels, content = picture.pixels, picture.content
+    _, images = present[int(rng.choice(len(present), p=shares / shares.sum()))]
+    image = images[int(rng.integers(len(images)))]
+    pixels, content = image.pixels, image.content
     if content is Content.FRONTAL and rng.random() < 0.12:
         broken = shuffle_tiles if rng.random() < 0.7 else crop_detail
         pixels, content = broken(pixels, rng), Content.OTHER
     turn = int(rng.integers(1, 4)) if rng.random() < 0.5 else 0
-    dark, early = bool(rng.random() < 0.35), bool(rng.random() < 0.5)
-    if dark and early:  # the borders and letters that come afterwards are not inverted
+    inverted, early = bool(rng.random() < 0.35), bool(rng.random() < 0.5)
+    # Inverted before or after the augmentation, because borders and letters may be added later.
+    if inverted and early:
         pixels = invert(pixels)
     pixels = augment(pixels, rng)
-    if dark and not early:
+    if inverted and not early:
         pixels = invert(pixels)
-    asked = content is Content.FRONTAL
+    is_frontal = content is Content.FRONTAL
     return Sample(
-        to_input(rotate(pixels, turn)), content, turn if asked else _NO_TURN, dark, picture.patient
+        to_input(rotate(pixels, turn)),
+        content,
+        turn if is_frontal else _NO_TURN,
+        inverted,
+        image.patient,
     )
 
 
 def draw_pool(
     material: TrainingImages,
     config: ContentTrainingConfig,
-    told: Callable[[int, int], None] = lambda *_: None,
+    on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> SampleTensors:
-    """All views that the networks learn from, each a pure function of the seed and its number.
+    """Draw all samples that the networks are trained on.
+
+    Each sample is a pure function of the seed and its number.
+
+    Args:
+        material: the images.
+        config: the number of samples and the seed.
+        on_progress: called with the samples done and their number.
+
+    Returns:
+        The samples.
 
     Raises:
-        TrainingError: there is no frontal chest or nothing else to tell it from.
+        TrainingError: there is no frontal chest, or no other image.
     """
     if not (material.radiographs or material.painted_chests) or not material.painted_others:
-        raise TrainingError("the gate needs frontal chests and something to tell them from")
-    views = []
-    for number in range(config.views):
-        views.append(draw_sample(material, np.random.default_rng([config.seed, number])))
-        told(number + 1, config.views)
+        raise TrainingError("the content check needs frontal chests and other images")
+    samples = []
+    for number in range(config.samples):
+        samples.append(draw_sample(material, np.random.default_rng([config.seed, number])))
+        on_progress(number + 1, config.samples)
     return SampleTensors(
-        pixels=torch.from_numpy(np.stack([view.pixels for view in views])[:, None]),
-        content=torch.tensor([int(view.content) for view in views]),
-        turn=torch.tensor([view.turn for view in views]),
-        dark=torch.tensor([float(view.dark) for view in views]),
-        patients=tuple(view.patient for view in views),
+        pixels=torch.from_numpy(np.stack([sample.pixels for sample in samples])[:, None]),
+        content=torch.tensor([int(sample.content) for sample in samples]),
+        turn=torch.tensor([sample.turn for sample in samples]),
+        inverted=torch.tensor([float(sample.inverted) for sample in samples]),
+        patients=tuple(sample.patient for sample in samples),
     )
 
 
 def train_network(
     pool: SampleTensors,
     config: ContentTrainingConfig,
-    told: Callable[[int, int], None] = lambda *_: None,
+    on_progress: Callable[[int, int], None] = lambda *_: None,
     *,
     without: frozenset[str] = frozenset(),
 ) -> ContentNetwork:
     """Train one network on a pool without some patients.
 
     The same pool and settings give the same weights on the same machine.
+
+    Args:
+        pool: the samples.
+        config: the settings.
+        on_progress: called with the epochs done and their number.
+        without: patients whose samples are left out.
+
+    Returns:
+        The network, in evaluation mode.
     """
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
@@ -207,7 +237,7 @@ def train_network(
             torch.autograd.backward(loss)
             optimizer.step()
             schedule.step()
-        told(epoch + 1, config.epochs)
+        on_progress(epoch + 1, config.epochs)
     return network.eval()
 
 
@@ -218,21 +248,23 @@ def _loss(
     config: ContentTrainingConfig,
 ) -> torch.Tensor:
     images = pool.pixels[numbers].to(memory_format=torch.channels_last)
-    with torch.autocast("cpu", dtype=torch.bfloat16):  # half the time; the loss stays f32
-        content, turn, dark = (answer.float() for answer in network(images))
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # Takes half the time; the loss stays f32.
+        content, turn, inverted = (answer.float() for answer in network(images))
     turns, smooth = pool.turn[numbers], config.smoothing
     loss = functional.cross_entropy(content, pool.content[numbers], label_smoothing=smooth)
-    asked = turns != _NO_TURN
-    if bool(asked.any()):
-        loss = loss + functional.cross_entropy(turn[asked], turns[asked], label_smoothing=smooth)
-        soft = pool.dark[numbers][asked] * (1 - smooth) + smooth / 2
-        loss = loss + functional.binary_cross_entropy_with_logits(dark[asked], soft)
+    frontal = turns != _NO_TURN
+    if bool(frontal.any()):
+        loss = loss + functional.cross_entropy(
+            turn[frontal], turns[frontal], label_smoothing=smooth
+        )
+        soft = pool.inverted[numbers][frontal] * (1 - smooth) + smooth / 2
+        loss = loss + functional.binary_cross_entropy_with_logits(inverted[frontal], soft)
     return loss
 
 
 @torch.no_grad()
 def predict(network: ContentNetwork, inputs: Sequence[Pixels]) -> list[ContentProbabilities]:
-    """What a network says of inputs u8 (64, 64) each."""
+    """Return the network's probabilities for inputs of u8 (64, 64) each."""
     answers = []
     whole = ProbabilityHead(network).eval()
     for start in range(0, len(inputs), 256):

@@ -1,8 +1,8 @@
-"""The content gate from nothing: pictures, leave-patients-out trainings, thresholds, network.
+"""Training of the content check: images, cross-validation by patient, thresholds, network.
 
-Thresholds come from leaving patients out: every real radiograph is judged, as it is and as
-`handled`, by a network that saw nothing of its patient; then they are set beyond all of these. The
-network that ships has learnt from every patient.
+Thresholds come from cross-validation: every real radiograph is judged, unchanged and augmented, by
+a network that was trained without its patient. They are set beyond all of these probabilities. The
+network that is shipped was trained on every patient.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -23,8 +23,8 @@ from edge_agent.core.content_check import ContentProbabilities
 from edge_agent.engines.bundle import Bundle
 from hilum.manifest import ContentCheckThresholds, InputSpec
 from training.bundle.writer import CONTENT_CHECK_HEADING, ContentCheckFiles
-from training.content_check import images
-from training.content_check.images import LabelledPicture
+from training.content_check import image_sources
+from training.content_check.image_sources import ContentImage
 from training.content_check.network import (
     ContentNetwork,
     ContentTrainingConfig,
@@ -39,19 +39,26 @@ from training.content_check.views import INPUT, augment, invert, rotate, to_inpu
 from training.data.atomic_files import replace_files
 from training.errors import TrainingError
 from training.export.onnx import export_module, ir_bytes, to_openvino
+from training.progress import ProgressCallback, ignore_progress
 
-Told = Callable[[str, int, int], None]
-"""Told what is being done, how far it is and how far it goes."""
+_FACTS_MEMBER: Final = "content-check.json"
+_IR_MEMBER: Final = "content-check.xml"
+_WEIGHTS_MEMBER: Final = "content-check.bin"
 
 USUAL: Final = 0.4
-"""Strength of `handled` that stands for what every day brings."""
-_HANDLINGS: Final = 12
-_LEARNT_FROM, _MEASURED_ON, _CHESTS_FROM, _CHESTS_MEASURED_FROM = 0, 1000, 40_000_000, 50_000_000
+"""Strength of `augment` for everyday changes."""
+_AUGMENTATIONS: Final = 12
+_TRAINING_SEED, _TEST_SEED, _FIRST_TRAINING_CHEST, _FIRST_TEST_CHEST = (
+    0,
+    1000,
+    40_000_000,
+    50_000_000,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
-    """What to make; without `radiographs` there is nothing real to choose thresholds by."""
+    """What to train on. Thresholds are chosen on `radiographs`, a folder of real ones."""
 
     radiographs: Path
     seed: int = 5
@@ -63,7 +70,7 @@ class TrainingPlan:
 
     @property
     def command(self) -> str:
-        """The command that makes it again."""
+        """The command that repeats the training."""
         return (
             "hilum-train content-check --out content-check.zip --backgrounds RADIOGRAPHS "
             f"--seed {self.seed}"
@@ -72,10 +79,10 @@ class TrainingPlan:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainedCheck:
-    """The network, its thresholds, and what was seen on the way.
+    """The network, its thresholds, and the results that they are based on.
 
-    `left_out` are real chests, judged by networks that never saw their patients; `unseen` are
-    freshly painted pictures of every kind, judged by `network`.
+    `left_out` are real chests, judged by networks trained without their patients. `unseen` are
+    painted images of every kind with other seeds than the training images, judged by `network`.
     """
 
     network: ContentNetwork
@@ -84,35 +91,48 @@ class TrainedCheck:
     unseen: tuple[HeldOutResult, ...]
 
 
-def train_content_check(plan: TrainingPlan, told: Told = lambda *_: None) -> TrainedCheck:
-    """Train a gate and choose its thresholds.
+def train_content_check(
+    plan: TrainingPlan, on_progress: ProgressCallback = ignore_progress
+) -> TrainedCheck:
+    """Train a content check and choose its thresholds.
+
+    Args:
+        plan: what to train on.
+        on_progress: called as images are made and networks trained.
+
+    Returns:
+        The network with its thresholds and results.
 
     Raises:
         TrainingError: the folder has no radiographs, or too few patients to leave some out.
     """
     cv2.setNumThreads(1)
-    material = gather_images(plan, told)
+    material = gather_images(plan, on_progress)
     groups = split_patients(material.radiographs, plan.folds, plan.seed)
-    pool = draw_pool(material, plan.config, lambda done, of: told("draw views", done, of))
-    judged = cross_validate(material, pool, groups, plan, told)
-    network = train_network(pool, plan.config, lambda done, of: told("train", done, of))
+    pool = draw_pool(material, plan.config, lambda done, of: on_progress("draw samples", done, of))
+    judged = cross_validate(material, pool, groups, plan, on_progress)
+    network = train_network(pool, plan.config, lambda done, of: on_progress("train", done, of))
     return TrainedCheck(
         network, choose_thresholds(judged), tuple(judged), _predict_unseen(network, plan)
     )
 
 
-def gather_images(plan: TrainingPlan, told: Told = lambda *_: None) -> TrainingImages:
-    """Read and paint what there is to learn from."""
-    radiographs = images.load_radiographs(plan.radiographs)
-    chests = images.paint_chests(
-        _CHESTS_FROM, plan.chests, lambda done: told("paint chests", done, plan.chests)
+def gather_images(
+    plan: TrainingPlan, on_progress: ProgressCallback = ignore_progress
+) -> TrainingImages:
+    """Load and paint the images to train on."""
+    radiographs = image_sources.load_radiographs(plan.radiographs)
+    chests = image_sources.paint_chests(
+        _FIRST_TRAINING_CHEST,
+        plan.chests,
+        lambda done: on_progress("paint chests", done, plan.chests),
     )
     return TrainingImages(
         radiographs=tuple(radiographs),
         painted_chests=tuple(chests),
-        laterals=tuple(images.paint_laterals(_LEARNT_FROM, plan.laterals)),
-        painted_others=tuple(images.paint_others([_LEARNT_FROM], plan.others_each)),
-        real_others=tuple(images.load_packaged()),
+        laterals=tuple(image_sources.paint_laterals(_TRAINING_SEED, plan.laterals)),
+        painted_others=tuple(image_sources.paint_others([_TRAINING_SEED], plan.others_each)),
+        real_others=tuple(image_sources.load_packaged()),
     )
 
 
@@ -121,41 +141,64 @@ def cross_validate(
     pool: SampleTensors,
     groups: Sequence[frozenset[str]],
     plan: TrainingPlan,
-    told: Told = lambda *_: None,
+    on_progress: ProgressCallback = ignore_progress,
 ) -> list[HeldOutResult]:
-    """Judge every radiograph by a network that was trained without its patient."""
+    """Judge every radiograph by a network that was trained without its patient.
+
+    Args:
+        material: the images.
+        pool: the samples drawn from them.
+        groups: patients of each fold.
+        plan: settings and seed.
+        on_progress: called after each fold.
+
+    Returns:
+        The results of all treatments of all radiographs.
+    """
     judged = []
     for number, patients in enumerate(groups):
         network = train_network(pool, plan.config, without=patients)
-        for k, picture in enumerate(material.radiographs):
-            if picture.patient in patients:
-                judged += judge_views(network, picture, np.random.default_rng([plan.seed, k]))
-        told("leave patients out", number + 1, len(groups))
+        for k, image in enumerate(material.radiographs):
+            if image.patient in patients:
+                judged += judge_treatments(network, image, np.random.default_rng([plan.seed, k]))
+        on_progress("cross-validate", number + 1, len(groups))
     return judged
 
 
 def _predict_unseen(network: ContentNetwork, plan: TrainingPlan) -> tuple[HeldOutResult, ...]:
-    """Painted pictures of every kind that the network has not learnt from."""
-    pictures = [
-        *images.paint_others([_MEASURED_ON], max(1, plan.others_each // 3)),
-        *images.paint_laterals(_MEASURED_ON, max(1, plan.laterals // 4)),
-        *images.paint_chests(_CHESTS_MEASURED_FROM, max(1, plan.chests // 8)),
+    """Judge painted images of every kind with other seeds than the training images."""
+    images = [
+        *image_sources.paint_others([_TEST_SEED], max(1, plan.others_each // 3)),
+        *image_sources.paint_laterals(_TEST_SEED, max(1, plan.laterals // 4)),
+        *image_sources.paint_chests(_FIRST_TEST_CHEST, max(1, plan.chests // 8)),
     ]
-    seen = predict(network, [to_input(picture.pixels) for picture in pictures])
+    seen = predict(network, [to_input(image.pixels) for image in images])
     return tuple(
-        HeldOutResult(picture, "as it is", of) for picture, of in zip(pictures, seen, strict=True)
+        HeldOutResult(image, "unchanged", of) for image, of in zip(images, seen, strict=True)
     )
 
 
 def split_patients(
-    pictures: Sequence[LabelledPicture], count: int, seed: int
+    images: Sequence[ContentImage], count: int, seed: int
 ) -> tuple[frozenset[str], ...]:
-    """Part the patients into `count` groups of about as many pictures each."""
+    """Split the patients into groups of about as many images each.
+
+    Args:
+        images: the images, each with its patient.
+        count: number of groups.
+        seed: the same seed makes the same groups.
+
+    Returns:
+        The patients of each group.
+
+    Raises:
+        TrainingError: there are fewer patients than groups.
+    """
     of: dict[str, int] = {}
-    for picture in pictures:
-        of[picture.patient] = of.get(picture.patient, 0) + 1
+    for image in images:
+        of[image.patient] = of.get(image.patient, 0) + 1
     if len(of) < count:
-        raise TrainingError(f"{len(of)} patients cannot be parted into {count} groups")
+        raise TrainingError(f"{len(of)} patients cannot be split into {count} groups")
     order = np.random.default_rng(seed).permutation(sorted(of)).tolist()
     groups: list[set[str]] = [set() for _ in range(count)]
     for patient in sorted(order, key=lambda p: -of[p]):
@@ -166,44 +209,47 @@ def split_patients(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HeldOutResult:
-    """One held-out view and what a network that never saw its patient says of it.
+    """The probabilities of one image that the network was not trained on.
 
-    `done` is what was done to it: `as it is`, `handled`, `turned 90`, `turned 180`, `turned 270`
-    or `inverted`.
+    `treatment` is `unchanged`, `augmented`, `rotated 90`, `rotated 180`, `rotated 270` or
+    `inverted`.
     """
 
-    picture: LabelledPicture
-    done: str
-    seen: ContentProbabilities
+    image: ContentImage
+    treatment: str
+    probabilities: ContentProbabilities
 
 
-def judge_views(
-    network: ContentNetwork, picture: LabelledPicture, rng: np.random.Generator
+def judge_treatments(
+    network: ContentNetwork, image: ContentImage, rng: np.random.Generator
 ) -> list[HeldOutResult]:
-    """A frontal chest as it is, handled, turned and inverted."""
-    pixels = picture.pixels
-    views = [("as it is", pixels)]
-    views += [("handled", augment(pixels, rng, USUAL)) for _ in range(_HANDLINGS)]
-    views += [(f"turned {90 * k}", rotate(pixels, k)) for k in (1, 2, 3)]
-    views += [("inverted", invert(pixels))]
-    seen = predict(network, [to_input(view) for _, view in views])
-    return [HeldOutResult(picture, done, of) for (done, _), of in zip(views, seen, strict=True)]
+    """Judge a frontal chest unchanged, augmented, rotated and inverted."""
+    pixels = image.pixels
+    treated = [("unchanged", pixels)]
+    treated += [("augmented", augment(pixels, rng, USUAL)) for _ in range(_AUGMENTATIONS)]
+    treated += [(f"rotated {90 * k}", rotate(pixels, k)) for k in (1, 2, 3)]
+    treated += [("inverted", invert(pixels))]
+    seen = predict(network, [to_input(view) for _, view in treated])
+    return [
+        HeldOutResult(image, treatment, of)
+        for (treatment, _), of in zip(treated, seen, strict=True)
+    ]
 
 
 def choose_thresholds(judged: Sequence[HeldOutResult]) -> ContentCheckThresholds:
-    """Thresholds that refuse none of the upright, bright-boned views, handled or not.
+    """Choose thresholds that refuse no upright chest with bright bone, augmented or not.
 
-    Refusing begins one unit of log odds beyond the worst of all these views, and not below 0.9;
-    warning half a unit beyond the worst of those as they are, and not below 0.5.
+    Refusal begins one unit of log odds beyond the worst of these results, and not below 0.9.
+    Warning begins half a unit beyond the worst of the unchanged ones, and not below 0.5.
     """
-    usual = [j.seen for j in judged if j.done in {"as it is", "handled"}]
-    unhandled = [j.seen for j in judged if j.done == "as it is"]
+    upright = [r.probabilities for r in judged if r.treatment in {"unchanged", "augmented"}]
+    unchanged = [r.probabilities for r in judged if r.treatment == "unchanged"]
     refuse = {
-        name: max(0.9, _beyond(max(getattr(seen, name) for seen in usual), 1.0))
+        name: max(0.9, _raise_probability(max(getattr(seen, name) for seen in upright), 1.0))
         for name in ("other", "turned", "inverted")
     }
     warn = {
-        name: max(0.5, _beyond(max(getattr(seen, name) for seen in unhandled), 0.5))
+        name: max(0.5, _raise_probability(max(getattr(seen, name) for seen in unchanged), 0.5))
         for name in ("not_frontal", "lateral", "turned", "inverted")
     }
     return ContentCheckThresholds(
@@ -217,8 +263,8 @@ def choose_thresholds(judged: Sequence[HeldOutResult]) -> ContentCheckThresholds
     )
 
 
-def _beyond(probability: float, log_odds: float) -> float:
-    """A probability moved up by some log odds, rounded up to four places; below 1."""
+def _raise_probability(probability: float, log_odds: float) -> float:
+    """Return a probability raised by some log odds, rounded up to four places, below 1."""
     p = min(max(probability, 1e-6), 1 - 1e-6)
     moved = 1 / (1 + math.exp(-(math.log(p / (1 - p)) + log_odds)))
     return math.ceil(moved * 1e4) / 1e4 if moved < 0.9999 else moved
@@ -227,17 +273,19 @@ def _beyond(probability: float, log_odds: float) -> float:
 def export_files(
     network: ContentNetwork, thresholds: ContentCheckThresholds, card: str
 ) -> ContentCheckFiles:
-    """A trained network as a bundle holds it: OpenVINO IR, weights in f16."""
-    whole = ProbabilityHead(network.to(memory_format=torch.contiguous_format)).eval()
-    xml, weights = ir_bytes(to_openvino(export_module(whole, INPUT, INPUT, "probabilities")))
+    """Export a trained network as a bundle stores it: OpenVINO IR, weights in f16."""
+    with_probabilities = ProbabilityHead(network.to(memory_format=torch.contiguous_format)).eval()
+    xml, weights = ir_bytes(
+        to_openvino(export_module(with_probabilities, INPUT, INPUT, "probabilities"))
+    )
     return ContentCheckFiles(xml, weights, InputSpec(height=INPUT, width=INPUT), thresholds, card)
 
 
 def save_files(parts: ContentCheckFiles, path: Path) -> None:
-    """Write a gate to a file of its own, for `training.bundle.writer.with_content_check`.
+    """Write a content check to a file of its own, for `training.bundle.writer.with_content_check`.
 
     Raises:
-        TrainingError: the disk cannot be written; what was there is as it was.
+        TrainingError: the disk cannot be written; the previous file is unchanged.
     """
     facts = {
         "input": parts.input.model_dump(),
@@ -246,39 +294,39 @@ def save_files(parts: ContentCheckFiles, path: Path) -> None:
     }
     with replace_files(path.parent) as place, zipfile.ZipFile(place(path.name), "w") as archive:
         for name, content in (
-            ("gate.json", json.dumps(facts, indent=2).encode()),
-            ("gate.xml", parts.xml),
-            ("gate.bin", parts.weights),
+            (_FACTS_MEMBER, json.dumps(facts, indent=2).encode()),
+            (_IR_MEMBER, parts.xml),
+            (_WEIGHTS_MEMBER, parts.weights),
         ):
             archive.writestr(zipfile.ZipInfo(name), content)
 
 
 def load_files(path: Path) -> ContentCheckFiles:
-    """Read what `save` wrote, or take the gate out of a bundle that has one.
+    """Load a content check from a file of `save_files`, or from a bundle that has one.
 
     Raises:
-        TrainingError: the file is absent or is something else.
+        TrainingError: the file is absent or holds no content check.
     """
     if path.suffix == ".bundle":
         return _load_from_bundle(Bundle.open(path))
     try:
         with zipfile.ZipFile(path) as archive:
-            facts = json.loads(archive.read("gate.json"))
+            facts = json.loads(archive.read(_FACTS_MEMBER))
             return ContentCheckFiles(
-                xml=archive.read("gate.xml"),
-                weights=archive.read("gate.bin"),
+                xml=archive.read(_IR_MEMBER),
+                weights=archive.read(_WEIGHTS_MEMBER),
                 input=InputSpec.model_validate(facts["input"]),
                 thresholds=ContentCheckThresholds.model_validate(facts["thresholds"]),
                 card=facts["card"],
             )
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise TrainingError(f"{path} holds no gate: {error}") from error
+        raise TrainingError(f"{path} holds no content check: {error}") from error
 
 
 def _load_from_bundle(bundle: Bundle) -> ContentCheckFiles:
     spec = bundle.manifest.content_check
     if spec is None:
-        raise TrainingError(f"{bundle.path} holds no gate")
+        raise TrainingError(f"{bundle.path} holds no content check")
     card = bundle.read(bundle.manifest.model_card).decode()
     return ContentCheckFiles(
         xml=bundle.read(spec.model),

@@ -1,6 +1,7 @@
-"""A picture as it might reach a clinic's box: cropped, windowed, marked, padded, turned, inverted.
+"""Augmentation: an image as it might reach an edge agent, cropped, windowed, marked, padded.
 
-Everything but `turn` and `invert` leaves what a picture shows as it is.
+`rotate`, `invert`, `shuffle_tiles` and `crop_detail` change what the network must answer; all other
+changes do not.
 """
 
 from __future__ import annotations
@@ -17,45 +18,48 @@ from training.synthetic import primitives
 
 Pixels = NDArray[np.uint8]
 INPUT: Final = 64
-"""Height and width of the gate's input in pixels."""
+"""Height and width of the network's input in pixels."""
 
 
 def to_input(pixels: Pixels) -> Pixels:
-    """The picture as the gate gets it: letterboxed, u8 (64, 64)."""
+    """Convert an image to the network's input: letterboxed, u8 (64, 64)."""
     return apply_letterbox(pixels, Letterbox.fit(*_size(pixels), INPUT, INPUT))
 
 
 def rotate(pixels: Pixels, quarters: int) -> Pixels:
-    """Turned clockwise by `quarters` of 90 degrees."""
+    """Rotate clockwise by `quarters` of 90 degrees."""
     return np.ascontiguousarray(np.rot90(pixels, -quarters))
 
 
 def invert(pixels: Pixels) -> Pixels:
-    """White becomes black."""
+    """Invert the grey values, so that white becomes black."""
     return np.asarray(255 - pixels, np.uint8)
 
 
 def augment(pixels: Pixels, rng: np.random.Generator, strength: float = 1.0) -> Pixels:
-    """What technicians, viewers and file formats do to a picture; u8 of about its size.
+    """Change an image as technicians, viewers and file formats do.
 
     Args:
         pixels: u8 (H, W).
-        rng: decides.
-        strength: 1 is far more than usual, 0.4 what every day brings.
+        rng: decides the changes.
+        strength: 0.4 for everyday changes, 1 for far stronger ones.
+
+    Returns:
+        u8 of about the same size.
     """
-    picture = _warp(pixels, rng, strength)
+    image = _warp(pixels, rng, strength)
     if rng.random() < 0.4 * strength:
-        picture = _collimate(picture, rng)
-    picture = _change_tone(picture, rng, strength)
+        image = _collimate(image, rng)
+    image = _change_tone(image, rng, strength)
     if rng.random() < 0.6:
-        picture = _add_markers(picture, rng)
+        image = _add_markers(image, rng)
     if rng.random() < 0.3:
-        picture = _add_border(picture, rng)
-    return picture
+        image = _add_border(image, rng)
+    return image
 
 
 def _warp(pixels: Pixels, rng: np.random.Generator, strength: float) -> Pixels:
-    """Crop or widen each side, lean a little, stretch a little."""
+    """Crop or widen each side, rotate a little, stretch a little."""
     rows, columns = _size(pixels)
     margins = rng.uniform(-0.08, 0.14, 4) * strength
     top, bottom = margins[:2] * rows
@@ -83,15 +87,15 @@ def _collimate(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     """Shutters: up to a tenth of each side is black, seldom white."""
     rows, columns = _size(pixels)
     cut = rng.uniform(0, 0.1, 4) * (rng.random(4) < 0.6)
-    picture = np.full_like(pixels, 0 if rng.random() < 0.85 else 255)
+    image = np.full_like(pixels, 0 if rng.random() < 0.85 else 255)
     rows_kept = slice(round(cut[0] * rows), rows - round(cut[1] * rows))
     columns_kept = slice(round(cut[2] * columns), columns - round(cut[3] * columns))
-    picture[rows_kept, columns_kept] = pixels[rows_kept, columns_kept]
-    return picture
+    image[rows_kept, columns_kept] = pixels[rows_kept, columns_kept]
+    return image
 
 
 def _change_tone(pixels: Pixels, rng: np.random.Generator, strength: float) -> Pixels:
-    """Another window, another gamma, flat or burnt-out film; blur and noise."""
+    """Change window, gamma and contrast; add blur and noise."""
     low, high = np.percentile(pixels, [rng.uniform(0, 4), rng.uniform(96, 100)])
     span = max(float(high - low), 8.0)
     low, high = low - span * rng.uniform(-0.12, 0.25), high + span * rng.uniform(-0.12, 0.25)
@@ -99,21 +103,21 @@ def _change_tone(pixels: Pixels, rng: np.random.Generator, strength: float) -> P
     levels = levels ** np.exp(rng.normal(0, 0.4 * strength))
     darkest, brightest = rng.uniform(0, 90) * strength, 255 - rng.uniform(0, 110) * strength
     table = (darkest + levels * (brightest - darkest)).astype(np.float32)
-    picture = table[pixels]
+    image = table[pixels]
     if rng.random() < 0.3:
-        picture = primitives.blur(picture, rng.uniform(0.4, 1.6))
-    if rng.random() < 0.3:  # tone that differs from place to place
-        picture = picture * (
+        image = primitives.blur(image, rng.uniform(0.4, 1.6))
+    if rng.random() < 0.3:  # Brightness that differs from place to place.
+        image = image * (
             1 + primitives.smooth_noise(_size(pixels), max(pixels.shape) / 2, rng) * 0.08
         )
     if rng.random() < 0.4:
-        picture = picture + rng.normal(0, rng.uniform(0.5, 8), pixels.shape).astype(np.float32)
-    return np.asarray(np.clip(picture, 0, 255), np.uint8)
+        image = image + rng.normal(0, rng.uniform(0.5, 8), pixels.shape).astype(np.float32)
+    return np.asarray(np.clip(image, 0, 255), np.uint8)
 
 
 def _add_markers(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    """Side markers, names and lines burnt into the picture."""
-    picture = pixels.copy()
+    """Add side markers, names and lines, burnt into the image."""
+    image = pixels.copy()
     rows, columns = _size(pixels)
     for _ in range(int(rng.integers(1, 4))):
         text = str(
@@ -123,18 +127,18 @@ def _add_markers(pixels: Pixels, rng: np.random.Generator) -> Pixels:
         at = (round(columns * rng.uniform(0, 0.9)), round(rows * edge))
         value = int(rng.choice([0, 255, 255]))
         size = rng.uniform(0.3, 0.8) * rows / 192
-        cv2.putText(picture, text, at, 0, size, value, 1, cv2.LINE_AA)
-    if rng.random() < 0.4:  # tubes, wires, electrodes
+        cv2.putText(image, text, at, 0, size, value, 1, cv2.LINE_AA)
+    if rng.random() < 0.4:  # Tubes, wires, electrodes.
         points = rng.uniform(0, 1, (4, 2)) * (columns, rows)
         t = np.linspace(0, 1, 24)[:, None]
         curve = (1 - t) ** 3 * points[0] + 3 * (1 - t) ** 2 * t * points[1]
         curve = curve + 3 * (1 - t) * t**2 * points[2] + t**3 * points[3]
-        primitives.draw_polyline(picture, curve.astype(np.float32), 1, int(rng.integers(170, 256)))
-    return picture
+        primitives.draw_polyline(image, curve.astype(np.float32), 1, int(rng.integers(170, 256)))
+    return image
 
 
 def _add_border(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    """Set into a larger field, as letterboxing, printing and screenshots do."""
+    """Add a border, as letterboxing, printing and screenshots do."""
     rows, columns = _size(pixels)
     if rng.random() < 0.5:
         side = max(rows, columns)
@@ -146,7 +150,7 @@ def _add_border(pixels: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def shuffle_tiles(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    """The picture's quarters or ninths in another order: all its texture, none of its anatomy."""
+    """Shuffle the image's quarters or ninths: all its texture, none of its anatomy."""
     parts = int(rng.integers(2, 4))
     rows, columns = pixels.shape[0] // parts, pixels.shape[1] // parts
     tiles = [
@@ -162,7 +166,7 @@ def shuffle_tiles(pixels: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def crop_detail(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    """Less than a third of the picture's height and width: ribs, a shoulder, a corner."""
+    """Crop less than a third of the height and width: ribs, a shoulder, a corner."""
     rows, columns = _size(pixels)
     height, width = (max(16, round(side * rng.uniform(0.2, 0.32))) for side in (rows, columns))
     top, left = int(rng.integers(rows - height + 1)), int(rng.integers(columns - width + 1))

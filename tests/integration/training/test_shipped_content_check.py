@@ -1,6 +1,6 @@
-"""The starter's content gate on real pictures without any header, through the agent's own reading.
+"""The starter's content check on real images without a header, read by the agent's own code.
 
-Of these the gate has learnt from the radiographs only; RG1 and all others it has never seen.
+Only the radiographs are training images; RG1 and all others are not.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ def bundle() -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def gate(bundle: Bundle) -> OpenVinoContentChecker:
-    gate = OpenVinoContentChecker.of(bundle)
-    assert gate is not None, "the starter carries no gate"
-    return gate
+def checker(bundle: Bundle) -> OpenVinoContentChecker:
+    checker = OpenVinoContentChecker.of(bundle)
+    assert checker is not None, "the starter has no content check"
+    return checker
 
 
-def shown(gate: OpenVinoContentChecker, bundle: Bundle, image: bytes) -> ContentVerdict:
-    """What the gate says of a file, read as for the detector."""
+def check(checker: OpenVinoContentChecker, bundle: Bundle, image: bytes) -> ContentVerdict:
+    """Return the verdict on a file, read as for the detector."""
     size = bundle.manifest.input
     radiograph, _ = read_study(image, fit=(size.height, size.width))
-    return gate.judge(radiograph.pixels)
+    return checker.judge(radiograph.pixels)
 
 
 def as_png(name: str) -> bytes:
-    """A DICOM file's picture as somebody would save it: 8 bits, no header."""
+    """Return a DICOM file's image as exported by a viewer: 8 bits, no header."""
     pydicom = pytest.importorskip("pydicom")
     pixels = pytest.importorskip("pydicom.pixels")
     header = pydicom.dcmread(pydicom_file(name))
@@ -64,9 +64,9 @@ def png(pixels: Pixels) -> bytes:
 
 @pytest.mark.radiographs
 def test_no_real_frontal_radiograph_is_refused(
-    gate: OpenVinoContentChecker, bundle: Bundle, radiographs: list[Path]
+    checker: OpenVinoContentChecker, bundle: Bundle, radiographs: list[Path]
 ) -> None:
-    verdicts = {path.name: shown(gate, bundle, path.read_bytes()) for path in radiographs}
+    verdicts = {path.name: check(checker, bundle, path.read_bytes()) for path in radiographs}
     assert {name: v.refusal for name, v in verdicts.items() if v.refusal} == {}
     assert {name: v.warnings for name, v in verdicts.items() if v.warnings} == {}
 
@@ -82,54 +82,56 @@ def test_no_real_frontal_radiograph_is_refused(
         "OBXXXX1A.dcm",
     ],
 )
-def test_other_pictures_without_a_header_are_refused(
-    gate: OpenVinoContentChecker, bundle: Bundle, name: str
+def test_other_images_without_a_header_are_refused(
+    checker: OpenVinoContentChecker, bundle: Bundle, name: str
 ) -> None:
-    assert shown(gate, bundle, as_png(name)).refusal == ErrorCode.NOT_A_CHEST
+    assert check(checker, bundle, as_png(name)).refusal == ErrorCode.NOT_A_CHEST
 
 
 @pytest.mark.training
 @pytest.mark.parametrize("name", ["bus.jpg", "zidane.jpg"])
-def test_photographs_are_refused(gate: OpenVinoContentChecker, bundle: Bundle, name: str) -> None:
+def test_photographs_are_refused(
+    checker: OpenVinoContentChecker, bundle: Bundle, name: str
+) -> None:
     assets = pytest.importorskip("ultralytics.utils").ASSETS
-    verdict = shown(gate, bundle, (assets / name).read_bytes())
+    verdict = check(checker, bundle, (assets / name).read_bytes())
     assert verdict.refusal == ErrorCode.NOT_A_CHEST
 
 
 def test_rg1_is_a_chest_whose_turn_and_polarity_are_seen(
-    gate: OpenVinoContentChecker, bundle: Bundle, rg1: bytes
+    checker: OpenVinoContentChecker, bundle: Bundle, rg1: bytes
 ) -> None:
     size = bundle.manifest.input
     upright = read_study(rg1, fit=(size.height, size.width))[0].pixels
-    verdict = gate.judge(upright)
+    verdict = checker.judge(upright)
     assert (verdict.refusal, verdict.warnings) == (None, ())
     for quarters in (1, 2, 3):
         turned = np.ascontiguousarray(np.rot90(upright, -quarters))
-        seen = shown(gate, bundle, png(turned))
+        seen = check(checker, bundle, png(turned))
         assert seen.refusal == ErrorCode.ROTATED
         assert seen.probabilities.turns[quarters] > 0.5
-    assert shown(gate, bundle, png(255 - upright)).refusal == ErrorCode.INVERTED
+    assert check(checker, bundle, png(255 - upright)).refusal == ErrorCode.INVERTED
 
 
 @pytest.mark.radiographs
 def test_turned_and_inverted_radiographs_do_not_pass(
-    gate: OpenVinoContentChecker, bundle: Bundle, radiographs: list[Path]
+    checker: OpenVinoContentChecker, bundle: Bundle, radiographs: list[Path]
 ) -> None:
-    told = {ErrorCode.ROTATED, ErrorCode.INVERTED, ErrorCode.NOT_A_CHEST}
-    unseen = []
+    expected = {ErrorCode.ROTATED, ErrorCode.INVERTED, ErrorCode.NOT_A_CHEST}
+    missed = []
     for path in radiographs:
         size = bundle.manifest.input
         upright = read_study(path.read_bytes(), fit=(size.height, size.width))[0].pixels
-        for deed, pixels in (
+        for treatment, pixels in (
             ("turned", np.ascontiguousarray(np.rot90(upright))),
             ("upside down", np.ascontiguousarray(upright[::-1, ::-1])),
             ("inverted", 255 - upright),
         ):
-            verdict = gate.judge(pixels)
+            verdict = checker.judge(pixels)
             warned = {warning.code for warning in verdict.warnings}
-            if verdict.refusal not in told and not warned & {
+            if verdict.refusal not in expected and not warned & {
                 WarningCode.LOOKS_ROTATED,
                 WarningCode.LOOKS_INVERTED,
             }:
-                unseen.append((path.name, deed))
-    assert unseen == []
+                missed.append((path.name, treatment))
+    assert missed == []

@@ -1,4 +1,4 @@
-"""The content gate's pictures, views, folds and thresholds; a small training; packing."""
+"""The content check's images, views, folds and thresholds; a small training; packing."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from tests.support.engines import bundles
 from tests.support.engines.content_checks import SPEC, THRESHOLDS, transparent_gate
 from tests.support.system.disks import room_for
 from training.bundle.writer import CONTENT_CHECK_HEADING, ContentCheckFiles, with_content_check
-from training.content_check import images, views
-from training.content_check import train as gates
-from training.content_check.images import Content, LabelledPicture
+from training.content_check import image_sources, views
+from training.content_check import train as content
+from training.content_check.image_sources import Content, ContentImage
 from training.content_check.network import (
     ContentNetwork,
     ContentTrainingConfig,
@@ -44,76 +44,74 @@ pytestmark = pytest.mark.training
 def chest_like(seed: int) -> np.ndarray:
     """Two dark ellipses in a bright field, the lower part brighter: has an up and a polarity."""
     rng = np.random.default_rng(seed)
-    picture = np.full((128, 112), 150, np.uint8)
-    picture[90:] = 220
+    image = np.full((128, 112), 150, np.uint8)
+    image[90:] = 220
     for x in (34, 78):
         centre = (x + int(rng.integers(-3, 4)), 56 + int(rng.integers(-4, 5)))
-        cv2.ellipse(picture, centre, (16, 34), 0, 0, 360, 40, -1)
-    return cv2.GaussianBlur(picture, (0, 0), 2)
+        cv2.ellipse(image, centre, (16, 34), 0, 0, 360, 40, -1)
+    return cv2.GaussianBlur(image, (0, 0), 2)
 
 
-def chests(count: int) -> tuple[LabelledPicture, ...]:
+def chests(count: int) -> tuple[ContentImage, ...]:
     return tuple(
-        LabelledPicture(
-            f"{k}.png", Content.FRONTAL, "radiograph", chest_like(k), f"patient-{k // 2}"
-        )
+        ContentImage(f"{k}.png", Content.FRONTAL, "radiograph", chest_like(k), f"patient-{k // 2}")
         for k in range(count)
     )
 
 
-@pytest.mark.parametrize("kind", [*images.OTHER_PAINTERS, "lateral"])
+@pytest.mark.parametrize("kind", [*image_sources.OTHER_PAINTERS, "lateral"])
 def test_every_painter_paints_something_new_for_every_seed(kind: str) -> None:
     first, again, other = (
-        images.paint_image(kind, np.random.default_rng(seed)) for seed in (3, 3, 4)
+        image_sources.paint_image(kind, np.random.default_rng(seed)) for seed in (3, 3, 4)
     )
     assert first.dtype == np.uint8
-    assert max(first.shape) == images.STORED
+    assert max(first.shape) == image_sources.STORED
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
 
-def test_packaged_pictures_are_where_they_should_be() -> None:
-    pictures = images.load_packaged()
-    assert {picture.content for picture in pictures} == {Content.OTHER}
-    assert all(picture.pixels.std() > 1 for picture in pictures)
+def test_packaged_images_are_where_they_should_be() -> None:
+    images = image_sources.load_packaged()
+    assert {image.content for image in images} == {Content.OTHER}
+    assert all(image.pixels.std() > 1 for image in images)
 
 
 def test_turning_goes_clockwise() -> None:
-    picture = np.zeros((4, 6), np.uint8)
-    picture[0, 0] = 255
-    assert views.rotate(picture, 1)[0, -1] == 255
-    assert views.rotate(picture, 2)[-1, -1] == 255
-    assert views.rotate(picture, 3)[-1, 0] == 255
+    image = np.zeros((4, 6), np.uint8)
+    image[0, 0] = 255
+    assert views.rotate(image, 1)[0, -1] == 255
+    assert views.rotate(image, 2)[-1, -1] == 255
+    assert views.rotate(image, 3)[-1, 0] == 255
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_handling_neither_turns_nor_inverts(seed: int) -> None:
+def test_augmentation_neither_turns_nor_inverts(seed: int) -> None:
     pixels = chest_like(1)
-    handled = views.to_input(views.augment(pixels, np.random.default_rng(seed), 0.4))
+    augmented = views.to_input(views.augment(pixels, np.random.default_rng(seed), 0.4))
 
     def likeness(other: np.ndarray) -> float:
-        pair = [picture.astype(float).ravel() for picture in (handled, views.to_input(other))]
+        pair = [image.astype(float).ravel() for image in (augmented, views.to_input(other))]
         return float(np.corrcoef(*pair)[0, 1])
 
     assert likeness(pixels) > max(0, *(likeness(views.rotate(pixels, k)) for k in (1, 2, 3)))
 
 
 def test_shuffling_loses_no_tile() -> None:
-    picture = chest_like(1)[:108, :108]
-    mixed = views.shuffle_tiles(picture, np.random.default_rng(2))
-    assert not np.array_equal(mixed, picture)
-    assert np.array_equal(np.sort(mixed, axis=None), np.sort(picture, axis=None))
+    image = chest_like(1)[:108, :108]
+    mixed = views.shuffle_tiles(image, np.random.default_rng(2))
+    assert not np.array_equal(mixed, image)
+    assert np.array_equal(np.sort(mixed, axis=None), np.sort(image, axis=None))
 
 
 def test_no_patient_is_in_two_folds() -> None:
-    pictures = chests(22)
-    groups = gates.split_patients(pictures, 4, seed=1)
+    images = chests(22)
+    groups = content.split_patients(images, 4, seed=1)
     assert sorted(patient for group in groups for patient in group) == sorted(
-        {picture.patient for picture in pictures}
+        {image.patient for image in images}
     )
-    assert groups == gates.split_patients(pictures, 4, seed=1)
-    with pytest.raises(TrainingError, match="cannot be parted"):
-        gates.split_patients(chests(4), 3, seed=1)
+    assert groups == content.split_patients(images, 4, seed=1)
+    with pytest.raises(TrainingError, match="cannot be split"):
+        content.split_patients(chests(4), 3, seed=1)
 
 
 def seen(**of: float) -> ContentProbabilities:
@@ -126,19 +124,19 @@ def seen(**of: float) -> ContentProbabilities:
 
 @pytest.mark.parametrize("worst", [0.001, 0.3, 0.85, 0.97, 0.9999])
 def test_thresholds_are_beyond_all_that_was_seen(worst: float) -> None:
-    picture = chests(1)[0]
+    image = chests(1)[0]
     judged = [
-        HeldOutResult(picture, "as it is", seen(other=worst / 2, lateral=worst / 2)),
-        HeldOutResult(picture, "as it is", seen(turned=worst / 2)),
-        HeldOutResult(picture, "handled", seen(other=worst)),
-        HeldOutResult(picture, "handled", seen(turned=worst)),
-        HeldOutResult(picture, "handled", seen(inverted=worst)),
-        HeldOutResult(picture, "turned 90", seen(turned=1.0)),
+        HeldOutResult(image, "unchanged", seen(other=worst / 2, lateral=worst / 2)),
+        HeldOutResult(image, "unchanged", seen(turned=worst / 2)),
+        HeldOutResult(image, "augmented", seen(other=worst)),
+        HeldOutResult(image, "augmented", seen(turned=worst)),
+        HeldOutResult(image, "augmented", seen(inverted=worst)),
+        HeldOutResult(image, "rotated 90", seen(turned=1.0)),
     ]
-    thresholds = gates.choose_thresholds(judged)
-    verdicts = {j: assess_content(j.seen, thresholds) for j in judged}
-    assert not any(verdicts[j].warnings for j in judged if j.done == "as it is")
-    assert not any(verdicts[j].refusal for j in judged if j.done != "turned 90")
+    thresholds = content.choose_thresholds(judged)
+    verdicts = {j: assess_content(j.probabilities, thresholds) for j in judged}
+    assert not any(verdicts[j].warnings for j in judged if j.treatment == "unchanged")
+    assert not any(verdicts[j].refusal for j in judged if j.treatment != "rotated 90")
     assert thresholds.refuse_other >= 0.9
     assert thresholds.warn_lateral >= 0.5
 
@@ -147,14 +145,14 @@ def test_a_small_training_learns_which_way_is_up(tmp_path: Path) -> None:
     material = TrainingImages(
         radiographs=chests(12),
         painted_chests=(),
-        laterals=tuple(images.paint_laterals(0, 3)),
-        painted_others=tuple(images.paint_others([0], 2)),
+        laterals=tuple(image_sources.paint_laterals(0, 3)),
+        painted_others=tuple(image_sources.paint_others([0], 2)),
         real_others=(),
     )
-    config = ContentTrainingConfig(views=512, epochs=8, batch=64)
+    config = ContentTrainingConfig(samples=512, epochs=8, batch=64)
     pool = draw_pool(material, config)
     without = pool.without(frozenset({"patient-0"}))
-    assert 0 < len(without) < config.views
+    assert 0 < len(without) < config.samples
     network = train_network(pool, config)
     again = train_network(pool, config)
     assert all(
@@ -162,7 +160,7 @@ def test_a_small_training_learns_which_way_is_up(tmp_path: Path) -> None:
         for one, other in zip(network.parameters(), again.parameters(), strict=True)
     )
     unseen = chest_like(77)
-    upright, upside_down, dark = predict(
+    upright, upside_down, inverted = predict(
         network,
         [
             views.to_input(pixels)
@@ -170,36 +168,38 @@ def test_a_small_training_learns_which_way_is_up(tmp_path: Path) -> None:
         ],
     )
     assert upright.turned < 0.5 < upside_down.turned
-    assert upright.inverted < 0.5 < dark.inverted
+    assert upright.inverted < 0.5 < inverted.inverted
     # The file, and the clinic's own path, give the same answers.
-    parts = gates.export_files(network, THRESHOLDS, f"{CONTENT_CHECK_HEADING}\n\nA test.")
-    gates.save_files(parts, tmp_path / "gate.zip")
-    loaded = gates.load_files(tmp_path / "gate.zip")
+    parts = content.export_files(network, THRESHOLDS, f"{CONTENT_CHECK_HEADING}\n\nA test.")
+    content.save_files(parts, tmp_path / "content-check.zip")
+    loaded = content.load_files(tmp_path / "content-check.zip")
     assert loaded == parts
     spec = SPEC.model_copy(update={"input": loaded.input})
-    gate = OpenVinoContentChecker(loaded.xml, loaded.weights, spec)
-    assert gate.judge(unseen).probabilities.inverted == pytest.approx(upright.inverted, abs=0.02)
-    assert gate.judge(unseen).probabilities.turns == pytest.approx(upright.turns, abs=0.02)
+    checker = OpenVinoContentChecker(loaded.xml, loaded.weights, spec)
+    assert checker.judge(unseen).probabilities.inverted == pytest.approx(upright.inverted, abs=0.02)
+    assert checker.judge(unseen).probabilities.turns == pytest.approx(upright.turns, abs=0.02)
 
 
-def test_a_gate_that_the_disk_does_not_take_leaves_the_one_before(tmp_path: Path) -> None:
+def test_a_content_check_that_the_disk_does_not_take_leaves_the_previous_one(
+    tmp_path: Path,
+) -> None:
     parts = ContentCheckFiles(b"x" * 2000, b"w", SPEC.input, THRESHOLDS, "A test.")
-    path = tmp_path / "gate.zip"
-    gates.save_files(parts, path)
+    path = tmp_path / "content-check.zip"
+    content.save_files(parts, path)
     before = path.read_bytes()
     with room_for(1000), pytest.raises(TrainingError, match="cannot write"):
-        gates.save_files(parts, path)
+        content.save_files(parts, path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_nothing_to_tell_from_is_an_error() -> None:
-    with pytest.raises(TrainingError, match="something to tell them from"):
-        draw_pool(TrainingImages(chests(2), (), (), (), ()), ContentTrainingConfig(views=2))
-    with pytest.raises(TrainingError, match="holds no gate"):
-        gates.load_files(Path(__file__))
+def test_no_other_images_is_an_error() -> None:
+    with pytest.raises(TrainingError, match="frontal chests and other images"):
+        draw_pool(TrainingImages(chests(2), (), (), (), ()), ContentTrainingConfig(samples=2))
+    with pytest.raises(TrainingError, match="holds no content check"):
+        content.load_files(Path(__file__))
     with pytest.raises(TrainingError, match="not a folder"):
-        images.load_radiographs(Path("nowhere"))
+        image_sources.load_radiographs(Path("nowhere"))
 
 
 def test_a_network_is_small() -> None:
@@ -208,13 +208,13 @@ def test_a_network_is_small() -> None:
 
 @cache
 def accepting() -> ContentCheckFiles:
-    """A transparent gate: the transparent bundle's golden pictures are upright chests to it."""
+    """A transparent content check; to it the transparent bundle's golden images are chests."""
     return ContentCheckFiles(
         *transparent_gate(), SPEC.input, THRESHOLDS, f"{CONTENT_CHECK_HEADING}\n\nA test."
     )
 
 
-def test_adding_a_gate_changes_nothing_else(tmp_path: Path) -> None:
+def test_adding_a_content_check_changes_nothing_else(tmp_path: Path) -> None:
     members = bundles.contents()
     old = Bundle.open(bundles.pack(tmp_path / "old.bundle", members))
     made = with_content_check(old, accepting(), "0.0.2", tmp_path / "new.bundle")
@@ -226,19 +226,19 @@ def test_adding_a_gate_changes_nothing_else(tmp_path: Path) -> None:
     card = made.read("model-card.md").decode()
     assert card.startswith("A transparent model.")
     assert card.count(CONTENT_CHECK_HEADING) == 1
-    assert gates.load_files(made.path) == accepting()
-    with pytest.raises(TrainingError, match="holds no gate"):
-        gates.load_files(old.path)
+    assert content.load_files(made.path) == accepting()
+    with pytest.raises(TrainingError, match="holds no content check"):
+        content.load_files(old.path)
     twice = with_content_check(made, accepting(), "0.0.3", tmp_path / "third.bundle")
     assert twice.read("model-card.md").decode() == card
     again = with_content_check(old, accepting(), "0.0.2", tmp_path / "again.bundle")
     assert again.path.read_bytes() == made.path.read_bytes()
 
 
-def test_a_gate_that_refuses_a_golden_picture_is_not_packed(tmp_path: Path) -> None:
+def test_a_content_check_that_refuses_a_golden_image_is_not_packed(tmp_path: Path) -> None:
     members = bundles.contents()
     dark = np.zeros((bundles.SIZE, bundles.SIZE), np.uint8)
-    dark[:3, 21:24] = 250  # the gate's eighth pixel: inverted
+    dark[:3, 21:24] = 250  # the content check's eighth pixel: inverted
     members["golden/clear.png"] = bundles.png(dark)
     old = Bundle.open(bundles.pack(tmp_path / "old.bundle", members))
     with pytest.raises(TrainingError, match="refuses the golden case clear: inverted"):
@@ -255,19 +255,20 @@ def test_tables_count_verdicts() -> None:
     assert "| x | 4 | 1 | 1 `looks_rotated` | 1 `inverted`, 1 `not_a_chest` |" in format_table(
         [counted], "shown"
     )
-    picture = chests(1)[0]
+    image = chests(1)[0]
     rows = count_by_treatment(
-        [HeldOutResult(picture, d, seen()) for d in ("as it is", "handled")], THRESHOLDS
+        [HeldOutResult(image, treatment, seen()) for treatment in ("unchanged", "augmented")],
+        THRESHOLDS,
     )
-    assert [r.shown for r in rows] == ["as it is", "handled"]
+    assert [r.kind for r in rows] == ["unchanged", "augmented"]
 
 
-def test_other_pictures_are_found_once_and_rg1_is_left_out(tmp_path: Path) -> None:
-    picture = chest_like(3)
+def test_other_images_are_found_once_and_rg1_is_left_out(tmp_path: Path) -> None:
+    image = chest_like(3)
     for name in ("a.png", "b.png", "RG1_fake.png"):
-        cv2.imwrite(str(tmp_path / name), picture)
-    cv2.imwrite(str(tmp_path / "c.png"), 60 + picture // 2)
-    learnt = images.load_packaged()[0]
-    cv2.imwrite(str(tmp_path / "learnt.png"), learnt.pixels)
-    (tmp_path / "broken.png").write_bytes(b"no picture")
+        cv2.imwrite(str(tmp_path / name), image)
+    cv2.imwrite(str(tmp_path / "c.png"), 60 + image // 2)
+    training_image = image_sources.load_packaged()[0]
+    cv2.imwrite(str(tmp_path / "training.png"), training_image.pixels)
+    (tmp_path / "broken.png").write_bytes(b"no image")
     assert [p.name for p in load_other_images([tmp_path])] == ["a.png"]

@@ -1,8 +1,8 @@
-"""Pictures that the content gate learns from and is measured on, each with what it shows.
+"""Images on which the content check is trained and measured, each with its content.
 
-Frontal chests: real radiographs of a folder, by patient, and painted ones with findings. Others:
-painted (`gate_bones`, `gate_scenes`) and the few real pictures that installed packages carry.
-Chests from the side are only painted: no real one is at hand.
+Frontal chests are real radiographs of a folder, by patient, and painted ones with findings. Other
+images are painted (`bones`, `scenes`) or come from installed packages. Chests from the side are
+only painted, because no real one is available.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from training.synthetic.primitives import Floats
 
 Pixels = NDArray[np.uint8]
 STORED: Final = 128
-"""Long side in pixels at which pictures are kept; twice the gate's input."""
+"""Long side in pixels at which images are kept; twice the network's input."""
 
 
 class Content(IntEnum):
-    """What a picture shows; the values are the network's outputs."""
+    """The content of an image; the values are the network's outputs."""
 
     FRONTAL = 0
     LATERAL = 1
@@ -41,11 +41,11 @@ class Content(IntEnum):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LabelledPicture:
-    """One picture: u8 (H, W), upright, bone white where it is a chest.
+class ContentImage:
+    """One image with its content: u8 (H, W), upright; a chest has bright bone.
 
-    `kind` is the painter's word, `radiograph`, `painted chest` or `package`; `patient` is empty
-    where there is none.
+    `kind` is a key of `OTHER_PAINTERS`, `lateral`, `radiograph`, `painted chest`, `package` or
+    `real`. `patient` is "" for an image without a patient.
     """
 
     name: str
@@ -73,7 +73,7 @@ OTHER_PAINTERS: Final[Mapping[str, Callable[[np.random.Generator], Floats]]] = {
     "face": scenes.paint_portrait,
     "gradient": scenes.paint_test_pattern,
 }
-"""Painters of what is no chest, by a word for their kind."""
+"""Painters of images that are no chests, by kind."""
 
 _PACKAGED: Final = (
     ("pydicom", "data/test_files/CT_small.dcm"),
@@ -88,12 +88,12 @@ _PACKAGED: Final = (
     ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
     ("matplotlib", "mpl-data/sample_data/Minduka_Present_Blue_Pack.png"),
 )
-"""Real pictures for training, in packages that training needs anyway. For the test stay: the ankle
+"""Real images for training, from packages that training needs anyway. Kept for the test: the ankle
 (RG3), CT and MR slices and ultrasound images of pydicom-data, the photographs of ultralytics."""
 
 
 def paint_image(kind: str, rng: np.random.Generator) -> Pixels:
-    """One picture of a kind of `OTHER_PAINTERS`, or `lateral`, u8 (STORED, STORED)."""
+    """Paint an image of a kind of `OTHER_PAINTERS`, or `lateral`: u8 (STORED, STORED)."""
     picture = bones.paint_lateral_chest(rng) if kind == "lateral" else OTHER_PAINTERS[kind](rng)
     if kind not in {"lateral", "page"} and rng.random() < 0.5:
         picture = picture[:, ::-1]
@@ -102,10 +102,10 @@ def paint_image(kind: str, rng: np.random.Generator) -> Pixels:
     return shrink(np.clip(scaled, 0, 255).astype(np.uint8))
 
 
-def paint_others(seeds: Iterable[int], each: int) -> list[LabelledPicture]:
-    """`each` pictures per seed and kind; a pure function of the seeds."""
+def paint_others(seeds: Iterable[int], each: int) -> list[ContentImage]:
+    """Paint `each` images per seed and kind; a pure function of the seeds."""
     return [
-        LabelledPicture(
+        ContentImage(
             f"{kind}-{seed}-{k}", Content.OTHER, kind, paint_image(kind, _rng(seed, number, k))
         )
         for seed in seeds
@@ -114,10 +114,10 @@ def paint_others(seeds: Iterable[int], each: int) -> list[LabelledPicture]:
     ]
 
 
-def paint_laterals(seed: int, count: int) -> list[LabelledPicture]:
-    """Chests from the side."""
+def paint_laterals(seed: int, count: int) -> list[ContentImage]:
+    """Paint `count` chests from the side."""
     return [
-        LabelledPicture(
+        ContentImage(
             f"lateral-{seed}-{k}",
             Content.LATERAL,
             "lateral",
@@ -128,25 +128,35 @@ def paint_laterals(seed: int, count: int) -> list[LabelledPicture]:
 
 
 def paint_chests(
-    first: int, count: int, told: Callable[[int], None] = lambda _: None
-) -> list[LabelledPicture]:
-    """Frontal chests with synthetic findings, painted without any real background."""
+    first: int, count: int, on_progress: Callable[[int], None] = lambda _: None
+) -> list[ContentImage]:
+    """Paint frontal chests with synthetic findings, without real backgrounds.
+
+    Args:
+        first: seed of the first chest.
+        count: number of chests.
+        on_progress: called with the number of chests done.
+
+    Returns:
+        The chests.
+    """
     generator = Generator(lungs.load_shape_model(), box_statistics.load_statistics())
     pictures = []
     for k in range(first, first + count):
         pixels = shrink(generator.sample(k).pixels)
-        pictures.append(LabelledPicture(f"chest-{k}", Content.FRONTAL, "painted chest", pixels))
-        told(k - first + 1)
+        pictures.append(ContentImage(f"chest-{k}", Content.FRONTAL, "painted chest", pixels))
+        on_progress(k - first + 1)
     return pictures
 
 
-def load_radiographs(folder: Path) -> list[LabelledPicture]:
-    """Real frontal radiographs (JPEG, PNG); `attribution.csv` beside them says whose they are.
+def load_radiographs(folder: Path) -> list[ContentImage]:
+    """Load real frontal radiographs (JPEG, PNG) of a folder.
 
-    Without it every file counts as a patient of its own.
+    An `attribution.csv` in the folder names their patients. Without it every file counts as a
+    patient of its own.
 
     Raises:
-        TrainingError: there is no such folder, or no picture in it.
+        TrainingError: there is no such folder, or no image in it.
     """
     if not folder.is_dir():
         raise TrainingError(f"{folder} is not a folder of radiographs")
@@ -156,7 +166,7 @@ def load_radiographs(folder: Path) -> list[LabelledPicture]:
         with table.open(newline="", encoding="utf-8") as lines:
             patients = {row["filename"]: row["patientid"] for row in csv.DictReader(lines)}
     pictures = [
-        LabelledPicture(
+        ContentImage(
             path.name,
             Content.FRONTAL,
             "radiograph",
@@ -171,11 +181,11 @@ def load_radiographs(folder: Path) -> list[LabelledPicture]:
     return pictures
 
 
-def load_packaged() -> list[LabelledPicture]:
-    """The real pictures of installed packages that the gate may learn from.
+def load_packaged() -> list[ContentImage]:
+    """Load the real images of installed packages that the network is trained on.
 
     Raises:
-        TrainingError: one is not where it should be; install the training extra.
+        TrainingError: a package or its image is missing; install the training extra.
     """
     pictures = []
     for package, path in _PACKAGED:
@@ -183,15 +193,15 @@ def load_packaged() -> list[LabelledPicture]:
         if spec is None or spec.origin is None:
             raise TrainingError(f"the package {package} is not installed")
         pixels = shrink(read_other_image(Path(spec.origin).parent / path))
-        pictures.append(LabelledPicture(path.rpartition("/")[2], Content.OTHER, "package", pixels))
+        pictures.append(ContentImage(path.rpartition("/")[2], Content.OTHER, "package", pixels))
     return pictures
 
 
 def read_upright(path: Path) -> Pixels:
-    """A radiograph as the agent reads it, u8 (H, W).
+    """Read a radiograph as the agent does, u8 (H, W).
 
     Raises:
-        TrainingError: the agent would refuse it.
+        TrainingError: the agent refuses the file.
     """
     try:
         return read_study(path.read_bytes())[0].pixels
@@ -200,23 +210,24 @@ def read_upright(path: Path) -> Pixels:
 
 
 def read_other_image(path: Path) -> Pixels:
-    """Any picture as it would look if somebody saved it as a grey PNG, u8 (H, W).
+    """Read any image as it would look when exported as a grey PNG, u8 (H, W).
 
-    DICOM of every modality is stretched to its own range; of several frames the middle one counts.
+    The grey values of a DICOM file of any modality are stretched to their full range. Of several
+    frames the middle one is used.
 
     Raises:
-        TrainingError: it is no picture that can be read.
+        TrainingError: the file is no readable image.
     """
     if path.suffix != ".dcm":
         pixels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
         if pixels is None:
-            raise TrainingError(f"{path} is no picture")
+            raise TrainingError(f"{path} is no image")
         return np.asarray(pixels, np.uint8)
-    return _dicom(path)
+    return _read_dicom(path)
 
 
-def _dicom(path: Path) -> Pixels:
-    import pydicom  # noqa: PLC0415  # only the others are DICOM
+def _read_dicom(path: Path) -> Pixels:
+    import pydicom  # noqa: PLC0415  # Only the other images are DICOM.
     from pydicom.pixels.processing import apply_color_lut, apply_voi_lut  # noqa: PLC0415
 
     try:
@@ -239,7 +250,7 @@ def _dicom(path: Path) -> Pixels:
 
 
 def shrink(pixels: Pixels) -> Pixels:
-    """Shrunk to a long side of `STORED` pixels, or left as it is where it is smaller."""
+    """Shrink an image to a long side of `STORED` pixels; a smaller one is returned unchanged."""
     scale = STORED / max(pixels.shape)
     if scale >= 1:
         return pixels
