@@ -1,4 +1,4 @@
-"""What the commands of `hilum-train` do: call, show progress, turn errors into an exit status."""
+"""The commands `synthetic`, `starter`, `data statistics` and `data lung-shapes`."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def synthetic(
     studies: bool,
     workers: int,
 ) -> None:
-    """Write a synthetic set, and a contact sheet where asked for."""
+    """Write a synthetic data set, and a contact sheet if `preview` is given."""
     if preview is not None and not cv2.haveImageWriter(str(preview)):
         raise TrainingError(
-            f"{preview}: no kind of picture is called so", hint="Let its name end in .png."
+            f"{preview} has no suffix of an image format", hint="Let its name end in .png."
         )
     shapes = lungs.load_shape_model()
     pictures = real.load_backgrounds(backgrounds, shapes) if backgrounds is not None else ()
@@ -129,7 +129,16 @@ def _config(settings: Mapping[str, object]) -> TrainConfig:
 
 
 def contact_sheet(samples: list[Sample], *, columns: int = 6, side: int = 384) -> NDArray[np.uint8]:
-    """Samples with their boxes and names, BGR u8, `columns` in a row."""
+    """Draw samples with their boxes and names as one image.
+
+    Args:
+        samples: the samples.
+        columns: samples per row.
+        side: height and width of a sample in pixels.
+
+    Returns:
+        The image, BGR u8.
+    """
     tiles = []
     for sample in samples:
         tile = cv2.cvtColor(sample.pixels, cv2.COLOR_GRAY2BGR)

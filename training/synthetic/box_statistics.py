@@ -1,11 +1,11 @@
-"""Where radiologists' boxes lie: aggregates of the VinDr-CXR training annotations.
+"""Statistics of radiologists' boxes: aggregates of the VinDr-CXR training annotations.
 
 The table (67,914 rows; Nguyen et al., Scientific Data 2022; mirrored by torchxrayvision as
-`vinbigdata-train.csv.gz`) has boxes in pixels but no image sizes. So positions are measured in
-the patient rather than in the picture: from the readers' boxes of the aortic knob and the heart we
-take a *thorax frame*, with the midline, the level of the knob, the level of the heart's centre and
-the heart's width. Images without both anchors get the median frame, which blurs their positions by
-the spread of image sizes. Only aggregates are kept, never a row.
+`vinbigdata-train.csv.gz`) has boxes in pixels but no image sizes. So positions are measured
+relative to the patient: the readers' boxes of the aortic knob and the heart give a *thorax frame*,
+with the midline, the level of the knob, the level of the heart's centre and the heart's width.
+Images without both boxes get the median frame, which blurs their positions by the spread of image
+sizes. Only aggregates are stored, never a row.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from training.errors import TrainingError
 
 SHIPPED: Final = Path(__file__).with_name("box_statistics.json")
 HEART_OF_THORAX: Final = 0.57
-"""Assumed cardiothoracic ratio of the hearts that readers marked: turns widths into thoraces."""
+"""Assumed cardiothoracic ratio of marked hearts; converts their widths to thorax widths."""
 
 CENTRE_EDGES: Final = np.linspace(-0.75, 0.75, 25), np.linspace(-1.25, 2.75, 33)
 SIZE_EDGES: Final = np.geomspace(0.02, 1.4, 15), np.geomspace(0.03, 4.5, 17)
@@ -35,11 +35,12 @@ _COLUMNS: Final = ("image_id", "class_name", "x_min", "y_min", "x_max", "y_max")
 
 @dataclass(frozen=True, slots=True)
 class ClassStatistics:
-    """How often and where one finding was marked.
+    """Frequency, positions and sizes of one class.
 
-    Coordinates are of the thorax frame: u across in thorax widths from the midline (right of the
-    picture positive), v down in knob-to-heart distances from the knob. `centres` and `sizes` are
-    joint histograms over (u, v) and (width in u, height in v), each summing to 1.
+    Coordinates are those of the thorax frame: u is horizontal, in thorax widths from the midline
+    (positive to the right of the image); v is vertical, in knob-to-heart distances below the knob.
+    `centres` and `sizes` are joint histograms over (u, v) and (width in u, height in v), each
+    summing to 1.
     """
 
     image_frequency: float
@@ -57,7 +58,7 @@ class BoxStatistics:
     together: NDArray[np.float64]
 
     def sample(self, index: int, rng: np.random.Generator) -> tuple[float, float, float, float]:
-        """One plausible box of a class: centre u, centre v, width in u, height in v."""
+        """Sample a box of a class: centre u, centre v, width in u, height in v."""
         of_class = self.classes[index]
         u, v = _sample_cell(of_class.centres, CENTRE_EDGES, rng)
         width, height = _sample_cell(of_class.sizes, SIZE_EDGES, rng)
@@ -78,7 +79,7 @@ def _sample_cell(
 
 
 def measure_statistics(annotations: Path) -> BoxStatistics:
-    """Aggregate the annotation table.
+    """Aggregate an annotation table.
 
     Args:
         annotations: CSV (also gzipped) with the columns of VinDr-CXR's train.csv.
@@ -126,7 +127,7 @@ def _to_thorax_frame(boxes: pd.DataFrame) -> pd.DataFrame:
     heart = medians[of_class == BY_NAME["Cardiomegaly"].index].droplevel("index")
     frame = pd.DataFrame(
         {
-            # The marked knob lies left of the patient's midline, the heart a little too.
+            # The marked knob is left of the patient's midline; the heart is slightly left of it.
             "middle": 0.5 * (aorta["x"] - 0.25 * aorta["width"])
             + 0.5 * (heart["x"] - 0.08 * heart["width"]),
             "thorax": heart["width"] / HEART_OF_THORAX,
@@ -171,10 +172,10 @@ def _aggregate_class(framed: pd.DataFrame, images: int) -> ClassStatistics:
 
 
 def save_statistics(statistics: BoxStatistics, path: Path) -> None:
-    """Write as JSON; histograms in parts per ten thousand, flat, row by row.
+    """Write as JSON; histograms are flat, row by row, in parts per ten thousand.
 
     Raises:
-        TrainingError: the disk cannot be written; what was there is as it was.
+        TrainingError: the disk cannot be written; the previous file is unchanged.
     """
 
     def flat(histogram: NDArray[np.float64]) -> list[int]:
@@ -199,7 +200,7 @@ def save_statistics(statistics: BoxStatistics, path: Path) -> None:
 
 
 def load_statistics(path: Path = SHIPPED) -> BoxStatistics:
-    """Read what `save` wrote; by default the aggregates shipped beside this module."""
+    """Load statistics, by default the aggregates shipped beside this module."""
     document = json.loads(path.read_text(encoding="utf-8"))
 
     def histogram(

@@ -1,10 +1,10 @@
-"""A synthetic set as a hospital would hand it over: DICOM studies and a table of readers' boxes.
+"""A synthetic data set as a hospital would provide it: DICOM studies and a table of readers' boxes.
 
 DIR/studies/<patient>/<study>/<image_id>.dicom   one radiograph each
 DIR/annotations.csv                              VinDr-CXR's columns, three simulated readers
 
-Patients have one to three studies, a sex, an age, and a machine; pictures come as MONOCHROME1 and
-MONOCHROME2, plain and run-length encoded. Read by `hilum-train data vindr` like any other.
+Patients have one to three studies, a sex, an age and a machine. Images are MONOCHROME1 or
+MONOCHROME2, uncompressed or run-length encoded. `hilum-train data vindr` imports the data set.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _BITS: Final = 12
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """One radiograph to be: whose it is, and on what it is taken."""
+    """The header facts of one radiograph to be painted from `seed`."""
 
     seed: int
     image_id: str
@@ -60,12 +60,12 @@ class Study:
 
     @property
     def path(self) -> Path:
-        """Where it lies in the set."""
+        """The file's path in the data set."""
         return Path("studies", self.patient, f"study-{self.number}", f"{self.image_id}.dicom")
 
 
 def plan_studies(seeds: range) -> list[Study]:
-    """Patients and their studies, one radiograph per seed; a function of the first seed alone."""
+    """Plan patients and their studies, one radiograph per seed; the first seed decides all."""
     rng = np.random.default_rng([2, seeds.start])
     studies: list[Study] = []
     while len(studies) < len(seeds):
@@ -96,18 +96,28 @@ def plan_studies(seeds: range) -> list[Study]:
 def write_studies(
     generator: Generator, folder: Path, seeds: range, *, workers: int = 2
 ) -> Iterator[tuple[Study, tuple[Label, ...]]]:
-    """Paint and store one radiograph per seed, yielding each with what was painted, in order.
+    """Paint and store one radiograph per seed.
 
-    The table is written last, so a folder without it is an unfinished set.
+    The table is written last, so a folder without it is an unfinished data set.
+
+    Args:
+        generator: makes the radiographs; must not have real backgrounds.
+        folder: where the data set is written.
+        seeds: one per radiograph.
+        workers: number of processes.
+
+    Yields:
+        Each study with its labels, in order.
 
     Raises:
-        TrainingError: real backgrounds: they show what nobody has marked, and the table has no
-            column to say so; the folder holds a set already; or the disk cannot be written.
+        TrainingError: the generator has real backgrounds, which show unlabelled findings, and the
+            table has no column to declare them; the folder holds a data set already; or the disk
+            cannot be written.
     """
     if generator.backgrounds:
         raise TrainingError(
-            "studies are painted throughout, without real backgrounds",
-            hint="A table in VinDr-CXR's layout cannot say what a real picture may hide.",
+            "studies are painted without real backgrounds",
+            hint="A table in VinDr-CXR's layout cannot declare unlabelled findings of real images.",
         )
     refuse_existing_dataset(folder)
     studies = plan_studies(seeds)
@@ -149,18 +159,18 @@ def _simulate_readings(study: Study, labels: tuple[Label, ...], side: int) -> li
     return rows
 
 
-_given: tuple[Generator, Path] | None = None
+_worker_arguments: tuple[Generator, Path] | None = None
 
 
 def _initialise_worker(generator: Generator, folder: Path) -> None:
-    global _given  # noqa: PLW0603 - how a worker process keeps what it was started with
-    _given = generator, folder
+    global _worker_arguments  # noqa: PLW0603 - a worker process keeps its arguments
+    _worker_arguments = generator, folder
     cv2.setNumThreads(1)
 
 
 def _paint_and_store(study: Study) -> tuple[Label, ...]:
-    assert _given is not None  # noqa: S101 - the pool's initializer has set it
-    generator, folder = _given
+    assert _worker_arguments is not None  # noqa: S101 - the pool's initializer has set it
+    generator, folder = _worker_arguments
     sample = generator.sample(study.seed)
     file = BytesIO()
     build_dataset(sample.pixels, study).save_as(file, enforce_file_format=True)
@@ -172,11 +182,14 @@ def _paint_and_store(study: Study) -> tuple[Label, ...]:
 
 
 def build_dataset(pixels: NDArray[np.uint8], study: Study) -> FileDataset:
-    """A radiograph for presentation, 12 bits stored, with a window over all of them.
+    """Build a radiograph for presentation: 12 bits stored, with a window over their full range.
 
     Args:
-        pixels: u8 (H, W), bone white.
-        study: whose it is.
+        pixels: u8 (H, W), bone bright.
+        study: the header facts.
+
+    Returns:
+        The DICOM data set.
     """
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation

@@ -1,7 +1,7 @@
-"""Findings inside the lung, painted onto a chest.
+"""Findings inside the lung, painted on a chest.
 
-Every function takes the chest, the wished box (centre x, centre y, width, height in pixels) and a
-random generator, and returns the density it would add, f32 (H, W) in units of the chest's contrast.
+Every painter takes the chest, the target box (centre x, centre y, width, height in pixels) and a
+random generator. It returns the density to add, f32 (H, W), in units of the chest's contrast.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ TargetBox = tuple[float, float, float, float]
 
 
 def paint_nodule(chest: Chest, target: TargetBox, rng: np.random.Generator) -> Floats:
-    """A round mass: the shadow of a sphere with an uneven outline, now and then spiculated."""
+    """Paint a round mass: the shadow of a sphere, its outline uneven, sometimes spiculated."""
     x, y, width, height = target
     radius = max(4.0, 0.5 * float(np.sqrt(width * height)))
     stretch = float(np.clip(width / max(height, 1), 0.7, 1.4)) ** 0.5
@@ -40,7 +40,7 @@ def paint_nodule(chest: Chest, target: TargetBox, rng: np.random.Generator) -> F
 def _uneven_distance(
     chest: Chest, centre: tuple[float, float], radii: tuple[float, float], rng: np.random.Generator
 ) -> Floats:
-    """Elliptic distance with a wavy outline."""
+    """Return the distance from an ellipse with a wavy outline, 1 on it."""
     y, x = primitives.pixel_grid(chest.shape)
     distance = primitives.ellipse_distance(chest.shape, centre, radii, rng.uniform(0, np.pi))
     angle = np.arctan2(y - np.float32(centre[1]), x - np.float32(centre[0]))
@@ -59,8 +59,10 @@ def _draw_spicules(
     canvas = np.zeros(chest.shape, np.uint8)
     for angle in rng.uniform(0, 2 * np.pi, int(rng.integers(8, 20))):
         reach = radius * rng.uniform(1.05, 1.35)
-        way = np.array([np.cos(angle), np.sin(angle)])
-        points = np.array([centre + way * radius * 0.6, centre + way * reach], np.float32)
+        direction = np.array([np.cos(angle), np.sin(angle)])
+        points = np.array(
+            [centre + direction * radius * 0.6, centre + direction * reach], np.float32
+        )
         primitives.draw_polyline(canvas, points, 1, 160)
     return np.asarray(
         primitives.blur(canvas.astype(np.float32) / np.float32(255), 0.7) * 0.6, np.float32
@@ -68,7 +70,7 @@ def _draw_spicules(
 
 
 def paint_calcification(chest: Chest, target: TargetBox, rng: np.random.Generator) -> Floats:
-    """Small and very bright: a granuloma, a cluster of grains, or a crescent on the aortic knob."""
+    """Paint a small bright calcification: grains, or a crescent on the aortic knob."""
     x, y, width, height = target
     canvas = np.zeros(chest.shape, np.uint8)
     knob = chest.knob
@@ -111,10 +113,19 @@ def paint_opacity(
     hardness: tuple[float, float],
     bronchograms: float = 0.0,
 ) -> Floats:
-    """A cloud in the lung: consolidation, infiltration and plain opacity differ in degree.
+    """Paint a cloud in the lung: consolidation, infiltration or lung opacity, by degree.
 
-    `patchy` is how much noise breaks the cloud up, `hardness` how sharp its edge is,
-    `bronchograms` the chance that air-filled bronchi shine through.
+    Args:
+        chest: the chest.
+        target: centre x, centre y, width, height in pixels.
+        rng: decides all that varies.
+        strength: range of the density.
+        patchy: range of the noise that breaks up the cloud.
+        hardness: range of the sharpness of its edge.
+        bronchograms: probability that air-filled bronchi are visible in it.
+
+    Returns:
+        The density to add, f32 (H, W).
     """
     x, y, width, height = target
     distance = primitives.ellipse_distance(
@@ -152,7 +163,7 @@ def _draw_bronchi(chest: Chest, target: TargetBox, rng: np.random.Generator) -> 
 
 
 def paint_reticulation(chest: Chest, target: TargetBox, rng: np.random.Generator) -> Floats:
-    """Interstitial disease: a fine net over a wide region, with a little ground glass."""
+    """Paint interstitial disease: a fine net over a wide region, with some ground glass."""
     x, y, width, height = target
     distance = primitives.ellipse_distance(chest.shape, (x, y), (0.6 * width, 0.6 * height))
     envelope = primitives.smooth_mask(
@@ -170,16 +181,18 @@ def paint_reticulation(chest: Chest, target: TargetBox, rng: np.random.Generator
 
 
 def paint_fibrosis(chest: Chest, target: TargetBox, rng: np.random.Generator) -> Floats:
-    """Scars: coarse crooked strands, drawn together, with a dense part."""
+    """Paint scars: coarse crooked strands that converge, with a dense part."""
     x, y, width, height = target
     canvas = np.zeros(chest.shape, np.uint8)
     hub = np.array([x, y]) + rng.uniform(-0.3, 0.3, 2) * (width, height)
     for _ in range(int(rng.integers(8, 22))):
         start = np.array([x, y]) + rng.uniform(-0.5, 0.5, 2) * (width, height)
-        way = (hub - start) if rng.random() < 0.6 else rng.uniform(-0.5, 0.5, 2) * (width, height)
+        direction = (
+            (hub - start) if rng.random() < 0.6 else rng.uniform(-0.5, 0.5, 2) * (width, height)
+        )
         bend = rng.normal(0, 0.12, 2) * (width, height)
         t = np.linspace(0, 1, 8)[:, None]
-        points = start + way * t * rng.uniform(0.5, 1.0) + bend * np.sin(np.pi * t)
+        points = start + direction * t * rng.uniform(0.5, 1.0) + bend * np.sin(np.pi * t)
         primitives.draw_polyline(
             canvas, points.astype(np.float32), rng.uniform(1, 3.4), int(rng.integers(110, 255))
         )
@@ -193,7 +206,7 @@ def paint_fibrosis(chest: Chest, target: TargetBox, rng: np.random.Generator) ->
 
 
 def paint_atelectasis(chest: Chest, target: TargetBox, rng: np.random.Generator) -> Floats:
-    """Airless lung: a plate-like band, or a wedge that points to the hilum."""
+    """Paint airless lung: a plate-like band, or a wedge that points to the hilum."""
     x, y, width, height = target
     inside = np.clip(chest.air * 1.6, 0, 1)
     if rng.random() < 0.5:
@@ -233,7 +246,7 @@ def paint_atelectasis(chest: Chest, target: TargetBox, rng: np.random.Generator)
 
 
 def paint_other_lesion(chest: Chest, target: TargetBox, rng: np.random.Generator) -> Floats:
-    """What fits no other class: a cavity with a fluid level, widened bronchi, a broad hilum."""
+    """Paint a finding of no other class: a cavity with fluid, wide bronchi, a broad hilum."""
     x, y, width, height = target
     kind = rng.integers(0, 3)
     if kind == 0:

@@ -1,7 +1,7 @@
-"""Findings of the pleura, the heart and the aorta: they follow the lung's outline.
+"""Findings of the pleura, the heart and the aorta, which follow the lung's outline.
 
-Functions return the density they would add, as `findings_lung` does; a pneumothorax takes away as
-well as adds, so it changes the chest itself and returns its box.
+Painters return the density to add, as in `lesions_lung`. A pneumothorax removes density too, so its
+painter changes the chest and returns the finding's box.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ Extent = tuple[float, float, float, float]
 
 
 def _select_lung(chest: Chest, x: float) -> tuple[Lung, float]:
-    """The lung that a column belongs to, and -1 or 1 for the way to its lateral border."""
+    """Return the lung of a column, and -1 or 1 for the direction of its lateral border."""
     return (chest.lungs.first, -1.0) if x < chest.frame.middle else (chest.lungs.second, 1.0)
 
 
 def paint_effusion(chest: Chest, target: TargetBox, rng: np.random.Generator) -> Floats:
-    """Fluid: from a blunted angle to most of a side, its upper border a meniscus."""
-    lung, way = _select_lung(chest, target[0])
+    """Paint fluid, from a blunted angle to most of a side; its upper border is a meniscus."""
+    lung, lateral_sign = _select_lung(chest, target[0])
     y, x = primitives.pixel_grid(chest.shape)
     _, top, _, bottom = chest.lungs.extent
     height = float(np.clip(target[3], 0.09 * (bottom - top), 0.8 * (bottom - top)))
     borders = lung.borders_at(lung.bottom - 0.25 * height)
-    lateral, medial = borders if way < 0 else borders[::-1]
+    lateral, medial = borders if lateral_sign < 0 else borders[::-1]
     across = np.clip((x - np.float32(lateral)) / np.float32(medial - lateral), -0.1, 1.2)
     share = height / (bottom - top)
     climb = height * rng.uniform(0.35, 0.75)
@@ -40,7 +40,7 @@ def paint_effusion(chest: Chest, target: TargetBox, rng: np.random.Generator) ->
         - height
         + climb * (1 - np.exp(-np.maximum(across, 0) / rng.uniform(0.12, 0.4)))
     )
-    if share < 0.2:  # only the angle is filled
+    if share < 0.2:  # Only the angle is filled.
         level = level + 2.2 * height * np.clip(across - 0.15, 0, None)
     soft = rng.uniform(3, 10)
     below = np.clip((y - level.astype(np.float32)) / np.float32(soft) + 0.5, 0, 1)
@@ -50,11 +50,11 @@ def paint_effusion(chest: Chest, target: TargetBox, rng: np.random.Generator) ->
 
 
 def paint_thickening(chest: Chest, target: TargetBox, rng: np.random.Generator) -> Floats:
-    """A rim of dense tissue along the lung's border, most often at the apex."""
-    lung, way = _select_lung(chest, target[0])
+    """Paint a rim of dense tissue along the lung's border, most often at the apex."""
+    lung, lateral_sign = _select_lung(chest, target[0])
     # Only the apical and lateral border: the medial one is the mediastinum.
-    lateral = lung.left if way < 0 else lung.right
-    medial = lung.right if way < 0 else lung.left
+    lateral = lung.left if lateral_sign < 0 else lung.right
+    medial = lung.right if lateral_sign < 0 else lung.left
     points = np.concatenate(
         [np.stack([medial[:3], lung.levels[:3]], 1)[::-1], np.stack([lateral, lung.levels], 1)]
     ).astype(np.float32)
@@ -74,34 +74,45 @@ def paint_thickening(chest: Chest, target: TargetBox, rng: np.random.Generator) 
 
 
 def paint_pneumothorax(chest: Chest, target: TargetBox, rng: np.random.Generator) -> Extent | None:
-    """Air between lung and chest wall: darker, no vessels, a thin line where the lung ends."""
-    lung, way = _select_lung(chest, target[0])
+    """Paint air between lung and chest wall: darker, no vessels, a thin line at the lung's edge.
+
+    Args:
+        chest: is changed.
+        target: centre x, centre y, width, height in pixels.
+        rng: decides all that varies.
+
+    Returns:
+        The box of the air, None if there is too little of it.
+    """
+    lung, lateral_sign = _select_lung(chest, target[0])
     hilum = np.array(
         [
-            chest.frame.middle + way * 0.14 * chest.frame.thorax,
+            chest.frame.middle + lateral_sign * 0.14 * chest.frame.thorax,
             chest.frame.knob_y + 0.5 * chest.frame.drop,
         ]
     )
     outline = lung.polygon()
     high = np.clip((lung.bottom - outline[:, 1]) / (lung.bottom - lung.top), 0, 1)
-    outward = np.clip(way * (outline[:, 0] - chest.frame.middle) / chest.frame.thorax / 0.3, 0, 1)
+    outward = np.clip(
+        lateral_sign * (outline[:, 0] - chest.frame.middle) / chest.frame.thorax / 0.3, 0, 1
+    )
     collapse = rng.uniform(0.08, 0.3) if rng.random() < 0.6 else rng.uniform(0.3, 0.6)
     shrink = collapse * np.clip(
         rng.uniform(0.3, 1.0) * outward + rng.uniform(0.5, 1.0) * high, 0, 1
     )
     shrunk = (hilum + (outline - hilum) * (1 - shrink[:, None])).astype(np.float32)
     whole = primitives.blur(lung.mask(chest.shape).astype(np.float32) / np.float32(255), 1.5)
-    left_over = primitives.fill_polygon(chest.shape, shrunk)
-    gap = np.clip(whole * np.clip(chest.air * 1.8, 0, 1) - primitives.blur(left_over, 0.8), 0, 1)
+    collapsed = primitives.fill_polygon(chest.shape, shrunk)
+    gap = np.clip(whole * np.clip(chest.air * 1.8, 0, 1) - primitives.blur(collapsed, 0.8), 0, 1)
     if float(gap.sum()) < 300:
         return None
     if chest.vessels is not None:
         chest.pixels -= chest.vessels * gap
     else:
-        calm = primitives.blur(chest.pixels, rng.uniform(2.0, 3.5))
-        primitives.blend_towards(chest.pixels, calm, gap * np.float32(0.75))
+        smooth = primitives.blur(chest.pixels, rng.uniform(2.0, 3.5))
+        primitives.blend_towards(chest.pixels, smooth, gap * np.float32(0.75))
     chest.pixels -= gap * np.float32(chest.contrast * rng.uniform(0.05, 0.3))
-    within = whole * left_over * np.clip(chest.air * 1.6, 0, 1)
+    within = whole * collapsed * np.clip(chest.air * 1.6, 0, 1)
     chest.pixels += within * np.float32(chest.contrast * rng.uniform(0.0, 0.35) * (0.4 + collapse))
     canvas = np.zeros(chest.shape, np.uint8)
     primitives.draw_polyline(canvas, np.concatenate([shrunk, shrunk[:1]]), 1.6)
@@ -112,12 +123,12 @@ def paint_pneumothorax(chest: Chest, target: TargetBox, rng: np.random.Generator
 
 
 def choose_heart_ratio(target: TargetBox, chest_width: float) -> float:
-    """The cardiothoracic ratio that a wished box of cardiomegaly asks for, at least 0.53."""
+    """Return the cardiothoracic ratio for a target box of cardiomegaly, 0.53 to 0.72."""
     return float(np.clip(target[2] / chest_width, 0.53, 0.72))
 
 
 def choose_knob_reach(target: TargetBox, chest_width: float) -> float:
-    """How far left of the midline, in thorax widths, an enlarged aorta is to bulge."""
+    """Return how far left of the midline an enlarged aorta reaches, in thorax widths."""
     return float(np.clip(0.75 * target[2] / chest_width, 0.112, 0.2))
 
 

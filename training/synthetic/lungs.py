@@ -1,9 +1,9 @@
-"""Lung outlines: a statistical shape model and how it is fitted to a radiograph.
+"""Lung outlines: a statistical shape model and its fit to a radiograph.
 
-A lung is described row by row: at `ROWS` levels between its apex and its base, where its border
-lies on the viewer's left and right. That keeps the heart's silhouette and the domes of the
-diaphragm without landmarks. Mean and principal modes come from 517 outlines drawn by hand (V7 Labs'
-COVID-19 X-ray dataset, as mirrored by torchxrayvision); only these aggregates are kept.
+A lung is described by its left and right borders (as displayed) at `ROWS` levels between apex and
+base. This represents the heart's silhouette and the domes of the diaphragm without landmarks. Mean
+and principal modes come from 517 outlines drawn by hand (V7 Labs' COVID-19 X-ray dataset, as
+mirrored by torchxrayvision). Only these aggregates are stored.
 """
 
 from __future__ import annotations
@@ -45,20 +45,20 @@ class Lung:
         return np.linspace(self.top, self.bottom, ROWS, dtype=np.float32)
 
     def borders_at(self, y: float) -> tuple[float, float]:
-        """Left and right border at a height; beyond the ends, those of the nearest level."""
+        """Return left and right border at a height; beyond the ends, those of the nearest level."""
         return (
             float(np.interp(y, self.levels, self.left)),
             float(np.interp(y, self.levels, self.right)),
         )
 
     def polygon(self) -> Floats:
-        """The outline as f32 of shape (2 * ROWS, 2), x and y."""
+        """Return the outline as f32 of shape (2 * ROWS, 2), x and y."""
         down = np.stack([self.left, self.levels], axis=1)
         up = np.stack([self.right, self.levels], axis=1)[::-1]
         return np.concatenate([down, up]).astype(np.float32)
 
     def mask(self, shape: tuple[int, int]) -> Mask:
-        """u8 of `shape` (H, W), 255 inside, smooth at the border."""
+        """Return the mask as u8 of `shape` (H, W), 255 inside, smooth at the border."""
         filled = np.zeros(shape, np.uint8)
         points = np.round(self.polygon() * 16).astype(np.int32)
         cv2.fillPoly(filled, [points], 255, lineType=cv2.LINE_AA, shift=4)
@@ -67,18 +67,18 @@ class Lung:
 
 @dataclass(frozen=True, slots=True)
 class Lungs:
-    """Both lungs as the viewer sees them: `first` on the picture's left is the patient's right."""
+    """Both lungs as displayed: `first`, on the image's left, is the patient's right lung."""
 
     first: Lung
     second: Lung
 
     def mask(self, shape: tuple[int, int]) -> Mask:
-        """Both together, as `Lung.mask`."""
+        """Return the mask of both lungs, as `Lung.mask`."""
         return np.maximum(self.first.mask(shape), self.second.mask(shape))
 
     @property
     def extent(self) -> tuple[float, float, float, float]:
-        """x_min, y_min, x_max, y_max of both."""
+        """The box of both lungs: x_min, y_min, x_max, y_max."""
         return (
             float(self.first.left.min()),
             min(self.first.top, self.second.top),
@@ -87,7 +87,7 @@ class Lungs:
         )
 
     def vector(self) -> NDArray[np.float64]:
-        """The shape without place and scale: relative to `extent`, f64 of shape (4 + 4 * ROWS,)."""
+        """Return the shape relative to `extent`, f64 of shape (4 + 4 * ROWS,)."""
         x_min, y_min, x_max, y_max = self.extent
         width, height = x_max - x_min, y_max - y_min
         parts = []
@@ -101,7 +101,18 @@ class Lungs:
 def place_shape(
     vector: NDArray[np.float64], x: float, y: float, width: float, height: float
 ) -> Lungs:
-    """Turn a shape vector back into lungs whose extent begins at (x, y)."""
+    """Convert a shape vector to lungs.
+
+    Args:
+        vector: f64 of shape (4 + 4 * ROWS,), as `Lungs.vector` returns it.
+        x: left edge of the lungs' extent in pixels.
+        y: upper edge of the extent in pixels.
+        width: of the extent in pixels.
+        height: of the extent in pixels.
+
+    Returns:
+        The lungs.
+    """
     lungs = []
     for part in np.split(vector, 2):
         left, right = part[2 : 2 + ROWS], part[2 + ROWS :]
@@ -120,19 +131,22 @@ def place_shape(
 
 @dataclass(frozen=True, slots=True)
 class ShapeModel:
-    """Mean shape vector, `modes` (MODES, n) with unit-variance coefficients, typical aspect."""
+    """The shape model: mean vector and `modes` (MODES, n) for unit-variance coefficients.
+
+    `aspect` is the 5th to the 95th percentile of width over height.
+    """
 
     mean: NDArray[np.float64]
     modes: NDArray[np.float64]
     aspect: tuple[float, float]
 
     def vector(self, coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Shape vector for the first `len(coefficients)` modes, in standard deviations."""
+        """Return the shape vector for coefficients of the first modes, in standard deviations."""
         return self.mean + coefficients @ self.modes[: len(coefficients)]
 
 
 def load_shape_model(path: Path = SHIPPED) -> ShapeModel:
-    """Read the shape model shipped beside this module."""
+    """Load a shape model, by default the one shipped beside this module."""
     document = json.loads(path.read_text(encoding="utf-8"))
     low, high = document["aspect"]
     return ShapeModel(
@@ -143,7 +157,7 @@ def load_shape_model(path: Path = SHIPPED) -> ShapeModel:
 
 
 def measure_shape_model(masks: Path) -> ShapeModel:
-    """Build the model from lung masks.
+    """Build a shape model from lung masks.
 
     Args:
         masks: a folder or zip of 8-bit mask images (lungs 255), frontal views.
@@ -173,10 +187,10 @@ def measure_shape_model(masks: Path) -> ShapeModel:
 
 
 def save_shape_model(model: ShapeModel, path: Path) -> None:
-    """Write what `load` reads.
+    """Write a shape model as JSON.
 
     Raises:
-        TrainingError: the disk cannot be written; what was there is as it was.
+        TrainingError: the disk cannot be written; the previous file is unchanged.
     """
     document = {
         "source": "V7 Labs COVID-19 X-ray dataset, lung masks (torchxrayvision)",
@@ -205,7 +219,7 @@ def _read_masks(source: Path) -> Iterator[Mask]:
 
 
 def outline_from_mask(mask: Mask) -> Lungs | None:
-    """Describe the two largest parts of a mask, or None where there are no two side by side."""
+    """Return the outlines of a mask's two largest parts, None if they are not side by side."""
     scale = 512 / max(mask.shape)
     small = cv2.resize(mask, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) > 127
     count, labels, stats, centres = cv2.connectedComponentsWithStats(small.astype(np.uint8))
@@ -236,23 +250,26 @@ def _outline_part(part: NDArray[np.bool_], scale: float) -> Lung:
 
 
 def fit_lungs(pixels: Mask, model: ShapeModel, rng: np.random.Generator) -> tuple[Lungs, float]:
-    """Find the lungs of a frontal radiograph: the shape that best parts dark from bright.
+    """Find the lungs of a frontal radiograph: the shape that best separates dark from bright.
 
-    A search by evolution over place, scale and the first modes on a 96-pixel picture. The score
-    is the correlation of the shape with the (locally equalised) darkness; below about 0.5 the
-    lungs should not be relied on.
+    An evolutionary search over position, scale and the first modes, on an image of 96 pixels. The
+    score is the correlation of the shape with the (locally equalised) darkness. A fit with a score
+    below about 0.5 is unreliable.
 
     Args:
         pixels: u8 of shape (H, W), bone bright.
         model: the shapes to try.
         rng: makes the search repeatable.
+
+    Returns:
+        The lungs in pixels, and the score.
     """
     side = 96
     scale = side / max(pixels.shape)
     small = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     height, width = small.shape
     dark = 255.0 - cv2.createCLAHE(2.0, (3, 3)).apply(small).astype(np.float32)
-    # Air around the body is dark too: what is connected to the border and black counts as bright.
+    # Air around the body is dark too, so black areas connected to the border count as bright.
     black = (small < np.percentile(small, 2) + 12).astype(np.uint8)
     _, labels = cv2.connectedComponents(black)
     edge = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))

@@ -1,4 +1,4 @@
-"""Simulated readers: they draw the same finding a little differently, miss some, see others."""
+"""Simulated readers: their boxes vary, they miss findings and mark some that do not exist."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from training.data.labels import Label
 
 READERS: Final = tuple(f"R{k}" for k in range(1, 18))
 
-# Pale findings are missed more often; names for the same shadow are mixed up.
-_SEEN: Final = {
+# Faint findings are missed more often; classes of similar appearance are confused.
+_SENSITIVITY: Final = {
     BY_SLUG[slug].index: share
     for slug, share in (
         ("aortic_enlargement", 0.92),
@@ -22,36 +22,45 @@ _SEEN: Final = {
         ("pneumothorax", 0.92),
     )
 }
-_SEEN_OTHERWISE: Final = 0.8
-_MIXED_UP: Final = tuple(
+_DEFAULT_SENSITIVITY: Final = 0.8
+_SIMILAR: Final = tuple(
     BY_SLUG[slug].index for slug in ("consolidation", "infiltration", "lung_opacity")
 )
-_MIX_UP: Final = 0.12
-_IMAGINED: Final = 0.02
-_EDGE: Final = 0.05  # standard deviation of an edge, in sides of the box
+_CONFUSION: Final = 0.12
+_FALSE_POSITIVE: Final = 0.02
+_EDGE: Final = 0.05  # Standard deviation of an edge, in sides of the box.
 
 
 def choose_readers(rng: np.random.Generator, count: int = 3) -> list[str]:
-    """Who reads an image."""
+    """Choose the readers of an image."""
     return [READERS[k] for k in sorted(rng.choice(len(READERS), count, replace=False).tolist())]
 
 
 def simulate_reading(labels: Sequence[Label], side: int, rng: np.random.Generator) -> list[Label]:
-    """What one reader draws on an image of `side` x `side` pixels; whole pixels, as tools give."""
+    """Simulate the boxes that one reader draws, in whole pixels, as annotation tools give them.
+
+    Args:
+        labels: the findings on the image.
+        side: height and width of the image in pixels.
+        rng: decides what the reader marks.
+
+    Returns:
+        The reader's labels.
+    """
     drawn = []
     for label in labels:
-        if rng.random() >= _SEEN.get(label.index, _SEEN_OTHERWISE):
+        if rng.random() >= _SENSITIVITY.get(label.index, _DEFAULT_SENSITIVITY):
             continue
         index = label.index
-        if index in _MIXED_UP and rng.random() < _MIX_UP:
-            index = int(rng.choice(_MIXED_UP))
+        if index in _SIMILAR and rng.random() < _CONFUSION:
+            index = int(rng.choice(_SIMILAR))
         width, height = label.x_max - label.x_min, label.y_max - label.y_min
         moved = rng.normal(0, _EDGE, 4) * [width, height, width, height]
         box = np.array([label.x_min, label.y_min, label.x_max, label.y_max]) + moved
         drawn.append(_round_box(index, box.tolist(), side))
-    if rng.random() < _IMAGINED:
+    if rng.random() < _FALSE_POSITIVE:
         x, y = rng.uniform(0.2, 0.7, 2) * side
-        drawn.append(_round_box(int(rng.choice(_MIXED_UP)), [x, y, x + 40, y + 40], side))
+        drawn.append(_round_box(int(rng.choice(_SIMILAR)), [x, y, x + 40, y + 40], side))
     return drawn
 
 
