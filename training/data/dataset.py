@@ -119,15 +119,15 @@ def select_split(
             hold.
     """
     by_id = {image.image_id: image for image in images}
-    wanted = split.image_ids(name)
-    if missing := [image_id for image_id in wanted if image_id not in by_id]:
+    ids = split.image_ids(name)
+    if missing := [image_id for image_id in ids if image_id not in by_id]:
         raise TrainingError(
             f"the split {name!r} names {missing[0]} and {len(missing) - 1} more that "
             f"{folder} does not hold"
             if missing[1:]
             else f"the split {name!r} names {missing[0]}, which {folder} does not hold"
         )
-    return tuple(by_id[image_id] for image_id in wanted)
+    return tuple(by_id[image_id] for image_id in ids)
 
 
 def _load_all(folder: Path) -> tuple[LabelledImage, ...]:

@@ -39,18 +39,18 @@ LIMIT_S: Final = 120.0
 Ingest = Callable[[IngestTask], IngestedImage]
 
 
-def find_images(folder: Path, wanted: Iterable[str]) -> tuple[dict[str, Path], list[str]]:
+def find_images(folder: Path, image_ids: Iterable[str]) -> tuple[dict[str, Path], list[str]]:
     """Find the files of some images in a folder and its subfolders.
 
     Returns:
-        The files by image id, and the names of the image files that belong to no wanted id.
+        The files by image id, and the names of the image files that belong to none of the ids.
 
     Raises:
         TrainingError: there is no such folder, or two files belong to one image.
     """
     if not folder.is_dir():
         raise TrainingError(f"{folder} is not a folder")
-    ids, found, others = set(wanted), dict[str, Path](), list[str]()
+    ids, found, others = set(image_ids), dict[str, Path](), list[str]()
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() not in SUFFIXES or not path.is_file():
             continue

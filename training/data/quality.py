@@ -27,15 +27,15 @@ class ClassQuality:
 
     `sizes` counts boxes over `SIZE_EDGES`, by the square root of the box's share of the image.
     `heat` is f64 (GRID, GRID), the sum of the weights of the boxes that cover each place.
-    `alone` is the share of the findings that only one of several readers marked. `images_in` is the
-    number of marked images per split.
+    `single_reader_share` is the share of the findings that only one of several readers marked.
+    `images_in` is the number of marked images per split.
     """
 
     name: str
     images: int
     boxes: int
     fused: int
-    alone: float | None
+    single_reader_share: float | None
     agreement: ClassAgreement
     images_in: dict[str, int]
     sizes: NDArray[np.int64]
@@ -89,7 +89,7 @@ def measure_quality(tables: Tables) -> Quality:
                 images=len(marked),
                 boxes=agreed.boxes,
                 fused=int(of_class.sum()),
-                alone=float(alone.mean()) if len(alone) else None,
+                single_reader_share=float(alone.mean()) if len(alone) else None,
                 agreement=agreed,
                 images_in={name: int(in_split.get(name, 0)) for name in splits.NAMES},
                 sizes=np.histogram(roots, SIZE_EDGES)[0],

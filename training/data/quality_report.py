@@ -36,11 +36,11 @@ _TEMPLATES: Final = Environment(
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One image with its readers' boxes; `picture` is a data URI."""
+    """One image with its readers' boxes; `uri` is a data URI."""
 
     name: str
     image_id: str
-    picture: str
+    uri: str
     readers: tuple[tuple[str, str], ...]
 
 
@@ -77,8 +77,8 @@ def render_report(tables: Tables, folder: Path) -> str:
     )
 
 
-def _to_data_uri(picture: NDArray[np.uint8], suffix: str, *how: int) -> str:
-    encoded = cv2.imencode(suffix, picture, list(how))[1].tobytes()
+def _to_data_uri(pixels: NDArray[np.uint8], suffix: str, *options: int) -> str:
+    encoded = cv2.imencode(suffix, pixels, list(options))[1].tobytes()
     kind = {".png": "png", ".jpg": "jpeg"}[suffix]
     return f"data:image/{kind};base64,{b64encode(encoded).decode()}"
 
@@ -103,8 +103,8 @@ def _make_examples(tables: Tables, folder: Path) -> list[Example]:
             names = sorted(rows["rad_id"].unique())
             colours = {name: _COLOURS[k % len(_COLOURS)] for k, name in enumerate(names)}
             fused = marked[marked["image_id"] == image_id]
-            picture = _draw_boxes(pixels, drawn, fused, colours)
-            examples.append(Example(finding.name, image_id, picture, tuple(colours.items())))
+            uri = _draw_boxes(pixels, drawn, fused, colours)
+            examples.append(Example(finding.name, image_id, uri, tuple(colours.items())))
             break
     return examples
 
@@ -122,15 +122,15 @@ def _draw_boxes(
 ) -> str:
     scale = _SIDE / max(pixels.shape)
     small = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    picture = cv2.cvtColor(small, cv2.COLOR_GRAY2BGR)
+    image = cv2.cvtColor(small, cv2.COLOR_GRAY2BGR)
     boxes = [(row, colours[str(row.rad_id)], 1) for row in drawn.itertuples()]
     boxes += [(row, "#ffffff", 2) for row in fused.itertuples()]
     for row, colour, width in boxes:
         blue_green_red = tuple(int(colour[k : k + 2], 16) for k in (5, 3, 1))
         low = (round(row.x_min * scale), round(row.y_min * scale))
         high = (round(row.x_max * scale), round(row.y_max * scale))
-        cv2.rectangle(picture, low, high, blue_green_red, width)
-    return _to_data_uri(np.asarray(picture, np.uint8), ".jpg", cv2.IMWRITE_JPEG_QUALITY, 85)
+        cv2.rectangle(image, low, high, blue_green_red, width)
+    return _to_data_uri(np.asarray(image, np.uint8), ".jpg", cv2.IMWRITE_JPEG_QUALITY, 85)
 
 
 def _make_thumbnails(issue: QualityIssue, folder: Path) -> list[tuple[str, str]]:

@@ -24,10 +24,10 @@ from training.cli.main import main
 from training.data import ingest
 whole = ingest.ingest_all
 def some(*args, **kwargs):
-    for number, taken in enumerate(whole(*args, **kwargs)):
+    for number, image in enumerate(whole(*args, **kwargs)):
         if number == 3:
             os.killpg(0, signal.SIGKILL)
-        yield taken
+        yield image
 ingest.ingest_all = some
 main()
 """

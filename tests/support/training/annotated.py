@@ -1,4 +1,4 @@
-"""Small sets as a hospital would hand them over, and the real annotation table."""
+"""Small data sets as a hospital would provide them, and the real annotation table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HEADER = "image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max\n"
 
 
 def real_table() -> Path:
-    """VinDr-CXR's training annotations, as torchxrayvision carries them (without importing it)."""
+    """Return the path of VinDr-CXR's training annotations in torchxrayvision, not imported."""
     spec = find_spec("torchxrayvision")
     assert spec is not None
     assert spec.origin is not None
@@ -20,7 +20,7 @@ def real_table() -> Path:
 
 
 def make_studies(folder: Path, count: int, *, first: int = 0) -> Path:
-    """DICOM studies and their table, painted."""
+    """Paint DICOM studies and write their annotation table; return `folder`."""
     generator = Generator(lungs.load_shape_model(), box_statistics.load_statistics())
     for _ in dicom_studies.write_studies(generator, folder, range(first, first + count), workers=1):
         pass
@@ -28,7 +28,7 @@ def make_studies(folder: Path, count: int, *, first: int = 0) -> Path:
 
 
 def table(folder: Path, rows: str, *, header: str = HEADER) -> Path:
-    """An annotation table with these rows."""
+    """Write an annotation table with these rows; return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "train.csv"
     path.write_text(header + rows, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What an import hands to its processes, made to fail; quick to import, as each process does."""
+"""Ingest functions that fail; quick to import, because each worker process imports them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from training.data.ingested_image import IngestedImage, IngestTask, compute_stam
 
 
 def crash_on_b(task: IngestTask) -> IngestedImage:
-    """Take nothing in; on the image `b` die as a native decoder does."""
+    """Ingest nothing; on the image `b` end the process as a crash of native code does."""
     if task.image_id == "b":
         os._exit(9)
     return IngestedImage(task.image_id, task.source.name, compute_stamp(task), rows=1)
 
 
 def hang_on_b(task: IngestTask) -> IngestedImage:
-    """Take nothing in; on the image `b` never come back, nor let the interpreter run."""
+    """Ingest nothing; on the image `b` run native code that never returns to the interpreter."""
     if task.image_id == "b":
-        re.fullmatch(r"(a+)+b", "a" * 64)  # native code, and longer than anybody waits
+        re.fullmatch(r"(a+)+b", "a" * 64)  # Native code that takes longer than any test.
     return IngestedImage(task.image_id, task.source.name, compute_stamp(task), rows=1)

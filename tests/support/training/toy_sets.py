@@ -1,4 +1,4 @@
-"""Sets that a detector learns in seconds: bright discs on grey, 64 pixels wide."""
+"""Data sets that a detector learns in seconds: bright discs on grey, 64 pixels wide."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ NODULE = 8
 
 
 def discs(folder: Path, count: int, *, seed: int = 0) -> tuple[LabelledImage, ...]:
-    """Pictures with one disc each, marked as a nodule or mass; the entries of a set."""
+    """Write images with one disc each, labelled as a nodule or mass; return them."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
-    made = []
+    images = []
     for k in range(count):
         pixels = np.full((64, 64), 60, np.uint8)
         x, y = rng.integers(18, 46, 2).tolist()
         cv2.circle(pixels, (x, y), 12, 230, -1)
         cv2.imwrite(str(folder / f"{k:03d}.png"), pixels)
         label = Label(NODULE, x - 12, y - 12, x + 13, y + 13)
-        made.append(
+        images.append(
             LabelledImage(f"{k:03d}", folder / f"{k:03d}.png", "painted", frozenset(), (label,))
         )
-    return tuple(made)
+    return tuple(images)
 
 
 def stored_set(folder: Path, train: int = 10, valid: int = 3) -> Path:
-    """A set on disk with its frozen split; `folder`."""
+    """Write a data set with its frozen split; return `folder`."""
     entries = discs(folder / "images", train + valid)
     with (folder / "images.csv").open("w", newline="", encoding="utf-8") as out:
         writer = csv.writer(out)
@@ -69,7 +69,7 @@ def stored_set(folder: Path, train: int = 10, valid: int = 3) -> Path:
 
 
 def configured(folder: Path, **sections: object) -> Path:
-    """A configuration of a toy run on a set made in `folder`; the path of the YAML file."""
+    """Write the configuration of a toy run on a data set in `folder`; return the file's path."""
     stated = {
         "out": str(folder / "run"),
         "data": {"dataset": str(stored_set(folder / "set"))},

@@ -23,14 +23,14 @@ from training.train import loader
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Sample]]:
+def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Sample]]:
     folder = tmp_path_factory.mktemp("set")
     generator = Generator(lungs.load_shape_model(), box_statistics.load_statistics())
     return folder, list(writer.write_dataset(generator, folder, range(20, 32), workers=1))
 
 
-def test_round_trip(made: tuple[Path, list[Sample]]) -> None:
-    folder, samples = made
+def test_round_trip(stored: tuple[Path, list[Sample]]) -> None:
+    folder, samples = stored
     entries = dataset.load_dataset(folder)
     assert len(entries) == len(samples)
     for entry, sample in zip(entries, samples, strict=True):
@@ -38,8 +38,8 @@ def test_round_trip(made: tuple[Path, list[Sample]]) -> None:
         assert [label.index for label in entry.labels] == [label.index for label in sample.labels]
 
 
-def test_a_whole_set_is_not_painted_over(made: tuple[Path, list[Sample]]) -> None:
-    folder, _ = made
+def test_a_whole_set_is_not_painted_over(stored: tuple[Path, list[Sample]]) -> None:
+    folder, _ = stored
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     generator = Generator(lungs.load_shape_model(), box_statistics.load_statistics())
     with pytest.raises(TrainingError, match="holds a data set already") as caught:
@@ -53,7 +53,7 @@ def test_an_unfinished_set_is_refused(tmp_path: Path) -> None:
         dataset.load_dataset(tmp_path)
 
 
-def test_a_damaged_row_is_named(made: tuple[Path, list[Sample]], tmp_path: Path) -> None:
+def test_a_damaged_row_is_named(stored: tuple[Path, list[Sample]], tmp_path: Path) -> None:
     (tmp_path / "images.csv").write_text("image_id,background,unknown\n000000,painted,\n")
     (tmp_path / "annotations.csv").write_text(
         "image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max\n000000,ILD,5,S1,1,2,3,x\n"
@@ -75,9 +75,9 @@ def plain(size: int, **settings: Any) -> TrainConfig:
 
 
 def test_batches_without_augmentation_are_the_clinics_pixels(
-    made: tuple[Path, list[Sample]],
+    stored: tuple[Path, list[Sample]],
 ) -> None:
-    entries = dataset.load_dataset(made[0])
+    entries = dataset.load_dataset(stored[0])
     batch = next(loader.batches(entries, plain(96, batch=4), 0))
     for row, k in enumerate(batch.chosen):
         pixels = entries[k].read_pixels()
@@ -86,8 +86,8 @@ def test_batches_without_augmentation_are_the_clinics_pixels(
     assert batch.known.shape == (4, len(CATALOG))
 
 
-def test_augmented_boxes_stay_on_what_they_mark(made: tuple[Path, list[Sample]]) -> None:
-    entries = dataset.load_dataset(made[0])
+def test_augmented_boxes_stay_on_what_they_mark(stored: tuple[Path, list[Sample]]) -> None:
+    entries = dataset.load_dataset(stored[0])
     config = plain(128, batch=4, augment=True)
     same, again = list(loader.batches(entries, config, 2)), list(loader.batches(entries, config, 2))
     assert len(same) == len(entries) // 4

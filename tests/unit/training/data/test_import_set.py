@@ -35,8 +35,8 @@ def quiet(stage: str, done: int, total: int) -> None:
     pass
 
 
-def wanted(annotated: Path, out: Path, **changed: object) -> ImportOptions:
-    asked = ImportOptions(
+def options_for(annotated: Path, out: Path, **changed: object) -> ImportOptions:
+    options = ImportOptions(
         annotations=annotated / dicom_studies.TABLE,
         images=annotated / "studies",
         out=out,
@@ -44,18 +44,18 @@ def wanted(annotated: Path, out: Path, **changed: object) -> ImportOptions:
         workers=1,
         allow_absent_classes=True,
     )
-    return replace(asked, **changed)
+    return replace(options, **changed)
 
 
-def made(asked: ImportOptions) -> Path:
-    found = import_set.import_dataset(asked, quiet)
-    tables.write_tables(found, asked.out, quality_report.render_report(found, asked.out))
-    return asked.out
+def import_into(options: ImportOptions) -> Path:
+    found = import_set.import_dataset(options, quiet)
+    tables.write_tables(found, options.out, quality_report.render_report(found, options.out))
+    return options.out
 
 
 @pytest.fixture(scope="module")
 def a_set(annotated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made(wanted(annotated, tmp_path_factory.mktemp("imported") / "set"))
+    return import_into(options_for(annotated, tmp_path_factory.mktemp("imported") / "set"))
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_split_entries_are_the_frozen_ones(a_set: Path) -> None:
 def test_stored_for_an_input_they_are_what_the_agent_makes_of_it(
     annotated: Path, tmp_path: Path
 ) -> None:
-    out = made(wanted(annotated, tmp_path / "small", fit=160))
+    out = import_into(options_for(annotated, tmp_path / "small", fit=160))
     files = {path.stem: path for path in (annotated / "studies").rglob("*.dicom")}
     full = tables.read_tables(out).images.iloc[0]
     pixels = read_study(files[full["image_id"]].read_bytes(), fit=(160, 160))[0].pixels
@@ -117,7 +117,7 @@ def test_broken_files_are_left_out_and_listed(copy: Path, tmp_path: Path) -> Non
     files[1].write_bytes(files[1].read_bytes()[:3000])
     cv2.imwrite(str(files[2].with_suffix(".png")), np.full((300, 300), 7, np.uint8))
     files[2].unlink()
-    out = made(wanted(copy, tmp_path / "set"))
+    out = import_into(options_for(copy, tmp_path / "set"))
     rejected = tables.read_tables(out).rejected
     assert set(rejected["image_id"]) == {file.stem for file in files[:3]}
     assert rejected["why"].str.contains("nearly one grey value").sum() == 1
@@ -131,9 +131,9 @@ def test_missing_images_are_named_by_row_or_left_out(copy: Path, tmp_path: Path)
     gone = min((copy / "studies").rglob("*.dicom"))
     gone.unlink()
     with pytest.raises(TrainingError, match=r"annotations\.csv, row \d+: there is no such image"):
-        import_set.import_dataset(wanted(copy, tmp_path / "set"), quiet)
+        import_set.import_dataset(options_for(copy, tmp_path / "set"), quiet)
     assert not (tmp_path / "set").exists()
-    out = made(wanted(copy, tmp_path / "set", skip_bad=True))
+    out = import_into(options_for(copy, tmp_path / "set", skip_bad=True))
     assert tables.read_tables(out).rejected["image_id"].tolist() == [gone.stem]
 
 
@@ -142,7 +142,7 @@ def test_files_that_nobody_annotated_are_listed(copy: Path, tmp_path: Path) -> N
     for name in ("000012.dcm", "more/stray.png"):
         (copy / "studies" / name).touch()
     (copy / "studies" / "notes.txt").touch()  # no study image
-    out = made(wanted(copy, tmp_path / "set"))
+    out = import_into(options_for(copy, tmp_path / "set"))
     rejected = tables.read_tables(out).rejected
     assert rejected["image_id"].tolist() == ["000012", "stray"]
     assert rejected["source"].tolist() == ["000012.dcm", "stray.png"]
@@ -159,8 +159,8 @@ def test_boxes_outside_are_named_by_row_or_left_out(copy: Path, tmp_path: Path) 
     name = lines[1].split(",")[0]
     table.write_text("\n".join([*lines, f"{name},ILD,5,R1,100,100,700,300"]) + "\n")
     with pytest.raises(TrainingError, match=rf"row {len(lines) + 1}: the box reaches outside"):
-        import_set.import_dataset(wanted(copy, tmp_path / "set"), quiet)
-    out = made(wanted(copy, tmp_path / "set", skip_bad=True))
+        import_set.import_dataset(options_for(copy, tmp_path / "set"), quiet)
+    out = import_into(options_for(copy, tmp_path / "set", skip_bad=True))
     rejected = tables.read_tables(out).rejected
     assert rejected["row"].tolist() == [len(lines) + 1]
 
@@ -171,16 +171,16 @@ def test_resized_pictures_are_not_taken_for_the_originals(copy: Path, tmp_path: 
         cv2.imwrite(str(file.with_suffix(".png")), cv2.resize(pixels, (128, 128)))
         file.unlink()
     with pytest.raises(TrainingError, match="not the images that the readers saw"):
-        import_set.import_dataset(wanted(copy, tmp_path / "set", skip_bad=True), quiet)
+        import_set.import_dataset(options_for(copy, tmp_path / "set", skip_bad=True), quiet)
 
 
 def test_a_class_without_example_is_named(annotated: Path, tmp_path: Path) -> None:
-    asked = wanted(annotated, tmp_path / "set", allow_absent_classes=False, images=None)
+    options = options_for(annotated, tmp_path / "set", allow_absent_classes=False, images=None)
     table = tmp_path / "few.csv"
     lines = (annotated / dicom_studies.TABLE).read_text().splitlines()
     table.write_text("\n".join(line for line in lines if ",Pneumothorax," not in line) + "\n")
     with pytest.raises(TrainingError, match=r"no example of .*Pneumothorax"):
-        import_set.import_dataset(replace(asked, annotations=table), quiet)
+        import_set.import_dataset(replace(options, annotations=table), quiet)
 
 
 def test_a_second_run_decodes_nothing_anew(annotated: Path, a_set: Path) -> None:
@@ -188,7 +188,7 @@ def test_a_second_run_decodes_nothing_anew(annotated: Path, a_set: Path) -> None
     digest = splits.load_split(a_set).digest
     victim = next(iter(before))
     victim.write_bytes(b"torn")  # as a power cut may leave it
-    made(wanted(annotated, a_set))
+    import_into(options_for(annotated, a_set))
     after = {path: path.stat().st_mtime_ns for path in (a_set / "images").iterdir()}
     assert {path for path in before if before[path] != after[path]} == {victim}
     assert cv2.imread(str(victim), cv2.IMREAD_GRAYSCALE) is not None
@@ -199,14 +199,14 @@ def test_a_torn_note_is_forgotten(a_set: Path, annotated: Path) -> None:
     journal = a_set / ingest.JOURNAL
     whole = journal.read_text()
     journal.write_text(whole[:-30])
-    made(wanted(annotated, a_set))
+    import_into(options_for(annotated, a_set))
     noted = {json.loads(line)["image_id"] for line in journal.read_text().splitlines()}
     assert noted == {entry.image_id for entry in dataset.load_dataset(a_set)}
 
 
 def test_a_set_is_not_rewritten_at_another_size(annotated: Path, a_set: Path) -> None:
     with pytest.raises(TrainingError, match="at another size"):
-        import_set.import_dataset(wanted(annotated, a_set, fit=96), quiet)
+        import_set.import_dataset(options_for(annotated, a_set, fit=96), quiet)
 
 
 def test_a_frozen_split_is_not_made_for_other_images(
@@ -217,8 +217,8 @@ def test_a_frozen_split_is_not_made_for_other_images(
     shutil.rmtree(out / "images")
     (out / ingest.JOURNAL).unlink()
     with pytest.raises(TrainingError, match="frozen for other images"):
-        import_set.import_dataset(wanted(copy, out, skip_bad=True), quiet)
-    made(wanted(copy, out, skip_bad=True, new_split=True))
+        import_set.import_dataset(options_for(copy, out, skip_bad=True), quiet)
+    import_into(options_for(copy, out, skip_bad=True, new_split=True))
 
 
 def test_the_same_picture_is_never_on_two_sides(copy: Path, tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_the_same_picture_is_never_on_two_sides(copy: Path, tmp_path: Path) -> N
         cv2.imwrite(str(copy / "studies" / f"again{k}.png"), pixels)
         text += f"again{k},No finding,14,R1,,,,\n"
     table.write_text(text)
-    out = made(wanted(copy, tmp_path / "set"))
+    out = import_into(options_for(copy, tmp_path / "set"))
     same = {files[0].stem, *(f"again{k}" for k in range(4))}
     assert [same <= set(ids) for ids in splits.load_split(out).images.values()].count(True) == 1
     assert "near-duplicates in one split" in (out / tables.REPORT).read_text()
@@ -237,9 +237,11 @@ def test_the_same_picture_is_never_on_two_sides(copy: Path, tmp_path: Path) -> N
 
 def test_a_decoder_that_crashes_costs_its_file_only(tmp_path: Path) -> None:
     tasks = [IngestTask(name, tmp_path / name, tmp_path / f"{name}.png", None) for name in "abcd"]
-    taken = list(ingest.ingest_all(tasks, tmp_path / "notes", workers=2, ingest=crash_on_b))
-    assert sorted(one.image_id for one in taken) == list("abcd")
-    assert {one.image_id: one.why for one in taken if one.why} == {"b": "the decoder crashed on it"}
+    ingested = list(ingest.ingest_all(tasks, tmp_path / "notes", workers=2, ingest=crash_on_b))
+    assert sorted(image.image_id for image in ingested) == list("abcd")
+    assert {image.image_id: image.why for image in ingested if image.why} == {
+        "b": "the decoder crashed on it"
+    }
 
 
 def test_a_decoder_that_hangs_costs_its_file_only(tmp_path: Path) -> None:
@@ -247,10 +249,10 @@ def test_a_decoder_that_hangs_costs_its_file_only(tmp_path: Path) -> None:
         IngestTask(name, tmp_path / name, tmp_path / f"{name}.png", None) for name in "abcdefg"
     ]
     notes = tmp_path / "notes"
-    taken = list(ingest.ingest_all(tasks, notes, workers=2, ingest=hang_on_b, limit_s=2))
-    assert sorted(one.image_id for one in taken) == list("abcdefg")
+    ingested = list(ingest.ingest_all(tasks, notes, workers=2, ingest=hang_on_b, limit_s=2))
+    assert sorted(image.image_id for image in ingested) == list("abcdefg")
     why = "the decoder did not finish within 2 s"
-    assert {one.image_id: one.why for one in taken if one.why} == {"b": why}
+    assert {image.image_id: image.why for image in ingested if image.why} == {"b": why}
     assert "b" not in {json.loads(line)["image_id"] for line in notes.read_text().splitlines()}
 
 
