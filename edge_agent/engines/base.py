@@ -1,4 +1,4 @@
-"""What every engine is: pixels in, raw outputs out."""
+"""The interface of every engine: pixels in, raw outputs out."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ RawOutputs = NDArray[np.float32]
 
 
 MAX_BATCH: Final = 8
-"""Images at once that a graph for any number of them is run on."""
+"""The most images that are run at once on a graph which leaves their number open."""
 
 
 def iter_batches(batch: Pixels, most: int) -> Iterator[Pixels]:
-    """A batch u8 (N, ...) in pieces of at most so many images, in their order."""
+    """Yield a batch u8 (N, ...) in parts of at most `most` images, in their order."""
     for start in range(0, len(batch), most):
         yield batch[start : start + most]
 
@@ -25,8 +25,7 @@ def iter_batches(batch: Pixels, most: int) -> Iterator[Pixels]:
 class Engine(Protocol):
     """One compiled model on one runtime.
 
-    `infer` may be called from any thread, from several at once. It is pure with respect to the
-    model: the same batch gives the same outputs.
+    `infer` may be called from several threads at once. The same batch gives the same outputs.
     """
 
     @property
@@ -36,12 +35,12 @@ class Engine(Protocol):
 
     @property
     def compute_device(self) -> str:
-        """What computes, such as `CPU: AMD EPYC`."""
+        """The processor that computes, such as `CPU: AMD EPYC`."""
         ...
 
     @property
     def max_batch(self) -> int:
-        """How many images one run of the model takes; a longer batch is several runs."""
+        """The most images of one run of the model; a longer batch takes several runs."""
         ...
 
     def infer(self, batch: Pixels) -> RawOutputs:
@@ -55,7 +54,7 @@ class Engine(Protocol):
             the caller.
 
         Raises:
-            EngineFailed: the runtime did not compute an answer, or the batch has a wrong shape.
+            EngineFailed: the runtime computed no output, or the batch has a wrong shape.
         """
         ...
 

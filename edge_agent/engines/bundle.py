@@ -1,16 +1,16 @@
-"""Open a bundle and believe none of it until its digests agree.
+"""Opens bundles. Nothing of a bundle is used before its digests are verified.
 
 Rules, in this order; the first that fails is the BundleInvalid's message:
 
 1.  The file is a zip of at most `MAX_MEMBERS` members, each stored or deflated, none encrypted.
 2.  Member names are unique, and plain relative paths as `hilum.manifest.MemberPath` says.
-3.  `manifest.json` is there, at most `MAX_MANIFEST_BYTES`, and of a schema this agent knows.
+3.  `manifest.json` is present, at most `MAX_MANIFEST_BYTES`, and of a schema this agent knows.
 4.  The manifest lists every other member and no more; together at most `MAX_TOTAL_BYTES`.
 5.  Every member has the listed size and SHA-256. Reading stops one byte after the listed size,
     so an archive cannot make the agent unpack more than its manifest admits.
 6.  The golden cases are of their form and cover every engine variant.
 
-`read` checks size and digest again each time: the file may have changed since it was opened.
+`read` checks size and digest each time, because the file may have changed since it was opened.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ MAX_MANIFEST_BYTES: Final = 1 << 20
 MAX_TOTAL_BYTES: Final = 2 << 30
 
 STARTER: Final = "starter"
-"""The name of the bundle that an agent runs until it is given another."""
+"""The name of the bundle that an agent runs if no other is configured."""
 
 _PLAIN_PATH: Final = re.compile(r"[a-z0-9][a-zA-Z0-9_.-]*(/[a-zA-Z0-9_][a-zA-Z0-9_.-]*)*")
 _METHODS: Final = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 _ENCRYPTED: Final = 0x1
-# What zipfile raises on bytes that are no sound zip, found by flipping bits.
+# The errors that zipfile raises on a damaged zip, found by flipping bits.
 _DAMAGE: Final = (
     zipfile.BadZipFile,
     zlib.error,
@@ -65,8 +65,8 @@ _DAMAGE: Final = (
 class Bundle:
     """One verified model version.
 
-    `digest` is the SHA-256 of the manifest's bytes: it names exactly these engines, operating
-    points and golden cases.
+    `digest` is the SHA-256 of the manifest's bytes, which identifies its engines, operating points
+    and golden cases.
     """
 
     path: Path
@@ -94,7 +94,7 @@ class Bundle:
         return cls(path, manifest, bundle_digest(manifest_bytes), golden)
 
     def read(self, member: str) -> bytes:
-        """One member's bytes, verified again.
+        """Return one member's bytes, verified again.
 
         Raises:
             BundleInvalid: the manifest lists no such member, or its bytes have changed.
@@ -106,7 +106,7 @@ class Bundle:
             return _read_verified(archive, member, listed)
 
     def variant(self, name: str) -> EngineVariant:
-        """One way to run the model.
+        """Return the engine variant of this name.
 
         Raises:
             BundleInvalid: the bundle has no such variant; the message names those it has.
@@ -119,10 +119,10 @@ class Bundle:
 
 
 def shipped_bundles() -> dict[str, Path]:
-    """The bundles inside the agent's own package by their names, trusted as that package is.
+    """Return the bundles inside the agent's package by name; they are trusted as the package is.
 
     Raises:
-        BundleInvalid: the package was built with two of one name.
+        BundleInvalid: the package has two bundles of one name.
     """
     folder = Path(str(files("edge_agent"))) / "starter"
     found: dict[str, Path] = {}
@@ -137,7 +137,7 @@ def shipped_bundles() -> dict[str, Path]:
 
 
 def starter_bundle_path() -> Path:
-    """The bundle that an agent runs until it is given another.
+    """Return the bundle that an agent runs if no other is configured.
 
     Raises:
         BundleInvalid: the package was built without it.
@@ -153,7 +153,7 @@ def starter_bundle_path() -> Path:
 
 @contextmanager
 def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
-    """The opened zip, rules 1 and 2 checked."""
+    """Open the zip and check rules 1 and 2."""
     try:
         archive = zipfile.ZipFile(path)
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
@@ -184,7 +184,7 @@ def _check_directory(members: list[zipfile.ZipInfo]) -> None:
 
 
 def _read(archive: zipfile.ZipFile, name: str, limit_bytes: int) -> bytes:
-    """A member's bytes, at most `limit_bytes` of them."""
+    """Return a member's bytes, of which there may be at most `limit_bytes`."""
     try:
         with archive.open(name) as stream:
             content = stream.read(limit_bytes + 1)

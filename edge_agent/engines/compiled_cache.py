@@ -1,8 +1,9 @@
-"""Compiled models kept between starts, each under a digest of its own.
+"""A cache of compiled models between starts, each stored with its digest.
 
-OpenVINO's own CACHE_DIR does notice other weights, but not a flipped bit inside a stored blob: the
-model would then run and be wrong. So blobs are kept here, beside their SHA-256, and one that does
-not agree is as good as absent. A blob is trusted like code, so the folder must be private.
+OpenVINO's own CACHE_DIR detects other weights, but not a flipped bit inside a stored blob: the
+model would run and be wrong. Blobs are therefore stored here with their SHA-256, and a blob that
+does not match is ignored. A blob is trusted like code, so the folder must be private. See
+docs/decisions/0050-own-compiled-cache.md.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from typing import Final, Self
 from edge_agent.system.files import make_private_folder, remove_oldest, replace_file
 
 KEEP: Final = 8
-"""Blobs kept; the least recently written go first."""
+"""Blobs that are kept; the least recently written are removed first."""
 _DIGEST_BYTES: Final = hashlib.sha256().digest_size
 
 
 @dataclass(frozen=True, slots=True)
 class CompiledCache:
-    """A private folder of blobs, named by whatever their compilation depends on."""
+    """A private folder of blobs, named by all that their compilation depends on."""
 
     folder: Path
 
@@ -37,7 +38,7 @@ class CompiledCache:
         return cls(folder)
 
     def load(self, *depends_on: str) -> bytes | None:
-        """The blob stored for the same words, or None if there is none or it is damaged."""
+        """Return the blob that was stored for the same words; None if it is absent or damaged."""
         try:
             content = self._path(depends_on).read_bytes()
         except OSError:
@@ -46,16 +47,16 @@ class CompiledCache:
         return blob if hashlib.sha256(blob).digest() == digest else None
 
     def store(self, blob: bytes, *depends_on: str) -> None:
-        """Keep a blob for next time. A full or broken disk costs only the time saved."""
+        """Store a blob. A full or broken disk is ignored: it costs only another compilation."""
         path = self._path(depends_on)
         try:
             replace_file(path, hashlib.sha256(blob).digest(), blob, mode=0o600)
             remove_oldest(self.folder, keep=KEEP)
         except OSError:
-            with suppress(OSError):  # A disk that takes no writing lets nothing be removed either.
+            with suppress(OSError):  # A disk that cannot be written lets nothing be removed either.
                 path.unlink(missing_ok=True)
 
     def _path(self, depends_on: tuple[str, ...]) -> Path:
-        # Each word by its own digest, so that moving a boundary between two gives another name.
+        # Each word is hashed first, so that moving a boundary between two gives another name.
         words = (hashlib.sha256(word.encode()).digest() for word in depends_on)
         return self.folder / f"{hashlib.sha256(b''.join(words)).hexdigest()}.blob"

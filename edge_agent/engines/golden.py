@@ -1,9 +1,9 @@
-"""Golden cases: does this engine, on this box, still say what was recorded?
+"""Checks that an engine reproduces a bundle's golden cases on this machine.
 
-A processor without the right instructions, a damaged library or a wrong blob can make an engine
-answer quickly and wrongly. A bundle's golden cases are synthetic pictures with the findings that
-each variant gave when the bundle was made; they are run before an engine may answer for a patient.
-The gate by content looks at them too: each shows a chest, upright, so it must refuse none.
+A processor without the right instructions, a damaged library or a wrong compiled model can make an
+engine compute quickly and wrongly. A bundle's golden cases are synthetic images with the findings
+that each variant gave when the bundle was made; they are run before an engine may answer for a
+patient. The content check is run on them too: each shows an upright chest, so it may refuse none.
 """
 
 from __future__ import annotations
@@ -26,31 +26,34 @@ from hilum.manifest import EngineVariant, GoldenFinding, GoldenTolerance, InputS
 
 @dataclass(frozen=True, slots=True)
 class GoldenResult:
-    """What one case showed; `problems` is empty where all is as it should be."""
+    """The result of one golden case; `problems` is empty if it passed."""
 
     case: str
     problems: tuple[str, ...]
 
     @property
     def passed(self) -> bool:
-        """Whether nothing is wrong with it."""
+        """Return True if the case has no problem."""
         return not self.problems
 
 
 def run_golden(bundle: Bundle, engine: Engine) -> tuple[GoldenResult, ...]:
-    """Run every golden case of a bundle on one of its engines, in the bundle's order.
+    """Run every golden case of a bundle on one of its engines.
+
+    Returns:
+        The results, in the bundle's order.
 
     Raises:
-        BundleInvalid: the engine's name is none of the bundle's variants, or a picture is not of
+        BundleInvalid: the bundle has no variant of the engine's name, or a golden image is not of
             the input's form.
-        EngineFailed: the engine gave no answer, or one that is not finite.
+        EngineFailed: the engine computed no output, or one that is not finite.
     """
     manifest, variant = bundle.manifest, bundle.variant(engine.name)
     cases, tolerance = bundle.golden.cases, bundle.golden.tolerances[variant.name]
-    pictures = [read_golden_image(bundle.read(case.image), manifest.input) for case in cases]
+    golden_images = [read_golden_image(bundle.read(case.image), manifest.input) for case in cases]
     problems: dict[str, tuple[str, ...]] = {case.name: () for case in cases}
-    for said in run_cases(engine, pictures, manifest, variant):
-        for case, found in zip(cases, said, strict=True):
+    for findings in run_cases(engine, golden_images, manifest, variant):
+        for case, found in zip(cases, findings, strict=True):
             problems[case.name] += compare_findings(
                 case.expected[variant.name], found, variant.operating_points, tolerance
             )
@@ -60,46 +63,58 @@ def run_golden(bundle: Bundle, engine: Engine) -> tuple[GoldenResult, ...]:
 def run_content_check(
     bundle: Bundle, judge: Callable[[Pixels], ContentVerdict]
 ) -> tuple[GoldenResult, ...]:
-    """Have a bundle's gate judge every golden picture, in the bundle's order.
+    """Run a bundle's content check on every golden image.
 
     Args:
-        bundle: whose pictures.
-        judge: `engines.gate.Gate.judge`.
+        bundle: the bundle whose golden images are taken.
+        judge: `ContentChecker.judge`.
+
+    Returns:
+        The results, in the bundle's order. A refusal is a problem.
 
     Raises:
-        BundleInvalid: a picture is not of the input's form.
-        EngineFailed: the gate gave no answer.
+        BundleInvalid: a golden image is not of the input's form.
+        EngineFailed: the content check computed no output.
     """
-    verdicts = []
+    results = []
     for case in bundle.golden.cases:
-        seen = judge(read_golden_image(bundle.read(case.image), bundle.manifest.input))
-        problems = () if seen.refusal is None else (f"refused as {seen.refusal}",)
-        verdicts.append(GoldenResult(case.name, problems))
-    return tuple(verdicts)
+        verdict = judge(read_golden_image(bundle.read(case.image), bundle.manifest.input))
+        problems = () if verdict.refusal is None else (f"refused as {verdict.refusal}",)
+        results.append(GoldenResult(case.name, problems))
+    return tuple(results)
 
 
 def run_cases(
-    engine: Engine, pictures: Sequence[Pixels], manifest: Manifest, variant: EngineVariant
+    engine: Engine, golden_images: Sequence[Pixels], manifest: Manifest, variant: EngineVariant
 ) -> Iterator[list[tuple[Finding, ...]]]:
-    """Findings in each picture u8 (H, W) of the input's very size, at the operating points.
+    """Run an engine on golden images, singly and then in batches.
 
-    An engine that takes several images in one run is asked for each alone, and then for several
-    together, the first ones filling up the last run: it may compute them by other code.
+    An engine that takes several images in one run may compute a batch by other code than a single
+    image. The first images fill up the last batch.
+
+    Args:
+        engine: the engine.
+        golden_images: u8 (H, W), of exactly the input's size.
+        manifest: the bundle's.
+        variant: the variant that the engine runs; its operating points are applied.
+
+    Yields:
+        For each size of batch the findings of every image, in the images' order.
 
     Raises:
-        EngineFailed: the engine gave no answer, or none that can be one.
+        EngineFailed: the engine computed no output, or one that is not valid.
     """
-    count = len(pictures)
-    for images in sorted({1, max(1, min(engine.max_batch, count))}):
-        said = []
-        for k in range(0, count, images):
-            batch = np.stack([pictures[i % count] for i in range(k, k + images)])
+    count = len(golden_images)
+    for size in sorted({1, max(1, min(engine.max_batch, count))}):
+        found: list[tuple[Finding, ...]] = []
+        for first in range(0, count, size):
+            batch = np.stack([golden_images[k % count] for k in range(first, first + size)])
             outputs = engine.infer(batch[:, None])
-            said += [_findings(engine, of_one, manifest, variant) for of_one in outputs]
-        yield said[:count]
+            found += [_decode(engine, output, manifest, variant) for output in outputs]
+        yield found[:count]
 
 
-def _findings(
+def _decode(
     engine: Engine, outputs: RawOutputs, manifest: Manifest, variant: EngineVariant
 ) -> tuple[Finding, ...]:
     spec = manifest.input
@@ -119,26 +134,38 @@ def compare_findings(
     operating_points: dict[str, float],
     tolerance: GoldenTolerance,
 ) -> tuple[str, ...]:
-    """Where two lists of findings disagree by more than the tolerance, in words.
+    """Compare an engine's findings with the recorded ones.
 
-    Each expected finding takes, best score first, the free finding of its class that overlaps it
-    most. What stays alone on either side counts only if its score is clear of its operating point.
+    Expected findings are matched in the order of falling scores, each with the unmatched finding of
+    its class that overlaps it most. An unmatched finding on either side is a problem only if its
+    score exceeds its operating point by at least the tolerance.
+
+    Args:
+        expected: the recorded findings.
+        found: the engine's findings.
+        operating_points: score thresholds by slug.
+        tolerance: how far scores and boxes may differ.
+
+    Returns:
+        A sentence for each difference that exceeds the tolerance.
     """
-    free = list(found)
+    unmatched = list(found)
     problems = []
     for wanted in sorted(expected, key=lambda finding: -finding.score):
         index, box = BY_SLUG[wanted.finding].index, Box(*wanted.box)
-        alike = [f for f in free if f.index == index and iou(f.box, box) >= tolerance.min_iou]
-        if alike:
-            match = max(alike, key=lambda finding: iou(finding.box, box))
-            free.remove(match)
+        candidates = [
+            f for f in unmatched if f.index == index and iou(f.box, box) >= tolerance.min_iou
+        ]
+        if candidates:
+            match = max(candidates, key=lambda finding: iou(finding.box, box))
+            unmatched.remove(match)
             if abs(match.score - wanted.score) > tolerance.score:
                 problems.append(
                     f"{wanted.finding} has score {match.score:.3f}, recorded was {wanted.score:.3f}"
                 )
         elif wanted.score >= operating_points[wanted.finding] + tolerance.score:
             problems.append(f"{wanted.finding} with score {wanted.score:.3f} is missing")
-    for extra in free:
+    for extra in unmatched:
         slug = CATALOG[extra.index].slug
         if extra.score >= operating_points[slug] + tolerance.score:
             problems.append(f"{slug} with score {extra.score:.3f} was not recorded")
@@ -146,12 +173,15 @@ def compare_findings(
 
 
 def read_golden_image(png: bytes, spec: InputSpec) -> Pixels:
-    """A golden picture, u8 (H, W).
+    """Decode a golden image.
+
+    Returns:
+        u8 (H, W).
 
     Raises:
-        BundleInvalid: it is not an 8-bit grey picture of the input's size.
+        BundleInvalid: the image is not 8-bit grey of the input's size.
     """
     pixels = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED) if png else None
     if pixels is None or pixels.dtype != np.uint8 or pixels.shape != (spec.height, spec.width):
-        raise BundleInvalid("a golden picture is not 8-bit grey of the input's size")
+        raise BundleInvalid("a golden image is not 8-bit grey of the input's size")
     return np.ascontiguousarray(pixels)

@@ -1,4 +1,4 @@
-"""What this box computes with, as far as an engine's speed and answers depend on it."""
+"""Describes the processor and GPUs that an engine's speed and outputs depend on."""
 
 from __future__ import annotations
 
@@ -15,42 +15,46 @@ _ISA_LIMIT: Final = "ONEDNN_MAX_CPU_ISA"
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """The processor's name, the cores that this process may use, and the instructions it may use.
+    """The processor and the GPUs of this machine.
 
-    `flags` are the kernel's names, sorted (`amx_int8`, `avx512_vnni`, ...). `isa_limit` is what
-    the operator allows oneDNN, which both runtimes compute with, by its environment variable.
-    `cards` are NVIDIA's, each with the driver's version.
+    Attributes:
+        cpu: the processor's name.
+        cores: cores that this process may use.
+        flags: the kernel's names of the instructions, sorted (`amx_int8`, `avx512_vnni`, ...).
+        isa_limit: the instructions that the operator allows oneDNN, which OpenVINO and ONNX Runtime
+            compute with, from its environment variable.
+        gpus: NVIDIA's GPUs by model, each with the driver's version.
     """
 
     cpu: str
     cores: int
     flags: tuple[str, ...]
     isa_limit: str
-    cards: tuple[str, ...] = ()
+    gpus: tuple[str, ...] = ()
 
     @classmethod
     def detect(cls) -> Self:
-        """This box, as this process sees it."""
+        """Return the hardware that this process may use."""
         facts = _cpuinfo()
         return cls(
             cpu=read_cpu_name(),
             cores=len(os.sched_getaffinity(0)),
             flags=tuple(sorted(facts.get("flags", facts.get("Features", "")).split())),
             isa_limit=os.environ.get(_ISA_LIMIT, ""),
-            cards=list_nvidia_gpus(),
+            gpus=list_nvidia_gpus(),
         )
 
 
 def read_cpu_name() -> str:
-    """The processor's own name, such as `AMD EPYC`."""
+    """Return the processor's name, such as `AMD EPYC`."""
     facts = _cpuinfo()
     return facts.get("model name") or platform.processor() or platform.machine()
 
 
 def list_nvidia_gpus() -> tuple[str, ...]:
-    """NVIDIA cards that the kernel's driver shows, by model, each with the driver's version.
+    """Return the NVIDIA GPUs that the kernel's driver lists, by model, with the driver's version.
 
-    Asks no library: that would take memory, and CUDA does not survive a fork.
+    No library is loaded, because that would take memory and CUDA does not survive a fork.
     """
     try:
         driver = (_NVIDIA / "version").read_text(encoding="utf-8").partition("\n")[0].split()
@@ -69,7 +73,7 @@ def list_nvidia_gpus() -> tuple[str, ...]:
 
 
 def _cpuinfo() -> dict[str, str]:
-    """The first processor's entry; empty where the kernel shows none."""
+    """Return the first processor's entry; empty if the kernel has none."""
     try:
         entry = _CPUINFO.read_text(encoding="utf-8").partition("\n\n")[0]
     except OSError:

@@ -1,7 +1,7 @@
-"""The little of CUDA that an engine needs: memory on the card, copies, a stream.
+"""The part of CUDA that an engine needs: device memory, copies and a stream.
 
-One small protocol over NVIDIA's cuda-python, or over pycuda where that is what is installed. Both
-use the device's primary context, the one that TensorRT computes in.
+One protocol is implemented over NVIDIA's cuda-python and over pycuda. Both use the device's primary
+context, in which TensorRT computes, too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from edge_agent.engines.io_check import translate_errors
 from edge_agent.errors import EngineFailed
 
 BINDINGS: Final = ("cuda.bindings", "pycuda")
-"""Packages that bring CUDA to Python, the preferred one first."""
+"""Packages of CUDA bindings for Python, the preferred one first."""
 
 Array = NDArray[np.generic]
 Foreign = Any
@@ -27,55 +27,55 @@ Foreign = Any
 
 
 class CudaDevice(Protocol):
-    """One NVIDIA card. Addresses and stream handles are plain integers.
+    """One NVIDIA GPU. Addresses and stream handles are plain integers.
 
-    Whoever calls the methods below `use` is inside `with card.use()`, on that thread.
+    The methods after `use` are called inside `with device.use()`, on the same thread.
     """
 
     @property
     def name(self) -> str:
-        """Its own name, such as `NVIDIA L4`."""
+        """The GPU's name, such as `NVIDIA L4`."""
         ...
 
     @property
     def capability(self) -> str:
-        """Its compute capability, such as `8.9`."""
+        """The compute capability, such as `8.9`."""
         ...
 
     def use(self) -> AbstractContextManager[None]:
-        """A context manager: this thread works with the card until it is left."""
+        """Make the device current on this thread inside a `with` block."""
         ...
 
     def allocate(self, size_bytes: int) -> int:
-        """Reserve memory on the card."""
+        """Allocate device memory and return its address."""
         ...
 
     def free(self, address: int) -> None:
-        """Give memory back."""
+        """Free device memory."""
         ...
 
     def stream(self) -> int:
-        """A new stream: what is queued on it is done in order."""
+        """Create a stream, on which work runs in the order in which it was queued."""
         ...
 
     def end_stream(self, stream: int) -> None:
-        """Give a stream back."""
+        """Destroy a stream."""
         ...
 
     def upload(self, host: Array, address: int, stream: int) -> None:
-        """Queue a copy to the card; `host` is contiguous and lives until `wait` returns."""
+        """Queue a copy to the device; `host` is contiguous and is kept until `wait` returns."""
         ...
 
     def download(self, address: int, host: Array, stream: int) -> None:
-        """Queue a copy from the card; `host` is contiguous, and filled when `wait` returns."""
+        """Queue a copy from the device; `host` is contiguous and is filled when `wait` returns."""
         ...
 
     def wait(self, stream: int) -> None:
-        """Wait until all that is queued is done."""
+        """Wait until all queued work is done."""
         ...
 
     def close(self) -> None:
-        """Leave the card."""
+        """Release the device."""
         ...
 
 
@@ -85,15 +85,15 @@ def translate_cuda_errors(action: str) -> AbstractContextManager[None]:
 
 
 def find_cuda_bindings() -> str | None:
-    """The package that would be used, without importing it; None if there is none."""
-    return next((name for name in BINDINGS if _is_there(name)), None)
+    """Return the package that `open_cuda_device` uses, if any, without importing it."""
+    return next((name for name in BINDINGS if _is_installed(name)), None)
 
 
 def open_cuda_device() -> CudaDevice:
-    """The first card of this box, through whichever package is installed.
+    """Open the first GPU of this machine through the preferred package that is installed.
 
     Raises:
-        EngineFailed: no package, no driver, no card, or it cannot be used.
+        EngineFailed: there is no package, no driver or no GPU, or the GPU cannot be used.
     """
     found = find_cuda_bindings()
     if found is None:
@@ -102,15 +102,15 @@ def open_cuda_device() -> CudaDevice:
             hint="Install the extra `tensorrt` from Hilum's repository: "
             "uv sync --extra edge --extra tensorrt, or pip install '.[edge,tensorrt]'.",
         )
-    with translate_cuda_errors("open the card"):
+    with translate_cuda_errors("open the GPU"):
         return CudaPythonDevice() if found == BINDINGS[0] else PyCudaDevice()
 
 
 class CudaPythonDevice:
-    """A `CudaDevice` through cuda-python's driver interface, which suits every recent driver."""
+    """A `CudaDevice` over cuda-python's driver API, which works with every recent driver."""
 
     def __init__(self) -> None:
-        """Take the first card's primary context."""
+        """Retain the first GPU's primary context."""
         driver: Foreign = importlib.import_module("cuda.bindings.driver")
         self._cuda = driver
         self._call(driver.cuInit(0))
@@ -173,7 +173,7 @@ class CudaPythonDevice:
         self._call(self._cuda.cuDevicePrimaryCtxRelease(self._device))
 
     def _call(self, answer: tuple[Foreign, ...]) -> Foreign:
-        """The result of a call, which answers with a status first."""
+        """Return the result of a call, whose first value is a status."""
         status, *results = answer
         if status != self._cuda.CUresult.CUDA_SUCCESS:
             raise EngineFailed(f"CUDA refused: {status.name}")
@@ -181,10 +181,10 @@ class CudaPythonDevice:
 
 
 class PyCudaDevice:
-    """A `CudaDevice` through pycuda."""
+    """A `CudaDevice` over pycuda."""
 
     def __init__(self) -> None:
-        """Take the first card's primary context."""
+        """Retain the first GPU's primary context."""
         driver: Foreign = importlib.import_module("pycuda.driver")
         driver.init()
         device = driver.Device(0)
@@ -241,8 +241,8 @@ class PyCudaDevice:
         self._context.detach()
 
 
-def _is_there(name: str) -> bool:
+def _is_installed(name: str) -> bool:
     try:
         return find_spec(name) is not None
-    except ModuleNotFoundError:  # The package above it is not there either.
+    except ModuleNotFoundError:  # The parent package is not installed either.
         return False

@@ -1,4 +1,4 @@
-"""The runtimes an agent may have, imported only when one is asked for: each costs memory."""
+"""Opens engines. A runtime is imported only when it is needed, because it costs memory."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from edge_agent.errors import BundleInvalid
 from hilum.manifest import EngineVariant
 
 KNOWN: Final = ("openvino", "onnxruntime", "tensorrt")
-"""Runtimes that this agent has an engine for; the first two's packages go by the same name."""
+"""Runtimes that this agent has an engine for; the first two have packages of the same name."""
 
 
 def runtime_version(runtime: str) -> str | None:
-    """The installed runtime's version, without importing it; None if there is none to use.
+    """Return an installed runtime's version without importing it; None if it cannot be used.
 
-    TensorRT counts only where there is a card, and a package to reach it with.
+    TensorRT can be used only where there is a GPU and a package of CUDA bindings.
     """
     if runtime == "tensorrt":
         packages = find_tensorrt_packages()
@@ -34,7 +34,7 @@ def runtime_version(runtime: str) -> str | None:
     try:
         return version(runtime)
     except PackageNotFoundError:
-        return "unknown"  # The module is there under another distribution's name, such as a GPU's.
+        return "unknown"  # The module comes from another distribution, such as a GPU build.
 
 
 def open_engine(
@@ -45,16 +45,19 @@ def open_engine(
     cache_dir: Path | None = None,
     batch: BatchPolicy = ONE_AT_A_TIME,
 ) -> Engine:
-    """Load one of a bundle's variants, warm.
+    """Load one of a bundle's variants and warm it.
 
     Args:
-        bundle, variant: what to run.
-        threads: for computing; 0 means as many as there are cores.
-        cache_dir: the agent's; compiled models are kept in a folder of it.
-        batch: how it will be used; as many images are computed side by side as it says.
+        bundle, variant: the model to run.
+        threads: threads that compute; 0 means one for each core.
+        cache_dir: the agent's cache; compiled models have a folder in it.
+        batch: how images will be given to the engine.
+
+    Returns:
+        The engine. The caller closes it.
 
     Raises:
-        BundleInvalid: the model is not what the manifest says, or its runtime is not here.
+        BundleInvalid: the model is not what the manifest says, or this agent has no such runtime.
         ConfigInvalid: the cache folder is not private.
         EngineFailed: the runtime cannot load or run the model.
     """
@@ -84,5 +87,5 @@ def open_engine(
             bundle, variant, TensorRtOptions(cache_dir / "compiled" if cache_dir else None)
         )
     raise BundleInvalid(
-        f"{variant.name} is for {variant.runtime}, which this agent has no part for"
+        f"{variant.name} is for {variant.runtime}, which this agent has no engine for"
     )

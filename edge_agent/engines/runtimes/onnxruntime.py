@@ -1,7 +1,7 @@
-"""The ONNX Runtime engine: a bundle's ONNX graph on this box's processor.
+"""The ONNX Runtime engine: runs a bundle's ONNX graph on this machine's processor.
 
-Scaling and the one grey channel are inside the graph, as for OpenVINO. Threads that wait do not
-spin, so an idle box is idle.
+Scaling and the one grey channel are part of the graph, as for OpenVINO. Waiting threads do not
+spin, so an idle agent uses no processor time.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _DTYPES: Final = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 
 @dataclass(frozen=True, slots=True)
 class OnnxRuntimeOptions:
-    """How to run. `threads` of 0 means as many as this process may use.
+    """How to run a model. `threads` of 0 means one for each core that this process may use.
 
-    `streams` is how many images are computed side by side, each on its share of the threads.
+    `streams` is how many images are inferred side by side, each on its share of the threads.
     """
 
     threads: int = 0
@@ -48,7 +48,7 @@ DEFAULT_OPTIONS: Final = OnnxRuntimeOptions()
 
 
 class OnnxRuntimeEngine:
-    """One session; implements `engines.base.Engine`. Runs of it do not disturb each other."""
+    """One session; implements `engines.base.Engine`. Runs are independent of each other."""
 
     def __init__(
         self,
@@ -57,6 +57,10 @@ class OnnxRuntimeEngine:
         options: OnnxRuntimeOptions = DEFAULT_OPTIONS,
     ) -> None:
         """Load one of the bundle's variants and run it once.
+
+        Args:
+            bundle, variant: the model to run.
+            options: how to run it.
 
         Raises:
             BundleInvalid: the variant is for another runtime, or the model's input or output is
@@ -80,7 +84,7 @@ class OnnxRuntimeEngine:
         self._input_name = session.get_inputs()[0].name
         self._output_name = session.get_outputs()[0].name
         self.max_batch = _fixed_batch(session) or MAX_BATCH
-        # None means: closed. A run holds the session itself, so closing waits for nobody.
+        # None means that the engine is closed. A run holds the session, so closing does not wait.
         self._session: ort.InferenceSession | None = session
         self.infer(make_blank_batch(self._input))
 
@@ -103,14 +107,14 @@ class OnnxRuntimeEngine:
         return outputs
 
     def close(self) -> None:
-        """Free the model once what is in flight has ended. A second call does nothing."""
+        """Free the model once the runs in progress have ended. A second call does nothing."""
         self._session = None
 
 
 def _session_options(options: OnnxRuntimeOptions) -> ort.SessionOptions:
     threads = options.threads or len(os.sched_getaffinity(0))
     made = ort.SessionOptions()
-    # Given outright: left to itself it binds its threads to cores, which others may be using.
+    # Set explicitly: by default the runtime binds its threads to cores, which others may be using.
     made.intra_op_num_threads = max(1, threads // options.streams)
     made.inter_op_num_threads = 1
     made.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
@@ -121,7 +125,7 @@ def _session_options(options: OnnxRuntimeOptions) -> ort.SessionOptions:
 
 
 def _fixed_batch(session: ort.InferenceSession) -> int | None:
-    """The graph's number of images, or None where it leaves that open."""
+    """Return the graph's number of images; None if it leaves that open."""
     images = session.get_inputs()[0].shape[0]
     return images if isinstance(images, int) else None
 

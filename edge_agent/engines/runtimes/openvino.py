@@ -1,7 +1,6 @@
-"""The OpenVINO engine: a bundle's IR or ONNX on this box's processor.
+"""The OpenVINO engine: runs a bundle's IR or ONNX graph on this machine's processor.
 
-Scaling, layout and the one grey channel are inside the model's graph, so a picture goes in as the
-bytes it is.
+Scaling, layout and the one grey channel are part of the graph, so its input is u8 pixels.
 """
 
 from __future__ import annotations
@@ -35,13 +34,16 @@ from hilum.manifest import EngineVariant, Manifest
 
 @dataclass(frozen=True, slots=True)
 class OpenVinoOptions:
-    """How to run; none of it changes what is computed beyond rounding.
+    """How to run a model; no option changes its outputs beyond rounding.
 
-    `threads`, `requests` and `streams` of 0 leave the number to the runtime. `streams` is how many
-    images are computed side by side, each on its share of the threads. `inference_precision` is
-    that of the parts which are not INT8; `auto` is what the variant declares, and for INT8 BF16
-    where the processor computes it natively. `cache_dir` keeps compiled models between starts; it
-    is made with mode 0700.
+    Attributes:
+        device: OpenVINO's name of the compute device.
+        threads, requests, streams: 0 leaves the number to the runtime.
+        streams: images that are inferred side by side, each on its share of the threads.
+        performance_hint: OpenVINO's hint of that name.
+        inference_precision: that of the layers which are not INT8. `auto` is what the variant
+            declares; an INT8 variant then uses BF16 where the processor computes it natively.
+        cache_dir: a folder for compiled models between starts, made with mode 0700.
     """
 
     device: str = "CPU"
@@ -65,7 +67,11 @@ class OpenVinoEngine:
         variant: EngineVariant,
         options: OpenVinoOptions = DEFAULT_OPTIONS,
     ) -> None:
-        """Compile one of the bundle's variants, or take it from the cache, and run it once.
+        """Compile one of the bundle's variants, or load it from the cache, and run it once.
+
+        Args:
+            bundle, variant: the model to run.
+            options: how to run it.
 
         Raises:
             BundleInvalid: the variant is for another runtime, or the model's input or output is
@@ -79,7 +85,7 @@ class OpenVinoEngine:
         self._name = variant.name
         self._input = bundle.manifest.input
         self._closing = threading.Lock()
-        # None in the pool means: closed.
+        # None in the pool means that the engine is closed.
         self._pool: LifoQueue[ov.InferRequest | None] = LifoQueue()
         with translate_errors("OpenVINO", "load the model"):
             core = new_core()
@@ -95,17 +101,17 @@ class OpenVinoEngine:
 
     @property
     def name(self) -> str:
-        """The bundle's engine variant."""
+        """Return the bundle's engine variant."""
         return self._name
 
     @property
     def compute_device(self) -> str:
-        """The runtime's device and the processor's own name."""
+        """Return OpenVINO's device and the processor's name."""
         return self._compute_device
 
     @property
     def max_batch(self) -> int:
-        """One: the graphs that a bundle holds have a fixed batch, and a CPU gains nothing by it."""
+        """Return 1: the graphs take one image, and a CPU gains nothing by batches."""
         return 1
 
     def infer(self, batch: Pixels) -> RawOutputs:
@@ -115,13 +121,13 @@ class OpenVinoEngine:
         with self._request() as request, translate_errors("OpenVINO", "infer"):
             for image, answer in zip(batch, outputs, strict=True):
                 pixels = np.ascontiguousarray(image[None])
-                # What comes back is the request's own memory: copied before its next use.
+                # The output is the request's own memory, so it is copied before the next use.
                 answer[:] = run_request(request, pixels)[0]
         check_finite(self._name, outputs)
         return outputs
 
     def close(self) -> None:
-        """Wait for what is in flight, then free the model. A second call does nothing."""
+        """Wait for the running requests, then free the model. A second call does nothing."""
         with self._closing:
             for _ in range(self._requests):
                 if self._pool.get() is None:
@@ -140,7 +146,7 @@ class OpenVinoEngine:
 
 
 def has_native_bf16(device: str = "CPU", core: ov.Core | None = None) -> bool:
-    """Whether a device computes BF16 in hardware, so that variants of this precision run on it."""
+    """Return True if a device computes BF16 in hardware, as variants of this precision need."""
     abilities = (core or new_core()).get_property(device, "OPTIMIZATION_CAPABILITIES")
     return "BF16" in abilities
 
@@ -160,7 +166,7 @@ def _compile(
     cache = CompiledCache.open(options.cache_dir) if options.cache_dir else None
     key = _cache_key(core, bundle.manifest, engine, options)
     if cache and (blob := cache.load(*key)) is not None:
-        # A blob of sound bytes can still be refused, say after the runtime's libraries changed.
+        # The runtime may refuse an undamaged blob, for example after its libraries have changed.
         with contextlib.suppress(RuntimeError):
             return core.import_model(blob, options.device, settings)
     weights = bundle.read(engine.weights) if engine.weights else b""
@@ -183,14 +189,14 @@ def _settings(engine: EngineVariant, options: OpenVinoOptions) -> dict[str, Any]
 
 
 def _precision(engine: EngineVariant, options: OpenVinoOptions) -> str:
-    """What is computed in, apart from INT8: an option, else what the variant declares."""
+    """Return the precision of the layers that are not INT8: the option, else the variant's."""
     if options.inference_precision != "auto":
         return options.inference_precision
     return {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}.get(engine.precision, "auto")
 
 
 def _check_precision(core: ov.Core, engine: EngineVariant, options: OpenVinoOptions) -> None:
-    # Without BF16 units the runtime emulates it, slowly, or silently computes in f32.
+    # Without BF16 units the runtime emulates BF16 slowly, or computes in f32 without notice.
     if _precision(engine, options) == "bf16" and not has_native_bf16(options.device, core):
         raise EngineFailed(f"{engine.name}: this processor does not compute BF16")
 
@@ -198,7 +204,7 @@ def _check_precision(core: ov.Core, engine: EngineVariant, options: OpenVinoOpti
 def _cache_key(
     core: ov.Core, manifest: Manifest, engine: EngineVariant, options: OpenVinoOptions
 ) -> tuple[str, ...]:
-    """All that a compiled blob depends on."""
+    """Return all that a compiled blob depends on."""
     abilities = core.get_property(options.device, "OPTIMIZATION_CAPABILITIES")
     digests = [manifest.files[path].sha256 for path in (engine.model, engine.weights) if path]
     settings = sorted((asdict(options) | _settings(engine, options)).items())

@@ -1,9 +1,10 @@
-"""OpenVINO's core, made so that it leaves the caller's signal handling alone.
+"""Creates OpenVINO's core without a change to the caller's signal stack.
 
 On processors with AMX the CPU plugin gives the thread that loads it an alternate signal stack, and
-frees it when the plugin goes. Two plugins that do not go in the opposite order of their coming
-leave the thread with a freed one (seen in 2026.4). Python runs its signal handlers there, so that a
-SIGTERM overwrites whatever lies at that place by then. A thread that has ended handles no signals.
+frees that stack when the plugin is unloaded. If two plugins are not unloaded in the reverse order
+of their loading, the thread is left with a freed stack (seen in 2026.4). Python's signal handlers
+run on it, so that a SIGTERM overwrites other memory. The plugin is therefore loaded in a thread
+that then ends, because an ended thread handles no signals.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _CPU: Final = "CPU"
 
 
 def new_core() -> ov.Core:
-    """A core whose CPU plugin is loaded already, by a thread that has ended.
+    """Return a core whose CPU plugin was loaded by a thread that has ended.
 
     Raises:
         Exception: whatever OpenVINO raises when it cannot start.
@@ -44,14 +45,18 @@ def new_core() -> ov.Core:
 
 
 def run_request(request: ov.InferRequest, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Run a model on a batch, in the runtime's own threads, and wait.
+    """Run a model on a batch in the runtime's own threads and wait.
 
-    Not by `request.infer`: that leaves something to be done at the end of the calling thread, after
-    it was joined, and what is done then writes into the model, which may have been freed (OpenVINO
-    2026.4.1 wrote four bytes; found with a guarded heap).
+    `request.infer` is not used, because it leaves work for the end of the calling thread, after the
+    thread was joined. That work writes into the model, which may have been freed (OpenVINO 2026.4.1
+    wrote four bytes; found with a guarded heap).
+
+    Args:
+        request: the infer request to use.
+        batch: u8, of the model's input shape.
 
     Returns:
-        The first output, in the request's own memory: it holds until the request's next use.
+        The first output, f32, in the request's own memory: valid until the request's next use.
     """
     request.start_async({0: batch}, share_inputs=True)
     request.wait()

@@ -1,10 +1,10 @@
-"""The TensorRT engine: a bundle's engine for this very card, or its graph compiled here.
+"""The TensorRT engine: loads a plan from the bundle, or compiles the bundle's graph for this GPU.
 
-Where the bundle brings an engine for the card's compute capability, made by the very package and
-version that is installed here, that one is loaded. Otherwise the variant's graph is compiled on the
-box, and kept for the next start.
+If the bundle has a plan for the GPU's compute capability that was built by the installed package in
+the installed version, that plan is loaded. Otherwise the variant's graph is compiled on this
+machine and cached for the next start.
 
-What this module has been run on, and what not: docs/tensorrt.md.
+docs/tensorrt.md lists what this module has been run on.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class TensorRtOptions:
-    """How to run. `cache_dir` keeps engines compiled here; it is made with mode 0700."""
+    """How to run a model. `cache_dir` holds plans compiled here; it is made with mode 0700."""
 
     cache_dir: Path | None = None
 
@@ -56,7 +56,7 @@ _OUTPUT_RANK: Final = 3
 
 
 class TensorRtEngine:
-    """One engine on one card; implements `engines.base.Engine`. Runs take turns."""
+    """One plan on one GPU; implements `engines.base.Engine`. Only one run executes at a time."""
 
     def __init__(
         self,
@@ -70,15 +70,16 @@ class TensorRtEngine:
         """Load or compile one of the bundle's variants and run it once.
 
         Args:
-            bundle, variant: what to run.
+            bundle, variant: the model to run.
             options: how to run it.
-            runtime, card: what to run it on; by default whatever is installed, and the first card.
+            runtime: TensorRT; by default the preferred package that is installed.
+            card: the GPU; by default the first one.
 
         Raises:
             BundleInvalid: the variant is for another runtime, or the engine's input or output is
                 not what the manifest says.
             ConfigInvalid: the cache folder is not private.
-            EngineFailed: TensorRT or CUDA is not here, there is no card, or the engine cannot be
+            EngineFailed: TensorRT or CUDA is not installed, there is no GPU, or the plan cannot be
                 loaded, compiled or run.
         """
         if variant.runtime != "tensorrt":
@@ -90,9 +91,9 @@ class TensorRtEngine:
         self._card = card or open_cuda_device()
         self.compute_device = f"GPU: {self._card.name}"
         self._turn = threading.Lock()
-        # None means: closed.
+        # None means that the engine is closed.
         self._session: _Session | None = None
-        self._left = False
+        self._is_released = False
         try:
             with translate_cuda_errors("load the engine"), self._card.use():
                 plan = _plan(bundle, variant, runtime, self._card, options)
@@ -117,20 +118,20 @@ class TensorRtEngine:
         return outputs
 
     def close(self) -> None:
-        """Free the card's memory once what is in flight has ended. A second call does nothing."""
+        """Free the GPU's memory once the run in progress has ended. A second call does nothing."""
         with self._turn:
             session, self._session = self._session, None
             if session is not None:
-                with _as_far_as_it_goes(), self._card.use():
+                with _log_errors(), self._card.use():
                     session.close()
-            if not self._left:
-                self._left = True
-                with _as_far_as_it_goes():
+            if not self._is_released:
+                self._is_released = True
+                with _log_errors():
                     self._card.close()
 
 
 class _Session:
-    """A loaded plan with its memory on the card and a stream. The card is in use throughout."""
+    """A loaded plan with its device memory and a stream. The GPU is current in every call."""
 
     def __init__(self, card: CudaDevice, plan: ExecutionContext, manifest: Manifest) -> None:
         source, result = _check_form(plan.ports, manifest)
@@ -151,7 +152,7 @@ class _Session:
             self._undo = undo.pop_all()
 
     def run(self, batch: Pixels) -> RawOutputs:
-        """At most `max_batch` images, u8 (N, 1, H, W), to outputs f32 (N, rows, anchors)."""
+        """Run at most `max_batch` images, u8 (N, 1, H, W), to outputs f32 (N, rows, anchors)."""
         pixels = np.ascontiguousarray(batch)
         outputs = np.empty((len(batch), *self._shape), np.float32)
         self._card.upload(pixels, self._source, self._stream)
@@ -166,17 +167,17 @@ class _Session:
 
 
 @contextlib.contextmanager
-def _as_far_as_it_goes() -> Iterator[None]:
-    """After one failed kernel CUDA refuses every call, also those that give memory back."""
+def _log_errors() -> Iterator[None]:
+    """Log errors of the block: after a failed kernel CUDA refuses every call, also `free`."""
     try:
-        with translate_cuda_errors("free the card's memory"):
+        with translate_cuda_errors("free the GPU's memory"):
             yield
     except EngineFailed as error:
-        _log.warning("a card's memory was not given back", extra={"error": error.message})
+        _log.warning("GPU memory was not freed", extra={"error": error.message})
 
 
 def target_for(variant: EngineVariant, runtime: Runtime, capability: str) -> EngineTarget | None:
-    """The engine compiled ahead of time that this runtime can load on such a card, if any."""
+    """Return the plan compiled ahead of time that this runtime can load on such a GPU, if any."""
     for target in variant.targets:
         made_by = (target.package, target.version)
         if made_by == (runtime.package, runtime.version) and capability in target.capabilities:
@@ -205,7 +206,7 @@ def _plan(
         str(MAX_BATCH),
     )
     if cache and (kept := cache.load(*key)) is not None:
-        with contextlib.suppress(EngineFailed):  # Of sound bytes, and still refused.
+        with contextlib.suppress(EngineFailed):  # The runtime may refuse an undamaged plan.
             return runtime.load(kept)
     content = runtime.build(bundle.read(variant.model)).content
     if cache:

@@ -1,9 +1,9 @@
-"""TensorRT behind one face: `tensorrt`, or `tensorrt_rtx`, whose Python interface is the same.
+"""One interface to the packages `tensorrt` and `tensorrt_rtx`, which have the same Python API.
 
-Graphs say themselves which type each value has (f16, INT8), so they are built strongly typed and no
-flag decides about precision. Building for stated compute capabilities needs no card and only
-`tensorrt_rtx` can do it; building for the card at hand works with both. What a compiled engine
-consists of is told in the build's log, which is the one place where it can be read without a card.
+Graphs state the type of each value (f16, INT8), so they are built strongly typed and no flag sets
+the precision. Only `tensorrt_rtx` can build for stated compute capabilities, and needs no GPU for
+that; both can build for the GPU of this machine. The layers of a compiled plan are read from the
+build's log, the only place where they are listed without a GPU.
 """
 
 from __future__ import annotations
@@ -58,20 +58,20 @@ class Layer:
 
     @property
     def is_convolution(self) -> bool:
-        """Whether it is a convolution, by whichever name the compiler has for it."""
+        """Return True if the layer is a convolution, under any of the compiler's names for it."""
         return self.kind in _CONVOLUTIONS
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A compiled engine, serialised, with its layers as the build told them (perhaps none)."""
+    """A compiled plan, serialised, with the layers that the build's log lists (perhaps none)."""
 
     content: bytes
     layers: tuple[Layer, ...]
 
 
 class ExecutionContext(Protocol):
-    """A plan on the card."""
+    """A plan that is loaded on the GPU."""
 
     @property
     def ports(self) -> tuple[TensorInfo, ...]:
@@ -80,20 +80,20 @@ class ExecutionContext(Protocol):
 
     @property
     def max_batch(self) -> int:
-        """How many images one run takes."""
+        """The most images of one run."""
         ...
 
     def bind(self, name: str, address: int) -> None:
-        """Say where on the card an input or output lies."""
+        """Set the device address of an input or output."""
         ...
 
     def enqueue(self, images: int, stream: int) -> bool:
-        """Queue one run on so many images, at most `max_batch`; whether that could be done."""
+        """Queue one run on at most `max_batch` images; return True if it was accepted."""
         ...
 
 
 class Runtime(Protocol):
-    """What loads and builds plans."""
+    """Loads and builds plans."""
 
     @property
     def package(self) -> str:
@@ -106,7 +106,7 @@ class Runtime(Protocol):
         ...
 
     def check(self, capabilities: Sequence[str]) -> None:
-        """Make sure that it compiles for these compute capabilities, such as `8.9`.
+        """Check that the package compiles for these compute capabilities, such as `8.9`.
 
         Raises:
             EngineFailed: it knows none of that name, or compiles for the card at hand only.
@@ -114,7 +114,7 @@ class Runtime(Protocol):
         ...
 
     def build(self, onnx: bytes, capabilities: Sequence[str] = ()) -> Plan:
-        """Compile an ONNX graph, for these compute capabilities or for the card at hand.
+        """Compile an ONNX graph for these compute capabilities, or for the GPU of this machine.
 
         One that leaves open how many images it takes is compiled for up to `MAX_BATCH`.
 
@@ -124,7 +124,7 @@ class Runtime(Protocol):
         ...
 
     def load(self, plan: bytes) -> ExecutionContext:
-        """Put a plan on the card of the current context.
+        """Load a plan on the GPU of the current context.
 
         Raises:
             EngineFailed: it is damaged, or for another card or version.
@@ -133,7 +133,7 @@ class Runtime(Protocol):
 
 
 def find_tensorrt_packages() -> dict[str, str]:
-    """Versions of the packages that are installed, in the order of preference; imports none."""
+    """Return the installed packages' versions, the preferred one first, without importing any."""
     found = {}
     for package, distributions in PACKAGES.items():
         if find_spec(package) is None:
@@ -146,7 +146,7 @@ def find_tensorrt_packages() -> dict[str, str]:
 
 
 def open_runtime(package: str | None = None) -> TensorRt:
-    """The named package, or the preferred one of those installed.
+    """Open the named package, or the preferred one of those installed.
 
     Raises:
         EngineFailed: it is not installed, or cannot be imported.
@@ -196,7 +196,7 @@ class TensorRt:
         return Plan(bytes(content), tuple(_layers(self._log.lines)))
 
     def _open_batch(self, builder: Foreign, network: Foreign, config: Foreign) -> None:
-        """Say how many images will come, where the graph leaves that open."""
+        """Set the batch sizes of a graph that leaves its number of images open."""
         source = network.get_input(0)
         images, *size = tuple(source.shape)
         if images != ANY:

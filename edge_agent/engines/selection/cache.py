@@ -1,4 +1,4 @@
-"""What was chosen, kept between starts for as long as all that it depends on stays the same."""
+"""Cache of engine selections, keyed by hardware, runtime versions, bundle and settings."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ from edge_agent.engines.hardware import Hardware
 from edge_agent.system.files import make_private_folder, remove_oldest, replace_file
 
 KEEP: Final = 8
-"""Choices kept; the least recently made go first."""
+"""Selections that are kept; the least recently written are removed first."""
 _MAX_BYTES: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
 class SelectionKey:
-    """All that a choice depends on. `runtimes` are versions by name, `candidates` in order."""
+    """All that a selection depends on.
+
+    `runtimes` are versions by name; `candidates` are in the bundle's order.
+    """
 
     hardware: Hardware
     runtimes: dict[str, str]
@@ -34,12 +37,12 @@ class SelectionKey:
     threads: int
 
     def as_text(self) -> str:
-        """The same text for the same circumstances."""
+        """Return the key as text; equal keys have equal texts."""
         return json.dumps(asdict(self), sort_keys=True)
 
 
 class CachedSelection(BaseModel):
-    """A choice as it is written down."""
+    """A selection as it is stored."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -53,13 +56,13 @@ class CachedSelection(BaseModel):
 
     @property
     def batch(self) -> BatchPolicy:
-        """How images are given to the engine."""
+        """Return how images are given to the engine."""
         return BatchPolicy(self.max_batch, self.parallel_requests)
 
 
 @dataclass(frozen=True, slots=True)
 class SelectionCache:
-    """A private folder of choices, one file for each set of circumstances."""
+    """A private folder of selections, one file for each key."""
 
     folder: Path
 
@@ -68,13 +71,13 @@ class SelectionCache:
         """Make the folder, or check that it is private.
 
         Raises:
-            ConfigInvalid: it cannot be made, is a link, another user's, or open to others.
+            ConfigInvalid: the folder cannot be made, is a link, another user's, or open to others.
         """
         make_private_folder(folder, "model cache")
         return cls(folder)
 
     def load(self, circumstances: SelectionKey) -> CachedSelection | None:
-        """What was chosen before; None if nothing was, or the file is damaged or foreign."""
+        """Return the stored selection; None if there is none, or its file is damaged or foreign."""
         try:
             kept = CachedSelection.model_validate_json(_read_own(self._path(circumstances)))
         except (OSError, ValidationError):
@@ -83,7 +86,7 @@ class SelectionCache:
         return kept if fits and kept.variant in circumstances.candidates else None
 
     def store(self, kept: CachedSelection, circumstances: SelectionKey) -> None:
-        """Keep a choice for next time. A full or broken disk costs only the time saved."""
+        """Store a selection. A full or broken disk is ignored; it costs another measurement."""
         with suppress(OSError):
             content = kept.model_dump_json(indent=2) + "\n"
             replace_file(self._path(circumstances), content.encode(), mode=0o600)
@@ -94,7 +97,7 @@ class SelectionCache:
 
 
 def _read_own(path: Path) -> bytes:
-    """A small file that is nobody else's; OSError otherwise."""
+    """Read a small private file of this user; raises OSError for any other file."""
     with open(path, "rb", opener=_no_link) as file:  # Path.open takes no opener
         found = os.fstat(file.fileno())
         if (
@@ -108,5 +111,5 @@ def _read_own(path: Path) -> bytes:
 
 
 def _no_link(path: str, flags: int) -> int:
-    # Without O_NONBLOCK a pipe put in the file's place would hold up the start.
+    # Without O_NONBLOCK a pipe in the file's place would block the start.
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)

@@ -1,8 +1,8 @@
-"""Try a candidate in a process of its own, so that what breaks there breaks nothing here.
+"""Tries a candidate engine in a process of its own, so that a crash does not reach the agent.
 
-The agent starts one process for each candidate and talks with it over a socket: one job, then as
-many timings as it wants, each answered by one message. The processes are niced, end when the agent
-does, and one that gives no answer in time is killed.
+The agent starts one process for each candidate. Over a socket it sends one job and then any number
+of timing requests; each is answered by one message. The processes are niced, end when the
+agent ends, and are killed if they do not answer in time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _END_LIMIT_S: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class ProbeJob:
-    """What to try. `opener` names a function like `engines.runtimes.open_engine`."""
+    """The engine to try. `opener` names a function like `runtimes.factory.open_engine`."""
 
     bundle: str
     digest: str
@@ -39,7 +39,7 @@ class ProbeJob:
 
 @dataclass(frozen=True, slots=True)
 class ProbeReady:
-    """An engine that is warm. `problems` says where it disagrees with the golden cases."""
+    """An engine is warm; `problems` lists where it disagrees with the golden cases."""
 
     problems: str
     max_batch: int
@@ -47,7 +47,7 @@ class ProbeReady:
 
 @dataclass(frozen=True, slots=True)
 class TimingRequest:
-    """What to time: `calls` at once, of `images` each. `number` makes one unlike the next."""
+    """A request to time `calls` at once, of `images` each; `number` selects the images."""
 
     number: int
     images: int = 1
@@ -55,7 +55,7 @@ class TimingRequest:
 
 
 class ProbeFailed(Exception):
-    """The candidate gave no answer. `lasting`: it would not give one next time either."""
+    """The candidate gave no result. `lasting` is True if it is expected to fail next time, too."""
 
     def __init__(self, message: str, *, lasting: bool = True) -> None:
         super().__init__(message)
@@ -63,18 +63,18 @@ class ProbeFailed(Exception):
 
 
 class Probe(Protocol):
-    """One candidate on trial."""
+    """One candidate that is being tried."""
 
     def opened(self, until: float) -> ProbeReady:
-        """Wait for the engine, at most until `time.monotonic()` says so, or ProbeFailed."""
+        """Wait for the engine until `time.monotonic()` reaches `until`; raises ProbeFailed."""
         ...
 
     def time(self, timing: TimingRequest, limit_s: float) -> float:
-        """Milliseconds from the first call's start to the last one's end, or ProbeFailed."""
+        """Return the milliseconds that the request took; raises ProbeFailed."""
         ...
 
     def end(self) -> None:
-        """End it, whatever it does."""
+        """End the candidate, whatever its state."""
         ...
 
 
@@ -85,10 +85,10 @@ class ProbeProcess:
     """A `Probe` in a process of its own."""
 
     def __init__(self, job: ProbeJob) -> None:
-        """Start the process; it opens the engine at once."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            channel = theirs.fileno()
+        """Start the process, which opens the engine at once."""
+        agent_end, probe_end = socket.socketpair()
+        with probe_end:
+            channel = probe_end.fileno()
             module = [sys.executable, "-P", "-m", "edge_agent.engines.selection.probe_main"]
             self._process = subprocess.Popen(  # noqa: S603  # our own module
                 [*module, str(channel), str(os.getpid())],
@@ -96,9 +96,9 @@ class ProbeProcess:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 pass_fds=[channel],
-                start_new_session=True,  # What a terminal sends is for the agent.
+                start_new_session=True,  # A terminal's signals are for the agent.
             )
-        self._channel: Connection[bytes, bytes] = Connection(ours.detach())
+        self._channel: Connection[bytes, bytes] = Connection(agent_end.detach())
         self._send(job)
 
     def opened(self, until: float) -> ProbeReady:
@@ -117,7 +117,7 @@ class ProbeProcess:
         self._channel.close()
 
     def _send(self, message: ProbeJob | TimingRequest) -> None:
-        with suppress(OSError):  # It has ended; that is noticed when no answer comes.
+        with suppress(OSError):  # The process has ended; `_receive` reports that.
             self._channel.send_bytes(json.dumps(asdict(message)).encode())
 
     def _receive(self, limit_s: float, act: str) -> dict[str, Any]:
@@ -133,7 +133,7 @@ class ProbeProcess:
         return answer
 
     def _ended(self) -> ProbeFailed:
-        """How the process ended. What the kernel killed may have had too little memory today."""
+        """Describe how the process ended. SIGKILL may mean too little memory and is not lasting."""
         try:
             status = self._process.wait(_END_LIMIT_S)
         except subprocess.TimeoutExpired:

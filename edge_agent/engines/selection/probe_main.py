@@ -1,7 +1,7 @@
-"""The process in which one candidate is tried. Run by `engines.probe`; see there.
+"""The process in which one candidate is tried; `selection.probe` starts it.
 
-A runtime that does not fit the processor ends with an illegal instruction or hangs while it
-compiles. Here that costs nothing but this process.
+A runtime that does not fit the processor can end with an illegal instruction or hang while it
+compiles. That costs only this process.
 """
 
 from __future__ import annotations
@@ -29,45 +29,45 @@ from edge_agent.errors import BundleInvalid, HilumError
 from edge_agent.system.processes import die_with_parent
 
 _NICENESS: Final = 5
-_MAX_WORDS: Final = 500
+_MAX_TEXT: Final = 500
 
 
 def main() -> None:
-    """Open the engine, say whether it agrees, then time it as often as asked."""
+    """Open the engine, run the golden cases, then time it as often as requested."""
     channel_fd, agent_pid = map(int, sys.argv[1:])
     die_with_parent(agent_pid)
     os.nice(_NICENESS)
     channel: Connection[bytes, bytes] = Connection(channel_fd)
     with suppress(EOFError, ConnectionError):
         _serve(channel)
-    os._exit(0)  # Freeing a compiled model takes time that nobody needs to wait for.
+    os._exit(0)  # Freeing a compiled model takes time that is not worth waiting for.
 
 
 def _serve(channel: Connection[bytes, bytes]) -> None:
     try:
         bench, opened = _open(ProbeJob(**json.loads(channel.recv_bytes())))
-    except Exception as error:  # noqa: BLE001  # any library's: it belongs in the answer
+    except Exception as error:  # noqa: BLE001  # any library's error is sent as the answer
         return _send(channel, _failure(error))
     _send(channel, asdict(opened))
     while True:
         timing = TimingRequest(**json.loads(channel.recv_bytes()))
         try:
             answer = {"ms": bench.time(timing)}
-        except Exception as error:  # noqa: BLE001  # any library's: it belongs in the answer
+        except Exception as error:  # noqa: BLE001  # any library's error is sent as the answer
             answer = _failure(error)
         _send(channel, answer)
 
 
 class EngineTimer:
-    """An engine and the golden pictures that it is timed on."""
+    """An engine and the golden images that it is timed on."""
 
-    def __init__(self, engine: Engine, pictures: list[Pixels], threads: int) -> None:
+    def __init__(self, engine: Engine, golden_images: list[Pixels], threads: int) -> None:
         self._engine = engine
-        self._pictures = pictures
+        self._golden_images = golden_images
         self._pool = ThreadPoolExecutor(threads)
 
     def time(self, timing: TimingRequest) -> float:
-        """Milliseconds from the first call's start to the last one's end."""
+        """Return the milliseconds from the first call's start to the last one's end."""
         batches = [self._batch(timing, call) for call in range(timing.calls)]
         if timing.calls == 1:
             start = time.perf_counter()
@@ -81,7 +81,8 @@ class EngineTimer:
     def _batch(self, timing: TimingRequest, call: int) -> Pixels:
         first = timing.number + call * timing.images
         chosen = [
-            self._pictures[k % len(self._pictures)] for k in range(first, first + timing.images)
+            self._golden_images[k % len(self._golden_images)]
+            for k in range(first, first + timing.images)
         ]
         return np.stack(chosen)[:, None]
 
@@ -101,14 +102,16 @@ def _open(job: ProbeJob) -> tuple[EngineTimer, ProbeReady]:
     failed = [verdict for verdict in run_golden(bundle, engine) if not verdict.passed]
     problems = "; ".join(f"{it.case}: {', '.join(it.problems)}" for it in failed)
     spec = bundle.manifest.input
-    pictures = [read_golden_image(bundle.read(case.image), spec) for case in bundle.golden.cases]
-    opened = ProbeReady(problems=problems[:_MAX_WORDS], max_batch=engine.max_batch)
-    return EngineTimer(engine, pictures, job.parallel_requests), opened
+    golden_images = [
+        read_golden_image(bundle.read(case.image), spec) for case in bundle.golden.cases
+    ]
+    opened = ProbeReady(problems=problems[:_MAX_TEXT], max_batch=engine.max_batch)
+    return EngineTimer(engine, golden_images, job.parallel_requests), opened
 
 
 def _failure(error: Exception) -> dict[str, Any]:
     words = error.message if isinstance(error, HilumError) else f"{type(error).__name__}: {error}"
-    return {"error": words[:_MAX_WORDS]}
+    return {"error": words[:_MAX_TEXT]}
 
 
 def _send(channel: Connection[bytes, bytes], answer: dict[str, Any]) -> None:

@@ -1,8 +1,8 @@
-"""Measure the bundle's engine variants on this box, then choose; remember what was chosen.
+"""Selects a bundle's engine variant for this machine by measurement, and caches the selection.
 
 Every variant whose runtime is installed is a candidate. Each is opened in a process of its own
-(`engines.probe`), has to say what the bundle's golden cases say, and is timed, in turns with the
-others, on the golden pictures. `core.engine_selection` decides.
+(`probe`), has to reproduce the bundle's golden cases, and is timed on the golden images in turns
+with the others. `core.engine_selection` decides. See docs/decisions/0031-engine-by-measurement.md.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ AUTO: Final = "auto"
 
 @dataclass(frozen=True, slots=True)
 class EngineSelection:
-    """What runs here: a variant, how images are given to it, and why.
+    """The selected variant, how images are given to it, and why.
 
-    `measured` holds every candidate in the bundle's order; `remembered` says that all of this was
+    `measured` holds every candidate in the bundle's order. `remembered` is True if all of this was
     measured at an earlier start.
     """
 
@@ -55,21 +55,27 @@ def select_engine(
     budget: BenchmarkBudget = DEFAULT_BUDGET,
     start: ProbeFactory = ProbeProcess,
 ) -> EngineSelection:
-    """Choose the engine variant for this box. Blocks for seconds unless it is remembered.
+    """Select the engine variant for this machine. Blocks for seconds unless it is cached.
 
     Args:
-        bundle: whose variants.
-        cache_dir: the agent's; choices and compiled models are kept in folders of it.
-        threads: for computing; 0 means as many as there are cores.
-        wanted: a variant's name to run that one, if it agrees with the golden cases; or `auto`.
-        without: variants that are known not to work on this box just now.
+        bundle: the bundle.
+        cache_dir: the agent's cache; selections and compiled models have a folder each in it.
+        threads: threads that compute; 0 means one for each core.
+        wanted: the name of a variant, which is selected if it agrees with the golden cases; or
+            `auto`.
+        without: variants that have failed on this machine since it started.
         budget: how long measuring may take.
-        start: makes the probes.
+        start: starts a probe.
+
+    Returns:
+        The selection, measured now or at an earlier start.
 
     Raises:
         BundleInvalid: the bundle has no variant that this agent has a runtime for.
-        ConfigInvalid: the wanted variant is not there, or the cache folder is not private.
-        EngineFailed: no candidate says what the golden cases say; the message tells of each.
+        ConfigInvalid: the bundle has no such variant that runs here, or the cache folder is not
+            private.
+        EngineFailed: no candidate agrees with the golden cases; the message names each one's
+            problem.
     """
     candidates = _candidates(bundle, wanted, without)
     circumstances = SelectionKey(
@@ -97,9 +103,9 @@ def select_engine(
         )
     except NoEngineAgrees as error:
         raise EngineFailed(
-            f"no engine of this bundle gives sound answers on this box: {error}",
-            hint="This processor, or a runtime on it, does not compute what the bundle's makers "
-            "saw. Update the agent, use another bundle, or another box.",
+            f"no engine of this bundle gives the recorded findings on this machine: {error}",
+            hint="This processor, or a runtime on it, does not reproduce what the bundle recorded. "
+            "Update the agent, or use another bundle or another machine.",
         ) from None
     if all(it.lasting for it in found.candidates):
         choices.store(_to_remember(found, circumstances), circumstances)

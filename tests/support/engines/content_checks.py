@@ -1,4 +1,4 @@
-"""A transparent gate: its first eight pixels are its outputs.
+"""A transparent content check: its first eight pixels are its outputs.
 
 Content and turn are each over their own sum; black is a frontal chest, upright. The last, inverted,
 is in 250ths, so that 255 is no probability.
@@ -36,8 +36,8 @@ SPEC = ContentCheckSpec(
 )
 
 
-def transparent_gate(*, outputs: int = OUTPUTS) -> tuple[bytes, bytes]:
-    """IR (xml, bin) of the transparent gate."""
+def transparent_content_check(*, outputs: int = OUTPUTS) -> tuple[bytes, bytes]:
+    """IR (xml, bin) of the transparent content check."""
     images = ops.parameter([1, 1, SIZE, SIZE], np.uint8, name="images")
     flat = ops.reshape(ops.convert(images, "f32"), [1, SIZE * SIZE], False)
     parts = []
@@ -48,18 +48,18 @@ def transparent_gate(*, outputs: int = OUTPUTS) -> tuple[bytes, bytes]:
     parts.append(ops.divide(ops.slice(flat, [7], [outputs], [1], [1]), np.float32([[250]])))
     result = ops.concat(parts, 1)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "gate.xml"
+        path = Path(folder) / "content-check.xml"
         ov.save_model(ov.Model([result], [images]), path, compress_to_fp16=False)
         return path.read_bytes(), path.with_suffix(".bin").read_bytes()
 
 
-def bundle_with_gate(path: Path, *, refuses: bool = False) -> Path:
-    """The transparent bundle of `tests.support.engines.bundles` with this gate.
+def bundle_with_content_check(path: Path, *, refuses: bool = False) -> Path:
+    """The transparent bundle of `tests.support.engines.bundles` with this content check.
 
-    With `refuses`, the gate takes one of the golden pictures for no chest. To the detector that
-    picture shows what was recorded all the same: the gate reads its top, the detector the rest.
+    With `refuses`, the content check refuses one of the golden images. The detector still gives the
+    recorded findings, because the content check reads only the top row of pixels.
     """
-    xml, weights = transparent_gate()
+    xml, weights = transparent_content_check()
     members = {**bundles.contents(), SPEC.model: xml, SPEC.weights: weights}
     if refuses:
         scale = bundles.SIZE // SIZE

@@ -22,7 +22,7 @@ from edge_agent.cli.main import app
 from hilum.v1 import detection_pb2 as pb
 from tests.conftest import pydicom_file
 from tests.support.agents.tagged import logging_restored, tagged_png, write_toy_bundle
-from tests.support.engines.content_checks import bundle_with_gate
+from tests.support.engines.content_checks import bundle_with_content_check
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +233,7 @@ def test_a_bundle_that_is_none_ends_with_1() -> None:
 
 
 def test_a_box_that_fails_the_golden_cases_answers_nothing(tmp_path: Path) -> None:
-    unsound = bundle_with_gate(tmp_path / "unsound.bundle", refuses=True)
+    unsound = bundle_with_content_check(tmp_path / "unsound.bundle", refuses=True)
     for _start in ("the first", "one that remembers what was measured"):
         ran = hilum_edge("detect", put("a.png"), "--bundle", unsound)
         assert ran.exit_code == 1

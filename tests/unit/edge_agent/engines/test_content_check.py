@@ -12,27 +12,32 @@ from edge_agent.errors import BundleInvalid, EngineFailed
 from hilum.codes import ErrorCode, WarningCode
 from hilum.manifest import InputSpec
 from tests.support.engines import bundles
-from tests.support.engines.content_checks import SPEC, bundle_with_gate, shows, transparent_gate
+from tests.support.engines.content_checks import (
+    SPEC,
+    bundle_with_content_check,
+    shows,
+    transparent_content_check,
+)
 
 
 @pytest.fixture
-def gate() -> OpenVinoContentChecker:
-    return OpenVinoContentChecker(*transparent_gate(), SPEC)
+def checker() -> OpenVinoContentChecker:
+    return OpenVinoContentChecker(*transparent_content_check(), SPEC)
 
 
-def test_a_picture_gets_its_verdict(gate: OpenVinoContentChecker) -> None:
-    assert gate.judge(shows()).refusal is None
-    assert gate.judge(shows(other=255)).refusal == ErrorCode.NOT_A_CHEST
-    assert gate.judge(shows(turned=250)).refusal == ErrorCode.ROTATED
-    warned = gate.judge(shows(lateral=200))
+def test_a_picture_gets_its_verdict(checker: OpenVinoContentChecker) -> None:
+    assert checker.judge(shows()).refusal is None
+    assert checker.judge(shows(other=255)).refusal == ErrorCode.NOT_A_CHEST
+    assert checker.judge(shows(turned=250)).refusal == ErrorCode.ROTATED
+    warned = checker.judge(shows(lateral=200))
     assert [warning.code for warning in warned.warnings] == [WarningCode.LATERAL_VIEW]
     assert warned.probabilities.lateral == pytest.approx(200 / 255, abs=1e-4)
 
 
-def test_verdicts_of_threads_are_not_mixed_up(gate: OpenVinoContentChecker) -> None:
+def test_verdicts_of_threads_are_not_mixed_up(checker: OpenVinoContentChecker) -> None:
     greys = [k % 251 for k in range(400)]
     with ThreadPoolExecutor(8) as pool:
-        verdicts = list(pool.map(lambda grey: gate.judge(shows(inverted=grey)), greys))
+        verdicts = list(pool.map(lambda grey: checker.judge(shows(inverted=grey)), greys))
     seen = [verdict.probabilities.inverted * 250 for verdict in verdicts]
     assert seen == pytest.approx(greys, abs=0.01)
 
@@ -65,34 +70,36 @@ def test_padding_of_the_detector_changes_nothing_that_matters() -> None:
     [np.zeros((4, 4), np.uint16), np.zeros((4, 4, 3), np.uint8), np.zeros((0, 4), np.uint8)],
 )
 def test_what_is_no_grey_picture_is_an_error(
-    gate: OpenVinoContentChecker, pixels: np.ndarray
+    checker: OpenVinoContentChecker, pixels: np.ndarray
 ) -> None:
     with pytest.raises(EngineFailed, match=r"takes u8 \(H, W\)"):
-        gate.judge(pixels)
+        checker.judge(pixels)
 
 
-def test_outputs_that_are_no_probabilities_are_an_error(gate: OpenVinoContentChecker) -> None:
+def test_outputs_that_are_no_probabilities_are_an_error(checker: OpenVinoContentChecker) -> None:
     with pytest.raises(EngineFailed, match="outside of 0 to 1"):
-        gate.judge(shows(inverted=255))
+        checker.judge(shows(inverted=255))
 
 
-def test_a_closed_gate_says_so(gate: OpenVinoContentChecker) -> None:
-    gate.close()
-    gate.close()
+def test_a_closed_content_check_is_an_error(checker: OpenVinoContentChecker) -> None:
+    checker.close()
+    checker.close()
     with pytest.raises(EngineFailed, match="closed"):
-        gate.judge(shows())
+        checker.judge(shows())
 
 
 def test_a_network_of_another_form_is_refused() -> None:
-    with pytest.raises(BundleInvalid, match="the gate takes"):
-        OpenVinoContentChecker(*transparent_gate(outputs=9), SPEC)
-    with pytest.raises(EngineFailed, match="could not load the gate"):
+    with pytest.raises(BundleInvalid, match="the content check takes"):
+        OpenVinoContentChecker(*transparent_content_check(outputs=9), SPEC)
+    with pytest.raises(EngineFailed, match="could not load the content check"):
         OpenVinoContentChecker(b"<no xml", b"", SPEC)
 
 
-def test_a_bundle_may_carry_a_gate(tmp_path: Path) -> None:
-    gate = OpenVinoContentChecker.of(Bundle.open(bundle_with_gate(tmp_path / "a.bundle")))
-    assert gate is not None
-    assert gate.judge(shows(other=255)).refusal == ErrorCode.NOT_A_CHEST
+def test_a_bundle_may_have_a_content_check(tmp_path: Path) -> None:
+    checker = OpenVinoContentChecker.of(
+        Bundle.open(bundle_with_content_check(tmp_path / "a.bundle"))
+    )
+    assert checker is not None
+    assert checker.judge(shows(other=255)).refusal == ErrorCode.NOT_A_CHEST
     without = bundles.pack(tmp_path / "b.bundle", bundles.contents())
     assert OpenVinoContentChecker.of(Bundle.open(without)) is None

@@ -24,7 +24,7 @@ from edge_agent.errors import BundleInvalid, EngineFailed
 from hilum.catalog import CATALOG
 from hilum.manifest import GoldenFinding, GoldenTolerance, InputSpec
 from tests.support.engines import bundles
-from tests.support.engines.content_checks import bundle_with_gate
+from tests.support.engines.content_checks import bundle_with_content_check
 from tests.support.engines.fake_engine import FakeEngine
 
 TOLERANCE = GoldenTolerance(score=0.1, min_iou=0.7)
@@ -111,16 +111,16 @@ def test_an_engine_without_an_answer_is_an_error_not_a_verdict(bundle: Bundle) -
 
 
 @pytest.mark.parametrize("refuses", [False, True])
-def test_the_gate_may_refuse_no_golden_picture(refuses: bool, tmp_path: Path) -> None:
-    with_gate = Bundle.open(bundle_with_gate(tmp_path / "a.bundle", refuses=refuses))
-    gate = OpenVinoContentChecker.of(with_gate)
-    assert gate is not None
-    mass, clear = run_content_check(with_gate, gate.judge)
+def test_the_content_check_may_refuse_no_golden_image(refuses: bool, tmp_path: Path) -> None:
+    with_check = Bundle.open(bundle_with_content_check(tmp_path / "a.bundle", refuses=refuses))
+    checker = OpenVinoContentChecker.of(with_check)
+    assert checker is not None
+    mass, clear = run_content_check(with_check, checker.judge)
     assert mass == GoldenResult("mass", ("refused as not_a_chest",) if refuses else ())
     assert clear == GoldenResult("clear", ())
-    gate.close()
+    checker.close()
     with pytest.raises(EngineFailed, match="closed"):
-        run_content_check(with_gate, gate.judge)
+        run_content_check(with_check, checker.judge)
 
 
 @pytest.mark.parametrize(

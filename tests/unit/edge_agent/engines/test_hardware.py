@@ -57,7 +57,7 @@ def test_cards_are_read_from_the_kernel_with_their_driver(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hardware, "_NVIDIA", tmp_path)
-    assert Hardware.detect().cards == ()
+    assert Hardware.detect().gpus == ()
     (tmp_path / "version").write_text(
         "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.14  Thu Feb 22\nGCC version: 12\n"
     )
@@ -65,7 +65,7 @@ def test_cards_are_read_from_the_kernel_with_their_driver(
         folder = tmp_path / "gpus" / slot
         folder.mkdir(parents=True)
         (folder / "information").write_text(f"Model: \t\t {model}\nIRQ:   \t\t 24\n")
-    assert Hardware.detect().cards == (
+    assert Hardware.detect().gpus == (
         "NVIDIA L4, driver 550.54.14",
         "NVIDIA RTX A2000, driver 550.54.14",
     )

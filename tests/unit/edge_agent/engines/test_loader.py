@@ -18,7 +18,7 @@ from edge_agent.errors import BundleInvalid, ConfigInvalid, EngineFailed
 from hilum.manifest import EngineVariant
 from tests.support.agents.tagged import SIDE, write_toy_bundle
 from tests.support.engines.bundles import VARIANT
-from tests.support.engines.content_checks import bundle_with_gate
+from tests.support.engines.content_checks import bundle_with_content_check
 from tests.support.engines.fake_engine import FakeEngine
 from tests.support.engines.variants import bundle_with, variant
 
@@ -69,7 +69,7 @@ def test_the_self_test_fails_an_engine_with_other_findings_than_recorded(toy: Bu
 
 
 def test_the_self_test_fails_a_content_check_that_refuses_a_golden_case(tmp_path: Path) -> None:
-    bundle = Bundle.open(bundle_with_gate(tmp_path / "a.bundle", refuses=True))
+    bundle = Bundle.open(bundle_with_content_check(tmp_path / "a.bundle", refuses=True))
     model = load_model(bundle, LoadOptions(tmp_path / "cache"))
     report = model.self_test()
     assert not report.passed

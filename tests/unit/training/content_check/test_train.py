@@ -15,7 +15,7 @@ from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.content_check import OpenVinoContentChecker
 from hilum.codes import ErrorCode
 from tests.support.engines import bundles
-from tests.support.engines.content_checks import SPEC, THRESHOLDS, transparent_gate
+from tests.support.engines.content_checks import SPEC, THRESHOLDS, transparent_content_check
 from tests.support.system.disks import room_for
 from training.bundle.writer import CONTENT_CHECK_HEADING, ContentCheckFiles, with_content_check
 from training.content_check import image_sources, views
@@ -210,7 +210,7 @@ def test_a_network_is_small() -> None:
 def accepting() -> ContentCheckFiles:
     """A transparent content check; to it the transparent bundle's golden images are chests."""
     return ContentCheckFiles(
-        *transparent_gate(), SPEC.input, THRESHOLDS, f"{CONTENT_CHECK_HEADING}\n\nA test."
+        *transparent_content_check(), SPEC.input, THRESHOLDS, f"{CONTENT_CHECK_HEADING}\n\nA test."
     )
 
 

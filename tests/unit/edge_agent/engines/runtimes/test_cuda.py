@@ -335,7 +335,7 @@ def test_what_cuda_python_refuses_is_our_error_with_its_name(
 def test_what_pycuda_raises_is_our_error_with_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
     memory = Memory()
     install(monkeypatch, pycuda=pycuda(memory, Device=RuntimeError("no such device")))
-    with pytest.raises(EngineFailed, match="CUDA could not open the card: no such device"):
+    with pytest.raises(EngineFailed, match="CUDA could not open the GPU: no such device"):
         open_cuda_device()
     full = pycuda(memory, mem_alloc=MemoryError("cuMemAlloc failed"))
     install(monkeypatch, pycuda=full)

@@ -189,7 +189,7 @@ def test_none_that_agrees_is_an_error_that_tells_of_each(three: Bundle, tmp_path
     with pytest.raises(EngineFailed) as failed:
         chosen(three, tmp_path, bench)
     assert failed.value.message == (
-        "no engine of this bundle gives sound answers on this box: "
+        "no engine of this bundle gives the recorded findings on this machine: "
         "openvino-int8 disagrees with the golden cases (mass: wrong); "
         "openvino-fp32 disagrees with the golden cases (mass: wrong too); "
         "onnxruntime-fp32 crashed its process (SIGILL)"
