@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def main() -> int:
-    """Run them one after the other; fail if one does."""
+    """Run the campaigns one after the other; fail if one fails."""
     known = sorted(
         path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_")
     )

@@ -1,8 +1,8 @@
-"""No answer ever reaches another request, whatever happens to workers, callers and answers.
+"""Check that no response of a decode worker ever reaches another request.
 
-Many clients at once send images that carry a tag as the place of one bright square. Some requests
-are cancelled, some hang until their time is over, some take their worker down, and now and then a
-worker, or all of them, are killed from outside. Every answer must carry the tag of its request.
+Many clients at once send images that carry a tag as the position of one bright square. Some
+requests are cancelled, some hang until their time-out, some crash their worker, and now and then a
+worker, or all of them, are killed from outside. Every result must carry the tag of its request.
 
     python -m tests.campaign.decode_workers --requests 100000
 """
@@ -38,7 +38,7 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass
 class Tally:
-    """What came of the requests."""
+    """Counts of the requests' outcomes, and what was wrong."""
 
     ends: Counter[str] = field(default_factory=Counter)
     kills: Counter[str] = field(default_factory=Counter)
@@ -47,7 +47,7 @@ class Tally:
 
 
 def tagged_image(tag: int) -> bytes:
-    """A PNG with one bright square whose place is the tag."""
+    """Return a PNG with one bright square whose position is the tag."""
     picture = np.full((SIDE, SIDE), 20, np.uint8)
     row, column = divmod(tag, SIDE // CELL)
     picture[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL] = 250
@@ -55,14 +55,14 @@ def tagged_image(tag: int) -> bytes:
 
 
 def tag_of(picture: np.ndarray) -> int | None:
-    """Which tagged image this is; None if it is none."""
+    """Return the tag of a tagged image; None if it is another image."""
     cells = picture.reshape(SIDE // CELL, CELL, SIDE // CELL, CELL).mean(axis=(1, 3))
     bright = np.flatnonzero(cells > 200)
     return int(bright[0]) if len(bright) == 1 else None
 
 
 def tag_in(decoded: DecodedStudy) -> int | None:
-    """The tag of what an answer holds."""
+    """Return the tag of a decoded image."""
     return tag_of(decoded.radiograph.pixels)
 
 
@@ -75,7 +75,7 @@ async def campaign(
     kill_every: int = 97,
     kill_all_every: int = 25,
 ) -> Tally:
-    """Run it; `wrong` of what comes back must be empty."""
+    """Run the campaign; `wrong` of the returned tally must be empty."""
     chance = random.Random(seed)
     images = [tagged_image(tag) for tag in range(TAGS)]
     tally = Tally()
@@ -95,7 +95,7 @@ async def campaign(
 
     try:
         await asyncio.gather(*(client() for _ in range(clients)))
-        # Whatever has happened, all places are filled again and answer.
+        # Whatever has happened, all workers are there and respond correctly afterwards.
         for tag in range(TAGS):
             decoded = await pool.decode(images[tag], fit=(SIDE, SIDE))
             if tag_in(decoded) != tag:
@@ -119,16 +119,16 @@ async def _one_request(
         data, patience_s = make_hostile_file(f"sleep {chance.uniform(0, 0.05)}", data), 0.02
     elif fate < 0.24:
         data, timeout_s = make_hostile_file(chance.choice(CRASHES), data), 0.1
-    asked = asyncio.create_task(pool.decode(data, fit=(SIDE, SIDE), timeout_s=timeout_s))
+    task = asyncio.create_task(pool.decode(data, fit=(SIDE, SIDE), timeout_s=timeout_s))
     if patience_s is not None:
-        asyncio.get_running_loop().call_later(patience_s, asked.cancel)
-    await asyncio.wait([asked])
-    if asked.cancelled():
+        asyncio.get_running_loop().call_later(patience_s, task.cancel)
+    await asyncio.wait([task])
+    if task.cancelled():
         return "cancelled"
-    error = asked.exception()
+    error = task.exception()
     if error is None:
-        if tag_in(asked.result()) != tag:
-            tally.wrong.append(f"{tag} was answered with {tag_in(asked.result())}")
+        if tag_in(task.result()) != tag:
+            tally.wrong.append(f"{tag} was answered with {tag_in(task.result())}")
         return "answered"
     if not isinstance(error, DecoderFailed):
         tally.wrong.append(f"{tag} failed with {error!r}")
@@ -147,7 +147,7 @@ def _kill_something(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the long campaign and say what came of it."""
+    """Run the long campaign and print its result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)

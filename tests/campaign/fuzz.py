@@ -1,9 +1,9 @@
-"""Hostile bytes at a real agent, over both its faces: it never ends, and every answer is coded.
+"""Send hostile bytes to a real agent over both transports: no crash, and every failure has a code.
 
-Hypothesis makes study images (DICOM, PNG, JPEG, TIFF), protobuf messages, multipart forms and
-broken framing. Each must be answered with findings or with a code that says who must act; one that
-means "nobody foresaw this" is a failure, and so is silence. In between a sound radiograph must get
-the answer that it always got. What was answered wrongly is kept in runs/fuzz.
+Hypothesis generates study images (DICOM, PNG, JPEG, TIFF), protobuf messages, multipart forms and
+broken framing. Each must be answered with findings or with a documented error code; the code of an
+unexpected error is a failure, and so is no response. In between, a valid radiograph must always get
+the same result. Requests with a wrong response are kept in runs/fuzz.
 
     python -m tests.campaign.fuzz --minutes 10
 """
@@ -45,18 +45,18 @@ from tests.support.images.strategies import Case, cases, small_radiographs
 ROUND: Final = 200
 CHECK_EVERY: Final = 20
 TIMEOUT_S: Final = 40.0
-"""Longer than a decode worker may take before it is ended."""
+"""Longer than a decode worker may take before it is killed."""
 CODES: Final = frozenset(map(str, ErrorCode)) - {ErrorCode.INTERNAL}
 EVIDENCE: Final = Path("runs/fuzz")
 
 
 class Wrong(Exception):
-    """An answer that should not be."""
+    """A response that violates the contract."""
 
 
 @dataclass
 class Tally:
-    """What came of the requests."""
+    """Counts of the requests' outcomes, and what was wrong."""
 
     ends: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
@@ -70,7 +70,7 @@ class Tally:
 
 
 class Target:
-    """One agent, asked in every way; raises Wrong where an answer is not as it must be."""
+    """An agent and its endpoints; raises Wrong if a response violates the contract."""
 
     def __init__(self, agent: LiveAgent, channel: grpc.Channel, http: httpx.Client) -> None:
         self.agent = agent
@@ -80,7 +80,7 @@ class Target:
         self._stream = channel.stream_stream("/hilum.v1.Detector/DetectStream", **bytes_as_they_are)
 
     def send(self, case: Case) -> str:
-        """Send it; the code, or `answered`."""
+        """Send a case; return the error code, or `answered`."""
         match case.layer:
             case "message":
                 return self._message(case.endpoint, case.body)
@@ -99,22 +99,22 @@ class Target:
                 return self._message(case.endpoint, message.SerializeToString())
 
     def sound(self, image: bytes) -> tuple[DetectedFindings, DetectedFindings]:
-        """What both faces say about a sound radiograph."""
+        """Return the findings of a valid radiograph over both transports."""
         message = pb.DetectRequest(image=image).SerializeToString()
         over_grpc = parse_findings(
             pb.DetectResponse.FromString(self._detect(message, timeout=TIMEOUT_S))
         )
         got = self._http.post("/predict", files={"file": ("x", image)})
         if got.status_code != httpx.codes.OK:
-            raise Wrong(f"a sound radiograph was refused: {parse_http_failure(got)!r}")
+            raise Wrong(f"a valid radiograph was refused: {parse_http_failure(got)!r}")
         predictions = got.json()["predictions"]
         return over_grpc, tuple(
             (p["class"], p["confidence"], tuple(p["bbox"])) for p in predictions
         )
 
-    def _message(self, face: str, body: bytes) -> str:
+    def _message(self, endpoint: str, body: bytes) -> str:
         try:
-            if face == "detect":
+            if endpoint == "detect":
                 response = pb.DetectResponse.FromString(self._detect(body, timeout=TIMEOUT_S))
                 return _answered(response)
             answers = list(self._stream(iter([body]), timeout=TIMEOUT_S))
@@ -127,17 +127,19 @@ class Target:
             return _answered(outcome.response)
         return _coded(RequestFailed(outcome.error.code, "in the stream"))
 
-    def _post(self, face: str, body: bytes, content_type: str) -> str:
-        got = self._http.post(face, content=body, headers={"Content-Type": content_type})
+    def _post(self, endpoint: str, body: bytes, content_type: str) -> str:
+        got = self._http.post(endpoint, content=body, headers={"Content-Type": content_type})
         if got.status_code != httpx.codes.OK:
             if not 400 <= got.status_code < 600:
                 raise Wrong(f"HTTP status {got.status_code}")
             return _coded(parse_http_failure(got))
-        if face == "/render":
+        if endpoint == "/render":
             if not got.content.startswith(b"\x89PNG"):
-                raise Wrong("what was drawn is no PNG")
+                raise Wrong("the rendered image is no PNG")
             return "answered"
-        results = got.json()["results"] if face == "/predict/batch" else [{"result": got.json()}]
+        results = (
+            got.json()["results"] if endpoint == "/predict/batch" else [{"result": got.json()}]
+        )
         ends = []
         for item in results:
             if item.get("error"):
@@ -145,12 +147,14 @@ class Target:
             elif item["result"]["bundle_digest"]:
                 ends.append("answered")
             else:
-                raise Wrong("an answer that names no model")
+                raise Wrong("a response without a bundle digest")
         return ", ".join(sorted(set(ends)))
 
-    def _wire(self, face: str, body: bytes) -> str:
-        """Only that the connection ends, and an answer over HTTP is an answer."""
-        address = self.agent.address if face == "grpc port" else self._http.base_url.netloc.decode()
+    def _wire(self, endpoint: str, body: bytes) -> str:
+        """Check that the connection ends, and that a response over HTTP is one."""
+        address = (
+            self.agent.address if endpoint == "grpc port" else self._http.base_url.netloc.decode()
+        )
         host, _, port = address.rpartition(":")
         with socket.create_connection((host, int(port)), timeout=TIMEOUT_S) as wire:
             try:
@@ -159,7 +163,7 @@ class Target:
                 got = b"".join(iter(lambda: wire.recv(65536), b""))
             except ConnectionError:
                 got = b""
-        if face == "http port" and got and not got.startswith(b"HTTP/1.1 "):
+        if endpoint == "http port" and got and not got.startswith(b"HTTP/1.1 "):
             raise Wrong(f"no HTTP: {got[:60]!r}")
         return "connection ended"
 
@@ -174,16 +178,16 @@ def _readable(message: bytes) -> bool:
 
 def _answered(response: pb.DetectResponse) -> str:
     if not response.bundle_digest:
-        raise Wrong("an answer that names no model")
+        raise Wrong("a response without a bundle digest")
     return "answered"
 
 
 def _coded(failed: RequestFailed, *, readable: bool = True) -> str:
-    """The code of a failure, which must be one that is foreseen."""
+    """Return the code of a failure, which must be a documented one."""
     if not readable and not failed.code and failed.status == "INTERNAL":
-        return "gRPC: not a message"  # grpcio's own answer; it never reaches our code.
+        return "gRPC: not a message"  # grpcio's own response.
     if failed.code not in CODES:
-        raise Wrong(f"a failure without a code that is foreseen: {failed!r}")
+        raise Wrong(f"a failure without a documented code: {failed!r}")
     return failed.code
 
 
@@ -193,29 +197,29 @@ def campaign(
     seconds: float = 0.0,
     examples: int = ROUND,
     first_seed: int = 0,
-    told: Callable[[str], None] = lambda _line: None,
+    on_progress: Callable[[str], None] = lambda _line: None,
 ) -> Tally:
-    """Run it for a time or a number of rounds; `wrong` of what comes back must be empty."""
+    """Run for a time or a number of rounds; `wrong` of the returned tally must be empty."""
     tally = Tally()
     started = time.monotonic()
     with _target() as target:
-        check = SoundCheck(target, tally)
+        check = ValidCheck(target, tally)
         number = 0
         while number < rounds if rounds is not None else time.monotonic() < started + seconds:
             _round(target, check, tally, first_seed + number, examples)
             number += 1
             pids = process_tree(target.agent.process.pid)
             tally.most_memory_mb = max(tally.most_memory_mb, sum(map(memory_kb, pids)) / 1e3)
-            told(f"{time.monotonic() - started:.0f} s, {tally.ends.total()} requests")
+            on_progress(f"{time.monotonic() - started:.0f} s, {tally.ends.total()} requests")
             if not target.agent.alive:
                 tally.wrong.append(f"the agent ended: {list(target.agent.log)[-5:]}")
                 break
         else:
-            check.now()
+            check.check_next()
             figures = target.agent.metrics()
             tally.workers_replaced = int(figures["hilum_decode_worker_restarts_total"])
             if target.agent.stop() != 0:
-                tally.wrong.append("the agent did not end with 0 when told to")
+                tally.wrong.append("the agent did not exit with 0 when stopped")
         tally.logged = target.agent.logged
     tally.wrong += [f"logged: {line}" for line in tally.logged if "unexpectedly" in line]
     tally.seconds = time.monotonic() - started
@@ -232,8 +236,8 @@ def _target() -> Iterator[Target]:
         yield Target(agent, channel, http)
 
 
-class SoundCheck:
-    """Asks for sound radiographs and remembers what is said about each."""
+class ValidCheck:
+    """Sends valid radiographs and compares the findings with the first ones."""
 
     def __init__(self, target: Target, tally: Tally) -> None:
         self._target = target
@@ -241,13 +245,13 @@ class SoundCheck:
         self._images = small_radiographs()
         self._expected = {name: target.sound(it)[0] for name, it in self._images.items()}
 
-    def now(self) -> None:
-        """One of them, over both faces; in turns."""
+    def check_next(self) -> None:
+        """Send the next radiograph over both transports."""
         name = sorted(self._images)[self._tally.sound % len(self._images)]
         try:
             answers = self._target.sound(self._images[name])
         except (Wrong, grpc.RpcError, httpx.HTTPError) as error:
-            self._tally.wrong.append(f"a sound radiograph ({name}): {error!r}")
+            self._tally.wrong.append(f"a valid radiograph ({name}): {error!r}")
         else:
             for answer in answers:
                 if not are_equal(answer, self._expected[name]):
@@ -255,48 +259,48 @@ class SoundCheck:
         self._tally.sound += 1
 
 
-def _round(target: Target, check: SoundCheck, tally: Tally, round_seed: int, examples: int) -> None:
+def _round(target: Target, check: ValidCheck, tally: Tally, round_seed: int, examples: int) -> None:
     @seed(round_seed)
     @settings(
         max_examples=examples,
         database=None,
         deadline=None,
-        phases=[Phase.generate],  # A wrong answer is kept as it is and the campaign goes on.
+        phases=[Phase.generate],  # A wrong response is kept unshrunk and the campaign goes on.
         suppress_health_check=list(HealthCheck),
     )
     @given(cases())
     def send(case: Case) -> None:
         if not target.agent.alive:
             return
-        begun = time.monotonic()
+        start = time.monotonic()
         try:
             end = target.send(case)
         except (Wrong, grpc.RpcError, httpx.HTTPError, OSError, ValueError, KeyError) as error:
             end = "WRONG"
-            tally.wrong.append(f"{_kept(case)}: {error!r}")
-        tally.slowest_s = max(tally.slowest_s, time.monotonic() - begun)
+            tally.wrong.append(f"{_store_evidence(case)}: {error!r}")
+        tally.slowest_s = max(tally.slowest_s, time.monotonic() - start)
         tally.ends[end] += 1
         tally.kinds[case.kind.partition(" ")[0] if case.layer == "image" else case.kind] += 1
         if tally.ends.total() % CHECK_EVERY == 0:
-            check.now()
+            check.check_next()
 
     send()
 
 
-def _kept(case: Case) -> Path:
-    """Where a request that was answered wrongly can be looked at."""
+def _store_evidence(case: Case) -> Path:
+    """Store a request with a wrong response; return its path."""
     EVIDENCE.mkdir(parents=True, exist_ok=True)
     file = EVIDENCE / f"{hashlib.sha256(case.body).hexdigest()[:12]}.bin"
     file.write_bytes(case.body)
     facts: dict[str, Any] = {
-        "what": case.layer, "kind": case.kind, "face": case.endpoint, "type": case.content_type,
+        "what": case.layer, "kind": case.kind, "endpoint": case.endpoint, "type": case.content_type,
     }  # fmt: skip
     file.with_suffix(".json").write_text(json.dumps(facts), encoding="utf-8")
     return file
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the long campaign and say what came of it."""
+    """Run the long campaign and print its result."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -304,15 +308,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
 
-    def told(line: str) -> None:
+    def on_progress(line: str) -> None:
         print(f"\rfuzz: {line}", end="", file=sys.stderr, flush=True)
 
-    tally = campaign(seconds=arguments.minutes * 60, first_seed=arguments.seed, told=told)
+    tally = campaign(
+        seconds=arguments.minutes * 60, first_seed=arguments.seed, on_progress=on_progress
+    )
     print(
         f"\nfuzz: {tally.ends.total()} requests in {tally.seconds / 60:.1f} min: "
         f"{dict(tally.ends.most_common())}\n"
         f"  made of: {dict(tally.kinds.most_common())}\n"
-        f"  sound radiographs in between: {tally.sound}, each over both faces; slowest request "
+        f"  valid radiographs in between: {tally.sound}, over both transports; slowest request "
         f"{tally.slowest_s:.1f} s; workers replaced: {tally.workers_replaced}; memory at most "
         f"{tally.most_memory_mb:.0f} MB; log lines: {dict(tally.logged)}; "
         f"wrong: {len(tally.wrong)}"

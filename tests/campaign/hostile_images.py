@@ -1,7 +1,7 @@
-"""Cut and damaged study images by the thousand: a radiograph or a coded refusal, never a crash.
+"""Read truncated and damaged study images: each gives a radiograph or a coded refusal, no crash.
 
-Each kind of file runs in a process of its own with bounded memory, so that a decoder that crashes
-is named and the others still run. The file at fault is left where the message says.
+Each kind of file is read in a separate process with bounded memory, so that a crash is reported
+with its kind and the others still run. The message names the file that caused it.
 
     python -m tests.campaign.hostile_images --count 20000
 """
@@ -29,7 +29,7 @@ SWALLOWED = 86
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run it; fail where anything but an answer came."""
+    """Run the campaign; fail if a process crashed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=5000, help="cuts and damages of each kind")
     parser.add_argument("--seed", type=int, default=0)
@@ -47,30 +47,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def attack(name: str, count: int, seed: int) -> None:
-    """Read every damaged form of one kind of file, at full size and fitted in turn."""
+    """Read all damaged files of one kind, at full size and fitted in turn."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     warnings.simplefilter("error")
-    # Where a decoder's binding lets an error by, the picture is only half made.
+    # If a decoder's binding ignores an error, the image is incomplete.
     sys.unraisablehook = lambda _error: os._exit(SWALLOWED)
-    # Native decoders print what they think of each file.
+    # Native decoders print messages about each file.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    sound = damaged.make_small_files()[name]
-    answers: Counter[str] = Counter()
+    intact = damaged.make_small_files()[name]
+    outcomes: Counter[str] = Counter()
     started, slowest = time.perf_counter(), 0.0
     for damage in (damaged.truncate, damaged.change_bytes):
-        for number, data in enumerate(damage(sound, count, seed)):
+        for number, data in enumerate(damage(intact, count, seed)):
             _evidence(name).write_bytes(data)
-            begun = time.perf_counter()
+            start = time.perf_counter()
             try:
                 read_study(data, fit=damaged.FIT if number % 2 else None)
             except StudyImageRefused as refused:
-                answers[refused.code] += 1
+                outcomes[refused.code] += 1
             else:
-                answers["read"] += 1
-            slowest = max(slowest, time.perf_counter() - begun)
+                outcomes["read"] += 1
+            slowest = max(slowest, time.perf_counter() - start)
     _evidence(name).unlink()
     seconds = time.perf_counter() - started
-    print(f"{name}: {seconds:.0f} s, slowest {slowest:.2f} s, {dict(answers.most_common())}")
+    print(f"{name}: {seconds:.0f} s, slowest {slowest:.2f} s, {dict(outcomes.most_common())}")
 
 
 def _evidence(name: str) -> Path:

@@ -1,8 +1,8 @@
-"""No answer ever reaches another request, through the whole agent and both its faces.
+"""Check that no result ever reaches another request, through the whole agent and both transports.
 
 64 clients at once send images that carry a tag as the place of one bright square; some over gRPC,
 some over a stream, some over HTTP. Requests are cancelled and run out of time at random, files are
-damaged, decode workers are killed from outside, now and then all of them. Every answer must carry
+damaged, decode workers are killed from outside, now and then all of them. Every result must carry
 its own request's tag and id.
 
     python -m tests.campaign.identity --requests 100000
@@ -49,7 +49,7 @@ MAY_FAIL = {"decoder_failed", "overloaded", "deadline_exceeded", "not_ready"}
 
 @dataclass
 class Tally:
-    """What came of the requests."""
+    """Counts of the requests' outcomes, and what was wrong."""
 
     ends: Counter[str] = field(default_factory=Counter)
     kills: Counter[str] = field(default_factory=Counter)
@@ -58,19 +58,19 @@ class Tally:
 
 
 def tagged_image(tag: int) -> bytes:
-    """A PNG with one bright square whose place is the tag."""
+    """Return a PNG with one bright square whose position is the tag."""
     row, column = divmod(tag, ACROSS)
     square = (column * CELL, row * CELL, (column + 1) * CELL, (row + 1) * CELL)
     return cv2.imencode(".png", paint(SIDE, SIDE, 200, square))[1].tobytes()
 
 
 def tag_at(x_min: float, y_min: float) -> int:
-    """Which tag has its square there, in pixels."""
+    """Return the tag whose square is at this position in pixels."""
     return round(y_min / CELL) * ACROSS + round(x_min / CELL)
 
 
 class Campaign:
-    """One agent, and all that is done to it."""
+    """The requests and faults that one agent is exposed to."""
 
     def __init__(self, agent: Agent, chance: random.Random, tally: Tally) -> None:
         self.agent = agent
@@ -79,17 +79,17 @@ class Campaign:
         self._images = [tagged_image(tag) for tag in range(TAGS)]
 
     def request(self, number: int) -> tuple[int, pb.DetectRequest, bool]:
-        """A tag, a request for it, and whether its file is sound."""
+        """Return a tag, a request for it, and whether its file is intact."""
         tag = self.chance.randrange(TAGS)
-        image, sound = self._images[tag], self.chance.random() > 0.05
-        if not sound:
+        image, intact = self._images[tag], self.chance.random() > 0.05
+        if not intact:
             image = image[: self.chance.randrange(len(image) // 2)]
         urgent = self.chance.random() < 0.2
         options = pb.DetectOptions(priority=pb.PRIORITY_STAT if urgent else pb.PRIORITY_ROUTINE)
-        return tag, pb.DetectRequest(request_id=f"{number}", image=image, options=options), sound
+        return tag, pb.DetectRequest(request_id=f"{number}", image=image, options=options), intact
 
-    def patience_s(self) -> tuple[float | None, float]:
-        """When the caller gives up by itself, and its deadline."""
+    def draw_timeouts(self) -> tuple[float | None, float]:
+        """Draw the time after which the caller cancels (None: never), and its deadline."""
         fate = self.chance.random()
         if fate < 0.15:
             return self.chance.uniform(0, 0.2), 60
@@ -97,23 +97,25 @@ class Campaign:
             return None, self.chance.uniform(0.005, 0.1)
         return None, 60
 
-    def judge(self, tag: int, request: pb.DetectRequest, response: pb.DetectResponse) -> None:
-        """Whether an answer is the one to its request."""
+    def check_response(
+        self, tag: int, request: pb.DetectRequest, response: pb.DetectResponse
+    ) -> None:
+        """Check that a response belongs to its request."""
         boxes = [tag_at(it.box.x_min, it.box.y_min) for it in response.findings]
         self.count("answered", boxes == [tag] and response.request_id == request.request_id, tag)
 
-    def failed(self, code: str, sound: bool, tag: int) -> None:
-        """Whether a failure is one that may happen."""
-        self.count(code, code in MAY_FAIL or not sound, tag)
+    def check_failure(self, code: str, intact: bool, tag: int) -> None:
+        """Check that a failure is an expected one."""
+        self.count(code, code in MAY_FAIL or not intact, tag)
 
-    def count(self, end: str, right: bool, tag: int) -> None:
-        """Take an outcome in."""
+    def count(self, end: str, is_correct: bool, tag: int) -> None:
+        """Count an outcome."""
         self.tally.ends[end] += 1
-        if not right:
+        if not is_correct:
             self.tally.wrong.append(f"{tag}: {end}")
 
-    def harm(self, *, everything: bool) -> None:
-        """Kill a decode worker, or the process that all are forked from."""
+    def kill(self, *, everything: bool) -> None:
+        """Kill a decode worker, or the zygote that all are forked from."""
         decoder = self.agent._decoder
         assert isinstance(decoder, SandboxedDecoder)
         stats = decoder.stats()
@@ -124,69 +126,69 @@ class Campaign:
                 self.tally.kills["all" if everything else "one"] += 1
 
     async def by_call(self, stub: Any, number: int) -> None:
-        """One image, one call."""
-        tag, request, sound = self.request(number)
-        leaves_s, deadline_s = self.patience_s()
+        """Send one image in one gRPC call."""
+        tag, request, intact = self.request(number)
+        cancel_after_s, deadline_s = self.draw_timeouts()
         call = stub.Detect(request, timeout=deadline_s)
-        if leaves_s is not None:
-            asyncio.get_running_loop().call_later(leaves_s, call.cancel)
+        if cancel_after_s is not None:
+            asyncio.get_running_loop().call_later(cancel_after_s, call.cancel)
         try:
-            self.judge(tag, request, await call)
+            self.check_response(tag, request, await call)
         except asyncio.CancelledError:
-            # gRPC for Python tells a call that ran out of time at the agent first as cancelled.
-            self.count("cancelled", leaves_s is not None or deadline_s < 1, tag)
+            # gRPC for Python reports a call whose deadline passed at the agent first as cancelled.
+            self.count("cancelled", cancel_after_s is not None or deadline_s < 1, tag)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                self.count("deadline_exceeded", right=True, tag=tag)
+                self.count("deadline_exceeded", is_correct=True, tag=tag)
             else:
-                self.failed(hilum_error(error).code, sound, tag)
+                self.check_failure(hilum_error(error).code, intact, tag)
 
     async def by_stream(self, stub: Any, numbers: Sequence[int]) -> None:
-        """Several images over one stream, which may be dropped half way."""
+        """Send several images over one stream, which may be dropped halfway."""
         asked = {f"{number}": self.request(number) for number in numbers}
         sent = [request for _, request, _ in asked.values()]
-        leaves_s = self.chance.uniform(0, 0.3) if self.chance.random() < 0.2 else None
+        cancel_after_s = self.chance.uniform(0, 0.3) if self.chance.random() < 0.2 else None
 
         async def requests() -> AsyncIterator[pb.DetectRequest]:
             for request in sent:
                 yield request
 
         call = stub.DetectStream(requests(), timeout=60)
-        if leaves_s is not None:
-            asyncio.get_running_loop().call_later(leaves_s, call.cancel)
+        if cancel_after_s is not None:
+            asyncio.get_running_loop().call_later(cancel_after_s, call.cancel)
         try:
             async for outcome in call:
-                tag, request, sound = asked.pop(outcome.request_id)
+                tag, request, intact = asked.pop(outcome.request_id)
                 if outcome.WhichOneof("outcome") == "response":
-                    self.judge(tag, request, outcome.response)
+                    self.check_response(tag, request, outcome.response)
                 else:
-                    self.failed(outcome.error.code, sound, tag)
+                    self.check_failure(outcome.error.code, intact, tag)
         except asyncio.CancelledError:
             pass
         for tag, _, _ in asked.values():
-            self.count("dropped", leaves_s is not None, tag)
+            self.count("dropped", cancel_after_s is not None, tag)
 
     async def by_http(self, http: httpx.AsyncClient, number: int) -> None:
-        """One image over HTTP."""
-        tag, request, sound = self.request(number)
-        leaves_s, deadline_s = self.patience_s()
+        """Send one image over HTTP."""
+        tag, request, intact = self.request(number)
+        cancel_after_s, deadline_s = self.draw_timeouts()
         form = {"request_id": request.request_id, "timeout_s": f"{deadline_s}"}
         asked = asyncio.ensure_future(
             http.post("/predict", files={"file": ("x", request.image)}, data=form)
         )
-        if leaves_s is not None:
-            asyncio.get_running_loop().call_later(leaves_s, asked.cancel)
+        if cancel_after_s is not None:
+            asyncio.get_running_loop().call_later(cancel_after_s, asked.cancel)
         await asyncio.wait([asked])
         if asked.cancelled():
-            self.count("hung up", leaves_s is not None, tag)
+            self.count("disconnected", cancel_after_s is not None, tag)
             return
         body = asked.result().json()
         if "error" in body:
-            self.failed(body["error"]["code"], sound, tag)
+            self.check_failure(body["error"]["code"], intact, tag)
             return
         boxes = [tag_at(it["box"]["x_min"], it["box"]["y_min"]) for it in body["predictions"]]
-        right = boxes == [tag] and body["request_id"] == request.request_id
-        self.count("answered", right, tag)
+        is_correct = boxes == [tag] and body["request_id"] == request.request_id
+        self.count("answered", is_correct, tag)
 
 
 async def campaign(
@@ -197,9 +199,9 @@ async def campaign(
     kill_every: int = 97,
     kill_all_every: int = 25,
 ) -> Tally:
-    """Run it; `wrong` of what comes back must be empty."""
+    """Run the campaign; `wrong` of the returned tally must be empty."""
     tally, chance = Tally(), random.Random(seed)
-    told = settings(
+    configuration = settings(
         http={"enabled": True}, decode={"workers": 2}, limits={"queue_size": clients // 2}
     )
 
@@ -207,18 +209,18 @@ async def campaign(
         engine = FakeEngine(SIDE, SIDE, before=lambda _batch: time.sleep(0.001))
         return fake_pipeline(settings, decoder, engine, infer_concurrency=2, max_batch=3)
 
-    agent = Agent(told, load)
+    agent = Agent(configuration, load)
     started = time.perf_counter()
     await agent.start()
     try:
         await agent.load()
         run = Campaign(agent, chance, tally)
-        numbers = _with_harm(run, requests, kill_every, kill_all_every)
+        numbers = _number_requests(run, requests, kill_every, kill_all_every)
         await _all_clients(run, numbers, clients)
         assert agent._pipeline
         pipeline = agent._pipeline
         await eventually(lambda: in_flight(pipeline) == 0)
-        # Whatever has happened, everything is in its place again and answers.
+        # Whatever has happened, all tags are answered correctly afterwards.
         await _each_once(run)
     finally:
         if not await agent.stop():
@@ -227,12 +229,14 @@ async def campaign(
     return tally
 
 
-def _with_harm(run: Campaign, requests: int, kill_every: int, kill_all_every: int) -> Iterator[int]:
-    """The requests' numbers; harm is done as each due one is drawn, whoever draws it."""
+def _number_requests(
+    run: Campaign, requests: int, kill_every: int, kill_all_every: int
+) -> Iterator[int]:
+    """Yield the requests' numbers, and kill a process whenever one is due."""
     for number in range(requests):
         if number % kill_every == kill_every - 1:
             kills = number // kill_every
-            run.harm(everything=kills % kill_all_every == kill_all_every - 1)
+            run.kill(everything=kills % kill_all_every == kill_all_every - 1)
         yield number
 
 
@@ -261,11 +265,11 @@ async def _each_once(run: Campaign) -> None:
         stub = detection_pb2_grpc.DetectorStub(channel)
         for tag in range(TAGS):
             request = pb.DetectRequest(request_id=f"end {tag}", image=tagged_image(tag))
-            run.judge(tag, request, await stub.Detect(request, timeout=60))
+            run.check_response(tag, request, await stub.Detect(request, timeout=60))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the long campaign and say what came of it."""
+    """Run the long campaign and print its result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)

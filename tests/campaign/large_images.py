@@ -1,9 +1,9 @@
 """64-megapixel radiographs arriving together: few are decoded at a time, so memory is bounded.
 
-A decoded picture takes 64 MB and more; only as many as there are decode workers are decoded at a
-time, and what comes back is as small as the model's input. So sixteen at once may take more memory
-than two at once for what was sent, but not for what is in it. Uncompressed files are as large as a
-file may be: of these only so many may wait as fit the budget, and others are refused at once.
+A decoded image takes 64 MB and more. Only as many as there are decode workers are decoded at a
+time, and the result is as small as the model's input. So sixteen at once may take more memory than
+two for the files as sent, but not for their pixels. Uncompressed files are as large as a file may
+be: only as many as fit the budget may wait, and the others are refused immediately.
 
     python -m tests.campaign.large_images
 """
@@ -32,14 +32,14 @@ from tests.support.system.processes import Watch
 
 ROWS, COLUMNS = 8230, 7750
 FEW, MANY = 2, 16
-LOOK_EVERY_S: Final = 0.05
+SAMPLE_INTERVAL_S: Final = 0.05
 COPIES: Final = 3
-"""Of what was sent: gRPC's, the message's and the request's own."""
+"""Copies of each file in memory: gRPC's, the message's and the request's own."""
 DECODED_MB: Final = ROWS * COLUMNS / 1e6
 WAITING_BYTES: Final = 512 << 20
-"""What uncompressed files may hold together while they wait, for this run."""
-PATIENT: Final = {
-    # The box is busy with its callers as well; how fast it decodes is not the question here.
+"""The budget of waiting files in this run."""
+LONG_TIMEOUTS: Final = {
+    # The machine is busy with the callers as well; the speed of decoding is not tested here.
     "HILUM_EDGE__DECODE__TIMEOUT_S": "120",
     "HILUM_EDGE__LIMITS__WAITING_BYTES": f"{WAITING_BYTES}",
 }
@@ -47,21 +47,21 @@ PATIENT: Final = {
 
 @dataclass
 class Tally:
-    """What came of the requests, and the most memory in MB, by what was sent."""
+    """Outcomes of the requests, and peak memory in MB by kind of file."""
 
     ends: Counter[str] = field(default_factory=Counter)
     peak_mb: dict[str, float] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
 
     def compare(self, kind: str, size_bytes: int, many: int) -> None:
-        """Many may take more than few for what was sent, and one decoded picture beside."""
+        """Allow many to take more than few for the files as sent, and for one decoded image."""
         few_mb, many_mb = self.peak_mb[f"{FEW} {kind}"], self.peak_mb[f"{many} {kind}"]
         if many_mb - few_mb > COPIES * (many - FEW) * size_bytes / 1e6 + DECODED_MB:
             self.wrong.append(f"{many} {kind} took {many_mb:.0f} MB, {FEW} {few_mb:.0f}")
 
 
 def large_files(*kinds: str) -> dict[str, bytes]:
-    """RG1 blown up to 64 megapixels: `jpeg` and `png` (8 bits), `dicom` (16, uncompressed)."""
+    """Return RG1 enlarged to 64 megapixels: `jpeg`, `png` (8 bits), `dicom` (16, uncompressed)."""
     pixels = read_study(pydicom_file("RG1_UNCI.dcm").read_bytes())[0].pixels
     large = cv2.resize(pixels, (COLUMNS, ROWS), interpolation=cv2.INTER_CUBIC)
     make: dict[str, Any] = {
@@ -75,61 +75,65 @@ def large_files(*kinds: str) -> dict[str, bytes]:
 async def campaign(
     *, kinds: Sequence[str] = ("jpeg", "png"), many: int = MANY, most: bool = True
 ) -> Tally:
-    """Run it; `wrong` of what comes back must be empty. With `most`, uncompressed files too."""
+    """Run the campaign; `wrong` of the tally must be empty. `most`: uncompressed files, too."""
     tally = Tally()
     files = large_files(*kinds, *(["dicom"] if most else []))
-    with live_agent(environment=PATIENT) as agent:
-        async with connect_client(agent) as asker:
+    with live_agent(environment=LONG_TIMEOUTS) as agent:
+        async with connect_client(agent) as client:
             for kind in kinds:
                 image = files[kind]
                 for number in (FEW, many):
-                    asked = [asker.detect_over_grpc(image, timeout_s=300) for _ in range(number)]
-                    await _together(agent, tally, f"{number} {kind}", asked)
+                    requests = [
+                        client.detect_over_grpc(image, timeout_s=300) for _ in range(number)
+                    ]
+                    await _together(agent, tally, f"{number} {kind}", requests)
                 tally.compare(kind, len(image), many)
-            drawn = [asker.render(files[kinds[0]]) for _ in range(many // 2)]
-            await _together(agent, tally, f"{many // 2} pictures", drawn)
+            rendered = [client.render(files[kinds[0]]) for _ in range(many // 2)]
+            await _together(agent, tally, f"{many // 2} pictures", rendered)
             if most:
-                await _uncompressed(agent, asker, tally, files["dicom"])
+                await _uncompressed(agent, client, tally, files["dicom"])
         if agent.stop() != 0:
-            tally.wrong.append("the agent did not end with 0 when told to")
+            tally.wrong.append("the agent did not exit with 0 when stopped")
     return tally
 
 
-async def _uncompressed(agent: LiveAgent, asker: AgentClient, tally: Tally, image: bytes) -> None:
-    """They come over gRPC: answered, or refused for what waits already; nothing else."""
-    asked = [asker.detect_over_grpc(image, timeout_s=300) for _ in range(MANY)]
-    await _together(agent, tally, f"{MANY} dicom", asked, refused_is_right=True)
+async def _uncompressed(agent: LiveAgent, client: AgentClient, tally: Tally, image: bytes) -> None:
+    """Send over gRPC: each is answered, or refused because of waiting files; nothing else."""
+    requests = [client.detect_over_grpc(image, timeout_s=300) for _ in range(MANY)]
+    await _together(agent, tally, f"{MANY} dicom", requests, may_refuse=True)
 
 
 async def _together(
     agent: LiveAgent,
     tally: Tally,
     what: str,
-    asked: list[Awaitable[Any]],
+    requests: list[Awaitable[Any]],
     *,
-    refused_is_right: bool = False,
+    may_refuse: bool = False,
 ) -> None:
-    """Ask for all at once and watch; all answers must be the same."""
+    """Send all at once and sample memory; all results must be the same."""
     watch = Watch(agent.process.pid, io.StringIO())
 
-    async def look() -> None:
+    async def sample() -> None:
         while True:
             watch.look()
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(SAMPLE_INTERVAL_S)
 
-    looking = asyncio.create_task(look())
-    answers = await asyncio.gather(*asked, return_exceptions=True)
-    looking.cancel()
-    await asyncio.wait({looking})
+    sampling = asyncio.create_task(sample())
+    answers = await asyncio.gather(*requests, return_exceptions=True)
+    sampling.cancel()
+    await asyncio.wait({sampling})
     tally.peak_mb[what] = max(it.all_kb for it in watch.samples) / 1e3
     sound = [it for it in answers if not isinstance(it, BaseException)]
     for answer in answers:
         if not isinstance(answer, BaseException):
-            alike = answer == sound[0] if isinstance(answer, bytes) else are_equal(answer, sound[0])
+            is_same = (
+                answer == sound[0] if isinstance(answer, bytes) else are_equal(answer, sound[0])
+            )
             tally.ends["answered"] += 1
-            if not alike:
+            if not is_same:
                 tally.wrong.append(f"{what}: answered differently")
-        elif refused_is_right and isinstance(answer, RequestFailed) and answer.code == "overloaded":
+        elif may_refuse and isinstance(answer, RequestFailed) and answer.code == "overloaded":
             tally.ends["refused"] += 1
         else:
             tally.ends["failed"] += 1
@@ -137,7 +141,7 @@ async def _together(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run it and say what came of it."""
+    """Run the campaign and print its result."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

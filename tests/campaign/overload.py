@@ -1,15 +1,15 @@
-"""Ten times what a real agent can do, over both faces: answered right, or told at once to wait.
+"""Send ten times a real agent's capacity over both transports: correct results, or refusals.
 
 First its capacity is measured, with as many callers as keep it busy. Then requests come ten times
 as fast, whether or not the earlier ones have been answered, a fifth of them `stat`. Each must be
-answered right, or refused at once as overloaded (RESOURCE_EXHAUSTED, 503) with the time to come
-back; none may be lost. `stat` must not wait as long as `routine`, memory must stay bounded, and
+answered correctly, or refused at once as overloaded (RESOURCE_EXHAUSTED, 503) with a retry delay;
+none may be lost. `stat` must not wait as long as `routine`, memory must stay bounded, and
 afterwards the agent must be as before.
 
     python -m tests.campaign.overload --minutes 1
 
-The callers share the agent's cores: where they cannot send ten times what the quickest engine does,
-name a slower one.
+The callers share the agent's cores: if they cannot send ten times what the fastest engine does,
+choose a slower one.
 
     python -m tests.campaign.overload --variant onnxruntime-fp32
 """
@@ -150,7 +150,7 @@ class Callers:
 async def campaign(
     *, seconds: float, measure_s: float = 10.0, seed: int = 0, variant: str = "auto"
 ) -> Tally:
-    """Run it; `wrong` and `problems()` of what comes back must be empty."""
+    """Run the campaign; `wrong` and `problems()` of the returned tally must be empty."""
     tally = Tally()
     image = make_sound_files()["jpeg-half"]
     environment = SHORT_OF_CORES | {"HILUM_EDGE__ENGINE__VARIANT": variant}
@@ -159,7 +159,7 @@ async def campaign(
             expected = await one.detect_over_grpc(image)
             watch = Watch(agent.process.pid, io.StringIO())
             idle = watch.look().all_kb / 1e3
-            looking = asyncio.create_task(_look(watch))
+            sampling = asyncio.create_task(_sample(watch))
             measured = Tally()
             callers = Callers([one, one, other, other], image, expected, measured)
             tally.capacity = await callers.capacity(measure_s)
@@ -170,25 +170,25 @@ async def campaign(
             rate = TIMES * tally.capacity
             tally.sent = await callers.flood(rate, seconds, random.Random(seed))
             tally.memory_mb = idle, busy, max(it.all_kb for it in watch.samples) / 1e3
-            looking.cancel()
-            await asyncio.wait({looking})
+            sampling.cancel()
+            await asyncio.wait({sampling})
             tally.wrong += measured.wrong
             for ask in (one.detect_over_grpc, one.detect_over_http):
                 if not are_equal(await ask(image), expected):
-                    tally.wrong.append("afterwards a radiograph was answered wrongly")
+                    tally.wrong.append("afterwards a radiograph got a wrong result")
         if agent.stop() != 0:
-            tally.wrong.append("the agent did not end with 0 when told to")
+            tally.wrong.append("the agent did not exit with 0 when stopped")
     return tally
 
 
-async def _look(watch: Watch) -> None:
+async def _sample(watch: Watch) -> None:
     while True:
         watch.look()
         await asyncio.sleep(0.5)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the long campaign and say what came of it."""
+    """Run the long campaign and print its result."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

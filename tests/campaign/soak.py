@@ -1,9 +1,9 @@
-"""A real agent process under load for an hour: memory and open files stay as they are.
+"""A real agent under load for an hour: memory and open files must not grow.
 
-A few clients ask without end, over gRPC, over a stream and over HTTP, for one radiograph in several
-forms; now and then a file is damaged, a picture is asked for, a caller leaves early, and once a
-minute a decode worker is killed. All processes of the agent are looked at every few seconds: how
-much memory they hold together, how many files are open. After the warm-up neither may grow.
+A few clients send one radiograph in several encodings, without pause, over gRPC, over a stream and
+over HTTP. Now and then a file is truncated, an image is rendered, a caller cancels, and once a
+minute a decode worker is killed. The memory and the open files of all the agent's processes are
+sampled every few seconds. After the warm-up neither may grow.
 
     python -m tests.campaign.soak --minutes 60
     python -m tests.campaign.soak --requests 20000
@@ -34,19 +34,19 @@ from tests.support.images.known import (
 )
 from tests.support.system.processes import Sample, Watch, growth_per_hour
 
-OFTEN: Final = {"dicom": 3, "jpeg-2000": 1, "png": 2, "jpeg": 3, "jpeg-half": 6}
+WEIGHTS: Final = {"dicom": 3, "jpeg-2000": 1, "png": 2, "jpeg": 3, "jpeg-half": 6}
 REFUSALS: Final = frozenset({"corrupt", "truncated", "not_an_image", "empty_file"})
-"""What a file that was cut off may be answered with."""
+"""Codes with which a truncated file may be refused."""
 WARM_UP: Final = 0.25
-"""Share of the run whose samples are not judged: allocators and caches fill up."""
+"""Share of the run whose samples are ignored: allocators and caches fill up."""
 MEMORY_GROWS_AT_MOST: Final = 0.03
-"""Over the whole judged part, as a share of the memory at its beginning."""
+"""Over the whole evaluated part, as a share of the memory at its beginning."""
 FILES_GROW_AT_MOST: Final = 1.0
 
 
 @dataclass
 class Tally:
-    """What came of the requests, and what was seen of the processes."""
+    """Outcomes of the requests, and samples of the processes."""
 
     ends: Counter[str] = field(default_factory=Counter)
     kills: int = 0
@@ -56,15 +56,15 @@ class Tally:
 
     @property
     def requests(self) -> int:
-        """How many were made."""
+        """The number of requests."""
         return self.ends.total()
 
 
 @dataclass(frozen=True)
 class Flatness:
-    """What the samples after the warm-up say. Memory in MB."""
+    """Growth after the warm-up. Memory in MB."""
 
-    judged_s: float
+    evaluated_s: float
     memory_mb: float
     memory_growth_mb: float
     main_growth_mb: float
@@ -74,26 +74,26 @@ class Flatness:
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Flatness:
-        """Growth is the slope's, over the judged part."""
-        judged = samples[int(len(samples) * WARM_UP) :]
-        seconds = [it.seconds for it in judged]
-        judged_s = seconds[-1] - seconds[0]
+        """Compute the growth from the slope over the evaluated part."""
+        evaluated = samples[int(len(samples) * WARM_UP) :]
+        seconds = [it.seconds for it in evaluated]
+        evaluated_s = seconds[-1] - seconds[0]
 
         def growth(values: list[int]) -> float:
-            return growth_per_hour(seconds, values) * judged_s / 3600
+            return growth_per_hour(seconds, values) * evaluated_s / 3600
 
         return cls(
-            judged_s=judged_s,
-            memory_mb=judged[0].all_kb / 1e3,
-            memory_growth_mb=growth([it.all_kb for it in judged]) / 1e3,
-            main_growth_mb=growth([it.main_kb for it in judged]) / 1e3,
-            files_growth=growth([it.all_files for it in judged]),
-            most_files=max(it.all_files for it in judged),
-            most_memory_mb=max(it.all_kb for it in judged) / 1e3,
+            evaluated_s=evaluated_s,
+            memory_mb=evaluated[0].all_kb / 1e3,
+            memory_growth_mb=growth([it.all_kb for it in evaluated]) / 1e3,
+            main_growth_mb=growth([it.main_kb for it in evaluated]) / 1e3,
+            files_growth=growth([it.all_files for it in evaluated]),
+            most_files=max(it.all_files for it in evaluated),
+            most_memory_mb=max(it.all_kb for it in evaluated) / 1e3,
         )
 
     def problems(self) -> list[str]:
-        """What is not flat."""
+        """Return what grew."""
         found = []
         if self.memory_growth_mb > MEMORY_GROWS_AT_MOST * self.memory_mb:
             found.append(f"memory grew by {self.memory_growth_mb:.1f} MB of {self.memory_mb:.0f}")
@@ -103,37 +103,37 @@ class Flatness:
 
 
 class Load:
-    """What the clients do, one request after the other."""
+    """One client's requests, one after the other."""
 
     def __init__(
-        self, asker: AgentClient, expected: dict[str, DetectedFindings], seed: int, tally: Tally
+        self, client: AgentClient, expected: dict[str, DetectedFindings], seed: int, tally: Tally
     ) -> None:
-        self._asker = asker
+        self._client = client
         self._expected = expected
         self._chance = random.Random(seed)
         self._tally = tally
-        self._names = list(OFTEN)
+        self._names = list(WEIGHTS)
 
     async def one(self) -> None:
-        """One visit: mostly one image, sometimes a stream of four."""
-        name = self._chance.choices(self._names, list(OFTEN.values()))[0]
+        """Send one image, or sometimes a stream of four."""
+        name = self._chance.choices(self._names, list(WEIGHTS.values()))[0]
         image, fate = make_sound_files()[name], self._chance.random()
         if fate < 0.05:
-            await self._cut_short(image[: self._chance.randrange(len(image) // 2)])
+            await self._truncated(image[: self._chance.randrange(len(image) // 2)])
         elif fate < 0.08:
-            await self._leave_early(image)
+            await self._cancel(image)
         elif fate < 0.10:
-            await self._draw(image)
+            await self._render(image)
         elif fate < 0.20:
             await self._stream()
         else:
-            ask = self._asker.detect_over_http if fate < 0.45 else self._asker.detect_over_grpc
+            ask = self._client.detect_over_http if fate < 0.45 else self._client.detect_over_grpc
             try:
-                self._judge(name, await ask(image, stat=self._chance.random() < 0.2))
+                self._check(name, await ask(image, stat=self._chance.random() < 0.2))
             except RequestFailed as failed:
                 self._failed(failed)
 
-    def _judge(self, name: str, answer: DetectedFindings) -> None:
+    def _check(self, name: str, answer: DetectedFindings) -> None:
         self._tally.ends["answered"] += 1
         if not are_equal(answer, self._expected[name]):
             self._tally.wrong.append(f"{name} was answered with {answer}")
@@ -142,11 +142,11 @@ class Load:
         """Only a killed worker's image may fail."""
         self._tally.ends[failed.code or failed.status] += 1
         if failed.code != "decoder_failed":
-            self._tally.wrong.append(f"a sound image failed: {failed!r}")
+            self._tally.wrong.append(f"a valid image failed: {failed!r}")
 
-    async def _cut_short(self, image: bytes) -> None:
+    async def _truncated(self, image: bytes) -> None:
         try:
-            answer = await self._asker.detect_over_grpc(image)
+            answer = await self._client.detect_over_grpc(image)
         except RequestFailed as failed:
             self._tally.ends["refused"] += 1
             if failed.code not in REFUSALS | {"decoder_failed"}:
@@ -154,31 +154,33 @@ class Load:
         else:
             self._tally.wrong.append(f"half a file was answered with {answer}")
 
-    async def _leave_early(self, image: bytes) -> None:
-        self._tally.ends["left early"] += 1
-        ask = self._chance.choice((self._asker.detect_over_grpc, self._asker.detect_over_http))
+    async def _cancel(self, image: bytes) -> None:
+        self._tally.ends["cancelled"] += 1
+        ask = self._chance.choice((self._client.detect_over_grpc, self._client.detect_over_http))
         with suppress(TimeoutError, asyncio.CancelledError, RequestFailed):
             async with asyncio.timeout(self._chance.uniform(0, 0.05)):
                 await ask(image)
 
-    async def _draw(self, image: bytes) -> None:
+    async def _render(self, image: bytes) -> None:
         try:
-            picture = await self._asker.render(image)
+            png = await self._client.render(image)
         except RequestFailed as failed:
             self._failed(failed)
         else:
-            self._tally.ends["drawn"] += 1
-            if not picture.startswith(b"\x89PNG"):
-                self._tally.wrong.append("what was drawn is no PNG")
+            self._tally.ends["rendered"] += 1
+            if not png.startswith(b"\x89PNG"):
+                self._tally.wrong.append("the rendered image is no PNG")
 
     async def _stream(self) -> None:
-        names = self._chance.choices(self._names, list(OFTEN.values()), k=4)
-        answers = await self._asker.detect_over_stream([make_sound_files()[name] for name in names])
+        names = self._chance.choices(self._names, list(WEIGHTS.values()), k=4)
+        answers = await self._client.detect_over_stream(
+            [make_sound_files()[name] for name in names]
+        )
         for name, answer in zip(names, answers, strict=True):
             if isinstance(answer, RequestFailed):
                 self._failed(answer)
             else:
-                self._judge(name, answer)
+                self._check(name, answer)
 
 
 async def campaign(
@@ -192,24 +194,25 @@ async def campaign(
     kill_every_s: float = 60.0,
     seed: int = 0,
 ) -> Tally:
-    """Run it, for a time or a number of requests; `wrong` of what comes back must be empty."""
+    """Run for a time or a number of requests; `wrong` of the returned tally must be empty."""
     tally = Tally()
     with live_agent() as agent:
-        async with connect_client(agent) as asker:
+        async with connect_client(agent) as agent_client:
             expected = {
-                name: await asker.detect_over_grpc(it) for name, it in make_sound_files().items()
+                name: await agent_client.detect_over_grpc(file)
+                for name, file in make_sound_files().items()
             }
             if not all(expected.values()):
                 tally.wrong.append("a radiograph with masses was answered without findings")
             ends_at = None if seconds is None else time.monotonic() + seconds
 
-            def over() -> bool:
+            def is_over() -> bool:
                 late = ends_at is not None and time.monotonic() >= ends_at
                 return late or (requests is not None and tally.requests >= requests)
 
             async def client(number: int) -> None:
-                load = Load(asker, expected, seed + number, tally)
-                while not over():
+                load = Load(agent_client, expected, seed + number, tally)
+                while not is_over():
                     await load.one()
                     await asyncio.sleep(pause_s)
 
@@ -218,7 +221,9 @@ async def campaign(
             watching.cancel()
             await asyncio.wait({watching})
         if not agent.alive or agent.stop() != 0:
-            tally.wrong.append("the agent did not end by itself, and with 0, when told to")
+            tally.wrong.append(
+                "the agent did not run to the end, or did not exit with 0 when stopped"
+            )
         tally.logged = agent.logged
     return tally
 
@@ -238,7 +243,7 @@ async def _watch(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the long campaign and say what came of it."""
+    """Run the long campaign and print its result."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -267,8 +272,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(
         f"soak: {tally.requests} requests in {tally.samples[-1].seconds / 60:.1f} min: "
         f"{dict(tally.ends)}; workers killed: {tally.kills}; wrong: {len(problems)}\n"
-        f"  after the warm-up, over {flat.judged_s / 60:.1f} min: memory {flat.memory_mb:.0f} MB "
-        f"and {flat.memory_growth_mb:+.1f} MB (the agent alone {flat.main_growth_mb:+.1f} MB), "
+        f"  after the warm-up, over {flat.evaluated_s / 60:.1f} min: memory "
+        f"{flat.memory_mb:.0f} MB and {flat.memory_growth_mb:+.1f} MB "
+        f"(the agent alone {flat.main_growth_mb:+.1f} MB), "
         f"at most {flat.most_memory_mb:.0f} MB; open files {flat.files_growth:+.1f}, at most "
         f"{flat.most_files}\n  every sample: {arguments.table}; log lines: {dict(tally.logged)}"
     )

@@ -1,7 +1,7 @@
-"""Does any picture hold memory that no decoder wrote to? It might be of the image before.
+"""Check that no decoded image contains memory that no decoder wrote to, such as another image.
 
 The same damaged files are read by processes whose allocator fills new memory with different bytes
-(glibc's MALLOC_PERTURB_): what they read must be the same.
+(glibc's MALLOC_PERTURB_): the decoded pixels must be the same.
 
     python -m tests.campaign.unwritten_memory --count 1500
 """
@@ -23,25 +23,25 @@ from edge_agent.imaging import read_study
 from tests.support.images import damaged
 
 FILLINGS = (1, 77, 200)
-PER_LARGE = 25  # One large file for so many small ones.
+PER_LARGE = 25  # Number of small files for each large one.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Read them under each filling; fail where two do not agree."""
+    """Read the files under each filling; fail if two results differ."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=1500, help="cuts and damages of each kind")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--read", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.read:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # Native decoders print what they think.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # Native decoders print messages.
         print("new memory holds", np.empty(1 << 20, np.uint8)[-1])
         for name, data, fit in damaged_files(options.count, options.seed):
-            print(name, _seen(data, fit))
+            print(name, _digest(data, fit))
         return 0
-    lists = [_under(filling, options.count, options.seed) for filling in FILLINGS]
+    lists = [_read_with_filling(filling, options.count, options.seed) for filling in FILLINGS]
     if len({lines.pop(0) for lines in lists}) < len(FILLINGS):
-        print("This machine's allocator does not fill new memory: nothing can be shown.")
+        print("This machine's allocator does not fill new memory: nothing can be checked.")
         return 1
     differing = [lines for lines in zip(*lists, strict=True) if len(set(lines)) > 1]
     read = sum(not line.endswith(" refused") for line in lists[0])
@@ -52,21 +52,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def damaged_files(count: int, seed: int) -> Iterator[tuple[str, bytes, tuple[int, int] | None]]:
-    """Name, bytes and the size asked for, of every kind of file and damage."""
+    """Yield name, bytes and requested size, for every kind of file and damage."""
     fits = (None, damaged.FIT)
-    for name, sound in damaged.make_small_files().items():
+    for name, intact in damaged.make_small_files().items():
         for damage in (damaged.truncate, damaged.change_bytes):
-            for number, data in enumerate(damage(sound, count, seed)):
+            for number, data in enumerate(damage(intact, count, seed)):
                 yield f"{name} {damage.__name__} {number}", data, fits[number % 2]
     dice = random.Random(seed)
-    for name, sound in damaged.make_compressed_files().items():
+    for name, intact in damaged.make_compressed_files().items():
         for kind in damaged.DAMAGES:
             for number in range(-(-count // PER_LARGE)):
-                data = damaged.apply_damage(sound, kind, dice)
+                data = damaged.apply_damage(intact, kind, dice)
                 yield f"{name} {kind} {number}", data, fits[number % 2]
 
 
-def _under(filling: int, count: int, seed: int) -> list[str]:
+def _read_with_filling(filling: int, count: int, seed: int) -> list[str]:
     command = [sys.executable, "-m", "tests.campaign.unwritten_memory", "--read"]
     command += ["--count", str(count), "--seed", str(seed)]
     filled = {**os.environ, "MALLOC_PERTURB_": str(filling)}
@@ -74,7 +74,7 @@ def _under(filling: int, count: int, seed: int) -> list[str]:
     return done.stdout.splitlines()
 
 
-def _seen(data: bytes, fit: tuple[int, int] | None) -> str:
+def _digest(data: bytes, fit: tuple[int, int] | None) -> str:
     try:
         radiograph, _ = read_study(data, fit=fit)
     except StudyImageRefused:

@@ -13,5 +13,5 @@ async def test_no_answer_reaches_another_request_whatever_happens() -> None:
     assert not tally.wrong
     assert tally.kills["all"] > 0
     assert tally.kills["one"] > 0
-    for end in ("answered", "cancelled", "hung up", "dropped", "overloaded"):
+    for end in ("answered", "cancelled", "disconnected", "dropped", "overloaded"):
         assert tally.ends[end] > 0, end

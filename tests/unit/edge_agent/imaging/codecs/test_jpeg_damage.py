@@ -185,7 +185,7 @@ def test_smaller_pictures_are_opencvs(factor: int) -> None:
 @pytest.mark.parametrize("damage", ["1024 zeroed", "1448 missing", "512 overwritten"])
 @pytest.mark.parametrize("name", FILES)
 def test_damage_is_refused_or_harmless(name: str, damage: str) -> None:
-    found = unseen_damage.looked_at(FILES[name], damage, COUNT, seed=1)
+    found = unseen_damage.count_outcomes(FILES[name], damage, COUNT, seed=1)
     # Run lengths and predictions may come out even by chance.
     assert found["wrong"] <= (2 if damage == "512 overwritten" else 0)
     assert found.total() == COUNT
