@@ -48,15 +48,15 @@ class Tally:
 
 def tagged_image(tag: int) -> bytes:
     """Return a PNG with one bright square whose position is the tag."""
-    picture = np.full((SIDE, SIDE), 20, np.uint8)
+    pixels = np.full((SIDE, SIDE), 20, np.uint8)
     row, column = divmod(tag, SIDE // CELL)
-    picture[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL] = 250
-    return cv2.imencode(".png", picture)[1].tobytes()
+    pixels[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL] = 250
+    return cv2.imencode(".png", pixels)[1].tobytes()
 
 
-def tag_of(picture: np.ndarray) -> int | None:
+def tag_of(pixels: np.ndarray) -> int | None:
     """Return the tag of a tagged image; None if it is another image."""
-    cells = picture.reshape(SIDE // CELL, CELL, SIDE // CELL, CELL).mean(axis=(1, 3))
+    cells = pixels.reshape(SIDE // CELL, CELL, SIDE // CELL, CELL).mean(axis=(1, 3))
     bright = np.flatnonzero(cells > 200)
     return int(bright[0]) if len(bright) == 1 else None
 

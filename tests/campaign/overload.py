@@ -57,7 +57,7 @@ MEMORY_GROWS_AT_MOST: Final = 1.5
 
 @dataclass
 class Tally:
-    """What came of the requests. Times in seconds from when a request was sent, by its end."""
+    """Outcomes of the requests, and their durations in seconds by outcome."""
 
     capacity: float = 0.0
     offered: float = 0.0
@@ -66,22 +66,22 @@ class Tally:
     wrong: list[str] = field(default_factory=list)
     sent: int = 0
     memory_mb: tuple[float, float, float] = (0, 0, 0)
-    """Idle, at most at capacity, at most in the overload."""
+    """Idle, peak at capacity, peak in the overload."""
 
     def time(self, end: str, share: float) -> float:
-        """A quantile of the seconds that one end took; 0 where there were none."""
+        """Return a quantile of an outcome's durations in seconds; 0 if there were none."""
         took = sorted(self.took[end])
         return took[min(len(took) - 1, int(share * len(took)))] if took else 0.0
 
     def problems(self) -> list[str]:
-        """What is not as it must be, but for single answers."""
+        """Return what was wrong with the run as a whole."""
         found = []
         if self.ends.total() != self.sent:
             found.append(f"{self.sent} requests were sent and {self.ends.total()} ended")
         if self.time("stat", 0.95) > self.time("routine", 0.5):
-            found.append("19 of 20 stat did not come before half of the routine")
+            found.append("95 % of stat were not faster than half of routine")
         if self.time("refused", 0.95) > self.time("routine", 0.5):
-            found.append("who was refused waited as long as who was answered")
+            found.append("refused requests waited as long as answered ones")
         idle, busy, most = self.memory_mb
         if most > MEMORY_GROWS_AT_MOST * busy:
             found.append(f"memory went from {idle:.0f}, busy {busy:.0f}, to {most:.0f} MB")
@@ -89,21 +89,21 @@ class Tally:
 
 
 class Callers:
-    """Everybody who asks one agent for one image, whose answer is known."""
+    """The callers of one agent; all send one image, whose findings are known."""
 
     def __init__(
-        self, askers: list[AgentClient], image: bytes, expected: DetectedFindings, tally: Tally
+        self, clients: list[AgentClient], image: bytes, expected: DetectedFindings, tally: Tally
     ) -> None:
-        self._askers = askers
+        self._clients = clients
         self._image = image
         self._expected = expected
         self._tally = tally
 
     async def one(self, number: int, *, stat: bool) -> None:
-        """One request; even numbers over gRPC, odd ones over HTTP."""
-        asker = self._askers[number % len(self._askers)]
-        ask = asker.detect_over_http_cheaply if number % 2 else asker.detect_over_grpc
-        begun = time.perf_counter()
+        """Send one request; even numbers over gRPC, odd ones over HTTP."""
+        client = self._clients[number % len(self._clients)]
+        ask = client.detect_over_http_cheaply if number % 2 else client.detect_over_grpc
+        start = time.perf_counter()
         try:
             answer = await ask(self._image, stat=stat, name=f"{number}")
         except RequestFailed as failed:
@@ -119,10 +119,10 @@ class Callers:
             if not are_equal(answer, self._expected):
                 self._tally.wrong.append(f"{number} was answered with {answer}")
         self._tally.ends[end] += 1
-        self._tally.took[end].append(time.perf_counter() - begun)
+        self._tally.took[end].append(time.perf_counter() - start)
 
     async def capacity(self, seconds: float) -> float:
-        """Requests per second that the agent answers a few callers who ask without a pause."""
+        """Return the requests per second that the agent answers for callers without pauses."""
         ends_at = time.perf_counter() + seconds
         done = 0
 
@@ -136,7 +136,7 @@ class Callers:
         return done / seconds
 
     async def flood(self, rate: float, seconds: float, chance: random.Random) -> int:
-        """Send at this rate, come what may; how many were sent, once all have ended."""
+        """Send at a fixed rate; return the number of requests once all have ended."""
         started = time.perf_counter()
         async with asyncio.TaskGroup() as group:
             for number in range(int(rate * seconds)):

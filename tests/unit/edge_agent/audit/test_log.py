@@ -380,28 +380,28 @@ def fill_the_disk(folder: Path, then: str) -> dict[str, object]:
 
 
 def test_a_full_disk_refuses_accesses_and_loses_no_granted_one(folder: Path) -> None:
-    told = fill_the_disk(folder, "recovers")
-    assert told["refused"] == [
+    result = fill_the_disk(folder, "recovers")
+    assert result["refused"] == [
         "audit_unavailable",
         "The audit log cannot be written: File too large.",
     ]
-    assert told["failure"] == "File too large"
-    assert told["waiting"] == 100  # twice the queue, then no more
-    assert told["left"] == 0
-    granted = told["granted"]
+    assert result["failure"] == "File too large"
+    assert result["waiting"] == 100  # twice the queue, then no more
+    assert result["left"] == 0
+    granted = result["granted"]
     assert isinstance(granted, int)
     kept = [e["request"] for e in entries(folder) if e["action"] == "detect"]
     assert kept == [f"{number:08x}" for number in range(1, granted + 1)]
     lost = [e["count"] for e in entries(folder) if e["action"] == "log_entries_lost"]
-    assert lost == [told["lost"]]
+    assert lost == [result["lost"]]
     assert verify(folder).is_intact
 
 
 def test_a_disk_that_stays_full_leaves_an_intact_log_and_counts_the_rest(
     folder: Path,
 ) -> None:
-    told = fill_the_disk(folder, "stays")
-    assert told["left"] == 100
+    result = fill_the_disk(folder, "stays")
+    assert result["left"] == 100
     assert verify(folder).is_intact
     assert folder.joinpath(list_segments(folder)[0]).stat().st_size <= 3000
 

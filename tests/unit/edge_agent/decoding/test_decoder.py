@@ -52,9 +52,9 @@ async def rendering(held: HeldReader) -> AsyncIterator[ThreadDecoder]:
         yield decoder
     finally:
         held.free.set()
-        picture = cv2.imdecode(np.frombuffer(await rendered, np.uint8), cv2.IMREAD_UNCHANGED)
+        image = cv2.imdecode(np.frombuffer(await rendered, np.uint8), cv2.IMREAD_UNCHANGED)
         await decoder.close()
-        assert picture.shape == FIT
+        assert image.shape == FIT
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ def test_wrong_keys_are_unknown(path: Path) -> None:
     other = add_key(path, role=Role.VIEWER, now=NOW)
     held = ring(path)
     secret = other.token.split("_", 2)[2]
-    # The id exists, so the log may name it; the caller is told the same.
+    # The id exists, so the log may name it; the caller gets the same error.
     assert held.identify(f"hilum_{key.record.id}_{secret}") == Denied(
         DenialReason.UNKNOWN_CREDENTIAL, key.record.actor
     )
@@ -123,7 +123,7 @@ def damaged(path: Path, **changes: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "text"),
     [
         ({"role": "root"}, "keys.0.role"),
         ({"sha256": "00"}, "keys.0.sha256"),
@@ -133,11 +133,11 @@ def damaged(path: Path, **changes: object) -> None:
     ],
 )
 def test_damaged_files_are_refused_without_repeating_them(
-    path: Path, changes: dict[str, object], said: str
+    path: Path, changes: dict[str, object], text: str
 ) -> None:
     add_key(path, role=Role.CLINIC, now=NOW)
     damaged(path, **changes)
-    with pytest.raises(ConfigInvalid, match=said) as caught:
+    with pytest.raises(ConfigInvalid, match=text) as caught:
         load_keys(path)
     assert str(next(iter(changes.values()))) not in caught.value.message.replace(str(path), "")
 

@@ -74,7 +74,7 @@ def test_another_certificates_key_is_refused(server: Issued, authority: Authorit
 
 
 @pytest.mark.parametrize(
-    ("after", "said"),
+    ("after", "text"),
     [
         (-2 * DAY, "is not valid before"),
         (30 * DAY, "has expired on"),
@@ -82,9 +82,9 @@ def test_another_certificates_key_is_refused(server: Issued, authority: Authorit
     ],
 )
 def test_certificates_that_are_not_valid_now_are_refused(
-    server: Issued, after: timedelta, said: str
+    server: Issued, after: timedelta, text: str
 ) -> None:
-    assert said in refused(server, after=after)
+    assert text in refused(server, after=after)
     load(server, after=29 * DAY)
 
 

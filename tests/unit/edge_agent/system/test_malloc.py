@@ -76,7 +76,7 @@ async def test_the_heap_is_trimmed_periodically() -> None:
 
 @pytest.mark.parametrize("how", ["reuse", "as glibc does"])
 def test_many_threads_share_few_arenas(how: str, tmp_path: Path) -> None:
-    told = tmp_path / "heaps.xml"
-    subprocess.run([sys.executable, "-c", MANY_THREADS_ALLOCATE, told, how], check=True)
-    heaps = told.read_text("ascii").count("<heap nr=")
+    report = tmp_path / "heaps.xml"
+    subprocess.run([sys.executable, "-c", MANY_THREADS_ALLOCATE, report, how], check=True)
+    heaps = report.read_text("ascii").count("<heap nr=")
     assert (heaps <= MAX_ARENAS) == (how == "reuse"), heaps
