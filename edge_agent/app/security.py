@@ -1,4 +1,7 @@
-"""Who may come in: TLS, keys, certificates and the audit log, opened before anything listens."""
+"""Loads what guards the ports: TLS, API keys, certificate rules and the audit log.
+
+All of it is loaded before the agent listens, so that a mistake in the settings ends the start.
+"""
 
 from __future__ import annotations
 
@@ -18,60 +21,73 @@ from edge_agent.security.tls import Tls, TlsFiles, load_tls
 
 @dataclass(frozen=True, slots=True)
 class ListenerSecurity:
-    """Both ports' gates, and what stands behind them."""
+    """An authenticator for each port, and what both ports share.
+
+    Attributes:
+        grpc, http: authenticate the callers of each port.
+        tls: the server's certificate; None for plain text.
+        audit: the log of every access; None if it is switched off.
+        trusted_hosts: the names under which browsers may address the HTTP port.
+    """
 
     grpc: Authenticator
     http: Authenticator
     tls: Tls | None
     audit: AuditLog | None
-    names: TrustedHosts
+    trusted_hosts: TrustedHosts
 
 
 def utc_now() -> datetime:
-    """The time, with its zone."""
+    """Return the time in UTC, with its zone."""
     return datetime.now(UTC)
 
 
 def load_security(settings: Settings) -> ListenerSecurity:
-    """Read all files and open the audit log. Blocks until that is on the disk.
+    """Read all files and open the audit log. Blocks until the log's first entry is on the disk.
 
     Raises:
-        ConfigInvalid: a file cannot be used, or the agent would be open to other machines.
+        ConfigInvalid: a file cannot be used, or other machines could use the agent without TLS and
+            a role.
     """
-    tls = _tls(settings)
+    tls = _load_tls(settings)
     keys = ApiKeyStore(settings.access.keys, utc_now) if settings.access.keys else None
+    _check_certificate_rules(settings)
     rules_file = settings.access.certificate_rules
-    if rules_file is not None and settings.tls.client_ca is None:
+    rules = CertificateRules(rules_file, utc_now) if rules_file else None
+    has_tls = tls is not None
+    grpc = Authenticator("gRPC", settings.grpc.host, tls=has_tls, keys=keys, certificates=rules)
+    # uvicorn passes on no client certificate, so HTTP callers are identified by API key alone.
+    http = Authenticator("HTTP", settings.http.host, tls=has_tls, keys=keys)
+    listeners = [grpc.listener] + [http.listener] * settings.http.enabled
+    check_listeners(listeners)
+    _check_audit(settings, listeners)
+    return ListenerSecurity(grpc, http, tls, _open_audit(settings), _trusted_hosts(settings, tls))
+
+
+def _check_certificate_rules(settings: Settings) -> None:
+    if settings.access.certificate_rules is None:
+        return
+    if settings.tls.client_ca is None:
         raise ConfigInvalid(
             "access.certificate_rules is set, but gRPC asks for no client certificates.",
             hint="Set tls.client_ca to the CA that signs them.",
         )
-    if rules_file is not None and keys is None and settings.http.enabled:
+    if settings.access.keys is None and settings.http.enabled:
         raise ConfigInvalid(
-            "access.certificate_rules is set and access.keys is not: HTTP knows callers by key "
-            "only, so its port would stay open to everybody on this box.",
+            "access.certificate_rules is set and access.keys is not. HTTP identifies callers by "
+            "API key alone, so every program on this machine could use its port.",
             hint="Set access.keys (hilum-edge keys add), or http.enabled to false.",
         )
-    rules = CertificateRules(rules_file, utc_now) if rules_file else None
-    speaks_tls = tls is not None
-    grpc = Authenticator("gRPC", settings.grpc.host, tls=speaks_tls, keys=keys, certificates=rules)
-    # uvicorn hands on no peer certificate, so HTTP knows callers by key only.
-    http = Authenticator("HTTP", settings.http.host, tls=speaks_tls, keys=keys)
-    listeners = [grpc.listener] + [http.listener] * settings.http.enabled
-    check_listeners(listeners)
-    _check_audited(settings, listeners)
-    names = _page_names(settings, tls)
-    return ListenerSecurity(grpc, http, tls, _audit(settings), names)
 
 
-def _tls(settings: Settings) -> Tls | None:
+def _load_tls(settings: Settings) -> Tls | None:
     files = settings.tls
     if files.certificate is None or files.key is None:
         return None
     return load_tls(TlsFiles(files.certificate, files.key, files.client_ca), utc_now())
 
 
-def _check_audited(settings: Settings, listeners: list[Listener]) -> None:
+def _check_audit(settings: Settings, listeners: list[Listener]) -> None:
     if not settings.audit.enabled and not all(is_loopback(it.host) for it in listeners):
         raise ConfigInvalid(
             "The audit log is switched off, and other machines can reach this agent.",
@@ -79,14 +95,14 @@ def _check_audited(settings: Settings, listeners: list[Listener]) -> None:
         )
 
 
-def _audit(settings: Settings) -> AuditLog | None:
+def _open_audit(settings: Settings) -> AuditLog | None:
     if not settings.audit.enabled:
         return None
     return AuditLog(settings.audit_dir, utc_now=utc_now)
 
 
-def _page_names(settings: Settings, tls: Tls | None) -> TrustedHosts:
+def _trusted_hosts(settings: Settings, tls: Tls | None) -> TrustedHosts:
     http = settings.http
-    wildcard = http.host in {"", "0.0.0.0", "::"}  # noqa: S104  # no name of this box
-    hosts = http.hosts if wildcard else (http.host, *http.hosts)
+    is_wildcard = http.host in {"", "0.0.0.0", "::"}  # noqa: S104  # it names no machine
+    hosts = http.hosts if is_wildcard else (http.host, *http.hosts)
     return parse_trusted_hosts("http" if tls is None else "https", hosts, http.origins)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from edge_agent.app.agent import serve
+from edge_agent.app.run import serve
 from edge_agent.cli.exit_codes import report_errors
 from edge_agent.cli.settings import settings_from_options
 

@@ -115,7 +115,7 @@ def test_a_port_that_is_taken_is_reported(toy: Path) -> None:
             status, log = wait_for_end(agent)
     assert status == 2
     assert f"127.0.0.1:{port}" in log
-    assert "the port is taken" in log
+    assert "the port is in use" in log
     assert "--port" in log
     assert "Traceback" not in log
 
@@ -125,7 +125,7 @@ def test_two_agents_do_not_share_a_port(agent: subprocess.Popen[str], toy: Path)
     with agent_process("--port", port, "--bundle", str(toy)) as second:
         status, log = wait_for_end(second)
     assert status == 2
-    assert "the port is taken" in log
+    assert "the port is in use" in log
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from edge_agent.app.agent import Agent, serve
+from edge_agent.app.agent import Agent
+from edge_agent.app.run import serve
 from edge_agent.audit.segments import list_segments
 from edge_agent.audit.verify import verify
 from edge_agent.config import Settings
@@ -174,7 +175,7 @@ def _accepts(port: int) -> bool:
 
 HANGS = """
 import asyncio, os, signal, sys, threading
-from edge_agent.app.agent import serve
+from edge_agent.app.run import serve
 from tests.support.engines.fake_engine import FakeEngine
 from tests.support.agents.tagged import SIDE, fake_pipeline, settings
 

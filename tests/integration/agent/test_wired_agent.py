@@ -148,7 +148,7 @@ def test_on_sighup_the_golden_cases_are_run_again(
     process.send_signal(signal.SIGHUP)
     assert process.stderr
     line = next(line for line in process.stderr if "golden cases run" in line)
-    assert "sound=True" in line
+    assert "passed=True" in line
     assert http.get("/readyz").status_code == 200
 
 
@@ -249,7 +249,7 @@ async def test_a_client_certificate_counts_where_the_rules_name_it(tmp_path: Pat
 
 
 async def test_rules_for_certificates_do_not_leave_http_open(tmp_path: Path) -> None:
-    """HTTP knows callers by key only: without any, it would be open to everybody on the box."""
+    """HTTP identifies callers by key alone: without keys, any local program could use it."""
     authority = Authority(tmp_path)
     server = authority.server()
     rules = tmp_path / "rules.toml"
@@ -263,7 +263,7 @@ async def test_rules_for_certificates_do_not_leave_http_open(tmp_path: Path) -> 
         access={"certificate_rules": rules},
         http=HTTP,
     )
-    with pytest.raises(ConfigInvalid, match="HTTP knows callers by key only"):
+    with pytest.raises(ConfigInvalid, match="HTTP identifies callers by API key alone"):
         await Agent(told, fake_pipeline).start()
 
 

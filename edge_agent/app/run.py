@@ -1,0 +1,78 @@
+"""Runs an agent as a process: starts it, loads its model, and stops it on a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable
+from typing import Final
+
+from edge_agent.app.agent import Agent
+from edge_agent.app.models import ServiceFactory, load_detection_service
+from edge_agent.config import Settings
+
+CANCEL_TIMEOUT_S: Final = 2.0
+"""For loading a model and running golden cases, when the agent is to stop."""
+
+_log = logging.getLogger(__name__)
+
+
+async def serve(settings: Settings, load: ServiceFactory = load_detection_service) -> int:
+    """Run the agent until SIGTERM or SIGINT; a second signal ends the process at once.
+
+    SIGHUP runs the golden cases again.
+
+    Args:
+        settings: the agent's settings.
+        load: loads the model.
+
+    Returns:
+        The process's exit status, 0. If work in flight was lost, the process ends here with 1.
+
+    Raises:
+        OperatorError: the agent cannot listen or its model cannot be loaded.
+    """
+    stop = asyncio.Event()
+    agent = Agent(settings, load)
+    rechecks: set[asyncio.Task[None]] = set()
+
+    def start_recheck() -> None:
+        task = asyncio.create_task(agent.recheck())
+        rechecks.add(task)
+        task.add_done_callback(rechecks.discard)
+
+    _handle_signals(stop, start_recheck)
+    await agent.start()
+    loading = asyncio.create_task(agent.load())
+    stop_requested = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({loading, stop_requested}, return_when=asyncio.FIRST_COMPLETED)
+        if loading.done():
+            loading.result()
+        await stop_requested
+    finally:
+        loading.cancel()
+        _, unfinished = await asyncio.wait({loading, *rechecks}, timeout=CANCEL_TIMEOUT_S)
+        is_drained = await agent.stop()
+        if not is_drained:
+            agent.abandon()
+        if stop.is_set() and (unfinished or not is_drained):
+            # The process ends here because the event loop would wait for its threads. Measuring
+            # engines takes minutes, and a thread that hangs never ends.
+            os._exit(0 if is_drained else 1)
+    return 0
+
+
+def _handle_signals(stop: asyncio.Event, recheck: Callable[[], None]) -> None:
+    def request_stop(signum: int) -> None:
+        if stop.is_set():
+            os._exit(128 + signum)  # A shell reports this for a program that a signal ended.
+        _log.info("stopping", extra={"signal": signal.Signals(signum).name})
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, request_stop, signum)
+    loop.add_signal_handler(signal.SIGHUP, recheck)
