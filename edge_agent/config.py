@@ -1,7 +1,7 @@
 """The agent's settings: defaults, then a TOML file, then the environment, then the command line.
 
-Built once in the command line and passed down. The environment names nested settings with two
-underscores: `HILUM_EDGE__GRPC__PORT=50052`.
+The later source wins. The command line loads them once and passes them down. The environment
+names nested settings with two underscores: `HILUM_EDGE__GRPC__PORT=50052`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ENV_PREFIX: Final = "HILUM_EDGE__"
 
 
 def _default_cache_dir() -> Path:
-    # XDG Base Directory Specification 0.8: relative paths in the variable are to be ignored.
+    # XDG Base Directory Specification 0.8: a relative path in the variable must be ignored.
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (base if base.is_absolute() else Path.home() / ".cache") / "hilum"
 
@@ -42,7 +42,10 @@ class _Frozen(BaseModel):
 
 
 class GrpcSettings(_Frozen):
-    """Where the agent listens. Port 0 lets the system choose a free one."""
+    """The gRPC port. Port 0 lets the system choose a free one.
+
+    `stream_concurrency` is how many images of one stream are in work at a time.
+    """
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 50051
@@ -50,14 +53,14 @@ class GrpcSettings(_Frozen):
 
     @property
     def address(self) -> str:
-        """`host:port`, with brackets around an IPv6 host."""
+        """Return `host:port`, with brackets around an IPv6 host."""
         return format_address(self.host, self.port)
 
 
 class HttpSettings(_Frozen):
-    """Where HTTP and the page listen.
+    """The HTTP port, which also serves the page.
 
-    `hosts` are further names of this box, `origins` other pages that may send requests here.
+    `hosts` are further names of this machine, `origins` other pages that may send requests.
     """
 
     enabled: bool = True
@@ -68,14 +71,14 @@ class HttpSettings(_Frozen):
 
 
 class TlsSettings(_Frozen):
-    """PEM files for both ports. With `client_ca`, gRPC clients must show a certificate of its."""
+    """PEM files for both ports. With `client_ca`, gRPC clients must show a certificate."""
 
     certificate: Path | None = None
     key: Path | None = None
     client_ca: Path | None = None
 
     @model_validator(mode="after")
-    def _belong_together(self) -> Self:
+    def _check_combination(self) -> Self:
         if (self.certificate is None) != (self.key is None):
             raise ValueError("certificate and key belong together: give both or neither")
         if self.client_ca is not None and self.certificate is None:
@@ -84,16 +87,16 @@ class TlsSettings(_Frozen):
 
 
 class AccessSettings(_Frozen):
-    """Who may come in: API keys (`hilum-edge keys`) and rules for client certificates, by file."""
+    """Files of API keys (`hilum-edge keys`) and of rules that give client certificates a role."""
 
     keys: Path | None = None
     certificate_rules: Path | None = None
 
 
 class AuditSettings(_Frozen):
-    """The log of every access. `folder` None: `audit` in the state folder.
+    """The log of every access. A `folder` of None means `audit` in the state folder.
 
-    It can be switched off only where everything stays on this machine.
+    It can be switched off only if both ports are for this machine alone.
     """
 
     enabled: bool = True
@@ -101,9 +104,9 @@ class AuditSettings(_Frozen):
 
 
 class DecodeSettings(_Frozen):
-    """The processes that decode. With 0 workers it is done in threads: for trusted files only.
+    """The decoder processes. With 0 workers threads decode, which is for trusted files only.
 
-    `timeout_s` is for one image, `memory_bytes` for one process beyond what it has when idle.
+    `timeout_s` is for one image, `memory_bytes` for one process beyond what it holds when idle.
     """
 
     workers: Annotated[int, Field(ge=0, le=256)] = 2
@@ -112,16 +115,16 @@ class DecodeSettings(_Frozen):
 
 
 class EngineSettings(_Frozen):
-    """Which of the bundle's engine variants runs, and on how many threads (0: as many as cores)."""
+    """The engine variant that runs, and its number of threads (0 for one per core)."""
 
     variant: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")] = "auto"
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
 
 
 class LimitSettings(_Frozen):
-    """What the agent takes on. `queue_size` counts requests that wait or are worked on.
+    """Bounds on what is accepted. `queue_size` counts the requests that wait or are in work.
 
-    `waiting_bytes` is what these may hold together, as sent.
+    `waiting_bytes` bounds the sum of their images' bytes, as sent.
     """
 
     max_image_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 30)] = 128 << 20
@@ -131,13 +134,13 @@ class LimitSettings(_Frozen):
 
 
 class Settings(BaseSettings):
-    """All settings of `hilum-edge`. Unknown names are refused."""
+    """All settings of `hilum-edge`. An unknown name is an error."""
 
     model_config = SettingsConfigDict(
         frozen=True, extra="forbid", env_prefix=ENV_PREFIX, env_nested_delimiter="__"
     )
 
-    bundle: Path | None = None  # None: the starter that comes with the package.
+    bundle: Path | None = None  # None means the starter that comes with the package.
     cache_dir: Path = Field(default_factory=_default_cache_dir)
     state_dir: Path = Field(default_factory=_default_state_dir)
     drain_timeout_s: Annotated[float, Field(ge=0, le=3600)] = 20.0
@@ -152,26 +155,29 @@ class Settings(BaseSettings):
 
     @property
     def audit_dir(self) -> Path:
-        """Where the audit log is kept."""
+        """Return the audit log's folder."""
         return self.audit.folder or self.state_dir / "audit"
 
 
 def format_address(host: str, port: int) -> str:
-    """`host:port` as gRPC and URLs write it."""
+    """Return `host:port` as gRPC and URLs write it."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def load_settings(
     file: Path | None = None, overrides: Mapping[str, object] | None = None
 ) -> Settings:
-    """Read the settings from all sources.
+    """Load the settings from all sources.
 
     Args:
         file: a TOML file.
-        overrides: nested values from the command line; they win.
+        overrides: nested values from the command line, which win.
+
+    Returns:
+        The validated settings.
 
     Raises:
-        ConfigInvalid: a source cannot be read, or names or values are wrong.
+        ConfigInvalid: a source cannot be read, or a name or a value is wrong.
     """
     from_file = _read_toml(file) if file else {}
 
@@ -187,18 +193,18 @@ def load_settings(
         ) -> tuple[PydanticBaseSettingsSource, ...]:
             return init_settings, env_settings, InitSettingsSource(settings_cls, from_file)
 
-    _refuse_unknown_environment()
+    _check_environment_names()
     try:
         return Sourced(**dict(overrides or {}))  # type: ignore[arg-type]  # names checked by pydantic
     except ValidationError as error:
         raise ConfigInvalid(
-            "The settings cannot be used: " + "; ".join(map(_one_problem, error.errors())),
-            hint=_where_settings_come_from(file),
+            "The settings cannot be used: " + "; ".join(map(_describe_problem, error.errors())),
+            hint=_source_hint(file),
         ) from None
     except SettingsError as error:
         raise ConfigInvalid(
             f"The environment's settings cannot be read: {error}.",
-            hint=_where_settings_come_from(file),
+            hint=_source_hint(file),
         ) from None
 
 
@@ -217,8 +223,8 @@ def _read_toml(file: Path) -> dict[str, object]:
         ) from None
 
 
-def _refuse_unknown_environment() -> None:
-    # pydantic-settings overlooks misspelt top-level variables; a setting must not be ignored.
+def _check_environment_names() -> None:
+    # pydantic-settings ignores a misspelt top-level variable. Its user believes that it counts.
     unknown = sorted(
         name
         for name in os.environ
@@ -234,7 +240,7 @@ def _refuse_unknown_environment() -> None:
         )
 
 
-def _one_problem(problem: Mapping[str, object]) -> str:
+def _describe_problem(problem: Mapping[str, object]) -> str:
     location = problem["loc"]
     where = ".".join(map(str, location)) if isinstance(location, tuple) else str(location)
     if problem["type"] == "extra_forbidden":
@@ -243,6 +249,6 @@ def _one_problem(problem: Mapping[str, object]) -> str:
     return f"{where}: {what}"
 
 
-def _where_settings_come_from(file: Path | None) -> str:
+def _source_hint(file: Path | None) -> str:
     source = str(file) if file else "the file given by --config"
     return f"Correct {source}, the environment ({ENV_PREFIX}...) or the command line."

@@ -1,7 +1,7 @@
-"""What can go wrong, grouped by who must act. Transports map these once; none is known here.
+"""The agent's errors, grouped by who must act. Each transport maps them in one place.
 
-Every error carries a stable code, a sentence that says what is wrong and a hint that says what
-to do. Neither sentence may hold patient data.
+Every error has a stable code, a message that says what is wrong, and a hint that says what to do.
+Neither may hold patient data.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ class CallerError(HilumError):
 
 
 class StudyImageRefused(CallerError):
-    """This study image cannot be looked at; another one can."""
+    """This study image cannot be analysed."""
 
     default_code = ErrorCode.NOT_AN_IMAGE
     default_hint = "Send a frontal chest radiograph as DICOM, JPEG, PNG or TIFF."
 
 
 class InvalidRequest(CallerError):
-    """The request is not of the contract's form."""
+    """The request does not follow the contract."""
 
     default_code = ErrorCode.INVALID_REQUEST
 
@@ -56,21 +56,21 @@ class UnknownModel(CallerError):
 
 
 class Unauthenticated(CallerError):
-    """Nobody is known by the credential that was shown, or none was."""
+    """No credential was sent, or it is not a known one."""
 
     default_code = ErrorCode.UNAUTHENTICATED
     default_hint = "Send an API key (`Authorization: Bearer ...`) or use a client certificate."
 
 
 class Forbidden(CallerError):
-    """The caller is known, or the page is not ours, and this may not be done."""
+    """The caller's role does not permit the action, or another site's page sent the request."""
 
     default_code = ErrorCode.FORBIDDEN
-    default_hint = "Ask the operator of this box for a credential with the role that this needs."
+    default_hint = "Ask the operator of this agent for a credential with the role that this needs."
 
 
 class TryLater(HilumError):
-    """Nobody must act; the same request may succeed later, perhaps after `retry_after_s`."""
+    """The same request may succeed later, perhaps after `retry_after_s`. Nothing must be done."""
 
     default_code = ErrorCode.OVERLOADED
     default_hint = "Try again in a moment."
@@ -88,21 +88,21 @@ class NotReady(TryLater):
 
 
 class DeadlineExceeded(TryLater):
-    """The caller's deadline passed before the work was started."""
+    """The caller's deadline passed before the work began."""
 
     default_code = ErrorCode.DEADLINE_EXCEEDED
     default_hint = "Allow more time, or send fewer images at once."
 
 
 class OperatorError(HilumError):
-    """The operator of this box must act."""
+    """The operator of this agent must act."""
 
 
 class BundleInvalid(OperatorError):
     """The bundle is damaged, incomplete or made for another agent."""
 
     default_code = ErrorCode.BUNDLE_INVALID
-    default_hint = "Fetch the bundle again; a bundle that fails its own digests is never run."
+    default_hint = "Fetch the bundle again; a bundle whose digests do not match is never run."
 
 
 class ConfigInvalid(OperatorError):
@@ -112,23 +112,23 @@ class ConfigInvalid(OperatorError):
 
 
 class AuditUnavailable(OperatorError):
-    """Accesses cannot be logged, so none is granted."""
+    """Accesses cannot be logged, so they are refused."""
 
     default_code = ErrorCode.AUDIT_UNAVAILABLE
-    default_hint = "See the agent's log; most often the disk of the audit log is full."
+    default_hint = "See the agent's log. The most frequent cause is a full disk."
 
 
 class DecoderFailed(OperatorError):
-    """The decoder itself failed (crash, time-out, memory), not the image's form."""
+    """The decoder failed: a crash, a time-out or too little memory."""
 
     default_code = ErrorCode.DECODER_FAILED
     default_hint = (
-        "The agent is still up. If the same file fails again, keep it for the maintainers."
+        "The agent is still running. If the same file fails again, keep it for the maintainers."
     )
 
 
 class EngineFailed(OperatorError):
-    """The engine did not compute an answer."""
+    """The engine did not compute outputs, or not those that were recorded."""
 
     default_code = ErrorCode.ENGINE_FAILED
     default_hint = "See the agent's log. If it happens again, restart the agent."

@@ -1,4 +1,4 @@
-"""From the settings to a pipeline: bundle, engine for this box, golden cases, decoder."""
+"""From the settings to a bundle, a loaded model, a decoder and a detection service."""
 
 from __future__ import annotations
 
@@ -21,16 +21,18 @@ from edge_agent.imaging import Limits
 from edge_agent.serving.detection import DetectionService
 from edge_agent.system.aio import run_uncancellable
 
-_THREADS_INSTEAD: Final = 2
+_DECODING_THREADS: Final = 2
+"""In place of decoder processes, where the settings ask for none."""
 
 ServiceFactory = Callable[[Settings, Decoder], DetectionService]
+"""Loads a model and builds a detection service on it. It blocks."""
 
 
 def open_bundle(settings: Settings) -> Bundle:
-    """The bundle that the settings name, else the starter that comes with the package.
+    """Open the bundle that the settings name, or else the starter that comes with the package.
 
     Raises:
-        BundleInvalid: it is not there, or fails its own digests.
+        BundleInvalid: the bundle does not exist, or its digests do not match.
     """
     if settings.bundle is None:
         return Bundle.open(starter_bundle_path())
@@ -38,14 +40,19 @@ def open_bundle(settings: Settings) -> Bundle:
 
 
 def describe_bundle(settings: Settings) -> dict[str, Any]:
-    """What a bundle says about itself and which of its engines may run here; compiles nothing.
+    """Describe the settings' bundle and which of its engines can run on this machine.
+
+    No engine is opened.
+
+    Returns:
+        Values for JSON.
 
     Raises:
-        BundleInvalid: the operator must act.
+        BundleInvalid: the bundle does not exist, or its digests do not match.
     """
     bundle = open_bundle(settings)
     manifest = bundle.manifest
-    wanted = settings.engine.variant
+    variant = settings.engine.variant
     return {
         "file": str(bundle.path),
         "name": manifest.name,
@@ -54,7 +61,9 @@ def describe_bundle(settings: Settings) -> dict[str, Any]:
         "intended_use": manifest.intended_use,
         "engines": [it.name for it in manifest.engines],
         "runnable_engines": [it.name for it in manifest.engines if runtime_version(it.runtime)],
-        "wanted_engine": "the fastest, measured at the first start" if wanted == AUTO else wanted,
+        "requested_engine": (
+            "the fastest, measured at the first start" if variant == AUTO else variant
+        ),
         "input_height": manifest.input.height,
         "input_width": manifest.input.width,
         "operating_points": {it.name: dict(it.operating_points) for it in manifest.engines},
@@ -68,7 +77,7 @@ def load_options(settings: Settings) -> LoadOptions:
 
 
 def image_limits(settings: Settings) -> Limits:
-    """What the decoders refuse by size."""
+    """Return the image sizes above which the decoders refuse."""
     limits = settings.limits
     return Limits(
         max_pixels=limits.max_pixels, max_bytes=max(Limits().max_bytes, limits.max_image_bytes)
@@ -76,10 +85,13 @@ def image_limits(settings: Settings) -> Limits:
 
 
 def build_decoder(settings: Settings) -> SandboxedDecoder | ThreadDecoder:
-    """What decodes: processes of their own, unless the operator wants none. Not started yet."""
+    """Create the decoder: processes, or threads if the settings ask for no process.
+
+    It is not started yet.
+    """
     decode = settings.decode
     if not decode.workers:
-        return ThreadDecoder(_THREADS_INSTEAD, image_limits(settings))
+        return ThreadDecoder(_DECODING_THREADS, image_limits(settings))
     policy = DecodePolicy(
         workers=decode.workers, timeout_s=decode.timeout_s, memory_bytes=decode.memory_bytes
     )
@@ -87,7 +99,15 @@ def build_decoder(settings: Settings) -> SandboxedDecoder | ThreadDecoder:
 
 
 def load_detection_service(settings: Settings, decoder: Decoder) -> DetectionService:
-    """Load the model and build the pipeline over it; see `load_model`. Blocks."""
+    """Load the settings' model and build a detection service on it. Blocks; see `load_model`.
+
+    Args:
+        settings: the bundle, the engine and the limits.
+        decoder: decodes the study images. The service does not close it.
+
+    Raises:
+        BundleInvalid, ConfigInvalid, EngineFailed: the model cannot be loaded.
+    """
     model = load_model(open_bundle(settings), load_options(settings))
     return DetectionService(
         model,
@@ -100,48 +120,61 @@ def load_detection_service(settings: Settings, decoder: Decoder) -> DetectionSer
 
 @contextlib.asynccontextmanager
 async def open_detection_service(settings: Settings) -> AsyncIterator[DetectionService]:
-    """A pipeline without a server, closed at the end.
+    """Open a detection service without a server, and close it on leaving.
 
-    What was measured at an earlier start may not hold today: the golden cases are run first.
+    The golden cases are run first, because an engine that was measured at an earlier start may
+    fail today.
 
     Raises:
-        BundleInvalid, ConfigInvalid, EngineFailed: the operator must act.
+        BundleInvalid, ConfigInvalid, EngineFailed: the model cannot be loaded, or does not pass.
     """
     decoder = build_decoder(settings)
     try:
-        pipeline = await load_with_decoder(settings, load_detection_service, decoder)
+        service = await load_with_decoder(settings, load_detection_service, decoder)
         try:
-            await _check_sound(pipeline.model)
-            yield pipeline
+            await _require_self_test(service.model)
+            yield service
         finally:
-            await pipeline.close()
+            await service.close()
     finally:
         await decoder.close()
 
 
-async def _check_sound(model: LoadedModel) -> None:
+async def _require_self_test(model: LoadedModel) -> None:
     report = await asyncio.to_thread(model.self_test)
     if not report.passed:
         raise EngineFailed(
             report.problem,
-            hint="This box does not compute what the bundle's makers saw. Update the agent, use "
-            "another bundle or engine, or another box.",
+            hint="This machine does not reproduce the findings that were recorded when the bundle "
+            "was made. Update the agent, or use another bundle, engine or machine.",
         )
 
 
 async def load_with_decoder(
     settings: Settings, load: ServiceFactory, decoder: Decoder
 ) -> DetectionService:
-    """The pipeline over a decoder that is ready; both get ready side by side."""
+    """Load a detection service while its decoder starts.
+
+    Args:
+        settings: given to `load`.
+        load: builds the service, in a thread.
+        decoder: started here. After a failure it can be used by the next attempt.
+
+    Returns:
+        The service; its decoder is ready.
+
+    Raises:
+        HilumError: the model cannot be loaded, or the decoder does not start.
+    """
     with ThreadPoolExecutor(1, thread_name_prefix="load") as executor:
         starting = asyncio.create_task(decoder.start())
         try:
-            pipeline = await run_uncancellable(executor, load, settings, decoder)
+            service = await run_uncancellable(executor, load, settings, decoder)
             await starting
         except Exception:
-            await asyncio.wait({starting})  # The next attempt takes the decoder as it is.
+            await asyncio.wait({starting})  # The next attempt uses the decoder as it is then.
             raise
         finally:
             starting.cancel()
             await asyncio.wait({starting})
-    return pipeline
+    return service

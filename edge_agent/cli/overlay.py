@@ -1,4 +1,4 @@
-"""Findings drawn on their radiograph, for people to look at."""
+"""Draws findings on their radiograph."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from edge_agent.core.findings import Box, Finding
 from hilum.catalog import CATALOG
 
 Colour = tuple[int, int, int]
-Picture = NDArray[np.uint8]
+Image = NDArray[np.uint8]
+"""u8 of shape (H, W, 3), BGR."""
 
 STRIP_TEXT: Final = "RESEARCH USE ONLY"
 
-# One per catalogue index, in BGR: bright and saturated, so that each stands out from every grey.
+# One per catalogue index, in BGR. Bright, saturated colours contrast with every grey value.
 COLOURS: Final[tuple[Colour, ...]] = (
     (80, 80, 255),  # red
     (0, 165, 255),  # orange
@@ -43,52 +44,53 @@ _WHITE: Final[Colour] = (255, 255, 255)
 
 @dataclass(frozen=True, slots=True)
 class _Rect:
-    """A place on the picture in whole pixels; right and bottom are outside it."""
+    """A rectangle in whole pixels; right and bottom are exclusive."""
 
     left: int
     top: int
     right: int
     bottom: int
 
-    def overlap(self, other: _Rect) -> int:
+    def overlap_area(self, other: _Rect) -> int:
+        """Return the area that two rectangles share, in pixels."""
         width = min(self.right, other.right) - max(self.left, other.left)
         height = min(self.bottom, other.bottom) - max(self.top, other.top)
         return max(0, width) * max(0, height)
 
-    def inside(self, width: int, height: int) -> _Rect:
-        """Moved, not cut, to lie on a picture of this size; at its top left if it is too big."""
+    def move_inside(self, width: int, height: int) -> _Rect:
+        """Return it moved into an image of this size; at its top left if it is too large."""
         left = max(0, min(self.left, width - (self.right - self.left)))
         top = max(0, min(self.top, height - (self.bottom - self.top)))
         return _Rect(left, top, left + self.right - self.left, top + self.bottom - self.top)
 
 
 @dataclass(frozen=True, slots=True)
-class _Pen:
-    """Sizes that stay legible when the picture is shown at about 1000 pixels."""
+class _Style:
+    """Sizes of lines and text that are legible when the image is shown at about 1000 pixels."""
 
-    line: int
+    line_width: int
     font_scale: float
-    text: int
-    pad: int
+    text_width: int
+    padding: int
 
     @classmethod
-    def for_size(cls, rows: int, columns: int) -> _Pen:
+    def for_size(cls, rows: int, columns: int) -> _Style:
         unit = max(rows, columns) / 1000
         return cls(
-            line=max(1, round(2 * unit)),
+            line_width=max(1, round(2 * unit)),
             font_scale=max(0.35, 0.55 * unit),
-            text=max(1, round(1.4 * unit)),
-            pad=max(2, round(4 * unit)),
+            text_width=max(1, round(1.4 * unit)),
+            padding=max(2, round(4 * unit)),
         )
 
-    def measure(self, text: str) -> tuple[int, int, int]:
-        """Width, height and depth below the baseline of a line of text, in pixels."""
-        (width, height), below = cv2.getTextSize(text, _FONT, self.font_scale, self.text)
+    def measure_text(self, text: str) -> tuple[int, int, int]:
+        """Return a text's width, its height above the baseline and its depth below, in pixels."""
+        (width, height), below = cv2.getTextSize(text, _FONT, self.font_scale, self.text_width)
         return width, height, below
 
 
-def draw_overlay(pixels: NDArray[np.uint8], findings: Sequence[Finding]) -> Picture:
-    """Draw boxes, names and scores on a radiograph, and a strip that says what it is for.
+def draw_overlay(pixels: NDArray[np.uint8], findings: Sequence[Finding]) -> Image:
+    """Draw boxes, names and scores on a radiograph, and a disclaimer in a strip below.
 
     Args:
         pixels: u8 of shape (H, W), the radiograph at its original size.
@@ -97,63 +99,69 @@ def draw_overlay(pixels: NDArray[np.uint8], findings: Sequence[Finding]) -> Pict
     Returns:
         u8 of shape (H + strip, W, 3), BGR.
     """
-    picture: Picture = cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR)
+    image: Image = cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR)
     rows, columns = pixels.shape
-    pen = _Pen.for_size(rows, columns)
+    style = _Style.for_size(rows, columns)
     rising = sorted(findings, key=lambda finding: finding.score)
-    for finding in rising:  # The strongest is drawn last, on top.
-        _draw_box(picture, finding, pen)
-    taken: list[_Rect] = []
+    for finding in rising:  # The highest score is drawn last, on top.
+        _draw_box(image, finding, style)
+    labels: list[_Rect] = []
     for finding in reversed(rising):
-        taken.append(_draw_label(picture, finding, pen, taken))
-    return _with_strip(picture, pen)
+        labels.append(_draw_label(image, finding, style, labels))
+    return _append_strip(image, style)
 
 
-def encode_png(picture: Picture) -> bytes:
-    """A picture, u8 of shape (H, W, 3) in BGR, as a PNG file."""
-    # Level 1: a third larger than the default, and four times as fast.
-    _, data = cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+def encode_png(image: Image) -> bytes:
+    """Encode an image, u8 of shape (H, W, 3) in BGR, as a PNG file."""
+    # Level 1 is four times as fast as the default, for files that are a third larger.
+    _, data = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
     return data.tobytes()
 
 
-def _draw_box(picture: Picture, finding: Finding, pen: _Pen) -> None:
-    rows, columns = picture.shape[:2]
+def _draw_box(image: Image, finding: Finding, style: _Style) -> None:
+    rows, columns = image.shape[:2]
     box = finding.box
     start = max(0, round(box.x_min)), max(0, round(box.y_min))
     end = min(columns, round(box.x_max)) - 1, min(rows, round(box.y_max)) - 1
-    # A dark line under the coloured one keeps it visible where the picture is bright.
-    cv2.rectangle(picture, start, end, _BLACK, pen.line * 2, cv2.LINE_AA)
-    cv2.rectangle(picture, start, end, COLOURS[finding.index], pen.line, cv2.LINE_AA)
+    # A dark line under the coloured one keeps it visible where the image is bright.
+    cv2.rectangle(image, start, end, _BLACK, style.line_width * 2, cv2.LINE_AA)
+    cv2.rectangle(image, start, end, COLOURS[finding.index], style.line_width, cv2.LINE_AA)
 
 
-def _draw_label(picture: Picture, finding: Finding, pen: _Pen, taken: Sequence[_Rect]) -> _Rect:
+def _draw_label(image: Image, finding: Finding, style: _Style, labels: Sequence[_Rect]) -> _Rect:
     text = f"{CATALOG[finding.index].name} {finding.score:.2f}"
-    width, height, below = pen.measure(text)
-    place = _label_place(
+    width, height, below = style.measure_text(text)
+    place = _place_label(
         finding.box,
-        (width + 2 * pen.pad, height + below + 2 * pen.pad),
-        (picture.shape[1], picture.shape[0]),
-        taken,
+        (width + 2 * style.padding, height + below + 2 * style.padding),
+        (image.shape[1], image.shape[0]),
+        labels,
     )
     cv2.rectangle(
-        picture,
+        image,
         (place.left, place.top),
         (place.right - 1, place.bottom - 1),
         COLOURS[finding.index],
         cv2.FILLED,
     )
-    _write(picture, text, (place.left + pen.pad, place.top + pen.pad + height), pen, _BLACK)
+    _write(
+        image, text, (place.left + style.padding, place.top + style.padding + height), style, _BLACK
+    )
     return place
 
 
-def _label_place(
-    box: Box, size: tuple[int, int], picture: tuple[int, int], taken: Sequence[_Rect]
+def _place_label(
+    box: Box, size: tuple[int, int], image_size: tuple[int, int], labels: Sequence[_Rect]
 ) -> _Rect:
-    """Above the box if that is free, else below, inside, beside; else stacked; least overlap."""
+    """Place a label where it overlaps the fewest others.
+
+    The preferred places are, in order: above the box, below it, inside, beside, further above and
+    further below.
+    """
     width, height = size
     left, right = round(box.x_min), round(box.x_max)
     top, bottom = round(box.y_min), round(box.y_max)
-    spots = itertools.chain(
+    corners = itertools.chain(
         [
             (left, top - height),
             (left, bottom),
@@ -165,18 +173,20 @@ def _label_place(
         ((left, top - height * step) for step in range(2, 8)),
         ((left, bottom + height * step) for step in range(1, 8)),
     )
-    places = [_Rect(x, y, x + width, y + height).inside(*picture) for x, y in spots]
-    # min() keeps the first of equals, which is the most natural spot.
-    return min(places, key=lambda place: sum(place.overlap(other) for other in taken))
+    candidates = [_Rect(x, y, x + width, y + height).move_inside(*image_size) for x, y in corners]
+    # min() returns the first of equals, which is the preferred one.
+    return min(
+        candidates, key=lambda candidate: sum(candidate.overlap_area(other) for other in labels)
+    )
 
 
-def _with_strip(picture: Picture, pen: _Pen) -> Picture:
-    width, height, below = pen.measure(STRIP_TEXT)
-    strip: Picture = np.zeros((height + below + 4 * pen.pad, picture.shape[1], 3), np.uint8)
-    left = max(0, (picture.shape[1] - width) // 2)
-    _write(strip, STRIP_TEXT, (left, height + 2 * pen.pad), pen, _WHITE)
-    return np.concatenate([picture, strip])
+def _append_strip(image: Image, style: _Style) -> Image:
+    width, height, below = style.measure_text(STRIP_TEXT)
+    strip: Image = np.zeros((height + below + 4 * style.padding, image.shape[1], 3), np.uint8)
+    left = max(0, (image.shape[1] - width) // 2)
+    _write(strip, STRIP_TEXT, (left, height + 2 * style.padding), style, _WHITE)
+    return np.concatenate([image, strip])
 
 
-def _write(picture: Picture, text: str, at: tuple[int, int], pen: _Pen, colour: Colour) -> None:
-    cv2.putText(picture, text, at, _FONT, pen.font_scale, colour, pen.text, cv2.LINE_AA)
+def _write(image: Image, text: str, at: tuple[int, int], style: _Style, colour: Colour) -> None:
+    cv2.putText(image, text, at, _FONT, style.font_scale, colour, style.text_width, cv2.LINE_AA)

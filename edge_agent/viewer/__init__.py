@@ -1,4 +1,4 @@
-"""The page a radiographer opens: static files, no framework, nothing from elsewhere."""
+"""The page for radiographers: static files without a framework, loaded from this agent only."""
 
 from __future__ import annotations
 

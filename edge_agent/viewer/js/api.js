@@ -1,10 +1,10 @@
-// The agent's HTTP face, as far as the page needs it. Nothing here talks to any other host.
+// The parts of the agent's HTTP API that the page uses. No other host is contacted.
 
-import { keep, kept } from "./kept.js";
+import { loadText, storeText } from "./storage.js";
 
 const KEY = "hilum.key";
 
-/** Why there is no answer; `code` is a stable code of the agent, or `network`. */
+/** A failed request; `code` is a stable code of the agent, or `network`. */
 export class AgentError extends Error {
   constructor(code, message = "", hint = "", status = 0) {
     super(message || code);
@@ -14,37 +14,37 @@ export class AgentError extends Error {
   }
 }
 
-/** Which model answers: names, score floor, operating points. */
+/** Fetch the description of the model: names, score floor, operating points. */
 export async function getModel(signal) {
   return (await request("model", { signal })).json();
 }
 
-/** The findings of one image, all of them down to the model's score floor. */
+/** Fetch the findings in one image from a score of `threshold`. */
 export async function predict(file, threshold, signal) {
   const form = imageForm(file);
   form.append("threshold", String(threshold));
   return (await request("predict", { method: "POST", body: form, signal })).json();
 }
 
-/** The radiograph as an 8-bit greyscale PNG. */
+/** Fetch the radiograph as an 8-bit greyscale PNG. */
 export async function render(file, signal) {
   return (await request("render", { method: "POST", body: imageForm(file), signal })).blob();
 }
 
-/** Use an access key until the tab is closed. What cannot be part of one, pasted along, is left out. */
+/** Use an access key until the tab is closed. Characters that no key contains are removed. */
 export function useKey(key) {
-  keep("sessionStorage", KEY, key.replace(/[^\x21-\x7e]/g, ""));
+  storeText("sessionStorage", KEY, key.replace(/[^\x21-\x7e]/g, ""));
 }
 
 function imageForm(file) {
   const form = new FormData();
-  // File names at hospitals often hold a patient's name: it stays in the browser.
+  // File names at hospitals often hold a patient's name, so they are not sent.
   form.append("file", file, "image");
   return form;
 }
 
 async function request(path, options) {
-  const key = kept("sessionStorage", KEY);
+  const key = loadText("sessionStorage", KEY);
   const headers = key ? { Authorization: `Bearer ${key}` } : {};
   let answer;
   try {

@@ -1,17 +1,17 @@
-// The page: what is known, what is asked for, and who is told.
+// The page's state, its requests to the agent, and the event listeners that connect its parts.
 
 import * as api from "./api.js";
 import { boxAt, drawBoxes } from "./boxes.js";
 import { byId } from "./dom.js";
-import { defaults, isShown } from "./filter.js";
+import { defaultSettings, isShown } from "./filter.js";
 import "./gestures.js";
-import { preferredLanguage, score, t, useLanguage } from "./i18n.js";
+import { formatScore, preferredLanguage, t, useLanguage } from "./i18n.js";
 import * as keys from "./keys.js";
 import * as lists from "./lists.js";
-import { chooseFile, onFiles } from "./opening.js";
+import { chooseFile, onFiles } from "./file_input.js";
 import * as stage from "./stage.js";
 
-const MOST_SPOKEN = 5; // Findings read out by a screen reader; the list has them all.
+const MAX_ANNOUNCED = 5; // Findings that a screen reader announces. The list has all of them.
 
 const page = {
   file: null,
@@ -21,48 +21,48 @@ const page = {
   findings: [],
   error: null,
   hint: "",
-  settings: defaults(),
+  settings: defaultSettings(),
   pointed: null, // The finding under the pointer or the focus.
   picked: null, // The finding that was clicked.
   boxesOn: true,
-  work: null, // AbortController of the requests under way.
+  work: null, // AbortController of the requests in flight.
 };
 
-// --- asking -------------------------------------------------------------------------------
+// --- requests -------------------------------------------------------------------------------
 
-/** Look at the first of the files. */
-async function open(files) {
+/** Run detection on the first of the files. */
+async function openFiles(files) {
   page.hint = files.length > 1 ? t("open.first_only", { count: files.length }) : "";
   page.file = files[0];
-  // What was hidden for one patient must not stay hidden for the next.
-  page.settings = defaults();
+  // A filter that was set for one patient must not hide the findings of the next.
+  page.settings = defaultSettings();
   showBoxes(true);
-  await look();
+  await detect();
 }
 
-async function look() {
+async function detect() {
   page.work?.abort();
   const work = new AbortController();
   Object.assign(page, { work, answer: null, findings: [], error: null, pointed: null, picked: null });
   stage.clear();
   setState("working", t("work.reading"));
-  // The picture comes first, most of the time; it need not wait for the findings.
+  // The picture mostly arrives first, and is shown without waiting for the findings.
   const [picture, answer] = await Promise.allSettled([
-    drawPicture(page.file, work),
-    askForFindings(page.file, work),
+    fetchPicture(page.file, work),
+    fetchFindings(page.file, work),
   ]);
   if (work.signal.aborted || page.work !== work) return;
   if (answer.status === "fulfilled") {
     page.answer = answer.value;
-    page.findings = answer.value.predictions.map(finding);
+    page.findings = answer.value.predictions.map(toFinding);
     if (picture.status === "rejected") page.hint = t("result.no_picture");
     setState("done");
   } else {
-    fail(answer.reason);
+    showFailure(answer.reason);
   }
 }
 
-async function drawPicture(file, work) {
+async function fetchPicture(file, work) {
   const picture = await api.render(file, work.signal);
   if (work.signal.aborted) return;
   await stage.show(picture, work.signal);
@@ -71,14 +71,14 @@ async function drawPicture(file, work) {
   }
 }
 
-async function askForFindings(file, work) {
+async function fetchFindings(file, work) {
   const model = await api.getModel(work.signal);
   useModel(model);
-  // All the model has to say; what is shown of it is decided here and can be changed at once.
+  // All findings are fetched, so that changing the threshold needs no further request.
   return api.predict(file, model.score_floor, work.signal);
 }
 
-function finding(prediction, id) {
+function toFinding(prediction, id) {
   const { index, class: slug, confidence, bbox } = prediction;
   return { id, index, slug, score: confidence, bbox };
 }
@@ -90,15 +90,15 @@ function useModel(model) {
   lists.showModelFacts(model);
 }
 
-function fail(error) {
+function showFailure(error) {
   page.error = error instanceof api.AgentError ? error : new api.AgentError("internal", String(error));
   stage.clear();
   setState("error");
-  // One whose role is too low can only be put right by another key.
+  // A role that does not permit this needs another key.
   if (["unauthenticated", "forbidden"].includes(page.error.code)) byId("key-dialog").showModal();
 }
 
-// --- telling ------------------------------------------------------------------------------
+// --- rendering ------------------------------------------------------------------------------
 
 function setState(state, progress = "") {
   document.body.dataset.state = state;
@@ -110,7 +110,7 @@ function setState(state, progress = "") {
   update({ announce: state !== "idle", progress });
 }
 
-/** Bring everything on the page in line with what is known. */
+/** Render the whole page from its state. */
 function update({ announce = false, progress = "" } = {}) {
   const shown = shownFindings();
   const isDone = document.body.dataset.state === "done";
@@ -122,38 +122,38 @@ function update({ announce = false, progress = "" } = {}) {
   lists.showImageFacts(page.answer, page.file?.name ?? "");
   lists.listFindings(shown, page.settings, page.points, { point, leave: () => point(null), pick });
   lists.countKinds(shown, page.settings);
-  let words = progress || nothingYet();
+  let words = progress || idleSummary();
   byId("summary").textContent = words;
-  byId("summary-more").textContent = moreOfThat();
+  byId("summary-more").textContent = summaryDetail();
   if (isDone) {
     lists.showThreshold(page.settings, page.model);
     words = lists.summarise(page.findings, shown, page.settings, page.points);
   }
-  // Errors are told by their own alert.
-  if (announce) byId("announce").textContent = page.error ? "" : spoken(words, shown, isDone);
+  // An error is announced by its own alert.
+  if (announce) byId("announce").textContent = page.error ? "" : announcement(words, shown, isDone);
   highlight();
 }
 
-/** What the model looks for, or which file had no answer. */
-function moreOfThat() {
+/** Return the detail below the summary: the model's findings, or the file that failed. */
+function summaryDetail() {
   const { state } = document.body.dataset;
   if (state === "error") return page.file?.name ?? "";
-  return state === "idle" ? whatIsKnown() : "";
+  return state === "idle" ? describeModel() : "";
 }
 
-function nothingYet() {
+function idleSummary() {
   return { idle: t("result.idle"), error: t("error.title") }[document.body.dataset.state] ?? "";
 }
 
-function whatIsKnown() {
+function describeModel() {
   const kinds = page.model?.findings.map((kind) => t(`finding.${kind.slug}`)) ?? [];
   return kinds.length ? t("result.looks_for", { count: kinds.length, kinds: kinds.join(", ") }) : "";
 }
 
-function spoken(words, shown, isDone) {
+function announcement(words, shown, isDone) {
   if (!isDone) return words;
-  const first = shown.slice(0, MOST_SPOKEN).map((it) =>
-    t("result.spoken", { number: it.number, name: t(`finding.${it.slug}`), score: score(it.score) }),
+  const first = shown.slice(0, MAX_ANNOUNCED).map((it) =>
+    t("result.spoken", { number: it.number, name: t(`finding.${it.slug}`), score: formatScore(it.score) }),
   );
   return [words, first.join("; ")].filter(Boolean).join(" ");
 }
@@ -169,7 +169,7 @@ function highlight() {
   stage.redraw();
 }
 
-// --- changing -----------------------------------------------------------------------------
+// --- user actions -----------------------------------------------------------------------------
 
 function point(id) {
   if (page.pointed === id) return;
@@ -184,7 +184,7 @@ function pick(id) {
   highlight();
 }
 
-/** Put the focus on the next or previous finding of the list. */
+/** Move the focus to the next or previous finding in the list. */
 function step(by) {
   const buttons = [...byId("findings").querySelectorAll("button")];
   if (!buttons.length) return;
@@ -225,7 +225,7 @@ function resetView() {
   showBoxes(true);
 }
 
-async function speak(language, remember) {
+async function changeLanguage(language, remember) {
   await useLanguage(language, { remember });
   keys.listKeys();
   if (page.model) useModel(page.model);
@@ -239,8 +239,8 @@ stage.onDraw((view, picture) => {
   const findings = page.boxesOn ? shownFindings() : [];
   drawBoxes(findings, page.pointed ?? page.picked, view, picture);
 });
-onFiles(open);
-byId("error-retry").addEventListener("click", look);
+onFiles(openFiles);
+byId("error-retry").addEventListener("click", detect);
 byId("zoom-in").addEventListener("click", () => stage.zoom(1.25));
 byId("zoom-out").addEventListener("click", () => stage.zoom(0.8));
 byId("zoom-fit").addEventListener("click", stage.fit);
@@ -252,7 +252,7 @@ byId("threshold").addEventListener("input", (event) => setThreshold(Number(event
 byId("threshold-own").addEventListener("click", () => setThreshold(null));
 byId("kinds-all").addEventListener("click", () => setAllKinds(true));
 byId("kinds-none").addEventListener("click", () => setAllKinds(false));
-byId("language").addEventListener("change", (event) => speak(event.target.value, true));
+byId("language").addEventListener("change", (event) => changeLanguage(event.target.value, true));
 byId("surface").addEventListener("pointermove", (event) => {
   if (event.buttons || event.pointerType === "touch") return;
   point(boxAt({ x: event.offsetX, y: event.offsetY }));
@@ -263,7 +263,7 @@ byId("key-form").addEventListener("submit", (event) => {
   byId("key-input").value = "";
   if (event.submitter?.value !== "use" || !key) return;
   api.useKey(key);
-  if (page.file) look();
+  if (page.file) detect();
 });
 keys.listen({
   o: chooseFile,
@@ -288,6 +288,7 @@ keys.listen({
 
 const language = preferredLanguage();
 byId("language").value = language;
-await speak(language, false);
+await changeLanguage(language, false);
 setState("idle");
-api.getModel().then(useModel, () => {}).then(() => update()); // If it cannot be had now, it is asked for with an image.
+// A failure is ignored here, because each image fetches the model again.
+api.getModel().then(useModel, () => {}).then(() => update());

@@ -1,19 +1,19 @@
-// The findings' boxes on the picture.
+// Draws the findings' boxes on the picture.
 
 import { colourOf } from "./colours.js";
 import { byId, svg } from "./dom.js";
-import { score, t } from "./i18n.js";
-import { LABEL_HEIGHT_PX, placed } from "./labels.js";
+import { formatScore, t } from "./i18n.js";
+import { LABEL_HEIGHT_PX, placeLabels } from "./labels.js";
 
 const TIGHT_PX = 520; // Below this width labels are numbers, explained by the list.
 
 const overlay = byId("boxes");
-let drawn = []; // The findings on the screen, each with its box there.
+let drawn = []; // The findings that are drawn, each with its box in screen pixels.
 const ruler = document.createElement("canvas").getContext("2d");
 
 /**
  * Draw the boxes of `findings` (`{id, number, index, slug, score, bbox}`) where `view` puts them.
- * `active` is the id of the one that is pointed out, or null.
+ * `active` is the id of the highlighted finding, or null.
  */
 export function drawBoxes(findings, active, view, picture) {
   const space = overlay.getBoundingClientRect();
@@ -31,16 +31,16 @@ export function drawBoxes(findings, active, view, picture) {
     return [isTight ? short : longText(finding), short];
   });
   const sizes = texts.map((pair) => pair.map((text) => Math.ceil(ruler.measureText(text).width)));
-  // The one that is pointed out is placed first: its label is never cut short by others.
+  // The label of the highlighted finding is placed first, so that it is never shortened.
   const order = findings.map((_, i) => i).sort((a, b) => rank(a) - rank(b));
   function rank(i) {
     return findings[i].id === active ? -1 : i;
   }
   const labels = [];
-  placed(order.map((i) => screen[i]), order.map((i) => sizes[i]), space).forEach((label, at) => {
+  placeLabels(order.map((i) => screen[i]), order.map((i) => sizes[i]), space).forEach((label, at) => {
     labels[order[at]] = label;
   });
-  // Frames first, labels on top of all of them; what is pointed out on top of its layer.
+  // Labels are above all frames; the highlighted finding is on top in both layers.
   const layers = [frame, plate].map((make) => {
     const groups = findings.map((finding, i) => {
       const group = make(screen[i], labels[i], texts[i]);
@@ -56,7 +56,7 @@ export function drawBoxes(findings, active, view, picture) {
   overlay.classList.toggle("has-active", findings.some((finding) => finding.id === active));
 }
 
-/** The id of the smallest box under a point of the screen, or null. */
+/** Return the id of the smallest box at a point of the screen, or null. */
 export function boxAt({ x, y }) {
   const area = ({ box }) => (box.right - box.left) * (box.bottom - box.top);
   const under = drawn.filter(
@@ -66,7 +66,7 @@ export function boxAt({ x, y }) {
 }
 
 function longText(finding) {
-  return `${finding.number}  ${t(`finding.${finding.slug}`)}  ${score(finding.score)}`;
+  return `${finding.number}  ${t(`finding.${finding.slug}`)}  ${formatScore(finding.score)}`;
 }
 
 function isActive(group) {

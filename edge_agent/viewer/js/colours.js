@@ -1,4 +1,4 @@
-// One colour per catalogue index, the same as on the agent's own overlay pictures.
+// One colour per catalogue index, the same as in the overlays that the agent draws.
 
 const COLOURS = [
   "rgb(255 80 80)",
@@ -17,7 +17,7 @@ const COLOURS = [
   "rgb(255 160 160)",
 ];
 
-/** The colour of a kind of finding. */
+/** Return the colour of a kind of finding. */
 export function colourOf(index) {
   return COLOURS[index % COLOURS.length];
 }

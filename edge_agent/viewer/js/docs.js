@@ -1,4 +1,4 @@
-// The programmers' page: the agent's OpenAPI document, drawn without anybody else's scripts.
+// The programmers' page: renders the agent's OpenAPI document without third-party scripts.
 
 import { byId, element } from "./dom.js";
 

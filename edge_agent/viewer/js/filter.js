@@ -1,21 +1,21 @@
-// Which findings are shown. Pure: no page in here.
+// Decides which findings are shown. Pure functions, without the DOM.
 
-/** The settings at the start: each finding's own threshold, every kind. */
-export function defaults() {
+/** Return the initial settings: each finding's own threshold, all kinds shown. */
+export function defaultSettings() {
   return { threshold: null, hiddenKinds: new Set() };
 }
 
-/** The score from which a kind is shown. */
+/** Return the lowest score at which a kind is shown. */
 export function thresholdOf(slug, settings, points) {
   return settings.threshold ?? points.get(slug) ?? 0;
 }
 
-/** Whether a finding reaches its own operating point. */
-export function reachesOwn(finding, points) {
+/** Return true if a finding reaches its own operating point. */
+export function reachesOwnThreshold(finding, points) {
   return finding.score >= (points.get(finding.slug) ?? 0);
 }
 
-/** Whether the settings show a finding. */
+/** Return true if the settings show a finding. */
 export function isShown(finding, settings, points) {
   return (
     !settings.hiddenKinds.has(finding.slug) &&
@@ -23,7 +23,7 @@ export function isShown(finding, settings, points) {
   );
 }
 
-/** Whether anything is set otherwise than at the start. */
+/** Return true if the settings differ from the initial ones. */
 export function isChanged(settings) {
   return settings.threshold !== null || settings.hiddenKinds.size > 0;
 }

@@ -1,4 +1,4 @@
-// Mouse, pen, fingers and arrow keys on the picture.
+// Handles the mouse, pens, touch and arrow keys on the picture.
 
 import { byId } from "./dom.js";
 import * as stage from "./stage.js";
@@ -8,15 +8,15 @@ const WINDOW_STEP = 8;
 const WHEEL_STEP = 0.0015;
 
 const surface = byId("surface");
-const pointers = new Map(); // By pointer id: where it was last.
+const pointers = new Map(); // The last position, by pointer id.
 
-/** What dragging with the main button does: `window` or `pan`. */
+/** Return the tool of the main button: `window` or `pan`. */
 function tool() {
   return document.querySelector("input[name=tool]:checked").value;
 }
 
-/** Where an event is, in pixels of the surface. */
-function place(event) {
+/** Return an event's position in pixels of the surface. */
+function positionOf(event) {
   const frame = surface.getBoundingClientRect();
   return { x: event.clientX - frame.left, y: event.clientY - frame.top };
 }
@@ -24,15 +24,15 @@ function place(event) {
 surface.addEventListener("pointerdown", (event) => {
   if (!stage.hasPicture()) return;
   surface.setPointerCapture(event.pointerId);
-  const moves = event.button !== 0 || event.shiftKey || tool() === "pan";
-  pointers.set(event.pointerId, { ...place(event), drags: moves ? "pan" : "window" });
-  surface.dataset.drags = moves ? "pan" : "window";
+  const isPan = event.button !== 0 || event.shiftKey || tool() === "pan";
+  pointers.set(event.pointerId, { ...positionOf(event), drags: isPan ? "pan" : "window" });
+  surface.dataset.drags = isPan ? "pan" : "window";
 });
 
 surface.addEventListener("pointermove", (event) => {
   const last = pointers.get(event.pointerId);
   if (!last) return;
-  const now = place(event);
+  const now = positionOf(event);
   const [dx, dy] = [now.x - last.x, now.y - last.y];
   if (pointers.size === 2) pinch(event.pointerId, last, now);
   else if (last.drags === "pan") stage.pan(dx, dy);
@@ -47,13 +47,13 @@ for (const end of ["pointerup", "pointercancel", "lostpointercapture"]) {
   });
 }
 
-/** Two fingers: their distance zooms, their middle moves. */
+/** Zoom by the distance of two pointers, and pan by their middle. */
 function pinch(id, last, now) {
   const other = [...pointers].find(([otherId]) => otherId !== id)[1];
-  const apart = (point) => Math.hypot(point.x - other.x, point.y - other.y) || 1;
+  const distanceTo = (point) => Math.hypot(point.x - other.x, point.y - other.y) || 1;
   const middle = { x: (now.x + other.x) / 2, y: (now.y + other.y) / 2 };
   stage.pan((now.x - last.x) / 2, (now.y - last.y) / 2);
-  stage.zoom(apart(now) / apart(last), middle);
+  stage.zoom(distanceTo(now) / distanceTo(last), middle);
 }
 
 surface.addEventListener(
@@ -62,7 +62,7 @@ surface.addEventListener(
     if (!stage.hasPicture()) return;
     event.preventDefault();
     const pixels = event.deltaMode === WheelEvent.DOM_DELTA_LINE ? event.deltaY * 16 : event.deltaY;
-    stage.zoom(Math.exp(-pixels * WHEEL_STEP), place(event));
+    stage.zoom(Math.exp(-pixels * WHEEL_STEP), positionOf(event));
   },
   { passive: false },
 );

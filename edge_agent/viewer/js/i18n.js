@@ -1,22 +1,22 @@
-// Message catalogues: one JSON file per language, with the same keys in each.
+// Message catalogues: one JSON file per language, all with the same keys.
 
-import { keep, kept } from "./kept.js";
+import { loadText, storeText } from "./storage.js";
 
 const LANGUAGES = ["en", "de"];
-const REMEMBERED = "hilum.language";
+const LANGUAGE_KEY = "hilum.language";
 
 let messages = {};
 let language = "en";
 let plural = new Intl.PluralRules("en");
 
-/** The language in use: what was chosen before, else what the browser asks for, else English. */
+/** Return the language that was chosen before, or else the browser's, or else English. */
 export function preferredLanguage() {
-  const asked = navigator.languages.map((tag) => tag.slice(0, 2));
-  const wanted = [kept("localStorage", REMEMBERED), ...asked];
-  return wanted.find((tag) => LANGUAGES.includes(tag)) ?? "en";
+  const browserTags = navigator.languages.map((tag) => tag.slice(0, 2));
+  const candidates = [loadText("localStorage", LANGUAGE_KEY), ...browserTags];
+  return candidates.find((tag) => LANGUAGES.includes(tag)) ?? "en";
 }
 
-/** Load a catalogue and put it on the page. */
+/** Load a catalogue and translate the page. */
 export async function useLanguage(chosen, { remember = false } = {}) {
   const answer = await fetch(`messages/${chosen}.json`);
   if (!answer.ok) throw new Error(`no catalogue for ${chosen}`);
@@ -24,37 +24,37 @@ export async function useLanguage(chosen, { remember = false } = {}) {
   language = chosen;
   plural = new Intl.PluralRules(chosen);
   document.documentElement.lang = chosen;
-  if (remember) keep("localStorage", REMEMBERED, chosen);
+  if (remember) storeText("localStorage", LANGUAGE_KEY, chosen);
   translate(document);
 }
 
-/** The message for a key; `{name}` is replaced by `values.name`. */
+/** Return the message for a key; `{name}` is replaced by `values.name`. */
 export function t(key, values = {}) {
   const message = messages[key] ?? key;
   return message.replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
 }
 
-/** Whether the catalogue has a key: codes may be newer than the page. */
-export function known(key) {
+/** Return true if the catalogue has a key. The agent's codes may be newer than the page. */
+export function hasMessage(key) {
   return key in messages;
 }
 
-/** The message for a number of things, in the form that this number takes. */
-export function count(key, number) {
+/** Return the message for a number of things, in its plural form. */
+export function tPlural(key, number) {
   return t(`${key}.${plural.select(number)}`, { count: number });
 }
 
-/** A score as people of this language write it. */
-export function score(value) {
+/** Format a score for the language in use. */
+export function formatScore(value) {
   return value.toLocaleString(language, { minimumFractionDigits: 2, maximumFractionDigits: 2 });
 }
 
-/** A whole number as people of this language write it. */
-export function whole(value) {
+/** Format an integer for the language in use. */
+export function formatInteger(value) {
   return Math.round(value).toLocaleString(language);
 }
 
-/** Fill in every element that names a key. */
+/** Translate every element that names a key. */
 function translate(root) {
   document.title = t("page.title");
   for (const element of root.querySelectorAll("[data-i18n]")) {

@@ -2,13 +2,13 @@
 
 import { byId, element } from "./dom.js";
 import { t } from "./i18n.js";
-import { keep, kept } from "./kept.js";
+import { loadText, storeText } from "./storage.js";
 
 const SWITCH = "hilum.single-keys";
 const help = byId("help");
 const single = byId("single-keys");
 
-const LISTED = [
+const SHORTCUTS = [
   [["O"], "keys.open"],
   [["keys.ctrl", "V"], "keys.paste"],
   [["+", "−"], "keys.zoom"],
@@ -26,7 +26,7 @@ const LISTED = [
   [["Esc"], "keys.escape"],
 ];
 
-/** Write the list of shortcuts in the language in use. */
+/** Render the list of shortcuts in the language in use. */
 export function listKeys() {
   byId("key-list").replaceChildren(
     ...LISTED.flatMap(([keys, what]) => [
@@ -40,16 +40,16 @@ export function listKeys() {
   );
 }
 
-/** Listen for shortcuts: `actions` maps a key, in lower case, to what it does. */
+/** Listen for shortcuts: `actions` maps a key, in lower case, to a function. */
 export function listen(actions) {
-  single.checked = kept("localStorage", SWITCH) !== "off";
+  single.checked = loadText("localStorage", SWITCH) !== "off";
   single.addEventListener("change", () => {
-    keep("localStorage", SWITCH, single.checked ? "on" : "off");
+    storeText("localStorage", SWITCH, single.checked ? "on" : "off");
   });
   byId("open-help").addEventListener("click", () => help.showModal());
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.altKey || event.metaKey || event.defaultPrevented) return;
-    if (document.querySelector("dialog[open]") || !single.checked || types(event.target)) return;
+    if (document.querySelector("dialog[open]") || !single.checked || acceptsText(event.target)) return;
     const action = actions[event.key.toLowerCase()];
     if (!action) return;
     event.preventDefault();
@@ -62,7 +62,7 @@ export function openHelp() {
   help.showModal();
 }
 
-/** Whether keys pressed here are meant as text or as a choice. */
-function types(target) {
+/** Return true if an element uses key presses as text or as a choice. */
+function acceptsText(target) {
   return target.matches("select, textarea, input:not([type=checkbox], [type=radio], [type=range])");
 }

@@ -1,4 +1,4 @@
-// Where the boxes' labels go, so that none covers another. Pure: no page in here.
+// Places the boxes' labels so that none covers another. Pure functions, without the DOM.
 
 export const LABEL_HEIGHT_PX = 20;
 const PADDING_PX = 6;
@@ -7,28 +7,28 @@ const PADDING_PX = 6;
  * Place one label per box.
  *
  * `boxes` are `{left, top, right, bottom}` on the screen in order of importance, `sizes` their
- * labels' `[long, short]` widths, `space` the screen's size. Answers, for each box, `{left, top,
- * width, isShort}`. A label with no free place is shortened to its number; that one always shows.
+ * labels' `[long, short]` widths, `space` the screen's size. Returns `{left, top, width, isShort}` for
+ * each box. A label that has no free place is shortened to its number, and then always shown.
  */
-export function placed(boxes, sizes, space) {
-  const taken = [];
+export function placeLabels(boxes, sizes, space) {
+  const placed = [];
   return boxes.map((box, i) => {
     for (const isShort of [false, true]) {
       const width = sizes[i][isShort ? 1 : 0] + 2 * PADDING_PX;
-      for (const place of places(box, width)) {
-        const label = { ...inside(place, width, space), width, isShort };
-        if (taken.every((other) => apart(label, other))) {
-          taken.push(label);
+      for (const place of candidatePlaces(box, width)) {
+        const label = { ...moveInside(place, width, space), width, isShort };
+        if (placed.every((other) => areDisjoint(label, other))) {
+          placed.push(label);
           return label;
         }
       }
     }
     const width = sizes[i][1] + 2 * PADDING_PX;
-    return { ...inside({ left: box.left, top: box.top }, width, space), width, isShort: true };
+    return { ...moveInside({ left: box.left, top: box.top }, width, space), width, isShort: true };
   });
 }
 
-function places(box, width) {
+function candidatePlaces(box, width) {
   const above = box.top - LABEL_HEIGHT_PX;
   const below = box.bottom - LABEL_HEIGHT_PX;
   return [
@@ -43,14 +43,14 @@ function places(box, width) {
   ];
 }
 
-function inside(place, width, space) {
+function moveInside(place, width, space) {
   return {
     left: Math.min(Math.max(place.left, 0), Math.max(0, space.width - width)),
     top: Math.min(Math.max(place.top, 0), Math.max(0, space.height - LABEL_HEIGHT_PX)),
   };
 }
 
-function apart(one, other) {
+function areDisjoint(one, other) {
   return (
     one.left + one.width <= other.left ||
     other.left + other.width <= one.left ||

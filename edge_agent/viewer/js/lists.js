@@ -1,11 +1,11 @@
-// The panel's lists: findings, kinds, threshold, facts, warnings, errors.
+// Renders the panel: findings, kinds, threshold, facts, warnings, errors.
 
 import { colourOf } from "./colours.js";
 import { byId, element } from "./dom.js";
-import { isChanged, reachesOwn, thresholdOf } from "./filter.js";
-import { count, known, score, t, whole } from "./i18n.js";
+import { isChanged, reachesOwnThreshold, thresholdOf } from "./filter.js";
+import { formatInteger, formatScore, hasMessage, t, tPlural } from "./i18n.js";
 
-/** The list of shown findings; `on.point(id)`, `on.leave()` and `on.pick(id)` say what is done. */
+/** Render the shown findings; `on.point(id)`, `on.leave()` and `on.pick(id)` are called on events. */
 export function listFindings(findings, settings, points, on) {
   const list = byId("findings");
   const focused = list.contains(document.activeElement) ? document.activeElement.dataset.id : null;
@@ -18,9 +18,9 @@ export function listFindings(findings, settings, points, on) {
         { type: "button", class: "finding", "data-id": finding.id, "data-class": finding.slug },
         element("span", { class: "number", "aria-hidden": "true" }, String(finding.number)),
         element("span", { class: "name" }, t(`finding.${finding.slug}`)),
-        element("span", { class: "score" }, score(finding.score)),
+        element("span", { class: "score" }, formatScore(finding.score)),
         meter(finding, thresholdOf(finding.slug, settings, points)),
-        reachesOwn(finding, points)
+        reachesOwnThreshold(finding, points)
           ? null
           : element("span", { class: "below" }, t("result.below", { point: own(finding, points) })),
       );
@@ -37,7 +37,7 @@ export function listFindings(findings, settings, points, on) {
 }
 
 function own(finding, points) {
-  return score(points.get(finding.slug) ?? 0);
+  return formatScore(points.get(finding.slug) ?? 0);
 }
 
 function meter(finding, threshold) {
@@ -47,7 +47,7 @@ function meter(finding, threshold) {
   return bar;
 }
 
-/** Mark the finding that is pointed out, and the one that is picked. */
+/** Mark the highlighted finding and the selected one. */
 export function markFinding(active, picked) {
   for (const button of byId("findings").querySelectorAll("button")) {
     const id = Number(button.dataset.id);
@@ -56,7 +56,7 @@ export function markFinding(active, picked) {
   }
 }
 
-/** The kinds of finding with their switches; made once per model and language. */
+/** Render the kinds of finding with their switches, once per model and language. */
 export function listKinds(kinds, settings, onToggle) {
   byId("kinds").replaceChildren(
     ...kinds.map(({ index, slug, operating_point: point }) => {
@@ -65,11 +65,11 @@ export function listKinds(kinds, settings, onToggle) {
       box.addEventListener("change", () => onToggle(slug, box.checked));
       const label = element(
         "label",
-        { class: "kind", title: t("kinds.point", { point: score(point) }) },
+        { class: "kind", title: t("kinds.point", { point: formatScore(point) }) },
         box,
         element("span", { class: "swatch", "aria-hidden": "true" }),
         element("span", { class: "name" }, t(`finding.${slug}`)),
-        element("span", { class: "point" }, t("kinds.point.short", { point: score(point) })),
+        element("span", { class: "point" }, t("kinds.point.short", { point: formatScore(point) })),
         element("span", { class: "count" }),
       );
       label.style.setProperty("--colour", colourOf(index));
@@ -78,20 +78,20 @@ export function listKinds(kinds, settings, onToggle) {
   );
 }
 
-/** How many of each kind are shown, and which are switched on. */
+/** Update the number of findings and the switch of each kind. */
 export function countKinds(shown, settings) {
   for (const label of byId("kinds").querySelectorAll("label")) {
     const box = label.querySelector("input");
     const number = shown.filter((finding) => finding.slug === box.dataset.class).length;
     const counter = label.querySelector(".count");
     counter.textContent = number ? String(number) : "";
-    counter.title = number ? count("kinds.count", number) : "";
+    counter.title = number ? tPlural("kinds.count", number) : "";
     label.classList.toggle("has-some", number > 0);
     box.checked = !settings.hiddenKinds.has(box.dataset.class);
   }
 }
 
-/** The slider and its words. */
+/** Render the threshold slider and its text. */
 export function showThreshold(settings, model) {
   const slider = byId("threshold");
   const points = model.findings.map((finding) => finding.operating_point);
@@ -102,40 +102,40 @@ export function showThreshold(settings, model) {
   const words =
     settings.threshold === null
       ? t("threshold.own")
-      : t("threshold.all", { score: score(settings.threshold) });
+      : t("threshold.all", { score: formatScore(settings.threshold) });
   byId("threshold-text").textContent = words;
   slider.setAttribute("aria-valuetext", words);
   slider.classList.toggle("is-own", settings.threshold === null);
   byId("threshold-own").disabled = settings.threshold === null;
 }
 
-/** The sentence above the list. Silence about findings is never called normal. */
+/** Render and return the summary. An empty list is never called normal. */
 export function summarise(findings, shown, settings, points) {
-  const hidden = findings.filter((f) => reachesOwn(f, points) && !shown.includes(f)).length;
+  const hidden = findings.filter((f) => reachesOwnThreshold(f, points) && !shown.includes(f)).length;
   const changed = isChanged(settings);
   const more = [];
   let words;
-  if (shown.length) words = count(changed ? "result.shown" : "result.found", shown.length);
+  if (shown.length) words = tPlural(changed ? "result.shown" : "result.found", shown.length);
   else words = t(changed ? "result.none_shown" : "result.none");
-  if (hidden) more.push(count("result.hidden", hidden));
+  if (hidden) more.push(tPlural("result.hidden", hidden));
   if (!shown.length) more.push(t("result.none_more"));
   byId("summary").textContent = words;
   byId("summary-more").textContent = more.join(" ");
   return [words, ...more].join(" ");
 }
 
-/** What to be wary of. */
+/** Render the warnings. */
 export function listWarnings(warnings) {
   byId("warnings").hidden = warnings.length === 0;
   byId("warning-list").replaceChildren(
     ...warnings.map(({ code, message }) =>
-      element("li", {}, known(`warning.${code}`) ? t(`warning.${code}`) : message),
+      element("li", {}, hasMessage(`warning.${code}`) ? t(`warning.${code}`) : message),
     ),
   );
 }
 
-// Where asking again, without changing anything, may help.
-const PASSING = new Set([
+// Codes of errors after which the same request may succeed.
+const RETRYABLE = new Set([
   "network",
   "unauthenticated",
   "overloaded",
@@ -147,20 +147,20 @@ const PASSING = new Set([
   "internal",
 ]);
 
-/** Why there is no answer, in plain words, and what to do; null takes it away. */
+/** Render an error and what to do about it; null removes it. */
 export function showError(error) {
   byId("error").hidden = error === null;
   if (error === null) return;
-  const code = known(`error.${error.code}`) ? error.code : "unknown";
+  const code = hasMessage(`error.${error.code}`) ? error.code : "unknown";
   byId("error-what").textContent = t(`error.${code}`);
   byId("error-todo").textContent = t(`todo.${code}`);
-  byId("error-retry").hidden = !PASSING.has(error.code);
+  byId("error-retry").hidden = !RETRYABLE.has(error.code);
   const status = error.status ? `HTTP ${error.status}, ` : "";
-  const said = [error.message, error.hint].filter(Boolean).join(" ");
-  byId("error-details").textContent = `${status}${error.code}: ${said}`;
+  const text = [error.message, error.hint].filter(Boolean).join(" ");
+  byId("error-details").textContent = `${status}${error.code}: ${text}`;
 }
 
-/** What is known about the image that was answered. */
+/** Render the facts about the image. */
 export function showImageFacts(answer, fileName) {
   byId("image-facts").hidden = answer === null;
   if (answer === null) return;
@@ -172,12 +172,12 @@ export function showImageFacts(answer, fileName) {
     ["facts.view", image.view || t("facts.unknown")],
     ["facts.photometric", image.photometric],
     ["facts.manufacturer", image.manufacturer],
-    ["facts.time", t("facts.times", { total: whole(timings.total_ms), infer: whole(timings.infer_ms) })],
+    ["facts.time", t("facts.times", { total: formatInteger(timings.total_ms), infer: formatInteger(timings.infer_ms) })],
     ["facts.engine", answer.engine],
   ]);
 }
 
-/** What is known about the model. */
+/** Render the facts about the model. */
 export function showModelFacts(model) {
   byId("model-facts").hidden = model === null;
   byId("model-line").textContent = model === null ? "" : `${model.name} ${model.version}`;

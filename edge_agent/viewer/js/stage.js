@@ -1,7 +1,7 @@
-// The picture: drawn on a canvas, windowed, zoomed and moved.
+// Draws the picture on a canvas, with window, zoom and position.
 
 import { byId } from "./dom.js";
-import { whole, t } from "./i18n.js";
+import { formatInteger, t } from "./i18n.js";
 import * as views from "./view.js";
 
 const surface = byId("surface");
@@ -12,7 +12,7 @@ const zoomText = byId("zoom-text");
 
 let source = null; // A canvas in the picture's own size that holds the windowed pixels.
 let greys = null; // Uint8Array, one grey value per pixel.
-let coloured = null; // ImageData that the table is applied into.
+let coloured = null; // ImageData that receives the windowed grey values.
 let view = { scale: 1, x: 0, y: 0 };
 let isFitted = true;
 let greyWindow = { ...views.FULL_WINDOW };
@@ -25,12 +25,12 @@ export function onDraw(listener) {
   listeners.add(listener);
 }
 
-/** Whether there is a picture. */
+/** Return true if there is a picture. */
 export function hasPicture() {
   return source !== null;
 }
 
-/** Show a picture (a PNG) fitted, in its own window; not if it is given up while it is decoded. */
+/** Show a picture (a PNG), fitted and in its own window, unless `signal` aborts while it decodes. */
 export async function show(blob, signal) {
   const bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none" });
   if (signal.aborted) {
@@ -50,48 +50,48 @@ export async function show(blob, signal) {
   reset();
 }
 
-/** Take the picture away. */
+/** Remove the picture. */
 export function clear() {
   source = greys = coloured = null;
   surface.hidden = true;
 }
 
-/** The picture's own window and polarity, fitted. */
+/** Fit the picture, and use its own window and polarity. */
 export function reset() {
   greyWindow = { ...views.FULL_WINDOW };
   setInverted(false);
   fit();
 }
 
-/** Fit the whole picture. */
+/** Fit the formatInteger picture. */
 export function fit() {
   if (!source) return;
   isFitted = true;
-  view = views.fitted(source, space());
+  view = views.fitView(source, surfaceSize());
   redraw({ pixels: false });
 }
 
-/** One picture pixel to one screen pixel. */
+/** Show one picture pixel as one screen pixel. */
 export function actualSize() {
   if (!source) return;
   isFitted = false;
-  view = views.actual(source, space(), window.devicePixelRatio);
+  view = views.actualSizeView(source, surfaceSize(), window.devicePixelRatio);
   redraw({ pixels: false });
 }
 
-/** Between fitted and actual size. */
+/** Switch between fitted and actual size. */
 export function toggleSize() {
   if (isFitted) actualSize();
   else fit();
 }
 
-/** Zoom around a point of the surface; around its centre if none is given. */
+/** Zoom around a point of the surface, by default its centre. */
 export function zoom(factor, at = null) {
   if (!source) return;
-  const room = space();
+  const size = surfaceSize();
   isFitted = false;
-  const centre = { x: room.width / 2, y: room.height / 2 };
-  view = views.zoomed(view, factor, at ?? centre, source, room);
+  const centre = { x: size.width / 2, y: size.height / 2 };
+  view = views.zoomView(view, factor, at ?? centre, source, size);
   redraw({ pixels: false });
 }
 
@@ -99,26 +99,26 @@ export function zoom(factor, at = null) {
 export function pan(dx, dy) {
   if (!source) return;
   isFitted = false;
-  view = views.panned(view, dx, dy, source, space());
+  view = views.panView(view, dx, dy, source, surfaceSize());
   redraw({ pixels: false });
 }
 
-/** Bring a box (fractions of the picture) into sight if it is not. */
+/** Pan until a box (fractions of the picture) is visible. */
 export function reveal([xMin, yMin, xMax, yMax]) {
   if (!source) return;
-  const room = space();
+  const size = surfaceSize();
   const left = view.x + xMin * source.width * view.scale;
   const right = view.x + xMax * source.width * view.scale;
   const top = view.y + yMin * source.height * view.scale;
   const bottom = view.y + yMax * source.height * view.scale;
-  const isSeen = left < room.width && right > 0 && top < room.height && bottom > 0;
-  if (!isSeen) pan(room.width / 2 - (left + right) / 2, room.height / 2 - (top + bottom) / 2);
+  const isVisible = left < size.width && right > 0 && top < size.height && bottom > 0;
+  if (!isVisible) pan(size.width / 2 - (left + right) / 2, size.height / 2 - (top + bottom) / 2);
 }
 
 /** Change the window by grey values. */
 export function changeWindow(dWidth, dLevel) {
   if (!source) return;
-  greyWindow = views.windowed(greyWindow, dWidth, dLevel);
+  greyWindow = views.adjustWindow(greyWindow, dWidth, dLevel);
   redraw({ pixels: true });
 }
 
@@ -129,12 +129,12 @@ export function setInverted(inverted) {
   redraw({ pixels: true });
 }
 
-/** The other polarity. */
+/** Switch the polarity. */
 export function toggleInverted() {
   setInverted(!isInverted);
 }
 
-/** Draw again, such as after the language or the boxes have changed. */
+/** Draw again, for example after the language or the boxes have changed. */
 export function redraw({ pixels = false } = {}) {
   isStale.pixels ||= pixels;
   if (!isStale.frame) isStale.frame = requestAnimationFrame(draw);
@@ -144,10 +144,10 @@ function draw() {
   const applyWindow = isStale.pixels;
   isStale = { pixels: false, frame: 0 };
   if (!source) return;
-  if (applyWindow) colour();
-  const room = space();
+  if (applyWindow) applyLookupTable();
+  const size = surfaceSize();
   const ratio = window.devicePixelRatio;
-  const [width, height] = [Math.round(room.width * ratio), Math.round(room.height * ratio)];
+  const [width, height] = [Math.round(size.width * ratio), Math.round(size.height * ratio)];
   if (canvas.width !== width || canvas.height !== height) {
     canvas.width = width;
     canvas.height = height;
@@ -159,21 +159,21 @@ function draw() {
   context.setTransform(view.scale * ratio, 0, 0, view.scale * ratio, view.x * ratio, view.y * ratio);
   context.drawImage(source, 0, 0);
   windowText.textContent = t("stage.window", {
-    width: whole(greyWindow.width),
-    level: whole(greyWindow.level),
+    width: formatInteger(greyWindow.width),
+    level: formatInteger(greyWindow.level),
   });
-  zoomText.textContent = t("stage.zoom", { percent: whole(view.scale * ratio * 100) });
+  zoomText.textContent = t("stage.zoom", { percent: formatInteger(view.scale * ratio * 100) });
   for (const listener of listeners) listener(view, source);
 }
 
-function colour() {
-  const table = views.lookupTable(greyWindow, isInverted);
+function applyLookupTable() {
+  const table = views.buildLookupTable(greyWindow, isInverted);
   const target = new Uint32Array(coloured.data.buffer);
   for (let i = 0; i < greys.length; i += 1) target[i] = table[greys[i]];
   source.getContext("2d").putImageData(coloured, 0, 0);
 }
 
-function space() {
+function surfaceSize() {
   return { width: surface.clientWidth || 1, height: surface.clientHeight || 1 };
 }
 

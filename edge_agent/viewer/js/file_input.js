@@ -1,31 +1,31 @@
-// Ways to hand over an image: choose, drop, paste.
+// Ways to open an image: choose, drop or paste a file.
 
 import { byId } from "./dom.js";
 
 const input = byId("file");
 const release = byId("release");
 
-/** Ask for a file. */
+/** Open the file dialog. */
 export function chooseFile() {
   input.click();
 }
 
-/** Call `take(files)` with the files that are handed over, however that is done. */
-export function onFiles(take) {
+/** Call `onOpen(files)` with the files that are chosen, dropped or pasted. */
+export function onFiles(onOpen) {
   for (const id of ["choose", "another"]) {
     byId(id).addEventListener("click", chooseFile);
   }
   input.addEventListener("change", () => {
-    if (input.files.length) take([...input.files]);
+    if (input.files.length) onOpen([...input.files]);
     input.value = ""; // So that the same file can be chosen again.
   });
   document.addEventListener("paste", (event) => {
     const files = [...(event.clipboardData?.files ?? [])];
     if (!files.length) return;
     event.preventDefault();
-    take(files);
+    onOpen(files);
   });
-  // Wherever it is dropped: a file that misses the picture must not replace the page.
+  // The whole page accepts drops, because the browser would show a file dropped elsewhere instead.
   document.addEventListener("dragover", (event) => {
     if (!hasFiles(event)) return;
     event.preventDefault();
@@ -40,7 +40,7 @@ export function onFiles(take) {
     event.preventDefault();
     release.hidden = true;
     const files = [...event.dataTransfer.files];
-    if (files.length) take(files);
+    if (files.length) onOpen(files);
   });
 }
 
