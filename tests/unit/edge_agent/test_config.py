@@ -12,7 +12,7 @@ from hilum.codes import ErrorCode
 
 
 @pytest.fixture(autouse=True)
-def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+def remove_settings_from_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.upper().startswith("HILUM_EDGE__"):
             monkeypatch.delenv(name)
@@ -32,7 +32,7 @@ def test_defaults_listen_on_this_machine_only() -> None:
     assert settings.limits.max_pixels == 64_000_000
 
 
-def test_each_source_overrules_the_one_before(
+def test_each_source_overrides_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = toml(tmp_path, '[grpc]\nport = 1\nhost = "127.0.0.2"\n[limits]\nqueue_size = 1\n')
@@ -58,7 +58,7 @@ def test_cache_follows_the_xdg_specification(
     "wrong",
     [{"certificate": "a.pem"}, {"key": "a.key"}, {"client_ca": "ca.pem"}],
 )
-def test_tls_files_belong_together(wrong: dict[str, str]) -> None:
+def test_incomplete_tls_files_are_refused(wrong: dict[str, str]) -> None:
     with pytest.raises(ConfigInvalid, match="tls") as caught:
         load_settings(None, {"tls": wrong})
     assert caught.value.code is ErrorCode.CONFIG_INVALID
@@ -76,16 +76,16 @@ def test_state_follows_the_xdg_specification(
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1", "localhost"])
-def test_every_loopback_address_will_do(host: str) -> None:
+def test_every_loopback_address_is_accepted(host: str) -> None:
     assert load_settings(None, {"grpc": {"host": host}}).grpc.host == host
 
 
-def test_ipv6_hosts_stand_in_brackets() -> None:
+def test_ipv6_hosts_are_written_in_brackets() -> None:
     assert load_settings(None, {"grpc": {"host": "::1"}}).grpc.address == "[::1]:50051"
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("[grpc]\nprot = 1", "grpc.prot: there is no such setting"),
         ("[grcp]\nport = 1", "grcp: there is no such setting"),
@@ -97,12 +97,12 @@ def test_ipv6_hosts_stand_in_brackets() -> None:
         ("\udcff", "is not TOML"),
     ],
 )
-def test_a_wrong_file_is_named_with_what_is_wrong(tmp_path: Path, text: str, says: str) -> None:
+def test_a_wrong_file_is_named_with_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "edge.toml"
     file.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(ConfigInvalid) as caught:
         load_settings(file)
-    assert says in caught.value.message
+    assert message in caught.value.message
     assert caught.value.hint
 
 

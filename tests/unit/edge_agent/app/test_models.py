@@ -42,7 +42,7 @@ def test_the_settings_name_the_bundle_and_how_it_is_loaded(tmp_path: Path) -> No
     assert load_options(configured) == LoadOptions(tmp_path / "cache", "openvino-fp32", 3)
 
 
-def test_a_bundle_that_comes_with_the_agent_goes_by_its_name(
+def test_a_shipped_bundle_is_opened_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shipped = write_toy_bundle(tmp_path / "starter-toy-1.0.0.bundle")
@@ -52,19 +52,19 @@ def test_a_bundle_that_comes_with_the_agent_goes_by_its_name(
         open_bundle(settings(bundle=Path("starter-toys")))
 
 
-async def test_a_load_that_fails_at_once_leaves_the_decoders_to_the_next() -> None:
-    told = settings(decode={"workers": 1})
-    decoder = build_decoder(told)
+async def test_a_load_that_fails_leaves_the_decoder_usable() -> None:
+    configured = settings(decode={"workers": 1})
+    decoder = build_decoder(configured)
 
-    def fails(settings: Settings, decoder: Decoder) -> DetectionService:
+    def fail(settings: Settings, decoder: Decoder) -> DetectionService:
         raise EngineFailed("no engine agrees")
 
     try:
         for _ in range(2):
             with pytest.raises(EngineFailed):
-                await load_with_decoder(told, fails, decoder)
-        pipeline = await load_with_decoder(told, fake_pipeline, decoder)
-        answer = await pipeline.detect(DetectionRequest("", tagged_png(200)))
+                await load_with_decoder(configured, fail, decoder)
+        service = await load_with_decoder(configured, fake_pipeline, decoder)
+        answer = await service.detect(DetectionRequest("", tagged_png(200)))
         assert answer.findings
         assert isinstance(decoder, SandboxedDecoder)
         assert len(decoder.stats().pids) == 1
@@ -72,17 +72,19 @@ async def test_a_load_that_fails_at_once_leaves_the_decoders_to_the_next() -> No
         await decoder.close()
 
 
-async def test_without_a_server_too_nothing_is_answered_before_the_golden_cases(
+async def test_a_service_without_a_server_runs_the_golden_cases_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = settings(bundle=write_toy_bundle(tmp_path / "toy.bundle"), cache_dir=tmp_path / "cache")
-    async with open_detection_service(told) as pipeline:
-        assert (await pipeline.detect(DetectionRequest("", tagged_png(200)))).findings
-    wrong = FakeEngine(SIDE, SIDE, name="openvino-fp32")  # Sees another class than recorded.
+    configured = settings(
+        bundle=write_toy_bundle(tmp_path / "toy.bundle"), cache_dir=tmp_path / "cache"
+    )
+    async with open_detection_service(configured) as service:
+        assert (await service.detect(DetectionRequest("", tagged_png(200)))).findings
+    wrong = FakeEngine(SIDE, SIDE, name="openvino-fp32")  # It finds another class than recorded.
     monkeypatch.setattr(loader, "open_engine", lambda *_, **__: wrong)
     with pytest.raises(EngineFailed, match="does not answer the bundle's golden cases") as caught:
-        async with open_detection_service(told):
-            pytest.fail("it must not be had")
+        async with open_detection_service(configured):
+            pytest.fail("the service must not be opened")
     assert caught.value.hint
     with pytest.raises(EngineFailed, match="is closed"):
         wrong.infer(np.zeros((1, 1, SIDE, SIDE), np.uint8))

@@ -17,14 +17,14 @@ async def test_outcomes_come_in_the_files_order_whatever_fails(tmp_path: Path) -
     files = [tmp_path / f"{number}.png" for number in range(len(tags))]
     for file, tag in zip(files, tags, strict=True):
         file.write_bytes(tagged_png(tag) if tag else b"no image")
-    pipeline = fake_pipeline(settings(), None, FakeEngine(SIDE, SIDE))
+    service = fake_pipeline(settings(), None, FakeEngine(SIDE, SIDE))
     try:
         outcomes = [
             outcome
-            async for outcome in detect_files(pipeline, files, max_bytes=1 << 20, max_running=3)
+            async for outcome in detect_files(service, files, max_bytes=1 << 20, max_running=3)
         ]
     finally:
-        await pipeline.close()
+        await service.close()
     assert [outcome.path for outcome in outcomes] == files
     for outcome, tag in zip(outcomes, tags, strict=True):
         if tag:
@@ -37,18 +37,18 @@ async def test_outcomes_come_in_the_files_order_whatever_fails(tmp_path: Path) -
             assert outcome.error.code is ErrorCode.NOT_AN_IMAGE
 
 
-async def test_who_stops_listening_leaves_nothing_running(tmp_path: Path) -> None:
+async def test_closing_the_iterator_cancels_what_is_running(tmp_path: Path) -> None:
     files = [tmp_path / f"{tag}.png" for tag in range(150, 160)]
     for file in files:
         file.write_bytes(tagged_png(int(file.stem)))
-    pipeline = fake_pipeline(settings(), None, FakeEngine(SIDE, SIDE))
+    service = fake_pipeline(settings(), None, FakeEngine(SIDE, SIDE))
     try:
-        outcomes = detect_files(pipeline, files, max_bytes=1 << 20)
+        outcomes = detect_files(service, files, max_bytes=1 << 20)
         assert (await anext(outcomes)).result
         await outcomes.aclose()
-        assert in_flight(pipeline) == 0
+        assert in_flight(service) == 0
     finally:
-        await pipeline.close()
+        await service.close()
 
 
 def test_a_file_over_the_limit_is_refused_unread(tmp_path: Path) -> None:

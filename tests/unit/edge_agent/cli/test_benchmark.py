@@ -26,11 +26,11 @@ from tests.support.agents.tagged import write_toy_bundle
 
 
 @pytest.mark.slow
-def test_the_report_tells_what_the_box_does(tmp_path: Path) -> None:
+def test_the_report_holds_the_measurements(tmp_path: Path) -> None:
     toy = write_toy_bundle(tmp_path / "toy.bundle")
     command = [sys.executable, "-m", "edge_agent.cli.main", "bench", "--bundle", str(toy)]
     report = tmp_path / "box.json"
-    ran = subprocess.run(
+    result = subprocess.run(
         [*command, "--output", str(report)],
         capture_output=True,
         text=True,
@@ -39,44 +39,44 @@ def test_the_report_tells_what_the_box_does(tmp_path: Path) -> None:
         | {"XDG_CACHE_HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path)}
         | {"HILUM_EDGE__AUDIT__FOLDER": str(tmp_path / "audit")},
     )
-    assert ran.returncode == 0, ran.stderr
-    found = json.loads(report.read_text())
-    assert found["bundle"].startswith("toy-0.0.1 ")
-    assert found["engines"][0]["name"] == found["engine"] == "openvino-fp32"
-    assert 0 < found["decode_ms"] < found["round_trip_ms"]
-    assert found["images_per_s"] > 0
-    assert found["memory_idle_mb"] > 50
+    assert result.returncode == 0, result.stderr
+    measured = json.loads(report.read_text())
+    assert measured["bundle"].startswith("toy-0.0.1 ")
+    assert measured["engines"][0]["name"] == measured["engine"] == "openvino-fp32"
+    assert 0 < measured["decode_ms"] < measured["round_trip_ms"]
+    assert measured["images_per_s"] > 0
+    assert measured["memory_idle_mb"] > 50
     for name in ("hilum", "audit"):
-        assert not (tmp_path / name).exists(), "it keeps its hands off the serving agent's folders"
+        assert not (tmp_path / name).exists(), "the serving agent's folders are not used"
 
 
-def test_nothing_that_the_serving_agent_keeps_or_needs_is_used(tmp_path: Path) -> None:
-    theirs = tmp_path / "theirs"
+def test_nothing_of_the_serving_agent_is_used(tmp_path: Path) -> None:
+    serving_folder = tmp_path / "serving_folder"
     serving = Settings(
-        bundle=theirs / "a.bundle",
-        cache_dir=theirs / "cache",
-        state_dir=theirs / "state",
+        bundle=serving_folder / "a.bundle",
+        cache_dir=serving_folder / "cache",
+        state_dir=serving_folder / "state",
         grpc=GrpcSettings(host="0.0.0.0", port=50051, stream_concurrency=3),  # noqa: S104
         http=HttpSettings(host="0.0.0.0", port=8080),  # noqa: S104
-        tls=TlsSettings(certificate=theirs / "a.pem", key=theirs / "a.key"),
-        access=AccessSettings(keys=theirs / "keys.json"),
-        audit=AuditSettings(folder=theirs / "audit"),
+        tls=TlsSettings(certificate=serving_folder / "a.pem", key=serving_folder / "a.key"),
+        access=AccessSettings(keys=serving_folder / "keys.json"),
+        audit=AuditSettings(folder=serving_folder / "audit"),
         decode=DecodeSettings(workers=3),
     )
-    apart = isolate_settings(serving, tmp_path / "ours")
-    assert (apart.bundle, apart.decode) == (serving.bundle, serving.decode)
-    assert apart.grpc.stream_concurrency == 3
-    assert apart.audit.enabled
-    others = apart.model_copy(update={"bundle": None}).model_dump_json()
-    assert str(theirs) not in others
-    assert apart.audit_dir == tmp_path / "ours" / "state" / "audit"
-    assert (apart.grpc.host, apart.grpc.port, apart.http.host, apart.http.port) == (
+    isolated = isolate_settings(serving, tmp_path / "isolated")
+    assert (isolated.bundle, isolated.decode) == (serving.bundle, serving.decode)
+    assert isolated.grpc.stream_concurrency == 3
+    assert isolated.audit.enabled
+    rest = isolated.model_copy(update={"bundle": None}).model_dump_json()
+    assert str(serving_folder) not in rest
+    assert isolated.audit_dir == tmp_path / "isolated" / "state" / "audit"
+    assert (isolated.grpc.host, isolated.grpc.port, isolated.http.host, isolated.http.port) == (
         *("127.0.0.1", 0),
         *("127.0.0.1", 0),
     )
 
 
-def test_the_picture_is_one_that_the_agent_takes(tmp_path: Path) -> None:
+def test_the_synthetic_radiograph_is_accepted(tmp_path: Path) -> None:
     toy = Bundle.open(write_toy_bundle(tmp_path / "toy.bundle"))
     radiograph, context = read_study(make_dicom(toy))
     assert (radiograph.facts.rows, radiograph.facts.columns) == (ROWS, COLUMNS)

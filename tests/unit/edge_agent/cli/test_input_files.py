@@ -28,16 +28,16 @@ def names(files: list[Path]) -> list[str]:
     return [file.name for file in files]
 
 
-def test_a_folder_gives_what_looks_like_a_study_image(inbox: Path) -> None:
+def test_a_folder_yields_what_may_be_a_study_image(inbox: Path) -> None:
     assert names(find_files([str(inbox)])) == ["1.2.840.10008", "a.jpg", "b.PNG"]
 
 
-def test_recursive_looks_into_folders_within_but_not_into_hidden_ones(inbox: Path) -> None:
+def test_recursive_includes_subfolders_but_not_hidden_ones(inbox: Path) -> None:
     found = find_files([str(inbox)], recursive=True)
     assert names(found) == ["1.2.840.10008", "a.jpg", "b.PNG", "c.dcm"]
 
 
-def test_a_quoted_pattern_is_matched_here(inbox: Path) -> None:
+def test_a_quoted_pattern_is_expanded(inbox: Path) -> None:
     assert names(find_files([f"{inbox}/*.[jP]*"])) == ["a.jpg", "b.PNG"]
     assert names(find_files([f"{inbox}/**/*.dcm"])) == ["c.dcm"]
 
@@ -47,13 +47,13 @@ def test_a_named_file_is_taken_whatever_it_is(inbox: Path) -> None:
     assert names(find_files(named)) == ["notes.txt", "absent.dcm"]
 
 
-def test_a_file_whose_name_is_a_pattern_is_meant_itself(tmp_path: Path) -> None:
+def test_a_file_whose_name_is_a_pattern_is_that_file(tmp_path: Path) -> None:
     odd = tmp_path / "chest[1].png"
     odd.write_bytes(b"x")
     assert find_files([str(odd)]) == [odd]
 
 
-def test_a_file_named_twice_is_looked_at_once(inbox: Path) -> None:
+def test_a_file_named_twice_is_read_once(inbox: Path) -> None:
     assert names(find_files([str(inbox / "a.jpg"), str(inbox)])) == [
         "a.jpg",
         "1.2.840.10008",
@@ -61,7 +61,7 @@ def test_a_file_named_twice_is_looked_at_once(inbox: Path) -> None:
     ]
 
 
-def test_nothing_found_is_said(inbox: Path) -> None:
+def test_finding_no_file_is_an_error(inbox: Path) -> None:
     with pytest.raises(UsageError, match="No file matches"):
         find_files([f"{inbox}/*.tif"])
     empty = inbox / "empty"
@@ -70,42 +70,40 @@ def test_nothing_found_is_said(inbox: Path) -> None:
         find_files([str(empty)])
 
 
-def test_what_cannot_be_read_is_not_passed_over(
-    inbox: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def denied(path: Path, *arguments: object) -> object:
+def test_an_unreadable_file_is_not_left_out(inbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deny(path: Path, *arguments: object) -> object:
         raise PermissionError(13, "Permission denied", str(path))
 
     (inbox / "IM0001").write_bytes(DICOM)
-    monkeypatch.setattr(Path, "open", denied)
+    monkeypatch.setattr(Path, "open", deny)
     assert "IM0001" in names(find_files([str(inbox)]))
-    monkeypatch.setattr(Path, "is_file", denied)
+    monkeypatch.setattr(Path, "is_file", deny)
     assert "IM0001" in names(find_files([str(inbox)]))
 
 
-def test_a_folder_within_that_cannot_be_read_is_taken_as_it_is(
+def test_an_unreadable_subfolder_is_not_left_out(
     inbox: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scandir = os.scandir
 
-    def denied(path: str) -> Iterator[os.DirEntry[str]]:
+    def deny(path: str) -> Iterator[os.DirEntry[str]]:
         if Path(path).name == "deep":
             raise PermissionError(13, "Permission denied", path)
         return scandir(path)
 
-    monkeypatch.setattr(os, "scandir", denied)
+    monkeypatch.setattr(os, "scandir", deny)
     assert inbox / "deep" in find_files([str(inbox)], recursive=True)
     with pytest.raises(InvalidRequest, match="folder cannot be read"):
         read_limited(inbox / "deep", 100)
 
 
-def test_a_radiograph_is_never_written_over(inbox: Path) -> None:
-    picture = inbox / "b.PNG"
+def test_a_radiograph_is_never_overwritten(inbox: Path) -> None:
+    image = inbox / "b.PNG"
     link = inbox / "link.png"
-    link.symlink_to(picture)
-    for target in (picture, link, inbox / "deep" / ".." / "b.PNG"):
+    link.symlink_to(image)
+    for target in (image, link, inbox / "deep" / ".." / "b.PNG"):
         with pytest.raises(UsageError, match="study image itself"):
-            choose_overlay_paths(target, [picture], into_folder=False)
+            choose_overlay_paths(target, [image], into_folder=False)
     for name in ("x.dcm", "x.png", "x-2.png"):
         (inbox / name).write_bytes(b"x")
     files = [inbox / "x.dcm", inbox / "x.png", inbox / "x-2.png"]
@@ -113,10 +111,10 @@ def test_a_radiograph_is_never_written_over(inbox: Path) -> None:
     assert [place.name for place in places.values()] == ["x-3.png", "x-4.png", "x-2-2.png"]
 
 
-def test_overlay_of_one_file(tmp_path: Path) -> None:
+def test_the_overlay_of_one_file(tmp_path: Path) -> None:
     file = Path("a.dcm")
-    wanted = tmp_path / "out.png"
-    assert choose_overlay_paths(wanted, [file], into_folder=False) == {file: wanted}
+    target = tmp_path / "out.png"
+    assert choose_overlay_paths(target, [file], into_folder=False) == {file: target}
     assert choose_overlay_paths(tmp_path, [file], into_folder=False) == {file: tmp_path / "a.png"}
 
 
@@ -133,21 +131,21 @@ def test_overlays_of_several_files_do_not_overwrite_each_other(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("target", "into_folder", "says"),
+    ("target", "into_folder", "message"),
     [
         ("out.png", True, "name a folder"),
         ("out.jpg", False, "end its name in .png"),
         ("nowhere/out.png", False, "there is no folder"),
     ],
 )
-def test_a_target_that_cannot_be_meant(
-    tmp_path: Path, target: str, into_folder: bool, says: str
+def test_a_wrong_target_is_an_error(
+    tmp_path: Path, target: str, into_folder: bool, message: str
 ) -> None:
-    with pytest.raises(UsageError, match=says):
+    with pytest.raises(UsageError, match=message):
         choose_overlay_paths(tmp_path / target, [Path("a.dcm")], into_folder=into_folder)
 
 
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UsageError, match="--overlay"):
         choose_overlay_paths(tmp_path / "file" / "folder", [Path("a.dcm")], into_folder=True)

@@ -1,4 +1,4 @@
-"""`hilum-edge` as it is typed, in this process, with a toy bundle."""
+"""The commands of `hilum-edge`, run in this process with a toy bundle."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def apart(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def isolated(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("HILUM_EDGE__BUNDLE", str(toy))
     monkeypatch.setenv("HILUM_EDGE__CACHE_DIR", str(toy.parent / "cache"))
     monkeypatch.setenv("COLUMNS", "200")
@@ -44,15 +44,15 @@ def hilum_edge(*arguments: str | Path) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def put(name: str, data: bytes | None = None) -> Path:
+def write_image(name: str, data: bytes | None = None) -> Path:
     file = Path(name)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(tagged_png(200) if data is None else data)
     return file
 
 
-def contract(document: dict[str, object]) -> pb.DetectResponse:
-    """The document without its file is the contract's JSON and nothing else."""
+def parse_response(document: dict[str, object]) -> pb.DetectResponse:
+    """Parse a document, which must be the contract's JSON apart from its `file`."""
     return ParseDict({k: v for k, v in document.items() if k != "file"}, pb.DetectResponse())
 
 
@@ -61,10 +61,10 @@ def test_version() -> None:
 
 
 def test_help_lists_the_commands() -> None:
-    helped = hilum_edge("--help")
-    assert helped.exit_code == 0
+    help_text = hilum_edge("--help")
+    assert help_text.exit_code == 0
     for name in ("serve", "detect", "model", "bench", "keys", "audit"):
-        assert re.search(rf"^\W*{name}\b", helped.stdout, re.MULTILINE)
+        assert re.search(rf"^\W*{name}\b", help_text.stdout, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -72,27 +72,27 @@ def test_help_lists_the_commands() -> None:
     ["serve", "detect", "model", "bench", "keys add", "keys list", "keys remove", "audit verify"],
 )
 def test_help_of_every_command_has_examples_one_to_a_line(command: str) -> None:
-    helped = hilum_edge(*command.split(), "--help")
-    assert helped.exit_code == 0
-    examples = helped.stdout.split("For example:")[1].split("─")[0].splitlines()
+    help_text = hilum_edge(*command.split(), "--help")
+    assert help_text.exit_code == 0
+    examples = help_text.stdout.split("For example:")[1].split("─")[0].splitlines()
     assert any(line.strip().startswith(f"hilum-edge {command}") for line in examples)
     assert all(line.count(f"hilum-edge {command}") <= 1 for line in examples)
 
 
 def test_one_real_radiograph_as_a_table() -> None:
-    ran = hilum_edge("detect", pydicom_file("RG1_UNCI.dcm"))
-    assert ran.exit_code == 0
-    assert "1841 x 1955 px, dicom, view PA" in ran.stdout
-    assert "Nodule/Mass" in ran.stdout
-    assert ran.stderr == ""
+    result = hilum_edge("detect", pydicom_file("RG1_UNCI.dcm"))
+    assert result.exit_code == 0
+    assert "1841 x 1955 px, dicom, view PA" in result.stdout
+    assert "Nodule/Mass" in result.stdout
+    assert result.stderr == ""
 
 
 def test_one_file_as_a_json_document() -> None:
-    ran = hilum_edge("detect", "--json", put("a.png"))
-    assert ran.exit_code == 0
-    document = json.loads(ran.stdout)
+    result = hilum_edge("detect", "--json", write_image("a.png"))
+    assert result.exit_code == 0
+    document = json.loads(result.stdout)
     assert document["file"] == "a.png"
-    (finding,) = contract(document).findings
+    (finding,) = parse_response(document).findings
     assert (finding.slug, finding.name, finding.concept.value) == (
         "nodule_mass",
         "Nodule/Mass",
@@ -102,14 +102,14 @@ def test_one_file_as_a_json_document() -> None:
     assert finding.box.x_min == pytest.approx(48)
 
 
-def test_several_files_as_json_lines_in_their_order_with_refusals_among_them() -> None:
-    put("in/a.png")
-    put("in/b.png", b"no image at all, though its name says so")
-    put("in/c.png", b"")
-    put("in/d.png")
-    ran = hilum_edge("detect", "--json", "in")
-    assert ran.exit_code == 1
-    documents = [json.loads(line) for line in ran.stdout.splitlines()]
+def test_several_files_as_json_lines_in_their_order_with_refusals_between_them() -> None:
+    write_image("in/a.png")
+    write_image("in/b.png", b"no image at all, though its name says so")
+    write_image("in/c.png", b"")
+    write_image("in/d.png")
+    result = hilum_edge("detect", "--json", "in")
+    assert result.exit_code == 1
+    documents = [json.loads(line) for line in result.stdout.splitlines()]
     assert [Path(document["file"]).name for document in documents] == [
         "a.png",
         "b.png",
@@ -124,42 +124,42 @@ def test_several_files_as_json_lines_in_their_order_with_refusals_among_them() -
     ]
     assert all("findings" not in document for document in documents if "error" in document)
     assert documents[1]["error"]["hint"]
-    assert "b.png: not_an_image" in ran.stderr
+    assert "b.png: not_an_image" in result.stderr
 
 
-def test_a_quoted_pattern_and_a_folder_within() -> None:
-    put("in/a.png")
-    put("in/deep/b.png")
-    ran = hilum_edge("detect", "--json", "in/*.png")
-    assert [json.loads(line)["file"] for line in ran.stdout.splitlines()] == ["in/a.png"]
-    ran = hilum_edge("detect", "--json", "--recursive", "in")
-    assert len(ran.stdout.splitlines()) == 2
+def test_a_quoted_pattern_and_a_subfolder() -> None:
+    write_image("in/a.png")
+    write_image("in/deep/b.png")
+    result = hilum_edge("detect", "--json", "in/*.png")
+    assert [json.loads(line)["file"] for line in result.stdout.splitlines()] == ["in/a.png"]
+    result = hilum_edge("detect", "--json", "--recursive", "in")
+    assert len(result.stdout.splitlines()) == 2
 
 
 def test_a_refused_file_has_code_message_and_hint_on_standard_error() -> None:
-    ran = hilum_edge("detect", put("a.png", b"x" * 300), put("b.png"))
-    assert ran.exit_code == 1
-    assert "a.png: not_an_image: " in ran.stderr
-    assert len(ran.stderr.splitlines()) == 2
-    assert "Nodule/Mass" in ran.stdout
+    result = hilum_edge("detect", write_image("a.png", b"x" * 300), write_image("b.png"))
+    assert result.exit_code == 1
+    assert "a.png: not_an_image: " in result.stderr
+    assert len(result.stderr.splitlines()) == 2
+    assert "Nodule/Mass" in result.stdout
 
 
-def test_a_file_that_is_not_there_does_not_keep_the_others_waiting() -> None:
-    ran = hilum_edge("detect", "absent.png", put("b.png"))
-    assert ran.exit_code == 1
-    assert "absent.png: invalid_request: The file cannot be read: No such file" in ran.stderr
-    assert "Nodule/Mass" in ran.stdout
+def test_a_missing_file_does_not_affect_the_others() -> None:
+    result = hilum_edge("detect", "absent.png", write_image("b.png"))
+    assert result.exit_code == 1
+    assert "absent.png: invalid_request: The file cannot be read: No such file" in result.stderr
+    assert "Nodule/Mass" in result.stdout
 
 
-def test_nothing_found_is_said_in_words() -> None:
-    ran = hilum_edge("detect", "--threshold", "0.99", put("a.png"))
-    assert ran.exit_code == 0
-    assert "No finding reached its threshold" in ran.stdout
+def test_a_result_without_findings_is_reported_in_words() -> None:
+    result = hilum_edge("detect", "--threshold", "0.99", write_image("a.png"))
+    assert result.exit_code == 0
+    assert "No finding reached its threshold" in result.stdout
 
 
-def test_overlay_has_the_radiographs_own_size() -> None:
+def test_an_overlay_has_the_radiographs_size() -> None:
     pixels = np.full((700, 500), 180, np.uint8)
-    file = put("big.png", cv2.imencode(".png", pixels)[1].tobytes())
+    file = write_image("big.png", cv2.imencode(".png", pixels)[1].tobytes())
     assert hilum_edge("detect", file, "--overlay", "out.png").exit_code == 0
     drawn = cv2.imread("out.png")
     assert drawn.shape[1] == 500
@@ -168,41 +168,43 @@ def test_overlay_has_the_radiographs_own_size() -> None:
 
 
 def test_overlays_of_a_folder_go_into_a_folder() -> None:
-    put("in/a.png")
-    put("in/b.png")
-    put("in/c.png", b"")
-    ran = hilum_edge("detect", "in", "--overlay", "drawn")
-    assert ran.exit_code == 1
+    write_image("in/a.png")
+    write_image("in/b.png")
+    write_image("in/c.png", b"")
+    result = hilum_edge("detect", "in", "--overlay", "drawn")
+    assert result.exit_code == 1
     assert sorted(path.name for path in Path("drawn").iterdir()) == ["a.png", "b.png"]
 
 
-def test_nothing_is_drawn_on_a_picture_that_took_the_files_name(
+def test_nothing_is_drawn_on_a_file_that_was_replaced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     detect_files = detect.detect_files
 
-    async def replaced_after(*arguments: Any, **options: Any) -> AsyncIterator[FileOutcome]:
+    async def detect_then_replace(*arguments: Any, **options: Any) -> AsyncIterator[FileOutcome]:
         async for outcome in detect_files(*arguments, **options):
-            put("next.png", tagged_png(150)).replace(outcome.path)
+            write_image("next.png", tagged_png(150)).replace(outcome.path)
             yield outcome
 
-    monkeypatch.setattr(detect, "detect_files", replaced_after)
-    ran = hilum_edge("detect", put("a.png"), "--overlay", "out.png")
-    assert ran.exit_code == 1
-    assert "changed in the meantime" in ran.stderr
+    monkeypatch.setattr(detect, "detect_files", detect_then_replace)
+    result = hilum_edge("detect", write_image("a.png"), "--overlay", "out.png")
+    assert result.exit_code == 1
+    assert "changed in the meantime" in result.stderr
     assert not Path("out.png").exists()
 
 
 def test_an_overlay_that_cannot_be_written_is_that_files_failure() -> None:
     Path("drawn/a.png").mkdir(parents=True)
-    ran = hilum_edge("detect", put("a.png"), "--overlay", "drawn", "--json")
-    assert ran.exit_code == 1
-    assert "cannot be written" in ran.stderr
-    assert contract({k: v for k, v in json.loads(ran.stdout).items() if k != "error"}).findings
+    result = hilum_edge("detect", write_image("a.png"), "--overlay", "drawn", "--json")
+    assert result.exit_code == 1
+    assert "cannot be written" in result.stderr
+    assert parse_response(
+        {k: v for k, v in json.loads(result.stdout).items() if k != "error"}
+    ).findings
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["detect"], "Missing argument"),
         (["detect", "*.nothing"], "No file matches *.nothing"),
@@ -218,55 +220,59 @@ def test_an_overlay_that_cannot_be_written_is_that_files_failure() -> None:
         (["juggle"], "No such command"),
     ],
 )
-def test_wrong_usage_ends_with_2_and_says_what_is_wrong(arguments: list[str], says: str) -> None:
-    ran = hilum_edge(*arguments)
-    assert ran.exit_code == 2
-    assert says in ran.stderr
-    assert "Traceback" not in ran.stderr
+def test_wrong_usage_exits_with_2_and_reports_what_is_wrong(
+    arguments: list[str], message: str
+) -> None:
+    result = hilum_edge(*arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
 
 
-def test_a_bundle_that_is_none_ends_with_1() -> None:
-    ran = hilum_edge("detect", put("a.png"), "--bundle", put("x.bundle", b"PK no"))
-    assert ran.exit_code == 1
-    assert "bundle_invalid" in ran.stderr
-    assert ran.stdout == ""
+def test_a_file_that_is_no_bundle_exits_with_1() -> None:
+    result = hilum_edge(
+        "detect", write_image("a.png"), "--bundle", write_image("x.bundle", b"PK no")
+    )
+    assert result.exit_code == 1
+    assert "bundle_invalid" in result.stderr
+    assert result.stdout == ""
 
 
-def test_a_box_that_fails_the_golden_cases_answers_nothing(tmp_path: Path) -> None:
-    unsound = bundle_with_content_check(tmp_path / "unsound.bundle", refuses=True)
-    for _start in ("the first", "one that remembers what was measured"):
-        ran = hilum_edge("detect", put("a.png"), "--bundle", unsound)
-        assert ran.exit_code == 1
-        assert ran.stdout == ""
-        said = " ".join(ran.stderr.split())
-        assert "engine_failed" in said
-        assert "mass: refused as not_a_chest" in said
+def test_a_machine_that_fails_the_golden_cases_returns_no_findings(tmp_path: Path) -> None:
+    failing = bundle_with_content_check(tmp_path / "failing.bundle", refuses=True)
+    for _start in ("the first", "with a cached selection"):
+        result = hilum_edge("detect", write_image("a.png"), "--bundle", failing)
+        assert result.exit_code == 1
+        assert result.stdout == ""
+        stderr = " ".join(result.stderr.split())
+        assert "engine_failed" in stderr
+        assert "mass: refused as not_a_chest" in stderr
 
 
-def test_a_bundle_that_is_not_there_is_said_so() -> None:
-    ran = hilum_edge("model", "--bundle", "absent.bundle")
-    assert ran.exit_code == 1
-    assert "absent.bundle cannot be read: No such file or directory" in ran.stderr
+def test_a_missing_bundle_is_reported() -> None:
+    result = hilum_edge("model", "--bundle", "absent.bundle")
+    assert result.exit_code == 1
+    assert "absent.bundle cannot be read: No such file or directory" in result.stderr
 
 
-def test_model_shows_what_a_bundle_is(toy: Path) -> None:
-    ran = hilum_edge("model")
-    assert ran.exit_code == 0
-    for fact in ("toy", "0.0.1", "openvino-fp32", "Tests only.", "pulmonary_fibrosis"):
-        assert fact in ran.stdout
+def test_model_describes_a_bundle(toy: Path) -> None:
+    result = hilum_edge("model")
+    assert result.exit_code == 0
+    for text in ("toy", "0.0.1", "openvino-fp32", "Tests only.", "pulmonary_fibrosis"):
+        assert text in result.stdout
     facts = json.loads(hilum_edge("model", "--json", "--bundle", toy).stdout)
     assert facts["operating_points"]["openvino-fp32"]["ild"] == 0.25
     assert facts["file"] == str(toy)
     assert len(facts["digest"]) == 64
 
 
-def test_an_unforeseen_failure_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(*_: object) -> None:
+def test_an_unforeseen_failure_prints_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
         raise KeyError("Doe^Jane")
 
-    monkeypatch.setattr("edge_agent.app.models.describe_bundle", fails)
-    ran = hilum_edge("model")
-    assert ran.exit_code == 1
-    assert "internal" in ran.stderr
-    assert "Doe" not in ran.stderr
-    assert "test_main.py:" in ran.stderr
+    monkeypatch.setattr("edge_agent.app.models.describe_bundle", fail)
+    result = hilum_edge("model")
+    assert result.exit_code == 1
+    assert "internal" in result.stderr
+    assert "Doe" not in result.stderr
+    assert "test_main.py:" in result.stderr

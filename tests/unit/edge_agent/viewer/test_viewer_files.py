@@ -1,4 +1,4 @@
-"""The page's files: whole catalogues, no words left over, nothing from elsewhere."""
+"""The page's files: complete catalogues, no unused messages, nothing from other hosts."""
 
 from __future__ import annotations
 
@@ -20,45 +20,45 @@ CATALOGUES = {
     for path in sorted(FOLDER.glob("messages/*.json"))
 }
 SOURCES = [FOLDER / "index.html", *sorted(FOLDER.glob("js/*.js"))]
-PLACE = re.compile(r"\{(\w+)\}")
+PLACEHOLDER = re.compile(r"\{(\w+)\}")
 PLURAL = re.compile(r"\.(one|other)$")
 BY_CODE = re.compile(r"^(error|todo|warning|finding)\.")
 
 
-def test_there_are_two_languages_and_the_page_offers_them() -> None:
+def test_the_page_offers_the_languages_that_exist() -> None:
     offered = re.findall(r'<option value="(\w+)"', (FOLDER / "index.html").read_text())
     in_use = re.findall(r'"(\w\w)"', re.findall(r"LANGUAGES = (.*);", _read("i18n.js"))[0])
     assert set(CATALOGUES) == set(offered) == set(in_use) == {"en", "de"}
 
 
 @pytest.mark.parametrize("language", CATALOGUES)
-def test_a_catalogue_has_every_key_and_says_something(language: str) -> None:
+def test_a_catalogue_has_a_text_for_every_key(language: str) -> None:
     messages = CATALOGUES[language]
     assert list(messages) == list(CATALOGUES["en"])
     assert all(isinstance(text, str) and text.strip() for text in messages.values())
 
 
 @pytest.mark.parametrize("language", CATALOGUES)
-def test_translations_keep_their_places(language: str) -> None:
+def test_translations_have_the_same_placeholders(language: str) -> None:
     for key, english in CATALOGUES["en"].items():
-        places = [
+        placeholders = [
             set(re.findall(r"\{(\w+)\}", text)) for text in (english, CATALOGUES[language][key])
         ]
-        assert places[0] == places[1], key
+        assert placeholders[0] == placeholders[1], key
 
 
 @pytest.mark.parametrize("language", CATALOGUES)
-def test_every_code_and_finding_has_words(language: str) -> None:
-    wanted = chain(
+def test_every_code_and_finding_has_a_text(language: str) -> None:
+    required = chain(
         (f"error.{code}" for code in ErrorCode),
         (f"todo.{code}" for code in ErrorCode),
         (f"warning.{code}" for code in WarningCode),
         (f"finding.{kind.slug}" for kind in CATALOG),
     )
-    assert sorted(set(wanted) - set(CATALOGUES[language])) == []
+    assert sorted(set(required) - set(CATALOGUES[language])) == []
 
 
-def test_every_key_in_use_exists_and_every_other_is_gone() -> None:
+def test_every_key_in_use_exists_and_no_other() -> None:
     text = "\n".join(path.read_text(encoding="utf-8") for path in SOURCES)
     named = set(re.findall(r'["`]([a-z]+(?:\.[a-z_]+)+)["`]', text))
     keys = {PLURAL.sub("", key) for key in CATALOGUES["en"]}
@@ -67,7 +67,7 @@ def test_every_key_in_use_exists_and_every_other_is_gone() -> None:
     assert sorted(key for key in keys - named if not BY_CODE.match(key)) == []
 
 
-def test_silence_is_never_called_normal() -> None:
+def test_an_empty_result_is_never_called_normal() -> None:
     for key, text in CATALOGUES["en"].items():
         if key != "result.none_more":
             assert not re.search(r"\b(normal|healthy|unremarkable)\b", text), key
@@ -76,13 +76,13 @@ def test_silence_is_never_called_normal() -> None:
             assert not re.search(r"unauffällig|gesund|normal", text), key
 
 
-def test_the_disclaimer_stands_in_the_page_itself() -> None:
+def test_the_disclaimer_is_in_the_page_itself() -> None:
     for page in ("index.html", "docs.html"):
         assert "RESEARCH USE ONLY" in (FOLDER / page).read_text()
     assert {it["page.research"] for it in CATALOGUES.values()} == {"RESEARCH USE ONLY"}
 
 
-def test_nothing_comes_from_elsewhere_and_nothing_is_inline() -> None:
+def test_nothing_is_loaded_from_other_hosts_and_nothing_is_inline() -> None:
     for path in (it for it in FOLDER.rglob("*") if it.suffix in {".html", ".css", ".js", ".svg"}):
         text = path.read_text(encoding="utf-8")
         links = set(re.findall(r"(?:https?:)?//[\w.-]+\.[a-z]{2,}[\w/.]*", text))
@@ -91,12 +91,12 @@ def test_nothing_comes_from_elsewhere_and_nothing_is_inline() -> None:
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|eval\(", text), path
 
 
-def test_colours_are_the_overlays_own() -> None:
+def test_colours_are_those_of_the_overlay() -> None:
     found = re.findall(r'"rgb\((\d+) (\d+) (\d+)\)"', _read("colours.js"))
     assert [tuple(map(int, rgb)) for rgb in found] == [bgr[::-1] for bgr in COLOURS]
 
 
-def test_every_file_the_page_asks_for_is_served() -> None:
+def test_every_file_that_the_page_loads_is_served() -> None:
     pages = load_static_files(FOLDER)
     assert {"/", "/docs", "/style.css", "/icon.svg"} <= set(pages)
     for source in FOLDER.glob("js/*.js"):
