@@ -1,4 +1,4 @@
-"""What holds for admission whatever happens in whatever order."""
+"""Invariants of admission over any events in any order."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ LAST = {State.DONE, State.EXPIRED, State.CANCELLED, State.REFUSED}
 
 @dataclass
 class Watched:
-    """What the test itself remembers of an admitted ticket."""
+    """The test's own record of an admitted ticket."""
 
     ticket: Ticket
-    ahead: int  # Of its own class, when it was offered.
+    ahead: int  # Tickets of its own class, when it was offered.
     starts_seen: int = 0
     started: bool = False
     ended: list[State] = field(default_factory=list)
@@ -64,7 +64,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         self.watched: dict[int, Watched] = {}
         self.refused = 0
 
-    # --- what may happen --------------------------------------------------------------------
+    # --- events -----------------------------------------------------------------------------
 
     @rule(
         target=tickets,
@@ -124,7 +124,7 @@ class AdmissionMachine(RuleBasedStateMachine):
             self.queue.cancel(ticket)
             self.end(ticket, State.CANCELLED)
 
-    # --- what the test notes ----------------------------------------------------------------
+    # --- the test's own record --------------------------------------------------------------
 
     def start(self, ticket: Ticket) -> None:
         mine = self.watched[ticket.id]
@@ -155,7 +155,7 @@ class AdmissionMachine(RuleBasedStateMachine):
     def of(self, state: State) -> list[Watched]:
         return [w for w in self.watched.values() if w.ticket.state is state]
 
-    # --- what always holds ------------------------------------------------------------------
+    # --- invariants -------------------------------------------------------------------------
 
     @invariant()
     def nothing_is_lost_and_nothing_ends_twice(self) -> None:
@@ -182,7 +182,7 @@ class AdmissionMachine(RuleBasedStateMachine):
             assert not self.of(State.QUEUED)
 
     def teardown(self) -> None:
-        """Whoever is admitted gets a turn as soon as others end."""
+        """Every admitted ticket starts once others have ended."""
         if not hasattr(self, "queue"):
             return
         while running := self.of(State.RUNNING):

@@ -1,4 +1,4 @@
-"""Whatever is done to a finished audit log, the check names the first line that it was done to."""
+"""Any change to a finished audit log is found, at the first changed line."""
 
 import shutil
 from collections.abc import Callable
@@ -21,7 +21,7 @@ CALLERS = (Principal("key:0123456789", Role.CLINIC), Principal("cert:pacs", Role
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A log of 11 entries in three segments."""
+    """Return a log of 11 entries in three segments."""
     folder = tmp_path_factory.mktemp("audit") / "log"
     log = AuditLog(
         folder,
@@ -56,7 +56,7 @@ Place = tuple[Path, int]
 
 
 def lines_in(folder: Path) -> list[tuple[Path, int, bytes]]:
-    """Every line with its file and number from 1."""
+    """Return every line with its file and number from 1."""
     return [
         (file, number, line)
         for file in list_segments(folder)
@@ -248,4 +248,4 @@ def test_no_text_reaches_an_entry(
         line, _ = append_entry(ChainHead(0, "0" * 64), datetime.now(UTC), event)
         assert line.isascii()
         assert line.count(b"\n") == 1
-        assert "^" not in line.decode()  # how DICOM joins the parts of a patient's name
+        assert "^" not in line.decode()  # DICOM joins the parts of a patient's name with it.

@@ -1,4 +1,4 @@
-"""What holds for every verdict of the content gate."""
+"""Invariants of the content check's verdicts."""
 
 from __future__ import annotations
 
@@ -37,40 +37,40 @@ def thresholds(draw: st.DrawFn) -> ContentCheckThresholds:
 
 @given(probabilities(), thresholds())
 def test_a_picture_is_refused_exactly_where_a_probability_reaches_its_threshold(
-    seen: ContentProbabilities, limits: ContentCheckThresholds
+    observed: ContentProbabilities, limits: ContentCheckThresholds
 ) -> None:
-    verdict = assess_content(seen, limits)
-    sure = seen.not_frontal < limits.warn_not_frontal and seen.lateral < limits.warn_lateral
+    verdict = assess_content(observed, limits)
+    sure = observed.not_frontal < limits.warn_not_frontal and observed.lateral < limits.warn_lateral
     expected = {
-        ErrorCode.NOT_A_CHEST: seen.other >= limits.refuse_other,
-        ErrorCode.ROTATED: sure and seen.turned >= limits.refuse_turned,
-        ErrorCode.INVERTED: sure and seen.inverted >= limits.refuse_inverted,
+        ErrorCode.NOT_A_CHEST: observed.other >= limits.refuse_other,
+        ErrorCode.ROTATED: sure and observed.turned >= limits.refuse_turned,
+        ErrorCode.INVERTED: sure and observed.inverted >= limits.refuse_inverted,
     }
-    wanted = [code for code, reached in expected.items() if reached]
-    assert verdict.refusal == (wanted[0] if wanted else None)
+    refusals = [code for code, reached in expected.items() if reached]
+    assert verdict.refusal == (refusals[0] if refusals else None)
 
 
 @given(probabilities(), thresholds())
 def test_whatever_reaches_a_warning_threshold_is_refused_or_has_a_warning(
-    seen: ContentProbabilities, limits: ContentCheckThresholds
+    observed: ContentProbabilities, limits: ContentCheckThresholds
 ) -> None:
-    verdict = assess_content(seen, limits)
+    verdict = assess_content(observed, limits)
     doubtful = (
-        seen.other >= limits.refuse_other
-        or seen.not_frontal >= limits.warn_not_frontal
-        or seen.lateral >= limits.warn_lateral
-        or seen.turned >= limits.warn_turned
-        or seen.inverted >= limits.warn_inverted
+        observed.other >= limits.refuse_other
+        or observed.not_frontal >= limits.warn_not_frontal
+        or observed.lateral >= limits.warn_lateral
+        or observed.turned >= limits.warn_turned
+        or observed.inverted >= limits.warn_inverted
     )
     assert doubtful == bool(verdict.refusal or verdict.warnings)
 
 
 @given(probabilities(), thresholds(), st.sets(st.sampled_from(WarningCode)))
 def test_no_warning_is_repeated_or_lost(
-    seen: ContentProbabilities, limits: ContentCheckThresholds, known: set[WarningCode]
+    observed: ContentProbabilities, limits: ContentCheckThresholds, known: set[WarningCode]
 ) -> None:
-    before = tuple(ImageWarning(code, "told before") for code in sorted(known))
-    verdict = assess_content(seen, limits)
+    before = tuple(ImageWarning(code, "earlier") for code in sorted(known))
+    verdict = assess_content(observed, limits)
     merged = verdict.merge_warnings(before)
     codes = [warning.code for warning in merged]
     assert merged[: len(before)] == before

@@ -1,4 +1,4 @@
-"""What holds for any measurements."""
+"""Invariants of engine selection over any measurements."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ CANDIDATES = st.lists(
         lambda pair: pair if pair[0] is not None else (None, pair[1] or "crashed")
     ),
     max_size=6,
-).map(lambda found: [BenchmarkResult(f"variant-{k}", ms, why) for k, (ms, why) in enumerate(found)])
+).map(lambda pairs: [BenchmarkResult(f"variant-{k}", ms, why) for k, (ms, why) in enumerate(pairs)])
 POLICIES = st.builds(BatchPolicy, st.sampled_from([1, 2, 4, 8]), st.sampled_from([1, 2]))
 TRIALS = st.lists(
-    st.builds(ThroughputTrial, POLICIES, TIMES, TIMES), unique_by=lambda it: it.policy
+    st.builds(ThroughputTrial, POLICIES, TIMES, TIMES), unique_by=lambda result: result.policy
 )
 
 
@@ -37,14 +37,18 @@ TRIALS = st.lists(
 def test_the_selected_agrees_and_no_other_that_agrees_is_clearly_faster(
     measured: list[BenchmarkResult],
 ) -> None:
-    agreeing = {it.variant: it.median_ms for it in measured if it.median_ms and not it.problem}
+    agreeing = {
+        result.variant: result.median_ms
+        for result in measured
+        if result.median_ms and not result.problem
+    }
     if not agreeing:
         with pytest.raises(NoEngineAgrees):
             select_variant(measured)
         return
     decision = select_variant(measured)
     assert agreeing[decision.variant] <= min(agreeing.values()) * (1 + TIE_SHARE)
-    assert all(it.variant in decision.reason for it in measured)
+    assert all(result.variant in decision.reason for result in measured)
 
 
 @given(CANDIDATES, PROBLEMS)
@@ -69,11 +73,13 @@ def test_an_earlier_candidate_is_passed_over_only_for_a_clearly_faster_one(
         chosen = select_variant(measured).variant
     except NoEngineAgrees:
         return
-    fastest = min(it.median_ms for it in measured if it.is_eligible and it.median_ms)
-    for it in measured:
-        if it.variant == chosen:
+    fastest = min(
+        result.median_ms for result in measured if result.is_eligible and result.median_ms
+    )
+    for result in measured:
+        if result.variant == chosen:
             break
-        assert not it.is_eligible or it.median_ms > fastest * (1 + TIE_SHARE)
+        assert not result.is_eligible or result.median_ms > fastest * (1 + TIE_SHARE)
 
 
 @given(TRIALS)
@@ -97,10 +103,10 @@ def test_no_allowed_policy_has_a_higher_throughput(trials: list[ThroughputTrial]
         assert choose_batching(trials) == ONE_AT_A_TIME
         return
     allowed = [
-        it.images_per_s
-        for it in trials
-        if it.delay_ms <= alone.delay_ms * MAX_DELAY
-        and it.images_per_s >= alone.images_per_s * MIN_GAIN
+        result.images_per_s
+        for result in trials
+        if result.delay_ms <= alone.delay_ms * MAX_DELAY
+        and result.images_per_s >= alone.images_per_s * MIN_GAIN
     ]
     assert by_policy[choose_batching(trials)].images_per_s == max(
         allowed, default=alone.images_per_s

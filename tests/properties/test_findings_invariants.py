@@ -1,4 +1,4 @@
-"""What holds for any outputs: suppression's invariants and the way back through the letterbox."""
+"""Invariants over any outputs: non-maximum suppression, and the inverse of the letterbox."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Candidates = tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.intp]]
 
 @st.composite
 def candidates(draw: st.DrawFn) -> Candidates:
-    """Few places, sizes, scores and classes, so that boxes do meet and scores do tie."""
+    """Draw from few places, sizes, scores and classes, so that boxes overlap and scores tie."""
     count = draw(st.integers(0, 25))
     numbers = draw(nps.arrays(np.int64, (count, 6), elements=st.integers(0, 6)))
     low = numbers[:, :2] * 4.0
@@ -31,81 +31,86 @@ def candidates(draw: st.DrawFn) -> Candidates:
 IOUS = st.sampled_from((0.2, 0.5, 0.7))
 
 
-def kept(of: Candidates, iou_threshold: float, limit: int = 1000) -> list[int]:
-    boxes, scores, classes = of
+def suppress(detections: Candidates, iou_threshold: float, limit: int = 1000) -> list[int]:
+    boxes, scores, classes = detections
     indexes = non_max_suppression(boxes, scores, classes, iou_threshold=iou_threshold, limit=limit)
     return list(indexes.tolist())
 
 
-def chosen(of: Candidates, indexes: list[int]) -> Candidates:
-    return of[0][indexes], of[1][indexes], of[2][indexes]
+def select(detections: Candidates, indexes: list[int]) -> Candidates:
+    return detections[0][indexes], detections[1][indexes], detections[2][indexes]
 
 
-def rows(of: Candidates) -> list[tuple[float, ...]]:
-    return [(float(s), int(c), *map(float, b)) for b, s, c in zip(*of, strict=True)]
+def list_rows(detections: Candidates) -> list[tuple[float, ...]]:
+    return [(float(s), int(c), *map(float, b)) for b, s, c in zip(*detections, strict=True)]
 
 
-def overlap(of: Candidates, one: int, other: int) -> float:
-    return iou(Box(*of[0][one]), Box(*of[0][other]))
+def overlap(detections: Candidates, one: int, other: int) -> float:
+    return iou(Box(*detections[0][one]), Box(*detections[0][other]))
 
 
 @given(candidates(), IOUS)
 def test_kept_boxes_are_a_subset_in_order_and_do_not_overlap(
-    of: Candidates, iou_threshold: float
+    detections: Candidates, iou_threshold: float
 ) -> None:
-    stay = kept(of, iou_threshold)
-    assert len(set(stay)) == len(stay)
-    assert list(of[1][stay]) == sorted(of[1][stay], reverse=True)
-    for place, one in enumerate(stay):
-        for other in stay[:place]:
-            assert of[2][one] != of[2][other] or overlap(of, one, other) <= iou_threshold + 1e-9
+    kept = suppress(detections, iou_threshold)
+    assert len(set(kept)) == len(kept)
+    assert list(detections[1][kept]) == sorted(detections[1][kept], reverse=True)
+    for place, one in enumerate(kept):
+        for other in kept[:place]:
+            assert (
+                detections[2][one] != detections[2][other]
+                or overlap(detections, one, other) <= iou_threshold + 1e-9
+            )
 
 
 @given(candidates(), IOUS)
 def test_each_dropped_box_overlaps_a_better_one_of_its_class(
-    of: Candidates, iou_threshold: float
+    detections: Candidates, iou_threshold: float
 ) -> None:
-    stay = kept(of, iou_threshold)
-    for gone in set(range(len(of[1]))) - set(stay):
+    kept = suppress(detections, iou_threshold)
+    for gone in set(range(len(detections[1]))) - set(kept):
         assert any(
-            of[2][one] == of[2][gone]
-            and of[1][one] >= of[1][gone]
-            and overlap(of, one, gone) > iou_threshold - 1e-9
-            for one in stay
+            detections[2][one] == detections[2][gone]
+            and detections[1][one] >= detections[1][gone]
+            and overlap(detections, one, gone) > iou_threshold - 1e-9
+            for one in kept
         )
 
 
 @given(candidates(), IOUS)
-def test_a_second_pass_changes_nothing(of: Candidates, iou_threshold: float) -> None:
-    once = chosen(of, kept(of, iou_threshold))
-    assert rows(chosen(once, kept(once, iou_threshold))) == rows(once)
+def test_a_second_pass_changes_nothing(detections: Candidates, iou_threshold: float) -> None:
+    once = select(detections, suppress(detections, iou_threshold))
+    assert list_rows(select(once, suppress(once, iou_threshold))) == list_rows(once)
 
 
 @given(candidates(), IOUS, st.randoms(use_true_random=False))
 def test_the_order_of_the_input_does_not_matter(
-    of: Candidates, iou_threshold: float, random: Random
+    detections: Candidates, iou_threshold: float, random: Random
 ) -> None:
-    order = list(range(len(of[1])))
+    order = list(range(len(detections[1])))
     random.shuffle(order)
-    shuffled = chosen(of, order)
-    assert rows(chosen(shuffled, kept(shuffled, iou_threshold))) == rows(
-        chosen(of, kept(of, iou_threshold))
+    shuffled = select(detections, order)
+    assert list_rows(select(shuffled, suppress(shuffled, iou_threshold))) == list_rows(
+        select(detections, suppress(detections, iou_threshold))
     )
 
 
 @given(candidates(), IOUS)
-def test_classes_are_independent(of: Candidates, iou_threshold: float) -> None:
-    together = rows(chosen(of, kept(of, iou_threshold)))
+def test_classes_are_independent(detections: Candidates, iou_threshold: float) -> None:
+    together = list_rows(select(detections, suppress(detections, iou_threshold)))
     apart = []
     for index in range(3):
-        alone = chosen(of, [k for k in range(len(of[1])) if of[2][k] == index])
-        apart += rows(chosen(alone, kept(alone, iou_threshold)))
+        alone = select(
+            detections, [k for k in range(len(detections[1])) if detections[2][k] == index]
+        )
+        apart += list_rows(select(alone, suppress(alone, iou_threshold)))
     assert sorted(together) == sorted(apart)
 
 
 @given(candidates(), IOUS, st.integers(0, 30))
-def test_a_limit_keeps_the_best(of: Candidates, iou_threshold: float, limit: int) -> None:
-    assert kept(of, iou_threshold, limit) == kept(of, iou_threshold)[:limit]
+def test_a_limit_keeps_the_best(detections: Candidates, iou_threshold: float, limit: int) -> None:
+    assert suppress(detections, iou_threshold, limit) == suppress(detections, iou_threshold)[:limit]
 
 
 SIZES = st.integers(64, 5000)
@@ -126,10 +131,10 @@ def test_a_box_is_unchanged_by_the_letterbox_and_its_inverse(
     outputs[:2, 0] = (placed[:2] + placed[2:]) / 2
     outputs[2:4, 0] = placed[2:] - placed[:2]
     outputs[12, 0] = 0.9
-    (found,) = decode_findings(outputs, letterbox, HeadSpec(), [0.5] * 14)
+    (finding,) = decode_findings(outputs, letterbox, HeadSpec(), [0.5] * 14)
     # f32 has 24 bits of mantissa for coordinates up to 1024, then they are scaled up.
     pixel = 2e-4 / min(letterbox.scale_x, letterbox.scale_y)
-    back = (found.box.x_min, found.box.y_min, found.box.x_max, found.box.y_max)
+    back = (finding.box.x_min, finding.box.y_min, finding.box.x_max, finding.box.y_max)
     np.testing.assert_allclose(back, box, atol=pixel)
 
 
@@ -145,10 +150,10 @@ def test_findings_are_inside_the_image_and_follow_the_head(
     outputs[:4] *= 900
     letterbox = Letterbox.fit(rows, columns, 640, 640)
     head = HeadSpec(max_findings=20, score_floor=0.25, multi_label=multi_label)
-    found = decode_findings(outputs, letterbox, head, np.linspace(0, 1, 14))
-    assert len(found) <= 20
-    assert [f.score for f in found] == sorted((f.score for f in found), reverse=True)
-    for finding in found:
+    findings = decode_findings(outputs, letterbox, head, np.linspace(0, 1, 14))
+    assert len(findings) <= 20
+    assert [f.score for f in findings] == sorted((f.score for f in findings), reverse=True)
+    for finding in findings:
         assert finding.score >= max(0.25, np.float32(finding.index / 13) - 1e-7)
         assert 0 <= finding.box.x_min < finding.box.x_max <= columns
         assert 0 <= finding.box.y_min < finding.box.y_max <= rows

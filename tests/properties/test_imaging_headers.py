@@ -1,4 +1,4 @@
-"""Whatever a header declares, there is a radiograph or a coded refusal, and nothing else."""
+"""Any header gives a radiograph or a coded refusal, and nothing else."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ numbers = st.one_of(
 
 
 def answered(data: bytes) -> bool:
-    """Whether it was read; raises where anything but a refusal comes."""
+    """Return whether the file was read; any exception but a refusal is raised."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
@@ -43,7 +43,7 @@ def test_any_numbers(slope: str, intercept: str, centre: str, width: str, functi
         0x0028_1053: slope, 0x0028_1052: intercept, 0x0028_1050: centre, 0x0028_1051: width,
     }  # fmt: skip
     for tag, text in texts.items():
-        # As LO, which pydicom writes as it stands.
+        # As LO, whose values pydicom writes unchanged.
         ds[tag] = DataElement(Tag(tag), "LO", text)
     assert answered(studies.written(ds))
 
@@ -99,4 +99,4 @@ def test_any_value_of_any_kind(value: bytes, vr: str) -> None:
     try:
         header.get_items(tag)
     except StudyImageRefused as refused:
-        assert refused.code  # noqa: PT017 - both ways are right
+        assert refused.code  # noqa: PT017 - a refusal is as right as a radiograph

@@ -1,4 +1,4 @@
-"""Full-resolution grey equals the textbook's, over the space of what headers may declare."""
+"""Full-resolution grey equals the textbook's for any declarations of the header."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ SYNTAXES = (uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.Explicit
 
 
 def textbook(data: bytes) -> NDArray[np.float64]:
-    """Modality, VOI and presentation look-up by pydicom, 0 to 255, bone white."""
+    """Return modality, VOI and presentation look-up by pydicom, 0 to 255, bone white."""
     ds = pydicom.dcmread(io.BytesIO(data))
-    sign_by_what_goes_in(ds)
-    # In 32 bits: in the pixels' own 16 pydicom's differences wrap around.
-    with np.errstate(over="ignore"):  # where a sigmoid is as steep as a step
+    correct_table_sign(ds)
+    # In 32 bits, because pydicom's differences wrap around in the pixels' own 16.
+    with np.errstate(over="ignore"):  # A sigmoid may be as steep as a step.
         values = apply_modality_lut(ds.pixel_array.astype(np.int32), ds)
-        if "VOILUTSequence" in ds:  # Which is looked up by whole numbers, 16 bits of an index.
+        if "VOILUTSequence" in ds:  # A table's index is a whole number of 16 bits.
             last = ds.VOILUTSequence[0].LUTDescriptor[1] + 0xFFFF
             values = np.minimum(values.astype(np.int32), last)
         shown = apply_voi_lut(values, ds)
@@ -44,10 +44,10 @@ def textbook(data: bytes) -> NDArray[np.float64]:
     return result
 
 
-def sign_by_what_goes_in(ds: Dataset) -> None:
-    """The first input of a VOI table, signed as PS3.3 C.11.2.1.1 says.
+def correct_table_sign(ds: Dataset) -> None:
+    """Give the first input of a VOI table the sign that PS3.3 C.11.2.1.1 requires.
 
-    Where the VR is implicit, pydicom gives it the sign of the stored pixels instead.
+    Where the VR is implicit, pydicom reads it with the sign of the stored pixels.
     """
     if "VOILUTSequence" not in ds:
         return
@@ -62,7 +62,7 @@ def sign_by_what_goes_in(ds: Dataset) -> None:
 
 
 def output_range(ds: Dataset) -> tuple[float, float]:
-    """What pydicom scales its result to."""
+    """Return the range to which pydicom scales its result."""
     if "VOILUTSequence" in ds:
         return 0, (1 << ds.VOILUTSequence[0].LUTDescriptor[2]) - 1
     if "ModalityLUTSequence" in ds:
@@ -119,7 +119,7 @@ def files(draw: st.DrawFn) -> bytes:
     modality = draw(st.sampled_from(["none", "rescale", "table"]))
     by_table = draw(st.booleans())
     intercept = draw(st.integers(-1500, 700))
-    if modality == "rescale" and by_table:  # Tables are looked up by whole numbers.
+    if modality == "rescale" and by_table:  # A table's index is a whole number.
         elements |= {"RescaleSlope": "1", "RescaleIntercept": str(intercept)}
     elif modality == "rescale":
         elements["RescaleSlope"] = f"{draw(st.integers(1, 500)) / 100:.2f}"
@@ -157,7 +157,7 @@ def test_grey_equals_the_textbook(data: bytes) -> None:
 
 
 def of_a_chest(name: str, **elements: Any) -> bytes:
-    """A file of pydicom-data under a header that says it is a chest."""
+    """Return a file of pydicom-data with a header that declares a chest."""
     ds = pydicom.dcmread(pydicom_file(name))
     for key, value in elements.items():
         setattr(ds, key, value)
@@ -190,7 +190,7 @@ def test_real_files_equal_the_textbook(data: Any) -> None:
 def test_shrunk_first_equals_shrunk_last(
     bits: int, signed: bool, inverse: bool, data: st.DataObject
 ) -> None:
-    """Where the window does not clip, shrinking and looking up may change places."""
+    """Where the window does not clip, the order of shrinking and look-up does not matter."""
     rows, columns = data.draw(st.tuples(st.integers(40, 90), st.integers(40, 90)))
     picture = studies.chest(rows, columns, bits).astype(np.int32)
     pixels = (picture - (1 << (bits - 1))).astype(np.int16) if signed else picture.astype(np.uint16)

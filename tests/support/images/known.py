@@ -1,4 +1,4 @@
-"""One real radiograph in several formats, and a client that compares an agent's answers for it."""
+"""One real radiograph in several formats, and a client for an agent that is sent it."""
 
 from __future__ import annotations
 
@@ -150,16 +150,16 @@ def parse_findings(response: pb.DetectResponse, name: str = "") -> DetectedFindi
     height, width = response.image.rows, response.image.columns
     return tuple(
         (
-            it.slug,
-            it.score,
+            finding.slug,
+            finding.score,
             (
-                it.box.x_min / width,
-                it.box.y_min / height,
-                it.box.x_max / width,
-                it.box.y_max / height,
+                finding.box.x_min / width,
+                finding.box.y_min / height,
+                finding.box.x_max / width,
+                finding.box.y_max / height,
             ),
         )
-        for it in response.findings
+        for finding in response.findings
     )
 
 
@@ -174,7 +174,10 @@ def _predictions(response: httpx.Response, name: str) -> DetectedFindings:
         raise parse_http_failure(response)
     body = response.json()
     assert not name or body["request_id"] == name
-    return tuple((it["class"], it["confidence"], tuple(it["bbox"])) for it in body["predictions"])
+    return tuple(
+        (finding["class"], finding["confidence"], tuple(finding["bbox"]))
+        for finding in body["predictions"]
+    )
 
 
 def parse_grpc_failure(error: grpc.RpcError) -> RequestFailed:

@@ -192,12 +192,12 @@ def png_chunks(draw: st.DrawFn, name: str) -> tuple[str, bytes]:
 
 
 def _chunks(png: bytes) -> list[tuple[bytes, bytes]]:
-    found, at = [], 8
+    chunks, at = [], 8
     while at < len(png):
         (length,) = struct.unpack_from(">L", png, at)
-        found.append((png[at + 4 : at + 8], png[at + 8 : at + 8 + length]))
+        chunks.append((png[at + 4 : at + 8], png[at + 8 : at + 8 + length]))
         at += 12 + length
-    return found
+    return chunks
 
 
 @st.composite
@@ -231,12 +231,12 @@ def jpeg_segments(draw: st.DrawFn, name: str) -> tuple[str, bytes]:
 
 def _segments(jpeg: bytes) -> tuple[list[tuple[int, bytes]], bytes]:
     """Return marker and body of each segment up to the scan, and the scan with the rest."""
-    found, at = [], 2
+    segments, at = [], 2
     while jpeg[at + 1] != 0xDA:
         (length,) = struct.unpack_from(">H", jpeg, at + 2)
-        found.append((jpeg[at + 1], jpeg[at + 4 : at + 2 + length]))
+        segments.append((jpeg[at + 1], jpeg[at + 4 : at + 2 + length]))
         at += 2 + length
-    return found, jpeg[at:]
+    return segments, jpeg[at:]
 
 
 @st.composite

@@ -1,4 +1,4 @@
-"""The queue's rules, one by one; what holds for any order of events is in tests/properties."""
+"""The queue's rules, one by one. Invariants over any order of events are in tests/properties."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def offer(
 
 
 def order_of_starts(queue: Admission, now: float = 0.0) -> list[int]:
-    """Let everything run, one after the other."""
+    """Run all tickets, one after the other."""
     order: list[int] = []
     while started := queue.step(now).started:
         for ticket in started:
@@ -50,7 +50,7 @@ def order_of_starts(queue: Admission, now: float = 0.0) -> list[int]:
 
 
 def bring_to(queue: Admission, state: State) -> Ticket:
-    """A ticket of `queue` in any state that offers can reach."""
+    """Return a ticket of `queue` in a state."""
     if state is State.REFUSED:
         ticket = offer(queue, deadline=0.0)
     elif state is State.EXPIRED:
@@ -147,7 +147,7 @@ def test_overload_is_refused_at_once_until_a_place_is_free() -> None:
     queue.cancel(tickets[2])
     assert offer(queue).state is State.QUEUED
     assert offer(queue).refusal is Refusal.QUEUE_FULL
-    queue.cancel(tickets[0])  # The running one: its slot is free, too.
+    queue.cancel(tickets[0])  # The running one; its place is free, too.
     assert queue.step(0.0).started == (tickets[1],)
     assert offer(queue).state is State.QUEUED
 

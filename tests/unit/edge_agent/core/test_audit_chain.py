@@ -90,7 +90,7 @@ def test_a_denial_brings_its_own_outcome_and_no_role() -> None:
 def test_free_text_is_rejected(field: str, value: object) -> None:
     fields: dict[str, object] = {"action": Action.DETECT, field: value}
     with pytest.raises(ValueError, match=field) as caught:
-        AuditEvent(**fields)  # type: ignore[arg-type]  # wrong on purpose
+        AuditEvent(**fields)  # type: ignore[arg-type]  # Wrong on purpose.
     assert str(value) not in str(caught.value) or value in ("", True)
 
 
@@ -144,10 +144,10 @@ def test_a_correct_hash_over_other_text_is_no_entry(body: bytes) -> None:
 def test_denials_are_listed_up_to_a_rate() -> None:
     budget = DenialTokenBucket(burst=3, per_s=1)
     assert [budget.admit(10.0) for _ in range(5)] == [True, True, True, False, False]
-    assert budget.take_unlisted(10.0) == 0  # no room to say so yet
+    assert budget.take_unlisted(10.0) == 0  # No token for the entry yet.
     assert budget.take_unlisted(11.0) == 2
     assert budget.take_unlisted(11.0) == 0
-    assert not budget.admit(11.0)  # saying so took the room
+    assert not budget.admit(11.0)  # The entry took the token.
     assert budget.admit(13.0)
 
 

@@ -47,7 +47,7 @@ def test_the_table_of_permissions() -> None:
         ("::1", True),
         ("[::1]", True),
         ("::ffff:127.0.0.1", True),
-        ("0.0.0.0", False),  # noqa: S104  # the very address to be refused
+        ("0.0.0.0", False),  # noqa: S104  # The address that is refused.
         ("::", False),
         ("", False),
         ("*", False),
@@ -89,7 +89,7 @@ def test_loopback_without_credentials_is_open_to_the_box_itself() -> None:
             False,
             DenialReason.NO_CREDENTIAL,
         ),
-        # It could not have started like this; it is closed all the same.
+        # Such a listener is refused at the start, and denies callers nevertheless.
         (Listener("x", "10.1.1.1"), "127.0.0.1", False, DenialReason.NO_CREDENTIAL),
         (Listener("x", "127.0.0.1"), "10.1.1.2", False, DenialReason.NO_CREDENTIAL),
         (Listener("x", "127.0.0.1"), "127.0.0.1", True, DenialReason.FORWARDED),
@@ -146,7 +146,7 @@ def test_every_denial_is_a_coded_error(reason: DenialReason) -> None:
     assert isinstance(error, Forbidden | Unauthenticated)
     assert error.code in {ErrorCode.FORBIDDEN, ErrorCode.UNAUTHENTICATED}
     assert error.hint
-    assert "0123456789" not in error.message  # which keys exist is nobody's business
+    assert "0123456789" not in error.message  # The message does not reveal which keys exist.
 
 
 def test_a_role_too_low_is_another_code_than_an_unknown_caller() -> None:
@@ -169,7 +169,7 @@ def test_listeners_that_may_start() -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "", "::", "10.0.0.7", "xray.example"])  # noqa: S104
 @pytest.mark.parametrize(
-    ("tls", "roles", "said", "unsaid"),
+    ("tls", "roles", "expected", "unexpected"),
     [
         (False, True, "plain text", "no roles"),
         (True, False, "no roles", "plain text"),
@@ -177,13 +177,13 @@ def test_listeners_that_may_start() -> None:
     ],
 )
 def test_listeners_that_are_refused_with_the_reason(
-    host: str, tls: bool, roles: bool, said: str, unsaid: str
+    host: str, tls: bool, roles: bool, expected: str, unexpected: str
 ) -> None:
     with pytest.raises(ConfigInvalid) as caught:
         check_listeners([Listener("HTTP", host, has_tls=tls, has_roles=roles)])
     assert caught.value.code is ErrorCode.CONFIG_INVALID
-    assert said in caught.value.message
-    assert unsaid not in caught.value.message
+    assert expected in caught.value.message
+    assert unexpected not in caught.value.message
     assert host in caught.value.message
     assert caught.value.hint
 

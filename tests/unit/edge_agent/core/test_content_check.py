@@ -24,7 +24,7 @@ THRESHOLDS = ContentCheckThresholds(
 )
 
 
-def seen(
+def observe(
     other: float = 0.0, lateral: float = 0.0, turned: float = 0.0, inverted: float = 0.0
 ) -> ContentProbabilities:
     return ContentProbabilities(
@@ -39,17 +39,21 @@ def seen(
 @pytest.mark.parametrize(
     ("shown", "refusal", "warnings"),
     [
-        (seen(), None, []),
-        (seen(other=0.95), ErrorCode.NOT_A_CHEST, []),
-        (seen(other=0.7), None, [WarningCode.CONTENT_UNSURE]),
-        (seen(other=0.3, lateral=0.3), None, [WarningCode.CONTENT_UNSURE]),
-        (seen(lateral=0.99), None, [WarningCode.LATERAL_VIEW]),
-        (seen(turned=0.95), ErrorCode.ROTATED, []),
-        (seen(turned=0.6), None, [WarningCode.LOOKS_ROTATED]),
-        (seen(inverted=0.95), ErrorCode.INVERTED, []),
-        (seen(inverted=0.6), None, [WarningCode.LOOKS_INVERTED]),
-        (seen(turned=0.95, inverted=0.95), ErrorCode.ROTATED, []),
-        (seen(turned=0.6, inverted=0.95), ErrorCode.INVERTED, [WarningCode.LOOKS_ROTATED]),
+        (observe(), None, []),
+        (observe(other=0.95), ErrorCode.NOT_A_CHEST, []),
+        (observe(other=0.7), None, [WarningCode.CONTENT_UNSURE]),
+        (observe(other=0.3, lateral=0.3), None, [WarningCode.CONTENT_UNSURE]),
+        (observe(lateral=0.99), None, [WarningCode.LATERAL_VIEW]),
+        (observe(turned=0.95), ErrorCode.ROTATED, []),
+        (observe(turned=0.6), None, [WarningCode.LOOKS_ROTATED]),
+        (observe(inverted=0.95), ErrorCode.INVERTED, []),
+        (observe(inverted=0.6), None, [WarningCode.LOOKS_INVERTED]),
+        (observe(turned=0.95, inverted=0.95), ErrorCode.ROTATED, []),
+        (
+            observe(turned=0.6, inverted=0.95),
+            ErrorCode.INVERTED,
+            [WarningCode.LOOKS_ROTATED],
+        ),
     ],
 )
 def test_a_verdict_follows_from_the_thresholds(
@@ -60,7 +64,10 @@ def test_a_verdict_follows_from_the_thresholds(
     assert [warning.code for warning in verdict.warnings] == warnings
 
 
-@pytest.mark.parametrize("shown", [seen(lateral=0.8, turned=1.0), seen(other=0.6, inverted=1.0)])
+@pytest.mark.parametrize(
+    "shown",
+    [observe(lateral=0.8, turned=1.0), observe(other=0.6, inverted=1.0)],
+)
 def test_turn_and_polarity_refuse_only_what_is_clearly_a_frontal_chest(
     shown: ContentProbabilities,
 ) -> None:
@@ -69,7 +76,14 @@ def test_turn_and_polarity_refuse_only_what_is_clearly_a_frontal_chest(
     assert len(verdict.warnings) == 2
 
 
-@pytest.mark.parametrize("shown", [seen(other=1.0), seen(turned=1.0), seen(inverted=1.0)])
+@pytest.mark.parametrize(
+    "shown",
+    [
+        observe(other=1.0),
+        observe(turned=1.0),
+        observe(inverted=1.0),
+    ],
+)
 def test_a_threshold_of_one_disables_a_refusal(shown: ContentProbabilities) -> None:
     off = {"refuse_other": 1.0, "refuse_turned": 1.0, "refuse_inverted": 1.0}
     assert assess_content(shown, THRESHOLDS).refusal is not None
@@ -80,20 +94,22 @@ def test_a_threshold_of_one_disables_a_refusal(shown: ContentProbabilities) -> N
 
 def test_a_refusal_is_an_error_with_a_hint() -> None:
     with pytest.raises(StudyImageRefused, match="does not show a chest") as caught:
-        assess_content(seen(other=1.0), THRESHOLDS).raise_if_refused()
+        assess_content(observe(other=1.0), THRESHOLDS).raise_if_refused()
     assert caught.value.code == ErrorCode.NOT_A_CHEST
     assert "frontal chest" in caught.value.hint
-    assess_content(seen(other=0.7), THRESHOLDS).raise_if_refused()
+    assess_content(observe(other=0.7), THRESHOLDS).raise_if_refused()
 
 
 def test_a_warning_of_the_header_is_not_repeated() -> None:
-    told = (ImageWarning(WarningCode.LATERAL_VIEW, "The header says so."),)
-    merged = assess_content(seen(lateral=0.9, turned=0.6), THRESHOLDS).merge_warnings(told)
+    header_warnings = (ImageWarning(WarningCode.LATERAL_VIEW, "The header declares it."),)
+    merged = assess_content(observe(lateral=0.9, turned=0.6), THRESHOLDS).merge_warnings(
+        header_warnings
+    )
     assert [warning.code for warning in merged] == [
         WarningCode.LATERAL_VIEW,
         WarningCode.LOOKS_ROTATED,
     ]
-    assert merged[0] == told[0]
+    assert merged[0] == header_warnings[0]
 
 
 def test_outputs_are_read_in_their_order() -> None:

@@ -1,4 +1,4 @@
-"""The choice between measured candidates, and the sentence that says why."""
+"""Selection between measured candidates, and the stated reason."""
 
 from __future__ import annotations
 

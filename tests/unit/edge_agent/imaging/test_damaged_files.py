@@ -1,4 +1,4 @@
-"""Files cut short and damaged: a radiograph or a coded refusal, and the next one still works."""
+"""Truncated and damaged files give a radiograph or a coded refusal, and the next one works."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def answers(files: Iterable[bytes], fit: tuple[int, int] | None) -> Counter[str]
             try:
                 radiograph, _ = read_study(data, fit=fit)
             except StudyImageRefused as refused:
-                assert isinstance(refused.code, ErrorCode)  # noqa: PT017 - both ways are right
+                assert isinstance(refused.code, ErrorCode)  # noqa: PT017 - a refusal is as right as a radiograph
                 counted[refused.code] += 1
             else:
                 assert radiograph.pixels.dtype == np.uint8
@@ -42,7 +42,7 @@ def test_small_files_of_every_kind(name: str) -> None:
     sound = SMALL[name]
     expected = read_study(sound)[0].pixels
     cut = answers(damaged.truncate(sound, COUNT, seed=1), None)
-    assert cut["read"] <= 2  # where only padding is missing
+    assert cut["read"] <= 2  # Only padding is missing.
     assert cut[ErrorCode.TRUNCATED] > COUNT * 0.8
     assert answers(damaged.change_bytes(sound, COUNT, seed=2), None).total() == COUNT
     np.testing.assert_array_equal(read_study(sound)[0].pixels, expected)

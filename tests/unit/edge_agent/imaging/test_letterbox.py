@@ -1,4 +1,4 @@
-"""The picture inside the model's input."""
+"""Resizing and letterboxing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether inverted radiographs are noticed, and upright ones left alone."""
+"""Detection of inverted radiographs, without warnings for correct ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Padding, fallback windows and odd tables, where pydicom is no reference."""
+"""Padding, estimated windows and unusual tables, for which pydicom is no reference."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def lut(values: list[int], *, first: int = 0, bits: int = 16, vr: str = "US") ->
 
 
 class TestPadding:
-    """A collimated picture: a bright square in padding that reads as the lowest stored value."""
+    """Return a collimated picture: a bright square in padding of the lowest stored value."""
 
     def picture(self, padding: int) -> NDArray[np.int16]:
         pixels = np.full((120, 120), padding, np.int16)
@@ -133,7 +133,7 @@ class TestEstimatedWindow:
 
 
 class TestInversion:
-    """MONOCHROME1 and the shape INVERSE say one thing; said twice it still is one inversion."""
+    """MONOCHROME1 and the shape INVERSE mean the same; both together are one inversion."""
 
     @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
     @pytest.mark.parametrize("shape", [None, "IDENTITY", "INVERSE"])
@@ -205,7 +205,7 @@ class TestRescale:
 
 
 def test_values_beyond_the_bits_stored_still_have_a_grey() -> None:
-    """A codestream may be deeper than its header says; ends are held."""
+    """A codestream may have more bits than its header declares; values are clamped."""
     table = Presentation(Rescale(), Window(2048, 4096)).build_table(np.zeros((2, 2), np.uint16))
     assert table.shape == (65_536,)
     assert table[65_535] == 255

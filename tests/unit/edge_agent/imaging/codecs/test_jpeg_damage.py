@@ -1,4 +1,4 @@
-"""Damaged JPEG data are refused, sound ones never."""
+"""Damaged JPEG data are refused; sound data never are."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ THIRDS = base64.b64decode(
 
 
 def pictures(bits: int) -> st.SearchStrategy[NDArray[np.uint16]]:
-    """Even, smooth, noisy, half even; 1 to 90 rows and columns, all values below 1 << bits."""
+    """Draw even, smooth, noisy or half even pixels; 1 to 90 rows and columns; below 1 << bits."""
 
     def made(rows: int, columns: int, kind: str, seed: int) -> NDArray[np.uint16]:
         dice = np.random.default_rng(seed)
@@ -131,7 +131,7 @@ def test_a_restart_marker_before_the_end() -> None:
 @pytest.mark.parametrize("photometric", ["YBR_FULL", "RGB"])
 @pytest.mark.parametrize("sampling", ["4:4:4", "4:2:0"])
 def test_colour_that_the_codestream_does_not_declare(photometric: str, sampling: str) -> None:
-    """What is meant stands in the data set alone; busy colours are not seen in the luminance."""
+    """Only the data set declares the colours; last bits of colour do not change the luminance."""
     picture = np.random.default_rng(0).integers(0, 256, (256, 256, 3)).astype(np.uint8)
     stream = written(picture, quality=95, subsampling=sampling)
     assert stream[2:4] == b"\xff\xe0"
@@ -185,7 +185,7 @@ def test_smaller_pictures_are_opencvs(factor: int) -> None:
 @pytest.mark.parametrize("damage", ["1024 zeroed", "1448 missing", "512 overwritten"])
 @pytest.mark.parametrize("name", FILES)
 def test_damage_is_refused_or_harmless(name: str, damage: str) -> None:
-    found = unseen_damage.count_outcomes(FILES[name], damage, COUNT, seed=1)
-    # Run lengths and predictions may come out even by chance.
-    assert found["wrong"] <= (2 if damage == "512 overwritten" else 0)
-    assert found.total() == COUNT
+    counts = unseen_damage.count_outcomes(FILES[name], damage, COUNT, seed=1)
+    # Run lengths and predictions may be right by chance.
+    assert counts["wrong"] <= (2 if damage == "512 overwritten" else 0)
+    assert counts.total() == COUNT

@@ -1,4 +1,4 @@
-"""What is refused, what is warned of, and what is said about either."""
+"""Refusals and warnings by header, and their messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Code extensions that encoders at hand do not write."""
+"""Code extensions, which the encoders at hand do not write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The file format, against pydicom's reading of every file it and pydicom-data carry."""
+"""The parser against pydicom, for every file in pydicom and pydicom-data."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from hilum.codes import ErrorCode
 from tests.support.images import studies
 
 FOLDERS = (Path(data_store.__file__).parent / "data", Path(pydicom.data.__file__).parent)
-# Of this one pydicom reads nothing at all.
+# pydicom reads nothing from this one.
 LOST = "emri_small_jpeg_2k_lossless_too_short.dcm"
 FILES = sorted(path for folder in FOLDERS for path in folder.rglob("*.dcm") if path.name != LOST)
 
@@ -48,7 +48,7 @@ def test_there_are_files_to_compare() -> None:
     assert len(FILES) > 100
 
 
-@pytest.mark.filterwarnings("ignore")  # pydicom's, about these very files
+@pytest.mark.filterwarnings("ignore")  # pydicom's, about these files
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_elements_are_those_that_pydicom_reads(path: Path) -> None:
     try:
@@ -65,8 +65,8 @@ def test_elements_are_those_that_pydicom_reads(path: Path) -> None:
         for tag in ds.keys()  # noqa: SIM118 - iterating the data set would interpret its values
         if tag < PIXEL_DATA and tag.group not in {0, 2}
     }
-    ours = {tag for tag in file.elements if tag >> 16 not in {0, 2}}
-    assert ours == set(expected)
+    actual = {tag for tag in file.elements if tag >> 16 not in {0, 2}}
+    assert actual == set(expected)
     assert file.encoding.is_little_endian == (ds.original_encoding[1] is not False)
     for tag, element in expected.items():
         raw = element.value
@@ -76,7 +76,7 @@ def test_elements_are_those_that_pydicom_reads(path: Path) -> None:
             assert len(read_items(file.elements[tag])) == len(raw)
 
 
-# Files that end early, or (the last) begin with a stray byte; pydicom takes what is there.
+# Truncated files and (the last) one with a stray first byte; pydicom accepts what is there.
 DAMAGED = frozenset({"rtplan_truncated.dcm", "MR_truncated.dcm", "no_meta.dcm"})
 
 

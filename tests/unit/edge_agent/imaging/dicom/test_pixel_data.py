@@ -1,4 +1,4 @@
-"""Each transfer syntax against a second, independent decoder; and the traps of the field."""
+"""Each transfer syntax against a second, independent decoder; and known vendor errors."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def picture(bits: int, *, signed: bool) -> Pixels:
 
 
 def words(values: Pixels, bits: int) -> Pixels:
-    """Two's complement in the low bits, as codestreams that know no sign carry it."""
+    """Return two's complement in the low bits, as codestreams without a sign store it."""
     if values.dtype.kind == "u":
         return values
     codes = values.view(np.uint16) & np.uint16((1 << bits) - 1)
@@ -205,12 +205,12 @@ def test_jpeg_of_12_bits() -> None:
     stream = imagecodecs.jpeg8_encode(original, 90, bitspersample=12)
     data = studies.compressed(stream, original, uid.JPEGExtended12Bit, bits=12)
     np.testing.assert_array_equal(stored(data), by_gdcm_alone(data))
-    # Another cosine transform rounds otherwise.
+    # Another cosine transform rounds differently.
     assert np.abs(stored(data).astype(int) - libjpeg.decode(stream)).max() <= 1
 
 
 def by_gdcm_alone(data: bytes) -> Pixels:
-    """Without pydicom, which keeps GDCM from 12 bits."""
+    """Decode with GDCM directly, because pydicom does not pass 12 bits to it."""
     with io.BytesIO(data) as file:
         ds = pydicom.dcmread(file)
     frame = next(generate_frames(ds.PixelData, number_of_frames=1))
@@ -240,7 +240,7 @@ def test_real_radiograph_equals_its_uncompressed_form(kind: str) -> None:
     np.testing.assert_array_equal(stored(compressed), stored(uncompressed))
 
 
-class TestTraps:
+class TestVendorErrors:
     def test_codestream_without_the_sign_that_the_header_declares(self) -> None:
         original = picture(13, signed=True)
         stream = jpeg_2000(words(original, 13), 13)
@@ -377,7 +377,7 @@ def test_codestream_of_another_size_never_reaches_its_decoder() -> None:
 
 
 def grown(stream: bytes) -> bytes:
-    """The same JPEG, declaring 60,000 rows and columns."""
+    """Return the same JPEG with 60,000 declared rows and columns."""
     at = next(i for i in range(len(stream)) if stream[i : i + 2] in {b"\xff\xc3", b"\xff\xf7"}) + 5
     return stream[:at] + (60_000).to_bytes(2, "big") * 2 + stream[at + 4 :]
 

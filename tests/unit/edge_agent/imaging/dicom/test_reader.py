@@ -1,4 +1,4 @@
-"""From a whole file: facts, study context, colour; and nothing but refusals on the way out."""
+"""Whole files: facts, study context, colour; and no other exception than a refusal."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_laterality() -> None:
 
 
 class TestColour:
-    """Captures of screens and scans of films, against pydicom's own conversions."""
+    """Screen captures and film scans, against pydicom's own conversions."""
 
     picture = np.dstack(
         [studies.chest(bits=8), studies.chest(bits=8) // 2, 255 - studies.chest(bits=8)]
@@ -281,7 +281,7 @@ class TestNothingElseEscapes:
     def test_refusals_cross_process_borders(self) -> None:
         with pytest.raises(StudyImageRefused) as refused:
             read_study(studies.dicom(Modality="MR"))
-        copy = pickle.loads(pickle.dumps(refused.value))  # noqa: S301 - made here
+        copy = pickle.loads(pickle.dumps(refused.value))  # noqa: S301 - pickled in this line
         assert (copy.code, copy.hint) == (refused.value.code, refused.value.hint)
 
     def test_from_several_threads_at_once(self) -> None:

@@ -1,4 +1,4 @@
-"""JPEG, PNG and TIFF files: every form that a radiograph is exported in, and what is refused."""
+"""JPEG, PNG and TIFF files: every format of exported radiographs, and refusals."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def off_by(data: bytes, expected: NDArray[Any] = GREY) -> int:
 
 
 def tinted() -> NDArray[np.uint8]:
-    """A colour picture, u8 of shape (H, W, 3)."""
+    """Return a colour picture, u8 of shape (H, W, 3)."""
     return np.dstack([255 - GREY, GREY, GREY // 2])
 
 
@@ -77,7 +77,7 @@ class TestJpeg:
 
     @pytest.mark.parametrize("adobe", [False, True])
     def test_cmyk_in_either_polarity(self, *, adobe: bool) -> None:
-        """Adobe writes light, others write ink; Pillow writes Adobe's."""
+        """Adobe stores light, others store ink; Pillow writes as Adobe does."""
         ink = np.dstack([255 - GREY, 255 - GREY, 255 - GREY, np.zeros_like(GREY)])
         data = pillow(Image.fromarray(ink, "CMYK"), "JPEG", quality=98)
         if not adobe:
@@ -206,12 +206,12 @@ class TestPng:
         try:
             radiograph, _ = read_study(data)
         except StudyImageRefused as refused:
-            assert refused.code is ErrorCode.CORRUPT  # noqa: PT017 - either answer is right
+            assert refused.code is ErrorCode.CORRUPT  # noqa: PT017 - a refusal is as right as a picture
         else:
             assert radiograph.pixels.shape == (200, 200)
 
     def test_two_headers(self) -> None:
-        """The decoder goes by the first one, whatever the second would declare."""
+        """The decoder uses the first one, whatever the second declares."""
         data = pillow(GREY, "PNG")
         header = data[8:33]
         assert code_of(data[:33] + header + data[33:]) is ErrorCode.CORRUPT
@@ -306,7 +306,7 @@ class TestTiff:
         assert code_of(data) is ErrorCode.TOO_LARGE
 
     def test_values_of_unknown_elements_are_not_read(self) -> None:
-        """Sixty thousand elements that all share one large list would fill the memory."""
+        """Sixty thousand elements that share one large list would fill the memory."""
         shared = bytes(4_000_000)
         count = 60_000
         entries = b"".join(struct.pack("<HHLL", 1000 + n, 4, 1_000_000, 16) for n in range(count))
@@ -316,7 +316,7 @@ class TestTiff:
         assert code_of(data) is ErrorCode.UNSUPPORTED_PIXELS
 
     def test_an_element_that_is_stored_twice(self) -> None:
-        """Which one holds decoders do not agree about, so a size by the other could be any."""
+        """Decoders disagree about which one counts, so the decoded size could be any."""
         assert code_of(with_tag(raw_tiff(GREY), 277, becomes=(257, 9))) is ErrorCode.CORRUPT
         offsets = struct.pack("<HHLL", 273, 4, 1_000_000, 16)
         at = 16 + 4_000_000
@@ -335,7 +335,7 @@ class TestTiff:
 
 
 def with_tag(data: bytes, tag: int, *, becomes: tuple[int, int]) -> bytes:
-    """A little-endian TIFF file with one directory entry's tag and (short) value changed."""
+    """Return a little-endian TIFF file with one entry's tag and (short) value changed."""
     (at,) = struct.unpack_from("<L", data, 4)
     (count,) = struct.unpack_from("<H", data, at)
     for entry in range(at + 2, at + 2 + 12 * count, 12):
@@ -354,7 +354,7 @@ def raw_tiff(
     height: int | None = None,
     width: int | None = None,
 ) -> bytes:
-    """An uncompressed TIFF file, in one strip or in tiles, which Pillow does not write."""
+    """Return an uncompressed TIFF file, in one strip or in tiles, which Pillow does not write."""
     rows, columns = pixels.shape
     if tiled:
         side = min(tile, 64)
@@ -384,10 +384,10 @@ def raw_tiff(
 def tiff_file(
     entries: dict[int, tuple[int, ...] | bytes], blocks: list[bytes], places: tuple[int, ...]
 ) -> bytes:
-    """A TIFF file of these elements; `places` are the tags of the blocks' offsets and sizes."""
+    """Return a TIFF file of these elements; `places` are the tags of block offsets and sizes."""
     ends = list(itertools.accumulate(map(len, blocks), initial=8))
-    told = (tuple(ends[:-1]), tuple(map(len, blocks)))
-    entries = entries | dict(zip(places, told, strict=False))
+    extents = (tuple(ends[:-1]), tuple(map(len, blocks)))
+    entries = entries | dict(zip(places, extents, strict=False))
     values_at = ends[-1] + 2 + 12 * len(entries) + 4
     directory, values = struct.pack("<H", len(entries)), b""
     for tag, numbers in sorted(entries.items()):
@@ -435,8 +435,9 @@ class TestOrientation:
 
 
 def stored_as(upright: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """How a picture lies in a file of this orientation, by what the Exif standard says of the
-    visual position of row 0 and column 0.
+    """Return a picture as a file of this orientation stores it.
+
+    By the visual positions of row 0 and column 0 in the Exif standard.
     """
     flips = {
         1: upright,
@@ -526,7 +527,7 @@ class TestJpegInTiff:
 
 
 def tables_and_rest(stream: bytes) -> tuple[bytes, bytes]:
-    """A JPEG file's tables, as TIFF's JPEGTables without their end, and the rest."""
+    """Return a JPEG file's tables, as TIFF's JPEGTables without their end, and the rest."""
     tables = rest = stream[:2]
     at = 2
     while stream[at + 1] != 0xDA:
@@ -542,7 +543,7 @@ def tables_and_rest(stream: bytes) -> tuple[bytes, bytes]:
 def jpeg_tiff(
     strips: list[bytes], strip_rows: int, *, counts: bool = True, tables: bytes = b""
 ) -> bytes:
-    """A TIFF file whose strips, of GREY, are JPEG."""
+    """Return a TIFF file whose strips, of GREY, are JPEG."""
     rows, columns = GREY.shape
     entries: dict[int, tuple[int, ...] | bytes] = {
         256: (columns,),
