@@ -129,7 +129,10 @@ class ByteBudget:
         return self.used_bytes == 0 or self.used_bytes + size_bytes <= self.total_bytes
 
     def reserve(self, size_bytes: int) -> bool:
-        """Reserve `size_bytes` and return True, or reserve nothing and return False.
+        """Reserve bytes if the budget has room.
+
+        Returns:
+            True if all of `size_bytes` are reserved, False if nothing is.
 
         Raises:
             ValueError: the number is negative.
@@ -241,11 +244,15 @@ class Admission:
             self._move(ticket, Event.REFUSE)
             self._refusals[refusal] += 1
             ticket.refusal = refusal
-            ticket.retry_after_s = self.retry_after_s()
+            ticket.retry_after_s = self.estimate_retry_after_s()
         return ticket
 
     def step(self, now: float) -> AdmissionDecision:
-        """Expire tickets whose deadline has passed, then start those that may start, in order."""
+        """Expire tickets whose deadline has passed, then start those that may start, in order.
+
+        Returns:
+            The tickets that have started or expired, for the caller to run or to answer.
+        """
         expired = tuple(t for t in self._iter_waiting() if t.deadline <= now)
         for ticket in expired:
             self._move(ticket, Event.EXPIRE)
@@ -282,8 +289,8 @@ class Admission:
         """Return the time by which `step` must be called; None while no ticket waits."""
         return min((t.deadline for t in self._iter_waiting()), default=None)
 
-    def retry_after_s(self) -> float:
-        """Estimate, from recent service times, how long the present queue takes, in seconds."""
+    def estimate_retry_after_s(self) -> float:
+        """Return an estimate, from recent service times, of the present queue's duration."""
         if self._mean_service_s is None:
             return DEFAULT_RETRY_AFTER_S
         return (self._count_waiting() + 1) * self._mean_service_s / self.policy.max_running

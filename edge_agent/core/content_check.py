@@ -79,6 +79,9 @@ class ContentProbabilities:
         Args:
             outputs: f32 of shape (8,).
 
+        Returns:
+            The probabilities, clamped to 0 to 1.
+
         Raises:
             ContentOutputsInvalid: they are no probabilities.
         """

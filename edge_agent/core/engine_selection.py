@@ -131,7 +131,10 @@ def choose_batching(trials: Sequence[ThroughputTrial]) -> BatchPolicy:
 
     A policy is chosen over one image at a time only if its throughput is at least `MIN_GAIN` times
     as high and its delay at most `MAX_DELAY` times as long. Of equals the first is chosen. Without
-    a trial of one image at a time nothing can be compared, so `ONE_AT_A_TIME` is returned.
+    a trial of one image at a time nothing can be compared.
+
+    Returns:
+        The policy; `ONE_AT_A_TIME` where nothing can be compared.
     """
     baseline = next((trial for trial in trials if trial.policy == ONE_AT_A_TIME), None)
     if baseline is None:

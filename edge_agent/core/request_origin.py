@@ -133,7 +133,7 @@ def check_request(
 
 
 def parse_authority(text: str) -> Authority | None:
-    """Read `host[:port]` (RFC 3986 section 3.2 without userinfo); None if it is not that."""
+    """Return the parts of `host[:port]` (RFC 3986 section 3.2, no userinfo); None if malformed."""
     match = _AUTHORITY.fullmatch(text)
     if match is None:
         return None
@@ -149,7 +149,7 @@ def parse_authority(text: str) -> Authority | None:
 
 
 def parse_origin(text: str) -> tuple[str, str, int] | None:
-    """Read an origin as scheme, host and port; None for `null` and anything else."""
+    """Return scheme, host and port of an origin; None for `null` and malformed ones."""
     match = _ORIGIN.fullmatch(text)
     authority = parse_authority(match["authority"]) if match else None
     if match is None or authority is None:

@@ -19,7 +19,7 @@ RGB = frozenset({"RGB", "YBR_ICT", "YBR_RCT"})
 
 
 def scale_to_u8(values: NDArray[Any], bits: int) -> NDArray[np.uint8]:
-    """Scale unsigned values of `bits` bits to the full range of u8; shape kept."""
+    """Return unsigned values of `bits` bits scaled to the full range of u8; shape kept."""
     if bits == BITS_PER_BYTE:
         return np.asarray(values, np.uint8)
     top = (1 << bits) - 1
@@ -52,7 +52,10 @@ def compute_luminance(samples: NDArray[Any], photometric: str, bits: int) -> NDA
 
 
 def convert_cmyk_to_grey(light: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Convert inverted CMYK of shape (H, W, 4) to grey: 255 is no ink, as Adobe stores it."""
+    """Return grey, u8 of shape (H, W), of inverted CMYK of shape (H, W, 4).
+
+    Inverted means that 255 is no ink, as Adobe stores it.
+    """
     black = light[..., 3:].astype(np.uint16)
     rgb = (light[..., :3] * black // 255).astype(np.uint8)
     return compute_luminance(rgb, "RGB", BITS_PER_BYTE)

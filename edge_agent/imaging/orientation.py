@@ -15,7 +15,10 @@ _FLIPS_COLUMNS: Final = frozenset({2, 3, 6, 7})
 
 
 def undo_flips(pixels: NDArray[_Item], orientation: int) -> NDArray[_Item]:
-    """Undo an orientation's flips, which equals repeating them; nothing is transposed."""
+    """Return the pixels with an orientation's flips undone; nothing is transposed.
+
+    A second call restores the pixels, because a flip is its own inverse.
+    """
     if orientation in _FLIPS_ROWS:
         pixels = pixels[::-1]
     if orientation in _FLIPS_COLUMNS:
@@ -24,5 +27,5 @@ def undo_flips(pixels: NDArray[_Item], orientation: int) -> NDArray[_Item]:
 
 
 def undo_orientation(pixels: NDArray[_Item], orientation: int) -> NDArray[_Item]:
-    """Undo an orientation: 1 is upright, 2 to 4 are flipped, 5 to 8 also transposed."""
+    """Return the pixels upright: 1 is upright, 2 to 4 are flipped, 5 to 8 also transposed."""
     return undo_flips(pixels.T if orientation in TRANSPOSING else pixels, orientation)

@@ -46,7 +46,7 @@ class PixelFormat:
         return flat.reshape(self.rows, self.columns, self.samples)
 
     def extract_stored(self, words: NDArray[Any]) -> StoredValues:
-        """Extract the stored bits from allocated words, shape kept (PS3.5 8.1.1).
+        """Return the stored values of allocated words, shape kept (PS3.5 8.1.1).
 
         The other bits may hold old overlays. Where the largest word shows that none is set,
         nothing is copied.

@@ -157,7 +157,7 @@ def unwrap_jp2(data: bytes | memoryview) -> memoryview:
 
 
 def read_jpeg2000_header(data: memoryview) -> Jpeg2000Header:
-    """Read the main header and check that the picture has an end marker.
+    """Return the main header, and refuse a picture without an end marker.
 
     Raises:
         StudyImageRefused: TRUNCATED or CORRUPT.

@@ -22,7 +22,7 @@ def find_encodings(terms: Iterable[str]) -> tuple[str, ...]:
 
 
 def decode_text(value: bytes, encodings: tuple[str, ...]) -> str:
-    """Decode a value, code extensions (ISO 2022 escape sequences) included."""
+    """Return a value's text, with code extensions (ISO 2022 escape sequences) decoded."""
     first, *extended = value.split(_ESCAPE)
     return first.decode(encodings[0], "replace") + "".join(
         _decode_extended(_ESCAPE + part, encodings[0]) for part in extended

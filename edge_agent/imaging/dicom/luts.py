@@ -28,8 +28,8 @@ def read_presentation(header: DicomHeader, form: PixelFormat) -> Presentation:
     """
     shape = header.get_text(tags.PRESENTATION_LUT_SHAPE).upper()
     modality = _read_modality(header, is_signed=form.is_signed)
-    signed = _is_voi_input_signed(modality, form)
-    table = _read_table(header, tags.VOI_LUT_SEQUENCE, is_signed=signed)
+    is_signed = _is_voi_input_signed(modality, form)
+    table = _read_table(header, tags.VOI_LUT_SEQUENCE, is_signed=is_signed)
     return Presentation(
         modality=modality,
         voi=table or _read_window(header),

@@ -80,7 +80,7 @@ def _check_single_frame(header: DicomHeader) -> None:
 
 
 def read_pixel_format(header: DicomHeader) -> PixelFormat:
-    """Read the image pixel module and refuse contradictions.
+    """Return the image pixel module's declarations, and refuse contradictions.
 
     Raises:
         StudyImageRefused: CORRUPT or UNSUPPORTED_PIXELS.
@@ -186,7 +186,7 @@ def _read_spacing(header: DicomHeader) -> Spacing | None:
 
 
 def read_study_context(header: DicomHeader) -> StudyContext:
-    """Read the study context; values that cannot be read are treated as absent."""
+    """Return the study context; values that cannot be read are treated as absent."""
     return StudyContext(
         patient_id=header.get_text(tags.PATIENT_ID),
         patient_name=header.get_text(tags.PATIENT_NAME),

@@ -24,7 +24,7 @@ _MIN_AVERAGING = 1.5
 
 
 def parse_jpeg(data: memoryview) -> RasterHeader:
-    """Read a JPEG file's header.
+    """Return a JPEG file's header, with a function that decodes the picture.
 
     Raises:
         StudyImageRefused: TRUNCATED, CORRUPT, UNSUPPORTED_SYNTAX or UNSUPPORTED_PIXELS.

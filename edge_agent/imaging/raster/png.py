@@ -24,7 +24,7 @@ _GREY_TYPES = frozenset({0, 4})
 
 
 def parse_png(data: memoryview) -> RasterHeader:
-    """Read a PNG file's header.
+    """Return a PNG file's header, with a function that decodes the picture.
 
     Raises:
         StudyImageRefused: TRUNCATED, CORRUPT or MULTI_FRAME.

@@ -41,7 +41,7 @@ _TAIL_BYTES, _BLOCK_ROWS = 16, 16
 
 
 def parse_tiff(data: memoryview) -> RasterHeader:
-    """Read a TIFF file's header.
+    """Return a TIFF file's header, with a function that decodes the picture.
 
     Raises:
         StudyImageRefused: TRUNCATED, CORRUPT, MULTI_FRAME, UNSUPPORTED_SYNTAX or

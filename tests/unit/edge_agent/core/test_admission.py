@@ -154,7 +154,7 @@ def test_overload_is_refused_at_once_until_a_place_is_free() -> None:
 
 def test_retry_after_follows_the_recent_service_time() -> None:
     queue = admission(max_running=2, max_waiting=1)
-    assert queue.retry_after_s() == DEFAULT_RETRY_AFTER_S
+    assert queue.estimate_retry_after_s() == DEFAULT_RETRY_AFTER_S
     tickets = [offer(queue) for _ in range(2)]
     queue.step(0.0)
     for ticket in tickets:
