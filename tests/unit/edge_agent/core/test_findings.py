@@ -58,7 +58,7 @@ def test_one_anchor_may_have_several_classes_unless_the_head_forbids_it() -> Non
 
 
 def test_a_model_of_fewer_classes_gives_the_catalogues_indexes() -> None:
-    raw = outputs((0, 0.9, (100, 100, 40, 20)), (2, 0.7, (300, 300, 40, 20)))[:7]
+    raw = make_outputs((0, 0.9, (100, 100, 40, 20)), (2, 0.7, (300, 300, 40, 20)))[:7]
     found = decode_findings(raw, WHOLE, HEAD, [0.5] * 3, (3, 8, 12))
     assert [(f.index, round(f.score, 2)) for f in found] == [(3, 0.9), (12, 0.7)]
     with pytest.raises(ValueError, match="3 thresholds for 14 classes"):
