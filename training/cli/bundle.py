@@ -33,6 +33,6 @@ def everything(*, config: Path) -> None:
     """Do all steps that are missing."""
     stated = load_config(config)
     with alone(stated.train.device) as (train, told):
-        done = run_all.run_all(stated, train, say=say, on_step=told)
+        done = run_all.run_all(stated, train, on_message=say, on_progress=told)
     say(f"{done.bundle.path}: {done.bundle.digest}")
     say(f"Try it: hilum-edge detect --bundle {done.bundle.path} IMAGE")

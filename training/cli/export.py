@@ -31,7 +31,7 @@ def quantize(*, config: Path, accuracy_control: str | None) -> None:
         settings = stated.export.model_copy(update={"max_drop": _max_drop(accuracy_control)})
         stated = stated.model_copy(update={"export": settings})
     with bars() as told:
-        made = steps.quantise(stated, told)
+        made = steps.quantize_graphs(stated, told)
     _list_files(stated, made)
     found = made.record.calibration
     if found and found.drop is not None:
@@ -63,7 +63,7 @@ def parity(*, config: Path) -> None:
     path = stated.out / steps.PARITY
     try:
         with bars() as told:
-            result = steps.prove(stated, told)
+            result = steps.check_parity(stated, told)
     finally:
         # What was measured is shown also where it fails.
         if path.is_file():

@@ -103,7 +103,7 @@ def starter(
     )
     with alone(train.device) as (train_one, on_progress):
         bundle = starters.make_starter(
-            plan, train_one, beginning=beginning, say=say, on_step=on_progress
+            plan, train_one, beginning=beginning, on_message=say, on_progress=on_progress
         )
     say(f"{bundle.path}: {bundle.digest}")
 

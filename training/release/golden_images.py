@@ -14,7 +14,7 @@ _FROM: Final = 30_000_000
 """Seeds that no set is painted from."""
 
 
-def golden_pictures(size: int, count: int) -> dict[str, Pixels]:
+def make_golden_images(size: int, count: int) -> dict[str, Pixels]:
     """So many procedural radiographs, u8 (size, size), by the names of cases."""
     generator = Generator(lungs.load_shape_model(), box_statistics.load_statistics())
     pictures = {}

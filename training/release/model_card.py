@@ -32,7 +32,7 @@ class ModelCardData:
     shipped: Sequence[VariantParity]
 
 
-def release_card(told: ModelCardData) -> str:
+def write_model_card(told: ModelCardData) -> str:
     """The card as Markdown."""
     parts = (
         f"# {told.bundle.name} {told.bundle.version}\n\n**{told.bundle.intended_use}**",

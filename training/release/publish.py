@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 ALIAS: Final = "candidate"
 DIGEST_TAG: Final = "bundle_digest"
-_KNOWN: Final = ("sqlite:///", "http://", "https://")
+_SCHEMES: Final = ("sqlite:///", "http://", "https://")
 _RESERVED: Final = re.compile(r"latest|v\d+", re.IGNORECASE)
 _READY: Final = "READY"
 _BATCH: Final = 1000
@@ -70,7 +70,7 @@ def publish(
     Raises:
         TrainingError: the address or alias cannot be, or MLflow cannot be reached or refuses.
     """
-    if not uri.startswith(_KNOWN):
+    if not uri.startswith(_SCHEMES):
         raise TrainingError(
             f"cannot publish to {uri!r}",
             hint="Name a server (http://host:5000) or a file (sqlite:///runs/mlflow.db).",
@@ -91,7 +91,7 @@ def publish(
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     try:
         client = MlflowClient(tracking_uri=prepared(uri), registry_uri=uri)
-        with _speaking_to(uri):
+        with _tracking_uri(uri):
             version = _version_of(client, model, bundle.digest)
             new = version is None
             if version is None:
@@ -110,7 +110,7 @@ def publish(
 
 
 @contextmanager
-def _speaking_to(uri: str) -> Iterator[None]:
+def _tracking_uri(uri: str) -> Iterator[None]:
     """MLflow's own address meanwhile: a SQLite registry asks there for the model it is to list."""
     import mlflow  # noqa: PLC0415 - takes seconds; only where wanted
 
@@ -150,7 +150,7 @@ def _register(
         experiment_id, name=manifest.name, source_run_id=run, tags=tags, model_type="bundle"
     )
     with tempfile.TemporaryDirectory() as folder:
-        _lay_out(bundle, Path(folder))
+        _write_artifacts(bundle, Path(folder))
         client.log_model_artifacts(logged.model_id, folder)
     client.finalize_logged_model(logged.model_id, "READY")
     now_ms = int(time.time() * 1000)
@@ -183,7 +183,7 @@ def _own_run(client: MlflowClient, experiment_id: str, bundle: Bundle) -> str:
     return str(client.create_run(experiment_id, run_name=name).info.run_id)
 
 
-def _lay_out(bundle: Bundle, folder: Path) -> None:
+def _write_artifacts(bundle: Bundle, folder: Path) -> None:
     """The archive, and beside it what one wants to read without unpacking it."""
     manifest = bundle.manifest
     shutil.copyfile(bundle.path, folder / f"{manifest.name}-{manifest.version}.bundle")

@@ -32,7 +32,7 @@ class SbomInput:
     begun: RunManifest
 
 
-def sbom(made: SbomInput) -> bytes:
+def build_sbom(made: SbomInput) -> bytes:
     """UTF-8 JSON, two-space indent, a final newline."""
     parts = [_dataset(made)]
     if made.train.weights is not None:

@@ -71,7 +71,7 @@ FOLDER: Final = "export"
 PARITY: Final = "parity.json"
 
 
-def export(config: Config, on_step: ProgressCallback = ignore_progress) -> ExportArtifacts:
+def export(config: Config, on_progress: ProgressCallback = ignore_progress) -> ExportArtifacts:
     """Write the float graphs of the run's weights; what earlier steps made of others is dropped.
 
     Raises:
@@ -81,13 +81,13 @@ def export(config: Config, on_step: ProgressCallback = ignore_progress) -> Expor
     if not path.is_file():
         raise TrainingError(f"there are no weights {path}", hint="Run `hilum-train run` first.")
     size = config.train.input_size
-    on_step("export", 0, 3)
+    on_progress("export", 0, 3)
     onnx = export_onnx(load_model(path, config.train.architecture), size, size)
-    on_step("export", 1, 3)
+    on_progress("export", 1, 3)
     members = {ONNX: halve_weights(onnx), CARD_FP16: to_half(for_any_batch(onnx))}
     if config.export.float_ir:
         members |= dict(zip((FLOAT_XML, FLOAT_BIN), float_ir(onnx), strict=True))
-    on_step("export", 2, 3)
+    on_progress("export", 2, 3)
     record = ExportManifest(
         weights_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         input=InputSpec(height=size, width=size),
@@ -96,11 +96,13 @@ def export(config: Config, on_step: ProgressCallback = ignore_progress) -> Expor
     )
     exported = ExportArtifacts(record, members)
     save(config.out / FOLDER, exported)
-    on_step("export", 3, 3)
+    on_progress("export", 3, 3)
     return exported
 
 
-def quantise(config: Config, on_step: ProgressCallback = ignore_progress) -> ExportArtifacts:
+def quantize_graphs(
+    config: Config, on_progress: ProgressCallback = ignore_progress
+) -> ExportArtifacts:
     """Add the INT8 graphs; calibration images come from the frozen split.
 
     Raises:
@@ -109,13 +111,13 @@ def quantise(config: Config, on_step: ProgressCallback = ignore_progress) -> Exp
     """
     exported = load(config.out / FOLDER)
     settings = config.export
-    entries, digest = split_of(config, settings.calibrate_on)
+    entries, digest = read_split(config, settings.calibrate_on)
     check_calibration(config)
     images = [
-        input_of(entry, exported.record.input)[0]
+        to_input(entry, exported.record.input)[0]
         for entry in entries[: settings.calibration_images]
     ]
-    on_step("quantise", 0, 3)
+    on_progress("quantise", 0, 3)
     onnx = _float_onnx(config, exported)
     calibration = Calibration(split=settings.calibrate_on, split_digest=digest, images=len(images))
     graph = to_openvino(onnx)
@@ -127,12 +129,12 @@ def quantise(config: Config, on_step: ProgressCallback = ignore_progress) -> Exp
             symmetric=settings.symmetric,
         )
     else:
-        checked, _ = split_of(config, settings.control_on)
+        checked, _ = read_split(config, settings.control_on)
         controlled = quantize_controlled(
             graph,
             images,
             checked,
-            _metric(exported.record),
+            _map50_metric(exported.record),
             settings.max_drop,
             fast_bias_correction=settings.fast_bias_correction,
             symmetric=settings.symmetric,
@@ -145,9 +147,9 @@ def quantise(config: Config, on_step: ProgressCallback = ignore_progress) -> Exp
                 "left_float": controlled.left_float,
             }
         )
-    on_step("quantise", 1, 3)
+    on_progress("quantise", 1, 3)
     qdq = quantize_onnx(onnx, images)
-    on_step("quantise", 2, 3)
+    on_progress("quantise", 2, 3)
     members = dict(exported.members)
     members |= dict(zip((INT8_XML, INT8_BIN), ir_bytes(int8), strict=True))
     members |= {ONNX_INT8: qdq, CARD_INT8: to_half(for_any_batch(qdq))}
@@ -161,7 +163,7 @@ def quantise(config: Config, on_step: ProgressCallback = ignore_progress) -> Exp
     record = made.record.model_copy(update={"calibration": calibration, "inspected": ()})
     made = replace(made, record=record)
     save(config.out / FOLDER, made)
-    on_step("quantise", 3, 3)
+    on_progress("quantise", 3, 3)
     return made
 
 
@@ -179,7 +181,9 @@ def check_calibration(config: Config) -> None:
 
 
 def compile_for_cards(
-    config: Config, capabilities: Sequence[str] = (), on_step: ProgressCallback = ignore_progress
+    config: Config,
+    capabilities: Sequence[str] = (),
+    on_progress: ProgressCallback = ignore_progress,
 ) -> ExportArtifacts:
     """Add engines of TensorRT for stated compute capabilities; needs no card.
 
@@ -190,7 +194,7 @@ def compile_for_cards(
     runtime = open_runtime("tensorrt_rtx")
     exported = load(config.out / FOLDER)
     wanted = tuple(capabilities) or config.export.capabilities
-    built = build_engines(exported.graphs, wanted, runtime, on_step)
+    built = build_engines(exported.graphs, wanted, runtime, on_progress)
     made = exported.with_graphs(built.graphs)
     record = made.record.model_copy(update={"inspected": built.inspected})
     made = replace(made, record=record)
@@ -198,7 +202,7 @@ def compile_for_cards(
     return made
 
 
-def prove(config: Config, on_step: ProgressCallback = ignore_progress) -> ParityResult:
+def check_parity(config: Config, on_progress: ProgressCallback = ignore_progress) -> ParityResult:
     """Compare torch with every exported variant; the result is written whatever it says.
 
     Raises:
@@ -208,15 +212,15 @@ def prove(config: Config, on_step: ProgressCallback = ignore_progress) -> Parity
     """
     exported = load(config.out / FOLDER)
     weights = config.out / WEIGHTS
-    _same_weights(weights, exported)
+    _check_same_weights(weights, exported)
     record, settings = exported.record, config.evaluate
-    test, digest = split_of(config, settings.split)
-    valid, _ = split_of(config, settings.choose_on)
-    device, rule = str(choose_device(config.train.device)), point_rule(config)
+    test, digest = read_split(config, settings.split)
+    valid, _ = read_split(config, settings.choose_on)
+    device, rule = str(choose_device(config.train.device)), threshold_rule(config)
 
     def side(name: str, detector: Detector) -> ParitySide:
-        chosen_on = detect_all(valid, detector, on_image=partial(on_step, f"{name}: points"))
-        judged_on = detect_all(test, detector, on_image=partial(on_step, f"{name}: figures"))
+        chosen_on = detect_all(valid, detector, on_image=partial(on_progress, f"{name}: points"))
+        judged_on = detect_all(test, detector, on_image=partial(on_progress, f"{name}: figures"))
         return ParitySide(judged_on, rule.choose(valid, chosen_on))
 
     path = config.out / FOLDER / "draft.bundle"
@@ -260,11 +264,11 @@ def prove(config: Config, on_step: ProgressCallback = ignore_progress) -> Parity
     )
     with replace_files(config.out) as place:
         place(PARITY).write_bytes(result.to_bytes())
-    _judge(result, config)
+    _check_bounds(result, config)
     return result
 
 
-def proven(config: Config) -> tuple[ExportArtifacts, ParityResult]:
+def load_checked(config: Config) -> tuple[ExportArtifacts, ParityResult]:
     """The graphs and their proof, for a bundle to be made of.
 
     Raises:
@@ -282,17 +286,17 @@ def proven(config: Config) -> tuple[ExportArtifacts, ParityResult]:
         raise TrainingError(f"{path} is about other graphs than {FOLDER}/ holds", hint=hint)
     if result.bounds != config.parity:
         raise TrainingError(f"{path} was run against other bounds than are configured", hint=hint)
-    _judge(result, config)
+    _check_bounds(result, config)
     return exported, result
 
 
-def point_rule(config: Config) -> ThresholdRule:
+def threshold_rule(config: Config) -> ThresholdRule:
     """What the configured operating points are chosen for."""
     stated = config.evaluate
     return ThresholdRule(stated.false_positives, stated.sensitivity, stated.floor)
 
 
-def split_of(config: Config, name: str) -> tuple[tuple[LabelledImage, ...], str]:
+def read_split(config: Config, name: str) -> tuple[tuple[LabelledImage, ...], str]:
     """The entries of one frozen split of the configured set, and the split's digest.
 
     Raises:
@@ -304,7 +308,7 @@ def split_of(config: Config, name: str) -> tuple[tuple[LabelledImage, ...], str]
     return dataset.select_split(folder, dataset.load_dataset(folder), split, name), split.digest
 
 
-def _judge(result: ParityResult, config: Config) -> None:
+def _check_bounds(result: ParityResult, config: Config) -> None:
     shipped = config.bundle.variants
     problems = [
         problem
@@ -323,12 +327,12 @@ def _judge(result: ParityResult, config: Config) -> None:
 def _float_onnx(config: Config, exported: ExportArtifacts) -> bytes:
     """The f32 graph itself: what the folder holds has its weights rounded to f16."""
     path = config.out / WEIGHTS
-    _same_weights(path, exported)
+    _check_same_weights(path, exported)
     spec = exported.record.input
     return export_onnx(load_model(path, config.train.architecture), spec.height, spec.width)
 
 
-def _same_weights(path: Path, exported: ExportArtifacts) -> None:
+def _check_same_weights(path: Path, exported: ExportArtifacts) -> None:
     if not path.is_file():
         raise TrainingError(f"there are no weights {path}", hint="Run `hilum-train run` first.")
     if hashlib.sha256(path.read_bytes()).hexdigest() != exported.record.weights_sha256:
@@ -338,21 +342,21 @@ def _same_weights(path: Path, exported: ExportArtifacts) -> None:
         )
 
 
-def input_of(entry: LabelledImage, spec: InputSpec) -> tuple[NDArray[np.uint8], Letterbox]:
+def to_input(entry: LabelledImage, spec: InputSpec) -> tuple[NDArray[np.uint8], Letterbox]:
     """What the network takes of an image, u8 (1, 1, H, W), and where in it the image lies."""
     pixels = entry.read_pixels()
     fit = Letterbox.fit(pixels.shape[0], pixels.shape[1], spec.height, spec.width)
     return apply_letterbox(pixels, fit, spec.pad_value)[None, None], fit
 
 
-def _metric(record: ExportManifest) -> Callable[[Infer, Sequence[LabelledImage]], float]:
+def _map50_metric(record: ExportManifest) -> Callable[[Infer, Sequence[LabelledImage]], float]:
     """mAP@0.5 of whatever runs the graph, through the clinic's own letterbox and findings."""
     floors = [record.head.score_floor] * len(CATALOG)
 
     def metric(infer: Infer, entries: Sequence[LabelledImage]) -> float:
         found = []
         for entry in entries:
-            batch, fit = input_of(entry, record.input)
+            batch, fit = to_input(entry, record.input)
             found.append(decode_findings(infer(batch)[0], fit, record.head, floors))
         return mean_average_precision(entries, found, 0.5)
 

@@ -31,9 +31,9 @@ from training.evaluation.parity import MetricDrop, ParityResult, VariantParity
 from training.evaluation.results import Evaluation
 from training.evaluation.run import JSON
 from training.export.artifacts import ExportArtifacts
-from training.release.golden_images import golden_pictures
-from training.release.model_card import ModelCardData, limits_of, release_card
-from training.release.sbom import SbomInput, sbom
+from training.release.golden_images import make_golden_images
+from training.release.model_card import ModelCardData, limits_of, write_model_card
+from training.release.sbom import SbomInput, build_sbom
 from training.train import run_manifest as beginnings
 from training.train.run_manifest import RunManifest
 from training.workflow import export_steps as steps
@@ -50,7 +50,7 @@ def bundle_path(config: Config) -> Path:
     return config.out / f"{config.bundle.name}-{config.bundle.version}.bundle"
 
 
-def check(config: Config) -> None:
+def check_settings(config: Config) -> None:
     """Refuse a content check, predecessor, credits or variant that no run could be packed with.
 
     Raises:
@@ -63,16 +63,16 @@ def check(config: Config) -> None:
                 f"bundle.variants names {name}, which no bundle holds",
                 hint=f"There are: {', '.join(VARIANTS)}.",
             )
-    with _named("bundle.content_check"):
+    with _naming_setting("bundle.content_check"):
         _content_check(config)
-    with _named("bundle.replaces"):
-        _replaced(config)
-    with _named("bundle.credits"):
-        _credits(config)
+    with _naming_setting("bundle.replaces"):
+        _replaced_digest(config)
+    with _naming_setting("bundle.credits"):
+        _credits_section(config)
 
 
 @contextmanager
-def _named(setting: str) -> Iterator[None]:
+def _naming_setting(setting: str) -> Iterator[None]:
     try:
         yield
     except HilumError as error:
@@ -92,23 +92,23 @@ def make_bundle(config: Config, pictures: Mapping[str, Pixels] | None = None) ->
             kept or was changed since the run began, or the bundle cannot be written or does not
             prove itself. A bundle that was there before is untouched.
     """
-    exported, parity = steps.proven(config)
+    exported, parity = steps.load_checked(config)
     begun = beginnings.read(config)
-    evaluation = _evaluation(config, exported, parity)
-    shipped = _shipped(config, parity)
-    told = _told(config, evaluation, parity, shipped)
+    evaluation = _read_evaluation(config, exported, parity)
+    shipped = _shipped_variants(config, parity)
+    told = _card_data(config, evaluation, parity, shipped)
     parts = BundleContents(
         name=config.bundle.name,
         version=config.bundle.version,
         intended_use=config.bundle.intended_use,
         graphs=exported.graphs,
         operating_points={it.name: it.points for it in shipped},
-        pictures=pictures or golden_pictures(config.train.input_size, _CANDIDATES),
-        model_card=release_card(told) + _credits(config),
+        pictures=pictures or make_golden_images(config.train.input_size, _CANDIDATES),
+        model_card=write_model_card(told) + _credits_section(config),
         provenance=_provenance(config, told),
         content_check=_content_check(config),
-        change_control=_change(config, told, begun),
-        sbom=sbom(
+        change_control=_change_control(config, told, begun),
+        sbom=build_sbom(
             SbomInput(
                 name=config.bundle.name,
                 version=config.bundle.version,
@@ -123,7 +123,7 @@ def make_bundle(config: Config, pictures: Mapping[str, Pixels] | None = None) ->
             EVALUATION_MEMBER: evaluation.to_bytes(),
             PARITY_MEMBER: _without_images(parity).to_bytes(),
             RUN_MEMBER: begun.to_bytes(),
-            SETTINGS_MEMBER: _settings(config),
+            SETTINGS_MEMBER: _settings_json(config),
         },
     )
     path = bundle_path(config)
@@ -135,7 +135,7 @@ def make_bundle(config: Config, pictures: Mapping[str, Pixels] | None = None) ->
         ) from error
 
 
-def _evaluation(config: Config, exported: ExportArtifacts, parity: ParityResult) -> Evaluation:
+def _read_evaluation(config: Config, exported: ExportArtifacts, parity: ParityResult) -> Evaluation:
     path = config.out / EVALUATION / JSON
     hint = "Run `hilum-train all`, or `hilum-train evaluate --weights` with this `--out`."
     try:
@@ -166,7 +166,7 @@ def _without_images(parity: ParityResult) -> ParityResult:
     )
 
 
-def _shipped(config: Config, parity: ParityResult) -> tuple[VariantParity, ...]:
+def _shipped_variants(config: Config, parity: ParityResult) -> tuple[VariantParity, ...]:
     wanted = config.bundle.variants
     if wanted is None:
         return parity.variants
@@ -178,7 +178,7 @@ def _shipped(config: Config, parity: ParityResult) -> tuple[VariantParity, ...]:
     return tuple(it for it in parity.variants if it.name in wanted)
 
 
-def _told(
+def _card_data(
     config: Config,
     evaluation: Evaluation,
     parity: ParityResult,
@@ -200,13 +200,13 @@ def _content_check(config: Config) -> ContentCheckFiles | None:
     return gates.load_files(config.bundle.content_check) if config.bundle.content_check else None
 
 
-def _replaced(config: Config) -> str | None:
+def _replaced_digest(config: Config) -> str | None:
     """The digest of the bundle that this one is to follow."""
     path = config.bundle.replaces
     return Bundle.open(path).digest if path else None
 
 
-def _credits(config: Config) -> str:
+def _credits_section(config: Config) -> str:
     path = config.bundle.credits
     if path is None:
         return ""
@@ -232,12 +232,12 @@ def _provenance(config: Config, told: ModelCardData) -> Provenance:
     )
 
 
-def _change(config: Config, told: ModelCardData, begun: RunManifest) -> ChangeControl:
+def _change_control(config: Config, told: ModelCardData, begun: RunManifest) -> ChangeControl:
     said = config.bundle
     return ChangeControl(
         plan=said.plan,
         modifications=said.modifications,
-        replaces=_replaced(config),
+        replaces=_replaced_digest(config),
         protocol=ModificationProtocol(
             data=told.data,
             split=begun.split,
@@ -274,7 +274,7 @@ def _result(bound: str, variant: str, subject: str, drop: MetricDrop) -> Accepta
     )
 
 
-def _settings(config: Config) -> bytes:
+def _settings_json(config: Config) -> bytes:
     """The configuration, without where things lay on the machine that made it."""
     settings = config.model_dump(mode="json", include={"train", "evaluate", "export", "parity"})
     weights, wanted = config.train.weights, config.evaluate

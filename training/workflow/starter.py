@@ -43,7 +43,7 @@ from training.progress import ProgressCallback, ignore_progress
 from training.synthetic import backgrounds as real
 from training.synthetic import box_statistics, lungs, writer
 from training.synthetic.generator import Generator
-from training.workflow.export_steps import input_of
+from training.workflow.export_steps import to_input
 from training.workflow.run_all import run_all
 
 NAME: Final = "starter"
@@ -152,8 +152,8 @@ def make_starter(
     train: Callable[[Config], object],
     *,
     beginning: Path | None = None,
-    say: Callable[[str], None] = lambda _: None,
-    on_step: ProgressCallback = ignore_progress,
+    on_message: Callable[[str], None] = lambda _: None,
+    on_progress: ProgressCallback = ignore_progress,
 ) -> Bundle:
     """Make the starter bundle, or what is missing of it.
 
@@ -166,18 +166,20 @@ def make_starter(
         TrainingError: a folder is absent, a step failed, a bound was not kept, or the bundle does
             not prove itself.
     """
-    paint(plan, on_step)
+    generate_set(plan, on_progress)
     if beginning is not None:
-        plan = begin_with(plan, beginning)
-    made = run_all(plan.config, train, say=say, on_step=on_step).bundle
-    for name, marks in marks_on_clear(plan, made).items():
-        say(f"{name}: {', '.join(map(str, marks))} marks on held-out radiographs that are clear")
+        plan = continue_from(plan, beginning)
+    made = run_all(plan.config, train, on_message=on_message, on_progress=on_progress).bundle
+    for name, marks in count_false_positives(plan, made).items():
+        on_message(
+            f"{name}: {', '.join(map(str, marks))} marks on held-out radiographs that are clear"
+        )
     with replace_files(plan.out) as place:
         shutil.copyfile(made.path, place(made.path.name))
     return Bundle.open(plan.out / made.path.name)
 
 
-def paint(plan: StarterPlan, on_step: ProgressCallback = ignore_progress) -> None:
+def generate_set(plan: StarterPlan, on_progress: ProgressCallback = ignore_progress) -> None:
     """Generate the set with its frozen split, and the credits; nothing if that is done.
 
     No patient whose radiograph is a background is in two splits.
@@ -196,11 +198,11 @@ def paint(plan: StarterPlan, on_step: ProgressCallback = ignore_progress) -> Non
     training: tuple[real.Background, ...] = ()
     held_out: tuple[real.Background, ...] = ()
     if plan.backgrounds is not None:
-        on_step("find lungs", 0, 1)
+        on_progress("find lungs", 0, 1)
         training, held_out = real.split_by_patient(
             real.load_backgrounds(plan.backgrounds, shapes), plan.seed
         )
-        on_step("find lungs", 1, 1)
+        on_progress("find lungs", 1, 1)
     parts = [
         writer.SyntheticPart(
             name,
@@ -211,16 +213,16 @@ def paint(plan: StarterPlan, on_step: ProgressCallback = ignore_progress) -> Non
     ]
     with replace_files(plan.work) as place:
         used = [background.name for background in (*training, *held_out)]
-        place("credits.md").write_text(_credits(plan.backgrounds, used), encoding="utf-8")
+        place("credits.md").write_text(_write_credits(plan.backgrounds, used), encoding="utf-8")
         clear = [f"{background.name}\n" for background in held_out if background.clear]
         place(_CLEAR).write_text("".join(clear), encoding="utf-8")
     split = splits.Split(plan.seed, {part.name: tuple(writer.image_ids(part)) for part in parts})
     samples = writer.write_dataset_parts(parts, folder, split=split, workers=plan.workers)
     for done, _ in enumerate(samples, start=1):
-        on_step("paint", done, sum(counts.values()))
+        on_progress("paint", done, sum(counts.values()))
 
 
-def begin_with(plan: StarterPlan, bundle: Path) -> StarterPlan:
+def continue_from(plan: StarterPlan, bundle: Path) -> StarterPlan:
     """The plan with an earlier bundle's network as its initial weights, once the set is painted.
 
     Raises:
@@ -230,7 +232,7 @@ def begin_with(plan: StarterPlan, bundle: Path) -> StarterPlan:
     if not path.is_file():
         size = plan.train.input_size
         entries = dataset.load_dataset(plan.work / "set", "train")[:_MEASURED_ON]
-        pictures = [input_of(entry, InputSpec(height=size, width=size))[0] for entry in entries]
+        pictures = [to_input(entry, InputSpec(height=size, width=size))[0] for entry in entries]
         opened = Bundle.open(bundle)
         network = unfused(opened, plan.train.architecture, pictures)
         as_it_was = plan.train.model_copy(update={"activation": activation_of(opened)})
@@ -242,7 +244,7 @@ def begin_with(plan: StarterPlan, bundle: Path) -> StarterPlan:
     return replace(plan, train=TrainConfig.model_validate(train))
 
 
-def marks_on_clear(plan: StarterPlan, bundle: Bundle) -> dict[str, list[int]]:
+def count_false_positives(plan: StarterPlan, bundle: Bundle) -> dict[str, list[int]]:
     """How many findings each variant marks on each held-out film whose readers found nothing."""
     names = (plan.work / _CLEAR).read_text(encoding="utf-8").splitlines()
     if plan.backgrounds is None or not names:
@@ -261,7 +263,7 @@ def marks_on_clear(plan: StarterPlan, bundle: Bundle) -> dict[str, list[int]]:
     return counts
 
 
-def _credits(folder: Path | None, used: Sequence[str]) -> str:
+def _write_credits(folder: Path | None, used: Sequence[str]) -> str:
     """Whose pictures and figures it was made of, as Markdown."""
     lines = [
         "Lung shapes: aggregates of V7 Labs' lung masks. Box statistics: aggregates of VinDr-CXR's",
@@ -277,14 +279,16 @@ def _credits(folder: Path | None, used: Sequence[str]) -> str:
         "|---|---|---|---|",
     ]
     groups: dict[tuple[str, str, str], list[str]] = {}
-    for name, terms in _terms(folder, used):
+    for name, terms in _read_attribution(folder, used):
         groups.setdefault(terms, []).append(name)
     for (origin, licence, source), names in sorted(groups.items()):
         lines.append(f"| {origin} | {licence} | {source} | {', '.join(sorted(names))} |")
     return "\n".join([*lines, ""])
 
 
-def _terms(folder: Path, used: Sequence[str]) -> Iterable[tuple[str, tuple[str, str, str]]]:
+def _read_attribution(
+    folder: Path, used: Sequence[str]
+) -> Iterable[tuple[str, tuple[str, str, str]]]:
     """Origin, licence and source of each file, from the folder's `attribution.csv`."""
     table = folder / "attribution.csv"
     if not table.is_file():

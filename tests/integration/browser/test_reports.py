@@ -17,7 +17,7 @@ from training.config import load_config
 from training.data import tables
 from training.evaluation.run import HTML
 from training.synthetic import dicom_studies
-from training.workflow.run_all import evaluate
+from training.workflow.stages import evaluate
 
 pytestmark = [pytest.mark.service("chromium"), pytest.mark.training, pytest.mark.slow]
 

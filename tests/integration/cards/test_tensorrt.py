@@ -36,8 +36,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("card")
     config = load_config(exportable(folder / "toy", random_detector()))
     steps.export(config)
-    made = steps.quantise(config)
-    result = steps.prove(config)
+    made = steps.quantize_graphs(config)
+    result = steps.check_parity(config)
     return write_bundle(folder / "a.bundle", toy_parts(config, made, result))
 
 

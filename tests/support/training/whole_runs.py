@@ -67,5 +67,5 @@ def whole_run(folder: Path, network: DetectionModel) -> WholeRun:
     shutil.rmtree(folder / "run")
     said: list[str] = []
     training = Trained(network)
-    done = run_all.run_all(load_config(path), training, pictures=PICTURES, say=said.append)
+    done = run_all.run_all(load_config(path), training, pictures=PICTURES, on_message=said.append)
     return WholeRun(path, done, said, training)

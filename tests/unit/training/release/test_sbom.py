@@ -6,7 +6,7 @@ import json
 from importlib.metadata import version
 
 from training.config import ParityBounds, TrainConfig
-from training.release.sbom import SbomInput, sbom
+from training.release.sbom import SbomInput, build_sbom
 from training.train.run_manifest import RunManifest, libraries
 
 BEGUN = RunManifest(
@@ -33,12 +33,12 @@ def test_the_published_schema_takes_it() -> None:
     from cyclonedx.schema import SchemaVersion
     from cyclonedx.validation.json import JsonStrictValidator
 
-    fault = JsonStrictValidator(SchemaVersion.V1_6).validate_str(sbom(MADE).decode())
+    fault = JsonStrictValidator(SchemaVersion.V1_6).validate_str(build_sbom(MADE).decode())
     assert fault is None, fault
 
 
 def test_it_names_libraries_base_weights_and_the_split() -> None:
-    content = json.loads(sbom(MADE))
+    content = json.loads(build_sbom(MADE))
     by_ref = {part["bom-ref"]: part for part in content["components"]}
     assert by_ref[f"pkg:pypi/ultralytics@{version('ultralytics')}"]["type"] == "library"
     assert by_ref["base-weights"]["hashes"] == [{"alg": "SHA-256", "content": "3" * 64}]
@@ -49,9 +49,9 @@ def test_it_names_libraries_base_weights_and_the_split() -> None:
 
 
 def test_the_same_parts_give_the_same_bytes_and_others_another_serial_number() -> None:
-    assert sbom(MADE) == sbom(MADE)
+    assert build_sbom(MADE) == build_sbom(MADE)
     plain = SbomInput(**{k: getattr(MADE, k) for k in MADE.__slots__} | {"train": TrainConfig()})
-    one, other = (json.loads(sbom(made)) for made in (MADE, plain))
+    one, other = (json.loads(build_sbom(made)) for made in (MADE, plain))
     assert one["serialNumber"] != other["serialNumber"]
     assert "base-weights" not in {part["bom-ref"] for part in other["components"]}
 

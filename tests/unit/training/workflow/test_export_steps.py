@@ -53,10 +53,10 @@ def stated(tmp_path_factory: pytest.TempPathFactory, network: DetectionModel) ->
     """A run whose graphs have been exported, quantised, compiled and proven, in wide bounds."""
     config = load_config(exportable(tmp_path_factory.mktemp("run"), network))
     steps.export(config)
-    steps.quantise(config)
+    steps.quantize_graphs(config)
     if RTX in find_tensorrt_packages():
         steps.compile_for_cards(config)
-    steps.prove(config)
+    steps.check_parity(config)
     return config
 
 
@@ -117,7 +117,7 @@ def test_each_variant_is_compared_and_the_float_ones_lose_nothing(stated: Config
 def test_points_are_chosen_for_a_stated_sensitivity(stated: Config) -> None:
     usual = ParityResult.model_validate_json((stated.out / PARITY).read_bytes())
     aim = stated.evaluate.model_validate({"resamples": 10, "floor": 0.1, "sensitivity": 0.5})
-    result = steps.prove(stated.model_copy(update={"evaluate": aim}))
+    result = steps.check_parity(stated.model_copy(update={"evaluate": aim}))
     assert result.points_chosen.startswith("on valid, a sensitivity of 0.5 per class")
     assert result.reference_points != usual.reference_points
     assert set(result.reference_points) == set(usual.reference_points)
@@ -126,7 +126,7 @@ def test_points_are_chosen_for_a_stated_sensitivity(stated: Config) -> None:
 
 
 def test_proven_graphs_become_a_bundle_that_proves_itself(stated: Config, tmp_path: Path) -> None:
-    made, result = steps.proven(stated)
+    made, result = steps.load_checked(stated)
     bundle = write_bundle(tmp_path / "a.bundle", toy_parts(stated, made, result))
     assert Bundle.open(bundle.path).manifest.input.height == SIZE
     if RTX not in find_tensorrt_packages():
@@ -193,14 +193,14 @@ def test_torch_computes_where_the_run_was_trained(stated: Config) -> None:
         update={"train": stated.train.model_copy(update={"device": "cuda"})}
     )
     with pytest.raises(TrainingError, match="needs CUDA device 0"):
-        steps.prove(on_card)
+        steps.check_parity(on_card)
 
 
 def test_a_full_disk_names_the_file_that_is_proven_from(stated: Config) -> None:
     before = (stated.out / PARITY).read_bytes()
     listed = sorted((stated.out / FOLDER).rglob("*"))
     with room_for(100_000), pytest.raises(TrainingError, match=r"cannot write .*draft\.bundle: F"):
-        steps.prove(stated)
+        steps.check_parity(stated)
     assert (stated.out / PARITY).read_bytes() == before
     assert sorted((stated.out / FOLDER).rglob("*")) == listed
 
@@ -211,12 +211,12 @@ def test_accuracy_control_measures_on_the_images_of_its_split(
 ) -> None:
     shutil.copytree(stated.out / FOLDER, fresh.out / FOLDER)
     with pytest.raises(TrainingError, match="there is no split 'exam'"):
-        steps.quantise(with_export(fresh, max_drop=0.9, control_on="exam"))
-    made = steps.quantise(with_export(fresh, max_drop=0.9))
+        steps.quantize_graphs(with_export(fresh, max_drop=0.9, control_on="exam"))
+    made = steps.quantize_graphs(with_export(fresh, max_drop=0.9))
     found = made.record.calibration
     assert found is not None
     assert (found.max_drop, found.left_float, found.images) == (0.9, (), 4)
-    valid, _ = steps.split_of(fresh, "valid")
+    valid, _ = steps.read_split(fresh, "valid")
     spec, head = made.record.input, made.record.head
     draft = draft_bundle(fresh.out / "draft.bundle", made.graphs)
     exact = OpenVinoOptions(inference_precision="f32")
@@ -238,13 +238,13 @@ def test_a_bound_that_is_not_kept_names_itself_and_no_bundle_can_be_made(stated:
     kept = path.read_bytes()
     strict = bounded(stated, 0.0, 0.0)
     with pytest.raises(TrainingError, match="run against other bounds than are configured"):
-        steps.proven(strict)
+        steps.load_checked(strict)
     with pytest.raises(TrainingError, match=r"openvino-int8: .*the bound is 0 \(parity\.") as told:
-        steps.prove(strict)
+        steps.check_parity(strict)
     assert "No bundle is made" in told.value.hint
     assert ParityResult.model_validate_json(path.read_bytes()).problems
     with pytest.raises(TrainingError, match="is not the trained one"):
-        steps.proven(strict)
+        steps.load_checked(strict)
     path.write_bytes(kept)
 
 
@@ -253,26 +253,26 @@ def test_files_that_changed_or_are_missing_are_noticed(stated: Config) -> None:
     kept = graph.read_bytes()
     graph.write_bytes(kept[:-1])
     with pytest.raises(TrainingError, match=r"model\.onnx is not what export\.json says"):
-        steps.proven(stated)
+        steps.load_checked(stated)
     graph.unlink()
     with pytest.raises(TrainingError, match=r"there is no .*model\.onnx"):
-        steps.proven(stated)
+        steps.load_checked(stated)
     graph.write_bytes(kept)
     weights = stated.out / "weights.pt"
     trained = weights.read_bytes()
     weights.write_bytes(trained + b"\0")
     with pytest.raises(TrainingError, match="holds other weights than were exported"):
-        steps.quantise(stated)
+        steps.quantize_graphs(stated)
     weights.write_bytes(trained)
-    steps.proven(stated)
+    steps.load_checked(stated)
 
 
 def test_steps_out_of_order_say_which_comes_first(fresh: Config) -> None:
     with pytest.raises(TrainingError, match=r"no .*export\.json") as told:
-        steps.quantise(fresh)
+        steps.quantize_graphs(fresh)
     assert "hilum-train export" in told.value.hint
     with pytest.raises(TrainingError, match=r"no .*export\.json"):
-        steps.prove(fresh)
+        steps.check_parity(fresh)
     (fresh.out / "weights.pt").unlink()
     with pytest.raises(TrainingError, match="there are no weights") as told:
         steps.export(fresh)
@@ -282,9 +282,9 @@ def test_steps_out_of_order_say_which_comes_first(fresh: Config) -> None:
 def test_without_calibration_images_the_message_names_the_setting(stated: Config) -> None:
     before = (stated.out / FOLDER / artifacts.FILE).read_bytes()
     with pytest.raises(TrainingError, match=r"export\.calibration_images is 0"):
-        steps.quantise(with_export(stated, calibration_images=0))
+        steps.quantize_graphs(with_export(stated, calibration_images=0))
     with pytest.raises(TrainingError, match="there is no split 'calibration'"):
-        steps.quantise(with_export(stated, calibrate_on="calibration"))
+        steps.quantize_graphs(with_export(stated, calibrate_on="calibration"))
     assert (stated.out / FOLDER / artifacts.FILE).read_bytes() == before
 
 

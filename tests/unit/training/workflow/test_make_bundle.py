@@ -98,9 +98,9 @@ def test_settings_name_files_without_their_folders(proven: Path) -> None:
     kept = changed(
         proven, "evaluate", rules=Path("/home/me/rules.yaml"), baseline=Path("/home/me/a.bundle")
     )
-    told = json.loads(make_bundle._settings(kept))["evaluate"]
+    told = json.loads(make_bundle._settings_json(kept))["evaluate"]
     assert (told["rules"], told["baseline"]) == ("rules.yaml", "a.bundle")
-    assert "baseline" not in json.loads(make_bundle._settings(load_config(proven)))["evaluate"]
+    assert "baseline" not in json.loads(make_bundle._settings_json(load_config(proven)))["evaluate"]
 
 
 def test_outside_the_declared_bounds_there_is_no_bundle(proven: Path) -> None:

@@ -21,7 +21,7 @@ from training.errors import TrainingError
 from training.evaluation.results import Evaluation
 from training.export import artifacts
 from training.workflow import export_steps as steps
-from training.workflow import run_all
+from training.workflow import run_all, stages
 
 if TYPE_CHECKING:
     from ultralytics.nn.tasks import DetectionModel
@@ -44,7 +44,7 @@ def again(path: Path, network: DetectionModel, config: Config | None = None) -> 
     """Run all once more; the names of the steps that were done."""
     said: list[str] = []
     of = config or load_config(path)
-    run_all.run_all(of, Trained(network), pictures=PICTURES, say=said.append)
+    run_all.run_all(of, Trained(network), pictures=PICTURES, on_message=said.append)
     return [line.removesuffix(": done") for line in said if line.endswith(": done")]
 
 
@@ -206,7 +206,7 @@ def test_the_bundle_that_is_replaced_is_the_baseline(
     config.out.mkdir()
     shutil.copy(load_config(path).out / "weights.pt", config.out)
     with pytest.raises(TrainingError, match="fails acceptance rules: difference/map50 at least 0"):
-        run_all.evaluate(config)
+        stages.evaluate(config)
     written = (config.out / "evaluation" / "evaluation.json").read_bytes()
     found = Evaluation.model_validate_json(written)
     assert found.subject.device == "cpu"
@@ -214,11 +214,11 @@ def test_the_bundle_that_is_replaced_is_the_baseline(
     assert found.baseline.subject.digest == before.digest
     stated = config.evaluate.model_copy(update={"baseline": Path("other.bundle")})
     other = config.model_copy(update={"evaluate": stated})
-    assert run_all.baseline_of(other) == Path("other.bundle")
+    assert stages.baseline_path(other) == Path("other.bundle")
 
 
 def inputs_of(config: Config, name: str) -> dict[str, Any]:
-    made = run_all._steps(config, lambda _: None, None, lambda _: None, lambda *_: None)
+    made = stages.Pipeline(config, lambda _: None, None, lambda _: None, lambda *_: None).stages()
     (step,) = (it for it in made if it.name == name)
     return step.inputs()
 
@@ -242,9 +242,7 @@ def test_what_compiles_for_cards_counts_only_where_that_is_wanted(
     )
     with_it: list[dict[str, Any]] = []
     for installed in ({}, {"tensorrt_rtx": "1.7.1"}, {"tensorrt_rtx": "1.8"}):
-        monkeypatch.setattr(
-            run_all, "find_tensorrt_packages", lambda installed=installed: installed
-        )
+        monkeypatch.setattr(stages, "find_tensorrt_packages", lambda installed=installed: installed)
         assert set(inputs_of(config, "export")) == {"data", "weights", "export", "size"}
         with_it.append(inputs_of(wanted, "export"))
     assert [it.get("tensorrt_rtx") for it in with_it] == [None, "1.7.1", "1.8"]
@@ -254,14 +252,14 @@ def test_what_compiles_for_cards_counts_only_where_that_is_wanted(
 def test_without_a_compiler_for_cards_it_is_said_that_there_are_no_engines(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_all, "find_tensorrt_packages", dict)
+    monkeypatch.setattr(stages, "find_tensorrt_packages", dict)
     config = elsewhere(path, tmp_path / "run", export={"capabilities": ["8.9"]})
     config.out.mkdir()
     shutil.copy(load_config(path).out / "weights.pt", config.out)
     said: list[str] = []
-    made = run_all._steps(config, lambda _: None, None, said.append, lambda *_: None)
+    made = stages.Pipeline(config, lambda _: None, None, said.append, lambda *_: None).stages()
     next(it for it in made if it.name == "export").act()
-    assert said == ["export: no engines for cards ahead of time: tensorrt_rtx is not installed"]
+    assert said == ["export: no TensorRT engines are compiled: tensorrt_rtx is missing"]
     assert artifacts.load(config.out / steps.FOLDER).graphs.targets.get(TRT_FP16, ()) == ()
 
 
@@ -270,7 +268,7 @@ def test_weights_are_measured_where_they_were_trained(path: Path, tmp_path: Path
         pytest.skip("a card is there: the weights would be measured on it")
     config = elsewhere(path, tmp_path / "run", train={"device": "cuda"})
     with pytest.raises(TrainingError, match="needs CUDA device 0"):
-        run_all.evaluate(config)
+        stages.evaluate(config)
 
 
 def test_the_example_that_newcomers_run_is_a_configuration() -> None:

@@ -15,7 +15,7 @@ from training.data import dataset, splits
 from training.errors import TrainingError
 from training.models.network import load_model
 from training.models.unfuse import unfused
-from training.release.golden_images import golden_pictures
+from training.release.golden_images import make_golden_images
 from training.workflow import starter
 from training.workflow.starter import StarterPlan
 
@@ -55,7 +55,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> StarterPlan:
 @pytest.fixture(scope="module")
 def learnt() -> DetectionModel:
     """The shipped starter's network stands for one that was trained: it finds something."""
-    pictures = [it[None, None] for it in golden_pictures(SIZE, 6).values()]
+    pictures = [it[None, None] for it in make_golden_images(SIZE, 6).values()]
     return unfused(Bundle.open(starter_bundle_path()), "yolo11n", pictures)
 
 
@@ -84,7 +84,7 @@ def test_what_is_there_is_not_made_again(
     pictures = {p: p.stat().st_mtime_ns for p in (plan.work / "set" / "images").iterdir()}
     said: list[str] = []
     training = Trained(learnt)
-    starter.make_starter(plan, training, say=said.append)
+    starter.make_starter(plan, training, on_message=said.append)
     assert training.times == 0
     assert {p: p.stat().st_mtime_ns for p in pictures} == pictures
     assert made.path.read_bytes() == before
@@ -98,18 +98,18 @@ def test_the_parts_are_the_frozen_split(plan: StarterPlan, made: Bundle) -> None
     assert sizes == {"train": 6, "valid": 4, "test": 4}
     assert dataset.load_dataset(plan.work / "set", "test")[0].image_id == "test-000000"
     with pytest.raises(TrainingError, match="the plan says"):
-        starter.paint(replace(plan, train_images=7))
+        starter.generate_set(replace(plan, train_images=7))
 
 
 @pytest.mark.slow
 def test_it_goes_on_from_another_bundles_network(plan: StarterPlan, made: Bundle) -> None:
-    further = starter.begin_with(plan, made.path)
+    further = starter.continue_from(plan, made.path)
     path = further.train.weights
     assert path == plan.work / "starter-1.2.3.pt"
     assert load_model(path, "yolo11n")
     assert "--begin-with starter-1.2.3.bundle" in further.command
     written = path.stat().st_mtime_ns
-    assert starter.begin_with(plan, made.path) == further
+    assert starter.continue_from(plan, made.path) == further
     assert path.stat().st_mtime_ns == written
 
 
@@ -128,12 +128,12 @@ def test_credits_name_who_gave_what(tmp_path: Path) -> None:
         "a.png,Hanoi,CC BY 4.0,10.1/x,\nb.png,Hanoi,CC BY 4.0,10.1/x,\nc.png,Rome,CC0,,http://c\n"
         "unused.png,Nowhere,secret,,\n"
     )
-    told = starter._credits(tmp_path, ["b.png", "a.png", "c.png"])
+    told = starter._write_credits(tmp_path, ["b.png", "a.png", "c.png"])
     assert "| Hanoi | CC BY 4.0 | 10.1/x | a.png, b.png |" in told
     assert "| Rome | CC0 | http://c | c.png |" in told
     assert "secret" not in told
 
 
 def test_without_terms_it_says_so(tmp_path: Path) -> None:
-    assert "|  | not stated |  | a.png |" in starter._credits(tmp_path, ["a.png"])
-    assert "Every chest was painted." in starter._credits(None, [])
+    assert "|  | not stated |  | a.png |" in starter._write_credits(tmp_path, ["a.png"])
+    assert "Every chest was painted." in starter._write_credits(None, [])
