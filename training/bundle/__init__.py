@@ -1,1 +1,1 @@
-"""training bundle: to be described."""
+"""Bundles: one model version as one archive, with its golden cases, model card and evidence."""

@@ -1,38 +1,39 @@
-"""What `hilum-train bundle`, `publish` and `all` do: call, show progress, say what came of it."""
+"""Runs `hilum-train bundle`, `publish` and `all`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from edge_agent.engines.bundle import Bundle
-from training.cli.console import reported
-from training.cli.train import alone, say
+from training.cli.console import exit_status, print_line
+from training.cli.train import alone
 from training.config import load_config
 from training.release.publish import publish as publish_bundle
-from training.workflow import make_bundle, run_all
+from training.workflow import make_bundle
+from training.workflow.run_all import run_all as run_stages
 
 
-@reported
+@exit_status
 def bundle(*, config: Path) -> None:
-    """Pack a run that was exported, proven and evaluated."""
+    """Pack an exported, checked and evaluated run."""
     made = make_bundle.make_bundle(load_config(config))
-    say(f"{made.path}: {made.digest}")
+    print_line(f"{made.path}: {made.digest}")
 
 
-@reported
+@exit_status
 def publish(*, bundle: Path, to: str, model: str, experiment: str, alias: str) -> None:
-    """Register a bundle."""
+    """Register a bundle in MLflow."""
     opened = Bundle.open(bundle)
     published = publish_bundle(opened, to, model=model, experiment=experiment, alias=alias)
-    known = "" if published.new else " (was there already)"
-    say(f"{published.model} version {published.version}, alias {published.alias}{known}")
+    known = "" if published.new else " (already registered)"
+    print_line(f"{published.model} version {published.version}, alias {published.alias}{known}")
 
 
-@reported
-def everything(*, config: Path) -> None:
-    """Do all steps that are missing."""
-    stated = load_config(config)
-    with alone(stated.train.device) as (train, told):
-        done = run_all.run_all(stated, train, on_message=say, on_progress=told)
-    say(f"{done.bundle.path}: {done.bundle.digest}")
-    say(f"Try it: hilum-edge detect --bundle {done.bundle.path} IMAGE")
+@exit_status
+def run_all(*, config: Path) -> None:
+    """Run every stage whose inputs have changed."""
+    loaded = load_config(config)
+    with alone(loaded.train.device) as (train, on_progress):
+        result = run_stages(loaded, train, on_message=print_line, on_progress=on_progress)
+    print_line(f"{result.bundle.path}: {result.bundle.digest}")
+    print_line(f"Try it: hilum-edge detect --bundle {result.bundle.path} IMAGE")

@@ -1,4 +1,4 @@
-"""The terminal: errors in two lines, bars, exit statuses. Quick to import."""
+"""Terminal output of the commands: messages, errors, progress bars and exit statuses."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from edge_agent.errors import HilumError
+from training.progress import ProgressCallback
 
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
@@ -19,8 +20,8 @@ Arguments = ParamSpec("Arguments")
 stderr = Console(stderr=True)
 
 
-def reported(command: Callable[Arguments, None]) -> Callable[Arguments, int]:
-    """Run a command to its exit status; errors go to the terminal in two lines."""
+def exit_status(command: Callable[Arguments, None]) -> Callable[Arguments, int]:
+    """Wrap a command so that it returns its exit status and prints errors with their hint."""
 
     @wraps(command)
     def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> int:
@@ -40,8 +41,8 @@ def reported(command: Callable[Arguments, None]) -> Callable[Arguments, int]:
 
 
 @contextmanager
-def bars() -> Iterator[Callable[[str, int, int], None]]:
-    """One bar per step, made when the step is first told about."""
+def progress_bars() -> Iterator[ProgressCallback]:
+    """Show a progress bar per stage, from the first time that the stage reports progress."""
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -51,9 +52,14 @@ def bars() -> Iterator[Callable[[str, int, int], None]]:
     ) as progress:
         tasks: dict[str, object] = {}
 
-        def told(step: str, done: int, total: int) -> None:
-            if step not in tasks:
-                tasks[step] = progress.add_task(step, total=total)
-            progress.update(tasks[step], completed=done)  # type: ignore[arg-type] # an opaque id
+        def on_progress(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = progress.add_task(stage, total=total)
+            progress.update(tasks[stage], completed=done)  # type: ignore[arg-type] # an opaque id
 
-        yield told
+        yield on_progress
+
+
+def print_line(line: str) -> None:
+    """Print a line to the terminal, above the progress bars."""
+    stderr.print(line, markup=False, highlight=False, soft_wrap=True)

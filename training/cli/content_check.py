@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edge_agent.engines.bundle import Bundle
-from training.bundle.writer import with_content_check
-from training.cli.console import bars, reported, stderr
+from training.bundle.repack import replace_content_check
+from training.cli.console import exit_status, progress_bars, stderr
 from training.content_check import train as content
 from training.content_check.network import ContentTrainingConfig
 from training.content_check.report import format_card_section, format_report, load_other_images
@@ -15,13 +15,13 @@ from training.content_check.train import TrainingPlan
 from training.data.atomic_files import replace_files
 
 
-@reported
+@exit_status
 def train_content_check(
     *, out: Path, radiographs: Path, others: Sequence[Path], tables: Path | None, seed: int
 ) -> None:
     """Train a content check, write it and its tables."""
     plan = TrainingPlan(radiographs, seed=seed, config=ContentTrainingConfig(seed=seed))
-    with bars() as on_progress:
+    with progress_bars() as on_progress:
         trained = content.train_content_check(plan, on_progress)
     content.save_files(
         content.export_files(
@@ -36,8 +36,10 @@ def train_content_check(
     stderr.print(text, markup=False)
 
 
-@reported
+@exit_status
 def add_content_check(*, bundle: Path, content_check: Path, version: str, out: Path) -> None:
     """Pack a bundle again with a content check."""
-    made = with_content_check(Bundle.open(bundle), content.load_files(content_check), version, out)
+    made = replace_content_check(
+        Bundle.open(bundle), content.load_files(content_check), version, out
+    )
     stderr.print(f"{made.path}: {made.digest}", markup=False)

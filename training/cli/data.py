@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal
 
-from training.cli.console import bars, reported, stderr
+from training.cli.console import exit_status, progress_bars, stderr
 from training.data import exports, import_set, quality_report, splits, tables
 from training.data.atomic_files import replace_files
 from training.data.import_set import ImportOptions
@@ -18,10 +18,10 @@ Format = Literal["yolo", "coco"]
 _REASONS: Final = 5
 
 
-@reported
+@exit_status
 def vindr(options: ImportOptions) -> None:
     """Import a data set and report on it."""
-    with bars() as on_progress:
+    with progress_bars() as on_progress:
         imported = import_set.import_dataset(options, on_progress)
         on_progress("report", 0, 1)
         report = quality_report.render_report(imported, options.out)
@@ -30,7 +30,7 @@ def vindr(options: ImportOptions) -> None:
     _print_summary(imported, options.out)
 
 
-@reported
+@exit_status
 def split(*, data: Path, seed: int, shares: tuple[float, float, float], new: bool) -> None:
     """Divide a data set again."""
     known = tables.read_tables(data, divided=False)
@@ -49,7 +49,7 @@ def split(*, data: Path, seed: int, shares: tuple[float, float, float], new: boo
     _print(_describe_split(divided))
 
 
-@reported
+@exit_status
 def report(*, data: Path) -> None:
     """Write the quality report of a data set again."""
     text = quality_report.render_report(tables.read_tables(data), data)
@@ -58,10 +58,10 @@ def report(*, data: Path) -> None:
     _print(f"report: {data / tables.REPORT}")
 
 
-@reported
+@exit_status
 def export(*, data: Path, form: Format, out: Path) -> None:
     """Write a data set in another tool's layout."""
-    with bars() as on_progress:
+    with progress_bars() as on_progress:
         count = exports.EXPORTERS[form](data, out, on_progress)
     _print(f"{count} images: {out}")
 

@@ -1,4 +1,4 @@
-"""What `hilum-train evaluate` does: check what was asked for, show progress, say the figures."""
+"""Runs `hilum-train evaluate`: checks the options, shows progress, prints the metrics."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import Final
 
 from rich.table import Table
 
-from training.cli.console import bars, reported, stderr
+from training.cli.console import exit_status, progress_bars, stderr
+from training.cli.evaluate_options import EvaluateOptions
 from training.errors import TrainingError
 from training.evaluation.operating_points import ThresholdRule
 from training.evaluation.results import Evaluation, MetricEstimate
 from training.evaluation.run import HTML, JSON, EvaluationRequest, WeightsFile, run_evaluation
 
-_SAID: Final = (
+_SHOWN: Final = (
     "map50",
     "map40",
     "map50_95",
@@ -25,100 +26,90 @@ _SAID: Final = (
     "image_specificity",
     "ece",
 )
-_AIMS: Final = (
-    "evaluation.json lists, under `operating_point_targets`, the points that this split would give."
-)
+_TARGETS: Final = "evaluation.json lists points for this split under operating_point_targets."
 
 
-@reported
-def evaluate(
-    *,
-    bundle: Path | None,
-    weights: Path | None,
-    architecture: str,
-    input_size: int | None,
-    device: str,
-    split: str,
-    data: Path | None,
-    variant: str | None,
-    baseline: Path | None,
-    baseline_variant: str | None,
-    rules: Path | None,
-    choose_on: str | None,
-    false_positives: float | None,
-    sensitivity: float | None,
-    resamples: int,
-    seed: int,
-    workers: int,
-    out: Path,
-) -> None:
-    """Evaluate a bundle or weights; a rule that fails is an error, after all is written."""
-    if (bundle is None) == (weights is None):
-        raise TrainingError("name what to evaluate: --bundle or --weights, one of them")
-    if weights is not None and variant is not None:
-        raise TrainingError("--variant is of a bundle; weights have none")
-    if bundle is not None and choose_on is not None:
-        raise TrainingError(
-            "--choose-on is for weights; a bundle brings its own operating points",
-            hint=_AIMS,
-        )
-    if false_positives is not None and sensitivity is not None:
-        raise TrainingError("points have one aim: --false-positives or --sensitivity, not both")
-    if bundle is not None and (false_positives is not None or sensitivity is not None):
-        aim = "--sensitivity" if false_positives is None else "--false-positives"
-        raise TrainingError(
-            f"{aim} is for weights; a bundle brings its own operating points", hint=_AIMS
-        )
-    if baseline_variant is not None and baseline is None:
-        raise TrainingError("--baseline-variant is of a --baseline, which is not given")
-    if choose_on is not None and data is None:
-        raise TrainingError("--choose-on names a split of --data, which is not given")
-    subject = bundle or WeightsFile(Path(weights or ""), architecture, input_size, device)
+@exit_status
+def evaluate(options: EvaluateOptions) -> None:
+    """Evaluate a bundle or weights; a rule that fails is an error after all files are written."""
+    _check(options)
     request = EvaluationRequest(
-        subject=subject,
-        split=split,
-        out=out,
-        data=data,
-        variant=variant,
-        baseline=baseline,
-        baseline_variant=baseline_variant,
-        rules=rules,
-        choose_on=choose_on,
-        points=ThresholdRule(false_positives, sensitivity),
-        resamples=resamples,
-        seed=seed,
-        workers=workers,
+        subject=options.bundle
+        or WeightsFile(
+            Path(options.weights or ""), options.architecture, options.input_size, options.device
+        ),
+        split=options.split,
+        out=options.out,
+        data=options.data,
+        variant=options.variant,
+        baseline=options.baseline,
+        baseline_variant=options.baseline_variant,
+        rules=options.rules,
+        choose_on=options.choose_on,
+        points=ThresholdRule(options.false_positives, options.sensitivity),
+        resamples=options.resamples,
+        seed=options.seed,
+        workers=options.workers,
     )
-    with bars() as told:
-        evaluation = run_evaluation(request, told)
+    with progress_bars() as on_progress:
+        evaluation = run_evaluation(request, on_progress)
     stderr.print(_table(evaluation))
-    stderr.print(f"{out / JSON}, {out / HTML}", markup=False, soft_wrap=True)
-    _judge(evaluation)
+    stderr.print(f"{options.out / JSON}, {options.out / HTML}", markup=False, soft_wrap=True)
+    _check_acceptance(evaluation)
+
+
+def _check(options: EvaluateOptions) -> None:
+    """Refuse options that exclude each other.
+
+    Raises:
+        TrainingError: the message names the options.
+    """
+    if (options.bundle is None) == (options.weights is None):
+        raise TrainingError("name what to evaluate: --bundle or --weights, one of them")
+    if options.weights is not None and options.variant is not None:
+        raise TrainingError("--variant is for a bundle; weights have no variants")
+    if options.false_positives is not None and options.sensitivity is not None:
+        raise TrainingError("points have one target: --false-positives or --sensitivity, not both")
+    if options.bundle is not None:
+        for option, value in (
+            ("--choose-on", options.choose_on),
+            ("--sensitivity", options.sensitivity),
+            ("--false-positives", options.false_positives),
+        ):
+            if value is not None:
+                raise TrainingError(
+                    f"{option} is for weights; a bundle has operating points of its own",
+                    hint=_TARGETS,
+                )
+    if options.baseline_variant is not None and options.baseline is None:
+        raise TrainingError("--baseline-variant belongs to a --baseline, which is not given")
+    if options.choose_on is not None and options.data is None:
+        raise TrainingError("--choose-on names a split of --data, which is not given")
 
 
 def _table(evaluation: Evaluation) -> Table:
-    compared = evaluation.baseline
+    baseline = evaluation.baseline
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     table.add_column("value", justify="right")
     table.add_column("95% interval")
-    if compared is not None:
-        table.add_column("less the baseline")
-    for name in _SAID:
-        row = [name, *_told(evaluation.metrics[name])]
-        if compared is not None:
-            row.append(" ".join(_told(compared.differences[name])))
+    if baseline is not None:
+        table.add_column("difference from the baseline")
+    for name in _SHOWN:
+        row = [name, *_format(evaluation.metrics[name])]
+        if baseline is not None:
+            row.append(" ".join(_format(baseline.differences[name])))
         table.add_row(*row)
     return table
 
 
-def _told(figure: MetricEstimate | None) -> tuple[str, str]:
-    if figure is None:
+def _format(estimate: MetricEstimate | None) -> tuple[str, str]:
+    if estimate is None:
         return "-", "no example"
-    return f"{figure.value:z.3f}", f"{figure.low:z.3f} to {figure.high:z.3f}"
+    return f"{estimate.value:z.3f}", f"{estimate.low:z.3f} to {estimate.high:z.3f}"
 
 
-def _judge(evaluation: Evaluation) -> None:
+def _check_acceptance(evaluation: Evaluation) -> None:
     """Check the results of the acceptance rules.
 
     Raises:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from training.cli.console import bars, reported, stderr
+from training.cli.console import exit_status, progress_bars, stderr
 from training.config import Config, load_config
 from training.errors import TrainingError
 from training.evaluation.parity import ParityResult, VariantParity
@@ -14,23 +14,23 @@ from training.export.artifacts import ExportArtifacts
 from training.workflow import export_steps as steps
 
 
-@reported
+@exit_status
 def export(*, config: Path) -> None:
     """Write the float graphs."""
     stated = load_config(config)
-    with bars() as told:
+    with progress_bars() as told:
         made = steps.export(stated, told)
     _list_files(stated, made)
 
 
-@reported
+@exit_status
 def quantize(*, config: Path, accuracy_control: str | None) -> None:
     """Add the INT8 graphs."""
     stated = load_config(config)
     if accuracy_control is not None:
         settings = stated.export.model_copy(update={"max_drop": _max_drop(accuracy_control)})
         stated = stated.model_copy(update={"export": settings})
-    with bars() as told:
+    with progress_bars() as told:
         made = steps.quantize_graphs(stated, told)
     _list_files(stated, made)
     found = made.record.calibration
@@ -39,11 +39,11 @@ def quantize(*, config: Path, accuracy_control: str | None) -> None:
         _say(f"mAP@0.5 fell by {found.drop:.4f}; convolutions left float: {left}")
 
 
-@reported
+@exit_status
 def tensorrt(*, config: Path, capabilities: list[str]) -> None:
     """Add engines for cards."""
     stated = load_config(config)
-    with bars() as told:
+    with progress_bars() as told:
         made = steps.compile_for_cards(stated, capabilities, told)
     table = Table("variant", "capability", "layers", "convolutions take", "MB", "")
     for it in made.record.inspected:
@@ -56,13 +56,13 @@ def tensorrt(*, config: Path, capabilities: list[str]) -> None:
     _say("Compiled and inspected, not run: that takes a card. See docs/tensorrt.md.")
 
 
-@reported
+@exit_status
 def parity(*, config: Path) -> None:
     """Compare torch with every variant; a bound that is not kept is an error."""
     stated = load_config(config)
     path = stated.out / steps.PARITY
     try:
-        with bars() as told:
+        with progress_bars() as told:
             result = steps.check_parity(stated, told)
     finally:
         # What was measured is shown also where it fails.

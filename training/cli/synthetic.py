@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from edge_agent.engines.bundle import Bundle
 from hilum.catalog import CATALOG
-from training.cli.console import bars, reported
+from training.cli.console import exit_status, progress_bars
 from training.cli.train import alone, say
 from training.config import TrainConfig
 from training.data.atomic_files import replace_files
@@ -29,7 +29,7 @@ from training.workflow import starter as starters
 _PREVIEWED: Final = 24
 
 
-@reported
+@exit_status
 def synthetic(
     *,
     out: Path,
@@ -51,7 +51,7 @@ def synthetic(
     seeds = range(seed, seed + count)
     write = dicom.write_studies if studies else writer.write_dataset
     shown: list[Sample] = []
-    with bars() as on_progress:
+    with progress_bars() as on_progress:
         for done, _ in enumerate(write(generator, out, seeds, workers=workers), start=1):
             on_progress("paint", done, count)
         if preview is not None:
@@ -64,7 +64,7 @@ def synthetic(
             place(preview.name).write_bytes(encoded.tobytes())
 
 
-@reported
+@exit_status
 def starter(
     *,
     out: Path,
@@ -108,13 +108,13 @@ def starter(
     say(f"{bundle.path}: {bundle.digest}")
 
 
-@reported
+@exit_status
 def statistics(*, annotations: Path, out: Path) -> None:
     """Aggregate an annotation table."""
     boxes.save_statistics(boxes.measure_statistics(annotations), out)
 
 
-@reported
+@exit_status
 def lung_shapes(*, masks: Path, out: Path) -> None:
     """Aggregate lung masks."""
     lungs.save_shape_model(lungs.measure_shape_model(masks), out)

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from training.cli.console import bars, reported, stderr
+from training.cli.console import exit_status, progress_bars, stderr
 from training.config import Config, load_config
 from training.errors import TrainingError
 from training.progress import ProgressCallback
@@ -19,7 +19,7 @@ from training.train.run import run as run_once
 Launcher = Literal["local", "ray"]
 
 
-@reported
+@exit_status
 def run(*, config: Path, resume: bool, launcher: Launcher, workers: int) -> None:
     """Train as configured, in this process and those that torchrun started beside it, or on Ray."""
     stated = load_config(config)
@@ -39,7 +39,7 @@ def here(config: Config, group: ProcessGroup, *, resume: bool) -> Path:
     """Train in this process; the leading one shows a bar and a line per epoch."""
     if not group.leads:
         return run_once(config, group, resume=resume)
-    with bars() as told:
+    with progress_bars() as told:
 
         def step(progress: Progress) -> None:
             done = progress.epoch * progress.steps + progress.step + 1
@@ -63,7 +63,7 @@ def alone(
                 "all runs in one process",
                 hint="Train with torchrun and `hilum-train run`; `all` then does the rest.",
             )
-        with bars() as told:
+        with progress_bars() as told:
             yield partial(_train, group, told), told
 
 
@@ -75,7 +75,7 @@ def _train(group: ProcessGroup, told: ProgressCallback, config: Config) -> Path:
     return run_once(config, group, resume=True, say=say, on_step=step)
 
 
-@reported
+@exit_status
 def tune(*, config: Path) -> None:
     """Search the configured space; the best settings become a configuration of their own."""
     from training.train.tune import best_config, search  # noqa: PLC0415 - only where wanted
@@ -84,7 +84,7 @@ def tune(*, config: Path) -> None:
     with joined(stated.train.device) as group:
         if group.world > 1:
             raise TrainingError("tune runs in one process; start it without torchrun")
-        with bars() as told:
+        with progress_bars() as told:
             study = search(stated, group, say=say, told=lambda n: told("trials", *n))
     say(f"best: {study.best_value:.4f} with {study.best_params}")
     say(f"configuration: {best_config(stated, study)}")

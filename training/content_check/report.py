@@ -13,7 +13,7 @@ import numpy as np
 
 from edge_agent.core.content_check import ContentProbabilities, assess_content
 from hilum.manifest import ContentCheckThresholds
-from training.bundle.writer import CONTENT_CHECK_HEADING
+from training.bundle.layout import CONTENT_CHECK_HEADING
 from training.content_check import image_sources
 from training.content_check.image_sources import Content
 from training.content_check.network import predict

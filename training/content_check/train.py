@@ -22,7 +22,8 @@ import torch
 from edge_agent.core.content_check import ContentProbabilities
 from edge_agent.engines.bundle import Bundle
 from hilum.manifest import ContentCheckThresholds, InputSpec
-from training.bundle.writer import CONTENT_CHECK_HEADING, ContentCheckFiles
+from training.bundle.archive import ContentCheckFiles
+from training.bundle.layout import CONTENT_CHECK_HEADING
 from training.content_check import image_sources
 from training.content_check.image_sources import ContentImage
 from training.content_check.network import (
@@ -282,7 +283,7 @@ def export_files(
 
 
 def save_files(parts: ContentCheckFiles, path: Path) -> None:
-    """Write a content check to a file of its own, for `training.bundle.writer.with_content_check`.
+    """Write a content check to a file of its own, for `repack.replace_content_check`.
 
     Raises:
         TrainingError: the disk cannot be written; the previous file is unchanged.

@@ -15,7 +15,7 @@ from edge_agent.core.findings import Finding
 from edge_agent.engines.bundle import Bundle
 from hilum.catalog import CATALOG
 from hilum.manifest import HeadSpec, InputSpec
-from training.bundle.writer import measuring_engine
+from training.bundle.measuring import measuring_engine
 from training.data import dataset, splits
 from training.data.atomic_files import replace_files
 from training.data.dataset import LabelledImage

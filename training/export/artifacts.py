@@ -15,7 +15,7 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hilum.manifest import EngineTarget, HeadSpec, InputSpec, MemberPath, Sha256
-from training.bundle.writer import ModelFiles
+from training.bundle.variants import ModelFiles
 from training.data.atomic_files import replace_files
 from training.errors import TrainingError
 

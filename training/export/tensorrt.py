@@ -15,7 +15,8 @@ from typing import Final
 
 from edge_agent.engines.runtimes.tensorrt_runtime import Plan, Runtime
 from hilum.manifest import EngineTarget
-from training.bundle.writer import CARD_FP16, CARD_INT8, TRT_FP16, TRT_INT8, ModelFiles
+from training.bundle.layout import CARD_FP16, CARD_INT8
+from training.bundle.variants import TRT_FP16, TRT_INT8, ModelFiles
 from training.errors import TrainingError
 from training.export.artifacts import PlanInspection
 from training.export.onnx_graph import read_onnx

@@ -154,7 +154,7 @@ def choose_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
 
 
 @cache
-def has_native_bf16(device: torch.device) -> bool:
+def computes_bf16(device: torch.device) -> bool:
     """Whether BF16 is quicker than FP32 there, not merely possible."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))

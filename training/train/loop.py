@@ -37,7 +37,7 @@ from training.train.checkpoints import (
     TrainingState,
     WeightEma,
 )
-from training.train.distributed import ALONE, ProcessGroup, has_native_bf16, digest_of
+from training.train.distributed import ALONE, ProcessGroup, computes_bf16, digest_of
 from training.train.loader import Batch, batches, steps
 from training.train.losses import Criterion, class_weights, count
 from training.train.validate import measure
@@ -233,7 +233,7 @@ def _predict(
     """Raw outputs for this process's images, in BF16 where that is quicker."""
     pixels = torch.from_numpy(batch.pixels).to(device, non_blocking=True)
     pixels = pixels.to(memory_format=torch.channels_last).float() / 255
-    bfloat16 = config.bfloat16 and has_native_bf16(device)
+    bfloat16 = config.bfloat16 and computes_bf16(device)
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16):
         predictions: dict[str, Any] = network(pixels)
     return predictions

@@ -25,7 +25,7 @@ from edge_agent.engines.runtimes.tensorrt_runtime import open_runtime
 from edge_agent.imaging.letterbox import apply_letterbox
 from hilum.catalog import CATALOG
 from hilum.manifest import HeadSpec, InputSpec
-from training.bundle.writer import (
+from training.bundle.layout import (
     CARD_FP16,
     CARD_INT8,
     FLOAT_BIN,
@@ -34,10 +34,10 @@ from training.bundle.writer import (
     INT8_XML,
     ONNX,
     ONNX_INT8,
-    ModelFiles,
-    draft_bundle,
-    measuring_engine,
 )
+from training.bundle.measuring import measuring_engine
+from training.bundle.variants import ModelFiles
+from training.bundle.writer import draft_bundle
 from training.config import Config
 from training.data import dataset, splits
 from training.data.atomic_files import explain_write_errors, replace_files

@@ -21,8 +21,10 @@ from hilum.manifest import (
     ModificationProtocol,
     Provenance,
 )
+from training.bundle.archive import BundleContents, ContentCheckFiles
 from training.bundle.layout import EVALUATION_MEMBER, PARITY_MEMBER, RUN_MEMBER, SETTINGS_MEMBER
-from training.bundle.writer import VARIANTS, BundleContents, ContentCheckFiles, write_bundle
+from training.bundle.variants import VARIANTS
+from training.bundle.writer import write_bundle
 from training.config import Config
 from training.content_check import train as gates
 from training.data import splits

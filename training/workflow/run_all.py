@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from edge_agent.engines.base import Pixels
 from edge_agent.engines.bundle import Bundle
-from edge_agent.engines.runtimes.tensorrt_runtime import open_runtime, find_tensorrt_packages
+from edge_agent.engines.runtimes.tensorrt_runtime import find_tensorrt_packages, open_runtime
 from training.config import Config
 from training.data.atomic_files import replace_files
 from training.evaluation import run as evaluating

@@ -22,7 +22,8 @@ from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.runtimes.openvino import has_native_bf16
 from hilum.catalog import CATALOG
 from hilum.manifest import InputSpec
-from training.bundle.writer import BF16, FP32, INT8, ORT_FP32, measuring_engine
+from training.bundle.measuring import measuring_engine
+from training.bundle.variants import BF16, FP32, INT8, ORT_FP32
 from training.config import (
     BundleConfig,
     Config,

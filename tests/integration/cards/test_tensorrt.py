@@ -18,7 +18,9 @@ from edge_agent.engines.runtimes.factory import open_engine, runtime_version
 from edge_agent.engines.selection.select import select_engine
 from tests.support.training.exported_runs import exportable, toy_parts
 from tests.support.training.models import random_detector
-from training.bundle.writer import TRT_FP16, TRT_INT8, measuring_engine, write_bundle
+from training.bundle.measuring import measuring_engine
+from training.bundle.variants import TRT_FP16, TRT_INT8
+from training.bundle.writer import write_bundle
 from training.config import load_config
 from training.workflow import export_steps as steps
 

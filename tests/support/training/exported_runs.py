@@ -17,7 +17,7 @@ from ultralytics.nn.tasks import DetectionModel
 from hilum.catalog import CATALOG
 from hilum.manifest import HeadSpec, InputSpec, Provenance
 from tests.support.training.models import blobs
-from training.bundle.writer import BundleContents
+from training.bundle.archive import BundleContents
 from training.config import Config
 from training.data import dataset
 from training.data.splits import Split

@@ -19,23 +19,12 @@ from edge_agent.errors import BundleInvalid
 from hilum.catalog import CATALOG
 from hilum.manifest import MANIFEST_NAME, HeadSpec, InputSpec, Provenance
 from tests.support.engines.bundles import ANCHORS, MASS, ROWS, SIZE, picture, transparent_ir
-from training.bundle import writer
-from training.bundle.writer import (
-    BF16,
-    FLOAT_BIN,
-    FLOAT_XML,
-    FP32,
-    INT8,
-    INT8_BIN,
-    INT8_XML,
-    ONNX,
-    ORT_FP32,
-    BundleContents,
-    ModelFiles,
-    draft_bundle,
-    measuring_engine,
-    write_bundle,
-)
+from training.bundle import golden
+from training.bundle.archive import BundleContents
+from training.bundle.layout import FLOAT_BIN, FLOAT_XML, INT8_BIN, INT8_XML, ONNX
+from training.bundle.measuring import measuring_engine
+from training.bundle.variants import BF16, FP32, INT8, ORT_FP32, ModelFiles
+from training.bundle.writer import draft_bundle, write_bundle
 from training.errors import TrainingError
 
 OPTIONS = OpenVinoOptions(threads=1)
@@ -127,9 +116,9 @@ def test_what_is_answered_otherwise_together_is_no_golden_case(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lost = picture((2, 200, (10, 10, 40, 40)))
-    engine_for = writer.measuring_engine
+    engine_for = golden.measuring_engine
     monkeypatch.setattr(
-        writer, "measuring_engine", lambda *known: TwoAtOnce(engine_for(*known), lost)
+        golden, "measuring_engine", lambda *known: TwoAtOnce(engine_for(*known), lost)
     )
     parts = replace(PARTS, pictures={**PARTS.pictures, "lost": lost})
     made = write_bundle(tmp_path / "a.bundle", parts, OPTIONS)
@@ -171,14 +160,17 @@ REFUSED: dict[str, tuple[BundleContents, str]] = {
         replace(PARTS, operating_points={"tpu": PARTS.operating_points[INT8]}),
         r"points for \['tpu'\]",
     ),
-    "no picture": (replace(PARTS, pictures={}), "no golden picture shows openvino-int8"),
+    "no picture": (
+        replace(PARTS, pictures={}),
+        "a finding that openvino-int8 reproduces",
+    ),
     "nothing to see": (
         replace(PARTS, pictures={"clear": picture()}),
-        "no golden picture shows openvino-int8",
+        "a finding that openvino-int8 reproduces",
     ),
     "a variant that is blind": (
         replace(PARTS, graphs=graphs(gain=0.1)),
-        "no golden picture shows onnxruntime-fp32",
+        "a finding that onnxruntime-fp32 reproduces",
     ),
 }
 

@@ -189,7 +189,7 @@ def test_weights_with_points_for_a_stated_sensitivity(
     assert points["--sensitivity", 1] == points[()]
     status, said = run(*usual, "--sensitivity", 0.9, "--false-positives", 0.1, "--out", tmp_path)
     assert status == 1
-    assert "points have one aim: --false-positives or --sensitivity, not both" in said
+    assert "points have one target: --false-positives or --sensitivity, not both" in said
 
 
 def test_weights_that_went_astray_are_said(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -27,6 +29,20 @@ def run(*arguments: str | Path) -> tuple[int, str]:
         ["tune"],
         ["starter"],
         ["data", "statistics"],
+        ["all"],
+        ["evaluate"],
+        ["export"],
+        ["quantize"],
+        ["tensorrt"],
+        ["parity"],
+        ["bundle"],
+        ["publish"],
+        ["add-content-check"],
+        ["content-check"],
+        ["data", "vindr"],
+        ["data", "split"],
+        ["data", "report"],
+        ["data", "export"],
         ["data", "lung-shapes"],
     ],
 )
@@ -34,6 +50,15 @@ def test_every_command_has_help_with_an_example(command: list[str]) -> None:
     status, said = run(*command, "--help")
     assert status == 0
     assert "Example" in said
+
+
+def test_help_waits_for_no_library_of_the_commands() -> None:
+    code = (
+        "import sys; from training.cli.main import app; app(['--help'], standalone_mode=False); "
+        "print([m for m in ('torch', 'openvino', 'pandas', 'cv2', 'mlflow') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_synthetic_writes_a_set_and_a_preview(tmp_path: Path) -> None:

@@ -17,7 +17,9 @@ from hilum.codes import ErrorCode
 from tests.support.engines import bundles
 from tests.support.engines.content_checks import SPEC, THRESHOLDS, transparent_content_check
 from tests.support.system.disks import room_for
-from training.bundle.writer import CONTENT_CHECK_HEADING, ContentCheckFiles, with_content_check
+from training.bundle.archive import ContentCheckFiles
+from training.bundle.layout import CONTENT_CHECK_HEADING
+from training.bundle.repack import replace_content_check
 from training.content_check import image_sources, views
 from training.content_check import train as content
 from training.content_check.image_sources import Content, ContentImage
@@ -217,7 +219,7 @@ def accepting() -> ContentCheckFiles:
 def test_adding_a_content_check_changes_nothing_else(tmp_path: Path) -> None:
     members = bundles.contents()
     old = Bundle.open(bundles.pack(tmp_path / "old.bundle", members))
-    made = with_content_check(old, accepting(), "0.0.2", tmp_path / "new.bundle")
+    made = replace_content_check(old, accepting(), "0.0.2", tmp_path / "new.bundle")
     for name in set(members) - {"model-card.md"}:
         assert made.read(name) == members[name]
     assert made.manifest.content_check is not None
@@ -229,9 +231,9 @@ def test_adding_a_content_check_changes_nothing_else(tmp_path: Path) -> None:
     assert content.load_files(made.path) == accepting()
     with pytest.raises(TrainingError, match="holds no content check"):
         content.load_files(old.path)
-    twice = with_content_check(made, accepting(), "0.0.3", tmp_path / "third.bundle")
+    twice = replace_content_check(made, accepting(), "0.0.3", tmp_path / "third.bundle")
     assert twice.read("model-card.md").decode() == card
-    again = with_content_check(old, accepting(), "0.0.2", tmp_path / "again.bundle")
+    again = replace_content_check(old, accepting(), "0.0.2", tmp_path / "again.bundle")
     assert again.path.read_bytes() == made.path.read_bytes()
 
 
@@ -242,7 +244,7 @@ def test_a_content_check_that_refuses_a_golden_image_is_not_packed(tmp_path: Pat
     members["golden/clear.png"] = bundles.png(dark)
     old = Bundle.open(bundles.pack(tmp_path / "old.bundle", members))
     with pytest.raises(TrainingError, match="refuses the golden case clear: inverted"):
-        with_content_check(old, accepting(), "0.0.2", tmp_path / "new.bundle")
+        replace_content_check(old, accepting(), "0.0.2", tmp_path / "new.bundle")
     assert not (tmp_path / "new.bundle").exists()
 
 

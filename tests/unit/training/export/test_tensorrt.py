@@ -15,7 +15,8 @@ from onnx import TensorProto, helper
 from edge_agent.engines.runtimes.tensorrt_runtime import ExecutionContext, Layer, Plan
 from edge_agent.errors import EngineFailed
 from hilum.manifest import EngineTarget, HeadSpec, InputSpec
-from training.bundle.writer import CARD_FP16, CARD_INT8, TRT_FP16, TRT_INT8, ModelFiles
+from training.bundle.layout import CARD_FP16, CARD_INT8
+from training.bundle.variants import TRT_FP16, TRT_INT8, ModelFiles
 from training.errors import TrainingError
 from training.export.tensorrt import build_engines
 

@@ -19,17 +19,10 @@ from edge_agent.engines.runtimes.tensorrt_runtime import find_tensorrt_packages,
 from tests.conftest import absent
 from tests.support.system.disks import room_for
 from tests.support.training.exported_runs import SIZE, exportable, toy_parts
-from training.bundle.writer import (
-    CARD_FP16,
-    CARD_INT8,
-    INT8,
-    TRT_FP16,
-    TRT_INT8,
-    VARIANTS,
-    draft_bundle,
-    measuring_engine,
-    write_bundle,
-)
+from training.bundle.layout import CARD_FP16, CARD_INT8
+from training.bundle.measuring import measuring_engine
+from training.bundle.variants import INT8, TRT_FP16, TRT_INT8, VARIANTS
+from training.bundle.writer import draft_bundle, write_bundle
 from training.cli import export
 from training.config import Config, load_config
 from training.errors import TrainingError

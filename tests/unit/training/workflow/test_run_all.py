@@ -14,7 +14,7 @@ from edge_agent.engines.runtimes.tensorrt_runtime import find_tensorrt_packages
 from edge_agent.errors import EngineFailed, HilumError
 from tests.conftest import absent
 from tests.support.training.whole_runs import PICTURES, Trained, WholeRun
-from training.bundle.writer import TRT_FP16
+from training.bundle.variants import TRT_FP16
 from training.config import Config, load_config
 from training.data import splits
 from training.errors import TrainingError
@@ -135,7 +135,7 @@ def elsewhere(path: Path, out: Path, **sections: dict[str, Any]) -> Config:
         ({"export": {"calibration_images": 0}}, r"export\.calibration_images is 0"),
         ({"export": {"max_drop": 0.1, "control_on": "exam"}}, "there is no split 'exam'"),
         ({"evaluate": {"rules": "no.yaml"}}, r"cannot read the rules no\.yaml"),
-        ({"evaluate": {"rules": "{tmp}/map5.yaml"}}, "no figure 'map5'; did you mean 'map50'"),
+        ({"evaluate": {"rules": "{tmp}/map5.yaml"}}, "no metric 'map5'; did you mean 'map50'"),
         ({"evaluate": {"rules": "{tmp}/difference.yaml"}}, "no figure 'difference/map50'"),
         ({"evaluate": {"baseline": "{tmp}/map5.yaml"}}, r"map5\.yaml"),
         ({"bundle": {"content_check": "no.zip"}}, r"bundle\.content_check: no\.zip holds no gate"),
