@@ -147,7 +147,7 @@ def draw_sample(material: TrainingImages, rng: np.random.Generator) -> Sample:
         pixels, content = broken(pixels, rng), Content.OTHER
     turn = int(rng.integers(1, 4)) if rng.random() < 0.5 else 0
     inverted, early = bool(rng.random() < 0.35), bool(rng.random() < 0.5)
-    # Inverted before or after the augmentation, because borders and letters may be added later.
+    # An early inversion leaves the borders and letters of the augmentation as they are.
     if inverted and early:
         pixels = invert(pixels)
     pixels = augment(pixels, rng)
