@@ -1,12 +1,12 @@
 """The 14 findings of VinDr-CXR: index, name and coded concept.
 
 Order and names are the dataset's own (Nguyen et al., "VinDr-CXR: An open dataset of chest
-X-rays with radiologist's annotations", Scientific Data 2022, class ids 0-13). A model's output
-channel `i` means `CATALOG[i]`, everywhere.
+X-rays with radiologist's annotations", Scientific Data 2022, class ids 0-13). A bundle
+declares which of them its model has; results carry the index of this catalogue.
 
 Concepts are DICOM coded entries (PS3.3 section 8). Where neither SNOMED CT nor DICOM has one
-concept for what the dataset's readers marked, the code is local (scheme `99HILUM`) and says so
-rather than claiming a neighbouring one.
+concept for what the dataset's readers marked, the code is local (scheme `99HILUM`) instead of
+a similar one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Concept:
 
 @dataclass(frozen=True, slots=True)
 class CatalogFinding:
-    """One kind of abnormality the detector knows.
+    """One kind of abnormality.
 
     `slug` is the stable identifier for JSON, metrics and file names; `name` is the dataset's label.
     `site` narrows the anatomy where the finding's own concept does not already say it.

@@ -1,4 +1,4 @@
-"""Stable codes that callers may rely on: why an image was refused, and what to be wary of."""
+"""Stable codes of errors and warnings, which callers may rely on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class ErrorCode(StrEnum):
-    """Why there is no answer. Never reused for another meaning; new ones may be added."""
+    """The reason why there is no result. Codes keep their meaning; new ones may be added."""
 
     # The study image is at fault: send another one.
     EMPTY_FILE = "empty_file"
@@ -27,14 +27,14 @@ class ErrorCode(StrEnum):
     # The request is at fault: correct it.
     INVALID_REQUEST = "invalid_request"
     UNKNOWN_MODEL = "unknown_model"
-    # The caller is not known, or may not do this: use another credential.
+    # The caller is not known, or has no permission: use another credential.
     UNAUTHENTICATED = "unauthenticated"
     FORBIDDEN = "forbidden"
-    # Nobody is at fault: try again later.
+    # A temporary condition: try again later.
     OVERLOADED = "overloaded"
     DEADLINE_EXCEEDED = "deadline_exceeded"
     NOT_READY = "not_ready"
-    # The box is at fault: its operator must act.
+    # The agent's machine is at fault: its operator must act.
     DECODER_FAILED = "decoder_failed"
     ENGINE_FAILED = "engine_failed"
     BUNDLE_INVALID = "bundle_invalid"
@@ -44,7 +44,7 @@ class ErrorCode(StrEnum):
 
 
 class ClientErrorCode(StrEnum):
-    """Why a call brought no answer: made by the client (`hilum.client`), never sent by an agent."""
+    """The reason why a call failed, set by `hilum.client` and never sent by an agent."""
 
     UNREACHABLE = "unreachable"
     TLS_FAILED = "tls_failed"
@@ -55,7 +55,7 @@ class ClientErrorCode(StrEnum):
 
 
 class WarningCode(StrEnum):
-    """The image was answered, but lies outside what the model was made for."""
+    """There is a result, but the image is outside what the model was made for."""
 
     AP_VIEW = "ap_view"
     UNKNOWN_VIEW = "unknown_view"

@@ -1,8 +1,8 @@
-"""What a bundle declares: one model version as one archive.
+"""The manifest of a bundle, which is one model version as one archive.
 
-A bundle is a zip whose `manifest.json` names every other member with its SHA-256 and size. The
-bundle's digest is the SHA-256 of the manifest's own bytes, so it pins every byte that matters and
-does not depend on how the archive was packed.
+A bundle is a zip whose `manifest.json` lists every other member with its SHA-256 and size. The
+bundle's digest is the SHA-256 of the manifest's bytes, so it identifies the content of every member
+and does not depend on how the archive was packed.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class Member(_Frozen):
 
 
 class InputSpec(_Frozen):
-    """The tensor a bundle's engines take: u8, NCHW, one grey channel, letterboxed.
+    """The input tensor of a bundle's engines: u8, NCHW, one grey channel, letterboxed.
 
-    The image is shrunk or grown to fit `height` x `width` with its aspect kept, centred, and the
-    rest filled with `pad_value`.
+    The image is scaled to fit `height` x `width` with its aspect ratio kept, and centred. The rest
+    is filled with `pad_value`.
     """
 
     height: Annotated[int, Field(ge=32, le=4096, multiple_of=32)]
@@ -49,11 +49,11 @@ class InputSpec(_Frozen):
 
 
 class HeadSpec(_Frozen):
-    """How raw outputs become findings (see `edge_agent.core.findings`).
+    """How raw outputs are decoded to findings (see `edge_agent.core.findings`).
 
     Output is f32 of shape (N, 4 + classes, anchors): box centre x, centre y, width and height in
-    input pixels, then one score per class. `score_floor` is the lowest score that ever leaves the
-    model; `multi_label` lets one anchor carry several classes.
+    input pixels, then one score per class. Lower scores
+    than `score_floor` are dropped; with `multi_label` an anchor may have several classes.
     """
 
     kind: Literal["yolo_decoded"] = "yolo_decoded"
@@ -64,10 +64,10 @@ class HeadSpec(_Frozen):
 
 
 class EngineTarget(_Frozen):
-    """An engine compiled ahead of time: for cards of these compute capabilities, and one runtime.
+    """An engine compiled ahead of time for GPUs of these compute capabilities.
 
-    `package` is what loads it and `version` that package's own, to the last digit: TensorRT loads
-    no engine that another version built.
+    `package` loads it, in exactly this `version`: TensorRT loads no engine that another version
+    built.
     """
 
     package: Literal["tensorrt", "tensorrt_rtx"]
@@ -79,9 +79,9 @@ class EngineTarget(_Frozen):
 class EngineVariant(_Frozen):
     """One way to run the model: a runtime, a precision and its files.
 
-    `operating_points` gives the score threshold per finding slug; they belong to this variant of
-    this bundle and to nothing else. `targets` are engines of TensorRT compiled from `model` ahead
-    of time; a box whose card is in none of them compiles `model` itself.
+    `operating_points` are score thresholds by finding slug, valid for this variant of this bundle
+    only. `targets` are TensorRT engines compiled from `model` ahead of time; an agent whose GPU is
+    in none of them compiles `model`.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
@@ -109,9 +109,9 @@ class EngineVariant(_Frozen):
 class ContentCheckThresholds(_Frozen):
     """Probabilities from which on the content check warns or refuses (`core.content_check`).
 
-    `not_frontal`: lateral or no chest; `other`: no chest at all; `lateral`: a chest from the side;
-    `turned`: by a quarter, half or three quarters of a turn; `inverted`: bone dark. A lateral view
-    is never refused by content.
+    `not_frontal`: lateral or no chest; `other`: no chest; `lateral`: a chest from the side;
+    `turned`: rotated by 90, 180 or 270 degrees; `inverted`: bone is dark. A lateral view is never
+    refused by content.
     """
 
     warn_not_frontal: Score
@@ -148,7 +148,7 @@ class ContentCheckSpec(_Frozen):
 
 
 class Provenance(_Frozen):
-    """Where the model came from and how to make it again."""
+    """The model's origin and the command that reproduces it."""
 
     trained_on: str
     command: str
@@ -158,16 +158,16 @@ class Provenance(_Frozen):
 
 
 class AcceptanceBound(_Frozen):
-    """What a modification had to keep to, stated before it was made: `name` is at most this."""
+    """A bound on a modification, declared before it was made: `name` is at most `at_most`."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
     at_most: float
 
 
 class AcceptanceResult(_Frozen):
-    """What was then measured under a bound, with its 95% interval.
+    """The value that was measured for a bound, with its 95% interval.
 
-    `subject` is a finding's slug where the bound is on each finding: the one that came off worst.
+    `subject` is the slug of the worst finding where the bound is on each finding.
     """
 
     bound: str
@@ -179,9 +179,10 @@ class AcceptanceResult(_Frozen):
 
 
 class ModificationProtocol(_Frozen):
-    """How the modification was to be made and judged; `bounds` were declared before the run.
+    """How the modification was to be made and evaluated; `bounds` were declared before the run.
 
-    `declared` is the SHA-256 of the file that was written when the run began, which holds them.
+    `declared` is the SHA-256 of the run manifest, which was written when the run began and contains
+    the bounds.
     """
 
     data: str
@@ -192,12 +193,12 @@ class ModificationProtocol(_Frozen):
 
 
 class ChangeControl(_Frozen):
-    """What a predetermined change control plan (FDA, December 2024) asks of a modification.
+    """The record that a predetermined change control plan (FDA, December 2024) asks for.
 
     `modifications` describes what changed, `protocol` and `results` prove it, `impact` and `limits`
-    say what it means for those who use it. `plan` names the organisation's own document, if there
-    is one; `replaces` is the digest of the bundle that came before, and that a site goes back to;
-    `evidence` lists the members that say more.
+    say what it means for users. `plan` names the organisation's document, if there is one;
+    `replaces` is the digest of the previous bundle, to which a site can return; `evidence` lists
+    members with details.
     """
 
     plan: str = ""
@@ -211,7 +212,7 @@ class ChangeControl(_Frozen):
 
     @model_validator(mode="after")
     def _keeps_its_bounds(self) -> Self:
-        """Every variant was measured against every bound, and keeps it."""
+        """Check that every variant was measured against every bound, and keeps it."""
         bounds = {bound.name: bound.at_most for bound in self.protocol.bounds}
         for result in self.results:
             if result.bound not in bounds:
@@ -285,7 +286,7 @@ class Manifest(_Frozen):
 
     @staticmethod
     def _check_results(results: tuple[AcceptanceResult, ...], variants: set[str]) -> None:
-        """Every variant that is shipped was measured, and no other is spoken of."""
+        """Check that there are results of every variant of the bundle and of no other."""
         measured = {result.variant for result in results}
         if measured != variants:
             raise ValueError(
@@ -298,15 +299,15 @@ class Manifest(_Frozen):
         return tuple(BY_SLUG[slug].index for slug in self.findings)
 
     def to_bytes(self) -> bytes:
-        """The one serialisation: UTF-8 JSON, two-space indent, a final newline."""
+        """Return the canonical serialisation: UTF-8 JSON, two-space indent, a final newline."""
         return (self.model_dump_json(indent=2) + "\n").encode()
 
 
 class GoldenTolerance(_Frozen):
-    """How far a variant may be from its recorded findings on another processor.
+    """How far a variant's findings on another processor may differ from the recorded ones.
 
     Scores may differ by `score`, boxes must overlap by `min_iou`. A finding whose score is within
-    `score` of its operating point may come or go.
+    `score` of its operating point may be absent or additional.
     """
 
     score: Annotated[float, Field(gt=0, lt=0.5)]
@@ -328,7 +329,7 @@ class GoldenFinding(_Frozen):
 
 
 class GoldenCase(_Frozen):
-    """One synthetic image (8-bit grey PNG of the input's very size) and what each variant said."""
+    """One synthetic image (8-bit grey PNG of the input's size) and each variant's findings."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
     image: MemberPath
@@ -336,7 +337,7 @@ class GoldenCase(_Frozen):
 
 
 class GoldenCases(_Frozen):
-    """`golden/cases.json` of a bundle: what its engines must still say on the box that runs them.
+    """`golden/cases.json` of a bundle: findings that its engines must reproduce on every machine.
 
     Expectations and tolerances are per engine variant, at that variant's operating points.
     """
@@ -366,10 +367,10 @@ class GoldenCases(_Frozen):
                 raise ValueError(f"no golden case expects any finding of {variant}")
 
     def to_bytes(self) -> bytes:
-        """UTF-8 JSON, two-space indent, a final newline."""
+        """Return UTF-8 JSON with two-space indent and a final newline."""
         return (self.model_dump_json(indent=2) + "\n").encode()
 
 
 def bundle_digest(manifest_bytes: bytes) -> str:
-    """Lower-case hexadecimal SHA-256 of the manifest's bytes as they stand in the archive."""
+    """Return the lower-case hexadecimal SHA-256 of the manifest's bytes in the archive."""
     return hashlib.sha256(manifest_bytes).hexdigest()

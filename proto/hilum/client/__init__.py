@@ -1,4 +1,4 @@
-"""What a clinic's programmer imports: radiographs in, findings out, over gRPC.
+"""The Python client of the edge agent: detects findings on radiographs over gRPC.
 
     from hilum.client import Client
 
@@ -7,8 +7,8 @@
         for finding in result.findings:
             print(finding.name, finding.score, finding.box)
 
-`AsyncClient` is the same with async and await. Either there is a `Result`, or a `DetectError` says
-why not: a failed call never looks like an image without findings. Research use only.
+`AsyncClient` is the same for asyncio. A call returns a `Result` or raises a `DetectError`: a failed
+call is never a result without findings. Research use only.
 """
 
 from hilum.client.aio import AsyncClient

@@ -1,4 +1,4 @@
-"""The client for asyncio programs: `Client` with async and await."""
+"""The client for asyncio programs."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ _Response = TypeVar("_Response")
 
 
 class AsyncClient:
-    """Talks to one edge agent, from one event loop. Arguments and errors as for `Client`.
+    """A client of one edge agent, for one event loop. Arguments and errors as for `Client`.
 
-    A cancelled call is cancelled at the agent too, which frees its place there.
+    A cancelled call is cancelled at the agent, too, which frees its place in the queue.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """End the connection; calls under way fail as `cancelled`."""
+        """Close the connection; calls in progress fail with `cancelled`."""
         if self._methods is not None:
             await self._methods.channel.close(None)
 
@@ -78,7 +78,7 @@ class AsyncClient:
         timeout_s: float = 30.0,
         model: str = "",
     ) -> Result:
-        """Findings on one radiograph; see `Client.detect`."""
+        """Detect findings on one radiograph; see `Client.detect`."""
         options = Options(threshold, priority, timeout_s, model)
         request = options.request(await asyncio.to_thread(read, image))
         response = await self._call(self._rpc.detect, request, timeout_s)
@@ -118,7 +118,7 @@ class AsyncClient:
         timeout_s: float = 30.0,
         model: str = "",
     ) -> AsyncIterator[tuple[Any, Result | DetectError]]:
-        """Findings on many radiographs, over one stream, as they finish.
+        """Detect findings on many radiographs over one stream; yield them as they finish.
 
         See `Client.detect_many`. `images` may be an async iterable too, and one that waits for its
         next image does not hold back answers. Where iteration may end early, wrap it in
@@ -205,7 +205,7 @@ class AsyncClient:
 
 
 class _Methods:
-    """The agent's calls on one channel, typed."""
+    """Typed stubs of the agent's methods on one channel."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.channel = channel

@@ -1,4 +1,4 @@
-"""Many images over one DetectStream call, for asyncio. What to do is decided in `batch`."""
+"""Sends many images over one DetectStream call, for asyncio; `batch` makes the decisions."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from hilum.v1 import detection_pb2 as pb
 StreamMethod: TypeAlias = Callable[..., Any]
 _Event: TypeAlias = pb.DetectStreamResponse | DetectError
 
-# How long a finished stream may take to close in good order before it is cut.
+# Seconds that a finished stream may take to close before it is cancelled.
 _GOODBYE_S: Final = 1.0
 
 
 def keyed_async(
     images: Iterable[Any] | AsyncIterable[Any],
 ) -> AsyncIterator[tuple[Any, ImageSource]]:
-    """Pairs (key, image): a path by itself is its own key.
+    """Return the images as pairs (key, image); a single path is its own key.
 
     Raises:
-        TypeError: one image in the place of several.
+        TypeError: `images` is one image.
     """
     refuse_single(images)
     return _keyed(images)
@@ -48,7 +48,7 @@ async def _keyed(
 
 
 def is_cancelled() -> bool:
-    """Whether this task was cancelled: grpc.aio raises CancelledError for a cancelled call too."""
+    """Return True if this task was cancelled; grpc.aio raises CancelledError for calls, too."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
@@ -71,7 +71,7 @@ async def detect_stream(
 
 
 class _Run(Generic[Key]):
-    """Takes images and hears answers, whichever comes first."""
+    """Takes images and receives answers, whichever comes first."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class _Run(Generic[Key]):
         return self._more or len(self._batch) > 0
 
     async def step(self) -> list[tuple[Key, Result | DetectError]]:
-        """Wait for the next thing to happen; the outcomes that it brings."""
+        """Wait for the next image, answer or deadline; return the outcomes."""
         if self._more and self._taking is None and self._batch.has_room:
             self._taking = asyncio.create_task(self._take())
         if len(self._batch):
@@ -117,7 +117,7 @@ class _Run(Generic[Key]):
         return await self._expire()
 
     async def end(self) -> None:
-        """Leave nothing running, however it ended."""
+        """Cancel what is still running."""
         if self._taking is not None:
             self._taking.cancel()
             await asyncio.wait([self._taking])
@@ -171,7 +171,7 @@ class _Run(Generic[Key]):
 
 
 class Stream:
-    """One DetectStream call, its answers gathered by a task."""
+    """One DetectStream call, whose answers a task receives."""
 
     def __init__(self, method: StreamMethod, metadata: tuple[tuple[str, str], ...]) -> None:
         self._requests: asyncio.Queue[pb.DetectRequest | None] = asyncio.Queue()
@@ -185,7 +185,7 @@ class Stream:
         self._requests.put_nowait(request)
 
     def next_event(self) -> asyncio.Task[_Event]:
-        """The next answer, or the stream's end; the same task until it is done."""
+        """Return the task of the next answer or the stream's end; the same one until it is done."""
         if self._hearing is None or self._hearing.done():
             self._hearing = asyncio.create_task(self._events.get())
         return self._hearing

@@ -1,7 +1,7 @@
-"""Which images are under way on a stream: decides only; the clients do the talking.
+"""Decides what happens to the images of a stream; the clients do the I/O.
 
-Every image taken in leaves exactly once, as a `Result` or a `DetectError`. At most `concurrency`
-images are held, and with them their bytes, whatever the agent does.
+Every image that is added is removed exactly once, with a `Result` or a `DetectError`. At most
+`concurrency` images are held in memory, whatever the agent does.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class _Image(Generic[Key]):
 
 
 class Batch(Generic[Key]):
-    """The images under way. `now` is monotonic seconds, passed in."""
+    """The images in progress. `now` is in monotonic seconds."""
 
     def __init__(self, concurrency: int, timeout_s: float, retry: Retry) -> None:
         if concurrency < 1:
@@ -47,15 +47,15 @@ class Batch(Generic[Key]):
 
     @property
     def has_room(self) -> bool:
-        """Whether another image may be taken in."""
+        """Return True if another image may be added."""
         return len(self._images) < self._concurrency
 
     def take(self, key: Key, request: pb.DetectRequest, now: float) -> None:
-        """An image to send; its time starts now."""
+        """Add an image to send; its timeout starts now."""
         self._images[request.request_id] = _Image(key, request, now + self._timeout_s, now)
 
     def due(self, now: float) -> list[pb.DetectRequest]:
-        """The requests to send now; they count as sent."""
+        """Return the requests to send now; they count as sent."""
         due = [i for i in self._images.values() if i.send_at is not None and i.send_at <= now]
         for image in due:
             image.send_at = None
@@ -63,7 +63,7 @@ class Batch(Generic[Key]):
         return [image.request for image in due]
 
     def wait_s(self, now: float) -> float:
-        """How long nothing but an answer can happen; there must be an image under way."""
+        """Return the seconds until an image is due or expires; the batch must not be empty."""
         at = min(
             image.expires_at if image.send_at is None else min(image.send_at, image.expires_at)
             for image in self._images.values()
@@ -73,11 +73,11 @@ class Batch(Generic[Key]):
     def answer(
         self, message: pb.DetectStreamResponse, now: float
     ) -> tuple[Key, Result | DetectError] | None:
-        """What an image came to; None where it will be sent again.
+        """Return the outcome of an image; None if it will be sent again.
 
         Raises:
-            DetectError: the answer belongs to no image under way, or is not of the contract's form;
-                nothing else on this stream can be trusted.
+            DetectError: the answer belongs to no image in progress, or is not of the contract's
+                form; no other answer on this stream can be trusted.
         """
         image = self._images.get(message.request_id)
         if image is None or image.send_at is not None:
@@ -99,10 +99,10 @@ class Batch(Generic[Key]):
         return None
 
     def expire(self, now: float) -> tuple[list[tuple[Key, DetectError]], bool]:
-        """The images whose time is up, and whether the stream must go with them.
+        """Return the images whose time is up, and True if the stream must be closed.
 
-        It must where the agent still has one of them: then no late answer can arrive, and the
-        agent stops working on it. The others are due again.
+        The stream is closed if the agent still has one of them: then no late answer can arrive, and
+        the agent stops working on it. The other images are due again.
         """
         late = [image for image in self._images.values() if image.expires_at <= now]
         drop = any(image.send_at is None for image in late)
@@ -112,13 +112,13 @@ class Batch(Generic[Key]):
         return outcomes, drop
 
     def lost(self, error: DetectError, now: float) -> tuple[list[tuple[Key, DetectError]], float]:
-        """The stream broke: the image that is at fault, and seconds to wait before the next one.
+        """Return the images at fault for a broken stream, and seconds to wait before the next one.
 
-        A message over the agent's limit ends the whole stream. It was the largest one that the
-        agent had: that image fails, and the others are due again at once.
+        A message over the agent's limit ends the whole stream. The largest image that the agent had
+        is at fault: it fails, and the others are due again at once.
 
         Raises:
-            DetectError: `error` itself, where another try would not help.
+            DetectError: `error`, if another attempt would not help.
         """
         sent = [image for image in self._images.values() if image.send_at is None]
         if error.code == ErrorCode.TOO_LARGE and sent:
@@ -147,7 +147,7 @@ class Batch(Generic[Key]):
 
 
 def ended_early() -> DetectError:
-    """The agent closed the stream in good order, but owes answers."""
+    """Return the error of a stream that the agent closed before it answered all images."""
     return DetectError(
         ErrorCode.NOT_READY,
         "The agent ended the stream before it had answered.",

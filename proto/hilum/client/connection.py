@@ -1,4 +1,4 @@
-"""How a client reaches the agent: address, protection, credentials, gRPC's own settings."""
+"""The connection to an agent: address, TLS, credentials and gRPC's channel options."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _OPTIONS: Final[tuple[tuple[str, int], ...]] = (
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """Protect the connection, and show who we are.
+    """TLS settings of the connection, with an optional client certificate.
 
     Attributes:
         ca: PEM file of the authority that signed the agent's certificate; None trusts the public
@@ -53,7 +53,7 @@ class Tls:
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """All that a channel needs, checked before anything is sent."""
+    """The checked settings of a channel."""
 
     address: str
     options: tuple[tuple[str, str | int], ...]
@@ -68,7 +68,7 @@ class Connection:
         api_key: str | None,
         api_key_file: str | os.PathLike[str] | None,
     ) -> Connection:
-        """Read the files and check that nothing goes out in the clear.
+        """Read the files, and refuse plain text beyond this machine.
 
         Raises:
             ValueError: plain text beyond this machine, or settings that contradict each other.
@@ -93,20 +93,20 @@ class Connection:
         )
 
     def channel(self) -> grpc.Channel:
-        """A channel for threads; connects when first used."""
+        """Return a channel for threads; it connects when first used."""
         if self.credentials is None:
             return grpc.insecure_channel(self.address, self.options)
         return grpc.secure_channel(self.address, self.credentials, self.options)
 
     def channel_async(self) -> grpc.aio.Channel:
-        """A channel for the event loop that runs now; connects when first used."""
+        """Return a channel for the running event loop; it connects when first used."""
         if self.credentials is None:
             return grpc.aio.insecure_channel(self.address, self.options)
         return grpc.aio.secure_channel(self.address, self.credentials, self.options)
 
 
 def is_local(address: str) -> bool:
-    """Whether what is sent to a gRPC address stays on this machine."""
+    """Return True if a gRPC address is on this machine."""
     if address.startswith(("unix:", "unix-abstract:")):
         return True
     # gRPC's own forms: 'host:port', 'dns:host:port', 'ipv4:...', 'ipv6:[...]:port'.

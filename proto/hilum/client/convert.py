@@ -1,4 +1,4 @@
-"""The contract's messages as values, or an error: an answer that is not whole is not an answer."""
+"""Converts the contract's messages to values. An incomplete message is an error."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
 def result(message: pb.DetectResponse, request_id: str) -> Result:
-    """The answer to the request `request_id`.
+    """Convert the answer to the request `request_id`.
 
     Raises:
         DetectError: it answers another request, or is not of the contract's form (`wrong_answer`).
@@ -56,7 +56,7 @@ def result(message: pb.DetectResponse, request_id: str) -> Result:
 
 
 def model(message: pb.GetModelResponse) -> Model:
-    """Which model answers.
+    """Convert the description of the model.
 
     Raises:
         DetectError: the message is not of the contract's form (`wrong_answer`).
@@ -80,7 +80,7 @@ def model(message: pb.GetModelResponse) -> Model:
 
 
 def wrong_answer(what: str) -> DetectError:
-    """An answer that must not be used."""
+    """Return the error of an answer that must not be used."""
     return DetectError(
         ClientErrorCode.WRONG_ANSWER,
         what,

@@ -1,4 +1,4 @@
-"""Why there is no answer: the agent's own words where it sent some, ours for the rest."""
+"""The client's error: the agent's own message if it sent one, else one for the gRPC status."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RETRYABLE: Final = frozenset(
 
 
 class DetectError(Exception):
-    """There is no answer, and why.
+    """A call that has no result.
 
     Attributes:
         code: one of `ErrorCode` or `ClientErrorCode`, or a newer agent's; stable, for programs.
@@ -60,14 +60,14 @@ class DetectError(Exception):
 
 
 def from_message(error: pb.Error, retry_after_s: float | None = None) -> DetectError:
-    """An error that the agent put into words itself."""
+    """Convert an error message of the agent."""
     return DetectError(
         error.code, error.message, error.hint, error.code in RETRYABLE, retry_after_s
     )
 
 
 def from_rpc(error: grpc.RpcError) -> DetectError:
-    """A failed call: the trailing metadata's `Error`, else what the status lets us say."""
+    """Convert a failed call: the trailing metadata's `Error`, else the gRPC status."""
     # AioRpcError's metadata is a sequence of pairs too, though grpc-stubs types them otherwise.
     trailing = _pairs(error.trailing_metadata() or ())
     retry_after_s = _retry_after_s(trailing.get(RETRY_AFTER_METADATA))
@@ -78,7 +78,7 @@ def from_rpc(error: grpc.RpcError) -> DetectError:
 
 
 def cancelled() -> DetectError:
-    """The call was cancelled here, as by closing the client."""
+    """Return the error of a call that was cancelled here, as by closing the client."""
     return DetectError(*_BY_STATUS[grpc.StatusCode.CANCELLED])
 
 

@@ -1,4 +1,4 @@
-"""What a caller hands over, as the contract's request."""
+"""Makes the contract's requests from images and options."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LARGEST_BYTES: Final = 2**31 - 2**20
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How images are to be looked at. Raises ValueError for what can never be asked for."""
+    """Options of a detection. Raises ValueError if one is out of its range."""
 
     threshold: float | None
     priority: Priority
@@ -40,7 +40,7 @@ class Options:
         check_timeout(self.timeout_s)
 
     def request(self, image: bytes) -> pb.DetectRequest:
-        """The image under a new id.
+        """Make a request with a new id.
 
         Raises:
             DetectError: the image cannot be put into one message (`too_large`).
@@ -49,7 +49,7 @@ class Options:
             raise DetectError(
                 ErrorCode.TOO_LARGE,
                 "The file is larger than 2 GiB.",
-                "Send the radiograph by itself.",
+                "Send only the radiograph.",
             )
         return pb.DetectRequest(
             request_id=uuid.uuid4().hex,
@@ -62,13 +62,13 @@ class Options:
 
 
 def check_timeout(timeout_s: float) -> None:
-    """Every call has a deadline: raises ValueError for what is none."""
+    """Check a timeout; raises ValueError unless it is a positive number of seconds."""
     if not (math.isfinite(timeout_s) and timeout_s > 0):
         raise ValueError(f"timeout_s must be a positive number of seconds, not {timeout_s}")
 
 
 def read(source: ImageSource) -> bytes:
-    """The file's bytes.
+    """Read the file's bytes.
 
     Raises:
         DetectError: it cannot be read (`file_unreadable`).
@@ -95,21 +95,21 @@ def read(source: ImageSource) -> bytes:
 
 
 def keyed(images: Iterable[Any]) -> Iterator[tuple[Any, ImageSource]]:
-    """Pairs (key, image): a path by itself is its own key.
+    """Return the images as pairs (key, image); a single path is its own key.
 
     Raises:
-        TypeError: one image in the place of several.
+        TypeError: `images` is one image.
     """
     refuse_single(images)
     return (pair(image) for image in images)
 
 
 def pair(image: Any) -> tuple[Any, ImageSource]:  # noqa: ANN401  # the overloads say what it may be
-    """(key, image) as given, or a path as its own key."""
+    """Return the pair (key, image) as given, or a path as its own key."""
     return (image, image) if isinstance(image, str | os.PathLike) else image
 
 
 def refuse_single(images: object) -> None:
-    """A text is a sequence of texts too: say so rather than opening files named by letters."""
+    """Raise TypeError for a single image. The letters of a str would be taken for file names."""
     if isinstance(images, str | bytes | bytearray | memoryview | os.PathLike):
         raise TypeError("detect_many takes several images; use detect for one")

@@ -1,4 +1,4 @@
-"""What the agent answered, as plain frozen values."""
+"""The agent's results as frozen values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Spacing:
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What is known of the radiograph. Texts are empty and `spacing` is None where unknown.
+    """Facts about the radiograph. Texts are empty and `spacing` is None where unknown.
 
     `rows` x `columns` is the size of the original image in pixels; `format` is `dicom`, `jpeg`,
     `png` or `tiff`; `view` the DICOM View Position such as `PA`; `laterality` `L`, `R`, `B` or `U`.
@@ -79,7 +79,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class ImageWarning:
-    """The image was answered but is unlike what the model was made for.
+    """There is a result, but the image is unlike those that the model was made for.
 
     `code` is one of `hilum.codes.WarningCode`, or a newer agent's.
     """
@@ -90,7 +90,7 @@ class ImageWarning:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """How long each stage took at the agent, in milliseconds."""
+    """The duration of each stage at the agent, in milliseconds."""
 
     decode_ms: float
     queue_ms: float
@@ -101,7 +101,7 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The answer for one study image.
+    """The result of one study image.
 
     `findings` come by falling score; none means: looked, and nothing reached its threshold.
     `bundle_digest` (SHA-256, hexadecimal) and `engine` name exactly what answered.
@@ -126,7 +126,7 @@ class ModelFinding:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """Which model answers, on which engine, and why that one. Input size in pixels."""
+    """The served model, its engine, and why that engine was selected. Input size in pixels."""
 
     name: str
     version: str

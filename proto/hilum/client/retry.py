@@ -46,7 +46,7 @@ class Clock:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How often and how patiently.
+    """The number of attempts and the waits between them.
 
     The n-th wait is between half of and the whole of `first_wait_s` * 2^(n-1), at most
     `longest_wait_s`: the random part keeps clients that were refused together from coming back

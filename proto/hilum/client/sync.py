@@ -1,4 +1,4 @@
-"""The client for ordinary programs; safe to share between threads."""
+"""The synchronous client; it may be shared between threads."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _Response = TypeVar("_Response")
 
 
 class Client:
-    """Talks to one edge agent.
+    """A client of one edge agent.
 
     Args:
         address: `host:port`, or `unix:/path`. Beyond this machine `tls` is required.
         tls: protects the connection; see `Tls`.
-        api_key, api_key_file: who we are, as text or as a file that holds it (give at most one).
-        retry: how often and how patiently to ask again; see `hilum.client.retry`.
+        api_key, api_key_file: the API key, as text or as a file that holds it (give at most one).
+        retry: how often a call is retried, and after which waits; see `hilum.client.retry`.
         clock: monotonic time and waiting; for tests.
 
     Raises:
@@ -71,7 +71,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """End the connection; calls under way fail as `cancelled`."""
+        """Close the connection; calls in progress fail with `cancelled`."""
         self._channel.close()
 
     def detect(
@@ -83,19 +83,19 @@ class Client:
         timeout_s: float = 30.0,
         model: str = "",
     ) -> Result:
-        """Findings on one radiograph.
+        """Detect findings on one radiograph.
 
         Args:
             image: a path, the file's bytes, or an open binary file: DICOM, JPEG, PNG or TIFF.
             threshold: score from which on findings are reported, above 0 and at most 1; None takes
                 the model's own operating points.
             priority: `stat` goes before `routine`.
-            timeout_s: for the whole call, retries and all.
+            timeout_s: for the whole call with all retries.
             model: the name of the model; empty means the agent's one model.
 
         Raises:
-            DetectError: there is no answer, and why.
-            ValueError: a threshold, priority or timeout that can never be asked for.
+            DetectError: there is no result; its code says why.
+            ValueError: the threshold, priority or timeout is out of its range.
         """
         request = Options(threshold, priority, timeout_s, model).request(read(image))
         return convert.result(self._call(self._detect, request, timeout_s), request.request_id)
@@ -134,25 +134,24 @@ class Client:
         timeout_s: float = 30.0,
         model: str = "",
     ) -> Iterator[tuple[Any, Result | DetectError]]:
-        """Findings on many radiographs, over one stream, as they finish.
+        """Detect findings on many radiographs over one stream; yield them as they finish.
 
-        Images are taken, and files read, as places become free: at most `concurrency` are held.
+        Images are taken and files are read as others finish: at most `concurrency` are held.
 
         Args:
             images: paths, which are their own keys, or pairs (key, image); taken from in the
                 caller's thread, so one that waits for its next image holds back answers too.
-            concurrency: images under way at once.
+            concurrency: the most images in progress at once.
             threshold, priority, model: as for `detect`.
             timeout_s: for each image, from when it is taken.
 
         Yields:
-            The key with the `Result`, or with the `DetectError` that says why this image has none.
-            Each image that was taken is yielded once.
+            The key with the `Result`, or with the `DetectError` of this image. Each image that was
+            taken is yielded once.
 
         Raises:
-            DetectError: the agent cannot be spoken with any more; images not yet yielded have no
-                answer.
-            ValueError: an argument that can never be asked for.
+            DetectError: the agent can no longer be reached; images not yet yielded have no result.
+            ValueError: an argument is out of its range.
         """
         options = Options(threshold, priority, timeout_s, model)
         batch: Batch[Any] = Batch(concurrency, timeout_s, self._retry)
@@ -169,17 +168,17 @@ class Client:
 
         Args:
             name: the name of the model; empty means the agent's one model.
-            timeout_s: for the whole call, retries and all.
+            timeout_s: for the whole call with all retries.
 
         Raises:
-            DetectError: there is no answer, and why.
+            DetectError: the call failed.
         """
         check_timeout(timeout_s)
         request = pb.GetModelRequest(model=name)
         return convert.model(self._call(self._get_model, request, timeout_s))
 
     def ready(self, timeout_s: float = 10.0) -> bool:
-        """Wait until the agent answers requests; False if it does not within `timeout_s`.
+        """Wait until the agent serves; return False if it does not within `timeout_s`.
 
         Raises:
             DetectError: waiting will not help (TLS, credentials, not an agent).

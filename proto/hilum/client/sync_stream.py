@@ -1,4 +1,4 @@
-"""Many images over one DetectStream call, for threads. What to do is decided in `batch`."""
+"""Sends many images over one DetectStream call, for threads; `batch` makes the decisions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hilum.v1 import detection_pb2 as pb
 # grpc's multi-callable; its own stubs do not say that calling one gives messages.
 StreamMethod: TypeAlias = Callable[..., Any]
 
-# How long a finished stream may take to close in good order before it is cut.
+# Seconds that a finished stream may take to close before it is cancelled.
 _GOODBYE_S: Final = 1.0
 
 
@@ -79,7 +79,7 @@ def _take(
 
 
 class Stream:
-    """One DetectStream call. A thread gathers the answers, so that waiting for one can end."""
+    """One DetectStream call. A thread receives the answers, so that waiting can time out."""
 
     def __init__(self, method: StreamMethod, metadata: tuple[tuple[str, str], ...]) -> None:
         self._requests: queue.SimpleQueue[pb.DetectRequest | None] = queue.SimpleQueue()
@@ -90,18 +90,18 @@ class Stream:
         self._reader.start()
 
     def send(self, request: pb.DetectRequest) -> None:
-        """Never blocks: what waits here is bounded by the batch."""
+        """Queue a request. This never blocks, because the batch bounds the queue."""
         self._requests.put(request)
 
     def receive(self, timeout_s: float) -> pb.DetectStreamResponse | DetectError | None:
-        """The next answer, the stream's end, or None when there is none in time."""
+        """Return the next answer or the stream's end; None if there is none in time."""
         try:
             return self._events.get(timeout=timeout_s)
         except queue.Empty:
             return None
 
     def close(self, *, goodbye: bool = False) -> None:
-        """End the call; with `goodbye` let the agent end it in good order first."""
+        """Cancel the call; with `goodbye` wait for the agent to end it first."""
         self._requests.put(None)
         if goodbye:
             self._reader.join(_GOODBYE_S)
