@@ -1,8 +1,8 @@
-"""The agent's metrics for Prometheus: operational counts and times, nothing about any patient.
+"""The agent's metrics for Prometheus: operational counts and times, no data of any patient.
 
-Every label takes its values from an enumeration or from the bundle in use, so the number of series
-is bounded whatever callers send. The registry is the agent's own: two agents in one process (as in
-tests) do not mix.
+The values of every label come from an enumeration or from the bundle in use, so callers cannot
+increase the number of series. Each `AgentMetrics` has a registry of its own, so that two agents in
+one process, as in tests, do not share counts.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ _LABEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 
 
 class Transport(StrEnum):
-    """Where a request came in."""
+    """The protocol of a request."""
 
     GRPC = "grpc"
     HTTP = "http"
 
 
 class DecodeFailure(StrEnum):
-    """How decoding failed other than by refusing the image, as `DecodeStats.failures` names it."""
+    """The ways in which decoding fails other than by a refusal; keys of `DecodeStats.failures`."""
 
     ABANDONED = "abandoned"
     EXITED = "exited"
@@ -73,13 +73,13 @@ class AgentMetrics:
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "hilum_requests",
-            "Requests answered, by outcome: ok, an error's code, or why access was denied.",
-            ("face", "action", "outcome"),
+            "Requests by outcome: ok, an error's code, or the reason why access was denied.",
+            ("transport", "action", "outcome"),
             registry=self.registry,
         )
         self._stages = Histogram(
             "hilum_stage_seconds",
-            "Time that an answered study image spent in each stage, and in all of them.",
+            "Time of each answered study image by stage, and in total.",
             ("stage",),
             buckets=_BUCKETS_S,
             registry=self.registry,
@@ -92,57 +92,63 @@ class AgentMetrics:
         )
         self._tls_ends = Gauge(
             "hilum_tls_not_after_timestamp_seconds",
-            "When the first of the TLS certificates in use expires; 0 without TLS.",
+            "Expiry of the TLS certificate in use that expires first; 0 without TLS.",
             registry=self.registry,
         )
         self.registry.register(_StateCollector(sources))
         ProcessCollector(registry=self.registry)
-        # Series that are there from the start have a rate from the first event on.
-        for face in Transport:
-            self._requests.labels(face, Action.DETECT, "ok")
+        # A series needs a value of 0 before its first event, or that event has no rate.
+        for transport in Transport:
+            self._requests.labels(transport, Action.DETECT, "ok")
         for stage in fields(Timings):
             self._stages.labels(stage.name.removesuffix("_ms"))
 
     def request_answered(
-        self, face: Transport, action: Action, outcome: ErrorCode | DenialReason | None = None
+        self, transport: Transport, action: Action, outcome: ErrorCode | DenialReason | None = None
     ) -> None:
-        """Count a request; None means that it was answered as asked."""
+        """Count a request.
+
+        Args:
+            transport: the protocol of the request.
+            action: the requested action.
+            outcome: the error's code or the reason of the denial; None for a success.
+        """
         value = "ok" if outcome is None else outcome.value
-        self._requests.labels(Transport(face), Action(action), value).inc()
+        self._requests.labels(Transport(transport), Action(action), value).inc()
 
     def image_answered(self, timings: Timings) -> None:
-        """Take in how long an answered study image took."""
+        """Record the times of an answered study image."""
         for stage in fields(timings):
             spent_s = getattr(timings, stage.name) / 1e3
             self._stages.labels(stage.name.removesuffix("_ms")).observe(spent_s)
 
     def model_in_use(self, bundle_digest: str, engine: str, variant: str) -> None:
-        """Say which bundle and engine answer from now on."""
+        """Set the bundle digest, the engine and its variant that answer from now on."""
         self._model.clear()
         labels = (bundle_digest[:_BUNDLE_DIGITS], engine, variant)
-        self._model.labels(*(it if _LABEL.fullmatch(it) else "other" for it in labels)).set(1)
+        self._model.labels(*(text if _LABEL.fullmatch(text) else "other" for text in labels)).set(1)
 
     def tls_ends(self, timestamp_s: float) -> None:
-        """Say when the first of the TLS certificates expires, in seconds since 1970."""
+        """Set the first expiry of the TLS certificates, in seconds since 1970."""
         self._tls_ends.set(timestamp_s)
 
     def render(self) -> bytes:
-        """Everything in Prometheus' text format 0.0.4."""
+        """Return all metrics in Prometheus' text format 0.0.4."""
         return generate_latest(self.registry)
 
 
 class _StateCollector(Collector):
-    """State that its owner keeps; read when metrics are, so that it is never behind."""
+    """Reads the state of the agent's parts whenever metrics are read."""
 
     def __init__(self, sources: MetricSources) -> None:
         self._sources = sources
 
     def describe(self) -> list[Metric]:
-        """Nothing: asking the sources while the agent is being put together would be too soon."""
+        """Return nothing, because the parts do not exist yet when this is registered."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """The state now."""
+        """Read the state of each part."""
         if self._sources.ready is not None:
             yield GaugeMetricFamily(
                 "hilum_ready", "1 while the agent answers.", value=float(self._sources.ready())
@@ -160,18 +166,18 @@ def _admission(stats: AdmissionStats) -> Iterator[Metric]:
     for priority in Priority:
         queued.add_metric((priority,), stats.queued.get(priority, 0))
     yield queued
-    yield GaugeMetricFamily("hilum_running_requests", "Requests at work.", value=stats.running)
+    yield GaugeMetricFamily("hilum_running_requests", "Requests that run.", value=stats.running)
     yield GaugeMetricFamily(
-        "hilum_held_bytes", "What requests hold, as sent.", value=stats.encoded_bytes
+        "hilum_held_bytes", "Bytes of study images that requests hold, as sent.", value=stats.encoded_bytes
     )
     refused = CounterMetricFamily(
-        "hilum_admission_refusals", "Requests refused a place.", labels=("reason",)
+        "hilum_admission_refusals", "Requests that admission refused, by reason.", labels=("reason",)
     )
     for reason in Refusal:
         refused.add_metric((reason,), stats.refusals.get(reason, 0))
     yield refused
     reached = CounterMetricFamily(
-        "hilum_admission_tickets", "How far requests got.", labels=("state", "priority")
+        "hilum_admission_tickets", "Requests by the state that they reached.", labels=("state", "priority")
     )
     for (state, priority), count in sorted(stats.reached.items()):
         reached.add_metric((state, priority), count)
@@ -187,7 +193,7 @@ def _decoding(stats: DecodeStats) -> Iterator[Metric]:
         "hilum_decode_worker_restarts", "Decode workers that were replaced.", stats.replaced
     )
     failed = CounterMetricFamily(
-        "hilum_decode_failures", "Images whose decoder failed, by how.", labels=("reason",)
+        "hilum_decode_failures", "Images whose decoder failed, by reason.", labels=("reason",)
     )
     for end in DecodeFailure:
         failed.add_metric((end,), stats.failures.get(end, 0))
@@ -198,7 +204,7 @@ def _audit(status: AuditStatus) -> Iterator[Metric]:
     failing = float(status.failure is not None)
     yield GaugeMetricFamily(
         "hilum_audit_failing",
-        "1 while no access can be logged; detection is refused then.",
+        "1 while no access can be logged; detection is refused meanwhile.",
         failing,
     )
     yield GaugeMetricFamily(

@@ -26,15 +26,15 @@ def samples(metrics: AgentMetrics) -> dict[str, float]:
 
 def test_requests_are_counted_by_outcome() -> None:
     metrics = AgentMetrics()
-    assert samples(metrics)["hilum_requests_total{action=detect,face=grpc,outcome=ok}"] == 0
+    assert samples(metrics)["hilum_requests_total{action=detect,outcome=ok,transport=grpc}"] == 0
     metrics.request_answered(Transport.GRPC, Action.DETECT)
     metrics.request_answered(Transport.GRPC, Action.DETECT)
     metrics.request_answered(Transport.HTTP, Action.DETECT, ErrorCode.OVERLOADED)
     metrics.request_answered(Transport.HTTP, Action.PAGE, DenialReason.WRONG_HOST)
     found = samples(metrics)
-    assert found["hilum_requests_total{action=detect,face=grpc,outcome=ok}"] == 2
-    assert found["hilum_requests_total{action=detect,face=http,outcome=overloaded}"] == 1
-    assert found["hilum_requests_total{action=page,face=http,outcome=wrong_host}"] == 1
+    assert found["hilum_requests_total{action=detect,outcome=ok,transport=grpc}"] == 2
+    assert found["hilum_requests_total{action=detect,outcome=overloaded,transport=http}"] == 1
+    assert found["hilum_requests_total{action=page,outcome=wrong_host,transport=http}"] == 1
 
 
 def test_times_are_kept_in_seconds_by_stage() -> None:
@@ -49,7 +49,7 @@ def test_times_are_kept_in_seconds_by_stage() -> None:
     assert found["hilum_stage_seconds_bucket{le=0.1,stage=infer}"] == 1
 
 
-def test_decode_workers_are_told_as_their_supervisor_counts_them() -> None:
+def test_decode_workers_are_counted_as_the_pool_counts_them() -> None:
     stats = DecodeStats(1, (2, 3), 1, decoded=7, replaced=2, failures={"timed_out": 2})
     found = samples(AgentMetrics(MetricSources(decoding=lambda: stats)))
     assert found["hilum_decode_workers"] == 2
@@ -76,13 +76,13 @@ def test_labels_take_no_free_text(text: str) -> None:
     assert samples(metrics)["hilum_model_info{bundle=00,engine=other,variant=other}"] == 1
 
 
-def test_labels_outside_their_enumeration_are_a_mistake() -> None:
+def test_a_label_outside_its_enumeration_is_an_error() -> None:
     metrics = AgentMetrics()
     with pytest.raises(ValueError, match="Doe"):
         metrics.request_answered("Doe", Action.DETECT)  # type: ignore[arg-type]
 
 
-def test_state_is_read_when_metrics_are() -> None:
+def test_state_is_read_whenever_metrics_are_read() -> None:
     now = {"ready": False, "queued": 3, "failure": "No space left on device"}
     metrics = AgentMetrics(
         MetricSources(
@@ -119,10 +119,10 @@ def test_state_is_read_when_metrics_are() -> None:
     assert found["hilum_audit_failing"] == 0
 
 
-def test_two_agents_do_not_mix() -> None:
+def test_two_agents_do_not_share_counts() -> None:
     one, other = AgentMetrics(), AgentMetrics()
     one.request_answered(Transport.GRPC, Action.DETECT)
-    name = "hilum_requests_total{action=detect,face=grpc,outcome=ok}"
+    name = "hilum_requests_total{action=detect,outcome=ok,transport=grpc}"
     assert (samples(one)[name], samples(other)[name]) == (1, 0)
 
 
@@ -146,11 +146,11 @@ def test_counts_of_many_threads_add_up() -> None:
     for thread in threads:
         thread.join()
     found = samples(metrics)
-    assert found["hilum_requests_total{action=detect,face=grpc,outcome=ok}"] == 2000
+    assert found["hilum_requests_total{action=detect,outcome=ok,transport=grpc}"] == 2000
     assert found["hilum_stage_seconds_count{stage=total}"] == 2000
 
 
-def test_tls_expiry_is_told() -> None:
+def test_the_tls_expiry_is_a_metric() -> None:
     metrics = AgentMetrics()
     metrics.tls_ends(1.8e9)
     assert samples(metrics)["hilum_tls_not_after_timestamp_seconds"] == 1.8e9
