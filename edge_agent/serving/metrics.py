@@ -168,16 +168,22 @@ def _admission(stats: AdmissionStats) -> Iterator[Metric]:
     yield queued
     yield GaugeMetricFamily("hilum_running_requests", "Requests that run.", value=stats.running)
     yield GaugeMetricFamily(
-        "hilum_held_bytes", "Bytes of study images that requests hold, as sent.", value=stats.encoded_bytes
+        "hilum_held_bytes",
+        "Bytes of study images in requests, as sent.",
+        value=stats.encoded_bytes,
     )
     refused = CounterMetricFamily(
-        "hilum_admission_refusals", "Requests that admission refused, by reason.", labels=("reason",)
+        "hilum_admission_refusals",
+        "Requests refused by admission, by reason.",
+        labels=("reason",),
     )
     for reason in Refusal:
         refused.add_metric((reason,), stats.refusals.get(reason, 0))
     yield refused
     reached = CounterMetricFamily(
-        "hilum_admission_tickets", "Requests by the state that they reached.", labels=("state", "priority")
+        "hilum_admission_tickets",
+        "Requests by the state they reached.",
+        labels=("state", "priority"),
     )
     for (state, priority), count in sorted(stats.reached.items()):
         reached.add_metric((state, priority), count)

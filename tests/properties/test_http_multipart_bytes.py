@@ -1,4 +1,4 @@
-"""Hostile uploads: whatever the bytes, an answer of ours and no memory kept."""
+"""Hostile uploads: any bytes get a response with a code, and no memory is kept."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def _read(body: bytes, cuts: list[int], budget: ByteBudget) -> Form | Hilu
 
 @given(BODIES, st.lists(st.integers(0, 4096), max_size=6))
 @settings(max_examples=300, deadline=None)
-def test_any_bytes_are_a_form_or_a_coded_error(body: bytes, cuts: list[int]) -> None:
+def test_any_bytes_are_a_form_or_an_error_with_a_code(body: bytes, cuts: list[int]) -> None:
     budget = ByteBudget(1 << 20)
     form = asyncio.run(_read(body, cuts, budget))
     assert budget.used_bytes == 0

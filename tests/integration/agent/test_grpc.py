@@ -1,4 +1,4 @@
-"""The gRPC face of a real agent in this process, asked over a real connection."""
+"""The gRPC API of a real agent in this process, over a real connection."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def refused(call: grpc.aio.UnaryUnaryCall) -> tuple[grpc.StatusCode, pb.Er
     return caught.value.code(), hilum_error(caught.value)
 
 
-async def test_detect_answers() -> None:
+async def test_detect_returns_the_findings() -> None:
     async with running_agent(settings()) as agent, connected(agent) as detector:
         response = await detector.Detect(request(200))
         assert tag_of(response) == 200
@@ -56,7 +56,7 @@ async def test_detect_answers() -> None:
         assert 0 < len(made.request_id) <= 128
 
 
-async def test_real_radiograph_is_answered(rg1: bytes) -> None:
+async def test_a_real_radiograph_is_answered(rg1: bytes) -> None:
     async with running_agent(settings()) as agent, connected(agent) as detector:
         response = await detector.Detect(pb.DetectRequest(image=rg1))
     assert (response.image.rows, response.image.columns) == (1955, 1841)
@@ -77,7 +77,7 @@ async def test_real_radiograph_is_answered(rg1: bytes) -> None:
         (request(200, score_threshold=float("inf")), "invalid_request"),
     ],
 )
-async def test_what_is_wrong_is_said_with_a_code(wrong: pb.DetectRequest, code: str) -> None:
+async def test_a_refusal_has_a_code(wrong: pb.DetectRequest, code: str) -> None:
     async with running_agent(settings()) as agent, connected(agent) as detector:
         status, error = await refused(detector.Detect(wrong))
         assert status is grpc.StatusCode.INVALID_ARGUMENT
@@ -100,7 +100,7 @@ async def test_a_full_queue_refuses_at_once() -> None:
         assert tag_of(await first) == 150
 
 
-async def test_a_cancelled_call_frees_its_place() -> None:
+async def test_a_cancelled_call_leaves_the_queue() -> None:
     gated = Gated()
     few = settings(limits={"queue_size": 2})
     async with running_agent(few, gated) as agent, connected(agent) as detector:
@@ -116,7 +116,7 @@ async def test_a_cancelled_call_frees_its_place() -> None:
         assert not gated.gate.has_arrived(151)
 
 
-async def test_a_deadline_ends_the_waiting_and_frees_the_place() -> None:
+async def test_a_deadline_ends_the_wait_and_the_request_leaves_the_queue() -> None:
     gated = Gated()
     async with running_agent(settings(), gated) as agent, connected(agent) as detector:
         first = detector.Detect(request(150))
@@ -134,7 +134,7 @@ async def test_a_deadline_ends_the_waiting_and_frees_the_place() -> None:
     ("raised", "code"),
     [(EngineFailed("lost its way"), "engine_failed"), (KeyError("Doe^Jane"), "internal")],
 )
-async def test_the_boxs_own_failures_are_coded_and_give_nothing_away(
+async def test_a_failure_of_the_agent_has_a_code_and_no_details(
     raised: Exception, code: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(batch: Pixels) -> None:
@@ -154,7 +154,7 @@ async def test_the_boxs_own_failures_are_coded_and_give_nothing_away(
     assert "Doe" not in caplog.text
 
 
-async def test_an_oversized_message_is_refused_and_the_connection_lives_on() -> None:
+async def test_an_oversized_message_is_refused_and_the_connection_stays_open() -> None:
     small = settings(limits={"max_image_bytes": 1 << 20})
     async with running_agent(small) as agent, connected(agent) as detector:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -164,7 +164,7 @@ async def test_an_oversized_message_is_refused_and_the_connection_lives_on() -> 
         assert tag_of(await detector.Detect(request(200))) == 200
 
 
-async def test_get_model_says_which_model_answers() -> None:
+async def test_get_model_describes_the_model_in_use() -> None:
     async with running_agent(settings()) as agent, connected(agent) as detector:
         model = await detector.GetModel(pb.GetModelRequest())
     assert (model.name, model.engine, model.compute_device) == ("toy", "fake", "memory")
@@ -182,7 +182,7 @@ async def test_reflection_lists_the_services() -> None:
     assert {"hilum.v1.Detector", "grpc.health.v1.Health"} <= names
 
 
-async def test_before_the_model_is_loaded_requests_are_told_so() -> None:
+async def test_requests_before_the_model_is_loaded_get_not_ready() -> None:
     agent = Agent(settings(), fake_pipeline)
     await agent.start()
     try:
@@ -197,7 +197,7 @@ async def test_before_the_model_is_loaded_requests_are_told_so() -> None:
 # Streams
 
 
-async def test_a_stream_answers_in_the_order_of_finishing_by_id() -> None:
+async def test_a_stream_sends_responses_as_they_finish_with_their_ids() -> None:
     gated = Gated(lanes=3)
     async with running_agent(settings(), gated) as agent, connected(agent) as detector:
         stream = detector.DetectStream()
@@ -215,7 +215,7 @@ async def test_a_stream_answers_in_the_order_of_finishing_by_id() -> None:
         assert await stream.code() is grpc.StatusCode.OK
 
 
-async def test_a_stream_goes_on_after_refusals() -> None:
+async def test_a_stream_continues_after_refusals() -> None:
     async def requests() -> AsyncIterator[pb.DetectRequest]:
         yield request(150, "good 1")
         yield pb.DetectRequest(request_id="empty")
@@ -238,7 +238,7 @@ async def test_a_stream_goes_on_after_refusals() -> None:
     }
 
 
-async def test_an_id_is_taken_while_in_flight_and_free_afterwards() -> None:
+async def test_an_id_cannot_be_used_twice_at_a_time() -> None:
     gated = Gated()
     async with running_agent(settings(), gated) as agent, connected(agent) as detector:
         stream = detector.DetectStream()
@@ -255,7 +255,7 @@ async def test_an_id_is_taken_while_in_flight_and_free_afterwards() -> None:
         assert await stream.read() is grpc.aio.EOF
 
 
-async def test_a_stream_takes_no_more_than_its_share() -> None:
+async def test_a_stream_reads_no_more_than_its_concurrency() -> None:
     gated = Gated()
     narrow = settings(grpc={"stream_concurrency": 2})
     async with running_agent(narrow, gated) as agent, connected(agent) as detector:
@@ -278,7 +278,7 @@ async def _send(stream: grpc.aio.StreamStreamCall, tags: range) -> None:
     await stream.done_writing()
 
 
-async def test_overload_on_a_stream_is_the_items_error() -> None:
+async def test_overload_on_a_stream_is_an_error_of_the_item() -> None:
     gated = Gated()
     few = settings(limits={"queue_size": 1})
     async with running_agent(few, gated) as agent, connected(agent) as detector:
@@ -292,7 +292,7 @@ async def test_overload_on_a_stream_is_the_items_error() -> None:
         assert tag_of((await stream.read()).response) == 150
 
 
-async def test_a_cancelled_stream_frees_all_its_places() -> None:
+async def test_the_requests_of_a_cancelled_stream_leave_the_queue() -> None:
     gated = Gated()
     async with running_agent(settings(), gated) as agent, connected(agent) as detector:
         stream = detector.DetectStream()
@@ -314,14 +314,14 @@ NO_MESSAGE = b"\x0a\xff"  # Field 1, of a length that is never said.
 
 
 @pytest.mark.parametrize("method", ["/hilum.v1.Detector/Detect", "/grpc.health.v1.Health/Check"])
-async def test_a_message_that_cannot_be_read_is_refused_with_a_code(method: str) -> None:
+async def test_a_malformed_message_is_refused_with_a_code(method: str) -> None:
     async with running_agent(settings()) as agent, dialled(agent) as channel:
         code, error = await refused(channel.unary_unary(method)(NO_MESSAGE))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert error.code == "invalid_request"
 
 
-async def test_on_a_stream_it_is_refused_alone() -> None:
+async def test_a_malformed_message_on_a_stream_affects_no_other() -> None:
     async with running_agent(settings()) as agent, dialled(agent) as channel:
         stream = channel.stream_stream("/hilum.v1.Detector/DetectStream")
         sent = [NO_MESSAGE, request(200).SerializeToString(), NO_MESSAGE]
@@ -344,7 +344,7 @@ def _header(name: bytes, value: bytes) -> bytes:
     return b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value
 
 
-async def test_a_path_that_is_no_text_closes_no_port() -> None:
+async def test_a_method_name_that_is_not_text_does_not_close_the_port() -> None:
     """It ended the server for good, before anybody was asked who they are (grpcio 1.84 to 1.85)."""
     headers = b"\x83\x86" + _header(b":path", b"/\xff") + _header(b":authority", b"localhost")
     headers += _header(b"content-type", b"application/grpc") + _header(b"te", b"trailers")

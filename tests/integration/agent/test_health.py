@@ -52,7 +52,7 @@ async def test_serving_only_once_the_model_is_warm_and_until_it_stops(service: s
         assert await stopping
 
 
-async def test_a_watcher_that_leaves_takes_nobody_with_it() -> None:
+async def test_a_watcher_that_leaves_ends_no_other_watch() -> None:
     agent = Agent(settings(), fake_pipeline)
     await agent.start()
     async with dialled(agent) as channel:

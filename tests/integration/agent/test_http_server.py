@@ -1,4 +1,4 @@
-"""The HTTP face on a real port: what only a socket shows."""
+"""The HTTP API on a real port: behaviour that only a socket shows."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ async def talk(origin: str, sent: bytes, *, until_closed: bool = True) -> bytes:
         writer.close()
 
 
-async def test_answers_over_the_network() -> None:
+async def test_predict_answers_over_the_network() -> None:
     async with served(http_app()) as origin, httpx.AsyncClient(base_url=origin) as client:
         answer = await client.post("/predict", **file_form(tagged_png(200)))
         assert answer.json()["predictions"][0]["confidence"] == pytest.approx(200 / 255, abs=1e-6)
         assert "server" not in answer.headers
 
 
-async def test_answers_belong_to_their_requests() -> None:
+async def test_each_response_belongs_to_its_request() -> None:
     tags = list(range(120, 250, 5))
     async with served(http_app()) as origin, httpx.AsyncClient(base_url=origin) as client:
         answers = await asyncio.gather(
@@ -64,7 +64,7 @@ async def test_answers_belong_to_their_requests() -> None:
 
 
 @pytest.mark.parametrize("declared", [True, False], ids=["declared", "chunked"])
-async def test_a_body_beyond_the_limit_gets_its_answer(*, declared: bool) -> None:
+async def test_the_refusal_of_a_large_body_reaches_its_caller(*, declared: bool) -> None:
     """Also a caller that sends the whole body before it reads: the answer must not be lost."""
     body = (
         b'--b\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\n'
@@ -83,7 +83,7 @@ async def test_a_body_beyond_the_limit_gets_its_answer(*, declared: bool) -> Non
             assert (await client.get("/healthz")).status_code == 200
 
 
-async def test_a_caller_that_asks_first_need_not_send_the_body() -> None:
+async def test_a_caller_that_expects_continue_need_not_send_the_body() -> None:
     head = (
         b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nExpect: 100-continue\r\n"
         b"Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 8000000\r\n\r\n"
@@ -106,14 +106,14 @@ async def test_a_caller_that_asks_first_need_not_send_the_body() -> None:
     ],
     ids=["huge-header", "tls-on-a-plain-port", "negative-length"],
 )
-async def test_what_is_no_request_is_refused_and_harms_nobody(sent: bytes) -> None:
+async def test_bytes_that_are_not_http_are_refused_and_affect_no_other_caller(sent: bytes) -> None:
     async with served(http_app()) as origin:
         assert (await talk(origin, sent)).split()[1] in {b"400", b"431"}
         async with httpx.AsyncClient(base_url=origin) as client:
             assert (await client.get("/healthz")).status_code == 200
 
 
-async def test_a_caller_who_hangs_up_frees_the_place() -> None:
+async def test_a_caller_that_disconnects_leaves_the_queue() -> None:
     gate = Latch()
     pipeline = fake_pipeline(
         settings(limits={"queue_size": 2}), None, FakeEngine(SIDE, SIDE, before=gate)
@@ -131,7 +131,7 @@ async def test_a_caller_who_hangs_up_frees_the_place() -> None:
     await pipeline.close()
 
 
-async def test_stopping_finishes_what_is_in_flight() -> None:
+async def test_stop_finishes_running_requests() -> None:
     gate = Latch()
     pipeline = fake_pipeline(settings(), None, FakeEngine(SIDE, SIDE, before=gate))
     server = HttpServer(http_app(pipeline), host="127.0.0.1", port=0)
@@ -149,14 +149,14 @@ async def test_stopping_finishes_what_is_in_flight() -> None:
     await pipeline.close()
 
 
-async def test_a_taken_port_is_the_operators_to_mend(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_port_in_use_is_a_configuration_error(caplog: pytest.LogCaptureFixture) -> None:
     async with served(http_app()) as origin:
         port = int(origin.rpartition(":")[2])
         with pytest.raises(ConfigInvalid, match=str(port)):
             await HttpServer(http_app(), host="127.0.0.1", port=port).start()
 
 
-async def test_speaks_tls_where_told(tmp_path: Path) -> None:
+async def test_tls_is_used_if_configured(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     issued = authority.server()
     tls = load_tls(TlsFiles(issued.certificate, issued.key), datetime.now(UTC))

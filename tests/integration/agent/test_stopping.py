@@ -1,4 +1,4 @@
-"""How an agent stops: told so by a signal, with work in its engine."""
+"""An agent that is stopped by a signal while its engine works."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def serving(channel: grpc.aio.Channel) -> Any:  # gRPC's own
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_lets_what_is_in_flight_be_answered_and_nothing_more(
+async def test_after_a_signal_only_requests_in_flight_are_answered(
     signum: signal.Signals,
 ) -> None:
     gated = Gated()
@@ -94,7 +94,7 @@ async def test_a_signal_lets_what_is_in_flight_be_answered_and_nothing_more(
         assert await running == 0
 
 
-async def test_when_the_drain_timeout_passes_the_loss_is_said() -> None:
+async def test_a_drain_that_times_out_exits_with_1() -> None:
     gated = Gated()
     agent = Agent(settings(drain_timeout_s=0.05), gated)
     await agent.start()
@@ -108,7 +108,7 @@ async def test_when_the_drain_timeout_passes_the_loss_is_said() -> None:
         assert await agent.stop()
 
 
-async def test_what_is_given_up_stands_in_the_audit_log(tmp_path: Path) -> None:
+async def test_abandoned_requests_are_in_the_audit_log(tmp_path: Path) -> None:
     gated = Gated()
     told = settings(
         drain_timeout_s=1.0,
@@ -137,7 +137,7 @@ async def test_what_is_given_up_stands_in_the_audit_log(tmp_path: Path) -> None:
     assert entries[-1]["action"] == "log_closed"
 
 
-async def test_an_agent_that_is_not_sound_answers_nothing_while_it_stops() -> None:
+async def test_an_agent_that_failed_its_self_test_answers_nothing_while_it_stops() -> None:
     """An upload that began before the signal ends after it."""
 
     def load(settings: Settings, decoder: Decoder) -> DetectionService:
@@ -191,7 +191,7 @@ sys.exit(100 + asyncio.run(serve(told, load)))
 """
 
 
-async def test_work_that_hangs_does_not_keep_the_process_from_ending() -> None:
+async def test_hanging_work_does_not_keep_the_process_from_exiting() -> None:
     port = free_port()
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", HANGS, str(port))
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -210,7 +210,7 @@ async def test_a_model_that_cannot_be_loaded_ends_the_agent() -> None:
         await serve(settings(), fails)
 
 
-async def test_told_to_recheck_before_it_serves_it_starts_as_if_it_had_not_been() -> None:
+async def test_a_recheck_before_the_start_has_no_effect() -> None:
     """Before it listens, and again while it loads: the golden cases are to be run anyway."""
     tested = []
 
@@ -237,7 +237,7 @@ async def test_told_to_recheck_before_it_serves_it_starts_as_if_it_had_not_been(
     assert await running == 0
 
 
-async def test_told_to_stop_while_it_loads_it_ends_with_0() -> None:
+async def test_a_stop_during_loading_exits_with_0() -> None:
     def load(settings: Settings, decoder: Decoder) -> DetectionService:
         os.kill(os.getpid(), signal.SIGTERM)
         return fake_pipeline(settings, decoder)

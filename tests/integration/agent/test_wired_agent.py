@@ -1,4 +1,4 @@
-"""The whole agent: both faces, its decode workers, its audit log, who gets in, what it says."""
+"""The whole agent: both transports, decode workers, audit log, access control, log lines."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def metric(http: httpx.Client, name: str) -> float:
     return float(line)
 
 
-def test_both_faces_give_the_same_answer(said: dict[str, str], http: httpx.Client) -> None:
+def test_both_transports_return_the_same_result(said: dict[str, str], http: httpx.Client) -> None:
     image = pydicom_file("RG1_UNCI.dcm").read_bytes()
     with Client(said["address"]) as client:
         over_grpc = client.detect(image)
@@ -103,7 +103,7 @@ def test_both_faces_give_the_same_answer(said: dict[str, str], http: httpx.Clien
     assert over_http["image"]["rows"] == over_grpc.image.rows == 1955
 
 
-def test_the_page_its_readiness_and_its_figures_are_there(http: httpx.Client) -> None:
+def test_the_page_readiness_and_metrics_are_served(http: httpx.Client) -> None:
     assert "<html" in http.get("/").text
     assert http.get("/readyz").json() == {"status": "ready"}
     assert metric(http, "hilum_ready") == 1
@@ -120,7 +120,7 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def test_killed_decoders_cost_their_own_image_at_most(
+def test_a_killed_decoder_fails_at_most_its_own_image(
     process: subprocess.Popen[str], said: dict[str, str], http: httpx.Client
 ) -> None:
     lost = 0
@@ -152,7 +152,7 @@ def test_on_sighup_the_golden_cases_are_run_again(
     assert http.get("/readyz").status_code == 200
 
 
-def test_told_to_stop_it_ends_with_all_it_started_and_a_whole_log(
+def test_stop_ends_all_processes_and_completes_the_audit_log(
     process: subprocess.Popen[str], said: dict[str, str], log_folder: Path, http: httpx.Client
 ) -> None:
     assert http.get("/model").status_code == 200
@@ -275,7 +275,7 @@ def _ask(address: str, tls: Tls) -> Result | DetectError:
             return error
 
 
-async def test_overload_is_said_on_both_faces_with_when_to_return() -> None:
+async def test_overload_has_a_retry_time_on_both_transports() -> None:
     gated = Gated()
     agent = Agent(settings(limits={"queue_size": 1}, http=HTTP), gated)
     await agent.start()
@@ -312,7 +312,7 @@ async def test_a_batch_alone_does_not_overload_a_short_queue() -> None:
     assert [item["status"] for item in batch.json()["results"]] == [200] * 8
 
 
-async def test_a_box_that_answers_wrongly_does_not_serve_and_says_why() -> None:
+async def test_an_agent_that_fails_its_self_test_does_not_serve_and_gives_the_reason() -> None:
     problem = ["openvino-int8 does not answer the bundle's golden cases as recorded."]
 
     def load(told: Any, decoder: Any) -> Any:

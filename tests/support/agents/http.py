@@ -1,4 +1,4 @@
-"""HTTP faces for tests: over a real pipeline whose engine says what the test wants."""
+"""HTTP applications for tests, over a real detection service with a scripted engine."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SAID = (
     ("pleural_effusion", 0.20, (0.14, 0.62, 0.32, 0.78)),
     ("pneumothorax", 0.09, (0.60, 0.10, 0.82, 0.28)),
 )
-"""What `ScriptedEngine` finds on every image."""
+"""The findings of `ScriptedEngine` on every image."""
 
 
 class ScriptedEngine:

@@ -1,4 +1,4 @@
-"""A real gRPC server whose answers a test scripts, and both clients behind one face."""
+"""A real gRPC server whose responses a test scripts, and both clients with one interface."""
 
 from __future__ import annotations
 

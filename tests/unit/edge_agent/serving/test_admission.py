@@ -1,4 +1,4 @@
-"""The gate: that futures, cancellations and the timer do what the core decides, and no more."""
+"""The admission queue: futures, cancellations and the timer do what the core decides."""
 
 from __future__ import annotations
 
@@ -25,39 +25,39 @@ class Clock:
 
 
 @dataclass
-class Visitors:
-    """Requests that hold their slot until told to leave."""
+class Requests:
+    """Requests that run until the test ends them."""
 
-    gate: AdmissionQueue
-    inside: list[str] = field(default_factory=list)
+    queue: AdmissionQueue
+    running: list[str] = field(default_factory=list)
     tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
-    doors: dict[str, asyncio.Event] = field(default_factory=dict)
+    end_events: dict[str, asyncio.Event] = field(default_factory=dict)
 
-    async def come(
+    async def start(
         self, name: str, priority: Priority = ROUTINE, *, deadline: float | None = None
     ) -> asyncio.Task[None]:
-        door = self.doors[name] = asyncio.Event()
+        end_event = self.end_events[name] = asyncio.Event()
 
-        async def visit() -> None:
-            async with self.gate.admit(priority, deadline=deadline):
-                self.inside.append(name)
+        async def run() -> None:
+            async with self.queue.admit(priority, deadline=deadline):
+                self.running.append(name)
                 try:
-                    await door.wait()
+                    await end_event.wait()
                 finally:
-                    self.inside.remove(name)
+                    self.running.remove(name)
 
-        self.tasks[name] = asyncio.create_task(visit())
+        self.tasks[name] = asyncio.create_task(run())
         await turns()
         return self.tasks[name]
 
-    async def leave(self, name: str) -> None:
-        self.doors[name].set()
+    async def end(self, name: str) -> None:
+        self.end_events[name].set()
         await self.tasks[name]
         await turns()
 
 
 async def turns() -> None:
-    """Let the loop run whatever is ready."""
+    """Let the event loop run everything that is ready."""
     for _ in range(5):
         await asyncio.sleep(0)
 
@@ -67,156 +67,156 @@ def clock() -> Clock:
     return Clock()
 
 
-def visitors(clock: Clock, *, max_running: int = 1, max_waiting: int = 4) -> Visitors:
-    return Visitors(
+def make_requests(clock: Clock, *, max_running: int = 1, max_waiting: int = 4) -> Requests:
+    return Requests(
         AdmissionQueue(
             AdmissionPolicy(max_running=max_running, max_waiting=max_waiting), clock=clock
         )
     )
 
 
-async def test_a_free_slot_is_taken_at_once_and_the_next_waits(clock: Clock) -> None:
-    here = visitors(clock)
-    await here.come("a")
-    await here.come("b")
-    await here.come("c", STAT)
-    assert here.inside == ["a"]
-    await here.leave("a")
-    assert here.inside == ["c"]
-    await here.leave("c")
-    assert here.inside == ["b"]
-    await here.leave("b")
-    assert here.gate.stats().reached[State.DONE, ROUTINE] == 2
+async def test_a_request_runs_at_once_if_it_can_and_waits_otherwise(clock: Clock) -> None:
+    requests = make_requests(clock)
+    await requests.start("a")
+    await requests.start("b")
+    await requests.start("c", STAT)
+    assert requests.running == ["a"]
+    await requests.end("a")
+    assert requests.running == ["c"]
+    await requests.end("c")
+    assert requests.running == ["b"]
+    await requests.end("b")
+    assert requests.queue.stats().reached[State.DONE, ROUTINE] == 2
 
 
-async def test_overload_is_refused_at_once_with_a_time_to_return(clock: Clock) -> None:
-    here = visitors(clock, max_waiting=1)
-    await here.come("a")
-    await here.come("b")
-    third = await here.come("c")
+async def test_overload_is_refused_at_once_with_a_retry_time(clock: Clock) -> None:
+    requests = make_requests(clock, max_waiting=1)
+    await requests.start("a")
+    await requests.start("b")
+    third = await requests.start("c")
     with pytest.raises(Overloaded) as refused:
         await third
     assert refused.value.retry_after_s == 1.0
     assert copy.copy(refused.value).retry_after_s == 1.0
-    await here.leave("a")
-    await here.leave("b")
+    await requests.end("a")
+    await requests.end("b")
 
 
-async def test_a_deadline_is_honoured_before_the_body_is_entered(clock: Clock) -> None:
-    here = visitors(clock)
-    await here.come("a")
-    late = await here.come("late", deadline=clock.now + 5)
-    in_time = await here.come("in time", deadline=clock.now + 6)
+async def test_the_body_is_never_entered_after_the_deadline(clock: Clock) -> None:
+    requests = make_requests(clock)
+    await requests.start("a")
+    late = await requests.start("late", deadline=clock.now + 5)
+    in_time = await requests.start("in time", deadline=clock.now + 6)
     clock.now += 5
-    await here.leave("a")
+    await requests.end("a")
     with pytest.raises(DeadlineExceeded):
         await late
-    assert here.inside == ["in time"]
-    clock.now += 5  # Once entered, the deadline has no say.
-    here.gate.advance()
-    await here.leave("in time")
+    assert requests.running == ["in time"]
+    clock.now += 5  # A deadline does not end a body that runs.
+    requests.queue.advance()
+    await requests.end("in time")
     assert in_time.done()
     with pytest.raises(DeadlineExceeded):
-        await (await here.come("too late", deadline=clock.now))
+        await (await requests.start("too late", deadline=clock.now))
 
 
-async def test_the_late_are_told_without_any_other_event() -> None:
-    gate = AdmissionQueue(AdmissionPolicy(max_running=1))
-    here = Visitors(gate)
-    await here.come("a")
+async def test_a_deadline_expires_without_any_other_event() -> None:
+    queue = AdmissionQueue(AdmissionPolicy(max_running=1))
+    requests = Requests(queue)
+    await requests.start("a")
     loop = asyncio.get_running_loop()
-    late = await here.come("late", deadline=loop.time() + 0.01)
+    late = await requests.start("late", deadline=loop.time() + 0.01)
     with pytest.raises(DeadlineExceeded):
         await late
-    assert here.inside == ["a"]
-    await here.leave("a")
+    assert requests.running == ["a"]
+    await requests.end("a")
 
 
-async def test_cancelled_while_waiting_frees_the_place(clock: Clock) -> None:
-    here = visitors(clock, max_waiting=1)
-    await here.come("a")
-    waiting = await here.come("b")
+async def test_a_request_cancelled_while_it_waits_leaves_the_queue(clock: Clock) -> None:
+    requests = make_requests(clock, max_waiting=1)
+    await requests.start("a")
+    waiting = await requests.start("b")
     waiting.cancel()
     await turns()
-    await here.come("c")
+    await requests.start("c")
     assert waiting.cancelled()
-    await here.leave("a")
-    assert here.inside == ["c"]
-    await here.leave("c")
+    await requests.end("a")
+    assert requests.running == ["c"]
+    await requests.end("c")
 
 
-async def test_cancelled_inside_frees_the_slot(clock: Clock) -> None:
-    here = visitors(clock)
-    inside = await here.come("a")
-    await here.come("b")
+async def test_a_request_cancelled_while_it_runs_lets_the_next_run(clock: Clock) -> None:
+    requests = make_requests(clock)
+    inside = await requests.start("a")
+    await requests.start("b")
     inside.cancel()
     await turns()
-    assert here.inside == ["b"]
-    assert here.gate.stats().reached[State.CANCELLED, ROUTINE] == 1
-    await here.leave("b")
+    assert requests.running == ["b"]
+    assert requests.queue.stats().reached[State.CANCELLED, ROUTINE] == 1
+    await requests.end("b")
 
 
-async def test_cancelled_in_the_very_turn_in_which_its_slot_came_free(clock: Clock) -> None:
-    here = visitors(clock)
-    await here.come("a")
-    unlucky = await here.come("b")
-    await here.come("c")
-    here.gate._waiters[2].add_done_callback(lambda _: unlucky.cancel())
-    await here.leave("a")
-    assert unlucky.cancelled()
-    assert here.inside == ["c"]
-    await here.leave("c")
+async def test_a_request_cancelled_in_the_loop_turn_of_its_start(clock: Clock) -> None:
+    requests = make_requests(clock)
+    await requests.start("a")
+    cancelled = await requests.start("b")
+    await requests.start("c")
+    requests.queue._waiters[2].add_done_callback(lambda _: cancelled.cancel())
+    await requests.end("a")
+    assert cancelled.cancelled()
+    assert requests.running == ["c"]
+    await requests.end("c")
 
 
-async def test_cancelled_in_the_very_turn_in_which_it_expired(clock: Clock) -> None:
-    here = visitors(clock)
-    await here.come("a")
-    unlucky = await here.come("b", deadline=clock.now + 1)
+async def test_a_request_cancelled_in_the_loop_turn_of_its_expiry(clock: Clock) -> None:
+    requests = make_requests(clock)
+    await requests.start("a")
+    cancelled = await requests.start("b", deadline=clock.now + 1)
     clock.now += 1
-    here.gate.advance()
-    unlucky.cancel()
+    requests.queue.advance()
+    cancelled.cancel()
     await turns()
-    assert unlucky.cancelled()
-    await here.leave("a")
-    assert here.gate.stats().reached[State.EXPIRED, ROUTINE] == 1
+    assert cancelled.cancelled()
+    await requests.end("a")
+    assert requests.queue.stats().reached[State.EXPIRED, ROUTINE] == 1
 
 
-async def test_a_body_that_fails_frees_its_slot(clock: Clock) -> None:
-    gate = AdmissionQueue(AdmissionPolicy(max_running=1), clock=clock)
+async def test_a_body_that_fails_lets_the_next_run(clock: Clock) -> None:
+    queue = AdmissionQueue(AdmissionPolicy(max_running=1), clock=clock)
 
     async def fail() -> None:
-        async with gate.admit(ROUTINE):
+        async with queue.admit(ROUTINE):
             clock.now += 2
-            raise LookupError("of its own")
+            raise LookupError("in the body")
 
     with pytest.raises(LookupError):
         await fail()
-    stats = gate.stats()
+    stats = queue.stats()
     assert (stats.running, stats.mean_service_s) == (0, 2.0)
 
 
-async def test_memory_is_refused_and_given_back(clock: Clock) -> None:
-    gate = AdmissionQueue(AdmissionPolicy(max_running=2, encoded_bytes=100), clock=clock)
-    async with gate.admit(ROUTINE, encoded_bytes=80):
+async def test_memory_is_bounded_and_freed(clock: Clock) -> None:
+    queue = AdmissionQueue(AdmissionPolicy(max_running=2, encoded_bytes=100), clock=clock)
+    async with queue.admit(ROUTINE, encoded_bytes=80):
         with pytest.raises(Overloaded, match="memory"):
-            async with gate.admit(STAT, encoded_bytes=30):
-                pytest.fail("let in")
-    async with gate.admit(STAT, encoded_bytes=30) as ticket:
+            async with queue.admit(STAT, encoded_bytes=30):
+                pytest.fail("admitted")
+    async with queue.admit(STAT, encoded_bytes=30) as ticket:
         assert ticket.state is State.RUNNING
-    assert gate.stats().refusals == {Refusal.BYTES_FULL: 1}
+    assert queue.stats().refusals == {Refusal.BYTES_FULL: 1}
 
 
-async def test_a_crowd_with_random_cancellations_leaves_nothing_behind() -> None:
-    chance = random.Random(7)
+async def test_many_requests_with_random_cancellations_leave_nothing_behind() -> None:
+    rng = random.Random(7)
     policy = AdmissionPolicy(max_running=3, max_waiting=20, aged_s=0.001, encoded_bytes=60)
-    gate = AdmissionQueue(policy)
+    queue = AdmissionQueue(policy)
     inside: set[int] = set()
 
-    async def visit(number: int) -> str:
-        deadline = asyncio.get_running_loop().time() + chance.choice([0.0005, 0.01, 5.0])
+    async def run(number: int) -> str:
+        deadline = asyncio.get_running_loop().time() + rng.choice([0.0005, 0.01, 5.0])
         try:
-            async with gate.admit(
-                chance.choice([STAT, ROUTINE]), deadline=deadline, encoded_bytes=number % 7
+            async with queue.admit(
+                rng.choice([STAT, ROUTINE]), deadline=deadline, encoded_bytes=number % 7
             ) as ticket:
                 inside.add(ticket.id)
                 assert len(inside) <= policy.max_running
@@ -233,13 +233,13 @@ async def test_a_crowd_with_random_cancellations_leaves_nothing_behind() -> None
 
     tasks = []
     for number in range(2000):
-        tasks.append(asyncio.create_task(visit(number)))
+        tasks.append(asyncio.create_task(run(number)))
         if number % 3 == 0:
-            chance.choice(tasks).cancel()
+            rng.choice(tasks).cancel()
         if number % 11 == 0:
             await asyncio.sleep(0)
-    ends = await asyncio.gather(*tasks, return_exceptions=True)
-    kinds = {str(end) if isinstance(end, str) else type(end).__name__ for end in ends}
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    kinds = {str(end) if isinstance(end, str) else type(end).__name__ for end in outcomes}
     assert (
         {"done", "refused", "CancelledError"}
         <= kinds
@@ -250,6 +250,6 @@ async def test_a_crowd_with_random_cancellations_leaves_nothing_behind() -> None
             "CancelledError",
         }
     )
-    stats = gate.stats()
+    stats = queue.stats()
     assert (stats.running, sum(stats.queued.values()), stats.encoded_bytes) == (0, 0, 0)
-    assert not gate._waiters
+    assert not queue._waiters

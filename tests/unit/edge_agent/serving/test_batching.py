@@ -1,4 +1,4 @@
-"""Batches: what runs together, which outcome belongs to which job, who may leave when."""
+"""Batches: which jobs run together, which outcome each gets, and when a cancellation ends."""
 
 from __future__ import annotations
 

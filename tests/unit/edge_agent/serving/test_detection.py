@@ -1,4 +1,4 @@
-"""The pipeline without a transport: places, deadlines, cancellation, whose answer is whose."""
+"""Detection without a transport: admission, deadlines, cancellation, identity of results."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def tag_of(answer: DetectionResult) -> int:
     return round(finding.score * 255)
 
 
-async def test_an_answer_says_what_was_found_by_which_model() -> None:
+async def test_a_result_has_findings_and_names_its_model() -> None:
     async with piped() as pipeline:
         answer = await pipeline.detect(request(200))
     (finding,) = answer.findings
@@ -79,7 +79,7 @@ async def test_an_answer_says_what_was_found_by_which_model() -> None:
     assert parts <= spent.total_ms
 
 
-async def test_nothing_found_is_an_answer_and_a_failure_is_not() -> None:
+async def test_no_findings_are_a_result_and_a_failure_is_an_error() -> None:
     async with piped() as pipeline:
         assert (await pipeline.detect(request(120, score_threshold=0.9))).findings == ()
         with pytest.raises(StudyImageRefused) as caught:
@@ -111,7 +111,7 @@ async def test_a_request_id_of_129_characters_is_refused() -> None:
             await pipeline.detect(request(200, request_id="x" * 129))
 
 
-async def test_with_no_place_left_a_request_is_refused_at_once() -> None:
+async def test_a_request_is_refused_at_once_if_the_queue_is_full() -> None:
     gate = Latch()
     async with piped(FakeEngine(SIDE, SIDE, before=gate), queue_size=2) as pipeline:
         first = asyncio.create_task(pipeline.detect(request(150)))
@@ -126,7 +126,7 @@ async def test_with_no_place_left_a_request_is_refused_at_once() -> None:
         assert tag_of(await pipeline.detect(request(150))) == 150
 
 
-async def test_a_caller_that_gives_up_while_waiting_frees_its_place() -> None:
+async def test_a_request_cancelled_while_it_waits_leaves_the_queue() -> None:
     gate = Latch()
     async with piped(FakeEngine(SIDE, SIDE, before=gate), queue_size=2) as pipeline:
         first = asyncio.create_task(pipeline.detect(request(150)))
@@ -142,7 +142,7 @@ async def test_a_caller_that_gives_up_while_waiting_frees_its_place() -> None:
         assert not gate.has_arrived(151)
 
 
-async def test_a_caller_that_gives_up_in_the_engine_keeps_it_busy_until_it_is_done() -> None:
+async def test_a_request_cancelled_in_the_engine_ends_when_the_engine_is_done() -> None:
     gate = Latch()
     async with piped(FakeEngine(SIDE, SIDE, before=gate)) as pipeline:
         first = asyncio.create_task(pipeline.detect(request(150)))
@@ -159,7 +159,7 @@ async def test_a_caller_that_gives_up_in_the_engine_keeps_it_busy_until_it_is_do
         assert in_flight(pipeline) == 0
 
 
-async def test_a_deadline_that_has_passed_is_honoured_before_any_work() -> None:
+async def test_a_deadline_that_has_passed_is_raised_before_any_work() -> None:
     touched: list[Pixels] = []
     async with piped(FakeEngine(SIDE, SIDE, before=touched.append)) as pipeline:
         now = asyncio.get_running_loop().time()
@@ -169,7 +169,7 @@ async def test_a_deadline_that_has_passed_is_honoured_before_any_work() -> None:
     assert not touched
 
 
-async def test_a_deadline_that_passes_while_waiting_ends_the_waiting() -> None:
+async def test_a_deadline_that_passes_during_the_wait_ends_the_wait() -> None:
     gate = Latch()
     async with piped(FakeEngine(SIDE, SIDE, before=gate)) as pipeline:
         first = asyncio.create_task(pipeline.detect(request(150)))
@@ -182,7 +182,7 @@ async def test_a_deadline_that_passes_while_waiting_ends_the_waiting() -> None:
         assert not gate.has_arrived(151)
 
 
-async def test_an_engine_that_fails_fails_that_request_alone() -> None:
+async def test_an_engine_failure_affects_that_request_only() -> None:
     def broken(batch: Pixels) -> None:
         if batch.max() == 150:
             raise EngineFailed("out of order")
@@ -193,7 +193,7 @@ async def test_an_engine_that_fails_fails_that_request_alone() -> None:
         assert tag_of(await pipeline.detect(request(151))) == 151
 
 
-async def test_outputs_that_are_no_numbers_are_a_failure_not_an_empty_answer() -> None:
+async def test_outputs_that_are_not_numbers_are_a_failure_and_not_an_empty_result() -> None:
     class Unsound(FakeEngine):
         def infer(self, batch: Pixels) -> np.ndarray[Any, np.dtype[np.float32]]:
             return super().infer(batch) * np.float32(np.nan)
@@ -231,7 +231,7 @@ async def test_no_answer_reaches_another_request() -> None:
         assert in_flight(pipeline) == 0
 
 
-async def test_the_study_context_stays_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_study_context_is_not_in_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     name = "Doe^Jane"
 
     def read_study(data: bytes, **_options: object) -> tuple[Radiograph, StudyContext]:
@@ -245,5 +245,5 @@ async def test_the_study_context_stays_behind(monkeypatch: pytest.MonkeyPatch) -
     assert name.encode() not in converters.to_detect_response(answer).SerializeToString()
 
 
-async def test_the_images_bytes_stay_out_of_the_requests_words() -> None:
+async def test_the_repr_of_a_request_does_not_contain_the_image() -> None:
     assert "PNG" not in repr(request(200))

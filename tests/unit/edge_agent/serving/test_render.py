@@ -1,4 +1,4 @@
-"""Pictures for the browser."""
+"""Rendered images for the browser."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def test_keeps_the_aspect_within_the_bound(
     assert shape_of(picture) == shown
 
 
-async def test_the_picture_has_the_radiographs_own_greys() -> None:
+async def test_the_rendered_image_has_the_radiographs_grey_values() -> None:
     decoder = Held(48, 32)
     picture = await Renderer(decoder).render(b"")
     seen = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -77,7 +77,7 @@ async def test_refuses_what_the_detector_refuses() -> None:
     await decoder.close()
 
 
-async def test_is_bounded_and_frees_its_places() -> None:
+async def test_the_number_of_waiting_images_is_bounded() -> None:
     decoder = Held(8, 8, held=True)
     renderer = Renderer(decoder, max_waiting=2)
     first, second = (asyncio.ensure_future(renderer.render(b"")) for _ in range(2))

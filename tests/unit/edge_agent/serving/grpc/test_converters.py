@@ -74,7 +74,7 @@ def test_a_finding_carries_its_kind_and_concept(kind: object) -> None:
     assert (found.score, found.box.x_min, found.box.y_max) == (0.5, 1, 4)
 
 
-def test_all_facts_travel() -> None:
+def test_every_image_fact_is_converted() -> None:
     response = converters.to_detect_response(answer(spacing=Spacing(0.15, 0.2)))
     facts = response.image
     assert (facts.rows, facts.columns, facts.bits_stored) == (2000, 1800, 15)
@@ -89,7 +89,7 @@ def test_all_facts_travel() -> None:
     assert response.timings.total_ms == 10
 
 
-def test_json_is_the_contracts_own_and_says_empty_lists() -> None:
+def test_json_has_the_contracts_fields_in_order_and_empty_lists() -> None:
     document = converters.to_json(converters.to_detect_response(answer()))
     assert document["findings"] == []
     assert list(document) == [field.name for field in pb.DetectResponse.DESCRIPTOR.fields]
@@ -99,7 +99,7 @@ def test_json_is_the_contracts_own_and_says_empty_lists() -> None:
     assert again == converters.to_detect_response(answer())
 
 
-def test_a_threshold_of_zero_is_not_taken_for_absent() -> None:
+def test_a_threshold_of_zero_is_not_an_absent_threshold() -> None:
     message = pb.DetectRequest(options=pb.DetectOptions(score_threshold=0))
     assert (
         converters.to_detection_request(
@@ -117,7 +117,7 @@ def test_a_threshold_of_zero_is_not_taken_for_absent() -> None:
     ("number", "priority"),
     [(0, Priority.ROUTINE), (1, Priority.ROUTINE), (2, Priority.STAT), (77, Priority.ROUTINE)],
 )
-def test_priorities(number: int, priority: Priority) -> None:
+def test_an_unknown_priority_is_routine(number: int, priority: Priority) -> None:
     message = pb.DetectRequest()
     message.options.priority = number  # type: ignore[assignment]
     assert (
@@ -153,7 +153,7 @@ def test_a_converted_error_has_its_code_message_and_hint_only() -> None:
     assert message.hint == "Try again in a moment."
 
 
-async def test_the_models_facts_travel() -> None:
+async def test_the_facts_about_the_model_are_converted() -> None:
     pipeline = fake_pipeline(settings())
     try:
         response = converters.to_model_response(pipeline.model)

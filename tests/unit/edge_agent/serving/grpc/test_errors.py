@@ -32,7 +32,7 @@ def kinds(base: type[HilumError] = HilumError) -> list[type[HilumError]]:
         (HilumError, Status.INTERNAL),
     ],
 )
-def test_the_status_says_who_must_act(kind: type[HilumError], status: Status) -> None:
+def test_the_status_tells_who_must_act(kind: type[HilumError], status: Status) -> None:
     assert status_of(kind("wrong")) is status
 
 

@@ -1,4 +1,4 @@
-"""The gate in front of each address, and what the log says afterwards."""
+"""Access control of each address, and the log entries afterwards."""
 
 from __future__ import annotations
 
@@ -83,7 +83,9 @@ def audit() -> MemoryAudit:
         ("viewer", "/healthz", 200),
     ],
 )
-async def test_who_may_do_what(audit: MemoryAudit, key: str | None, path: str, status: int) -> None:
+async def test_each_role_may_do_its_actions(
+    audit: MemoryAudit, key: str | None, path: str, status: int
+) -> None:
     app = http_app(access=HttpAccessControl(KeysByName(), audit))
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     async with caller(app, **headers) as client:
@@ -99,14 +101,14 @@ async def test_who_may_do_what(audit: MemoryAudit, key: str | None, path: str, s
     assert len(audit.events) == (path not in unlogged)
 
 
-async def test_denied_before_the_body_is_read(audit: MemoryAudit) -> None:
+async def test_access_is_denied_before_the_body_is_read(audit: MemoryAudit) -> None:
     app = http_app(access=HttpAccessControl(KeysByName(), audit))
     async with caller(app) as client:
         answer = await client.post("/predict", content=b"not even a form")
     assert answer.status_code == 401
 
 
-async def test_strangers_are_told_nothing_of_options_and_the_log_hears_of_them(
+async def test_an_unauthorized_caller_gets_no_details_of_wrong_options_and_is_logged(
     audit: MemoryAudit,
 ) -> None:
     app = http_app(access=HttpAccessControl(KeysByName(), audit))
@@ -161,7 +163,7 @@ async def test_every_request_is_counted_with_its_outcome(audit: MemoryAudit) -> 
     ]
 
 
-async def test_what_cannot_be_logged_is_not_granted(audit: MemoryAudit) -> None:
+async def test_an_access_that_cannot_be_logged_is_refused(audit: MemoryAudit) -> None:
     audit.full = True
     app = http_app(access=HttpAccessControl(KeysByName(), audit))
     async with caller(app, Authorization="Bearer clinic") as client:

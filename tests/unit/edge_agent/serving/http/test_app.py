@@ -1,4 +1,4 @@
-"""The HTTP face over a real pipeline: what each address answers, and each kind of failure."""
+"""The HTTP API over a real detection service: each address, and each kind of failure."""
 
 from __future__ import annotations
 
@@ -49,9 +49,7 @@ def error_of(answer: httpx.Response, status: int) -> dict[str, str]:
 
 
 class TestPredict:
-    async def test_answers_a_finding_with_its_place_and_facts(
-        self, client: httpx.AsyncClient
-    ) -> None:
+    async def test_a_finding_has_its_box_and_facts(self, client: httpx.AsyncClient) -> None:
         answer = await client.post("/predict", **file_form(tagged_png(TAG)))
         assert answer.status_code == 200
         assert answer.headers["content-type"] == "application/json"
@@ -70,7 +68,7 @@ class TestPredict:
         assert body["image"]["format"] == "png"
         assert len(body["request_id"]) == 32
 
-    async def test_silence_is_an_empty_list(self, client: httpx.AsyncClient) -> None:
+    async def test_no_findings_are_an_empty_list(self, client: httpx.AsyncClient) -> None:
         answer = await client.post(
             "/predict", **file_form(tagged_png(TAG)), data={"threshold": "0.9"}
         )
@@ -122,7 +120,7 @@ class TestPredict:
         [(b"", "empty_file"), (b"a holiday's diary", "not_an_image")],
         ids=["empty", "text"],
     )
-    async def test_refuses_what_is_no_image(
+    async def test_refuses_bytes_that_are_not_an_image(
         self, client: httpx.AsyncClient, data: bytes, code: str
     ) -> None:
         error = error_of(await client.post("/predict", **file_form(data)), 422)
@@ -139,7 +137,7 @@ class TestPredict:
         ],
         ids=["none", "wrong-field", "two", "one-too-many"],
     )
-    async def test_wants_exactly_one_file(
+    async def test_requires_exactly_one_file(
         self, client: httpx.AsyncClient, files: list[Any]
     ) -> None:
         answer = await client.post("/predict", files=files or {"threshold": (None, "0.5")})
@@ -152,7 +150,7 @@ class TestPredict:
             error = error_of(await client.post("/predict", **file_form(b"x" * 100_000)), 413)
             assert error["code"] == "too_large"
 
-    async def test_gives_up_at_the_deadline(self) -> None:
+    async def test_fails_at_the_deadline(self) -> None:
         gate = Latch()
         pipeline = fake_pipeline(settings(), None, FakeEngine(SIDE, SIDE, before=gate))
         async with caller(http_app(pipeline)) as client:
@@ -191,7 +189,7 @@ class _Failing:
 
 
 class TestFailures:
-    async def test_overload_says_when_to_come_back(self) -> None:
+    async def test_overload_has_a_retry_time(self) -> None:
         full = Overloaded("The queue is full.")
         full.retry_after_s = 2.2
         async with caller(http_app(_Failing(full))) as client:
@@ -199,13 +197,13 @@ class TestFailures:
         assert error_of(answer, 503)["code"] == "overloaded"
         assert answer.headers["retry-after"] == "3"
 
-    async def test_a_broken_box_is_a_coded_500(self) -> None:
+    async def test_a_failure_of_the_agent_is_a_500_with_a_code(self) -> None:
         broken = EngineFailed("The engine is broken.")
         async with caller(http_app(_Failing(broken))) as client:
             answer = await client.post("/predict", **file_form(tagged_png(TAG)))
         assert error_of(answer, 500)["code"] == "engine_failed"
 
-    async def test_an_unforeseen_failure_gives_nothing_away(
+    async def test_an_unforeseen_failure_has_no_details(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         secret = "Doe^Jane"  # noqa: S105  # a patient's name
@@ -257,7 +255,7 @@ class TestFailures:
 
 
 class TestBatch:
-    async def test_answers_in_the_order_sent_and_a_bad_file_fails_alone(
+    async def test_results_come_in_the_order_sent_and_a_bad_file_affects_no_other(
         self, client: httpx.AsyncClient
     ) -> None:
         tags = [200, 130, 254, 131, 199]
@@ -275,7 +273,7 @@ class TestBatch:
         assert scores == pytest.approx([tag / 255 for tag in tags], abs=1e-6)
         assert [r["request_id"] for r in answered] == ["b-0", "b-1", "b-3", "b-4", "b-5"]
 
-    async def test_its_deadline_is_one_for_all_files(self) -> None:
+    async def test_all_files_share_one_deadline(self) -> None:
         gate = Latch()
         pipeline = fake_pipeline(settings(), None, FakeEngine(SIDE, SIDE, before=gate))
         files = [("files", ("image", tagged_png(tag))) for tag in (200, 201)]
@@ -294,7 +292,7 @@ class TestBatch:
         assert [item["status"] for item in results] == [200, 504]
         assert results[1]["error"]["code"] == "deadline_exceeded"
 
-    async def test_a_file_beyond_the_limit_fails_alone(self) -> None:
+    async def test_a_file_beyond_the_limit_affects_no_other(self) -> None:
         small = tagged_png(TAG)
         limits = HttpLimits(max_image_bytes=len(small))
         files = [("files", ("image", data)) for data in (small, small + b"x", small)]
@@ -308,7 +306,7 @@ class TestBatch:
         async with caller(http_app(limits=HttpLimits(max_batch_files=2))) as client:
             error_of(await client.post("/predict/batch", files=files), 422)
 
-    async def test_an_unforeseen_failure_of_one_item_is_coded(self) -> None:
+    async def test_an_unforeseen_failure_of_one_item_has_a_code(self) -> None:
         async with caller(http_app(_Failing(ValueError("x")))) as client:
             answer = await client.post("/predict/batch", **file_form(tagged_png(TAG), "files"))
         (item,) = answer.json()["results"]
@@ -358,7 +356,7 @@ class TestPages:
             ("/icon.svg", "image/svg+xml"),
         ],
     )
-    async def test_come_whole_typed_and_guarded(
+    async def test_files_have_their_content_type_and_security_headers(
         self, client: httpx.AsyncClient, path: str, kind: str
     ) -> None:
         answer = await client.get(path)
@@ -374,7 +372,9 @@ class TestPages:
 
 
 class TestAccess:
-    async def test_another_sites_page_is_turned_away(self, client: httpx.AsyncClient) -> None:
+    async def test_a_request_from_another_sites_page_is_refused(
+        self, client: httpx.AsyncClient
+    ) -> None:
         for headers in (
             {"Origin": "https://evil.example"},
             {"Origin": "null"},

@@ -1,4 +1,4 @@
-"""Every error has one status, and one form."""
+"""Every error has one status and the same form."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def test_every_error_has_a_status_of_its_group(kind: type[HilumError]) -> None:
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, HilumError) else str(value),
 )
-def test_an_error_as_an_answer(error: HilumError, status: int, header: str | None) -> None:
+def test_an_error_is_converted_to_a_response(
+    error: HilumError, status: int, header: str | None
+) -> None:
     answer = to_error_response(error)
     assert answer.status_code == status
     said = json.loads(bytes(answer.body))
@@ -62,5 +64,5 @@ def test_an_error_as_an_answer(error: HilumError, status: int, header: str | Non
         ("x" * 50, f'"{"x" * 40}..."'),
     ],
 )
-def test_a_callers_own_words_are_made_safe(text: str, safe: str) -> None:
+def test_quoted_text_is_short_and_printable(text: str, safe: str) -> None:
     assert quote(text) == safe

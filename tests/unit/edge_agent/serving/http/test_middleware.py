@@ -10,7 +10,7 @@ from edge_agent.serving.http.middleware import SecurityMiddleware
 from tests.support.agents.http import caller
 
 
-async def test_more_requests_than_it_holds_are_refused_with_a_code_but_reading_goes_on() -> None:
+async def test_too_many_requests_are_refused_with_a_code_but_get_is_served() -> None:
     app, inside, go_on = FastAPI(), asyncio.Event(), asyncio.Event()
 
     @app.post("/wait")

@@ -1,4 +1,4 @@
-"""Forms read from a stream: robust against bad ones, bounded, and nothing on disk."""
+"""Forms read from a stream: damaged ones are refused, memory is bounded, nothing is on disk."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def test_reads_files_and_fields_in_order() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64])
-async def test_chunks_do_not_matter(size: int) -> None:
+async def test_the_size_of_chunks_does_not_matter(size: int) -> None:
     data = bytes(range(256)) * 3 + b"\r\n--\r\n-b\r\n--"
     body = part("file", data) + b"--b--\r\n"
     form = await read([body[at : at + size] for at in range(0, len(body), size)])
@@ -79,7 +79,7 @@ async def test_chunks_do_not_matter(size: int) -> None:
         f"multipart/form-data; boundary={'b' * 71}",
     ],
 )
-async def test_refuses_what_is_no_form(kind: str | None) -> None:
+async def test_refuses_a_body_that_is_not_a_form(kind: str | None) -> None:
     with pytest.raises(InvalidRequest):
         await read([part("file", b"x") + b"--b--\r\n"], kind=kind)
 
@@ -153,7 +153,7 @@ class TestLimits:
                 pass
         assert len(sent) == LIMITS.max_body_bytes // 1024
 
-    async def test_one_file_too_large_does_not_spoil_the_others(self) -> None:
+    async def test_a_file_that_is_too_large_affects_no_other(self) -> None:
         body = part("f", b"x" * 2001) + part("f", b"y") + b"--b--\r\n"
         form = await read([body])
         assert [file.data for file in form.files] == [None, b"y"]
@@ -168,7 +168,7 @@ class TestLimits:
         assert budget.used_bytes == 0
         assert await read([body], budget)
 
-    async def test_a_slow_upload_ends(self) -> None:
+    async def test_a_slow_upload_times_out(self) -> None:
         async def never() -> dict[str, Any]:
             await asyncio.Event().wait()
             raise AssertionError
@@ -179,7 +179,7 @@ class TestLimits:
             async with receive_form(asked, limits, ByteBudget(1)):
                 pass
 
-    async def test_a_caller_who_leaves_frees_what_was_held(self) -> None:
+    async def test_a_caller_that_disconnects_frees_its_bytes(self) -> None:
         budget = ByteBudget(1 << 20)
         asked = Request(
             {"type": "http", "headers": [(b"content-type", FORM.encode())]},
@@ -191,8 +191,8 @@ class TestLimits:
         assert budget.used_bytes == 0
 
 
-async def test_nothing_is_spooled_to_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Starlette's own parser would make a temporary file for every upload."""
+async def test_nothing_is_written_to_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starlette's parser writes large uploads to temporary files."""
 
     def refuse(*_args: object, **_kwargs: object) -> None:
         raise AssertionError("a temporary file was made")
