@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 
-from edge_agent.app.models import load_pipeline
+from edge_agent.app.models import load_detection_service
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.golden import run_golden
 from edge_agent.engines.runtimes.factory import open_engine
@@ -33,7 +33,7 @@ async def test_classes_names_codes_and_thresholds_are_those_of_the_models_findin
     stated = settings(
         bundle=bundle, cache_dir=tmp_path / "cache", http={"enabled": True, "port": 0}
     )
-    async with running_agent(stated, load_pipeline) as agent:
+    async with running_agent(stated, load_detection_service) as agent:
         async with AsyncClient(agent.address) as client:
             model = await client.model()
             result = await client.detect(IMAGE)
