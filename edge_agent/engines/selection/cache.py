@@ -47,7 +47,7 @@ class CachedSelection(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     schema_version: Literal[1] = 1
-    circumstances: str
+    key: str
     variant: str
     reason: str
     measured: tuple[BenchmarkResult, ...]
@@ -76,24 +76,24 @@ class SelectionCache:
         make_private_folder(folder, "model cache")
         return cls(folder)
 
-    def load(self, circumstances: SelectionKey) -> CachedSelection | None:
+    def load(self, key: SelectionKey) -> CachedSelection | None:
         """Return the stored selection; None if there is none, or its file is damaged or foreign."""
         try:
-            kept = CachedSelection.model_validate_json(_read_own(self._path(circumstances)))
+            kept = CachedSelection.model_validate_json(_read_own(self._path(key)))
         except (OSError, ValidationError):
             return None
-        fits = kept.circumstances == circumstances.as_text()
-        return kept if fits and kept.variant in circumstances.candidates else None
+        fits = kept.key == key.as_text()
+        return kept if fits and kept.variant in key.candidates else None
 
-    def store(self, kept: CachedSelection, circumstances: SelectionKey) -> None:
+    def store(self, kept: CachedSelection, key: SelectionKey) -> None:
         """Store a selection. A full or broken disk is ignored; it costs another measurement."""
         with suppress(OSError):
             content = kept.model_dump_json(indent=2) + "\n"
-            replace_file(self._path(circumstances), content.encode(), mode=0o600)
+            replace_file(self._path(key), content.encode(), mode=0o600)
             remove_oldest(self.folder, keep=KEEP)
 
-    def _path(self, circumstances: SelectionKey) -> Path:
-        return self.folder / f"{hashlib.sha256(circumstances.as_text().encode()).hexdigest()}.json"
+    def _path(self, key: SelectionKey) -> Path:
+        return self.folder / f"{hashlib.sha256(key.as_text().encode()).hexdigest()}.json"
 
 
 def _read_own(path: Path) -> bytes:

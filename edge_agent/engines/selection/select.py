@@ -78,7 +78,7 @@ def select_engine(
             problem.
     """
     candidates = _candidates(bundle, wanted, without)
-    circumstances = SelectionKey(
+    key = SelectionKey(
         hardware=Hardware.detect(),
         runtimes={it.runtime: runtime_version(it.runtime) or "" for it in candidates},
         bundle_digest=bundle.digest,
@@ -86,8 +86,8 @@ def select_engine(
         wanted=wanted,
         threads=threads,
     )
-    choices = SelectionCache.open(cache_dir / "choices")
-    if kept := choices.load(circumstances):
+    cache = SelectionCache.open(cache_dir / "selections")
+    if kept := cache.load(key):
         variant = bundle.variant(kept.variant)
         return EngineSelection(variant, kept.reason, kept.measured, kept.batch, remembered=True)
     jobs = [
@@ -96,7 +96,7 @@ def select_engine(
         )
         for it in candidates
     ]
-    cores = threads or circumstances.hardware.cores
+    cores = threads or key.hardware.cores
     try:
         found = benchmark_candidates(
             jobs, wanted=wanted != AUTO, cores=cores, budget=budget, start=start
@@ -108,16 +108,16 @@ def select_engine(
             "Update the agent, or use another bundle or another machine.",
         ) from None
     if all(it.lasting for it in found.candidates):
-        choices.store(_to_remember(found, circumstances), circumstances)
+        cache.store(_to_remember(found, key), key)
     variant = bundle.variant(found.decision.variant)
     return EngineSelection(
         variant, found.decision.reason, found.candidates, found.batch, remembered=False
     )
 
 
-def _to_remember(found: BenchmarkReport, circumstances: SelectionKey) -> CachedSelection:
+def _to_remember(found: BenchmarkReport, key: SelectionKey) -> CachedSelection:
     return CachedSelection(
-        circumstances=circumstances.as_text(),
+        key=key.as_text(),
         variant=found.decision.variant,
         reason=found.decision.reason,
         measured=found.candidates,

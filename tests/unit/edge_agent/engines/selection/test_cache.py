@@ -18,9 +18,9 @@ BOX = Hardware("AMD EPYC", 2, ("avx2", "avx512_vnni"), "")
 HERE = SelectionKey(BOX, {"openvino": "2026.4"}, "d" * 64, ("a", "b"), "auto", 0)
 
 
-def kept(circumstances: SelectionKey = HERE, **changes: Any) -> CachedSelection:
+def kept(key: SelectionKey = HERE, **changes: Any) -> CachedSelection:
     fields: dict[str, Any] = {
-        "circumstances": circumstances.as_text(),
+        "circumstances": key.as_text(),
         "variant": "b",
         "reason": "fastest",
         "measured": (BenchmarkResult("a", 2.5), BenchmarkResult("b", None, "crashed")),
@@ -32,7 +32,7 @@ def kept(circumstances: SelectionKey = HERE, **changes: Any) -> CachedSelection:
 
 @pytest.fixture
 def choices(tmp_path: Path) -> SelectionCache:
-    return SelectionCache.open(tmp_path / "choices")
+    return SelectionCache.open(tmp_path / "selections")
 
 
 def only_file(choices: SelectionCache) -> Path:
@@ -109,10 +109,10 @@ def test_a_file_that_others_could_have_written_is_ignored(
 
 
 def test_an_open_folder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "choices").mkdir()
-    (tmp_path / "choices").chmod(0o755)
+    (tmp_path / "selections").mkdir()
+    (tmp_path / "selections").chmod(0o755)
     with pytest.raises(ConfigInvalid, match="not a private folder"):
-        SelectionCache.open(tmp_path / "choices")
+        SelectionCache.open(tmp_path / "selections")
 
 
 def test_only_the_newest_are_kept(choices: SelectionCache) -> None:

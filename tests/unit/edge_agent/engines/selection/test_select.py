@@ -230,7 +230,7 @@ def test_another_box_another_runtime_or_other_threads_are_measured_anew(
 
 def test_a_damaged_cache_is_made_again(three: Bundle, tmp_path: Path) -> None:
     chosen(three, tmp_path, usual())
-    (file,) = (tmp_path / "choices").iterdir()
+    (file,) = (tmp_path / "selections").iterdir()
     file.write_bytes(file.read_bytes()[:-30])
     assert not chosen(three, tmp_path, usual()).remembered
     assert chosen(three, tmp_path, usual()).remembered
