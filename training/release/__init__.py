@@ -1,1 +1,1 @@
-"""training release: to be described."""
+"""Release: model card, software bill of materials, golden images, and publishing to MLflow."""

@@ -1,1 +1,1 @@
-"""training workflow: to be described."""
+"""Workflow: the stages from a trained run to a published bundle, and the starter bundle."""

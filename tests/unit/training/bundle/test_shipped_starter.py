@@ -9,6 +9,7 @@ from edge_agent.engines.golden import run_golden
 from edge_agent.engines.runtimes.openvino import OpenVinoEngine, OpenVinoOptions
 from hilum.catalog import CATALOG
 from hilum.manifest import ChangeControl
+from training.release.publish import metrics_of
 
 
 @pytest.fixture(scope="module", params=["starter", "starter-hardswish"])
@@ -58,6 +59,11 @@ def test_its_card_and_its_evidence_tell_what_int8_costs(bundle: Bundle) -> None:
 
 def _bound(change: ChangeControl, name: str) -> float:
     return next(it.at_most for it in change.protocol.bounds if it.name == name)
+
+
+def test_its_evidence_can_be_published(bundle: Bundle) -> None:
+    metrics = metrics_of(bundle)
+    assert {"map50", "image_specificity", "openvino-int8/map50_drop"} <= set(metrics)
 
 
 def test_operating_points_and_figures_are_there(bundle: Bundle) -> None:
