@@ -29,7 +29,7 @@ const SHORTCUTS = [
 /** Render the list of shortcuts in the language in use. */
 export function listKeys() {
   byId("key-list").replaceChildren(
-    ...LISTED.flatMap(([keys, what]) => [
+    ...SHORTCUTS.flatMap(([keys, what]) => [
       element(
         "dt",
         {},
