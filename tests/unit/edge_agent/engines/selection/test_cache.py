@@ -1,4 +1,4 @@
-"""A choice comes back in the same circumstances, and in no others."""
+"""A selection is found under its own key and under no other."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HERE = SelectionKey(BOX, {"openvino": "2026.4"}, "d" * 64, ("a", "b"), "auto", 0
 
 def kept(key: SelectionKey = HERE, **changes: Any) -> CachedSelection:
     fields: dict[str, Any] = {
-        "circumstances": key.as_text(),
+        "key": key.as_text(),
         "variant": "b",
         "reason": "fastest",
         "measured": (BenchmarkResult("a", 2.5), BenchmarkResult("b", None, "crashed")),
@@ -62,7 +62,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("case", OTHERS)
-def test_other_circumstances_have_no_choice_yet(choices: SelectionCache, case: str) -> None:
+def test_another_key_has_no_selection_yet(choices: SelectionCache, case: str) -> None:
     choices.store(kept(), HERE)
     assert choices.load(OTHERS[case]) is None
     # Nor does a file that was moved into its place count.
