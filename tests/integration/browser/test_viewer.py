@@ -449,7 +449,7 @@ class TestRefusals:
             expect(page.locator("#key-dialog")).to_be_visible()
             page.locator("#key-input").fill("viewer")
             page.keyboard.press("Enter")
-            expect(page.locator("#error")).to_contain_text("may not do this")
+            expect(page.locator("#error")).to_contain_text("not permitted to do this")
             expect(page.locator("#key-dialog")).to_be_visible()
             page.locator("#key-input").fill("\u200bsesame\n")  # As it comes out of a document.
             page.keyboard.press("Enter")
