@@ -97,7 +97,7 @@ class Agent:
         reuse_freed_memory()
         self._security = security = await asyncio.to_thread(load_security, self._settings)
         if security.tls is not None:
-            self._metrics.tls_ends(security.tls.not_after.timestamp())
+            self._metrics.set_tls_expiry(security.tls.not_after.timestamp())
         try:
             await self._start_grpc(security)
             if self._settings.http.enabled:
@@ -109,7 +109,7 @@ class Agent:
 
     async def _start_grpc(self, security: ListenerSecurity) -> None:
         settings = self._settings
-        count = partial(self._metrics.request_answered, Transport.GRPC)
+        count = partial(self._metrics.count_request, Transport.GRPC)
         access = GrpcAccessControl(security.grpc, security.audit, count)
         self._access_controls.append(access)
         self._grpc = GrpcServer(
@@ -126,7 +126,7 @@ class Agent:
 
     async def _start_http(self, security: ListenerSecurity) -> None:
         settings = self._settings
-        count = partial(self._metrics.request_answered, Transport.HTTP)
+        count = partial(self._metrics.count_request, Transport.HTTP)
         access = HttpAccessControl(security.http, security.audit, count)
         self._access_controls.append(access)
         renderer = Renderer(self._decoder)
@@ -168,8 +168,8 @@ class Agent:
                 await self._apply_self_test(error.message)
                 return
             model = self._service.model
-            self._service.on_answer(self._metrics.image_answered)
-            self._metrics.model_in_use(model.digest, model.engine.name, model.variant.name)
+            self._service.on_answer(self._metrics.record_timings)
+            self._metrics.set_model(model.digest, model.engine.name, model.variant.name)
             report = await asyncio.to_thread(model.self_test)
             await self._apply_self_test(report.problem)
             if not self._not_ready_reason:

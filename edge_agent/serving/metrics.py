@@ -58,7 +58,7 @@ class DecodeFailure(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MetricSources:
-    """What is asked for its state whenever metrics are read; None where there is no such part."""
+    """Functions that return a part's state when metrics are read; None if there is no such part."""
 
     admission: Callable[[], AdmissionStats] | None = None
     audit: Callable[[], AuditStatus] | None = None
@@ -90,7 +90,7 @@ class AgentMetrics:
             ("bundle", "engine", "variant"),
             registry=self.registry,
         )
-        self._tls_ends = Gauge(
+        self._tls_expiry = Gauge(
             "hilum_tls_not_after_timestamp_seconds",
             "Expiry of the TLS certificate in use that expires first; 0 without TLS.",
             registry=self.registry,
@@ -103,7 +103,7 @@ class AgentMetrics:
         for stage in fields(Timings):
             self._stages.labels(stage.name.removesuffix("_ms"))
 
-    def request_answered(
+    def count_request(
         self, transport: Transport, action: Action, outcome: ErrorCode | DenialReason | None = None
     ) -> None:
         """Count a request.
@@ -116,21 +116,21 @@ class AgentMetrics:
         value = "ok" if outcome is None else outcome.value
         self._requests.labels(Transport(transport), Action(action), value).inc()
 
-    def image_answered(self, timings: Timings) -> None:
+    def record_timings(self, timings: Timings) -> None:
         """Record the times of an answered study image."""
         for stage in fields(timings):
             spent_s = getattr(timings, stage.name) / 1e3
             self._stages.labels(stage.name.removesuffix("_ms")).observe(spent_s)
 
-    def model_in_use(self, bundle_digest: str, engine: str, variant: str) -> None:
+    def set_model(self, bundle_digest: str, engine: str, variant: str) -> None:
         """Set the bundle digest, the engine and its variant that answer from now on."""
         self._model.clear()
         labels = (bundle_digest[:_BUNDLE_DIGITS], engine, variant)
         self._model.labels(*(text if _LABEL.fullmatch(text) else "other" for text in labels)).set(1)
 
-    def tls_ends(self, timestamp_s: float) -> None:
+    def set_tls_expiry(self, timestamp_s: float) -> None:
         """Set the first expiry of the TLS certificates, in seconds since 1970."""
-        self._tls_ends.set(timestamp_s)
+        self._tls_expiry.set(timestamp_s)
 
     def render(self) -> bytes:
         """Return all metrics in Prometheus' text format 0.0.4."""
@@ -154,14 +154,14 @@ class _StateCollector(Collector):
                 "hilum_ready", "1 while the agent answers.", value=float(self._sources.ready())
             )
         if self._sources.admission is not None:
-            yield from _admission(self._sources.admission())
+            yield from _admission_metrics(self._sources.admission())
         if self._sources.audit is not None:
-            yield from _audit(self._sources.audit())
+            yield from _audit_metrics(self._sources.audit())
         if self._sources.decoding is not None:
-            yield from _decoding(self._sources.decoding())
+            yield from _decoding_metrics(self._sources.decoding())
 
 
-def _admission(stats: AdmissionStats) -> Iterator[Metric]:
+def _admission_metrics(stats: AdmissionStats) -> Iterator[Metric]:
     queued = GaugeMetricFamily("hilum_queued_requests", "Requests waiting.", labels=("priority",))
     for priority in Priority:
         queued.add_metric((priority,), stats.queued.get(priority, 0))
@@ -190,7 +190,7 @@ def _admission(stats: AdmissionStats) -> Iterator[Metric]:
     yield reached
 
 
-def _decoding(stats: DecodeStats) -> Iterator[Metric]:
+def _decoding_metrics(stats: DecodeStats) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "hilum_decode_workers", "Decode workers that are up.", value=len(stats.pids)
     )
@@ -201,12 +201,12 @@ def _decoding(stats: DecodeStats) -> Iterator[Metric]:
     failed = CounterMetricFamily(
         "hilum_decode_failures", "Images whose decoder failed, by reason.", labels=("reason",)
     )
-    for end in DecodeFailure:
-        failed.add_metric((end,), stats.failures.get(end, 0))
+    for failure in DecodeFailure:
+        failed.add_metric((failure,), stats.failures.get(failure, 0))
     yield failed
 
 
-def _audit(status: AuditStatus) -> Iterator[Metric]:
+def _audit_metrics(status: AuditStatus) -> Iterator[Metric]:
     failing = float(status.failure is not None)
     yield GaugeMetricFamily(
         "hilum_audit_failing",

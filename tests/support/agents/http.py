@@ -43,7 +43,7 @@ SAID = (
 
 
 class ScriptedEngine:
-    """An engine that finds the same on every image, whatever it shows."""
+    """An engine that returns the same findings for every image."""
 
     name = "fake"
     compute_device = "memory"
@@ -62,13 +62,13 @@ class ScriptedEngine:
 
 
 class Serves(Detector, Protocol):
-    """What answers, and the model that it answers with."""
+    """A detector and its model."""
 
     model: LoadedModel
 
 
 def http_app(serves: Serves | None = None, /, **changes: Any) -> FastAPI:
-    """A face over a pipeline, open to this machine; `changes` go to `create_http_app`."""
+    """Return an application that needs no key; `changes` go to `create_http_app`."""
     serving = serves or fake_pipeline(settings())
     renderer = Renderer(ThreadDecoder(1, Limits()))
     given: dict[str, Any] = {
@@ -86,7 +86,7 @@ def http_app(serves: Serves | None = None, /, **changes: Any) -> FastAPI:
 
 @asynccontextmanager
 async def caller(app: FastAPI, **headers: str) -> AsyncIterator[httpx.AsyncClient]:
-    """A caller of the application, without a network between."""
+    """Open a client of the application without a network."""
     transport = httpx.ASGITransport(app, client=("127.0.0.1", 50000))
     base = f"http://{HOST}"
     async with httpx.AsyncClient(transport=transport, base_url=base, headers=headers) as client:
@@ -95,7 +95,7 @@ async def caller(app: FastAPI, **headers: str) -> AsyncIterator[httpx.AsyncClien
 
 @asynccontextmanager
 async def served(app: ASGIApp) -> AsyncIterator[str]:
-    """The application on a real port; its origin."""
+    """Serve the application on a real port; yields its origin."""
     server = HttpServer(app, host="127.0.0.1", port=0, drain_timeout_s=5)
     port = await server.start()
     try:
@@ -106,7 +106,7 @@ async def served(app: ASGIApp) -> AsyncIterator[str]:
 
 @contextmanager
 def served_apart(make: Callable[[], ASGIApp]) -> Iterator[str]:
-    """As `served`, in a thread of its own, for tests that block."""
+    """Serve as `served` does, in a thread, for tests that block."""
     stop = threading.Event()
     started: list[str] = []
     ready = threading.Event()
@@ -129,5 +129,5 @@ def served_apart(make: Callable[[], ASGIApp]) -> Iterator[str]:
 
 
 def file_form(data: bytes, field: str = "file") -> dict[str, Any]:
-    """Keyword arguments for httpx that send one file."""
+    """Return keyword arguments for httpx that send one file."""
     return {"files": {field: ("image", data)}}

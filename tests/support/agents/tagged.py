@@ -58,7 +58,7 @@ def tagged_png(tag: int) -> bytes:
 
 
 def tag_of(response: pb.DetectResponse) -> int:
-    """Which tagged image an answer belongs to."""
+    """Return the tag of the image that a response belongs to."""
     (finding,) = response.findings
     tag = round(finding.score * 255)
     assert finding.index == tag % 14
@@ -68,7 +68,7 @@ def tag_of(response: pb.DetectResponse) -> int:
 
 
 def manifest(engine: str = "fake", **changes: Any) -> Manifest:
-    """What a bundle of one engine declares."""
+    """Return the manifest of a bundle with one engine variant."""
     member = {"sha256": "0" * 64, "size_bytes": 1}
     fields: dict[str, Any] = {
         "name": "toy",
@@ -103,7 +103,7 @@ def manifest(engine: str = "fake", **changes: Any) -> Manifest:
 
 
 class Latch:
-    """Holds every image in the engine until the test lets its tag pass."""
+    """Holds every image in the engine until the test releases its tag."""
 
     def __init__(self) -> None:
         self._arrived: dict[int, threading.Event] = defaultdict(threading.Event)
@@ -112,24 +112,24 @@ class Latch:
     def __call__(self, batch: Pixels) -> None:
         tag = int(batch.max())
         self._arrived[tag].set()
-        assert self._open[tag].wait(60), f"nobody let {tag} pass"
+        assert self._open[tag].wait(60), f"the test did not release {tag}"
 
     async def arrival(self, tag: int) -> None:
-        """Until the engine has begun with this image."""
+        """Wait until the engine has started with this image."""
         assert await asyncio.to_thread(self._arrived[tag].wait, 60), f"{tag} never arrived"
 
     def has_arrived(self, tag: int) -> bool:
-        """Whether the engine has begun with this image."""
+        """Return True if the engine has started with this image."""
         return self._arrived[tag].is_set()
 
     def let(self, *tags: int) -> None:
-        """Let these images pass."""
+        """Release these images."""
         for tag in tags:
             self._open[tag].set()
 
 
 def settings(**nested: Any) -> Settings:
-    """Settings for an agent on a free port, gRPC alone, decoding in threads, nothing logged."""
+    """Return settings of an agent: gRPC on a free port, decoding in threads, no audit log."""
     nested["grpc"] = {"port": 0} | nested.get("grpc", {})
     nested["http"] = {"enabled": False, "port": 0} | nested.get("http", {})
     nested["audit"] = {"enabled": False} | nested.get("audit", {})
@@ -146,7 +146,7 @@ def fake_pipeline(
     max_batch: int = 1,
     self_test: Callable[[], SelfTestReport] = SelfTestReport,
 ) -> DetectionService:
-    """A pipeline over an engine that reads the answer out of the picture."""
+    """Return a detection service whose engine reads the result from the image's pixels."""
     declared = manifest()
     engine = engine or FakeEngine(SIDE, SIDE)
     return DetectionService(
@@ -164,7 +164,7 @@ def in_flight(service: DetectionService) -> int:
 
 
 class Gated:
-    """Loads a pipeline whose engine waits at a gate; `lanes` images may be in it at once."""
+    """Loads a service whose engine waits for a latch; `lanes` images may be in it at once."""
 
     def __init__(self, lanes: int = 1) -> None:
         self.gate = Latch()
@@ -186,7 +186,7 @@ class Gated:
 async def running_agent(
     settings: Settings, load: ServiceFactory = fake_pipeline
 ) -> AsyncIterator[Agent]:
-    """A real agent in this process, serving."""
+    """Run a real agent in this process, and wait until it serves."""
     agent = Agent(settings, load)
     await agent.start()
     try:
@@ -197,32 +197,32 @@ async def running_agent(
 
 
 def dialled(agent: Agent) -> grpc.aio.Channel:
-    """A connection to the agent."""
+    """Open a connection to the agent."""
     return grpc.aio.insecure_channel(agent.address)
 
 
 @asynccontextmanager
 async def connected(agent: Agent) -> AsyncIterator[detection_pb2_grpc.DetectorStub]:
-    """A caller of the agent."""
+    """Open a connection to the agent's detector."""
     async with dialled(agent) as channel:
         yield detection_pb2_grpc.DetectorStub(channel)
 
 
 def hilum_error(error: grpc.RpcError) -> pb.Error:
-    """The coded error beside a failed call's status."""
+    """Return the error in the metadata of a failed call."""
     metadata = dict(error.trailing_metadata() or ())
     return pb.Error.FromString(metadata["hilum-error-bin"])
 
 
 async def eventually(condition: Callable[[], bool], within_s: float = 30) -> None:
-    """Until a condition holds."""
+    """Wait until a condition holds."""
     async with asyncio.timeout(within_s):
         while not condition():  # noqa: ASYNC110  # there is no event to wait for
             await asyncio.sleep(0.005)
 
 
 def write_toy_bundle(path: Path) -> Path:
-    """A bundle whose model calls the brightest pixel a nodule in the middle of the picture."""
+    """Write a bundle whose model reports a nodule with the brightest pixel as its score."""
     pixels = ops.parameter([1, 1, SIDE, SIDE], np.uint8, name="pixels")
     grey = ops.divide(ops.convert(pixels, np.float32), np.float32(255))
     brightest = ops.reduce_max(grey, np.array([1, 2, 3]), keep_dims=False)
@@ -269,7 +269,7 @@ def write_toy_bundle(path: Path) -> Path:
 def agent_process(
     *options: str, environment: dict[str, str] | None = None
 ) -> Iterator[subprocess.Popen[str]]:
-    """`hilum-edge serve` as its own process, with its log on a pipe; ended at the end.
+    """Run `hilum-edge serve` as a process with its log on a pipe; kill it at the end.
 
     Its HTTP port is a free one, its audit log lies in a folder of its own, and what it measured is
     kept for the next.
@@ -295,7 +295,7 @@ def agent_process(
 
 
 def serving_line(process: subprocess.Popen[str]) -> dict[str, str]:
-    """Wait for the log line that says SERVING; its `key=value` pairs."""
+    """Wait for the log line `serving` and return its `key=value` pairs."""
     assert process.stderr
     for line in process.stderr:
         if " serving " in line:
@@ -304,7 +304,7 @@ def serving_line(process: subprocess.Popen[str]) -> dict[str, str]:
 
 
 def wait_serving(channel: grpc.Channel, service: str = "") -> None:
-    """Until the health service says SERVING."""
+    """Wait until the health service reports SERVING."""
     health = health_pb2_grpc.HealthStub(channel)
     watch = health.Watch(
         health_pb2.HealthCheckRequest(service=service), timeout=60, wait_for_ready=True
@@ -315,7 +315,7 @@ def wait_serving(channel: grpc.Channel, service: str = "") -> None:
 
 @contextmanager
 def logging_restored() -> Iterator[None]:
-    """Undo what `configure_logging` does to the process."""
+    """Restore the process's logging after `configure_logging`."""
     root, ours, pydicom = map(logging.getLogger, (None, "edge_agent", "pydicom"))
     before = root.handlers[:], root.level, ours.level, pydicom.handlers[:], pydicom.propagate
     with warnings.catch_warnings():

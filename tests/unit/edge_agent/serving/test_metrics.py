@@ -27,10 +27,10 @@ def samples(metrics: AgentMetrics) -> dict[str, float]:
 def test_requests_are_counted_by_outcome() -> None:
     metrics = AgentMetrics()
     assert samples(metrics)["hilum_requests_total{action=detect,outcome=ok,transport=grpc}"] == 0
-    metrics.request_answered(Transport.GRPC, Action.DETECT)
-    metrics.request_answered(Transport.GRPC, Action.DETECT)
-    metrics.request_answered(Transport.HTTP, Action.DETECT, ErrorCode.OVERLOADED)
-    metrics.request_answered(Transport.HTTP, Action.PAGE, DenialReason.WRONG_HOST)
+    metrics.count_request(Transport.GRPC, Action.DETECT)
+    metrics.count_request(Transport.GRPC, Action.DETECT)
+    metrics.count_request(Transport.HTTP, Action.DETECT, ErrorCode.OVERLOADED)
+    metrics.count_request(Transport.HTTP, Action.PAGE, DenialReason.WRONG_HOST)
     found = samples(metrics)
     assert found["hilum_requests_total{action=detect,outcome=ok,transport=grpc}"] == 2
     assert found["hilum_requests_total{action=detect,outcome=overloaded,transport=http}"] == 1
@@ -39,7 +39,7 @@ def test_requests_are_counted_by_outcome() -> None:
 
 def test_times_are_kept_in_seconds_by_stage() -> None:
     metrics = AgentMetrics()
-    metrics.image_answered(TIMINGS)
+    metrics.record_timings(TIMINGS)
     found = samples(metrics)
     stages = {"decode": 0.012, "queue": 0.0005, "infer": 0.08, "postprocess": 0.001, "total": 0.094}
     for stage, seconds in stages.items():
@@ -61,8 +61,8 @@ def test_decode_workers_are_counted_as_the_pool_counts_them() -> None:
 
 def test_one_model_is_in_use_at_a_time() -> None:
     metrics = AgentMetrics()
-    metrics.model_in_use("c0ffee" * 10, "openvino", "int8")
-    metrics.model_in_use("decaf0" * 10, "onnxruntime", "fp32")
+    metrics.set_model("c0ffee" * 10, "openvino", "int8")
+    metrics.set_model("decaf0" * 10, "onnxruntime", "fp32")
     found = {name: value for name, value in samples(metrics).items() if "model_info" in name}
     assert found == {
         "hilum_model_info{bundle=decaf0decaf0,engine=onnxruntime,variant=fp32}": 1,
@@ -72,14 +72,14 @@ def test_one_model_is_in_use_at_a_time() -> None:
 @pytest.mark.parametrize("text", ["", "Doe^Jane", "a b", "x" * 65, "a\nb", "é", '"'])
 def test_labels_take_no_free_text(text: str) -> None:
     metrics = AgentMetrics()
-    metrics.model_in_use("00", text, text)
+    metrics.set_model("00", text, text)
     assert samples(metrics)["hilum_model_info{bundle=00,engine=other,variant=other}"] == 1
 
 
 def test_a_label_outside_its_enumeration_is_an_error() -> None:
     metrics = AgentMetrics()
     with pytest.raises(ValueError, match="Doe"):
-        metrics.request_answered("Doe", Action.DETECT)  # type: ignore[arg-type]
+        metrics.count_request("Doe", Action.DETECT)  # type: ignore[arg-type]
 
 
 def test_state_is_read_whenever_metrics_are_read() -> None:
@@ -121,7 +121,7 @@ def test_state_is_read_whenever_metrics_are_read() -> None:
 
 def test_two_agents_do_not_share_counts() -> None:
     one, other = AgentMetrics(), AgentMetrics()
-    one.request_answered(Transport.GRPC, Action.DETECT)
+    one.count_request(Transport.GRPC, Action.DETECT)
     name = "hilum_requests_total{action=detect,outcome=ok,transport=grpc}"
     assert (samples(one)[name], samples(other)[name]) == (1, 0)
 
@@ -137,8 +137,8 @@ def test_counts_of_many_threads_add_up() -> None:
 
     def work() -> None:
         for _ in range(500):
-            metrics.request_answered(Transport.GRPC, Action.DETECT)
-            metrics.image_answered(TIMINGS)
+            metrics.count_request(Transport.GRPC, Action.DETECT)
+            metrics.record_timings(TIMINGS)
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
@@ -152,5 +152,5 @@ def test_counts_of_many_threads_add_up() -> None:
 
 def test_the_tls_expiry_is_a_metric() -> None:
     metrics = AgentMetrics()
-    metrics.tls_ends(1.8e9)
+    metrics.set_tls_expiry(1.8e9)
     assert samples(metrics)["hilum_tls_not_after_timestamp_seconds"] == 1.8e9
