@@ -1,4 +1,4 @@
-"""What can go wrong while a model is made."""
+"""Errors of training."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from edge_agent.errors import OperatorError
 
 
 class TrainingError(OperatorError):
-    """A command of `hilum-train` cannot go on; the message names the file or setting to mend."""
+    """A command of `hilum-train` cannot continue; the message names the file or setting to fix."""
 
 
 class Diverged(TrainingError):
-    """The loss is no number any more; with other settings it may stay one."""
+    """The loss is not finite; other settings may keep it finite."""

@@ -1,1 +1,1 @@
-"""training cli: to be described."""
+"""The command line `hilum-train`: commands and options, and what runs when they are called."""

@@ -1,4 +1,4 @@
-"""Painted chests as candidates for golden cases: no patient's pixels are in a bundle."""
+"""Synthetic candidates for golden cases, so that no patient's pixels are in a bundle."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from training.synthetic import box_statistics, lungs
 from training.synthetic.generator import Generator
 
 _FROM: Final = 30_000_000
-"""Seeds that no set is painted from."""
+"""First seed; no set is generated from these seeds."""
 
 
 def make_golden_images(size: int, count: int) -> dict[str, Pixels]:
-    """So many procedural radiographs, u8 (size, size), by the names of cases."""
+    """Generate `count` radiographs, u8 (size, size), by the names of their cases."""
     generator = Generator(lungs.load_shape_model(), box_statistics.load_statistics())
     pictures = {}
     for k in range(count):

@@ -33,7 +33,7 @@ class ModelCardData:
 
 
 def write_model_card(told: ModelCardData) -> str:
-    """The card as Markdown."""
+    """Return the model card as Markdown."""
     parts = (
         f"# {told.bundle.name} {told.bundle.version}\n\n**{told.bundle.intended_use}**",
         _what(told),
@@ -71,11 +71,11 @@ def _metrics(evaluation: Evaluation) -> str:
         ("mAP@0.4", "map40"),
         ("mAP@0.5", "map50"),
         ("mAP@0.5:0.95", "map50_95"),
-        ("FROC, mean sensitivity at 1/8 to 8 false marks an image", "froc/mean"),
+        ("FROC, mean sensitivity at 1/8 to 8 false positives an image", "froc/mean"),
         ("AUROC, mean over findings", "auroc/mean"),
         ("AUROC, any finding", "auroc/any"),
         ("sensitivity at the operating points", "sensitivity"),
-        ("false marks per image there", "false_positives"),
+        ("false positives per image there", "false_positives"),
         ("image-level specificity", "image_specificity"),
         ("calibration error", "ece"),
     ]
@@ -134,7 +134,7 @@ def _per_class(told: ModelCardData) -> str:
         "",
         f"`point` is the operating point of {first.name}; all else is of the weights.",
         "",
-        "| finding | boxes | AP@0.4 | AP@0.5 | AUROC | sensitivity | false marks | point |",
+        "| finding | boxes | AP@0.4 | AP@0.5 | AUROC | sensitivity | false positives | point |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for finding in CATALOG:
@@ -154,7 +154,7 @@ def _subgroups(evaluation: Evaluation) -> str:
     lines = [
         "## Subgroups",
         "",
-        "| fact | value | images | mAP@0.5 | AUROC | sensitivity | false marks |",
+        "| fact | value | images | mAP@0.5 | AUROC | sensitivity | false positives |",
         "|---|---|---|---|---|---|---|",
     ]
     for group in evaluation.subgroups:
@@ -168,7 +168,7 @@ def _limits(told: ModelCardData) -> str:
 
 
 def limits_of(told: ModelCardData) -> tuple[str, ...]:
-    """What the model cannot do: as stated, for every model, and as the figures show."""
+    """Return the limits: as configured, those of every model, and those that the metrics show."""
     metrics = told.evaluation.metrics
     absent = [f.name for f in CATALOG if not told.evaluation.data.classes[f.slug].boxes]
     missed = [

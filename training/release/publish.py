@@ -1,4 +1,4 @@
-"""A bundle as a version of a registered model in MLflow, with its figures, tags and an alias.
+"""Publishes a bundle as a version of a registered MLflow model, with metrics, tags and an alias.
 
 `sqlite:///runs/mlflow.db` needs no server, `http://...` is one. Publishing the same bundle again
 finds the version that is there and makes no other.
@@ -111,7 +111,7 @@ def publish(
 
 @contextmanager
 def _tracking_uri(uri: str) -> Iterator[None]:
-    """MLflow's own address meanwhile: a SQLite registry asks there for the model it is to list."""
+    """Set MLflow's global tracking URI, where a SQLite registry looks up the logged model."""
     import mlflow  # noqa: PLC0415 - takes seconds; only where wanted
 
     known = mlflow.is_tracking_uri_set()  # type: ignore[no-untyped-call]
@@ -124,7 +124,7 @@ def _tracking_uri(uri: str) -> Iterator[None]:
 
 
 def _version_of(client: MlflowClient, model: str, digest: str) -> str | None:
-    """The version that holds this very bundle."""
+    """Return the version with this bundle's digest, None without one."""
     versions = client.search_model_versions(f"name = '{model}'")
     mine = [it for it in versions if it.tags.get(DIGEST_TAG) == digest and it.status == _READY]
     return str(mine[0].version) if mine else None
@@ -184,7 +184,7 @@ def _own_run(client: MlflowClient, experiment_id: str, bundle: Bundle) -> str:
 
 
 def _write_artifacts(bundle: Bundle, folder: Path) -> None:
-    """The archive, and beside it what one wants to read without unpacking it."""
+    """Write the archive, and next to it the members that are of interest without unpacking."""
     manifest = bundle.manifest
     shutil.copyfile(bundle.path, folder / f"{manifest.name}-{manifest.version}.bundle")
     readable = [manifest.model_card, manifest.sbom, EVALUATION_MEMBER, PARITY_MEMBER, RUN_MEMBER]
@@ -194,7 +194,7 @@ def _write_artifacts(bundle: Bundle, folder: Path) -> None:
 
 
 def tags_of(bundle: Bundle) -> dict[str, str]:
-    """What a version can be found by."""
+    """Return the tags of a version, by which it can be found."""
     manifest, change = bundle.manifest, bundle.manifest.change_control
     tags = {
         DIGEST_TAG: bundle.digest,
@@ -214,10 +214,10 @@ def tags_of(bundle: Bundle) -> dict[str, str]:
 
 
 def metrics_of(bundle: Bundle) -> dict[str, float]:
-    """The figures that the bundle carries; those of its provenance where it carries no more.
+    """Return the metrics of the bundle's evidence, or those of its provenance without evidence.
 
     Raises:
-        TrainingError: what lies in it is no evaluation or no proof of this version.
+        TrainingError: its evidence is not of this schema version.
     """
     found: dict[str, float] = {}
     try:

@@ -1,6 +1,6 @@
-"""The list of parts of a model (CycloneDX 1.6, JSON): what it was made with and from.
+"""The software bill of materials of a model (CycloneDX 1.6, JSON): data, weights and libraries.
 
-Always the same bytes for the same parts: no time stamp, and a serial number that is made of the
+The same input gives the same bytes: it has no time stamp, and its serial number is a digest of the
 content.
 """
 
@@ -21,7 +21,7 @@ _NAMESPACE: Final = uuid.UUID("6f0a4ad4-5a0c-5b52-9f4c-7f8c2a1d3e10")
 
 @dataclass(frozen=True, slots=True)
 class SbomInput:
-    """What the list is of. `weights_sha256` is the trained weights' file's."""
+    """The input of an SBOM. `weights_sha256` is that of the trained weights."""
 
     name: str
     version: str
@@ -33,7 +33,7 @@ class SbomInput:
 
 
 def build_sbom(made: SbomInput) -> bytes:
-    """UTF-8 JSON, two-space indent, a final newline."""
+    """Return the SBOM as UTF-8 JSON with two-space indent and a final newline."""
     parts = [_dataset(made)]
     if made.train.weights is not None:
         parts.append(_base(made.train))
@@ -90,7 +90,7 @@ def _dataset(made: SbomInput) -> dict[str, Any]:
 
 
 def _base(config: TrainConfig) -> dict[str, Any]:
-    assert config.weights is not None  # noqa: S101 - the caller has looked
+    assert config.weights is not None  # noqa: S101 - the caller has checked
     return {
         "type": "machine-learning-model",
         "bom-ref": _BASE,

@@ -1,6 +1,6 @@
-"""The steps from weights to proven graphs, as the commands run them one by one.
+"""The stages from weights to exported graphs and their parity result, one for each command.
 
-Each reads what the one before left in the run's folder and leaves its own beside it:
+Each reads the files of the one before from the run's folder, and writes its own there:
 
     weights.pt -> export -> export/  -> quantise -> export/ -> compile (cards) -> export/
                                                                parity -> parity.json
@@ -72,7 +72,7 @@ PARITY: Final = "parity.json"
 
 
 def export(config: Config, on_progress: ProgressCallback = ignore_progress) -> ExportArtifacts:
-    """Write the float graphs of the run's weights; what earlier steps made of others is dropped.
+    """Write the float graphs of the run's weights; graphs of earlier weights are removed.
 
     Raises:
         TrainingError: there are no weights, or they cannot be exported.
@@ -168,10 +168,10 @@ def quantize_graphs(
 
 
 def check_calibration(config: Config) -> None:
-    """Refuse to quantise on nothing.
+    """Check that there are calibration images.
 
     Raises:
-        TrainingError: no calibration image is asked for.
+        TrainingError: the number of calibration images is 0.
     """
     if not config.export.calibration_images:
         raise TrainingError(
@@ -185,7 +185,7 @@ def compile_for_cards(
     capabilities: Sequence[str] = (),
     on_progress: ProgressCallback = ignore_progress,
 ) -> ExportArtifacts:
-    """Add engines of TensorRT for stated compute capabilities; needs no card.
+    """Add TensorRT engines for stated compute capabilities; needs no GPU.
 
     Raises:
         TrainingError: nothing is exported yet, or no engine came out.
@@ -203,7 +203,7 @@ def compile_for_cards(
 
 
 def check_parity(config: Config, on_progress: ProgressCallback = ignore_progress) -> ParityResult:
-    """Compare torch with every exported variant; the result is written whatever it says.
+    """Compare every exported variant with torch; the result is written even if a bound is broken.
 
     Raises:
         TrainingError: nothing is exported yet, the weights are others than those exported, a split
@@ -257,7 +257,7 @@ def check_parity(config: Config, on_progress: ProgressCallback = ignore_progress
         split_digest=digest,
         images=len(test),
         bounds=config.parity,
-        points_chosen=f"on {settings.choose_on}, {rule}, each side by itself",
+        points_chosen=f"on {settings.choose_on}, {rule}, each side separately",
         reference_points=dict(reference.points),
         variants=tuple(compared),
         not_measured=not_measured,
@@ -269,7 +269,7 @@ def check_parity(config: Config, on_progress: ProgressCallback = ignore_progress
 
 
 def load_checked(config: Config) -> tuple[ExportArtifacts, ParityResult]:
-    """The graphs and their proof, for a bundle to be made of.
+    """Return the exported graphs and their parity result, checked, for a bundle.
 
     Raises:
         TrainingError: there is no proof, it is of other graphs, was run against other bounds than
@@ -291,13 +291,13 @@ def load_checked(config: Config) -> tuple[ExportArtifacts, ParityResult]:
 
 
 def threshold_rule(config: Config) -> ThresholdRule:
-    """What the configured operating points are chosen for."""
+    """Return the configured target of the operating points."""
     stated = config.evaluate
     return ThresholdRule(stated.false_positives, stated.sensitivity, stated.floor)
 
 
 def read_split(config: Config, name: str) -> tuple[tuple[LabelledImage, ...], str]:
-    """The entries of one frozen split of the configured set, and the split's digest.
+    """Return the images of a frozen split of the configured set, and the split's digest.
 
     Raises:
         TrainingError: the set or the split is absent or damaged, the split is empty, or it names
@@ -325,7 +325,7 @@ def _check_bounds(result: ParityResult, config: Config) -> None:
 
 
 def _float_onnx(config: Config, exported: ExportArtifacts) -> bytes:
-    """The f32 graph itself: what the folder holds has its weights rounded to f16."""
+    """Export the f32 graph again: the exported file has its weights rounded to f16."""
     path = config.out / WEIGHTS
     _check_same_weights(path, exported)
     spec = exported.record.input
@@ -343,7 +343,7 @@ def _check_same_weights(path: Path, exported: ExportArtifacts) -> None:
 
 
 def to_input(entry: LabelledImage, spec: InputSpec) -> tuple[NDArray[np.uint8], Letterbox]:
-    """What the network takes of an image, u8 (1, 1, H, W), and where in it the image lies."""
+    """Return the network's input for an image, u8 (1, 1, H, W), and the letterbox of the image."""
     pixels = entry.read_pixels()
     fit = Letterbox.fit(pixels.shape[0], pixels.shape[1], spec.height, spec.width)
     return apply_letterbox(pixels, fit, spec.pad_value)[None, None], fit

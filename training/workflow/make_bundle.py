@@ -1,6 +1,6 @@
-"""From a run's folder to its bundle: graphs, proof, card, list of parts, one archive.
+"""Makes the bundle of a run: graphs, parity result, model card and SBOM in one archive.
 
-Everything is read from the folder, so the same folder gives the same bytes.
+All content comes from the run's folder, so the same folder gives the same bytes.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _METRICS: Final = ("map40", "map50", "map50_95", "froc/mean", "auroc/mean", "sen
 
 
 def bundle_path(config: Config) -> Path:
-    """Where the configured bundle goes."""
+    """Return the path of the configured bundle."""
     return config.out / f"{config.bundle.name}-{config.bundle.version}.bundle"
 
 
@@ -82,7 +82,7 @@ def _naming_setting(setting: str) -> Iterator[None]:
 
 
 def make_bundle(config: Config, pictures: Mapping[str, Pixels] | None = None) -> Bundle:
-    """Make the bundle of a run that was exported, proven and evaluated.
+    """Make the bundle of a run that was exported, checked for parity, and evaluated.
 
     Args:
         config: of the run.
@@ -155,7 +155,7 @@ def _read_evaluation(config: Config, exported: ExportArtifacts, parity: ParityRe
 
 
 def _without_images(parity: ParityResult) -> ParityResult:
-    """The proof without image ids, which are a hospital's own."""
+    """Return the parity result without image ids, which belong to the hospital."""
     return parity.model_copy(
         update={
             "variants": tuple(
@@ -203,7 +203,7 @@ def _content_check(config: Config) -> ContentCheckFiles | None:
 
 
 def _replaced_digest(config: Config) -> str | None:
-    """The digest of the bundle that this one is to follow."""
+    """Return the digest of the bundle that this one replaces."""
     path = config.bundle.replaces
     return Bundle.open(path).digest if path else None
 
@@ -277,7 +277,7 @@ def _result(bound: str, variant: str, subject: str, drop: MetricDrop) -> Accepta
 
 
 def _settings_json(config: Config) -> bytes:
-    """The configuration, without where things lay on the machine that made it."""
+    """Return the configuration as JSON, without paths of this machine."""
     settings = config.model_dump(mode="json", include={"train", "evaluate", "export", "parity"})
     weights, wanted = config.train.weights, config.evaluate
     settings["train"]["weights"] = weights.name if weights else None

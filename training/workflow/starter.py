@@ -1,7 +1,7 @@
-"""The starter bundle from nothing: a painted set, then every step of `hilum-train all`.
+"""Makes the starter bundle: generates a set, then runs every stage of `hilum-train all`.
 
-The set, the configuration and the run stay in the work folder; what is there is not made again, so
-a stopped one goes on where it was.
+The set, the configuration and the run stay in the work folder and are not made again, so an
+interrupted run continues.
 """
 
 from __future__ import annotations
@@ -65,14 +65,14 @@ TRAIN: Final[dict[str, object]] = {
     "restart_epoch": 7,
     "validate_every": 3,
 }
-"""Settings of `train` where nobody states others."""
+"""Default settings of `train` for the starter."""
 TRAIN_FURTHER: Final[dict[str, object]] = {
     "small_epochs": 0,
     "epochs": 9,
     "restart_epoch": None,
     "learning_rate": 1.2e-3,
 }
-"""And where an earlier bundle's network is trained further."""
+"""Default settings where an earlier bundle's network is trained further."""
 FIRST_SEED: Final = {"train": 0, "valid": 10_000_000, "test": 20_000_000}
 _CLEAR: Final = "clear.txt"
 _MEASURED_ON: Final = 64
@@ -102,7 +102,7 @@ class StarterPlan:
 
     @property
     def command(self) -> str:
-        """The command that makes it again."""
+        """Return the command that makes the bundle again."""
         train = self.train
         given = [
             "--backgrounds RADIOGRAPHS" if self.backgrounds else "",
@@ -118,7 +118,7 @@ class StarterPlan:
 
     @property
     def config(self) -> Config:
-        """All of it as `hilum-train all` takes it."""
+        """Return the configuration for `hilum-train all`."""
         return Config(
             out=self.work / "run",
             data=DataConfig(dataset=self.work / "set"),
@@ -224,7 +224,7 @@ def generate_set(plan: StarterPlan, on_progress: ProgressCallback = ignore_progr
 
 
 def continue_from(plan: StarterPlan, bundle: Path) -> StarterPlan:
-    """The plan with an earlier bundle's network as its initial weights, once the set is painted.
+    """Return the plan with an earlier bundle's network as initial weights; the set must exist.
 
     Raises:
         TrainingError: there is no such bundle, or its network is of another architecture.
@@ -246,7 +246,7 @@ def continue_from(plan: StarterPlan, bundle: Path) -> StarterPlan:
 
 
 def count_false_positives(plan: StarterPlan, bundle: Bundle) -> dict[str, list[int]]:
-    """How many findings each variant marks on each held-out film whose readers found nothing."""
+    """Count each variant's findings on each held-out radiograph whose readers found nothing."""
     names = (plan.work / _CLEAR).read_text(encoding="utf-8").splitlines()
     if plan.backgrounds is None or not names:
         return {}
@@ -265,7 +265,7 @@ def count_false_positives(plan: StarterPlan, bundle: Bundle) -> dict[str, list[i
 
 
 def _write_credits(folder: Path | None, used: Sequence[str]) -> str:
-    """Whose pictures and figures it was made of, as Markdown."""
+    """Return the sources of backgrounds, shapes and statistics, as Markdown."""
     lines = [
         "Lung shapes: aggregates of V7 Labs' lung masks. Box statistics: aggregates of VinDr-CXR's",
         "annotations (Nguyen et al., 2022). Both as mirrored by torchxrayvision.",
@@ -290,7 +290,7 @@ def _write_credits(folder: Path | None, used: Sequence[str]) -> str:
 def _read_attribution(
     folder: Path, used: Sequence[str]
 ) -> Iterable[tuple[str, tuple[str, str, str]]]:
-    """Origin, licence and source of each file, from the folder's `attribution.csv`."""
+    """Return origin, licence and source of each file, from the folder's `attribution.csv`."""
     table = folder / "attribution.csv"
     if not table.is_file():
         return [(name, ("", "not stated", "")) for name in used]

@@ -102,7 +102,7 @@ def test_each_variant_is_compared_and_the_float_ones_lose_nothing(stated: Config
     assert by_name[TRT_INT8].engine.startswith("ONNX Runtime in TensorRT's place")
     assert result.images == 8
     assert result.points_chosen == (
-        "on valid, at most 0.05 false marks per class and image, each side by itself"
+        "on valid, at most 0.05 false positives per class and image, each side separately"
     )
 
 
