@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.support.system.signal_stack import SignalStack
 
@@ -19,6 +20,14 @@ def absent(what: str) -> None:
     if IN_CI:
         pytest.fail(f"{what}; in CI this is a failure, not a skip")
     pytest.skip(what)
+
+
+def pytest_configure() -> None:
+    """Let Hypothesis run the same examples each time and without a time limit for each.
+
+    Neither chance nor a busy machine decides then. The campaigns draw new examples.
+    """
+    settings.load_profile("ci")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
