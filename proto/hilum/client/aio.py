@@ -15,7 +15,7 @@ from hilum.client.aio_stream import (
     StreamMethod,
     detect_stream,
     is_cancelled,
-    keyed_async,
+    pair_images_async,
 )
 from hilum.client.batch import Batch, Key
 from hilum.client.connection import Connection, Tls
@@ -127,7 +127,7 @@ class AsyncClient:
         options = Options(threshold, priority, timeout_s, model)
         batch: Batch[Any] = Batch(concurrency, timeout_s, self._retry)
         return detect_stream(
-            keyed_async(images),
+            pair_images_async(images),
             options,
             batch,
             lambda: Stream(self._rpc.detect_stream, self._connection.metadata),

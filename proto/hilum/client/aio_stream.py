@@ -24,7 +24,7 @@ _Event: TypeAlias = pb.DetectStreamResponse | DetectError
 _GOODBYE_S: Final = 1.0
 
 
-def keyed_async(
+def pair_images_async(
     images: Iterable[Any] | AsyncIterable[Any],
 ) -> AsyncIterator[tuple[Any, ImageSource]]:
     """Return the images as pairs (key, image); a single path is its own key.

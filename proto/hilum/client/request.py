@@ -94,7 +94,7 @@ def read(source: ImageSource) -> bytes:
     return data
 
 
-def keyed(images: Iterable[Any]) -> Iterator[tuple[Any, ImageSource]]:
+def pair_images(images: Iterable[Any]) -> Iterator[tuple[Any, ImageSource]]:
     """Return the images as pairs (key, image); a single path is its own key.
 
     Raises:

@@ -12,7 +12,7 @@ from hilum.client import convert, errors, health
 from hilum.client.batch import Batch, Key
 from hilum.client.connection import Connection, Tls
 from hilum.client.errors import DetectError
-from hilum.client.request import ImageSource, Options, Priority, check_timeout, keyed, read
+from hilum.client.request import ImageSource, Options, Priority, check_timeout, pair_images, read
 from hilum.client.results import Model, Result
 from hilum.client.retry import Clock, Retry
 from hilum.client.sync_stream import Stream, StreamMethod, detect_stream
@@ -156,7 +156,7 @@ class Client:
         options = Options(threshold, priority, timeout_s, model)
         batch: Batch[Any] = Batch(concurrency, timeout_s, self._retry)
         return detect_stream(
-            keyed(images),
+            pair_images(images),
             options,
             batch,
             lambda: Stream(self._detect_stream, self._metadata),

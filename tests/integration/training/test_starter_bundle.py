@@ -45,11 +45,11 @@ def test_every_variant_still_says_what_was_recorded(starter: Bundle) -> None:
         engine.close()
 
 
-def test_its_gate_refuses_none_of_its_golden_pictures(starter: Bundle) -> None:
-    gate = OpenVinoContentChecker.of(starter)
-    assert gate is not None
+def test_its_content_check_refuses_none_of_its_golden_images(starter: Bundle) -> None:
+    checker = OpenVinoContentChecker.of(starter)
+    assert checker is not None
     assert [
-        verdict for verdict in run_content_check(starter, gate.judge) if not verdict.passed
+        verdict for verdict in run_content_check(starter, checker.judge) if not verdict.passed
     ] == []
 
 

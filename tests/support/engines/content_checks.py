@@ -72,7 +72,7 @@ def bundle_with_content_check(path: Path, *, refuses: bool = False) -> Path:
 def shows(
     *, other: int = 0, lateral: int = 0, turned: int = 0, inverted: int = 0
 ) -> NDArray[np.uint8]:
-    """A picture u8 (32, 32) of which the transparent gate says this.
+    """A picture u8 (32, 32) that gives these outputs of the transparent content check.
 
     `other`, `lateral` and `turned` are in 255ths, `inverted` in 250ths.
     """

@@ -138,10 +138,13 @@ def elsewhere(path: Path, out: Path, **sections: dict[str, Any]) -> Config:
         ({"evaluate": {"rules": "{tmp}/map5.yaml"}}, "no metric 'map5'; did you mean 'map50'"),
         ({"evaluate": {"rules": "{tmp}/difference.yaml"}}, "no figure 'difference/map50'"),
         ({"evaluate": {"baseline": "{tmp}/map5.yaml"}}, r"map5\.yaml"),
-        ({"bundle": {"content_check": "no.zip"}}, r"bundle\.content_check: no\.zip holds no gate"),
+        (
+            {"bundle": {"content_check": "no.zip"}},
+            r"bundle\.content_check: no\.zip holds no content check",
+        ),
         (
             {"bundle": {"content_check": "{bundle}"}},
-            r"bundle\.content_check: .*toy-1\.2\.3\.bundle holds no gate",
+            r"bundle\.content_check: .*toy-1\.2\.3\.bundle holds no content check",
         ),
         ({"bundle": {"replaces": "no.bundle"}}, r"bundle\.replaces: .*no\.bundle"),
         ({"bundle": {"credits": "no.md"}}, r"bundle\.credits: cannot read the credits no\.md"),
