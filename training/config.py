@@ -1,4 +1,4 @@
-"""What a training run is made of, stated in one frozen place and read from one YAML file."""
+"""The configuration of a training run: frozen sections, read from one YAML file."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ Activation = Literal["silu", "hardswish", "relu"]
 
 
 class Section(BaseModel):
-    """A part of the configuration: never changed once read, nothing in it that is not known."""
+    """A part of the configuration: frozen, and without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
 class DataConfig(Section):
-    """What is learnt from. Relative paths here and below start at the current folder."""
+    """The training data. Relative paths here and below start at the current folder."""
 
     dataset: Path = Field(description="a stored set (`hilum-train data` or `synthetic`)")
     split_file: Path | None = Field(
@@ -44,27 +44,27 @@ class DataConfig(Section):
 
 
 class Range(Section):
-    """Numbers from `low` to `high`; whole ones if both are."""
+    """Numbers from `low` to `high`; integers if both are."""
 
     low: int | float
     high: int | float
     log: bool = False
 
     @model_validator(mode="after")
-    def _rises(self) -> Range:
+    def _check_order(self) -> Range:
         if not self.low < self.high or (self.log and self.low <= 0):
-            raise ValueError("low lies below high, and above 0 where log")
+            raise ValueError("low must be below high, and above 0 where log")
         return self
 
 
 class SearchSpace(Section):
-    """One of these."""
+    """A choice among values."""
 
     choices: tuple[str | int | float | bool | None, ...] = Field(min_length=1)
 
 
 class TrainConfig(Section):
-    """Settings of one run; stored in every checkpoint, so that a resumed run is the same run."""
+    """Settings of one run. Every checkpoint stores them, so that a resumed run has the same."""
 
     architecture: str = Field("yolo11n", pattern=r"^yolo11[nslmx]$")
     activation: Activation = "silu"
@@ -76,103 +76,103 @@ class TrainConfig(Section):
     )
     input_size: int = Field(416, ge=64, le=1280, multiple_of=32)
     small_size: int = Field(256, ge=64, multiple_of=32, description="input of the first epochs")
-    small_epochs: int = Field(
-        0, ge=0, description="epochs at small_size; cheap, and they carry over"
-    )
-    epochs: int = Field(12, ge=1, description="all epochs, the small ones included")
+    small_epochs: int = Field(0, ge=0, description="epochs at small_size, which are cheaper")
+    epochs: int = Field(12, ge=1, description="all epochs, including those at small_size")
     restart_epoch: int | None = Field(
-        None, ge=1, description="where the learning rate rises once more; null: nowhere"
+        None, ge=1, description="epoch of a warm restart of the learning rate; null: none"
     )
-    restart_share: float = Field(0.5, gt=0, le=1, description="how far it rises then")
-    batch: int = Field(16, ge=1, description="images of one step, over all processes together")
+    restart_share: float = Field(0.5, gt=0, le=1, description="learning rate then, as a share")
+    batch: int = Field(16, ge=1, description="images of one step in all processes together")
     learning_rate: float = Field(2e-3, gt=0)
-    final_share: float = Field(0.02, gt=0, le=1, description="last learning rate over the first")
+    final_share: float = Field(0.02, gt=0, le=1, description="last learning rate, as a share")
     weight_decay: float = Field(0.02, ge=0)
     warmup_steps: int = Field(120, ge=0)
-    hidden_weight: float = Field(
-        0.3, ge=0, le=1, description="what the absence of a class counts where it may be hidden"
+    unlabelled_negative_weight: float = Field(
+        0.3, ge=0, le=1, description="weight of a negative for a class that is not labelled"
     )
-    hidden_weight_small: float = Field(0.0, ge=0, le=1, description="the same in the small epochs")
+    unlabelled_negative_weight_small: float = Field(
+        0.0, ge=0, le=1, description="the same in the small epochs"
+    )
     ema_decay: float = Field(0.997, gt=0, lt=1)
     box_gain: float = 7.5
     class_gain: float = 0.7
     dfl_gain: float = 1.5
     class_weights: Literal["even", "balanced"] | dict[str, float] = Field(
-        "even", description="balanced: rare classes count more; or a weight for each finding's slug"
+        "even", description="balanced: rare classes weigh more; or a weight by finding's slug"
     )
     reader_weights: bool = Field(
-        True, description="a finding that few of an image's readers marked counts less"
+        True, description="a finding that few of an image's readers marked weighs less"
     )
     prune: float = Field(
-        0.0, ge=0, lt=1, description="share of the inner channels that go before the first epoch"
+        0.0, ge=0, lt=1, description="share of inner channels to remove before the first epoch"
     )
     metric: Literal["map50", "map40"] = Field("map50", description="on the validation split")
     validate_every: int = Field(1, ge=1, description="epochs")
     patience: int | None = Field(
-        None, ge=1, description="epochs without a better metric before it stops; null: never"
+        None, ge=1, description="epochs without a better metric before the run stops; null: never"
     )
     augment: bool = True
-    mosaic: float = Field(
-        0.0, ge=0, le=1, description="share of inputs that are made of four pictures"
-    )
+    mosaic: float = Field(0.0, ge=0, le=1, description="share of inputs made of four images")
     vertical_flip: float = Field(0.0, ge=0, le=1, description="share of inputs upside down")
     seed: int = 11
-    bfloat16: bool = Field(True, description="where the processor computes it")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA if it is there")
+    bfloat16: bool = Field(True, description="use BF16 where the hardware has it")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA if available")
     threads: int = Field(
-        1, ge=1, description="two that wait for each other lose more where others run"
+        1, ge=1, description="of torch; on a shared machine two threads are slower than one"
     )
-    loaders: int = Field(1, ge=1, description="threads that read and augment pictures")
+    loaders: int = Field(1, ge=1, description="threads that read and augment images")
 
     @field_validator("class_weights")
     @classmethod
-    def _weights_name_findings(cls, stated: str | dict[str, float]) -> str | dict[str, float]:
-        if isinstance(stated, dict):
-            for slug, weight in stated.items():
+    def _check_class_weights(cls, weights: str | dict[str, float]) -> str | dict[str, float]:
+        if isinstance(weights, dict):
+            for slug, weight in weights.items():
                 if slug not in BY_SLUG:
                     near = get_close_matches(slug, BY_SLUG, n=1)
                     hint = f"; did you mean {near[0]}?" if near else ""
-                    raise ValueError(f"{slug} is no finding{hint}")
+                    raise ValueError(f"{slug} is not a finding{hint}")
                 if not weight > 0:
-                    raise ValueError(f"{slug}: a weight is above 0")
-        return stated
+                    raise ValueError(f"{slug}: a weight must be above 0")
+        return weights
 
     @model_validator(mode="after")
-    def _fits_together(self) -> TrainConfig:
+    def _check_combinations(self) -> TrainConfig:
         if (self.weights is None) != (self.weights_sha256 is None):
             raise ValueError("weights and weights_sha256 go together: a file and its digest")
         if self.prune and self.weights is None:
-            raise ValueError("prune takes channels from trained weights: state weights")
+            raise ValueError("prune removes channels from trained weights: state weights")
         if (self.mosaic or self.vertical_flip) and not self.augment:
             raise ValueError("mosaic and vertical_flip need augment")
         return self
 
-    def same_run(self, other: TrainConfig) -> bool:
-        """Whether another's checkpoints may be gone on from; the machine may be another one."""
-        of_the_machine = {"device", "threads", "loaders", "weights"}
-        return self.model_dump(exclude=of_the_machine) == other.model_dump(exclude=of_the_machine)
+    def is_same_run(self, other: TrainConfig) -> bool:
+        """Return whether a run may resume the other's checkpoint; the machine may differ."""
+        ignored = {"device", "threads", "loaders", "weights"}
+        return self.model_dump(exclude=ignored) == other.model_dump(exclude=ignored)
 
-    def hidden_in(self, epoch: int) -> float:
-        """Weight of an absence that nobody has confirmed, in an epoch.
+    def unlabelled_negative_weight_in(self, epoch: int) -> float:
+        """Return the weight of a negative that no reader has confirmed, in an epoch.
 
-        At 0 the network may say anything there, and ends up marking all real radiographs; at 1 it
-        would learn that real disease is nothing.
+        With 0 nothing limits the scores there, and the network marks findings on every real
+        radiograph. With 1 it would learn that unlabelled disease is background.
         """
-        return self.hidden_weight_small if epoch < self.small_epochs else self.hidden_weight
+        if epoch < self.small_epochs:
+            return self.unlabelled_negative_weight_small
+        return self.unlabelled_negative_weight
 
-    def size_in(self, epoch: int) -> int:
-        """Input size in an epoch, in pixels."""
+    def input_size_in(self, epoch: int) -> int:
+        """Return the input size in an epoch, in pixels."""
         return self.small_size if epoch < self.small_epochs else self.input_size
 
 
 class TuneConfig(Section):
-    """What is searched for. Every trial is a run with the settings of `train`, but for these."""
+    """The search. Every trial is a run with the settings of `train` except those in `space`."""
 
-    trials: int = Field(20, ge=1, description="finished ones, those of earlier calls included")
+    trials: int = Field(20, ge=1, description="finished trials, including those of earlier calls")
     storage: str = Field("sqlite:///runs/tune.db", pattern=r"^sqlite:///.+")
     study: str = Field("hilum", min_length=1)
-    warm_trials: int = Field(4, ge=1, description="finished ones before any is cut short")
-    warm_epochs: int = Field(2, ge=0, description="epochs that every trial may do")
+    warm_trials: int = Field(4, ge=1, description="finished trials before any is pruned")
+    warm_epochs: int = Field(2, ge=0, description="epochs before a trial may be pruned")
     space: dict[str, Range | SearchSpace] = Field(
         {
             "learning_rate": Range(low=5e-4, high=5e-3, log=True),
@@ -185,9 +185,7 @@ class TuneConfig(Section):
 
     @field_validator("space")
     @classmethod
-    def _settings_are_known(
-        cls, space: dict[str, Range | SearchSpace]
-    ) -> dict[str, Range | SearchSpace]:
+    def _check_names(cls, space: dict[str, Range | SearchSpace]) -> dict[str, Range | SearchSpace]:
         for name in space:
             if name not in TrainConfig.model_fields:
                 near = get_close_matches(name, TrainConfig.model_fields, n=1)
@@ -198,9 +196,9 @@ class TuneConfig(Section):
 
 
 class EvaluateConfig(Section):
-    """How the trained model is measured."""
+    """The evaluation of the trained model."""
 
-    split: str = Field("test", min_length=1, description="what the figures are of")
+    split: str = Field("test", min_length=1, description="split that the metrics are measured on")
     choose_on: str = Field(
         "valid", min_length=1, description="the split on which operating points are chosen"
     )
@@ -208,57 +206,58 @@ class EvaluateConfig(Section):
         0.05, ge=0, description="at most, per class and image, at the operating points"
     )
     sensitivity: float | None = Field(
-        None, gt=0, le=1, description="share of each class's boxes to find; then no false_positives"
+        None,
+        gt=0,
+        le=1,
+        description="share of each class's boxes to find",
     )
-    floor: float = Field(0.1, gt=0, lt=1, description="the lowest operating point ever chosen")
-    resamples: int = Field(1000, ge=10, description="re-drawn sets, for intervals")
-    seed: int = Field(0, ge=0, description="of the re-drawn sets")
-    rules: Path | None = Field(None, description="the gate's rules; null: there is no gate")
+    floor: float = Field(0.1, gt=0, lt=1, description="lowest operating point")
+    resamples: int = Field(1000, ge=10, description="bootstrap samples, for intervals")
+    seed: int = Field(0, ge=0, description="of the bootstrap")
+    rules: Path | None = Field(None, description="acceptance rules; null: none")
     baseline: Path | None = Field(
         None, description="a bundle to compare with, image by image; null: `bundle.replaces`"
     )
 
     @model_validator(mode="before")
     @classmethod
-    def _points_have_one_aim(cls, stated: Any) -> Any:  # noqa: ANN401 - not yet checked
+    def _replace_false_positives(cls, stated: Any) -> Any:  # noqa: ANN401 - not yet checked
         """A sensitivity takes the place of the usual rate of false positives."""
         if not isinstance(stated, Mapping) or stated.get("sensitivity") is None:
             return stated
         if stated.get("false_positives") is not None:
-            raise ValueError("state false_positives or sensitivity: points have one aim")
+            raise ValueError("state false_positives or sensitivity, not both")
         return {**stated, "false_positives": None}
 
     @model_validator(mode="after")
-    def _points_have_an_aim(self) -> EvaluateConfig:
+    def _check_target(self) -> EvaluateConfig:
         if self.false_positives is None and self.sensitivity is None:
-            raise ValueError("state false_positives or sensitivity: points need an aim")
+            raise ValueError("state one of false_positives and sensitivity")
         return self
 
     @model_serializer(mode="wrap")
-    def _leave_out_what_is_not_stated(
-        self, serialize: SerializerFunctionWrapHandler
-    ) -> dict[str, Any]:
-        """Steps are known by these settings: what came later changes nothing where it is null."""
+    def _omit_later_settings(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit null settings that were added later, so that digests of earlier steps still hold."""
         plain: dict[str, Any] = serialize(self)
         later = {"sensitivity", "baseline"}
         return {name: it for name, it in plain.items() if name not in later or it is not None}
 
 
 class ExportConfig(Section):
-    """Which graphs are made of it, and how they are quantised."""
+    """The exported graphs and their quantization."""
 
     calibrate_on: str = Field(
-        "train", min_length=1, description="the split whose images INT8 learns its ranges from"
+        "train", min_length=1, description="split whose images set the INT8 ranges"
     )
     calibration_images: int = Field(
-        300, ge=0, description="of the real kind; 300 are a good number"
+        300, ge=0, description="real radiographs; 300 are a good number"
     )
-    symmetric: bool = Field(False, description="INT8 IR with activations around zero: quicker")
+    symmetric: bool = Field(False, description="quicker INT8 IR, with activations around zero")
     fast_bias_correction: bool | None = Field(
-        None, description="null: try both ways, keep the one closer to the float graph"
+        None, description="null: try both ways and keep the one closer to the float graph"
     )
     max_drop: float | None = Field(
-        None, gt=0, lt=1, description="accuracy control: how far mAP50 on `control_on` may fall"
+        None, gt=0, lt=1, description="accuracy control: largest drop of mAP50 on `control_on`"
     )
     control_on: str = Field("valid", min_length=1, description="accuracy control's split")
     float_ir: bool = Field(
@@ -270,7 +269,7 @@ class ExportConfig(Section):
 
 
 class ParityBounds(Section):
-    """How far the exported graphs may fall behind; declared before the run, never after it."""
+    """The largest drops of the exported graphs; declared before the run, not changed after it."""
 
     map50_drop: float = Field(0.01, ge=0, le=1)
     sensitivity_drop: float = Field(
@@ -279,39 +278,41 @@ class ParityBounds(Section):
 
 
 class BundleConfig(Section):
-    """What the bundle says about itself."""
+    """The description of the bundle."""
 
     name: str = Field("hilum", pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
     version: str = Field("0.1.0", pattern=r"^\d+\.\d+\.\d+$")
     intended_use: str = Field(
         "Research use only. Not a medical device, not for diagnosis.", min_length=1
     )
-    data: str | None = Field(None, description="what the set is called; null: its folder's name")
+    data: str | None = Field(None, description="name of the data set; null: its folder's name")
     variants: tuple[str, ...] | None = Field(
         None, min_length=1, description="engine variants to ship; null: all that were measured"
     )
     content_check: Path | None = Field(
         None, description="a content check from `hilum-train content-check`, or a bundle with one"
     )
-    replaces: Path | None = Field(None, description="the bundle that this one is to follow")
-    plan: str = Field("", description="the change control plan that it was made under")
+    replaces: Path | None = Field(None, description="the bundle that this one replaces")
+    plan: str = Field("", description="name of the change control plan")
     modifications: str = Field("First version.", min_length=1, description="what changed, and why")
     impact: str = Field(
         "Scores and operating points are this bundle's own: thresholds of another do not hold.",
         min_length=1,
         description="what the change means for those who use it",
     )
-    limits: tuple[str, ...] = Field((), description="what it cannot do, one sentence each")
+    limits: tuple[str, ...] = Field((), description="known limits, one sentence each")
     command: str = Field(
-        "hilum-train all --config c.yaml", min_length=1, description="what makes it again"
+        "hilum-train all --config c.yaml",
+        min_length=1,
+        description="command that creates it",
     )
     credits: Path | None = Field(
-        None, description="Markdown with which the card ends: whose data and pictures were used"
+        None, description="Markdown at the end of the model card: origins of data and images"
     )
 
 
 class TrackingConfig(Section):
-    """Where runs are recorded: an MLflow server's address, or a SQLite file without a server."""
+    """The MLflow server that records runs, or a SQLite file without a server."""
 
     uri: str = "sqlite:///runs/mlflow.db"
     experiment: str = Field("hilum", min_length=1)
@@ -319,14 +320,14 @@ class TrackingConfig(Section):
 
     @field_validator("uri")
     @classmethod
-    def _uri_holds_no_password(cls, uri: str) -> str:
+    def _refuse_password(cls, uri: str) -> str:
         if "@" in urlsplit(uri).netloc:
-            raise ValueError("holds a name or password: put them into ~/.mlflow/credentials")
+            raise ValueError("must hold no name or password: put them into ~/.mlflow/credentials")
         return uri
 
 
 class Config(Section):
-    """One model, from the data to the published bundle."""
+    """The configuration of a model, from the data to the published bundle."""
 
     out: Path = Field(Path("runs/hilum"), description="folder of the run")
     data: DataConfig
@@ -340,30 +341,30 @@ class Config(Section):
 
 
 def load_config(path: Path) -> Config:
-    """Read and check a configuration.
+    """Load and check a configuration.
 
     Raises:
-        TrainingError: the file is absent, no YAML, or has an unknown key or a value that cannot
-            be; the message names file and key.
+        TrainingError: the file is absent or no YAML, or has an unknown key or an invalid value; the
+            message names file and key.
     """
     try:
         stated = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise TrainingError(f"cannot read {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise TrainingError(f"{path} is no YAML: {error}") from error
+        raise TrainingError(f"{path} is not YAML: {error}") from error
     if not isinstance(stated, dict):
-        raise TrainingError(f"{path} states no settings; it begins with a section such as `data:`")
+        raise TrainingError(f"{path} has no settings; it should have sections such as `data:`")
     try:
         return Config.model_validate(stated)
     except ValidationError as error:
-        raise TrainingError(f"{path}: {'; '.join(_complaints(error))}") from error
+        raise TrainingError(f"{path}: {'; '.join(_describe_errors(error))}") from error
 
 
-def _complaints(error: ValidationError) -> Iterator[str]:
-    known = tuple(_keys(Config))
+def _describe_errors(error: ValidationError) -> Iterator[str]:
+    known = tuple(_list_keys(Config))
     for fault in error.errors(include_url=False):
-        key = ".".join(map(str, fault["loc"])) or "the whole"
+        key = ".".join(map(str, fault["loc"])) or "configuration"
         if fault["type"] == "extra_forbidden":
             near = get_close_matches(key, known, n=1)
             yield f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else "")
@@ -371,10 +372,10 @@ def _complaints(error: ValidationError) -> Iterator[str]:
             yield f"{key}: {fault['msg'].removeprefix('Value error, ')}"
 
 
-def _keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+def _list_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
     fields: Mapping[str, Any] = section.model_fields
     for name, field in fields.items():
         yield prefix + name
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield from _keys(inner, f"{prefix}{name}.")
+            yield from _list_keys(inner, f"{prefix}{name}.")

@@ -85,9 +85,9 @@ def _default_int8(model: bytes, pictures: list[NDArray[np.uint8]]) -> Run:
 
     core = ov.Core()
     graph = core.read_model(_with_f32_weights(model))
-    quantised = nncf.quantize(graph, nncf.Dataset(pictures), subset_size=len(pictures))
+    quantized = nncf.quantize(graph, nncf.Dataset(pictures), subset_size=len(pictures))
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": THREADS}
-    request = core.compile_model(quantised, "CPU", settings).create_infer_request()
+    request = core.compile_model(quantized, "CPU", settings).create_infer_request()
     return lambda picture: request.infer({0: picture}, share_inputs=True, share_outputs=True)
 
 

@@ -41,7 +41,7 @@ from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 from edge_agent.engines.hardware import Hardware
 from hilum.catalog import CATALOG
 from training.export.int8 import quantize
-from training.export.onnx import export_onnx, ir_bytes, to_openvino
+from training.export.onnx import convert_to_openvino, export_onnx, serialize_ir
 
 FOLDER: Final = Path(__file__).parents[2] / "runs" / "bench"
 ARCHITECTURE, SIZE, ROUNDS, WARM_UP = "yolo11l", 1024, 21, 2
@@ -75,7 +75,7 @@ def _nncf(read: Callable[[bytes], ov.Model], **options: Any) -> Make:
 
 def _hilum(*, symmetric: bool) -> Make:
     return lambda onnx, pictures: quantize(
-        to_openvino(onnx), pictures, fast_bias_correction=True, symmetric=symmetric
+        convert_to_openvino(onnx), pictures, fast_bias_correction=True, symmetric=symmetric
     )
 
 
@@ -84,14 +84,16 @@ def _as_read(onnx: bytes) -> ov.Model:
 
 
 def _float(onnx: bytes, pictures: Pictures) -> ov.Model:
-    return to_openvino(onnx)
+    return convert_to_openvino(onnx)
 
 
 MIXED: Final = {"preset": nncf.QuantizationPreset.MIXED}
 FORMS: Final = {
     "nncf-mixed": Form("NNCF INT8, MIXED (the reference)", _nncf(_as_read, **MIXED)),
     "nncf": Form("NNCF INT8, default preset", _nncf(_as_read)),
-    "nncf-converted": Form("NNCF INT8, default preset, graph converted", _nncf(to_openvino)),
+    "nncf-converted": Form(
+        "NNCF INT8, default preset, graph converted", _nncf(convert_to_openvino)
+    ),
     "hilum": Form("our INT8, MIXED", _hilum(symmetric=False), target=0.75),
     "hilum-symmetric": Form("our INT8, PERFORMANCE", _hilum(symmetric=True)),
     "hard": Form("Hardswish, our INT8, MIXED", _hilum(symmetric=False), True, target=0.45),
@@ -139,7 +141,7 @@ def build(architecture: str, size: int) -> None:
             onnx[form.hardswish] = export_onnx(_network(architecture, form.hardswish), size, size)
         print(f"making {path.name}", flush=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        xml, weights = ir_bytes(form.make(onnx[form.hardswish], pictures))
+        xml, weights = serialize_ir(form.make(onnx[form.hardswish], pictures))
         path.with_suffix(".bin").write_bytes(weights)
         path.write_bytes(xml)
 

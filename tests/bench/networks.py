@@ -22,7 +22,7 @@ from hilum.manifest import GoldenCases
 from tests.bench.int8 import CALIBRATION, FOLDER
 from tests.support.agents.tagged import SLUGS, manifest
 from training.export.int8 import quantize
-from training.export.onnx import export_onnx, ir_bytes, to_openvino
+from training.export.onnx import convert_to_openvino, export_onnx, serialize_ir
 
 VARIANTS = {"openvino-int8": "int8", "openvino-bf16": "bf16", "openvino-fp32": "fp32"}
 
@@ -47,8 +47,10 @@ def _write(path: Path, onnx: bytes, size: int) -> None:
     pictures = [
         rng.integers(0, 256, (1, 1, size, size), dtype=np.uint8) for _ in range(CALIBRATION)
     ]
-    int8, int8_weights = ir_bytes(quantize(to_openvino(onnx), pictures, fast_bias_correction=True))
-    fp32, fp32_weights = ir_bytes(to_openvino(onnx))
+    int8, int8_weights = serialize_ir(
+        quantize(convert_to_openvino(onnx), pictures, fast_bias_correction=True)
+    )
+    fp32, fp32_weights = serialize_ir(convert_to_openvino(onnx))
     # A bundle has to expect something; at this score it may as well be missing.
     faint = {"finding": SLUGS[0], "score": 0.25, "box": (0, 0, size, size)}
     nothing = {name: [faint] for name in VARIANTS}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from edge_agent.engines.bundle import Bundle
 from training.cli.console import exit_status, print_line
-from training.cli.train import alone
+from training.cli.train import single_process_trainer
 from training.config import load_config
 from training.release.publish import publish as publish_bundle
 from training.workflow import make_bundle
@@ -21,10 +21,14 @@ def bundle(*, config: Path) -> None:
 
 
 @exit_status
-def publish(*, bundle: Path, to: str, model: str, experiment: str, alias: str) -> None:
+def publish(
+    *, bundle: Path, weights: Path | None, to: str, model: str, experiment: str, alias: str
+) -> None:
     """Register a bundle in MLflow."""
     opened = Bundle.open(bundle)
-    published = publish_bundle(opened, to, model=model, experiment=experiment, alias=alias)
+    published = publish_bundle(
+        opened, to, model=model, experiment=experiment, alias=alias, weights=weights
+    )
     known = "" if published.new else " (already registered)"
     print_line(f"{published.model} version {published.version}, alias {published.alias}{known}")
 
@@ -33,7 +37,7 @@ def publish(*, bundle: Path, to: str, model: str, experiment: str, alias: str) -
 def run_all(*, config: Path) -> None:
     """Run every stage whose inputs have changed."""
     loaded = load_config(config)
-    with alone(loaded.train.device) as (train, on_progress):
+    with single_process_trainer(loaded.train.device) as (train, on_progress):
         result = run_stages(loaded, train, on_message=print_line, on_progress=on_progress)
     print_line(f"{result.bundle.path}: {result.bundle.digest}")
     print_line(f"Try it: hilum-edge detect --bundle {result.bundle.path} IMAGE")

@@ -1,4 +1,4 @@
-"""`hilum-train export`, `quantize`, `tensorrt` and `parity`: run a step, say what it gave."""
+"""The commands `export`, `quantize`, `tensorrt` and `parity`: run a step, print its result."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from training.cli.console import exit_status, progress_bars, stderr
+from training.cli.console import exit_status, print_line, progress_bars, stderr
 from training.config import Config, load_config
 from training.errors import TrainingError
 from training.evaluation.parity import ParityResult, VariantParity
@@ -17,57 +17,64 @@ from training.workflow import export_steps as steps
 @exit_status
 def export(*, config: Path) -> None:
     """Write the float graphs."""
-    stated = load_config(config)
-    with progress_bars() as told:
-        made = steps.export(stated, told)
-    _list_files(stated, made)
+    settings = load_config(config)
+    with progress_bars() as on_progress:
+        made = steps.export(settings, on_progress)
+    _print_files(settings, made)
 
 
 @exit_status
 def quantize(*, config: Path, accuracy_control: str | None) -> None:
     """Add the INT8 graphs."""
-    stated = load_config(config)
+    settings = load_config(config)
     if accuracy_control is not None:
-        settings = stated.export.model_copy(update={"max_drop": _max_drop(accuracy_control)})
-        stated = stated.model_copy(update={"export": settings})
-    with progress_bars() as told:
-        made = steps.quantize_graphs(stated, told)
-    _list_files(stated, made)
-    found = made.record.calibration
-    if found and found.drop is not None:
-        left = ", ".join(found.left_float) or "none"
-        _say(f"mAP@0.5 fell by {found.drop:.4f}; convolutions left float: {left}")
+        export_settings = settings.export.model_copy(
+            update={"max_drop": _parse_max_drop(accuracy_control)}
+        )
+        settings = settings.model_copy(update={"export": export_settings})
+    with progress_bars() as on_progress:
+        made = steps.quantize_graphs(settings, on_progress)
+    _print_files(settings, made)
+    calibration = made.manifest.calibration
+    if calibration and calibration.drop is not None:
+        left = ", ".join(calibration.kept_float) or "none"
+        print_line(f"mAP@0.5 fell by {calibration.drop:.4f}; convolutions left float: {left}")
 
 
 @exit_status
 def tensorrt(*, config: Path, capabilities: list[str]) -> None:
-    """Add engines for cards."""
-    stated = load_config(config)
-    with progress_bars() as told:
-        made = steps.compile_for_cards(stated, capabilities, told)
+    """Add engines that TensorRT compiles for GPUs."""
+    settings = load_config(config)
+    with progress_bars() as on_progress:
+        made = steps.compile_engines(settings, capabilities, on_progress)
     table = Table("variant", "capability", "layers", "convolutions take", "MB", "")
-    for it in made.record.inspected:
+    for it in made.manifest.inspections:
         kinds = ", ".join(f"{n} {kind}" for kind, n in it.convolutions.items())
         megabytes = f"{it.size_bytes / 1e6:.1f}"
         table.add_row(
-            it.variant, it.capability, str(it.layers), kinds, megabytes, it.left_out or "shipped"
+            it.variant,
+            it.capability,
+            str(it.layers),
+            kinds,
+            megabytes,
+            it.exclusion_reason or "shipped",
         )
     stderr.print(table)
-    _say("Compiled and inspected, not run: that takes a card. See docs/tensorrt.md.")
+    print_line("Compiled and inspected, not run: running needs a GPU. See docs/tensorrt.md.")
 
 
 @exit_status
 def parity(*, config: Path) -> None:
-    """Compare torch with every variant; a bound that is not kept is an error."""
-    stated = load_config(config)
-    path = stated.out / steps.PARITY
+    """Compare torch with every variant; a drop beyond a declared bound is an error."""
+    settings = load_config(config)
+    path = settings.out / steps.PARITY
     try:
-        with progress_bars() as told:
-            result = steps.check_parity(stated, told)
+        with progress_bars() as on_progress:
+            result = steps.check_parity(settings, on_progress)
     finally:
-        # What was measured is shown also where it fails.
+        # The measurements are shown also where a bound is not kept.
         if path.is_file():
-            _say(f"result: {path}")
+            print_line(f"result: {path}")
     stderr.print(_table(result))
 
 
@@ -79,7 +86,7 @@ def _table(result: ParityResult) -> Table:
             it.name,
             f"{it.map50.drop:+.4f}",
             f"{it.map50.low:+.4f} to {it.map50.high:+.4f}",
-            _worst(it),
+            _largest_drop(it),
             f"{shift.worst_px:.1f} (median {shift.median_px:.1f}; {shift.lost} of {shift.boxes} "
             "lost)",
         )
@@ -88,31 +95,27 @@ def _table(result: ParityResult) -> Table:
     return table
 
 
-def _worst(variant: VariantParity) -> str:
+def _largest_drop(variant: VariantParity) -> str:
     drops = variant.sensitivity.items()
     slug, drop = max(drops, key=lambda pair: pair[1].drop, default=("none", None))
     return f"{drop.drop:+.3f} {slug}" if drop else "no class with a box"
 
 
-def _max_drop(stated: str) -> float:
-    name, _, value = stated.partition("=")
+def _parse_max_drop(option: str) -> float:
+    name, _, value = option.partition("=")
     try:
         drop = float(value)
     except ValueError:
         drop = -1.0
     if name != "max_drop" or not 0 < drop < 1:
         raise TrainingError(
-            f"--accuracy-control {stated!r} is not understood",
-            hint="State how far mAP@0.5 may fall: --accuracy-control max_drop=0.01",
+            f"--accuracy-control {option!r} is not valid",
+            hint="State the largest drop of mAP@0.5: --accuracy-control max_drop=0.01",
         )
     return drop
 
 
-def _list_files(config: Config, made: ExportArtifacts) -> None:
+def _print_files(config: Config, made: ExportArtifacts) -> None:
     for name in made.members:
         size = len(made.members[name]) / 1e6
-        _say(f"{config.out / steps.FOLDER / name}: {size:.1f} MB")
-
-
-def _say(line: str) -> None:
-    stderr.print(line, markup=False, soft_wrap=True)
+        print_line(f"{config.out / steps.FOLDER / name}: {size:.1f} MB")

@@ -11,14 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from edge_agent.engines.bundle import Bundle
 from hilum.catalog import CATALOG
-from training.cli.console import exit_status, progress_bars
-from training.cli.train import alone, say
+from training.cli.console import exit_status, print_line, progress_bars
+from training.cli.train import single_process_trainer
 from training.config import TrainConfig
 from training.data.atomic_files import replace_files
 from training.errors import TrainingError
-from training.models.unfuse import activation_of
+from training.models.network import describe_weights
 from training.synthetic import backgrounds as real
 from training.synthetic import box_statistics as boxes
 from training.synthetic import dicom_studies as dicom
@@ -71,7 +70,8 @@ def starter(
     work: Path,
     backgrounds: Path | None,
     content_check: Path | None,
-    beginning: Path | None,
+    weights: Path | None,
+    replaces: Path | None,
     name: str,
     version: str,
     modifications: str,
@@ -82,9 +82,9 @@ def starter(
 ) -> None:
     """Make the starter bundle."""
     usual = starters.TRAIN
-    if beginning is not None:
-        kept = {"activation": activation_of(Bundle.open(beginning))}
-        usual = {**usual, **starters.TRAIN_FURTHER, **kept}
+    if weights is not None:
+        start = {"weights": weights, **describe_weights(weights)}
+        usual = {**usual, **starters.TRAIN_FURTHER, **start}
     train = _config({**usual, **settings})
     plan = starters.StarterPlan(
         out=out,
@@ -94,18 +94,18 @@ def starter(
         name=name,
         version=version,
         modifications=modifications,
-        replaces=beginning,
+        replaces=replaces,
         seed=train.seed,
         train_images=train_images,
         held_out_images=held_out_images,
         workers=workers,
         train=train,
     )
-    with alone(train.device) as (train_one, on_progress):
+    with single_process_trainer(train.device) as (train_one, on_progress):
         bundle = starters.make_starter(
-            plan, train_one, beginning=beginning, on_message=say, on_progress=on_progress
+            plan, train_one, on_message=print_line, on_progress=on_progress
         )
-    say(f"{bundle.path}: {bundle.digest}")
+    print_line(f"{bundle.path}: {bundle.digest}")
 
 
 @exit_status

@@ -39,7 +39,7 @@ from training.content_check.network import (
 from training.content_check.views import INPUT, augment, invert, rotate, to_input
 from training.data.atomic_files import replace_files
 from training.errors import TrainingError
-from training.export.onnx import export_module, ir_bytes, to_openvino
+from training.export.onnx import convert_to_openvino, export_module, serialize_ir
 from training.progress import ProgressCallback, ignore_progress
 
 _FACTS_MEMBER: Final = "content-check.json"
@@ -276,8 +276,8 @@ def export_files(
 ) -> ContentCheckFiles:
     """Export a trained network as a bundle stores it: OpenVINO IR, weights in f16."""
     with_probabilities = ProbabilityHead(network.to(memory_format=torch.contiguous_format)).eval()
-    xml, weights = ir_bytes(
-        to_openvino(export_module(with_probabilities, INPUT, INPUT, "probabilities"))
+    xml, weights = serialize_ir(
+        convert_to_openvino(export_module(with_probabilities, INPUT, INPUT, "probabilities"))
     )
     return ContentCheckFiles(xml, weights, InputSpec(height=INPUT, width=INPUT), thresholds, card)
 

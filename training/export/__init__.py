@@ -1,1 +1,1 @@
-"""training export: to be described."""
+"""Export of trained weights: ONNX, OpenVINO's IR, INT8, f16 and compiled TensorRT engines."""

@@ -1,7 +1,7 @@
-"""The folder that export, quantisation and parity share: graphs as a bundle lays them out.
+"""The folder that export, quantization and parity share: graphs in the layout of a bundle.
 
-export.json names every file with its digest and says what was quantised on what. It is written
-last, so a folder whose files do not agree with it was cut short.
+export.json names every file with its digest, and the data of the quantization. It is written last,
+so a folder whose files do not agree with it is incomplete.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ class _Frozen(BaseModel):
 
 
 class Calibration(_Frozen):
-    """What INT8 ranges rest on, and what was left float to keep the accuracy."""
+    """The images that set the INT8 ranges, and what accuracy control kept float."""
 
     split: str
     split_digest: Sha256
     images: int = Field(ge=1)
     max_drop: float | None = None
     drop: float | None = None
-    left_float: tuple[str, ...] = ()
+    kept_float: tuple[str, ...] = ()
 
 
 class PlanInspection(_Frozen):
-    """What an engine compiled ahead of time consists of, for one compute capability.
+    """The layers of an engine compiled ahead of time for one compute capability.
 
-    `convolutions` counts them by the type of what goes in (`Int8`, `Half`, `Float`), as far as the
-    compiler kept them apart from other layers. `left_out` says why it is not shipped; empty if it
-    is.
+    `convolutions` counts them by the type of their input (`Int8`, `Half`, `Float`), as far as the
+    compiler did not fuse them with other layers. `exclusion_reason` is why the engine is not
+    shipped; empty if it is.
     """
 
     variant: str
@@ -50,7 +50,7 @@ class PlanInspection(_Frozen):
     layers: int
     convolutions: dict[str, int]
     size_bytes: int
-    left_out: str = ""
+    exclusion_reason: str = ""
 
 
 class ExportManifest(_Frozen):
@@ -63,67 +63,70 @@ class ExportManifest(_Frozen):
     files: dict[MemberPath, Sha256]
     calibration: Calibration | None = None
     targets: dict[str, tuple[EngineTarget, ...]] = {}
-    inspected: tuple[PlanInspection, ...] = ()
+    inspections: tuple[PlanInspection, ...] = ()
 
     @property
     def digest(self) -> str:
-        """What names exactly these graphs, in parity's result."""
+        """Return the digest that identifies these graphs in the parity result."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class ExportArtifacts:
-    """The record and the files that it names."""
+    """The manifest and the files that it names."""
 
-    record: ExportManifest
+    manifest: ExportManifest
     members: Mapping[str, bytes]
 
     @property
     def graphs(self) -> ModelFiles:
-        """What a bundle is made of."""
-        return ModelFiles(self.members, self.record.input, self.record.head, self.record.targets)
+        """Return the files and specifications that a bundle is made of."""
+        return ModelFiles(
+            self.members, self.manifest.input, self.manifest.head, self.manifest.targets
+        )
 
     def with_graphs(self, graphs: ModelFiles) -> ExportArtifacts:
-        """The same with these files and engines."""
-        record = self.record.model_copy(
-            update={"files": digests(graphs.members), "targets": dict(graphs.targets)}
+        """Return a copy with these files and engines."""
+        manifest = self.manifest.model_copy(
+            update={"files": digest_files(graphs.members), "targets": dict(graphs.targets)}
         )
-        return replace(self, record=record, members=graphs.members)
+        return replace(self, manifest=manifest, members=graphs.members)
 
 
-def digests(members: Mapping[str, bytes]) -> dict[str, str]:
-    """SHA-256 of each file, by its path."""
+def digest_files(members: Mapping[str, bytes]) -> dict[str, str]:
+    """Return the SHA-256 of each file, by its path."""
     return {path: hashlib.sha256(content).hexdigest() for path, content in sorted(members.items())}
 
 
-def load(folder: Path) -> ExportArtifacts:
-    """Read the folder and check every file.
+def load_artifacts(folder: Path) -> ExportArtifacts:
+    """Load the folder and check every file.
 
     Raises:
-        TrainingError: nothing was exported there, or a file is not what export.json says.
+        TrainingError: nothing was exported there, or a file differs from its digest in export.json.
     """
     path = folder / FILE
     try:
-        record = ExportManifest.model_validate_json(path.read_bytes())
-        members = {name: (folder / name).read_bytes() for name in record.files}
+        manifest = ExportManifest.model_validate_json(path.read_bytes())
+        members = {name: (folder / name).read_bytes() for name in manifest.files}
     except FileNotFoundError as error:
         raise TrainingError(
             f"there is no {error.filename}", hint="Run `hilum-train export` first."
         ) from error
     except ValidationError as error:
-        raise TrainingError(f"{path} is not understood: {error.errors()[0]['msg']}") from error
-    for name, digest in digests(members).items():
-        if digest != record.files[name]:
+        raise TrainingError(f"{path} is not valid: {error.errors()[0]['msg']}") from error
+    for name, digest in digest_files(members).items():
+        if digest != manifest.files[name]:
             raise TrainingError(
-                f"{folder / name} is not what {FILE} says", hint="Run `hilum-train export` again."
+                f"{folder / name} differs from its digest in {FILE}",
+                hint="Run `hilum-train export` again.",
             )
-    return ExportArtifacts(record, members)
+    return ExportArtifacts(manifest, members)
 
 
-def save(folder: Path, exported: ExportArtifacts) -> None:
-    """Write all files beside their places, then rename; the record last."""
+def save_artifacts(folder: Path, exported: ExportArtifacts) -> None:
+    """Write all files beside their places, then rename them, the manifest last."""
     contents = dict(exported.members)
-    contents[FILE] = (exported.record.model_dump_json(indent=2) + "\n").encode()
+    contents[FILE] = (exported.manifest.model_dump_json(indent=2) + "\n").encode()
     with replace_files(folder) as place:
         for name, content in contents.items():
             place(name).write_bytes(content)

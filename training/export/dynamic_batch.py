@@ -1,4 +1,7 @@
-"""A graph for one image made one for any number of them, as cards gain from."""
+"""Conversion of a graph for one image into one for any number, which makes GPUs faster.
+
+Why not `torch.onnx.export(dynamic_shapes=...)`: docs/decisions/0085-own-conversion-for-gpus.md.
+"""
 
 from __future__ import annotations
 
@@ -12,24 +15,24 @@ from training.errors import TrainingError
 from training.export.onnx_graph import drop_unused_constants, read_onnx
 
 IMAGES: Final = "images_at_once"
-"""The open dimension's name, first of the input's and of the output's."""
-_AS_IT_COMES: Final = 0
-"""In a Reshape's target: this dimension stays what it is."""
+"""Name of the open dimension, the first of input and output."""
+_UNCHANGED: Final = 0
+"""In a Reshape's target: this dimension keeps its size."""
 
 
-def for_any_batch(model: bytes) -> bytes:
-    """The same ONNX network for any number of images at once; each is computed by itself.
+def open_batch_dimension(model: bytes) -> bytes:
+    """Return the ONNX network for any number of images at once, which do not affect each other.
 
     Args:
         model: from `export.onnx.export_onnx` or `export.qdq.quantize_onnx`: for one image.
 
     Returns:
-        The serialised model. All other dimensions are as fixed as they were, also in Reshapes,
-        where one that is left to be inferred would be open to TensorRT.
+        The serialised model. All other dimensions stay fixed, also in Reshapes, where TensorRT
+        would treat an inferred dimension as open.
 
     Raises:
-        TrainingError: a Reshape does not keep the images apart or its target cannot be told, or the
-            number of images does not reach the output.
+        TrainingError: a Reshape mixes images or its target cannot be inferred, or the output does
+            not have the number of images.
     """
     proto = onnx.shape_inference.infer_shapes(read_onnx(model), strict_mode=True, data_prop=True)
     graph = proto.graph
@@ -39,7 +42,7 @@ def for_any_batch(model: bytes) -> bytes:
     }
     for node in graph.node:
         if node.op_type == "Reshape":
-            _leave_open(graph, node, sizes.get(node.output[0], []))
+            _open_reshape(graph, node, sizes.get(node.output[0], []))
     drop_unused_constants(graph)
     del graph.value_info[:]
     for port in (*graph.input, *graph.output):
@@ -50,7 +53,7 @@ def for_any_batch(model: bytes) -> bytes:
 
 
 def _check_output(proto: onnx.ModelProto) -> None:
-    """How many answers the output holds, inferred anew, must be as open as the input."""
+    """Check that the output's first dimension, inferred again, is as open as the input's."""
     blank = onnx.ModelProto()
     blank.CopyFrom(proto)
     for port in blank.graph.output:
@@ -59,15 +62,15 @@ def _check_output(proto: onnx.ModelProto) -> None:
     for port in inferred.graph.output:
         sizes = port.type.tensor_type.shape.dim
         if not sizes or sizes[0].HasField("dim_value"):
-            raise TrainingError(f"{port.name} is not for as many images as come in")
+            raise TrainingError(f"{port.name} does not have the input's number of images")
 
 
-def _leave_open(graph: onnx.GraphProto, node: onnx.NodeProto, size: list[int]) -> None:
+def _open_reshape(graph: onnx.GraphProto, node: onnx.NodeProto, size: list[int]) -> None:
     images, *others = size or [0]
     if images != 1 or not all(others):
-        raise TrainingError(f"{node.name} makes {size}: images in a batch would not stay apart")
+        raise TrainingError(f"{node.name} makes {size}: it would mix the images of a batch")
     target = f"{node.output[0]}/target"
-    values = np.array([_AS_IT_COMES, *others], np.int64)
+    values = np.array([_UNCHANGED, *others], np.int64)
     graph.initializer.append(numpy_helper.from_array(values, target))
     node.input[1] = target
     for attribute in [it for it in node.attribute if it.name == "allowzero"]:

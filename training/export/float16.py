@@ -1,12 +1,12 @@
-"""A graph that computes in f16, for cards: TensorRT takes each type as the graph states it.
+"""Conversion of a graph to f16 for GPUs, because TensorRT uses the types of the graph.
 
-Works on the f32 graph and on the QDQ one, whose float parts become f16. The head's decode stays
-f32: a box edge in f16 would be rounded to half a pixel at 1024 pixels.
+It works on the f32 graph and on the QDQ graph, whose float parts become f16. The head's decode
+stays f32, because f16 would round a box edge to half a pixel at 1024 pixels. Why not ONNX Runtime's
+converter: docs/decisions/0085-own-conversion-for-gpus.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,16 +15,16 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper, version_converter
 
 from training.errors import TrainingError
-from training.export.onnx_graph import drop_unused_constants, head_nodes, read_onnx
+from training.export.onnx_graph import drop_unused_constants, find_head_nodes, read_onnx
 
 OPSET: Final = 21
-"""The first in which scales of INT8 may be f16 and graphs are what TensorRT's parser knows best."""
-_SHAPES_FROM: Final = {"Resize": 1}
-"""Operations whose inputs from this one on say how, not what: these keep their types."""
+"""The first in which scales of INT8 may be f16, and well supported by TensorRT's parser."""
+_FIRST_SHAPE_INPUT: Final = {"Resize": 1}
+"""Operations whose inputs from this position on are parameters, which keep their types."""
 
 
-def to_half(model: bytes) -> bytes:
-    """The same network with f16 in place of f32 everywhere outside the head's decode.
+def convert_to_float16(model: bytes) -> bytes:
+    """Return the network with f16 in place of f32 everywhere outside the head's decode.
 
     Args:
         model: from `training.export.onnx.export_onnx` or `training.export.qdq.quantize_onnx`.
@@ -33,52 +33,52 @@ def to_half(model: bytes) -> bytes:
         The serialised model; input u8 and output f32 stay as they are.
 
     Raises:
-        TrainingError: a weight is beyond the range of f16, or the head is not YOLO's.
+        TrainingError: a weight is outside the range of f16, or the head is not YOLO's.
     """
     proto = version_converter.convert_version(read_onnx(model), OPSET)
-    head = head_nodes(proto)
+    head = find_head_nodes(proto)
     del proto.graph.value_info[:]
-    work = _Work({tensor.name: tensor for tensor in proto.graph.initializer})
+    conversion = _Conversion({tensor.name: tensor for tensor in proto.graph.initializer})
     for node in proto.graph.node:
         if node.name in head:
-            work.keep(node)
+            conversion.keep_float(node)
         else:
-            work.halve(node)
+            conversion.convert(node)
     del proto.graph.node[:]
-    proto.graph.node.extend(work.nodes)
+    proto.graph.node.extend(conversion.nodes)
     del proto.graph.initializer[:]
-    proto.graph.initializer.extend(work.constants.values())
+    proto.graph.initializer.extend(conversion.constants.values())
     drop_unused_constants(proto.graph)
     onnx.checker.check_model(proto, full_check=True)
     return bytes(proto.SerializeToString(deterministic=True))
 
 
 @dataclass(slots=True)
-class _Work:
-    """The graph while it is rewritten, node by node in its order."""
+class _Conversion:
+    """The state of a conversion, which rewrites the graph node by node in its order."""
 
     constants: dict[str, onnx.TensorProto]
     nodes: list[onnx.NodeProto] = field(default_factory=list)
-    halved: set[str] = field(default_factory=set)
-    """Results that are f16 now."""
+    converted: set[str] = field(default_factory=set)
+    """Results that are f16 after the conversion."""
 
-    def keep(self, node: onnx.NodeProto) -> None:
-        """A node of the head: what comes to it as f16 is cast."""
+    def keep_float(self, node: onnx.NodeProto) -> None:
+        """Append a node of the head; its f16 inputs are cast to f32."""
         for position, name in enumerate(node.input):
-            if name in self.halved:
+            if name in self.converted:
                 node.input[position] = self._cast(name)
         self.nodes.append(node)
 
-    def halve(self, node: onnx.NodeProto) -> None:
-        """Any other node: its constants become f16, and with them what it computes."""
+    def convert(self, node: onnx.NodeProto) -> None:
+        """Append another node; its constants and its results become f16."""
         for position, name in enumerate(node.input):
-            if position < _SHAPES_FROM.get(node.op_type, len(node.input)):
+            if position < _FIRST_SHAPE_INPUT.get(node.op_type, len(node.input)):
                 node.input[position] = self._constant(name)
         if node.op_type == "Cast":
             to = next(a for a in node.attribute if a.name == "to")
             to.i = TensorProto.FLOAT16 if to.i == TensorProto.FLOAT else to.i
         if node.op_type not in {"QuantizeLinear", "Shape"}:
-            self.halved |= set(node.output)
+            self.converted |= set(node.output)
         self.nodes.append(node)
 
     def _cast(self, name: str) -> str:
@@ -99,13 +99,3 @@ class _Work:
                 raise TrainingError(f"{name} has weights that f16 cannot hold")
             self.constants[half] = numpy_helper.from_array(values, half)
         return half
-
-
-def types_used(model: bytes) -> Iterator[tuple[str, str]]:
-    """Operation and element type of every result that shape inference can tell, for a look."""
-    inferred = onnx.shape_inference.infer_shapes(read_onnx(model)).graph
-    types = {port.name: port.type.tensor_type.elem_type for port in inferred.value_info}
-    for node in inferred.node:
-        for output in node.output:
-            if output in types:
-                yield node.op_type, TensorProto.DataType.Name(types[output])

@@ -1,4 +1,4 @@
-"""From trained weights to graphs that a runtime can hold: ONNX and OpenVINO's IR.
+"""Export of trained weights to graphs for the runtimes: ONNX and OpenVINO's IR.
 
 One ONNX graph serves all runtimes: input `images` u8 (1, 1, H, W), output `outputs` f32
 (1, 4 + classes, anchors), the division by 255 inside. Batch normalisation is folded into the
@@ -29,7 +29,7 @@ _SMALL: Final = 64
 
 
 class _FromBytes(nn.Module):
-    """The network as the clinic sees it: u8 in, decoded boxes and scores out."""
+    """The network as the agent runs it: u8 in, decoded boxes and scores out."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -41,26 +41,35 @@ class _FromBytes(nn.Module):
 
 
 def export_onnx(model: DetectionModel, height: int, width: int) -> bytes:
-    """An f32 ONNX model.
+    """Export a detector as an f32 ONNX model.
 
     Args:
-        model: weights for one or three channels; left as it is.
+        model: weights for one or three channels; not changed.
         height, width: of the input in pixels, multiples of 32.
 
     Returns:
-        The serialised ONNX model: no names of files, no stack traces in it.
+        The serialised ONNX model, without file names or stack traces.
     """
     fused = to_grey(model).fuse(verbose=False)
     fused.model[-1].export = True
     pixels = torch.zeros((1, 1, height, width), dtype=torch.uint8)
     network = _FromBytes(fused).eval()
     with torch.no_grad():
-        network(pixels)  # The head now has its anchors for this size, as constants.
+        network(pixels)  # so that the head has the anchors of this size as constants
     return export_module(network, height, width, "outputs")
 
 
 def export_module(network: nn.Module, height: int, width: int, output: str) -> bytes:
-    """An f32 ONNX model of any network that takes `images` u8 (1, 1, `height`, `width`)."""
+    """Export any network that takes `images` u8 (1, 1, `height`, `width`) as an f32 ONNX model.
+
+    Args:
+        network: in evaluation mode.
+        height, width: of the input in pixels.
+        output: name of its output.
+
+    Raises:
+        TrainingError: torch exported nothing.
+    """
     program = torch.onnx.export(
         network,
         (torch.zeros((1, 1, height, width), dtype=torch.uint8),),
@@ -72,13 +81,13 @@ def export_module(network: nn.Module, height: int, width: int, output: str) -> b
     )
     if program is None:
         raise TrainingError("torch exported no ONNX program")
-    return _plain(program.model_proto.SerializeToString())
+    return _strip_metadata(program.model_proto.SerializeToString())
 
 
-def halve_weights(model: bytes) -> bytes:
-    """The same ONNX model with its weights stored as f16 and cast to f32 where they are used.
+def store_weights_as_float16(model: bytes) -> bytes:
+    """Return the ONNX model with its weights stored as f16 and cast to f32 where they are used.
 
-    Half the size; computation stays f32. Rounds each weight to 11 bits of mantissa.
+    It has half the size and computes in f32. Each weight is rounded to 11 bits of mantissa.
 
     Raises:
         TrainingError: a weight is beyond the range of f16.
@@ -101,32 +110,32 @@ def halve_weights(model: bytes) -> bytes:
     del proto.graph.node[:]
     proto.graph.node.extend(nodes)
     onnx.checker.check_model(proto)
-    return _serialised(proto)
+    return _serialize(proto)
 
 
-def to_openvino(model: bytes) -> ov.Model:
-    """OpenVINO's graph of an ONNX model; constants folded, each SiLU one Swish."""
+def convert_to_openvino(model: bytes) -> ov.Model:
+    """Convert an ONNX model to OpenVINO's graph, with folded constants and each SiLU one Swish."""
     return ov.convert_model(io.BytesIO(model))
 
 
-def float_ir(model: bytes) -> tuple[bytes, bytes]:
-    """OpenVINO IR (xml, bin) of an f32 ONNX model, each `x * Sigmoid(x)` one operation.
+def export_float_ir(model: bytes) -> tuple[bytes, bytes]:
+    """Return the OpenVINO IR (xml, bin) of an f32 ONNX model, each `x * Sigmoid(x)` one Swish.
 
     The runtime computes it in f32, or in BF16 where the processor does that natively.
     """
-    return ir_bytes(to_openvino(model))
+    return serialize_ir(convert_to_openvino(model))
 
 
-def ir_bytes(model: ov.Model) -> tuple[bytes, bytes]:
-    """OpenVINO IR as (xml, bin); weights that are f32 are stored as f16."""
+def serialize_ir(model: ov.Model) -> tuple[bytes, bytes]:
+    """Return the graph as OpenVINO IR (xml, bin); f32 weights are stored as f16."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.xml"
         ov.save_model(model, path, compress_to_fp16=True)
         return path.read_bytes(), path.with_suffix(".bin").read_bytes()
 
 
-def _plain(exported: bytes) -> bytes:
-    """Take out what the exporter says about itself and the machine it ran on."""
+def _strip_metadata(exported: bytes) -> bytes:
+    """Remove what the exporter recorded about itself and its machine."""
     model = onnx.load_from_string(exported)
     model.doc_string = ""
     del model.metadata_props[:]
@@ -137,8 +146,8 @@ def _plain(exported: bytes) -> bytes:
         named.doc_string = ""
         del named.metadata_props[:]
     del graph.value_info[:]
-    return _serialised(model)
+    return _serialize(model)
 
 
-def _serialised(model: onnx.ModelProto) -> bytes:
+def _serialize(model: onnx.ModelProto) -> bytes:
     return bytes(model.SerializeToString(deterministic=True))

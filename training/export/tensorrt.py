@@ -1,9 +1,9 @@
-"""Engines for cards, compiled ahead of time: no card is needed here, nor a compiler on the box.
+"""TensorRT engines compiled ahead of time, without a GPU here or a compiler on the device.
 
-`tensorrt_rtx` compiles for stated compute capabilities on a processor. What it made of each graph
-is read from its own log: on Turing (7.5) it turns INT8 convolutions into f16 without a word, so
-what is called INT8 is counted, and a capability that has none is left out. In one file with others
-it would take INT8 from them too: such a file is compiled as for the oldest of its cards.
+`tensorrt_rtx` compiles on a CPU for given compute capabilities. The layers that it made are read
+from its log, because on Turing (7.5) it turns INT8 convolutions into f16 without a message. INT8
+convolutions are counted, and a capability without them is excluded. In one file with others it
+would remove INT8 from them too, because such a file is compiled for the oldest of its GPUs.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from training.export.artifacts import PlanInspection
 from training.export.onnx_graph import read_onnx
 
 _GRAPHS: Final = {TRT_INT8: CARD_INT8, TRT_FP16: CARD_FP16}
-_INT8_FROM: Final = 0.9
-"""Share of the quantised convolutions that must have become INT8."""
+_MIN_INT8_SHARE: Final = 0.9
+"""Share of the quantized convolutions that must be INT8 in the engine."""
 
 Step = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
 class BuiltEngines:
-    """The graphs with engines beside them, and what was seen of each."""
+    """The graphs with their engines, and the inspection of each engine."""
 
     graphs: ModelFiles
-    inspected: tuple[PlanInspection, ...]
+    inspections: tuple[PlanInspection, ...]
 
 
 def build_engines(
@@ -42,20 +42,20 @@ def build_engines(
     runtime: Runtime,
     on_step: Step = lambda *_: None,
 ) -> BuiltEngines:
-    """Compile the graphs for cards, one file for each variant, for all capabilities in it.
+    """Compile the graphs for GPUs, one file per variant for all its capabilities.
 
-    Every capability is also compiled alone, which is how it can be seen what becomes of it.
+    Every capability is also compiled alone, to inspect its layers.
 
     Args:
         graphs: with `tensorrt/int8.onnx`, `tensorrt/fp16.onnx` or both; earlier engines of the same
             package and version are replaced.
         capabilities: such as `8.9`.
         runtime: `edge_agent.engines.runtimes.tensorrt_runtime.open_runtime("tensorrt_rtx")`.
-        on_step: told how far it is.
+        on_step: called with the progress.
 
     Raises:
-        TrainingError: no capability, no graph for cards, not one engine came out, or the one for
-            all capabilities is not INT8.
+        TrainingError: no capability, no graph for GPUs, every capability was excluded, or the
+            engine for all capabilities is not INT8.
         EngineFailed: the package does not know a capability, or cannot compile the graph.
     """
     if not capabilities:
@@ -63,50 +63,50 @@ def build_engines(
     runtime.check(capabilities)
     variants = [name for name, path in _GRAPHS.items() if path in graphs.members]
     if not variants:
-        raise TrainingError("there is no graph for cards yet: run `hilum-train quantize` first")
+        raise TrainingError("there is no graph for GPUs yet: run `hilum-train quantize` first")
     members, targets = dict(graphs.members), dict(graphs.targets)
-    inspected: list[PlanInspection] = []
+    inspections: list[PlanInspection] = []
     total = len(variants) * (len(capabilities) + 1)
     for number, variant in enumerate(variants):
         onnx = graphs.members[_GRAPHS[variant]]
-        wanted = _quantised_convolutions(onnx)
-        seen = []
+        expected = _quantised_convolutions(onnx)
+        alone = []
         for k, capability in enumerate(capabilities):
-            on_step("compile for cards", number * (len(capabilities) + 1) + k, total)
+            on_step("compile for GPUs", number * (len(capabilities) + 1) + k, total)
             plan = runtime.build(onnx, (capability,))
-            seen.append(_inspect(variant, capability, plan, wanted))
-        inspected += seen
-        fit = tuple(it.capability for it in seen if not it.left_out)
+            alone.append(_inspect(variant, capability, plan, expected))
+        inspections += alone
+        usable = tuple(it.capability for it in alone if not it.exclusion_reason)
         targets[variant] = tuple(
             it for it in targets.get(variant, ()) if it.package != runtime.package
         )
-        if not fit:
+        if not usable:
             continue
         path = f"tensorrt/{variant.removeprefix('tensorrt-')}-{runtime.package}.plan"
-        together = runtime.build(onnx, fit)
-        if problem := _inspect(variant, ", ".join(fit), together, wanted).left_out:
+        together = runtime.build(onnx, usable)
+        if problem := _inspect(variant, ", ".join(usable), together, expected).exclusion_reason:
             raise TrainingError(f"{variant}: {problem}")
         members[path] = together.content
         made = EngineTarget(
             package=runtime.package,
             version=runtime.version,
-            capabilities=fit,
+            capabilities=usable,
             model=path,
         )
         targets[variant] = (*targets[variant], made)
-    on_step("compile for cards", total, total)
+    on_step("compile for GPUs", total, total)
     if not any(targets.values()):
-        raise TrainingError(f"no engine came out: {inspected[0].left_out}")
-    return BuiltEngines(replace(graphs, members=members, targets=targets), tuple(inspected))
+        raise TrainingError(f"no engine was built: {inspections[0].exclusion_reason}")
+    return BuiltEngines(replace(graphs, members=members, targets=targets), tuple(inspections))
 
 
-def _inspect(variant: str, capability: str, plan: Plan, wanted: int) -> PlanInspection:
+def _inspect(variant: str, capability: str, plan: Plan, expected: int) -> PlanInspection:
     kinds = Counter(layer.takes for layer in plan.layers if layer.is_convolution)
-    left_out = ""
-    if kinds["Int8"] < _INT8_FROM * wanted:
-        left_out = (
-            f"for compute capability {capability} only {kinds['Int8']} of {wanted} quantised "
-            "convolutions became INT8"
+    exclusion_reason = ""
+    if kinds["Int8"] < _MIN_INT8_SHARE * expected:
+        exclusion_reason = (
+            f"for compute capability {capability} only {kinds['Int8']} of {expected} quantised "
+            "convolutions are INT8"
         )
     return PlanInspection(
         variant=variant,
@@ -114,7 +114,7 @@ def _inspect(variant: str, capability: str, plan: Plan, wanted: int) -> PlanInsp
         layers=len(plan.layers),
         convolutions=dict(sorted(kinds.items())),
         size_bytes=len(plan.content),
-        left_out=left_out,
+        exclusion_reason=exclusion_reason,
     )
 
 

@@ -1,1 +1,1 @@
-"""training models: to be described."""
+"""The detection network: its construction, the loading of weights, and pruning."""

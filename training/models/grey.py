@@ -1,4 +1,4 @@
-"""A network made for three equal channels, turned into one for a single grey channel."""
+"""Conversion of a network for three equal channels into one for a single grey channel."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from ultralytics.nn.tasks import DetectionModel
 
 
 def to_grey(model: DetectionModel) -> DetectionModel:
-    """The same network for one grey channel; a grey picture gives the same outputs.
+    """Return a copy of the network for one grey channel; a grey image gives the same outputs.
 
-    Exact for weights made for three channels that were all fed the same picture: a convolution is
-    linear, so its weights are summed over the input channels.
+    A convolution is linear, so summing its weights over the input channels is exact for an image
+    that is the same in all three.
     """
     grey = copy.deepcopy(model).float().eval()
     first = grey.model[0].conv

@@ -1,8 +1,8 @@
-"""The network: ultralytics' YOLO11 on one grey channel, and the only ways that weights get in.
+"""The network, ultralytics' YOLO11 on one grey channel, and the loading of its weights.
 
-A weights file of ours holds tensors and plain values: what the network is, and its state. Files
-are loaded without running code from them; initial weights only if the configuration states their
-digest, since whoever can change the file must not be able to change the model unseen.
+A weights file of Hilum holds tensors and plain values: the network's description and its state.
+Loading a file never runs code from it. Initial weights are loaded only if the configuration states
+their digest, so that a changed file cannot change the model unnoticed.
 """
 
 from __future__ import annotations
@@ -33,34 +33,41 @@ ACTIVATIONS: Final = {
     "relu": "torch.nn.ReLU()",
 }
 _FIRST: Final = "model.0.conv.weight"
-_ENOUGH: Final = 0.5
-"""Share of the tensors that initial weights must fill; fewer are another architecture's."""
+_MIN_SHARE: Final = 0.5
+"""Share of the network's tensors that initial weights must have; fewer: another architecture."""
 
 
-def new_network(
+def create_network(
     architecture: str,
     activation: str = "silu",
     *,
     channels: int = 1,
     classes: int = len(CATALOG),
 ) -> DetectionModel:
-    """A network of random weights, as ultralytics builds it, with an activation throughout."""
+    """Return a network with random weights, as ultralytics builds it.
+
+    Args:
+        architecture: ultralytics' name, such as `yolo11n`.
+        activation: a key of `ACTIVATIONS`, used in every layer.
+        channels: of the input.
+        classes: of the head.
+    """
     layout = yaml_model_load(f"{architecture}.yaml")
     layout |= {"activation": ACTIVATIONS[activation], "nc": classes}
     return DetectionModel(layout, ch=channels, nc=classes, verbose=False)
 
 
 def build_model(config: TrainConfig) -> DetectionModel:
-    """A fresh network with random weights and the gains of the loss in a run's settings."""
-    model = new_network(config.architecture, config.activation)
+    """Return a network with random weights and the loss gains of a run's settings."""
+    model = create_network(config.architecture, config.activation)
     model.args = get_cfg(
         overrides={"box": config.box_gain, "cls": config.class_gain, "dfl": config.dfl_gain}
     )
     return model
 
 
-def described(state: State, config: TrainConfig) -> dict[str, Any]:
-    """What a weights file holds: which network it is for, and its state."""
+def make_weights_content(state: State, config: TrainConfig) -> dict[str, Any]:
+    """Return the content of a weights file: the network's description and its state."""
     return {
         "format": FORMAT,
         "architecture": config.architecture,
@@ -71,22 +78,22 @@ def described(state: State, config: TrainConfig) -> dict[str, Any]:
 
 
 def load_model(path: Path, architecture: str = "yolo11n") -> DetectionModel:
-    """A network with the weights of one of our own files, ready to be evaluated or exported.
+    """Load a network from one of Hilum's own weights files, in evaluation mode.
 
     Channels, classes and pruned widths are taken from the weights.
 
     Args:
         path: a file that the training loop wrote, or a plain state_dict of tensors.
-        architecture: of a plain state_dict; a file of ours says so itself.
+        architecture: of a plain state_dict; a file of the training loop names its own.
 
     Raises:
-        TrainingError: the file is absent or no such file, or is for another architecture.
+        TrainingError: the file is absent or no weights file, or is for another architecture.
     """
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
         about = stored if "state" in stored else {"architecture": architecture, "state": stored}
         state = about["state"]
-        model = new_network(
+        model = create_network(
             about["architecture"],
             about.get("activation", "silu"),
             channels=state[_FIRST].shape[1],
@@ -99,17 +106,33 @@ def load_model(path: Path, architecture: str = "yolo11n") -> DetectionModel:
     return model.eval()
 
 
-def load_initial(model: DetectionModel, path: Path, sha256: str) -> float:
-    """Begin with another run's weights; the share of the model's tensors that were taken over.
+def describe_weights(path: Path) -> dict[str, str]:
+    """Return the digest of a weights file and the activation that it was trained with.
+
+    The keys are settings of `train`: `weights_sha256`, and `activation` where the file names one.
+
+    Raises:
+        TrainingError: the file is absent, or is not one that the training loop wrote.
+    """
+    try:
+        content = path.read_bytes()
+        stored = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        settings = {"activation": stored["activation"]} if "activation" in stored else {}
+    except Exception as error:
+        raise TrainingError(f"{path} is no weights file: {error}") from error
+    return {"weights_sha256": hashlib.sha256(content).hexdigest(), **settings}
+
+
+def load_initial_weights(model: DetectionModel, path: Path, sha256: str) -> float:
+    """Load another run's weights and return the share of the model's tensors that they filled.
 
     Tensors of another shape (a head for other classes) keep their random values. Weights for three
-    colour channels are summed into the one grey channel, which is exact for a grey picture. The
-    activation that they were trained with is not asked for: another one is a worse beginning, not
-    an error.
+    colour channels are summed into the one grey channel, which is exact for a grey image. The
+    activation is not compared: weights trained with another one are a worse start, not an error.
 
     Args:
-        model: takes the weights up, and the widths of a pruned network.
-        path: a weights file of ours, or a `.pt` of ultralytics.
+        model: receives the weights, and the widths of a pruned network.
+        path: a weights file of Hilum, or a `.pt` of ultralytics.
         sha256: the digest that the configuration states.
 
     Raises:
@@ -124,7 +147,7 @@ def load_initial(model: DetectionModel, path: Path, sha256: str) -> float:
     own = model.state_dict()
     fitting = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
     share = len(fitting) / len(own)
-    if share < _ENOUGH:
+    if share < _MIN_SHARE:
         raise TrainingError(
             f"{path} fits {len(fitting)} of the network's {len(own)} tensors: "
             "it belongs to another architecture"
@@ -134,7 +157,7 @@ def load_initial(model: DetectionModel, path: Path, sha256: str) -> float:
 
 
 def _read_state(path: Path, sha256: str) -> dict[str, torch.Tensor]:
-    """The tensors of a file with the right digest, f32; nothing in it is executed."""
+    """Return the tensors of a file with the right digest, f32; nothing in it is executed."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -142,12 +165,12 @@ def _read_state(path: Path, sha256: str) -> dict[str, torch.Tensor]:
     digest = hashlib.sha256(content).hexdigest()
     if digest != sha256:
         raise TrainingError(
-            f"{path} has the digest {digest}, train.weights_sha256 says {sha256}: not loaded",
-            hint="State the digest only of a file that you know.",
+            f"{path} has the digest {digest}, train.weights_sha256 is {sha256}: not loaded",
+            hint="State the digest only of a file that you trust.",
         )
     try:
         stored = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception:  # noqa: BLE001 - whatever it is, it is more than tensors and plain values
+    except Exception:  # noqa: BLE001 - the file holds more than tensors and plain values
         stored = {"state": _ultralytics_state(path, content)}
     state = stored.get("state", stored) if isinstance(stored, dict) else {}
     if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
@@ -156,10 +179,10 @@ def _read_state(path: Path, sha256: str) -> dict[str, torch.Tensor]:
 
 
 def _ultralytics_state(path: Path, content: bytes) -> dict[str, torch.Tensor]:
-    """What an ultralytics checkpoint holds, which pickles whole modules.
+    """Return the state in an ultralytics checkpoint, which pickles whole modules.
 
-    Read from the very bytes whose digest was checked, by ultralytics' restricted reader, which
-    knows the classes of its own layers and refuses any other name.
+    The bytes whose digest was checked are read by ultralytics' restricted reader, which allows the
+    classes of its own layers and refuses any other name.
     """
     try:
         with tempfile.TemporaryDirectory() as folder:

@@ -1,8 +1,8 @@
-"""Structured magnitude pruning: whole channels go, so that every runtime has less to compute.
+"""Structured magnitude pruning: removes whole channels, so that every runtime computes less.
 
-Only channels that one convolution hands to the next and to nobody else are taken: inside
-bottlenecks, feed-forward parts and the head's branches. What blocks exchange keeps its width, so
-there is no graph to trace. Why whole channels: docs/decisions/0063-structured-pruning.md.
+Only channels between one convolution and the next are removed, where no other layer reads them:
+inside bottlenecks, feed-forward parts and the head's branches. Channels between blocks stay, so no
+graph is traced. Why whole channels: docs/decisions/0063-structured-pruning.md.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from ultralytics.nn.modules import Bottleneck, Conv, Detect
 from ultralytics.nn.modules.block import PSABlock
 
 STEP: Final = 8
-"""Widths stay multiples of this, which is what vector units and INT8 kernels are filled with."""
+"""Widths stay multiples of this, which fills vector units and INT8 kernels."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ChannelGroup:
-    """Channels that `maker` makes, `between` pass on one by one, and `user` alone reads."""
+    """Channels that `producer` writes, `depthwise` passes on, and only `consumer` reads."""
 
     name: str
-    maker: Conv
-    between: tuple[Conv, ...]
-    user: nn.Conv2d
+    producer: Conv
+    depthwise: tuple[Conv, ...]
+    consumer: nn.Conv2d
 
     @property
     def width(self) -> int:
-        """How many channels there are."""
-        return int(self.maker.conv.out_channels)
+        """Return the number of channels."""
+        return int(self.producer.conv.out_channels)
 
 
-def links(model: nn.Module) -> Iterator[ChannelGroup]:
-    """All channels of a YOLO11 that can go without anybody else noticing, in the model's order."""
+def find_channel_groups(model: nn.Module) -> Iterator[ChannelGroup]:
+    """Yield the channel groups of a YOLO11 that can shrink alone, in the model's order."""
     for name, module in model.named_modules():
         if isinstance(module, Bottleneck):
             yield ChannelGroup(f"{name}.cv1", module.cv1, (), module.cv2.conv)
@@ -53,39 +53,39 @@ def links(model: nn.Module) -> Iterator[ChannelGroup]:
 
 @torch.no_grad()
 def prune(model: nn.Module, share: float) -> int:
-    """Take the weakest channels of every link; how many went.
+    """Remove the weakest channels of every group and return how many were removed.
 
-    A channel's magnitude is the L1 norm of its filter with the batch normalisation folded in: what
-    it can contribute at all.
+    A channel's magnitude is the L1 norm of its filter with the batch normalisation folded in, a
+    bound on its contribution.
 
     Args:
         model: a YOLO11, changed in place.
-        share: of each link's channels that go, rounded so that a multiple of `STEP` stays.
+        share: of each group's channels to remove, rounded so that a multiple of `STEP` stays.
     """
-    gone = 0
-    for link in links(model):
-        width = link.width
+    removed = 0
+    for group in find_channel_groups(model):
+        width = group.width
         kept = min(width, max(STEP, STEP * round(width * (1 - share) / STEP)))
-        norm = link.maker.bn
+        norm = group.producer.bn
         gain = norm.weight.abs() / torch.sqrt(norm.running_var + norm.eps)
-        magnitude = gain * link.maker.conv.weight.abs().sum(dim=(1, 2, 3))
-        keep(link, magnitude.topk(kept).indices.sort().values)
-        gone += width - kept
-    return gone
+        magnitude = gain * group.producer.conv.weight.abs().sum(dim=(1, 2, 3))
+        keep_channels(group, magnitude.topk(kept).indices.sort().values)
+        removed += width - kept
+    return removed
 
 
 def shrink_to(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
-    """Give a full-width network the widths of a pruned one's state, to load it then."""
-    for link in links(model):
-        stored = state.get(f"{link.name}.conv.weight")
-        if stored is not None and stored.shape[0] < link.width:
-            keep(link, torch.arange(stored.shape[0]))
+    """Give a full-width network the widths of a pruned network's state, to load it afterwards."""
+    for group in find_channel_groups(model):
+        stored = state.get(f"{group.name}.conv.weight")
+        if stored is not None and stored.shape[0] < group.width:
+            keep_channels(group, torch.arange(stored.shape[0]))
 
 
 @torch.no_grad()
-def keep(link: ChannelGroup, channels: torch.Tensor) -> None:
-    """Leave only these channels of a link, i64 (kept,), ascending."""
-    for part in (link.maker, *link.between):
+def keep_channels(group: ChannelGroup, channels: torch.Tensor) -> None:
+    """Keep only these channels of a group, i64 (kept,), ascending."""
+    for part in (group.producer, *group.depthwise):
         conv, norm = part.conv, part.bn
         conv.weight = nn.Parameter(conv.weight[channels])
         conv.out_channels = len(channels)
@@ -94,7 +94,7 @@ def keep(link: ChannelGroup, channels: torch.Tensor) -> None:
         norm.running_mean = norm.running_mean[channels]
         norm.running_var = norm.running_var[channels]
         norm.num_features = len(channels)
-    for part in link.between:
+    for part in group.depthwise:
         part.conv.in_channels = part.conv.groups = len(channels)
-    link.user.weight = nn.Parameter(link.user.weight[:, channels])
-    link.user.in_channels = len(channels)
+    group.consumer.weight = nn.Parameter(group.consumer.weight[:, channels])
+    group.consumer.in_channels = len(channels)

@@ -6,6 +6,7 @@ finds the version that is there and makes no other.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
@@ -24,13 +25,15 @@ from training.bundle.layout import EVALUATION_MEMBER, PARITY_MEMBER, RUN_MEMBER
 from training.errors import TrainingError
 from training.evaluation.parity import ParityResult
 from training.evaluation.results import Evaluation
-from training.train.tracking import experiment_of, prepared
+from training.train.checkpoints import WEIGHTS
+from training.train.tracking import get_or_create_experiment, prepare_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 ALIAS: Final = "candidate"
 DIGEST_TAG: Final = "bundle_digest"
+WEIGHTS_TAG: Final = "weights_sha256"
 _SCHEMES: Final = ("sqlite:///", "http://", "https://")
 _RESERVED: Final = re.compile(r"latest|v\d+", re.IGNORECASE)
 _READY: Final = "READY"
@@ -56,6 +59,7 @@ def publish(
     experiment: str = "hilum",
     alias: str = ALIAS,
     run_id: str | None = None,
+    weights: Path | None = None,
 ) -> Published:
     """Register a bundle and let the alias point at it.
 
@@ -66,6 +70,8 @@ def publish(
         experiment: where a run of its own is made, unless `run_id` names one.
         alias: moves here from whichever version has it.
         run_id: the training run in the same MLflow, where it is known.
+        weights: the trained weights, uploaded beside the bundle so that a later run can start from
+            them; their SHA-256 becomes the tag `weights_sha256`.
 
     Raises:
         TrainingError: the address or alias cannot be, or MLflow cannot be reached or refuses.
@@ -90,13 +96,19 @@ def publish(
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     try:
-        client = MlflowClient(tracking_uri=prepared(uri), registry_uri=uri)
+        client = MlflowClient(tracking_uri=prepare_uri(uri), registry_uri=uri)
         with _tracking_uri(uri):
             version = _version_of(client, model, bundle.digest)
             new = version is None
             if version is None:
                 version = _register(
-                    client, bundle, uri, model=model, experiment=experiment, run_id=run_id
+                    client,
+                    bundle,
+                    uri,
+                    model=model,
+                    experiment=experiment,
+                    run_id=run_id,
+                    weights=weights,
                 )
             client.set_registered_model_alias(model, alias, version)
     except TrainingError:
@@ -138,19 +150,24 @@ def _register(
     model: str,
     experiment: str,
     run_id: str | None,
+    weights: Path | None,
 ) -> str:
     """Upload, then name: what has a version is whole."""
     from mlflow.entities import Metric  # noqa: PLC0415 - as above
     from mlflow.exceptions import MlflowException  # noqa: PLC0415 - as above
 
     manifest, tags = bundle.manifest, tags_of(bundle)
-    experiment_id = experiment_of(client, experiment, uri)
+    if weights is not None:
+        tags |= {WEIGHTS_TAG: hashlib.sha256(weights.read_bytes()).hexdigest()}
+    experiment_id = get_or_create_experiment(client, experiment, uri)
     run = run_id or _own_run(client, experiment_id, bundle)
     logged = client.create_logged_model(
         experiment_id, name=manifest.name, source_run_id=run, tags=tags, model_type="bundle"
     )
     with tempfile.TemporaryDirectory() as folder:
         _write_artifacts(bundle, Path(folder))
+        if weights is not None:
+            shutil.copyfile(weights, Path(folder) / WEIGHTS)
         client.log_model_artifacts(logged.model_id, folder)
     client.finalize_logged_model(logged.model_id, "READY")
     now_ms = int(time.time() * 1000)

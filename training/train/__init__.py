@@ -1,1 +1,1 @@
-"""training train: to be described."""
+"""Training of a detector: loop, loader, losses, checkpoints, tracking, search and launchers."""

@@ -1,10 +1,16 @@
-"""Stored images to batches: light augmentation, then the clinic's own letterbox geometry."""
+"""Turn stored images into batches: light augmentation, then the letterbox that the agent uses.
+
+Threads decode and warp the next images while a step is computed (OpenCV releases the interpreter
+lock). Why not torch's `DataLoader`: docs/decisions/0083-batches-are-prepared-by-threads.md.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from queue import Full, Queue
+from threading import Event, Thread
 
 import cv2
 import numpy as np
@@ -19,19 +25,23 @@ from training.data.dataset import LabelledImage
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Arrays of one training step, as far as they are this process's.
+    """This process's share of the images of one training step, and their boxes.
 
-    `chosen` are the numbers of its entries and `together` how many all processes have. `pixels` u8
-    (N, 1, H, W); `image`, `classes` i64 (M,), `boxes` f32 (M, 4) and `weights` f32 (M,) say for
-    every finding in which image of the batch it lies, what it is, its centre and size as shares of
-    the input, and what it counts; `known` bool (N, classes) is False where a class may be
-    unlabelled.
+    Attributes:
+        indices: positions of the images in the training split.
+        global_size: images of this step in all processes together.
+        pixels: u8 (N, 1, H, W).
+        image_index: i64 (M,), for every box the image of the batch that it is in.
+        classes: i64 (M,), for every box its class.
+        boxes: f32 (M, 4), centre and size as shares of the input.
+        weights: f32 (M,), the weight of each box in the loss.
+        known: bool (N, classes), False where a class may be present but unlabelled.
     """
 
-    chosen: tuple[int, ...]
-    together: int
+    indices: tuple[int, ...]
+    global_size: int
     pixels: NDArray[np.uint8]
-    image: NDArray[np.int64]
+    image_index: NDArray[np.int64]
     classes: NDArray[np.int64]
     boxes: NDArray[np.float32]
     weights: NDArray[np.float32]
@@ -40,141 +50,193 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Input:
-    """One input: u8 (size, size), rows of class, box as shares and weight, f64 (n, 6)."""
+    """An input, u8 (size, size), with rows of class, box (shares) and weight, f64 (n, 6)."""
 
     pixels: NDArray[np.uint8]
     boxes: NDArray[np.float64]
     unknown: frozenset[int]
 
 
-def batches(
+def iter_batches(
     entries: Sequence[LabelledImage],
     config: TrainConfig,
     epoch: int,
     *,
     rank: int = 0,
-    world: int = 1,
+    world_size: int = 1,
 ) -> Iterator[Batch]:
-    """One epoch: every entry once, in an order that depends on nothing but seed and epoch.
+    """Yield one process's share of every batch of an epoch.
 
-    Each of `world` processes gets its share of every batch, so that together they do what one
-    would do alone.
+    Every image is used once, in an order that only seed and epoch decide. The shares of all
+    processes make up the batch that one process would have.
+
+    Args:
+        entries: the training split.
+        config: the run's settings.
+        epoch: number of the epoch, from 0.
+        rank: number of this process.
+        world_size: how many processes train together.
     """
-    size = config.size_in(epoch)
+    size = config.input_size_in(epoch)
 
     def load(k: int) -> _Input:
         if not config.augment:
-            return _plain(entries[k], size)
-        return _augmented(entries, k, size, config, np.random.default_rng([config.seed, epoch, k]))
+            return _to_input(entries[k], size)
+        rng = np.random.default_rng([config.seed, epoch, k])
+        return _augment(entries, k, size, config, rng)
 
-    with ThreadPoolExecutor(config.loaders, thread_name_prefix="pictures") as pool:
-        for chosen in steps(len(entries), config, epoch, world):
-            own = chosen[rank::world]
-            yield _batch(own, len(chosen), list(pool.map(load, own)), config.reader_weights)
+    with ThreadPoolExecutor(config.loaders, thread_name_prefix="images") as pool:
+        for indices in plan_steps(len(entries), config, epoch, world_size):
+            own = indices[rank::world_size]
+            yield _collate(own, len(indices), list(pool.map(load, own)), config.reader_weights)
 
 
-def steps(images: int, config: TrainConfig, epoch: int = 0, world: int = 1) -> list[list[int]]:
-    """Numbers of the entries of each step of an epoch, all processes together.
+def plan_steps(
+    images: int, config: TrainConfig, epoch: int = 0, world_size: int = 1
+) -> list[list[int]]:
+    """Return the images of each step of an epoch, of all processes together, by position.
 
-    What is left over at the end is a smaller batch, or, where it would not reach every process,
-    part of the one before.
+    The images left over at the end make a smaller batch. Where they are fewer than the processes,
+    they join the batch before.
     """
     order = np.random.default_rng([config.seed, epoch]).permutation(images).tolist()
     parts = [order[k : k + config.batch] for k in range(0, images, config.batch)]
-    if len(parts) > 1 and len(parts[-1]) < world:
+    if len(parts) > 1 and len(parts[-1]) < world_size:
         parts[-2:] = [parts[-2] + parts[-1]]
     return parts
 
 
-def _batch(chosen: list[int], together: int, inputs: list[_Input], by_reader: bool) -> Batch:
+def prefetch(source: Iterator[Batch], *, depth: int = 3) -> Generator[Batch]:
+    """Prepare up to `depth` batches in a thread while earlier ones are used.
+
+    An error of the source is raised where its batch is awaited. Closing the generator ends the
+    thread.
+    """
+    queue: Queue[Batch | BaseException | None] = Queue(maxsize=depth)
+    stopped = Event()
+
+    def put(item: Batch | BaseException | None) -> bool:
+        while not stopped.is_set():
+            try:
+                queue.put(item, timeout=0.2)
+            except Full:
+                continue
+            return True
+        return False
+
+    def fill() -> None:
+        try:
+            for batch in source:
+                if not put(batch):
+                    return
+            put(None)
+        except BaseException as error:  # noqa: BLE001 - raised again where the batch is awaited
+            put(error)
+
+    Thread(target=fill, daemon=True, name="batches").start()
+    try:
+        while (item := queue.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stopped.set()
+
+
+def _collate(
+    indices: list[int], global_size: int, inputs: list[_Input], reader_weights: bool
+) -> Batch:
     known = np.ones((len(inputs), len(CATALOG)), np.bool_)
-    for row, one in enumerate(inputs):
-        known[row, sorted(one.unknown)] = False
-    boxes = np.concatenate([one.boxes for one in inputs])
+    for row, item in enumerate(inputs):
+        known[row, sorted(item.unknown)] = False
+    boxes = np.concatenate([item.boxes for item in inputs])
+    weights = boxes[:, 5] if reader_weights else np.ones(len(boxes))
     return Batch(
-        chosen=tuple(chosen),
-        together=together,
-        pixels=np.stack([one.pixels for one in inputs])[:, None],
-        image=np.repeat(np.arange(len(inputs)), [len(one.boxes) for one in inputs]),
+        indices=tuple(indices),
+        global_size=global_size,
+        pixels=np.stack([item.pixels for item in inputs])[:, None],
+        image_index=np.repeat(np.arange(len(inputs)), [len(item.boxes) for item in inputs]),
         classes=boxes[:, 0].astype(np.int64),
         boxes=boxes[:, 1:5].astype(np.float32),
-        weights=boxes[:, 5].astype(np.float32) if by_reader else np.ones(len(boxes), np.float32),
+        weights=weights.astype(np.float32),
         known=known,
     )
 
 
-def _plain(entry: LabelledImage, size: int) -> _Input:
-    """The clinic's own picture."""
+def _to_input(entry: LabelledImage, size: int) -> _Input:
+    """Return the image as the agent letterboxes it, unaugmented."""
     pixels = entry.read_pixels()
     fit = Letterbox.fit(pixels.shape[0], pixels.shape[1], size, size)
     place = np.array([[fit.scale_x, 0, fit.left], [0, fit.scale_y, fit.top], [0, 0, 1]])
-    return _Input(apply_letterbox(pixels, fit), _boxes(entry, place, size, size), entry.unknown)
+    return _Input(
+        apply_letterbox(pixels, fit), _transform_boxes(entry, place, size, size), entry.unknown
+    )
 
 
-def _augmented(
+def _augment(
     entries: Sequence[LabelledImage],
     k: int,
     size: int,
     config: TrainConfig,
     rng: np.random.Generator,
 ) -> _Input:
-    """One warped picture, or a mosaic of four where asked for."""
-    # The generator is not drawn from for what is off, so a run stays what it was.
+    """Return one warped image, or a mosaic of four where configured."""
+    # Options that are off draw nothing from the generator, so they leave a run's images unchanged.
     if config.mosaic and rng.random() < config.mosaic:
-        made = _mosaic(entries, [k, *rng.integers(0, len(entries), 3).tolist()], size, rng)
+        made = _make_mosaic(entries, [k, *rng.integers(0, len(entries), 3).tolist()], size, rng)
     else:
-        made = _warped(entries[k], size, size, rng)
+        made = _warp(entries[k], size, size, rng)
     if config.vertical_flip and rng.random() < config.vertical_flip:
         made.boxes[:, 2] = 1 - made.boxes[:, 2]
         made = replace(made, pixels=np.ascontiguousarray(made.pixels[::-1]))
     return made
 
 
-def _mosaic(
-    entries: Sequence[LabelledImage], chosen: Sequence[int], size: int, rng: np.random.Generator
+def _make_mosaic(
+    entries: Sequence[LabelledImage], indices: Sequence[int], size: int, rng: np.random.Generator
 ) -> _Input:
-    """Four warped pictures about a point near the middle."""
+    """Return four warped images about a point near the middle."""
     x, y = (rng.uniform(0.35, 0.65, 2) * size).astype(int).tolist()
     canvas = np.full((size, size), PAD_VALUE, np.uint8)
     boxes = []
     corners = ((0, 0, y, x), (0, x, y, size), (y, 0, size, x), (y, x, size, size))
-    for k, (top, left, bottom, right) in zip(chosen, corners, strict=True):
+    for k, (top, left, bottom, right) in zip(indices, corners, strict=True):
         rows, columns = bottom - top, right - left
-        part = _warped(entries[k], rows, columns, rng)
+        part = _warp(entries[k], rows, columns, rng)
         canvas[top:bottom, left:right] = part.pixels
         moved = part.boxes.copy()
         moved[:, 1:5] *= np.array([columns, rows, columns, rows]) / size
         moved[:, 1:3] += np.array([left, top]) / size
         boxes.append(moved)
-    unknown = frozenset[int]().union(*(entries[k].unknown for k in chosen))
+    unknown = frozenset[int]().union(*(entries[k].unknown for k in indices))
     return _Input(canvas, np.concatenate(boxes), unknown)
 
 
-def _warped(entry: LabelledImage, rows: int, columns: int, rng: np.random.Generator) -> _Input:
-    """Crop, letterbox, shift and light of one picture; the geometry is one warp."""
+def _warp(entry: LabelledImage, rows: int, columns: int, rng: np.random.Generator) -> _Input:
+    """Crop, letterbox, move and re-light one image; the geometry is a single warp."""
     pixels = entry.read_pixels()
     x = y = 0
     if rng.random() < 0.6:
-        x, y, pixels = _cropped(pixels, rng)
+        x, y, pixels = _crop(pixels, rng)
     fit = Letterbox.fit(pixels.shape[0], pixels.shape[1], rows, columns)
     place = np.array([[fit.scale_x, 0, fit.left], [0, fit.scale_y, fit.top], [0, 0, 1]])
-    place = _shift(rows, columns, rng) @ place
+    place = _random_affine(rows, columns, rng) @ place
     warped = cv2.warpAffine(
         pixels,
-        _pixel_centres(place)[:2],
+        _to_pixel_centres(place)[:2],
         (columns, rows),
         flags=cv2.INTER_LINEAR,
         borderValue=float(PAD_VALUE),
     )
     whole = place @ np.array([[1, 0, -x], [0, 1, -y], [0, 0, 1]])
-    boxes = _boxes(entry, whole, rows, columns)
-    return _Input(_relight(np.asarray(warped, np.uint8), rng), boxes, entry.unknown)
+    boxes = _transform_boxes(entry, whole, rows, columns)
+    return _Input(_adjust_intensities(np.asarray(warped, np.uint8), rng), boxes, entry.unknown)
 
 
-def _cropped(
+def _crop(
     pixels: NDArray[np.uint8], rng: np.random.Generator
 ) -> tuple[int, int, NDArray[np.uint8]]:
-    """Cut from one pair of sides, so that pictures have many aspects; (left, top, rest)."""
+    """Cut from one pair of sides, so that aspect ratios vary; return (left, top, rest)."""
     rows, columns = pixels.shape
     first, second = (rng.uniform(0, 0.09, 2) * max(rows, columns)).astype(int).tolist()
     if rng.random() < 0.5:
@@ -182,14 +244,17 @@ def _cropped(
     return 0, first, np.ascontiguousarray(pixels[first : rows - second])
 
 
-def _pixel_centres(place: NDArray[np.float64]) -> NDArray[np.float64]:
-    """cv2 counts from pixel centres, boxes from the outer corner of the first pixel."""
+def _to_pixel_centres(place: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the matrix for OpenCV, which counts from pixel centres; boxes count from corners."""
     half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
     return np.asarray(np.linalg.inv(half) @ place @ half)
 
 
-def _shift(rows: int, columns: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """A small turn, stretch and move about the middle. No mirror: the heart has its side."""
+def _random_affine(rows: int, columns: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Return a small rotation, scaling and shift about the middle.
+
+    Images are never mirrored, because the heart is on one side.
+    """
     angle = np.deg2rad(rng.normal(0, 2.0))
     scale = rng.uniform(0.85, 1.15)
     sx, sy = scale * np.exp(rng.normal(0, 0.04, 2))
@@ -202,18 +267,19 @@ def _shift(rows: int, columns: int, rng: np.random.Generator) -> NDArray[np.floa
     return np.asarray(to @ turn @ back)
 
 
-def _relight(picture: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+def _adjust_intensities(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Apply a random gamma, gain and offset."""
     gamma = np.exp(rng.normal(0, 0.18))
     gain, offset = rng.uniform(0.85, 1.15), rng.uniform(-12, 12)
     levels = np.linspace(0, 1, 256) ** gamma * 255 * gain + offset
     table = np.clip(levels, 0, 255).astype(np.uint8)
-    return np.asarray(cv2.LUT(picture, table), np.uint8)
+    return np.asarray(cv2.LUT(pixels, table), np.uint8)
 
 
-def _boxes(
+def _transform_boxes(
     entry: LabelledImage, place: NDArray[np.float64], rows: int, columns: int
 ) -> NDArray[np.float64]:
-    """Rows of class, centre x, centre y, width, height (shares) and weight, of what is in view."""
+    """Return class, centre x, centre y, width, height (shares) and weight of each box in view."""
     kept = []
     extent = np.array([columns, rows], float)
     for label in entry.labels:
@@ -221,7 +287,7 @@ def _boxes(
             [[x, y, 1.0] for x in (label.x_min, label.x_max) for y in (label.y_min, label.y_max)]
         )
         moved = corners @ place.T
-        # The box about a turned box is too large; the mean of both diagonals' extents is nearer.
+        # The upright box around a rotated one is too large; scaling the sides is nearer.
         middle = moved[:, :2].mean(axis=0)
         width = (label.x_max - label.x_min) * np.hypot(place[0, 0], place[1, 0])
         height = (label.y_max - label.y_min) * np.hypot(place[0, 1], place[1, 1])

@@ -1,4 +1,7 @@
-"""ultralytics' detection loss, weighted: by class, by reader, by what may be hidden, by process."""
+"""ultralytics' detection loss with weights for classes, readers and partial labels.
+
+Its scale makes the sum over all processes the loss of the whole batch.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +21,15 @@ from training.data.dataset import LabelledImage
 from training.train.distributed import ProcessGroup
 from training.train.loader import Batch
 
-_MOST: Final = 4.0
-"""No class counts more than this many times, or less than this fraction."""
+_MAX_BALANCE: Final = 4.0
+"""Largest weight of a class; the smallest is one over it."""
 
 
 class PartialLabelBce(nn.Module):
-    """Binary cross-entropy that says little about the absence of classes an image may hide.
+    """Binary cross-entropy that down-weights negatives of classes not labelled in an image.
 
-    `weight` f32 (N, classes) is set for every batch: what the absence of a class counts. Positive
-    targets always count in full.
+    `weight` f32 (N, classes) is set for every batch: the weight of a negative target. Positive
+    targets have weight 1.
     """
 
     def __init__(self) -> None:
@@ -34,39 +37,40 @@ class PartialLabelBce(nn.Module):
         self.weight = torch.ones(1, len(CATALOG))
 
     def forward(self, scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Loss per anchor and class, (N, anchors, classes)."""
+        """Return the loss per anchor and class, f32 (N, anchors, classes)."""
         loss = nn.functional.binary_cross_entropy_with_logits(scores, targets, reduction="none")
         return loss * torch.where(targets > 0, 1.0, self.weight[:, None, :])
 
 
 class WeightedAssigner(nn.Module):
-    """ultralytics' assignment of anchors to boxes; a box of weight w is a target of w at most.
+    """ultralytics' assignment of anchors to boxes; a box of weight w is a target of at most w.
 
-    `weights` f32 (N, boxes) is set for every batch; `total` is then the sum of all target scores,
-    by which the loss is normalised.
+    `weights` f32 (N, boxes) is set for every batch. `score_sum` is then the sum of all target
+    scores, by which the loss is normalised.
     """
 
     def __init__(self, assigner: TaskAlignedAssigner) -> None:
         super().__init__()
         self.assigner = assigner
         self.weights: torch.Tensor | None = None
-        self.total = torch.zeros(())
+        self.score_sum = torch.zeros(())
 
     @torch.no_grad()
     def forward(self, *arguments: Any) -> tuple[torch.Tensor, ...]:  # noqa: ANN401 - ultralytics'
-        """What ultralytics' assigner answers, with weighted target scores."""
+        """Return the output of ultralytics' assigner, with weighted target scores."""
         labels, boxes, scores, foreground, index = self.assigner(*arguments)
         if self.weights is not None and self.weights.shape[1]:
             scores = scores * self.weights.gather(1, index.long())[..., None]
-        self.total = scores.sum()
+        self.score_sum = scores.sum()
         return labels, boxes, scores, foreground, index
 
 
 class Criterion:
-    """The loss of one step, so scaled that the sum over all processes is that of the whole batch.
+    """The loss of one step, scaled so that the sum over all processes is the whole batch's loss.
 
-    ultralytics divides by the target scores of what it sees. Processes that each see a part of a
-    batch would divide by different sums, and their mean would be another loss than one process's.
+    ultralytics divides by the sum of target scores of the images it is given. Processes with
+    different images would divide by different sums, and the mean of their losses would not be the
+    loss that one process computes.
     """
 
     def __init__(
@@ -79,42 +83,42 @@ class Criterion:
         self.group = group
 
     def __call__(
-        self, predictions: dict[str, Any], batch: Batch, *, hidden_weight: float, images: int
+        self, predictions: dict[str, Any], batch: Batch, *, unlabelled_weight: float, images: int
     ) -> torch.Tensor:
-        """This process's share of box, class and DFL loss, f32 (3,), summed over its images.
+        """Return this process's share of box, class and DFL loss, f32 (3,), summed over its images.
 
         Args:
-            predictions: of the network, in training mode.
+            predictions: outputs of the network in training mode.
             batch: this process's images.
-            hidden_weight: what an absence that nobody has confirmed counts.
-            images: how many all processes have together.
+            unlabelled_weight: weight of a negative that no reader has confirmed.
+            images: images of this step in all processes together.
         """
         device = self.group.device
         known = torch.from_numpy(batch.known).to(device)
-        self.loss.bce.weight = torch.where(known, 1.0, hidden_weight)
-        self.loss.assigner.weights = _by_image(batch).to(device)
+        self.loss.bce.weight = torch.where(known, 1.0, unlabelled_weight)
+        self.loss.assigner.weights = _weights_by_image(batch).to(device)
         # Assignment and loss need full precision; only the convolutions run in BF16.
         full = {
             key: [v.float() for v in value] if isinstance(value, list) else value.float()
             for key, value in predictions.items()
         }
         targets = {
-            "batch_idx": torch.from_numpy(batch.image).float().to(device),
+            "batch_idx": torch.from_numpy(batch.image_index).float().to(device),
             "cls": torch.from_numpy(batch.classes).float()[:, None].to(device),
             "bboxes": torch.from_numpy(batch.boxes).to(device),
         }
         parts: torch.Tensor = self.loss(full, targets)[0]
-        own = self.loss.assigner.total
-        together = self.group.total(own.clone())
-        scale = own.clamp(min=1) / together.clamp(min=1) * images / len(batch.pixels)
+        own = self.loss.assigner.score_sum
+        total = self.group.all_reduce_sum(own.clone())
+        scale = own.clamp(min=1) / total.clamp(min=1) * images / len(batch.pixels)
         loss: torch.Tensor = parts * scale
         return loss
 
 
-def _by_image(batch: Batch) -> torch.Tensor:
-    """Weights of the boxes in the rows that ultralytics puts them in, f32 (N, most per image)."""
+def _weights_by_image(batch: Batch) -> torch.Tensor:
+    """Return box weights in the rows that ultralytics uses, f32 (N, most boxes of an image)."""
     rows: list[list[float]] = [[] for _ in range(len(batch.pixels))]
-    for image, weight in zip(batch.image.tolist(), batch.weights.tolist(), strict=True):
+    for image, weight in zip(batch.image_index.tolist(), batch.weights.tolist(), strict=True):
         rows[image].append(weight)
     longest = max(map(len, rows), default=0)
     return torch.tensor([row + [0.0] * (longest - len(row)) for row in rows]).reshape(
@@ -122,27 +126,31 @@ def _by_image(batch: Batch) -> torch.Tensor:
     )
 
 
-def class_weights(config: TrainConfig, entries: Sequence[LabelledImage]) -> torch.Tensor:
-    """What each class counts in the loss, f32 (classes,).
+def weigh_classes(config: TrainConfig, entries: Sequence[LabelledImage]) -> torch.Tensor:
+    """Return the weight of each class in the loss, f32 (classes,).
 
-    Balanced is the root of how much rarer a class is than the middle one, within bounds: in full
-    it would teach the network the few rare examples by heart.
+    `balanced` is the square root of how much rarer a class is than the median one, within bounds.
+    The full ratio would make the network memorise the few rare examples.
     """
     weights = torch.ones(len(CATALOG))
     if isinstance(config.class_weights, dict):
         for slug, weight in config.class_weights.items():
             weights[BY_SLUG[slug].index] = weight
     elif config.class_weights == "balanced":
-        counts = count(entries)
+        counts = count_boxes(entries)
         present = sorted(n for n in counts if n)
         if present:
             middle = present[len(present) // 2]
             for index, n in enumerate(counts):
                 weights[index] = (middle / n) ** 0.5 if n else 1.0
-    return weights.clamp(1 / _MOST, _MOST) if config.class_weights == "balanced" else weights
+    return (
+        weights.clamp(1 / _MAX_BALANCE, _MAX_BALANCE)
+        if config.class_weights == "balanced"
+        else weights
+    )
 
 
-def count(entries: Sequence[LabelledImage]) -> list[int]:
-    """Boxes of each class, in the catalogue's order."""
+def count_boxes(entries: Sequence[LabelledImage]) -> list[int]:
+    """Return the number of boxes of each class, in the catalogue's order."""
     boxes = Counter(label.index for entry in entries for label in entry.labels)
     return [boxes[finding.index] for finding in CATALOG]

@@ -1,7 +1,7 @@
-"""What was settled when a run began: bounds, split, source, libraries. Written once, never after.
+"""The run manifest: acceptance bounds, split, source revision and libraries at a run's start.
 
-`run.json` lies in the run's folder. Whatever is later said of the model (its proof, its list of
-parts) refers to this file, so bounds cannot be moved once results are known.
+`run.json` is written into the run's folder once and never changed. The model's parity result and
+SBOM refer to it, so bounds cannot be moved once results are known.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from training.data.atomic_files import replace_files
 from training.errors import TrainingError
 
 FILE: Final = "run.json"
-_OURS: Final = ("hilum", "training")
+_ROOT: Final = ("hilum", "training")
 
 
 class _Frozen(BaseModel):
@@ -29,9 +29,12 @@ class _Frozen(BaseModel):
 
 
 class Library(_Frozen):
-    """An installed distribution; `needs` are the names of those among the others that it asks for.
+    """An installed distribution.
 
-    `licence` is its SPDX expression, where it states one.
+    Attributes:
+        name, version: as installed.
+        licence: SPDX expression, empty where the distribution states none.
+        needs: names of the other listed distributions that it requires.
     """
 
     name: str
@@ -52,116 +55,128 @@ class RunManifest(_Frozen):
     libraries: tuple[Library, ...]
 
     def to_bytes(self) -> bytes:
-        """UTF-8 JSON, two-space indent, a final newline."""
+        """Return the file's content: UTF-8 JSON, two-space indent, a final newline."""
         return (self.model_dump_json(indent=2) + "\n").encode()
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the file."""
+        """Return the SHA-256 of the file."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
 
-def note(
+def create_or_check(
     config: Config, split_digest: str, git_revision: str, *, resume: bool = False
 ) -> RunManifest:
-    """Write down what holds from now on, or check that what a stopped run began with still does.
+    """Write the manifest of a new run, or check that a resumed run still agrees with its own.
+
+    Args:
+        config: the run.
+        split_digest: of the frozen split that is configured.
+        git_revision: of the source; empty where there is none.
+        resume: the run exists already.
+
+    Returns:
+        The manifest in the run's folder.
 
     Raises:
-        TrainingError: the run that is gone on with declared other bounds, or had another split.
+        TrainingError: the resumed run declared other bounds, or had another split.
     """
     path = config.out / FILE
     if resume:
-        begun = read(config)
-        if begun.split_digest != split_digest:
-            raise TrainingError(f"{path} tells of another split than is configured now")
-        return begun
-    begun = RunManifest(
+        manifest = load(config)
+        if manifest.split_digest != split_digest:
+            raise TrainingError(f"{path} names another split than is configured now")
+        return manifest
+    manifest = RunManifest(
         bounds=config.parity,
         split=config.evaluate.split,
         split_digest=split_digest,
         git_revision=git_revision,
         python=platform.python_version(),
-        libraries=libraries(),
+        libraries=list_libraries(),
     )
     with replace_files(config.out) as place:
-        place(FILE).write_bytes(begun.to_bytes())
-    return begun
+        place(FILE).write_bytes(manifest.to_bytes())
+    return manifest
 
 
-def read(config: Config) -> RunManifest:
-    """What was settled when the configured run began.
+def load(config: Config) -> RunManifest:
+    """Load the manifest of the configured run.
 
     Raises:
-        TrainingError: there is no such file, or the bounds or the split that is judged on were
-            changed since.
+        TrainingError: there is no manifest, or the bounds or the split that the model is judged
+            on were changed since.
     """
     path = config.out / FILE
     try:
-        begun = RunManifest.model_validate_json(path.read_bytes())
+        manifest = RunManifest.model_validate_json(path.read_bytes())
     except OSError as error:
         raise TrainingError(
-            f"there is no {path}, which a run writes when it begins",
-            hint="Bounds are declared before the run: begin one with `hilum-train run`.",
+            f"there is no {path}, which a run writes when it starts",
+            hint="Bounds are declared before the run: start one with `hilum-train run`.",
         ) from error
     except ValidationError as error:
-        raise TrainingError(f"{path} is not understood: {error.errors()[0]['msg']}") from error
-    for name, declared in begun.bounds.model_dump().items():
+        raise TrainingError(f"{path} is not valid: {error.errors()[0]['msg']}") from error
+    for name, declared in manifest.bounds.model_dump().items():
         stated = getattr(config.parity, name)
         if stated != declared:
             raise TrainingError(
-                f"parity.{name} is {stated:g}, but {declared:g} was declared when the run began "
+                f"parity.{name} is {stated:g}, but {declared:g} was declared when the run started "
                 f"({path})",
-                hint="State the declared bound again, or begin a new run in another `out`.",
+                hint="State the declared bound again, or start a new run in another `out`.",
             )
-    if begun.split != config.evaluate.split:
+    if manifest.split != config.evaluate.split:
         raise TrainingError(
-            f"evaluate.split is {config.evaluate.split!r}, but {begun.split!r} was declared when "
-            f"the run began ({path})"
+            f"evaluate.split is {config.evaluate.split!r}, but {manifest.split!r} was declared "
+            f"when the run started ({path})"
         )
-    return begun
+    return manifest
 
 
-def libraries(
-    root: tuple[str, str] = _OURS,
+def list_libraries(
+    root: tuple[str, str] = _ROOT,
     find: Callable[[str], Distribution] = distribution,
 ) -> tuple[Library, ...]:
-    """All installed libraries that training stands on, by name, the indirect ones included.
+    """List the installed libraries that training needs, direct and indirect, sorted by name.
 
     Args:
-        root: a distribution and an extra, whose requirements are followed; not listed itself.
-        find: gives an installed distribution by its name.
+        root: a distribution and its extra, whose requirements are followed; not listed itself.
+        find: returns an installed distribution by its name.
     """
-    met: dict[str, tuple[Distribution, set[str]]] = {}
+    known: dict[str, tuple[Distribution, set[str]]] = {}
     seen: set[tuple[str, str]] = set()
-    left = [root, (root[0], "")]
-    while left:
-        name, extra = left.pop()
+    pending = [root, (root[0], "")]
+    while pending:
+        name, extra = pending.pop()
         if (name, extra) in seen:
             continue
         seen.add((name, extra))
         try:
-            found = find(name)
+            installed = find(name)
         except PackageNotFoundError:  # for another platform, or overridden in the lock
             continue
-        _, needs = met.setdefault(name, (found, set()))
-        for requirement in map(Requirement, found.requires or ()):
+        _, needs = known.setdefault(name, (installed, set()))
+        for requirement in map(Requirement, installed.requires or ()):
             if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
                 continue
-            wanted = canonicalize_name(requirement.name)
-            needs.add(wanted)
-            left += [(wanted, ""), *((wanted, of) for of in requirement.extras)]
+            required = canonicalize_name(requirement.name)
+            needs.add(required)
+            pending += [
+                (required, ""),
+                *((required, extra_name) for extra_name in requirement.extras),
+            ]
     return tuple(
         Library(
             name=name,
-            version=found.version,
-            licence=_licence(found),
-            needs=tuple(sorted((needs & set(met)) - {name, root[0]})),
+            version=installed.version,
+            licence=_read_licence(installed),
+            needs=tuple(sorted((needs & set(known)) - {name, root[0]})),
         )
-        for name, (found, needs) in sorted(met.items())
+        for name, (installed, needs) in sorted(known.items())
         if name != root[0]
     )
 
 
-def _licence(found: Distribution) -> str:
-    stated = "License-Expression" in found.metadata
-    return str(found.metadata["License-Expression"]) if stated else ""
+def _read_licence(installed: Distribution) -> str:
+    has_licence = "License-Expression" in installed.metadata
+    return str(installed.metadata["License-Expression"]) if has_licence else ""

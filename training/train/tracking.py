@@ -1,7 +1,7 @@
-"""What a run tells MLflow as it happens; a server that is down never stops a training.
+"""Records a run in MLflow while it trains; a server that is down never stops the training.
 
-`sqlite:///runs/mlflow.db` needs no server, `http://...` is one. What cannot be told now is kept and
-told with the next epoch; what could not be told in the end is in `metrics.jsonl` all the same.
+`sqlite:///runs/mlflow.db` needs no server, `http://...` names one. Metrics that cannot be sent are
+kept and sent with the next epoch. `metrics.jsonl` holds all of them in any case.
 """
 
 from __future__ import annotations
@@ -32,32 +32,32 @@ _SQLITE: Final = "sqlite:///"
 
 
 class Tracker(Protocol):
-    """Takes down what a run does."""
+    """Records the metrics and the end of a run."""
 
-    def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Figures of an epoch."""
+    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Record the metrics of an epoch."""
 
-    def end(self, status: str) -> None:
-        """FINISHED, FAILED or KILLED."""
+    def finish(self, status: str) -> None:
+        """Record the final status: FINISHED, FAILED or KILLED."""
 
 
 class NullTracker:
-    """For processes that do not lead, and for trials that nobody wants to see."""
+    """Records nothing: for processes that do not lead, and for trials of a search."""
 
-    def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Nothing is taken down."""
+    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Do nothing."""
 
-    def end(self, status: str) -> None:
-        """Nothing is taken down."""
+    def finish(self, status: str) -> None:
+        """Do nothing."""
 
 
 class MlflowTracker:
-    """One MLflow run, gone on with where the folder says that it was begun.
+    """Records one MLflow run; a resumed run continues the MLflow run that its folder names.
 
     Args:
-        config: where to, and what is logged as parameters.
-        tags: see `tags_of`.
-        warn: told, once, that the server cannot be reached.
+        config: names the server, and is logged as parameters.
+        tags: from `make_run_tags`.
+        warn: called once if the server cannot be reached.
     """
 
     def __init__(
@@ -69,86 +69,92 @@ class MlflowTracker:
         self._warned = False
         self._client: MlflowClient | None = None
         self._run = ""
-        self._kept: list[tuple[str, float, int, int]] = []
-        # Its own defaults wait for minutes at every call.
+        self._unsent: list[tuple[str, float, int, int]] = []
+        # MLflow's defaults wait for minutes at every call.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         self._guarded(self._open)
 
-    def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Tell figures of an epoch, and those that could not be told before."""
+    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Record the metrics of an epoch, and those that could not be sent before."""
         now_ms = int(time.time() * 1000)
         line = {"step": step, "time_ms": now_ms, **values}
         with (self._config.out / METRICS).open("a", encoding="utf-8") as out:
             out.write(json.dumps(line) + "\n")
-        self._kept += [(name, value, now_ms, step) for name, value in values.items()]
-        self._guarded(self._tell)
+        self._unsent += [(name, value, now_ms, step) for name, value in values.items()]
+        self._guarded(self._send)
 
-    def end(self, status: str) -> None:
-        """Tell how the run ended."""
-        self._guarded(lambda: self._end(status))
+    def finish(self, status: str) -> None:
+        """Record the final status of the run."""
+        self._guarded(lambda: self._terminate(status))
 
     def _open(self) -> None:
-        from mlflow import MlflowClient  # noqa: PLC0415 - takes seconds; only where wanted
+        from mlflow import MlflowClient  # noqa: PLC0415 - imports for seconds; only where needed
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         tracking = self._config.tracking
-        client = MlflowClient(tracking_uri=prepared(tracking.uri))
-        experiment = experiment_of(client, tracking.experiment, tracking.uri)
-        kept = self._config.out / RUN
-        known = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
+        client = MlflowClient(tracking_uri=prepare_uri(tracking.uri))
+        experiment = get_or_create_experiment(client, tracking.experiment, tracking.uri)
+        stored = self._config.out / RUN
+        known = json.loads(stored.read_text(encoding="utf-8")) if stored.is_file() else {}
         if known.get("uri") == tracking.uri:
             self._run = str(known["run"])
             client.update_run(self._run, status="RUNNING")
         else:
             run = client.create_run(experiment, run_name=self._config.out.name)
             self._run = run.info.run_id
-            kept.write_text(json.dumps({"uri": tracking.uri, "run": self._run}), encoding="utf-8")
-            for name, value in _flat(self._config.model_dump(mode="json")):
+            stored.write_text(json.dumps({"uri": tracking.uri, "run": self._run}), encoding="utf-8")
+            for name, value in _flatten(self._config.model_dump(mode="json")):
                 client.log_param(self._run, name, value)
             client.log_dict(self._run, self._config.model_dump(mode="json"), "config.json")
-            client.log_dict(self._run, environment(), "environment.json")
+            client.log_dict(self._run, describe_environment(), "environment.json")
         for name, value in self._tags.items():
             client.set_tag(self._run, name, value)
         self._client = client
 
-    def _tell(self) -> None:
+    def _send(self) -> None:
         from mlflow.entities import Metric  # noqa: PLC0415 - as above
 
         if self._client is None:
             self._open()
         assert self._client is not None  # noqa: S101 - _open has set it or raised
-        self._client.log_batch(self._run, metrics=[Metric(*kept) for kept in self._kept])
-        self._kept.clear()
+        self._client.log_batch(self._run, metrics=[Metric(*metric) for metric in self._unsent])
+        self._unsent.clear()
 
-    def _end(self, status: str) -> None:
-        if self._kept:
-            self._tell()
+    def _terminate(self, status: str) -> None:
+        if self._unsent:
+            self._send()
         if self._client is not None:
             self._client.set_terminated(self._run, status=status)
 
     def _guarded(self, act: Callable[[], None]) -> None:
-        """Whatever MLflow raises becomes one warning; the training goes on."""
+        """Turn any error of MLflow into one warning, so that the training goes on."""
         try:
             act()
-        except Exception as error:  # noqa: BLE001 - network, database, version: all the same here
+        except Exception as error:  # noqa: BLE001 - network, database or version: handled alike
             if not self._warned:
                 self._warn(
-                    f"MLflow at {self._config.tracking.uri} cannot be told: {error}. The training "
-                    f"goes on; its figures are in {self._config.out / METRICS}"
+                    f"MLflow at {self._config.tracking.uri} cannot be reached: {error}. The "
+                    f"training goes on; its metrics are in {self._config.out / METRICS}"
                 )
             self._warned = True
 
 
-def prepared(uri: str) -> str:
-    """The same address, with a folder for a SQLite file that is not there yet."""
+def prepare_uri(uri: str) -> str:
+    """Return the address unchanged; create the folder of a SQLite file."""
     if uri.startswith(_SQLITE):
         Path(uri.removeprefix(_SQLITE)).parent.mkdir(parents=True, exist_ok=True)
     return uri
 
 
-def experiment_of(client: MlflowClient, name: str, uri: str) -> str:
-    """The experiment's id; a new one keeps its artifacts beside the SQLite file."""
+def get_or_create_experiment(client: MlflowClient, name: str, uri: str) -> str:
+    """Return the experiment's id; a new one stores its artifacts beside the SQLite file.
+
+    Args:
+        client: of the tracking server.
+        name: of the experiment.
+        uri: of the tracking server.
+    """
     known = client.get_experiment_by_name(name)
     if known is not None:
         return str(known.experiment_id)
@@ -158,18 +164,18 @@ def experiment_of(client: MlflowClient, name: str, uri: str) -> str:
     return str(client.create_experiment(name, artifact_location=folder.as_uri()))
 
 
-def tags_of(split_digest: str, group: ProcessGroup) -> dict[str, str]:
-    """What a run can be found by: the split, the source's revision, the machines."""
+def make_run_tags(split_digest: str, group: ProcessGroup) -> dict[str, str]:
+    """Return the tags that a run is found by: split, source revision, processes, device."""
     return {
         "split_digest": split_digest,
         "git_revision": git_revision(),
-        "processes": str(group.world),
+        "processes": str(group.world_size),
         "device": torch.cuda.get_device_name(group.device) if group.on_cuda else "cpu",
     }
 
 
 def git_revision() -> str:
-    """The commit of the source; `-dirty` where it was changed since, "" where there is none."""
+    """Return the source's commit, with `-dirty` if it was changed; empty where there is none."""
     try:
         answer = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],  # noqa: S607
@@ -184,8 +190,8 @@ def git_revision() -> str:
     return answer.stdout.strip() if answer.returncode == 0 else ""
 
 
-def environment() -> dict[str, Any]:
-    """What the run's numbers depend on beside its settings; no host's or user's name."""
+def describe_environment() -> dict[str, Any]:
+    """Return versions and hardware that the metrics depend on; no name of a host or a user."""
     packages = {}
     for name in _PACKAGES:
         try:
@@ -201,12 +207,12 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Settings by their dotted keys; None is left out."""
-    found: list[tuple[str, str]] = []
+def _flatten(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Return the settings by their dotted keys, without those that are None."""
+    flat: list[tuple[str, str]] = []
     for name, value in settings.items():
         if isinstance(value, dict):
-            found += _flat(value, f"{prefix}{name}.")
+            flat += _flatten(value, f"{prefix}{name}.")
         elif value is not None:
-            found.append((prefix + name, str(value)))
-    return found
+            flat.append((prefix + name, str(value)))
+    return flat

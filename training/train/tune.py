@@ -1,8 +1,8 @@
-"""Search for settings: Optuna's TPE, weak trials cut short, resumable from a SQLite file.
+"""Search for settings: Optuna's TPE sampler with pruning, resumable from a SQLite file.
 
-Every trial is a run in a folder named by its settings. A killed search fails the trial that it was
-in and begins it again first, from that trial's own checkpoint. A trial whose loss becomes no number
-has failed, and the search goes on. One search at a time uses a storage.
+Every trial is a run in a folder named by its settings. A search that was killed marks its
+interrupted trial as failed and queues it first, to continue from that trial's own checkpoint. A
+trial whose loss is not finite fails, and the search goes on. One search at a time uses a storage.
 """
 
 from __future__ import annotations
@@ -23,74 +23,78 @@ from pydantic import ValidationError
 from training.config import Config, Range, TrainConfig
 from training.data.atomic_files import replace_files
 from training.errors import Diverged, TrainingError
-from training.train.checkpoints import CHECKPOINT, metrics_in
+from training.progress import ProgressCallback, ignore_progress
+from training.train.checkpoints import CHECKPOINT, load_metrics
 from training.train.distributed import ProcessGroup
 from training.train.loop import EpochReport
-from training.train.run import read_sets, run
+from training.train.run import load_training_data, run
 
 BEST: Final = "best.yaml"
 _SQLITE: Final = "sqlite:///"
-_GIVE_UP: Final = 5
-"""So many failed trials one after the other are no accident of their settings."""
+_MAX_FAILURES: Final = 5
+"""Consecutive failed trials after which the search ends."""
 
 
 def search(
     config: Config,
     group: ProcessGroup,
     *,
-    say: Callable[[str], None] = lambda _: None,
-    told: Callable[[tuple[int, int]], None] = lambda _: None,
+    on_message: Callable[[str], None] = lambda _: None,
+    on_progress: ProgressCallback = ignore_progress,
 ) -> optuna.Study:
-    """Run trials until as many are done as configured, those of earlier calls included.
+    """Run trials until the configured number is done, including those of earlier calls.
 
     Args:
-        config: `tune` says what is searched, `train` all the rest.
-        group: where trials compute.
-        say: told one line per trial.
-        told: trials done and wanted; failed ones count for nothing.
+        config: `tune` is the search space, `train` all other settings.
+        group: the device that trials compute on.
+        on_message: called with a line per trial.
+        on_progress: called with the trials done and in all; failed ones do not count.
+
+    Returns:
+        The study with at least one complete trial.
 
     Raises:
         TrainingError: another search uses the storage, several trials failed one after the other,
-            none came to its end, or what a run raises beside `Diverged`.
+            none completed, or what a run raises beside `Diverged`.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     plan = config.tune
-    read_sets(config)  # what is wrong with the data is said here, not by every trial
-    with _alone(Path(plan.storage.removeprefix(_SQLITE))):
-        study = _study(config)
-        _begin_again(study)
+    load_training_data(config)  # so that bad data fails here, not in every trial
+    with _locked(Path(plan.storage.removeprefix(_SQLITE))):
+        study = _open_study(config)
+        _requeue_interrupted(study)
         failed = 0
-        while (done := _done(study)) < plan.trials:
-            told((done, plan.trials))
+        while (done := _count_done(study)) < plan.trials:
+            on_progress("trials", done, plan.trials)
             trial = study.ask()
-            line, failure = _trial(study, trial, config, group)
-            say(line)
+            line, failure = _run_trial(study, trial, config, group)
+            on_message(line)
             failed = failed + 1 if failure else 0
-            if failed == _GIVE_UP:
+            if failed == _MAX_FAILURES:
                 raise TrainingError(
-                    f"{failed} trials failed one after the other", hint="Narrow `tune.space`."
+                    f"{failed} trials in a row failed", hint="Narrow `tune.space`."
                 ) from failure
-        told((plan.trials, plan.trials))
+        on_progress("trials", plan.trials, plan.trials)
     if not study.get_trials(states=(TrialState.COMPLETE,)):
-        raise TrainingError("no trial came to its end: nothing is known to be best")
+        raise TrainingError("no trial completed: there are no best settings")
     return study
 
 
-def best_config(config: Config, study: optuna.Study) -> Path:
-    """Write the configuration with the best settings into the run's folder; its path."""
-    best = config.model_copy(update={"train": _settings(config.train, study.best_params)})
+def write_best_config(config: Config, study: optuna.Study) -> Path:
+    """Write the configuration with the best settings into the run's folder and return its path."""
+    best = config.model_copy(update={"train": _apply(config.train, study.best_params)})
     with replace_files(config.out) as place:
         place(BEST).write_text(yaml.safe_dump(best.model_dump(mode="json"), sort_keys=False))
     return config.out / BEST
 
 
-def folder_of(config: Config, drawn: Mapping[str, Any]) -> Path:
-    """Where the trial with these settings runs."""
-    name = hashlib.sha256(json.dumps(drawn, sort_keys=True).encode()).hexdigest()[:12]
+def trial_folder(config: Config, sampled: Mapping[str, Any]) -> Path:
+    """Return the folder of the trial with these settings."""
+    name = hashlib.sha256(json.dumps(sampled, sort_keys=True).encode()).hexdigest()[:12]
     return config.out / "trials" / name
 
 
-def _study(config: Config) -> optuna.Study:
+def _open_study(config: Config) -> optuna.Study:
     plan = config.tune
     study = optuna.create_study(
         storage=plan.storage,
@@ -99,52 +103,52 @@ def _study(config: Config) -> optuna.Study:
         direction="maximize",
         pruner=optuna.pruners.MedianPruner(plan.warm_trials, plan.warm_epochs),
     )
-    # With the same seed at each start, a search that goes on would draw its first settings again.
+    # With one seed for every start, a resumed search would sample its first settings again.
     seed = config.train.seed + len(study.get_trials(deepcopy=False))
     study.sampler = optuna.samplers.TPESampler(seed=seed)
     return study
 
 
-def _trial(
+def _run_trial(
     study: optuna.Study, trial: optuna.Trial, config: Config, group: ProcessGroup
 ) -> tuple[str, Diverged | None]:
-    """One trial; what came of it, in a line, and why it failed if it did."""
-    drawn = {name: _draw(trial, name, config) for name in config.tune.space}
-    out = folder_of(config, drawn)
+    """Run one trial; return a line about its result, and the error if it diverged."""
+    sampled = {name: _suggest(trial, name, config) for name in config.tune.space}
+    out = trial_folder(config, sampled)
     failure = None
     try:
-        settings = _settings(config.train, drawn)
-        judge = _PruningCallback(trial, metrics_in(out / CHECKPOINT))
+        settings = _apply(config.train, sampled)
+        callback = _PruningCallback(trial, load_metrics(out / CHECKPOINT))
         run(
             config.model_copy(update={"train": settings, "out": out}),
             group,
             resume=True,
-            tracked=False,
-            on_epoch=judge,
+            track=False,
+            on_epoch=callback,
         )
     except optuna.TrialPruned:
         study.tell(trial, state=TrialState.PRUNED)
-        said = f"cut short at {judge.best:.4f}"
+        result = f"pruned at {callback.best:.4f}"
     except Diverged as error:
         study.tell(trial, state=TrialState.FAIL)
-        said, failure = f"failed, {error.message},", error
+        result, failure = f"failed, {error.message},", error
     except TrainingError:
-        # With nothing to go on from, it must not be what every later start begins with.
+        # Without a checkpoint it must not be queued first at every later start.
         if not (out / CHECKPOINT).is_file():
             study.tell(trial, state=TrialState.FAIL)
         raise
     else:
-        study.tell(trial, judge.best)
-        said = f"{judge.best:.4f}"
-    (out / CHECKPOINT).unlink(missing_ok=True)  # the large part, and not gone on from any more
-    return f"trial {trial.number}: {said} with {drawn}", failure
+        study.tell(trial, callback.best)
+        result = f"{callback.best:.4f}"
+    (out / CHECKPOINT).unlink(missing_ok=True)  # large, and not resumed from any more
+    return f"trial {trial.number}: {result} with {sampled}", failure
 
 
 class _PruningCallback:
-    """Tells Optuna every metric, keeps the best one, and ends a trial that is weak.
+    """Reports every metric to Optuna, keeps the best one, and prunes a weak trial.
 
     Args:
-        trial: what is judged.
+        trial: the trial that the metrics belong to.
         known: metrics by epoch from before the search was killed.
     """
 
@@ -163,38 +167,38 @@ class _PruningCallback:
             raise optuna.TrialPruned
 
 
-def _draw(trial: optuna.Trial, name: str, config: Config) -> Any:  # noqa: ANN401 - any setting
-    asked = config.tune.space[name]
-    if not isinstance(asked, Range):
-        return trial.suggest_categorical(name, asked.choices)
-    if isinstance(asked.low, int) and isinstance(asked.high, int):
-        return trial.suggest_int(name, asked.low, asked.high, log=asked.log)
-    return trial.suggest_float(name, asked.low, asked.high, log=asked.log)
+def _suggest(trial: optuna.Trial, name: str, config: Config) -> Any:  # noqa: ANN401 - any setting
+    setting = config.tune.space[name]
+    if not isinstance(setting, Range):
+        return trial.suggest_categorical(name, setting.choices)
+    if isinstance(setting.low, int) and isinstance(setting.high, int):
+        return trial.suggest_int(name, setting.low, setting.high, log=setting.log)
+    return trial.suggest_float(name, setting.low, setting.high, log=setting.log)
 
 
-def _settings(train: TrainConfig, drawn: dict[str, Any]) -> TrainConfig:
+def _apply(train: TrainConfig, sampled: dict[str, Any]) -> TrainConfig:
     try:
-        return TrainConfig.model_validate(train.model_dump() | drawn)
+        return TrainConfig.model_validate(train.model_dump() | sampled)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"])) or "train"
-        raise TrainingError(f"tune.space allows what cannot be: {key}: {first['msg']}") from error
+        raise TrainingError(f"tune.space allows an invalid value: {key}: {first['msg']}") from error
 
 
-def _begin_again(study: optuna.Study) -> None:
-    """Fail the trial that a killed search was in, and put its settings first in line."""
+def _requeue_interrupted(study: optuna.Study) -> None:
+    """Mark the trial that a killed search left running as failed, and queue its settings first."""
     for stale in study.get_trials(states=(TrialState.RUNNING,)):
         study.tell(stale.number, state=TrialState.FAIL)
         study.enqueue_trial(stale.params)
 
 
-def _done(study: optuna.Study) -> int:
+def _count_done(study: optuna.Study) -> int:
     return len(study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED)))
 
 
 @contextmanager
-def _alone(storage: Path) -> Iterator[None]:
-    """Hold the storage; a search that was killed holds nothing any more."""
+def _locked(storage: Path) -> Iterator[None]:
+    """Lock the storage; the operating system frees the lock of a search that was killed."""
     storage.parent.mkdir(parents=True, exist_ok=True)
     with storage.with_suffix(".lock").open("w") as lock:
         try:

@@ -1,7 +1,7 @@
-"""The one figure that a run is steered by: mean average precision on the validation split.
+"""The metric that chooses a run's best epoch: mean average precision on the validation split.
 
-Pictures and findings take the clinic's path (letterbox, `edge_agent.core.findings`); the network is
-torch's, in FP32. The figures of a finished model come from `hilum-train evaluate`.
+Images and findings take the agent's path (letterbox, `edge_agent.core.findings`); the network is
+torch's, in FP32. `hilum-train evaluate` measures a finished model.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ _IOU: Final = {"map50": 0.5, "map40": 0.4}
 def measure(
     model: nn.Module, entries: Sequence[LabelledImage], config: TrainConfig, group: ProcessGroup
 ) -> float:
-    """The run's metric; every process looks at its share of the images, all learn the result.
+    """Return the run's metric, on every process; each infers its share of the images.
 
     Args:
         model: in evaluation mode, on the group's device.
         entries: at least one of them with a labelled box.
-        config: says which metric, and the input's size.
-        group: who shares the work.
+        config: names the metric and the input's size.
+        group: the processes that share the images.
     """
-    own = entries[group.rank :: group.world]
+    own = entries[group.rank :: group.world_size]
     shares = group.gather(detect(model, own, config.input_size, group.device))
-    if group.leads:
-        found: list[tuple[Finding, ...]] = [()] * len(entries)
+    if group.is_leader:
+        findings: list[tuple[Finding, ...]] = [()] * len(entries)
         for rank, share in enumerate(shares):
-            found[rank :: group.world] = share
-        return group.told(mean_average_precision(entries, found, _IOU[config.metric]))
-    return group.told(0.0)
+            findings[rank :: group.world_size] = share
+        return group.broadcast(mean_average_precision(entries, findings, _IOU[config.metric]))
+    return group.broadcast(0.0)
 
 
 @torch.no_grad()
@@ -56,17 +56,27 @@ def detect(
     *,
     batch: int = 8,
 ) -> list[tuple[Finding, ...]]:
-    """Findings of every image in its own pixels, down to the head's lowest score."""
+    """Return the findings of every image in its own pixels, down to the head's lowest score.
+
+    Args:
+        model: in evaluation mode, on `device`.
+        entries: the images.
+        size: height and width of the input in pixels.
+        device: torch's device.
+        batch: images inferred together.
+    """
     head = HeadSpec()
     floors = [head.score_floor] * len(CATALOG)
-    found = []
+    findings = []
     for first in range(0, len(entries), batch):
-        pictures = [entry.read_pixels() for entry in entries[first : first + batch]]
-        fits = [Letterbox.fit(p.shape[0], p.shape[1], size, size) for p in pictures]
-        stack = np.stack([apply_letterbox(p, f) for p, f in zip(pictures, fits, strict=True)])[
+        images = [entry.read_pixels() for entry in entries[first : first + batch]]
+        fits = [Letterbox.fit(p.shape[0], p.shape[1], size, size) for p in images]
+        stack = np.stack([apply_letterbox(p, f) for p, f in zip(images, fits, strict=True)])[
             :, None
         ]
         pixels = torch.from_numpy(stack).to(device).to(memory_format=torch.channels_last)
         outputs = model(pixels.float() / 255)[0].cpu().numpy()
-        found += [decode_findings(o, f, head, floors) for o, f in zip(outputs, fits, strict=True)]
-    return found
+        findings += [
+            decode_findings(o, f, head, floors) for o, f in zip(outputs, fits, strict=True)
+        ]
+    return findings

@@ -2,7 +2,7 @@
 
 Each reads the files of the one before from the run's folder, and writes its own there:
 
-    weights.pt -> export -> export/  -> quantise -> export/ -> compile (cards) -> export/
+    weights.pt -> export -> export/  -> quantize -> export/ -> compile (GPUs) -> export/
                                                                parity -> parity.json
 """
 
@@ -52,14 +52,20 @@ from training.export.artifacts import (
     Calibration,
     ExportArtifacts,
     ExportManifest,
-    digests,
-    load,
-    save,
+    digest_files,
+    load_artifacts,
+    save_artifacts,
 )
-from training.export.dynamic_batch import for_any_batch
-from training.export.float16 import to_half
-from training.export.int8 import Infer, quantize, quantize_controlled
-from training.export.onnx import export_onnx, float_ir, halve_weights, ir_bytes, to_openvino
+from training.export.dynamic_batch import open_batch_dimension
+from training.export.float16 import convert_to_float16
+from training.export.int8 import Infer, quantize, quantize_with_accuracy_control
+from training.export.onnx import (
+    convert_to_openvino,
+    export_float_ir,
+    export_onnx,
+    serialize_ir,
+    store_weights_as_float16,
+)
 from training.export.qdq import quantize_onnx
 from training.export.tensorrt import build_engines
 from training.models.network import load_model
@@ -84,18 +90,21 @@ def export(config: Config, on_progress: ProgressCallback = ignore_progress) -> E
     on_progress("export", 0, 3)
     onnx = export_onnx(load_model(path, config.train.architecture), size, size)
     on_progress("export", 1, 3)
-    members = {ONNX: halve_weights(onnx), CARD_FP16: to_half(for_any_batch(onnx))}
+    members = {
+        ONNX: store_weights_as_float16(onnx),
+        CARD_FP16: convert_to_float16(open_batch_dimension(onnx)),
+    }
     if config.export.float_ir:
-        members |= dict(zip((FLOAT_XML, FLOAT_BIN), float_ir(onnx), strict=True))
+        members |= dict(zip((FLOAT_XML, FLOAT_BIN), export_float_ir(onnx), strict=True))
     on_progress("export", 2, 3)
-    record = ExportManifest(
+    manifest = ExportManifest(
         weights_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         input=InputSpec(height=size, width=size),
         head=HeadSpec(),
-        files=digests(members),
+        files=digest_files(members),
     )
-    exported = ExportArtifacts(record, members)
-    save(config.out / FOLDER, exported)
+    exported = ExportArtifacts(manifest, members)
+    save_artifacts(config.out / FOLDER, exported)
     on_progress("export", 3, 3)
     return exported
 
@@ -107,20 +116,20 @@ def quantize_graphs(
 
     Raises:
         TrainingError: nothing is exported yet, the split gives no image, or the graph cannot be
-            quantised within the bounds.
+            quantized within the bounds.
     """
-    exported = load(config.out / FOLDER)
+    exported = load_artifacts(config.out / FOLDER)
     settings = config.export
     entries, digest = read_split(config, settings.calibrate_on)
     check_calibration(config)
     images = [
-        to_input(entry, exported.record.input)[0]
+        to_input(entry, exported.manifest.input)[0]
         for entry in entries[: settings.calibration_images]
     ]
-    on_progress("quantise", 0, 3)
+    on_progress("quantize", 0, 3)
     onnx = _float_onnx(config, exported)
     calibration = Calibration(split=settings.calibrate_on, split_digest=digest, images=len(images))
-    graph = to_openvino(onnx)
+    graph = convert_to_openvino(onnx)
     if settings.max_drop is None:
         int8 = quantize(
             graph,
@@ -130,11 +139,11 @@ def quantize_graphs(
         )
     else:
         checked, _ = read_split(config, settings.control_on)
-        controlled = quantize_controlled(
+        controlled = quantize_with_accuracy_control(
             graph,
             images,
             checked,
-            _map50_metric(exported.record),
+            _map50_metric(exported.manifest),
             settings.max_drop,
             fast_bias_correction=settings.fast_bias_correction,
             symmetric=settings.symmetric,
@@ -144,26 +153,26 @@ def quantize_graphs(
             update={
                 "max_drop": settings.max_drop,
                 "drop": round(controlled.drop, 6),
-                "left_float": controlled.left_float,
+                "kept_float": controlled.kept_float,
             }
         )
-    on_progress("quantise", 1, 3)
+    on_progress("quantize", 1, 3)
     qdq = quantize_onnx(onnx, images)
-    on_progress("quantise", 2, 3)
+    on_progress("quantize", 2, 3)
     members = dict(exported.members)
-    members |= dict(zip((INT8_XML, INT8_BIN), ir_bytes(int8), strict=True))
-    members |= {ONNX_INT8: qdq, CARD_INT8: to_half(for_any_batch(qdq))}
+    members |= dict(zip((INT8_XML, INT8_BIN), serialize_ir(int8), strict=True))
+    members |= {ONNX_INT8: qdq, CARD_INT8: convert_to_float16(open_batch_dimension(qdq))}
     # Engines of earlier graphs are none of these any more.
     graphs = ModelFiles(
         {path: content for path, content in members.items() if not path.endswith(".plan")},
-        exported.record.input,
-        exported.record.head,
+        exported.manifest.input,
+        exported.manifest.head,
     )
     made = exported.with_graphs(graphs)
-    record = made.record.model_copy(update={"calibration": calibration, "inspected": ()})
-    made = replace(made, record=record)
-    save(config.out / FOLDER, made)
-    on_progress("quantise", 3, 3)
+    manifest = made.manifest.model_copy(update={"calibration": calibration, "inspections": ()})
+    made = replace(made, manifest=manifest)
+    save_artifacts(config.out / FOLDER, made)
+    on_progress("quantize", 3, 3)
     return made
 
 
@@ -180,7 +189,7 @@ def check_calibration(config: Config) -> None:
         )
 
 
-def compile_for_cards(
+def compile_engines(
     config: Config,
     capabilities: Sequence[str] = (),
     on_progress: ProgressCallback = ignore_progress,
@@ -192,13 +201,13 @@ def compile_for_cards(
         EngineFailed: tensorrt_rtx is not installed, or cannot compile for one of them.
     """
     runtime = open_runtime("tensorrt_rtx")
-    exported = load(config.out / FOLDER)
+    exported = load_artifacts(config.out / FOLDER)
     wanted = tuple(capabilities) or config.export.capabilities
     built = build_engines(exported.graphs, wanted, runtime, on_progress)
     made = exported.with_graphs(built.graphs)
-    record = made.record.model_copy(update={"inspected": built.inspected})
-    made = replace(made, record=record)
-    save(config.out / FOLDER, made)
+    manifest = made.manifest.model_copy(update={"inspections": built.inspections})
+    made = replace(made, manifest=manifest)
+    save_artifacts(config.out / FOLDER, made)
     return made
 
 
@@ -210,10 +219,10 @@ def check_parity(config: Config, on_progress: ProgressCallback = ignore_progress
             is not as it must be, the disk is full, the run's device is not here, or a bound was not
             kept; then the message names bound and value.
     """
-    exported = load(config.out / FOLDER)
+    exported = load_artifacts(config.out / FOLDER)
     weights = config.out / WEIGHTS
     _check_same_weights(weights, exported)
-    record, settings = exported.record, config.evaluate
+    manifest, settings = exported.manifest, config.evaluate
     test, digest = read_split(config, settings.split)
     valid, _ = read_split(config, settings.choose_on)
     device, rule = str(choose_device(config.train.device)), threshold_rule(config)
@@ -229,13 +238,13 @@ def check_parity(config: Config, on_progress: ProgressCallback = ignore_progress
         with explain_write_errors(path):
             draft = draft_bundle(path, exported.graphs)
         network = load_model(weights, config.train.architecture)
-        reference = side("torch", network_detector(network, record.input, record.head, device))
+        reference = side("torch", network_detector(network, manifest.input, manifest.head, device))
         for variant in draft.manifest.engines:
             if variant.precision == "bf16" and not has_native_bf16():
                 not_measured[variant.name] = "this processor does not compute BF16"
                 continue
             engine = measuring_engine(draft, variant)
-            own = side(variant.name, engine_detector(engine, record.input, record.head))
+            own = side(variant.name, engine_detector(engine, manifest.input, manifest.head))
             by = "ONNX Runtime in TensorRT's place, " if variant.runtime == "tensorrt" else ""
             compared.append(
                 parity.compare_variant(
@@ -252,7 +261,7 @@ def check_parity(config: Config, on_progress: ProgressCallback = ignore_progress
     finally:
         path.unlink(missing_ok=True)
     result = ParityResult(
-        export_digest=record.digest,
+        export_digest=manifest.digest,
         split=settings.split,
         split_digest=digest,
         images=len(test),
@@ -275,14 +284,14 @@ def load_checked(config: Config) -> tuple[ExportArtifacts, ParityResult]:
         TrainingError: there is no proof, it is of other graphs, was run against other bounds than
             the configuration states, or says that a bound was not kept.
     """
-    exported = load(config.out / FOLDER)
+    exported = load_artifacts(config.out / FOLDER)
     path = config.out / PARITY
     hint = "Run `hilum-train parity` first."
     try:
         result = ParityResult.model_validate_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise TrainingError(f"there is no result of parity in {path}", hint=hint) from error
-    if result.export_digest != exported.record.digest:
+    if result.export_digest != exported.manifest.digest:
         raise TrainingError(f"{path} is about other graphs than {FOLDER}/ holds", hint=hint)
     if result.bounds != config.parity:
         raise TrainingError(f"{path} was run against other bounds than are configured", hint=hint)
@@ -319,7 +328,7 @@ def _check_bounds(result: ParityResult, config: Config) -> None:
     if problems:
         raise TrainingError(
             "the exported model is not the trained one:\n  " + "\n  ".join(problems),
-            hint="No bundle is made. Calibrate on more images, quantise with accuracy control, "
+            hint="No bundle is made. Calibrate on more images, quantize with accuracy control, "
             "or leave the variant out (bundle.variants).",
         )
 
@@ -328,14 +337,14 @@ def _float_onnx(config: Config, exported: ExportArtifacts) -> bytes:
     """Export the f32 graph again: the exported file has its weights rounded to f16."""
     path = config.out / WEIGHTS
     _check_same_weights(path, exported)
-    spec = exported.record.input
+    spec = exported.manifest.input
     return export_onnx(load_model(path, config.train.architecture), spec.height, spec.width)
 
 
 def _check_same_weights(path: Path, exported: ExportArtifacts) -> None:
     if not path.is_file():
         raise TrainingError(f"there are no weights {path}", hint="Run `hilum-train run` first.")
-    if hashlib.sha256(path.read_bytes()).hexdigest() != exported.record.weights_sha256:
+    if hashlib.sha256(path.read_bytes()).hexdigest() != exported.manifest.weights_sha256:
         raise TrainingError(
             f"{path} holds other weights than were exported",
             hint="Run `hilum-train export` again.",
@@ -349,15 +358,15 @@ def to_input(entry: LabelledImage, spec: InputSpec) -> tuple[NDArray[np.uint8], 
     return apply_letterbox(pixels, fit, spec.pad_value)[None, None], fit
 
 
-def _map50_metric(record: ExportManifest) -> Callable[[Infer, Sequence[LabelledImage]], float]:
+def _map50_metric(manifest: ExportManifest) -> Callable[[Infer, Sequence[LabelledImage]], float]:
     """mAP@0.5 of whatever runs the graph, through the clinic's own letterbox and findings."""
-    floors = [record.head.score_floor] * len(CATALOG)
+    floors = [manifest.head.score_floor] * len(CATALOG)
 
     def metric(infer: Infer, entries: Sequence[LabelledImage]) -> float:
         found = []
         for entry in entries:
-            batch, fit = to_input(entry, record.input)
-            found.append(decode_findings(infer(batch)[0], fit, record.head, floors))
+            batch, fit = to_input(entry, manifest.input)
+            found.append(decode_findings(infer(batch)[0], fit, manifest.head, floors))
         return mean_average_precision(entries, found, 0.5)
 
     return metric

@@ -95,7 +95,7 @@ def make_bundle(config: Config, pictures: Mapping[str, Pixels] | None = None) ->
             prove itself. A bundle that was there before is untouched.
     """
     exported, parity = steps.load_checked(config)
-    begun = beginnings.read(config)
+    begun = beginnings.load(config)
     evaluation = _read_evaluation(config, exported, parity)
     shipped = _shipped_variants(config, parity)
     told = _card_data(config, evaluation, parity, shipped)
@@ -115,7 +115,7 @@ def make_bundle(config: Config, pictures: Mapping[str, Pixels] | None = None) ->
                 name=config.bundle.name,
                 version=config.bundle.version,
                 intended_use=config.bundle.intended_use,
-                weights_sha256=exported.record.weights_sha256,
+                weights_sha256=exported.manifest.weights_sha256,
                 data=told.data,
                 train=config.train,
                 begun=begun,
@@ -144,7 +144,7 @@ def _read_evaluation(config: Config, exported: ExportArtifacts, parity: ParityRe
         evaluation = Evaluation.model_validate_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise TrainingError(f"there is no evaluation in {path}", hint=hint) from error
-    if evaluation.subject.digest != exported.record.weights_sha256:
+    if evaluation.subject.digest != exported.manifest.weights_sha256:
         raise TrainingError(f"{path} is of other weights than were exported", hint=hint)
     if evaluation.data.split_digest != parity.split_digest:
         raise TrainingError(f"{path} is of another split than {steps.PARITY}", hint=hint)

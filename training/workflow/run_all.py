@@ -23,7 +23,7 @@ from training.progress import ProgressCallback, ignore_progress
 from training.release.publish import Published, publish
 from training.train import run_manifest
 from training.train.checkpoints import WEIGHTS
-from training.train.run import read_parts
+from training.train.run import load_splits
 from training.train.tracking import RUN
 from training.workflow import export_steps as steps
 from training.workflow import make_bundle
@@ -92,6 +92,7 @@ def run_all(
         model=config.tracking.model,
         experiment=config.tracking.experiment,
         run_id=tracked_run(config),
+        weights=config.out / WEIGHTS,
     )
     on_message(f"publish: {published.model} version {published.version}, alias {published.alias}")
     return PipelineResult(bundle, published)
@@ -110,14 +111,14 @@ def _check_settings(config: Config) -> None:
     parts = ["train", "valid", evaluate.split, evaluate.choose_on, export.calibrate_on]
     if export.max_drop is not None:
         parts.append(export.control_on)
-    read_parts(config, dict.fromkeys(parts))
+    load_splits(config, dict.fromkeys(parts))
     steps.check_calibration(config)
     make_bundle.check_settings(config)
     evaluating.check_request(evaluation_request(config, "cpu"))
     if export.capabilities and COMPILER in find_tensorrt_packages():
         open_runtime(COMPILER).check(export.capabilities)
     if (config.out / run_manifest.FILE).is_file() and (config.out / WEIGHTS).is_file():
-        run_manifest.read(config)
+        run_manifest.load(config)
 
 
 def tracked_run(config: Config) -> str | None:

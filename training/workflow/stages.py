@@ -104,7 +104,7 @@ class Pipeline:
         if not self.config.export.capabilities:
             return
         if COMPILER in find_tensorrt_packages():
-            steps.compile_for_cards(self.config, on_progress=self.on_progress)
+            steps.compile_engines(self.config, on_progress=self.on_progress)
         else:
             self.on_message(f"export: no TensorRT engines are compiled: {COMPILER} is missing")
 

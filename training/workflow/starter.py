@@ -7,21 +7,18 @@ interrupted run continues.
 from __future__ import annotations
 
 import csv
-import hashlib
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import cv2
 import numpy as np
-import torch
 
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.runtimes.openvino import has_native_bf16
 from hilum.catalog import CATALOG
-from hilum.manifest import InputSpec
 from training.bundle.measuring import measuring_engine
 from training.bundle.variants import BF16, FP32, INT8, ORT_FP32
 from training.config import (
@@ -34,17 +31,14 @@ from training.config import (
     TrackingConfig,
     TrainConfig,
 )
-from training.data import dataset, splits
+from training.data import splits
 from training.data.atomic_files import replace_files
 from training.errors import TrainingError
 from training.evaluation.detectors import engine_detector
-from training.models.network import described
-from training.models.unfuse import activation_of, unfused
 from training.progress import ProgressCallback, ignore_progress
 from training.synthetic import backgrounds as real
 from training.synthetic import box_statistics, lungs, writer
 from training.synthetic.generator import Generator
-from training.workflow.export_steps import to_input
 from training.workflow.run_all import run_all
 
 NAME: Final = "starter"
@@ -72,10 +66,9 @@ TRAIN_FURTHER: Final[dict[str, object]] = {
     "restart_epoch": None,
     "learning_rate": 1.2e-3,
 }
-"""Default settings where an earlier bundle's network is trained further."""
+"""Default settings where a run starts from the weights of an earlier one."""
 FIRST_SEED: Final = {"train": 0, "valid": 10_000_000, "test": 20_000_000}
 _CLEAR: Final = "clear.txt"
-_MEASURED_ON: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +100,8 @@ class StarterPlan:
         given = [
             "--backgrounds RADIOGRAPHS" if self.backgrounds else "",
             f"--content-check {self.content_check.name}" if self.content_check else "",
-            f"--begin-with {train.weights.stem}.bundle" if train.weights else "",
+            f"--weights {train.weights.name}" if train.weights else "",
+            f"--replaces {self.replaces.name}" if self.replaces else "",
             f"--activation {train.activation}",
             f"--epochs {train.epochs} --small-epochs {train.small_epochs}",
             f"--learning-rate {train.learning_rate:g} --seed {self.seed}",
@@ -152,7 +146,6 @@ def make_starter(
     plan: StarterPlan,
     train: Callable[[Config], object],
     *,
-    beginning: Path | None = None,
     on_message: Callable[[str], None] = lambda _: None,
     on_progress: ProgressCallback = ignore_progress,
 ) -> Bundle:
@@ -160,16 +153,13 @@ def make_starter(
 
     Args:
         plan: what to make.
-        train, say, on_step: as `pipeline.run_all` takes them.
-        beginning: a bundle whose network is trained further; None: random weights.
+        train, on_message, on_progress: as `run_all` takes them.
 
     Raises:
         TrainingError: a folder is absent, a step failed, a bound was not kept, or the bundle does
             not prove itself.
     """
     generate_set(plan, on_progress)
-    if beginning is not None:
-        plan = continue_from(plan, beginning)
     made = run_all(plan.config, train, on_message=on_message, on_progress=on_progress).bundle
     for name, marks in count_false_positives(plan, made).items():
         on_message(
@@ -221,28 +211,6 @@ def generate_set(plan: StarterPlan, on_progress: ProgressCallback = ignore_progr
     samples = writer.write_dataset_parts(parts, folder, split=split, workers=plan.workers)
     for done, _ in enumerate(samples, start=1):
         on_progress("paint", done, sum(counts.values()))
-
-
-def continue_from(plan: StarterPlan, bundle: Path) -> StarterPlan:
-    """Return the plan with an earlier bundle's network as initial weights; the set must exist.
-
-    Raises:
-        TrainingError: there is no such bundle, or its network is of another architecture.
-    """
-    path = plan.work / f"{bundle.stem}.pt"
-    if not path.is_file():
-        size = plan.train.input_size
-        entries = dataset.load_dataset(plan.work / "set", "train")[:_MEASURED_ON]
-        pictures = [to_input(entry, InputSpec(height=size, width=size))[0] for entry in entries]
-        opened = Bundle.open(bundle)
-        network = unfused(opened, plan.train.architecture, pictures)
-        as_it_was = plan.train.model_copy(update={"activation": activation_of(opened)})
-        content = described(network.state_dict(), as_it_was)
-        with replace_files(plan.work) as place:
-            torch.save(content, place(path.name))
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    train = {**plan.train.model_dump(), "weights": path, "weights_sha256": digest}
-    return replace(plan, train=TrainConfig.model_validate(train))
 
 
 def count_false_positives(plan: StarterPlan, bundle: Bundle) -> dict[str, list[int]]:

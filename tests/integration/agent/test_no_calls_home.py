@@ -42,7 +42,7 @@ import io
 import numpy as np
 from edge_agent.engines.bundle import Bundle, starter_bundle_path
 from training.export import to_openvino
-from training.export.int8 import fuse_swish
+from training.export.int8_graph import fuse_swish
 
 fuse_swish(to_openvino(Bundle.open(starter_bundle_path()).read("model.onnx")))
 """

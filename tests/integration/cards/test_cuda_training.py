@@ -1,4 +1,4 @@
-"""Training on a real card. Skipped where there is none: then nothing of this has been tested.
+"""Training on a real GPU; skipped, and so untested, where there is none.
 
 .venv/bin/python -m pytest tests/integration/cards/test_cuda_training.py -rs
 """
@@ -27,7 +27,7 @@ from training.config import load_config  # noqa: E402
 from training.evaluation.detectors import network_detector  # noqa: E402
 from training.models.grey import to_grey  # noqa: E402
 from training.models.network import load_model  # noqa: E402
-from training.train.distributed import ALONE, ProcessGroup, choose_device  # noqa: E402
+from training.train.distributed import SINGLE_PROCESS, ProcessGroup, choose_device  # noqa: E402
 from training.train.loop import EpochReport, Progress  # noqa: E402
 from training.train.run import run  # noqa: E402
 
@@ -44,7 +44,7 @@ def test_its_first_step_is_the_processors(tmp_path: Path) -> None:
         stated = {"epochs": 2, "device": device}
         config = load_config(configured(tmp_path / device, train=stated))
         steps: list[Progress] = []
-        weights = run(config, group, tracked=False, on_step=steps.append)
+        weights = run(config, group, track=False, on_step=steps.append)
         first[device] = steps[0].loss
         assert {it.device.type for it in load_model(weights).parameters()} == {"cpu"}
     assert first["cuda"] == pytest.approx(first["cpu"], rel=0.01)
@@ -60,12 +60,12 @@ def test_a_stopped_run_goes_on_and_the_processor_may_take_it_over(tmp_path: Path
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(config, card, tracked=False, on_epoch=stop)
+        run(config, card, track=False, on_epoch=stop)
     with pytest.raises(KeyboardInterrupt):
-        run(config, card, tracked=False, resume=True, on_epoch=stop)
+        run(config, card, track=False, resume=True, on_epoch=stop)
     train = config.train.model_copy(update={"device": "cpu"})
     moved = config.model_copy(update={"train": train})
-    run(moved, ALONE, tracked=False, resume=True, on_epoch=reports.append)
+    run(moved, SINGLE_PROCESS, track=False, resume=True, on_epoch=reports.append)
     assert [report.epoch for report in reports] == [0, 1, 2, 3]
 
 
@@ -88,14 +88,14 @@ def test_what_processes_exchange_goes_through_nccl(tmp_path: Path) -> None:
     meet = f"file://{tmp_path / 'meet'}"
     dist.init_process_group("cpu:gloo,cuda:nccl", init_method=meet, rank=0, world_size=1)
     try:
-        group = ProcessGroup(rank=0, world=2, device=device)  # As if there were another one.
+        group = ProcessGroup(rank=0, world_size=2, device=device)  # As if there were another one.
         wrapped = group.wrap(random_detector().to(device)).train()
         assert any(isinstance(it, torch.nn.SyncBatchNorm) for it in wrapped.modules())
         outputs = tensors(wrapped(torch.rand(2, 1, 64, 64, device=device)))
         torch.stack([it.float().mean() for it in outputs]).sum().backward()
         assert any(it.grad is not None and it.grad.any() for it in wrapped.parameters())
-        assert group.total(torch.tensor([2.5], device=device)).tolist() == [2.5]
-        assert group.told({"any": "thing"}) == {"any": "thing"}
+        assert group.all_reduce_sum(torch.tensor([2.5], device=device)).tolist() == [2.5]
+        assert group.broadcast({"any": "thing"}) == {"any": "thing"}
         group.check_agreement("digest")
     finally:
         dist.destroy_process_group()

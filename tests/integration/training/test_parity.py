@@ -1,4 +1,4 @@
-"""ultralytics' own post-processing and ours say the same of the same weights and tensor.
+"""ultralytics' post-processing and Hilum's give the same findings for the same weights.
 
 Left: the torch network and `ultralytics.utils.nms.non_max_suppression`. Right: the exported graph
 on the agent's OpenVINO engine in f32 and `edge_agent.core.findings`. Boxes within a pixel, the same

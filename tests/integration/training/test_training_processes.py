@@ -1,4 +1,4 @@
-"""Training as real processes: two that train one network, and one that is killed and goes on."""
+"""Training as real processes: two that train one network, and one that is killed and resumed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch")
 
 from tests.support.training.toy_sets import configured  # noqa: E402  # torch may be absent
 from training.config import load_config  # noqa: E402
-from training.train.distributed import ALONE  # noqa: E402
+from training.train.distributed import SINGLE_PROCESS  # noqa: E402
 from training.train.loop import EpochReport  # noqa: E402
 from training.train.run import run  # noqa: E402
 
@@ -53,21 +53,21 @@ def test_two_processes_train_one_network(tmp_path: Path) -> None:
     config = configured(tmp_path)
     done = torchrun(WORKER, config, tmp_path)
     assert done.returncode == 0, done.stderr
-    told = [json.loads((tmp_path / f"rank-{k}.json").read_text()) for k in range(2)]
-    assert told[0]["weights"] == told[1]["weights"]
-    assert len(set(told[0]["weights"])) == 2  # it did learn
+    reports = [json.loads((tmp_path / f"rank-{k}.json").read_text()) for k in range(2)]
+    assert reports[0]["weights"] == reports[1]["weights"]
+    assert len(set(reports[0]["weights"])) == 2  # it did learn
     for epoch in ("0", "1"):
-        seen = Counter(told[0]["images"][epoch]) + Counter(told[1]["images"][epoch])
+        seen = Counter(reports[0]["images"][epoch]) + Counter(reports[1]["images"][epoch])
         assert seen == Counter({f"{k:03d}": 1 for k in range(10)})
-        assert told[0]["images"][epoch]
-        assert told[1]["images"][epoch]
-    for rank in told:
+        assert reports[0]["images"][epoch]
+        assert reports[1]["images"][epoch]
+    for rank in reports:
         assert rank["gradient_difference"] < 1e-4
         assert rank["other_without_exchange"] > 1e-2
-    assert "process 1 of 2 has other weights" in told[1]["disagreement"]
-    # One process speaks and tracks.
-    assert told[0]["said"]
-    assert not told[1]["said"]
+    assert "process 1 of 2 has other weights" in reports[1]["disagreement"]
+    # Only the leading process sends messages and tracks.
+    assert reports[0]["messages"]
+    assert not reports[1]["messages"]
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [0, 1]
     from mlflow import MlflowClient
@@ -96,7 +96,7 @@ def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(tmp_path: Path
             break
     process.communicate(timeout=600)
     assert process.returncode == -signal.SIGKILL
-    done = torch.load(killed / "run" / "checkpoint.pt", weights_only=True)["history"]["done"]
+    done = torch.load(killed / "run" / "checkpoint.pt", weights_only=True)["history"]["epochs_done"]
     assert done >= 1
 
     epochs: list[int] = []
@@ -104,8 +104,8 @@ def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(tmp_path: Path
     def note(report: EpochReport) -> None:
         epochs.append(report.epoch)
 
-    resumed = run(load_config(config), ALONE, resume=True, tracked=False, on_epoch=note)
+    resumed = run(load_config(config), SINGLE_PROCESS, resume=True, track=False, on_epoch=note)
     assert epochs == list(range(done, 3))
-    expected = run(load_config(configured(whole, train={"epochs": 3})), ALONE, tracked=False)
+    expected = run(load_config(configured(whole, train={"epochs": 3})), SINGLE_PROCESS, track=False)
     for key, value in state(expected).items():
         assert torch.equal(value, state(resumed)[key]), key

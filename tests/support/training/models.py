@@ -1,7 +1,7 @@
-"""YOLO11-n networks in torch for tests: of random weights, and the starter's own.
+"""YOLO11-n networks in torch for tests: with random weights, and with the starter's.
 
-The random one says nothing about anybody, but it does say something, with scores over the whole
-range. The starter's is read back from the ONNX graph in its bundle, weight by weight.
+The random network detects nothing real, but its scores cover the whole range. The starter's
+weights are read from the ONNX graph in its bundle.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
+from ultralytics.nn.modules import Conv
 from ultralytics.nn.tasks import DetectionModel
 
 from edge_agent.engines.bundle import Bundle
@@ -79,23 +80,32 @@ def _spread(
 
 
 def detector_of(bundle: Bundle) -> DetectionModel:
-    """The network in a bundle's ONNX graph, batch normalisation folded, weights as stored there."""
+    """Return the network in a bundle's ONNX graph, which has batch normalisation folded in.
+
+    Its normalisations have mean 0 and variance 1, so that they only add the folded bias.
+    """
     graph = onnx.load_from_string(bundle.read("model.onnx")).graph
     stored = {
-        tensor.name.removeprefix("model.").removesuffix("/f16"): numpy_helper.to_array(tensor)
+        tensor.name.removeprefix("model.").removesuffix("/f16"): torch.from_numpy(
+            np.array(numpy_helper.to_array(tensor), np.float32)
+        )
         for tensor in graph.initializer
     }
-    model = detector().fuse(verbose=False).eval()
+    model = detector().eval()
     state = model.state_dict()
-    # A bias of zeros is left out of the graph.
-    found = {
-        key: torch.from_numpy(np.array(stored[key], np.float32))
-        if key in stored
-        else torch.zeros_like(value)
-        for key, value in state.items()
-    }
-    weights = [key for key in state if key.endswith(".weight")]
-    if missing := [key for key in weights if key not in stored]:
-        raise ValueError(f"the graph has no {missing[:3]}")
-    model.load_state_dict(found)
+    for name, module in model.named_modules():
+        if isinstance(module, Conv):
+            state[f"{name}.conv.weight"] = stored[f"{name}.conv.weight"]
+            state[f"{name}.bn.weight"] = torch.full_like(
+                state[f"{name}.bn.weight"], (1 + module.bn.eps) ** 0.5
+            )
+            # The graph leaves out a bias of zeros.
+            state[f"{name}.bn.bias"] = stored.get(
+                f"{name}.conv.bias", torch.zeros_like(state[f"{name}.bn.bias"])
+            )
+        elif isinstance(module, torch.nn.Conv2d) and f"{name}.bias" in state:
+            state[f"{name}.weight"] = stored[f"{name}.weight"]
+            bias = state[f"{name}.bias"]
+            state[f"{name}.bias"] = stored.get(f"{name}.bias", torch.zeros_like(bias))
+    model.load_state_dict(state)
     return model

@@ -1,12 +1,20 @@
 """`hilum-train` for tests, with a local Ray node that may take as long as it needs to start.
 
-Ray gives up on its own node after 30 seconds. The limit is a constant in `Node.__init__` of Ray
-2.60, which no setting changes, and a machine under heavy load needs longer. Ray's other limits are
-environment variables: `ENVIRONMENT` raises those that bear on a start.
+Three limits of Ray 2.60 fail on a machine under heavy load. No setting changes the first two:
+
+- `Node.__init__` waits 30 seconds for the node to register. Here it waits without a limit.
+- The raylet waits 15 seconds for the files in which its agents write their ports, then aborts.
+  Here the runtime environment agent is given its port, and the files of the dashboard agent, which
+  is not used, exist beforehand with the port -1, which means none.
+- Its other limits are environment variables, which `ENVIRONMENT` raises.
+
+The test's own timeout ends a start that never succeeds.
 """
 
 from __future__ import annotations
 
+import inspect
+import socket
 import time
 from typing import Any, Final
 
@@ -30,12 +38,22 @@ ENVIRONMENT: Final = {
 }
 """Limits of Ray on the start of its processes, raised to half an hour."""
 
+_UNUSED_PORTS: Final = (
+    "dashboard_agent_listen_port",
+    "metrics_agent_port",
+    "metrics_export_port",
+)
 
-def wait_for_nodes() -> None:
-    """Make Ray wait for a node's registration until its caller ends this process."""
+
+def remove_start_limits() -> None:
+    """Make Ray wait for its node's registration, and its raylet for no agent's port."""
     from ray._private import services
+    from ray._private.parameter import RayParams
+    from ray._raylet import persist_port
 
-    get_node = services.get_node
+    get_node, start_raylet = services.get_node, services.start_raylet
+    initialize = RayParams.__init__
+    port = _find_free_port()
 
     def get_registered_node(*arguments: Any, **options: Any) -> dict[str, Any]:
         while True:
@@ -46,11 +64,29 @@ def wait_for_nodes() -> None:
             else:
                 return node
 
+    def start_raylet_with_ports(*arguments: Any, **options: Any) -> Any:
+        known = inspect.signature(start_raylet).bind(*arguments, **options).arguments
+        for name in _UNUSED_PORTS:
+            persist_port(known["session_dir"], known["node_id"], name, -1)
+        return start_raylet(*arguments, **options)
+
+    def initialize_with_port(self: RayParams, *arguments: Any, **options: Any) -> None:
+        initialize(self, *arguments, **{"runtime_env_agent_port": port, **options})
+
     services.get_node = get_registered_node
+    services.start_raylet = start_raylet_with_ports
+    RayParams.__init__ = initialize_with_port
+
+
+def _find_free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("", 0))
+        port: int = found.getsockname()[1]
+        return port
 
 
 if __name__ == "__main__":
     from training.cli.main import main
 
-    wait_for_nodes()
+    remove_start_limits()
     main()

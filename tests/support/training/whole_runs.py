@@ -13,7 +13,7 @@ from tests.support.training.exported_runs import SIZE, exportable
 from tests.support.training.models import blobs
 from training.config import Config, load_config
 from training.train import run_manifest
-from training.train.run import read_sets
+from training.train.run import load_training_data
 from training.workflow import run_all
 
 PICTURES = {f"case-{k}": blobs(500 + k, SIZE, SIZE) for k in range(32)}
@@ -34,7 +34,7 @@ class Trained:
 
     def __call__(self, config: Config) -> None:
         self.times += 1
-        run_manifest.note(config, read_sets(config).digest, "abc")
+        run_manifest.create_or_check(config, load_training_data(config).digest, "abc")
         torch.save(self._network.state_dict(), config.out / "weights.pt")
 
 

@@ -1,4 +1,4 @@
-"""What each process of a two-process training does in tests; run by torchrun.
+"""One process of the two that train together in tests; torchrun runs this file.
 
 Arguments: a configuration, and a folder for `rank-N.json`.
 """
@@ -16,11 +16,11 @@ from torch import nn
 from training.config import Config, load_config
 from training.errors import TrainingError
 from training.models.network import build_model
-from training.train.distributed import ALONE, ProcessGroup, joined
-from training.train.loader import Batch, batches
+from training.train.distributed import SINGLE_PROCESS, ProcessGroup, join_process_group
+from training.train.loader import Batch, iter_batches
 from training.train.loop import EpochReport, Progress
-from training.train.losses import Criterion, class_weights
-from training.train.run import read_sets, run
+from training.train.losses import Criterion, weigh_classes
+from training.train.run import load_training_data, run
 
 
 def gradient(
@@ -29,9 +29,9 @@ def gradient(
     """All gradients of one step from the same weights; statistics of normalisation held fixed."""
     torch.manual_seed(3)
     model = build_model(config.train)
-    sets = read_sets(config)
+    sets = load_training_data(config)
     criterion = Criterion(
-        model, group if exchange else ALONE, class_weights(config.train, sets.train)
+        model, group if exchange else SINGLE_PROCESS, weigh_classes(config.train, sets.train)
     )
     network = group.wrap(model) if exchange else model
     model.train()
@@ -39,8 +39,8 @@ def gradient(
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
     predictions = network(torch.from_numpy(batch.pixels).float() / 255)
-    loss = criterion(predictions, batch, hidden_weight=1.0, images=batch.together)
-    torch.autograd.backward(loss.sum() * (group.world if exchange else 1))
+    loss = criterion(predictions, batch, unlabelled_weight=1.0, images=batch.global_size)
+    torch.autograd.backward(loss.sum() * (group.world_size if exchange else 1))
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
@@ -49,7 +49,7 @@ def main(config_path: Path, folder: Path) -> None:
     torch.set_num_threads(1)
     images: dict[int, list[str]] = defaultdict(list)
     weights: list[str] = []
-    said: list[str] = []
+    messages: list[str] = []
 
     def step(progress: Progress) -> None:
         images[progress.epoch] += progress.images
@@ -57,12 +57,14 @@ def main(config_path: Path, folder: Path) -> None:
     def epoch(report: EpochReport) -> None:
         weights.append(report.weights)
 
-    with joined("cpu") as group:
-        run(config, group, say=said.append, on_step=step, on_epoch=epoch)
-        entries = read_sets(config).train
-        whole = next(batches(entries, config.train, 0))
-        own = next(batches(entries, config.train, 0, rank=group.rank, world=group.world))
-        alone = gradient(config, ALONE, whole)
+    with join_process_group("cpu") as group:
+        run(config, group, on_message=messages.append, on_step=step, on_epoch=epoch)
+        entries = load_training_data(config).train
+        whole = next(iter_batches(entries, config.train, 0))
+        own = next(
+            iter_batches(entries, config.train, 0, rank=group.rank, world_size=group.world_size)
+        )
+        alone = gradient(config, SINGLE_PROCESS, whole)
         together = gradient(config, group, own)
         unshared = gradient(config, group, own, exchange=False)
         try:
@@ -70,15 +72,15 @@ def main(config_path: Path, folder: Path) -> None:
             disagreement = ""
         except TrainingError as error:
             disagreement = error.message
-        told = {
+        report = {
             "disagreement": disagreement,
             "weights": weights,
             "images": images,
-            "said": said,
+            "messages": messages,
             "gradient_difference": float((together - alone).norm() / alone.norm()),
             "other_without_exchange": float((unshared - alone).norm() / alone.norm()),
         }
-        (folder / f"rank-{group.rank}.json").write_text(json.dumps(told))
+        (folder / f"rank-{group.rank}.json").write_text(json.dumps(report))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import torch
 from tests.support.training.annotated import make_studies
 from tests.support.training.models import random_detector
 from tests.support.training.whole_runs import WholeRun, whole_run
-from training.export.onnx import export_onnx, to_openvino
+from training.export.onnx import convert_to_openvino, export_onnx
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,7 +42,7 @@ def onnx_bytes(network: DetectionModel) -> bytes:
 @pytest.fixture(scope="session")
 def float_graph(onnx_bytes: bytes) -> ov.Model:
     """The same for OpenVINO; tests leave it as it is."""
-    return to_openvino(onnx_bytes)
+    return convert_to_openvino(onnx_bytes)
 
 
 @pytest.fixture(scope="session")

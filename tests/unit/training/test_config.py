@@ -21,13 +21,13 @@ def test_little_needs_to_be_said(tmp_path: Path) -> None:
     assert config.data.dataset == Path("set")
     assert config.train.architecture == "yolo11s"
     assert config.parity.map50_drop == 0.01
-    assert {config.train.size_in(epoch) for epoch in range(12)} == {config.train.input_size}
+    assert {config.train.input_size_in(epoch) for epoch in range(12)} == {config.train.input_size}
     assert config.train.restart_epoch is None
     assert config.tracking.uri == "sqlite:///runs/mlflow.db"
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("data: {dataset: a}\ntrain: {epoch: 3}", "unknown key train.epoch; did you mean train.ep"),
         ("data: {dataset: a}\ntrian: {}", "unknown key trian; did you mean train?"),
@@ -35,22 +35,25 @@ def test_little_needs_to_be_said(tmp_path: Path) -> None:
         ("data: {dataset: a}\ntrain: {weights: w.pt}", "train: weights and weights_sha256 go"),
         (
             "data: {dataset: a}\ntracking: {uri: 'http://me:secret@host'}",
-            "tracking.uri: holds a name or password",
+            "tracking.uri: must hold no name or password",
         ),
         (
             "data: {dataset: a}\nevaluate: {sensitivity: 0.9, false_positives: 0.1}",
-            "evaluate: state false_positives or sensitivity: points have one aim",
+            "evaluate: state false_positives or sensitivity, not both",
         ),
-        ("data: {dataset: a}\nevaluate: {false_positives: null}", "points need an aim"),
+        (
+            "data: {dataset: a}\nevaluate: {false_positives: null}",
+            "evaluate: state one of false_positives and sensitivity",
+        ),
         ("train: {}", "data: Field required"),
-        ("", "states no settings"),
-        ("data: [", "is no YAML"),
+        ("", "has no settings"),
+        ("data: [", "is not YAML"),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path: Path, text: str, says: str) -> None:
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(TrainingError) as caught:
         load_config(stated(tmp_path, text))
-    assert says in caught.value.message
+    assert message in caught.value.message
     assert "c.yaml" in caught.value.message
     assert "secret" not in caught.value.message
 

@@ -35,6 +35,10 @@ def publish(
             metavar="URI", help="MLflow: `http://host:5000`, or `sqlite:///FILE` without a server."
         ),
     ],
+    weights: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The run's `weights.pt`, published beside the bundle."),
+    ] = None,
     model: Annotated[str, typer.Option(help="Name of the registered model.")] = "hilum",
     experiment: Annotated[str, typer.Option(help="Experiment of its MLflow run.")] = "hilum",
     alias: Annotated[str, typer.Option(help="Alias that moves to this version.")] = "candidate",
@@ -46,7 +50,14 @@ def publish(
     from training.cli import bundle as bundles  # noqa: PLC0415 - torch
 
     raise typer.Exit(
-        bundles.publish(bundle=bundle, to=to, model=model, experiment=experiment, alias=alias)
+        bundles.publish(
+            bundle=bundle,
+            weights=weights,
+            to=to,
+            model=model,
+            experiment=experiment,
+            alias=alias,
+        )
     )
 
 

@@ -69,13 +69,17 @@ def starter(
             metavar="FILE", help="A content check from `content-check`, or a bundle that has one."
         ),
     ] = None,
-    begin_with: Annotated[
+    weights: Annotated[
         Path | None,
-        typer.Option(metavar="BUNDLE", help="Continue training an earlier bundle's network."),
+        typer.Option(metavar="FILE", help="Start from the `weights.pt` of an earlier run."),
+    ] = None,
+    replaces: Annotated[
+        Path | None,
+        typer.Option(metavar="BUNDLE", help="The bundle that the new one replaces."),
     ] = None,
     activation: Annotated[
         Literal["silu", "hardswish", "relu"] | None,
-        typer.Option(help="hardswish is faster in INT8.  [default: silu, or the bundle's]"),
+        typer.Option(help="hardswish is faster in INT8.  [default: silu, or that of --weights]"),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split and the training.")] = 11,
     name: Annotated[str, typer.Option(help="Name of the bundle.")] = "starter",
@@ -89,7 +93,7 @@ def starter(
         int, typer.Option(min=8, help="Number of validation images, and of test images.")
     ] = 1000,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="12 from random weights, 9 with --begin-with.")
+        int | None, typer.Option(min=1, help="12 from random weights, 9 with --weights.")
     ] = None,
     small_epochs: Annotated[
         int | None, typer.Option(min=0, help="The first of them, at 256 pixels: 4, or none.")
@@ -116,7 +120,8 @@ def starter(
             work=work,
             backgrounds=backgrounds,
             content_check=content_check,
-            beginning=begin_with,
+            weights=weights,
+            replaces=replaces,
             name=name,
             version=version,
             modifications=modifications,

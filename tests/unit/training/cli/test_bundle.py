@@ -56,18 +56,18 @@ def configured_with_a_typing_error(config: Path) -> Path:
 
 def test_a_run_that_is_gone_on_with_keeps_what_it_declared(tmp_path: Path) -> None:
     config = load_config(configured(tmp_path))
-    first = run_manifest.note(config, "1" * 64, "abc")
-    assert run_manifest.note(config, "1" * 64, "other", resume=True) == first
+    first = run_manifest.create_or_check(config, "1" * 64, "abc")
+    assert run_manifest.create_or_check(config, "1" * 64, "other", resume=True) == first
     with pytest.raises(TrainingError, match="another split"):
-        run_manifest.note(config, "2" * 64, "abc", resume=True)
+        run_manifest.create_or_check(config, "2" * 64, "abc", resume=True)
     (config.out / run_manifest.FILE).unlink()
     with pytest.raises(TrainingError, match="writes when it begins"):
-        run_manifest.note(config, "1" * 64, "abc", resume=True)
+        run_manifest.create_or_check(config, "1" * 64, "abc", resume=True)
 
 
 def test_a_damaged_beginning_is_named(tmp_path: Path) -> None:
     config = load_config(configured(tmp_path))
-    run_manifest.note(config, "1" * 64, "abc")
+    run_manifest.create_or_check(config, "1" * 64, "abc")
     (config.out / run_manifest.FILE).write_text("{}", encoding="utf-8")
-    with pytest.raises(TrainingError, match=r"run\.json is not understood"):
-        run_manifest.read(config)
+    with pytest.raises(TrainingError, match=r"run\.json is not valid"):
+        run_manifest.load(config)

@@ -41,8 +41,8 @@ def test_a_preview_that_is_no_picture_is_refused_before_anything_is_painted(
 
 def test_the_starter_states_what_is_not_done_unless_asked() -> None:
     first = TrainConfig.model_validate(starter.TRAIN)
-    assert [first.size_in(epoch) for epoch in range(first.epochs)] == [256] * 4 + [416] * 8
+    assert [first.input_size_in(epoch) for epoch in range(first.epochs)] == [256] * 4 + [416] * 8
     assert first.restart_epoch == 7
     further = TrainConfig.model_validate({**starter.TRAIN, **starter.TRAIN_FURTHER})
-    assert {further.size_in(epoch) for epoch in range(further.epochs)} == {416}
+    assert {further.input_size_in(epoch) for epoch in range(further.epochs)} == {416}
     assert further.restart_epoch is None

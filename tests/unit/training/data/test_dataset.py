@@ -78,8 +78,8 @@ def test_batches_without_augmentation_are_the_clinics_pixels(
     stored: tuple[Path, list[Sample]],
 ) -> None:
     entries = dataset.load_dataset(stored[0])
-    batch = next(loader.batches(entries, plain(96, batch=4), 0))
-    for row, k in enumerate(batch.chosen):
+    batch = next(loader.iter_batches(entries, plain(96, batch=4), 0))
+    for row, k in enumerate(batch.indices):
         pixels = entries[k].read_pixels()
         fit = Letterbox.fit(pixels.shape[0], pixels.shape[1], 96, 96)
         assert np.array_equal(batch.pixels[row, 0], apply_letterbox(pixels, fit))
@@ -89,7 +89,10 @@ def test_batches_without_augmentation_are_the_clinics_pixels(
 def test_augmented_boxes_stay_on_what_they_mark(stored: tuple[Path, list[Sample]]) -> None:
     entries = dataset.load_dataset(stored[0])
     config = plain(128, batch=4, augment=True)
-    same, again = list(loader.batches(entries, config, 2)), list(loader.batches(entries, config, 2))
+    same, again = (
+        list(loader.iter_batches(entries, config, 2)),
+        list(loader.iter_batches(entries, config, 2)),
+    )
     assert len(same) == len(entries) // 4
     for one, other in zip(same, again, strict=True):
         assert np.array_equal(one.pixels, other.pixels)
@@ -108,7 +111,7 @@ def test_a_marked_square_is_still_in_its_box_after_augmentation(tmp_path: Path) 
         "square", tmp_path / "square.png", "painted", frozenset(), (label,)
     )
     for epoch in range(12):
-        batch = next(loader.batches([entry], plain(160, batch=1, augment=True), epoch))
+        batch = next(loader.iter_batches([entry], plain(160, batch=1, augment=True), epoch))
         ys, xs = np.nonzero(batch.pixels[0, 0] > 170)
         centre = np.array([xs.mean() + 0.5, ys.mean() + 0.5]) / 160
         assert np.abs(centre - batch.boxes[0, :2]).max() < 0.01

@@ -1,4 +1,4 @@
-"""One image's graph for any number of them: the same answers, and nothing else left open."""
+"""A graph for any number of images: the same outputs, and no other open dimension."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.support.training.models import by_onnx_runtime
 from training.errors import TrainingError
-from training.export.dynamic_batch import for_any_batch
-from training.export.float16 import to_half
+from training.export.dynamic_batch import open_batch_dimension
+from training.export.float16 import convert_to_float16
 from training.export.qdq import quantize_onnx
 
 pytestmark = pytest.mark.training
@@ -22,34 +22,38 @@ def pictures(count: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("images", [1, 2, 5])
-def test_each_image_of_a_batch_is_computed_by_itself(onnx_bytes: bytes, images: int) -> None:
+def test_images_of_a_batch_do_not_affect_each_other(onnx_bytes: bytes, images: int) -> None:
     batch = pictures(images)
     alone = np.concatenate([by_onnx_runtime(onnx_bytes, image[None]) for image in batch])
     np.testing.assert_allclose(
-        by_onnx_runtime(for_any_batch(onnx_bytes), batch), alone, rtol=1e-4, atol=1e-3
+        by_onnx_runtime(open_batch_dimension(onnx_bytes), batch), alone, rtol=1e-4, atol=1e-3
     )
 
 
 @pytest.mark.parametrize("images", [2, 3, 5])
-def test_so_it_is_in_f16(onnx_bytes: bytes, images: int) -> None:
-    card, batch = to_half(for_any_batch(onnx_bytes)), pictures(images)
-    alone = np.concatenate([by_onnx_runtime(to_half(onnx_bytes), image[None]) for image in batch])
+def test_the_same_holds_in_f16(onnx_bytes: bytes, images: int) -> None:
+    card, batch = convert_to_float16(open_batch_dimension(onnx_bytes)), pictures(images)
+    alone = np.concatenate(
+        [by_onnx_runtime(convert_to_float16(onnx_bytes), image[None]) for image in batch]
+    )
     np.testing.assert_array_equal(by_onnx_runtime(card, batch[:1]), alone[:1])
     assert np.abs(by_onnx_runtime(card, batch)[:, 4:] - alone[:, 4:]).mean() < 0.001
 
 
 @pytest.mark.parametrize("images", [2, 3, 5])
-def test_so_it_is_in_int8_and_f16(onnx_bytes: bytes, images: int) -> None:
+def test_the_same_holds_in_int8_and_f16(onnx_bytes: bytes, images: int) -> None:
     int8 = quantize_onnx(onnx_bytes, list(pictures(4)[:, None]))
-    card, batch = to_half(for_any_batch(int8)), pictures(images)
-    alone = np.concatenate([by_onnx_runtime(to_half(int8), image[None]) for image in batch])
+    card, batch = convert_to_float16(open_batch_dimension(int8)), pictures(images)
+    alone = np.concatenate(
+        [by_onnx_runtime(convert_to_float16(int8), image[None]) for image in batch]
+    )
     np.testing.assert_array_equal(by_onnx_runtime(card, batch[:1]), alone[:1])
     # Sums may round in another order; a value between two steps of INT8 then falls to either.
     assert np.abs(by_onnx_runtime(card, batch)[:, 4:] - alone[:, 4:]).mean() < 0.01
 
 
 def test_only_the_number_of_images_is_open(onnx_bytes: bytes) -> None:
-    graph = onnx.load_from_string(for_any_batch(onnx_bytes)).graph
+    graph = onnx.load_from_string(open_batch_dimension(onnx_bytes)).graph
     sizes = [
         [
             dimension.dim_param or dimension.dim_value
@@ -76,8 +80,8 @@ def test_an_output_for_one_image_is_refused() -> None:
     mean = helper.make_node("ReduceMean", ["images", "axes"], ["outputs"], "mean", keepdims=1)
     graph = helper.make_graph([mean], "g", ports[:1], ports[1:], [axes])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
-    with pytest.raises(TrainingError, match="outputs is not for as many images"):
-        for_any_batch(model.SerializeToString())
+    with pytest.raises(TrainingError, match="outputs does not have the input's number of images"):
+        open_batch_dimension(model.SerializeToString())
 
 
 def test_a_reshape_across_images_is_refused() -> None:
@@ -90,4 +94,4 @@ def test_a_reshape_across_images_is_refused() -> None:
     graph = helper.make_graph([mixing], "g", ports[:1], ports[1:], [target])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
     with pytest.raises(TrainingError, match=r"mixing makes \[4, 1\]"):
-        for_any_batch(model.SerializeToString())
+        open_batch_dimension(model.SerializeToString())

@@ -1,4 +1,4 @@
-"""What should be INT8 is, what should be float is, and a quantiser's silence is noticed."""
+"""INT8 where it should be, float where it should be, and wrong graphs are detected."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ from tests.support.training.models import blobs
 from training.errors import TrainingError
 from training.export.int8 import (
     Infer,
-    check_quantised,
-    disagreement,
-    expected_quantisers,
-    fuse_swish,
-    head_names,
+    measure_disagreement,
     quantize,
-    quantize_controlled,
+    quantize_with_accuracy_control,
 )
-from training.export.onnx import export_onnx, to_openvino
+from training.export.int8_graph import (
+    check_quantized,
+    find_expected_quantizers,
+    find_head_names,
+    fuse_swish,
+)
+from training.export.onnx import convert_to_openvino, export_onnx
 
 pytestmark = pytest.mark.training
 CALIBRATION = [blobs(k, 128, 128)[None, None] for k in range(4)]
@@ -34,7 +36,7 @@ YOLO11N_SILUS = 77
 
 
 @pytest.fixture(scope="module")
-def quantised(float_graph: ov.Model) -> ov.Model:
+def quantized(float_graph: ov.Model) -> ov.Model:
     return quantize(float_graph, CALIBRATION, fast_bias_correction=True)
 
 
@@ -79,7 +81,7 @@ def test_a_gate_on_another_value_is_no_silu() -> None:
 
 
 def test_the_head_is_all_after_the_last_convolutions(float_graph: ov.Model) -> None:
-    names = set(head_names(float_graph))
+    names = set(find_head_names(float_graph))
     kinds = [op.get_type_name() for op in float_graph.get_ops() if op.get_friendly_name() in names]
     assert [kinds.count(kind) for kind in ("Sigmoid", "Softmax", "Convolution")] == [1, 1, 1]
     assert not {"Swish", "GroupConvolution", "MatMul", "Constant", "Parameter"} & set(kinds)
@@ -88,33 +90,33 @@ def test_the_head_is_all_after_the_last_convolutions(float_graph: ov.Model) -> N
 def test_a_graph_without_that_head_is_refused() -> None:
     x = ops.parameter([1, 4], np.float32)
     with pytest.raises(TrainingError, match="the head is not YOLO's"):
-        head_names(ov.Model([ops.relu(x)], [x]))
+        find_head_names(ov.Model([ops.relu(x)], [x]))
 
 
-def test_quantised_is_exactly_what_should_be(float_graph: ov.Model, quantised: ov.Model) -> None:
-    expected = expected_quantisers(float_graph)
-    assert count(quantised, "FakeQuantize") == len(expected) == 101
-    assert not expected & set(head_names(float_graph))
-    assert count(quantised, "Swish") == YOLO11N_SILUS
-    check_quantised(quantised, float_graph)
+def test_quantized_is_exactly_what_should_be(float_graph: ov.Model, quantized: ov.Model) -> None:
+    expected = find_expected_quantizers(float_graph)
+    assert count(quantized, "FakeQuantize") == len(expected) == 101
+    assert not expected & set(find_head_names(float_graph))
+    assert count(quantized, "Swish") == YOLO11N_SILUS
+    check_quantized(quantized, float_graph)
 
 
-def test_the_float_graph_is_left_alone(float_graph: ov.Model, quantised: ov.Model) -> None:
+def test_the_float_graph_is_left_alone(float_graph: ov.Model, quantized: ov.Model) -> None:
     assert count(float_graph, "FakeQuantize") == 0
 
 
-def test_a_convolution_that_stayed_float_is_noticed(float_graph: ov.Model) -> None:
+def test_a_convolution_that_stayed_float_is_detected(float_graph: ov.Model) -> None:
     depthwise = [op for op in float_graph.get_ops() if op.get_type_name() == "GroupConvolution"]
     left_out = depthwise[-1].get_friendly_name()
-    lazy = by_nncf(float_graph, [*head_names(float_graph), left_out])
+    lazy = by_nncf(float_graph, [*find_head_names(float_graph), left_out])
     with pytest.raises(TrainingError, match=r"FakeQuantize, expected 101; missing \['node"):
-        check_quantised(lazy, float_graph)
+        check_quantized(lazy, float_graph)
 
 
-def test_a_head_that_was_quantised_is_noticed(float_graph: ov.Model) -> None:
+def test_a_quantized_head_is_detected(float_graph: ov.Model) -> None:
     eager = by_nncf(float_graph, [])
     with pytest.raises(TrainingError, match=r"FakeQuantize, expected 101; .*unexpected \["):
-        check_quantised(eager, float_graph)
+        check_quantized(eager, float_graph)
 
 
 def test_without_calibration_images_there_is_a_clear_error(float_graph: ov.Model) -> None:
@@ -135,10 +137,10 @@ def test_a_calibration_image_of_another_form_is_refused(
 
 
 def test_disagreement_is_nought_for_the_same_graph_and_grows(
-    float_graph: ov.Model, quantised: ov.Model
+    float_graph: ov.Model, quantized: ov.Model
 ) -> None:
-    assert disagreement(float_graph, float_graph, CALIBRATION) == pytest.approx(0, abs=1e-5)
-    assert 0.001 < disagreement(quantised, float_graph, CALIBRATION) < 1
+    assert measure_disagreement(float_graph, float_graph, CALIBRATION) == pytest.approx(0, abs=1e-5)
+    assert 0.001 < measure_disagreement(quantized, float_graph, CALIBRATION) < 1
 
 
 TINY = {
@@ -153,19 +155,19 @@ def test_by_default_the_closer_of_both_corrections_is_kept() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = DetectionModel(copy.deepcopy(TINY), ch=1, verbose=False).eval()
-    graph = to_openvino(export_onnx(model, 128, 128))
+    graph = convert_to_openvino(export_onnx(model, 128, 128))
     made = [quantize(graph, CALIBRATION, fast_bias_correction=fast) for fast in (False, True)]
-    apart = [disagreement(candidate, graph, CALIBRATION) for candidate in made]
+    apart = [measure_disagreement(candidate, graph, CALIBRATION) for candidate in made]
     assert apart[0] != apart[1]
-    kept = disagreement(quantize(graph, CALIBRATION), graph, CALIBRATION)
+    kept = measure_disagreement(quantize(graph, CALIBRATION), graph, CALIBRATION)
     assert kept == pytest.approx(min(apart), rel=1e-6)
 
 
 Pair = tuple[NDArray[np.uint8], NDArray[np.float32]]
 
 
-def loyal(infer: Infer, pairs: Sequence[Pair]) -> float:
-    """How near a graph's scores are to the float one's; 1 is equal."""
+def closeness(infer: Infer, pairs: Sequence[Pair]) -> float:
+    """Return how close a graph's scores are to the float graph's; 1 is equal."""
     apart = [np.abs(infer(image) - wanted)[:, 4:].mean() for image, wanted in pairs]
     return 1 - float(np.mean(apart))
 
@@ -175,7 +177,7 @@ def tiny() -> tuple[ov.Model, list[Pair]]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = DetectionModel(copy.deepcopy(TINY), ch=1, verbose=False).eval()
-    graph = to_openvino(export_onnx(model, 128, 128))
+    graph = convert_to_openvino(export_onnx(model, 128, 128))
     references = [(image, run(graph, image)) for image in CALIBRATION]
     return graph, references
 
@@ -183,28 +185,28 @@ def tiny() -> tuple[ov.Model, list[Pair]]:
 def test_accuracy_control_leaves_float_what_costs_too_much() -> None:
     graph, references = tiny()
     plain = quantize(graph, CALIBRATION, fast_bias_correction=True)
-    cost = 1 - loyal(lambda image: run(plain, image), references)
-    kept = quantize_controlled(graph, CALIBRATION, references, loyal, 2 * cost)
-    assert kept.left_float == ()
+    cost = 1 - closeness(lambda image: run(plain, image), references)
+    kept = quantize_with_accuracy_control(graph, CALIBRATION, references, closeness, 2 * cost)
+    assert kept.kept_float == ()
     assert count(kept.model, "FakeQuantize") == count(plain, "FakeQuantize")
-    strict = quantize_controlled(graph, CALIBRATION, references, loyal, cost / 2)
-    assert strict.left_float
+    strict = quantize_with_accuracy_control(graph, CALIBRATION, references, closeness, cost / 2)
+    assert strict.kept_float
     assert strict.drop <= cost / 2
     with pytest.raises(TrainingError, match="no validation image"):
-        quantize_controlled(graph, CALIBRATION, [], loyal, 0.1)
+        quantize_with_accuracy_control(graph, CALIBRATION, [], closeness, 0.1)
 
 
 @pytest.mark.parametrize("fast", [False, True])
 def test_accuracy_control_corrects_biases_as_stated(fast: bool) -> None:
     graph, references = tiny()
     plain = quantize(graph, CALIBRATION, fast_bias_correction=fast)
-    kept = quantize_controlled(
-        graph, CALIBRATION, references, loyal, 0.9, fast_bias_correction=fast
+    kept = quantize_with_accuracy_control(
+        graph, CALIBRATION, references, closeness, 0.9, fast_bias_correction=fast
     )
-    wanted = disagreement(plain, graph, CALIBRATION)
-    assert disagreement(kept.model, graph, CALIBRATION) == pytest.approx(wanted, rel=1e-6)
+    wanted = measure_disagreement(plain, graph, CALIBRATION)
+    assert measure_disagreement(kept.model, graph, CALIBRATION) == pytest.approx(wanted, rel=1e-6)
     if not fast:
-        assert wanted != disagreement(
+        assert wanted != measure_disagreement(
             quantize(graph, CALIBRATION, fast_bias_correction=True), graph, CALIBRATION
         )
 

@@ -1,4 +1,4 @@
-"""The exported graph is the trained network, and nothing else is in the file."""
+"""The exported graph computes what the trained network does, and holds nothing else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ultralytics.nn.tasks import DetectionModel
 from edge_agent.engines.base import Pixels, RawOutputs
 from tests.support.training.models import blobs, by_onnx_runtime, detector, random_detector
 from training.errors import TrainingError
-from training.export.onnx import export_onnx, float_ir, halve_weights
+from training.export.onnx import export_float_ir, export_onnx, store_weights_as_float16
 from training.models.grey import to_grey
 from training.models.network import load_model
 
@@ -92,7 +92,7 @@ def test_the_graphs_name_no_file_and_hold_no_stack_trace(onnx_bytes: bytes) -> N
     assert not model.metadata_props
     parts = (model.graph, *model.graph.node, *model.graph.input, *model.graph.initializer)
     assert not any(part.doc_string or part.metadata_props for part in parts)
-    (xml, _) = float_ir(onnx_bytes)
+    (xml, _) = export_float_ir(onnx_bytes)
     for text in (*(text for _, text in found), xml.decode()):
         for trace in ("site-packages", "/home", ".py", "Traceback", str(Path.cwd())):
             assert trace not in text
@@ -105,9 +105,9 @@ def test_the_graphs_name_no_file_and_hold_no_stack_trace(onnx_bytes: bytes) -> N
 
 
 def test_half_the_bytes_for_the_same_answer(onnx_bytes: bytes) -> None:
-    half = halve_weights(onnx_bytes)
+    half = store_weights_as_float16(onnx_bytes)
     assert len(half) < 0.55 * len(onnx_bytes)
-    assert halve_weights(onnx_bytes) == half
+    assert store_weights_as_float16(onnx_bytes) == half
     # The graph computes in f32: only the weights are rounded.
     rounded = onnx.load_from_string(onnx_bytes)
     for tensor in rounded.graph.initializer:
@@ -126,7 +126,7 @@ def test_weights_beyond_half_precision_are_an_error() -> None:
     weights = onnx.numpy_helper.from_array(np.full(100, 1e5, np.float32), "w")
     graph = helper.make_graph([], "g", [], [], [weights])
     with pytest.raises(TrainingError, match="w has weights that f16 cannot hold"):
-        halve_weights(helper.make_model(graph).SerializeToString())
+        store_weights_as_float16(helper.make_model(graph).SerializeToString())
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -140,7 +140,7 @@ def test_weights_come_back_from_their_file(tmp_path: Path, channels: int) -> Non
 
 
 class Surprise:
-    """What a hostile checkpoint would hold."""
+    """An object of a hostile checkpoint, which creates a file while it is loaded."""
 
     def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
         return Path.touch, (Path("surprise"),)  # type: ignore[return-value]

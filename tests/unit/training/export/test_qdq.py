@@ -1,6 +1,8 @@
-"""INT8 as ONNX: the convolutions are quantised, nothing else is, and silence is noticed."""
+"""INT8 as ONNX: only the convolutions are quantized, and a wrong graph is detected."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 import onnx
@@ -11,13 +13,23 @@ from onnx import TensorProto, helper, numpy_helper
 from edge_agent.core.findings import BOX_ROWS
 from tests.support.training.models import blobs, by_onnx_runtime
 from training.errors import TrainingError
-from training.export.float16 import to_half, types_used
-from training.export.onnx_graph import convolutions, head_nodes, read_onnx
+from training.export.float16 import convert_to_float16
+from training.export.onnx_graph import find_convolutions, find_head_nodes, read_onnx
 from training.export.qdq import check_qdq, quantize_onnx
 
 pytestmark = pytest.mark.training
 CALIBRATION = [blobs(k, 128, 128)[None, None] for k in range(4)]
 YOLO11N_CONVOLUTIONS, DISTINCT_INPUTS = 87, 79
+
+
+def types_used(model: bytes) -> Iterator[tuple[str, str]]:
+    """Yield operation and element type of every result whose shape inference succeeds."""
+    inferred = onnx.shape_inference.infer_shapes(read_onnx(model)).graph
+    types = {port.name: port.type.tensor_type.elem_type for port in inferred.value_info}
+    for node in inferred.node:
+        for output in node.output:
+            if output in types:
+                yield node.op_type, TensorProto.DataType.Name(types[output])
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +39,10 @@ def int8(onnx_bytes: bytes) -> bytes:
 
 def test_the_head_is_found_by_walking_and_has_the_decode_in_it(onnx_bytes: bytes) -> None:
     proto = read_onnx(onnx_bytes)
-    head = head_nodes(proto)
+    head = find_head_nodes(proto)
     kinds = [node.op_type for node in proto.graph.node if node.name in head]
     assert (kinds.count("Softmax"), kinds.count("Sigmoid"), kinds.count("Conv")) == (1, 1, 1)
-    assert len(convolutions(proto, head)) == YOLO11N_CONVOLUTIONS
+    assert len(find_convolutions(proto, head)) == YOLO11N_CONVOLUTIONS
 
 
 def test_every_convolution_is_int8_around_zero_and_the_head_is_float(
@@ -47,11 +59,13 @@ def test_every_convolution_is_int8_around_zero_and_the_head_is_float(
             assert stored.dtype == np.int8
             assert stored.min() >= -127
             assert len(scale) == len(stored)
-    floats = head_nodes(read_onnx(onnx_bytes))
+    floats = find_head_nodes(read_onnx(onnx_bytes))
     assert floats <= {node.name for node in proto.graph.node}
 
 
-def test_it_says_nearly_the_same_and_is_the_same_each_time(int8: bytes, onnx_bytes: bytes) -> None:
+def test_outputs_stay_close_and_the_bytes_are_the_same_each_time(
+    int8: bytes, onnx_bytes: bytes
+) -> None:
     exact, rounded = (by_onnx_runtime(model, CALIBRATION[0])[0] for model in (onnx_bytes, int8))
     apart = np.abs(exact[BOX_ROWS:] - rounded[BOX_ROWS:])
     assert 1e-4 < apart.mean() < 0.05
@@ -61,7 +75,7 @@ def test_it_says_nearly_the_same_and_is_the_same_each_time(int8: bytes, onnx_byt
 
 def test_in_f16_all_but_the_decode_computes_in_f16(onnx_bytes: bytes, int8: bytes) -> None:
     for model, bound in ((onnx_bytes, 0.01), (int8, 0.1)):
-        half = to_half(model)
+        half = convert_to_float16(model)
         used = set(types_used(half))
         assert ("Conv", "FLOAT16") in used
         assert ("Softmax", "FLOAT") in used
@@ -106,19 +120,19 @@ def foreign() -> bytes:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (b"no model", "no ONNX model"),
-        (b"", "no node in it"),
+        (b"no model", "not an ONNX model"),
+        (b"", "has no nodes"),
         (foreign(), "head is not YOLO's: it ends in Relu"),
     ],
     ids=["other bytes", "empty", "another network"],
 )
-def test_what_is_no_yolo_is_refused(model: bytes, message: str) -> None:
-    for act in (lambda: quantize_onnx(model, CALIBRATION), lambda: to_half(model)):
+def test_a_graph_that_is_not_yolo_is_refused(model: bytes, message: str) -> None:
+    for act in (lambda: quantize_onnx(model, CALIBRATION), lambda: convert_to_float16(model)):
         with pytest.raises(TrainingError, match=message):
             act()
 
 
-def test_what_a_quantiser_left_out_or_put_in_is_noticed(int8: bytes, onnx_bytes: bytes) -> None:
+def test_a_missing_or_extra_quantization_is_detected(int8: bytes, onnx_bytes: bytes) -> None:
     exact = read_onnx(onnx_bytes)
 
     def spoil(kind: str) -> onnx.ModelProto:
@@ -139,7 +153,7 @@ def test_what_a_quantiser_left_out_or_put_in_is_noticed(int8: bytes, onnx_bytes:
 
     for kind, message in {
         "one pair fewer": "165 DequantizeLinear in the INT8 graph, expected",
-        "a sum takes INT8": "should stay float and takes INT8",
+        "a sum takes INT8": "must be float and has an INT8 input",
         "a float convolution": "the convolution node_conv2d is not INT8",
         "unsigned": "is not INT8 around zero",
     }.items():

@@ -1,4 +1,4 @@
-"""What becomes of the graphs for cards, by a compiler in memory that takes what it is told to take.
+"""Engines from the graphs for GPUs, built by an in-memory compiler with configurable layers.
 
 The real one is run where engines are built (`test_export_steps.py`).
 """
@@ -27,7 +27,7 @@ RTX = "tensorrt_rtx"
 
 @dataclass
 class Compiler:
-    """Implements `engines.tensorrt_runtime.Runtime`; spoils INT8 wherever a card is among these."""
+    """Implements `engines.tensorrt_runtime.Runtime`; keeps no INT8 for the GPUs in `spoilt_by`."""
 
     spoilt_by: frozenset[str] = frozenset()
     spoils_together: bool = False
@@ -51,11 +51,11 @@ class Compiler:
         raise NotImplementedError
 
 
-def graph(*, quantised: bool) -> bytes:
-    """One convolution, of weights that come dequantised or as they are."""
+def graph(*, quantized: bool) -> bytes:
+    """Return a graph of one convolution, with dequantized or with f32 weights."""
     nodes = [helper.make_node("Conv", ["x", "w"], ["y"])]
     weights = helper.make_tensor("w", TensorProto.FLOAT, [1, 1, 1, 1], [1.0])
-    if quantised:
+    if quantized:
         nodes.insert(0, helper.make_node("DequantizeLinear", ["q", "scale"], ["w"]))
         weights = helper.make_tensor("q", TensorProto.INT8, [1, 1, 1, 1], [1])
     scale = helper.make_tensor("scale", TensorProto.FLOAT, [], [1.0])
@@ -72,15 +72,15 @@ def graph(*, quantised: bool) -> bytes:
 
 
 def graphs(**targets: tuple[EngineTarget, ...]) -> ModelFiles:
-    members = {CARD_INT8: graph(quantised=True), CARD_FP16: graph(quantised=False)}
+    members = {CARD_INT8: graph(quantized=True), CARD_FP16: graph(quantized=False)}
     earlier = {name.replace("_", "-"): of for name, of in targets.items()}
     return ModelFiles(members, InputSpec(height=32, width=32), HeadSpec(), earlier)
 
 
-def test_each_variant_is_one_file_for_all_cards_and_each_card_is_looked_at_alone() -> None:
+def test_each_variant_is_one_file_for_all_gpus_and_each_gpu_is_inspected_alone() -> None:
     compiler = Compiler()
-    told: list[tuple[str, int, int]] = []
-    built = build_engines(graphs(), ["8.6", "8.9"], compiler, lambda *step: told.append(step))
+    steps: list[tuple[str, int, int]] = []
+    built = build_engines(graphs(), ["8.6", "8.9"], compiler, lambda *step: steps.append(step))
     assert compiler.asked == [("8.6",), ("8.9",), ("8.6", "8.9")] * 2
     for name, path, takes in (
         (TRT_INT8, "tensorrt/int8-tensorrt_rtx.plan", "Int8"),
@@ -90,29 +90,31 @@ def test_each_variant_is_one_file_for_all_cards_and_each_card_is_looked_at_alone
             EngineTarget(package=RTX, version="9.9", capabilities=("8.6", "8.9"), model=path),
         )
         assert built.graphs.members[path] == f"{takes} for 8.6, 8.9".encode()
-    assert [(it.variant, it.capability, it.convolutions) for it in built.inspected] == [
+    assert [(it.variant, it.capability, it.convolutions) for it in built.inspections] == [
         (TRT_INT8, "8.6", {"Int8": 1}),
         (TRT_INT8, "8.9", {"Int8": 1}),
         (TRT_FP16, "8.6", {"Half": 1}),
         (TRT_FP16, "8.9", {"Half": 1}),
     ]
-    assert {(it.layers, it.left_out) for it in built.inspected} == {(2, "")}
-    assert [step[1:] for step in told] == [(0, 6), (1, 6), (3, 6), (4, 6), (6, 6)]
+    assert {(it.layers, it.exclusion_reason) for it in built.inspections} == {(2, "")}
+    assert [step[1:] for step in steps] == [(0, 6), (1, 6), (3, 6), (4, 6), (6, 6)]
 
 
-def test_a_card_that_takes_no_int8_is_left_out_of_that_variant_only() -> None:
+def test_a_gpu_without_int8_is_excluded_from_that_variant_only() -> None:
     compiler = Compiler(spoilt_by=frozenset({"7.5"}))
     built = build_engines(graphs(), ["7.5", "8.9"], compiler)
     (int8,), (fp16,) = built.graphs.targets[TRT_INT8], built.graphs.targets[TRT_FP16]
     assert (int8.capabilities, fp16.capabilities) == (("8.9",), ("7.5", "8.9"))
-    left_out = {it.capability: it.left_out for it in built.inspected if it.variant == TRT_INT8}
-    assert left_out["8.9"] == ""
-    assert left_out["7.5"] == (
-        "for compute capability 7.5 only 0 of 1 quantised convolutions became INT8"
+    reasons = {
+        it.capability: it.exclusion_reason for it in built.inspections if it.variant == TRT_INT8
+    }
+    assert reasons["8.9"] == ""
+    assert reasons["7.5"] == (
+        "for compute capability 7.5 only 0 of 1 quantised convolutions are INT8"
     )
 
 
-def test_what_is_not_int8_for_all_cards_together_is_refused() -> None:
+def test_an_engine_that_is_not_int8_for_all_gpus_is_refused() -> None:
     with pytest.raises(TrainingError, match=r"tensorrt-int8: for compute capability 8\.6, 8\.9"):
         build_engines(graphs(), ["8.6", "8.9"], Compiler(spoils_together=True))
 
@@ -130,21 +132,21 @@ def test_engines_of_the_same_package_are_replaced_and_others_stay() -> None:
     assert given.targets[TRT_INT8] == (earlier(RTX), other)
 
 
-def test_a_capability_that_is_unknown_is_told_before_any_is_compiled() -> None:
+def test_an_unknown_capability_is_refused_before_any_is_compiled() -> None:
     compiler = Compiler(unknown=frozenset({"9.0"}))
     with pytest.raises(EngineFailed, match=r"9\.0"):
         build_engines(graphs(), ["8.9", "9.0"], compiler)
     assert compiler.asked == []
 
 
-def test_nothing_to_do_or_nothing_that_came_out_is_an_error() -> None:
+def test_nothing_to_build_or_nothing_built_is_an_error() -> None:
     with pytest.raises(TrainingError, match=r"no compute capability .*export\.capabilities"):
         build_engines(graphs(), [], Compiler())
     none = ModelFiles({}, InputSpec(height=32, width=32), HeadSpec())
     with pytest.raises(TrainingError, match="run `hilum-train quantize` first"):
         build_engines(none, ["8.9"], Compiler())
     int8 = ModelFiles(
-        {CARD_INT8: graph(quantised=True)}, InputSpec(height=32, width=32), HeadSpec()
+        {CARD_INT8: graph(quantized=True)}, InputSpec(height=32, width=32), HeadSpec()
     )
-    with pytest.raises(TrainingError, match="no engine came out: for compute capability 7"):
+    with pytest.raises(TrainingError, match="no engine was built: for compute capability 7"):
         build_engines(int8, ["7.5"], Compiler(spoilt_by=frozenset({"7.5"})))

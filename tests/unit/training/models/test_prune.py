@@ -1,4 +1,4 @@
-"""Pruning takes what contributes least, and what is left is a whole network."""
+"""Pruning removes the channels that contribute least and leaves a working network."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ultralytics.nn.tasks import DetectionModel  # noqa: E402  # torch may be ab
 
 from tests.support.training.models import detector  # noqa: E402
 from training.config import TrainConfig  # noqa: E402
-from training.models.network import described, load_model  # noqa: E402
-from training.models.prune import STEP, links, prune  # noqa: E402
-from training.train.checkpoints import write  # noqa: E402
+from training.models.network import load_model, make_weights_content  # noqa: E402
+from training.models.prune import STEP, find_channel_groups, prune  # noqa: E402
+from training.train.checkpoints import write_tensors  # noqa: E402
 
 
 def outputs(model: torch.nn.Module) -> torch.Tensor:
@@ -29,9 +29,9 @@ def outputs(model: torch.nn.Module) -> torch.Tensor:
 
 def test_half_of_the_channels_go_and_the_widths_stay_even() -> None:
     model = detector()
-    before = [link.width for link in links(model)]
+    before = [group.width for group in find_channel_groups(model)]
     gone = prune(model, 0.5)
-    after = [link.width for link in links(model)]
+    after = [group.width for group in find_channel_groups(model)]
     assert gone == sum(before) - sum(after) > 0
     assert all(width % STEP == 0 for width in after)
     assert outputs(model).shape == outputs(detector()).shape
@@ -43,11 +43,11 @@ def test_channels_that_contribute_nothing_go_first_and_are_not_missed(
     model = copy.deepcopy(network)
     dead = 0
     with torch.no_grad():
-        for link in links(model):
-            half = link.width // 2 // STEP * STEP
-            link.maker.bn.weight[:half] = 0
-            link.maker.bn.bias[:half] = 0
-            for part in link.between:  # What passes them on may not add to them either.
+        for group in find_channel_groups(model):
+            half = group.width // 2 // STEP * STEP
+            group.producer.bn.weight[:half] = 0
+            group.producer.bn.bias[:half] = 0
+            for part in group.depthwise:  # The layers that pass them on must not add to them.
                 part.bn.weight[:half] = 0
                 part.bn.bias[:half] = 0
             dead += half
@@ -66,6 +66,6 @@ def test_a_pruned_network_is_read_back_with_its_widths(
 ) -> None:
     model = copy.deepcopy(network)
     prune(model, 0.5)
-    write(described(model.state_dict(), TrainConfig()), tmp_path / "weights.pt")
+    write_tensors(make_weights_content(model.state_dict(), TrainConfig()), tmp_path / "weights.pt")
     loaded = load_model(tmp_path / "weights.pt")
     assert torch.equal(outputs(loaded), outputs(model))

@@ -13,7 +13,7 @@ from mlflow.artifacts import download_artifacts
 from edge_agent.engines.bundle import Bundle, starter_bundle_path
 from tests.support.training.mlflow_server import mlflow_server
 from training.errors import TrainingError
-from training.release.publish import DIGEST_TAG, Published, publish
+from training.release.publish import DIGEST_TAG, WEIGHTS_TAG, Published, publish
 
 pytestmark = [
     pytest.mark.training,
@@ -29,12 +29,15 @@ def bundle() -> Bundle:
 
 def check_registry(uri: str, bundle: Bundle, folder: Path) -> None:
     """Published twice it is one version, tagged, aliased, with figures and the very bytes."""
-    first, again = publish(bundle, uri), publish(bundle, uri)
+    weights = folder.with_name("weights.pt")
+    weights.write_bytes(b"weights")
+    first, again = publish(bundle, uri, weights=weights), publish(bundle, uri)
     assert first == Published("hilum", "1", "candidate", new=True)
     assert again == Published("hilum", "1", "candidate", new=False)
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     version = client.get_model_version_by_alias("hilum", "candidate")
     assert version.tags[DIGEST_TAG] == bundle.digest
+    assert version.tags[WEIGHTS_TAG] == hashlib.sha256(b"weights").hexdigest()
     assert version.tags["bundle_version"] == bundle.manifest.version
     assert bundle.manifest.intended_use in version.description
     logged = client.get_logged_model(version.source.removeprefix("models:/"))
@@ -50,6 +53,7 @@ def check_registry(uri: str, bundle: Bundle, folder: Path) -> None:
     file = next(got.rglob("*.bundle"))
     digests = [hashlib.sha256(it.read_bytes()).hexdigest() for it in (file, bundle.path)]
     assert digests[0] == digests[1]
+    assert next(got.rglob("weights.pt")).read_bytes() == b"weights"
     assert next(got.rglob("model-card.md")).read_bytes() == bundle.read("model-card.md")
 
 

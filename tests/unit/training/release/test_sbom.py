@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from training.config import ParityBounds, TrainConfig
 from training.release.sbom import SbomInput, build_sbom
-from training.train.run_manifest import RunManifest, libraries
+from training.train.run_manifest import RunManifest, list_libraries
 
 BEGUN = RunManifest(
     bounds=ParityBounds(),
@@ -15,7 +15,7 @@ BEGUN = RunManifest(
     split_digest="2" * 64,
     git_revision="abc-dirty",
     python="3.11.2",
-    libraries=libraries(),
+    libraries=list_libraries(),
 )
 MADE = SbomInput(
     name="chest",
@@ -57,7 +57,7 @@ def test_the_same_parts_give_the_same_bytes_and_others_another_serial_number() -
 
 
 def test_indirect_libraries_are_listed_and_none_that_is_not_installed() -> None:
-    listed = {library.name: library for library in libraries()}
+    listed = {library.name: library for library in list_libraries()}
     assert {"torch", "numpy", "openvino", "pydantic-core"} <= set(listed)
     assert "opencv-python" not in listed
     assert "pytest" not in listed

@@ -1,4 +1,4 @@
-"""The loop learns, survives a kill, and refuses what it cannot use. Toy size, one thread."""
+"""The loop learns, resumes after a kill, and refuses unusable input. Toy size, one thread."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from training.data.dataset import LabelledImage  # noqa: E402
 from training.data.labels import Label  # noqa: E402
 from training.errors import TrainingError  # noqa: E402
 from training.models.network import load_model  # noqa: E402
-from training.train.loop import EpochReport, Progress, learning_rate, train  # noqa: E402
+from training.train.loop import EpochReport, Progress, train  # noqa: E402
 from training.train.losses import PartialLabelBce  # noqa: E402
+from training.train.schedule import learning_rate_factor, make_scheduler  # noqa: E402
 
 TOY = TrainConfig(
     input_size=64,
@@ -69,7 +70,7 @@ def test_the_loss_falls(entries: tuple[LabelledImage, ...], tmp_path: Path) -> N
     assert np.mean(losses[-4:]) < 0.8 * np.mean(losses[:4])
 
 
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(
+def test_a_killed_run_resumes_and_ends_with_the_same_weights(
     entries: tuple[LabelledImage, ...], tmp_path: Path
 ) -> None:
     class Killed(Exception):
@@ -130,25 +131,44 @@ def test_an_absence_counts_its_weight_a_presence_in_full() -> None:
     assert loss[0, 1, 1].item() == pytest.approx(full)
 
 
+def rates(config: TrainConfig, epoch_steps: int = 50) -> list[float]:
+    return [
+        config.learning_rate * learning_rate_factor(config, step, epoch_steps)
+        for step in range(config.epochs * epoch_steps + 1)
+    ]
+
+
 def test_learning_rate_rises_then_falls_to_its_share() -> None:
-    rates = [learning_rate(TOY, step, 50) for step in range(101)]
-    assert rates[0] == pytest.approx(TOY.learning_rate / 2)
-    assert max(rates) == pytest.approx(TOY.learning_rate)
-    assert rates[100] == pytest.approx(TOY.learning_rate * TOY.final_share)
-    assert all(a >= b for a, b in pairwise(rates[2:]))
+    found = rates(TOY)
+    assert found[0] == pytest.approx(TOY.learning_rate / 2)
+    assert max(found) == pytest.approx(TOY.learning_rate)
+    assert found[100] == pytest.approx(TOY.learning_rate * TOY.final_share)
+    assert all(a >= b for a, b in pairwise(found[2:]))
 
 
-def test_learning_rate_rises_once_more_where_asked() -> None:
+def test_learning_rate_rises_once_more_where_configured() -> None:
     config = TOY.model_copy(update={"epochs": 4, "restart_epoch": 3, "restart_share": 0.5})
-    rates = [learning_rate(config, step, 50) for step in range(201)]
+    found = rates(config)
     low = TOY.learning_rate * TOY.final_share
-    assert rates[149] == pytest.approx(low, rel=0.02)
-    assert rates[150] == pytest.approx(TOY.learning_rate / 2)
-    assert rates[200] == pytest.approx(low / 2)
-    assert all(a >= b for a, b in pairwise(rates[150:]))
+    assert found[149] == pytest.approx(low, rel=0.02)
+    assert found[150] == pytest.approx(TOY.learning_rate / 2)
+    assert found[200] == pytest.approx(low / 2)
+    assert all(a >= b for a, b in pairwise(found[150:]))
+
+
+@pytest.mark.parametrize("steps_done", [0, 1, 7])
+def test_a_resumed_schedule_sets_the_rates_of_an_uninterrupted_one(steps_done: int) -> None:
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=TOY.learning_rate)
+    scheduler = make_scheduler(optimizer, TOY, epoch_steps=5, steps_done=steps_done)
+    for step in range(steps_done, 10):
+        wanted = TOY.learning_rate * learning_rate_factor(TOY, step, 5)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(wanted, rel=1e-12)
+        optimizer.step()
+        scheduler.step()
 
 
 def test_sizes_and_weights_by_epoch() -> None:
     config = TrainConfig(small_epochs=2)
-    assert [config.size_in(epoch) for epoch in range(4)] == [256, 256, 416, 416]
-    assert [config.hidden_in(epoch) for epoch in range(4)] == [0.0, 0.0, 0.3, 0.3]
+    assert [config.input_size_in(epoch) for epoch in range(4)] == [256, 256, 416, 416]
+    weights = [config.unlabelled_negative_weight_in(epoch) for epoch in range(4)]
+    assert weights == [0.0, 0.0, 0.3, 0.3]

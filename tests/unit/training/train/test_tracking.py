@@ -1,4 +1,4 @@
-"""What MLflow is told, and that a training outlives it."""
+"""Runs are recorded in MLflow, and a training survives a server that is down."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from tests.support.training.mlflow_server import mlflow_server
 from tests.support.training.toy_sets import configured
 from training.config import Config, load_config
-from training.train.distributed import ALONE
-from training.train.tracking import MlflowTracker, tags_of
+from training.train.distributed import SINGLE_PROCESS
+from training.train.tracking import MlflowTracker, make_run_tags
 
 pytestmark = pytest.mark.training
 
@@ -23,12 +23,12 @@ def stated(folder: Path, uri: str) -> Config:
     return config
 
 
-def test_a_run_is_told_as_it_happens_and_gone_on_with(tmp_path: Path) -> None:
+def test_a_run_is_recorded_as_it_happens_and_resumed(tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
     config, warnings = stated(tmp_path, f"sqlite:///{tmp_path}/deep/mlflow.db"), []
-    tracker = MlflowTracker(config, tags_of("abc", ALONE), warnings.append)
-    tracker.metrics({"map50": 0.25, "loss/box": 1.0}, 0)
+    tracker = MlflowTracker(config, make_run_tags("abc", SINGLE_PROCESS), warnings.append)
+    tracker.log_metrics({"map50": 0.25, "loss/box": 1.0}, 0)
     client = MlflowClient(tracking_uri=config.tracking.uri)
     experiment = client.get_experiment_by_name("hilum")
     (run,) = client.search_runs([experiment.experiment_id])
@@ -41,9 +41,11 @@ def test_a_run_is_told_as_it_happens_and_gone_on_with(tmp_path: Path) -> None:
     assert names == {"config.json", "environment.json"}
     assert (tmp_path / "deep" / "artifacts").is_dir()
 
-    again = MlflowTracker(config, tags_of("abc", ALONE), warnings.append)  # after a kill
-    again.metrics({"map50": 0.5}, 1)
-    again.end("FINISHED")
+    again = MlflowTracker(
+        config, make_run_tags("abc", SINGLE_PROCESS), warnings.append
+    )  # after a kill
+    again.log_metrics({"map50": 0.5}, 1)
+    again.finish("FINISHED")
     (run,) = client.search_runs([experiment.experiment_id])
     assert [m.value for m in client.get_metric_history(run.info.run_id, "map50")] == [0.25, 0.5]
     assert run.info.status == "FINISHED"
@@ -56,9 +58,9 @@ def test_a_server_that_is_not_there_is_one_warning(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     config, warnings = stated(tmp_path, "http://127.0.0.1:9"), []
     tracker = MlflowTracker(config, {}, warnings.append)
-    tracker.metrics({"map50": 0.25}, 0)
-    tracker.metrics({"map50": 0.5}, 1)
-    tracker.end("FINISHED")
+    tracker.log_metrics({"map50": 0.25}, 0)
+    tracker.log_metrics({"map50": 0.5}, 1)
+    tracker.finish("FINISHED")
     (warning,) = warnings
     assert "127.0.0.1:9" in warning
     assert "metrics.jsonl" in warning
@@ -66,17 +68,17 @@ def test_a_server_that_is_not_there_is_one_warning(
     assert [json.loads(line)["map50"] for line in lines] == [0.25, 0.5]
 
 
-def test_what_could_not_be_told_is_told_later(tmp_path: Path) -> None:
+def test_metrics_that_could_not_be_sent_are_sent_later(tmp_path: Path) -> None:
     """The database's folder is a file at first."""
     from mlflow import MlflowClient
 
     config, warnings = stated(tmp_path, f"sqlite:///{tmp_path}/late/mlflow.db"), []
     (tmp_path / "late").write_text("in the way")
     tracker = MlflowTracker(config, {}, warnings.append)
-    tracker.metrics({"map50": 0.25}, 0)
+    tracker.log_metrics({"map50": 0.25}, 0)
     assert len(warnings) == 1
     (tmp_path / "late").unlink()
-    tracker.metrics({"map50": 0.5}, 1)
+    tracker.log_metrics({"map50": 0.5}, 1)
     client = MlflowClient(tracking_uri=config.tracking.uri)
     (run,) = client.search_runs([client.get_experiment_by_name("hilum").experiment_id])
     history = client.get_metric_history(run.info.run_id, "map50")
@@ -84,20 +86,20 @@ def test_what_could_not_be_told_is_told_later(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_server_is_told_as_it_happens(tmp_path: Path) -> None:
+def test_a_server_receives_metrics_as_they_are_measured(tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
     (tmp_path / "server").mkdir()
     with mlflow_server(tmp_path / "server") as uri:
         config, warnings = stated(tmp_path / "run", uri), []
-        tracker = MlflowTracker(config, tags_of("abc", ALONE), warnings.append)
-        tracker.metrics({"map50": 0.25}, 0)
+        tracker = MlflowTracker(config, make_run_tags("abc", SINGLE_PROCESS), warnings.append)
+        tracker.log_metrics({"map50": 0.25}, 0)
         client = MlflowClient(tracking_uri=uri)
         (run,) = client.search_runs([client.get_experiment_by_name("hilum").experiment_id])
         assert run.data.metrics == {"map50": 0.25}  # before it has ended
         assert run.data.tags["split_digest"] == "abc"
         names = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
         assert names == {"config.json", "environment.json"}
-        tracker.end("FINISHED")
+        tracker.finish("FINISHED")
         assert client.get_run(run.info.run_id).info.status == "FINISHED"
     assert warnings == []

@@ -1,4 +1,4 @@
-"""The search: goes on where it was stopped and after what failed, says what was best."""
+"""The search for settings: it resumes, survives failed trials, and reports the best settings."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from optuna.trial import TrialState
 from tests.support.training.toy_sets import configured
 from training.config import Config, load_config
 from training.errors import TrainingError
-from training.train.checkpoints import CHECKPOINT, metrics_in
-from training.train.distributed import ALONE
+from training.train.checkpoints import CHECKPOINT, load_metrics
+from training.train.distributed import SINGLE_PROCESS
 from training.train.loop import EpochReport
 from training.train.run import run
-from training.train.tune import best_config, folder_of, search
+from training.train.tune import search, trial_folder, write_best_config
 
 pytestmark = pytest.mark.training
 
 
 DIVERGES = 1.5e30
-"""A learning rate after whose first step the loss is no number."""
+"""A learning rate after whose first step the loss is not finite."""
 
 
 def stated(
@@ -57,65 +57,65 @@ def states(study: optuna.Study) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_killed_search_begins_its_trial_again_and_goes_on(tmp_path: Path) -> None:
+def test_a_killed_search_repeats_its_trial_and_goes_on(tmp_path: Path) -> None:
     config = stated(tmp_path, 2)
-    # What a killed search leaves: a trial that is running for ever.
+    # A killed search leaves a trial in the state RUNNING.
     killed = study_of(config).ask()
-    drawn = {
+    sampled = {
         "learning_rate": killed.suggest_float("learning_rate", 1e-3, 3e-3),
         "class_gain": killed.suggest_categorical("class_gain", [0.5, 0.7]),
     }
-    said: list[str] = []
-    study = search(config, ALONE, say=said.append)
+    messages: list[str] = []
+    study = search(config, SINGLE_PROCESS, on_message=messages.append)
     assert states(study) == ["FAIL", "COMPLETE", "COMPLETE"]
-    assert study.get_trials()[1].params == drawn
-    assert len(said) == 2
+    assert study.get_trials()[1].params == sampled
+    assert len(messages) == 2
     assert not list(tmp_path.rglob("checkpoint.pt"))
 
-    again = search(config, ALONE, say=said.append)  # nothing is left to do
+    again = search(config, SINGLE_PROCESS, on_message=messages.append)  # nothing is left to do
     assert len(again.get_trials()) == 3
-    assert len(said) == 2
+    assert len(messages) == 2
 
-    best = load_config(best_config(config, study))
+    best = load_config(write_best_config(config, study))
     assert best.train.learning_rate == study.best_params["learning_rate"]
     assert best.data == config.data
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("epochs_done", [1, 2])
-def test_what_a_trial_measured_before_a_kill_counts(tmp_path: Path, epochs_done: int) -> None:
-    """Also where it was killed after its last epoch, before anybody was told."""
+def test_metrics_from_before_a_kill_count(tmp_path: Path, epochs_done: int) -> None:
+    """Also where it was killed after its last epoch, before the result was reported."""
     config = stated(tmp_path, 1, epochs=2, space={"learning_rate": {"low": 1e-3, "high": 3e-3}})
-    drawn = {"learning_rate": study_of(config).ask().suggest_float("learning_rate", 1e-3, 3e-3)}
-    out = folder_of(config, drawn)
+    sampled = {"learning_rate": study_of(config).ask().suggest_float("learning_rate", 1e-3, 3e-3)}
+    out = trial_folder(config, sampled)
 
     def kill(report: EpochReport) -> None:
         if report.epoch + 1 == epochs_done:
             raise KeyboardInterrupt
 
-    train = config.train.model_copy(update=drawn)
+    train = config.train.model_copy(update=sampled)
     with pytest.raises(KeyboardInterrupt):
         run(
             config.model_copy(update={"train": train, "out": out}),
-            ALONE,
-            tracked=False,
+            SINGLE_PROCESS,
+            track=False,
             on_epoch=kill,
         )
-    # So good a first epoch that no later one of this toy can be better.
+    # A first metric that no later epoch of this toy set can exceed.
     stored = torch.load(out / CHECKPOINT, weights_only=True)
     assert sorted(stored["history"]["metrics"]) == list(range(epochs_done))
     stored["history"]["metrics"][0] = 0.75
     torch.save(stored, out / CHECKPOINT)
 
-    trial = search(config, ALONE).get_trials()[-1]
-    assert trial.params == drawn
+    trial = search(config, SINGLE_PROCESS).get_trials()[-1]
+    assert trial.params == sampled
     assert trial.value == 0.75
     assert sorted(trial.intermediate_values) == [0, 1]
     assert trial.intermediate_values[0] == 0.75
 
 
 @pytest.mark.slow
-def test_a_weak_trial_is_cut_short(tmp_path: Path) -> None:
+def test_a_weak_trial_is_pruned(tmp_path: Path) -> None:
     config = stated(
         tmp_path,
         2,
@@ -132,45 +132,45 @@ def test_a_weak_trial_is_cut_short(tmp_path: Path) -> None:
             value=0.99,
         )
     )
-    said: list[str] = []
-    weak = search(config, ALONE, say=said.append).get_trials()[-1]
+    messages: list[str] = []
+    weak = search(config, SINGLE_PROCESS, on_message=messages.append).get_trials()[-1]
     assert weak.state is TrialState.PRUNED
     assert sorted(weak.intermediate_values) == [0, 1]
-    assert "cut short at" in said[0]
-    assert not (folder_of(config, weak.params) / CHECKPOINT).exists()
+    assert "pruned at" in messages[0]
+    assert not (trial_folder(config, weak.params) / CHECKPOINT).exists()
 
 
 @pytest.mark.slow
-def test_a_trial_whose_loss_is_no_number_fails_and_the_search_goes_on(tmp_path: Path) -> None:
+def test_a_trial_whose_loss_is_not_finite_fails_and_the_search_goes_on(tmp_path: Path) -> None:
     config = stated(tmp_path, 1, space={"learning_rate": {"choices": [DIVERGES, 2e-3]}})
     for rate in (DIVERGES, 2e-3):
         study_of(config).enqueue_trial({"learning_rate": rate})
-    said: list[str] = []
-    study = search(config, ALONE, say=said.append)
+    messages: list[str] = []
+    study = search(config, SINGLE_PROCESS, on_message=messages.append)
     assert states(study) == ["FAIL", "COMPLETE"]
-    assert "failed, the loss is no number in epoch 0" in said[0]
-    assert str(DIVERGES) in said[0]
+    assert "failed, the loss is not finite in epoch 0" in messages[0]
+    assert str(DIVERGES) in messages[0]
 
-    again = search(config, ALONE, say=said.append)
-    assert states(again) == ["FAIL", "COMPLETE"]  # what has failed is not begun again
-    assert len(said) == 2
+    again = search(config, SINGLE_PROCESS, on_message=messages.append)
+    assert states(again) == ["FAIL", "COMPLETE"]  # a failed trial is not repeated
+    assert len(messages) == 2
 
 
 @pytest.mark.slow
 def test_a_search_that_only_fails_ends(tmp_path: Path) -> None:
     config = stated(tmp_path, 2, space={"learning_rate": {"choices": [DIVERGES]}})
-    said: list[str] = []
-    with pytest.raises(TrainingError, match="5 trials failed one after the other"):
-        search(config, ALONE, say=said.append)
-    assert len(said) == 5
+    messages: list[str] = []
+    with pytest.raises(TrainingError, match="5 trials in a row failed"):
+        search(config, SINGLE_PROCESS, on_message=messages.append)
+    assert len(messages) == 5
     assert states(study_of(config)) == ["FAIL"] * 5
 
 
-def test_a_checkpoint_that_is_none_is_named(tmp_path: Path) -> None:
-    assert metrics_in(tmp_path / "absent.pt") == {}
+def test_an_invalid_checkpoint_is_named(tmp_path: Path) -> None:
+    assert load_metrics(tmp_path / "absent.pt") == {}
     (tmp_path / "torn.pt").write_bytes(b"torn")
     with pytest.raises(TrainingError, match=r"torn\.pt is no checkpoint"):
-        metrics_in(tmp_path / "torn.pt")
+        load_metrics(tmp_path / "torn.pt")
 
 
 def test_two_searches_do_not_share_a_storage(tmp_path: Path) -> None:
@@ -180,13 +180,13 @@ def test_two_searches_do_not_share_a_storage(tmp_path: Path) -> None:
     with (tmp_path / "tune.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(TrainingError, match="another search"):
-            search(config, ALONE)
+            search(config, SINGLE_PROCESS)
 
 
-def test_a_space_that_allows_what_cannot_be_is_named(tmp_path: Path) -> None:
+def test_a_space_with_invalid_values_is_named(tmp_path: Path) -> None:
     config = stated(tmp_path, 1)
     space = {"batch": {"low": -3, "high": -1}}
     tune = config.tune.model_validate({**config.tune.model_dump(), "space": space})
     with pytest.raises(TrainingError, match=r"tune\.space.*batch"):
-        search(config.model_copy(update={"tune": tune}), ALONE)
-    assert states(study_of(config)) == ["FAIL"]  # a later start does not begin with it
+        search(config.model_copy(update={"tune": tune}), SINGLE_PROCESS)
+    assert states(study_of(config)) == ["FAIL"]  # a later start does not repeat it

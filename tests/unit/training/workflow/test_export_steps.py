@@ -43,12 +43,12 @@ RTX = "tensorrt_rtx"
 
 @pytest.fixture(scope="module")
 def stated(tmp_path_factory: pytest.TempPathFactory, network: DetectionModel) -> Config:
-    """A run whose graphs have been exported, quantised, compiled and proven, in wide bounds."""
+    """A run whose graphs have been exported, quantized, compiled and proven, in wide bounds."""
     config = load_config(exportable(tmp_path_factory.mktemp("run"), network))
     steps.export(config)
     steps.quantize_graphs(config)
     if RTX in find_tensorrt_packages():
-        steps.compile_for_cards(config)
+        steps.compile_engines(config)
     steps.check_parity(config)
     return config
 
@@ -63,9 +63,12 @@ def rtx() -> None:
 @pytest.fixture
 def as_before(stated: Config) -> Iterator[None]:
     """Graphs and proof are put back after a test that changes them."""
-    graphs, proof = artifacts.load(stated.out / FOLDER), (stated.out / PARITY).read_bytes()
+    graphs, proof = (
+        artifacts.load_artifacts(stated.out / FOLDER),
+        (stated.out / PARITY).read_bytes(),
+    )
     yield
-    artifacts.save(stated.out / FOLDER, graphs)
+    artifacts.save_artifacts(stated.out / FOLDER, graphs)
     (stated.out / PARITY).write_bytes(proof)
 
 
@@ -133,7 +136,9 @@ def test_proven_graphs_become_a_bundle_that_proves_itself(stated: Config, tmp_pa
 
 @pytest.mark.usefixtures("rtx")
 def test_what_was_compiled_is_int8_where_it_says_so(stated: Config) -> None:
-    seen = {it.variant: it for it in artifacts.load(stated.out / FOLDER).record.inspected}
+    seen = {
+        it.variant: it for it in artifacts.load_artifacts(stated.out / FOLDER).manifest.inspections
+    }
     # The one that stays float is the DFL.
     assert seen[TRT_INT8].convolutions == {"Float": 1, "Int8": 87}
     assert seen[TRT_FP16].convolutions.get("Int8", 0) == 0
@@ -146,7 +151,9 @@ def test_only_the_number_of_images_is_open_to_tensorrt(stated: Config, path: str
     trt = importlib.import_module(RTX)
     log = trt.Logger(trt.Logger.ERROR)
     network = trt.Builder(log).create_network(0)
-    assert trt.OnnxParser(network, log).parse(artifacts.load(stated.out / FOLDER).members[path])
+    assert trt.OnnxParser(network, log).parse(
+        artifacts.load_artifacts(stated.out / FOLDER).members[path]
+    )
     assert tuple(network.get_input(0).shape) == (-1, 1, SIZE, SIZE)
     images, rows, anchors = network.get_output(0).shape
     assert (images, rows) == (-1, 18)
@@ -155,28 +162,28 @@ def test_only_the_number_of_images_is_open_to_tensorrt(stated: Config, path: str
 
 @pytest.mark.usefixtures("rtx", "as_before")
 def test_turing_gets_no_int8_and_the_record_says_why(stated: Config) -> None:
-    made = steps.compile_for_cards(stated, ["7.5"])
-    assert made.record.targets[TRT_INT8] == ()
-    assert made.record.targets[TRT_FP16][0].capabilities == ("7.5",)
-    (int8,) = (it for it in made.record.inspected if it.variant == TRT_INT8)
-    assert "only 0 of 87 quantised convolutions became INT8" in int8.left_out
+    made = steps.compile_engines(stated, ["7.5"])
+    assert made.manifest.targets[TRT_INT8] == ()
+    assert made.manifest.targets[TRT_FP16][0].capabilities == ("7.5",)
+    (int8,) = (it for it in made.manifest.inspections if it.variant == TRT_INT8)
+    assert "only 0 of 87 quantized convolutions became INT8" in int8.exclusion_reason
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("rtx", "as_before")
 def test_one_engine_is_for_all_cards_that_were_asked_for(stated: Config) -> None:
-    made = steps.compile_for_cards(stated, ["8.6", "8.9"])
+    made = steps.compile_engines(stated, ["8.6", "8.9"])
     for name in (TRT_INT8, TRT_FP16):
-        (target,) = made.record.targets[name]
+        (target,) = made.manifest.targets[name]
         assert target.capabilities == ("8.6", "8.9")
-        alone = {it.capability: it for it in made.record.inspected if it.variant == name}
+        alone = {it.capability: it for it in made.manifest.inspections if it.variant == name}
         assert set(alone) == {"8.6", "8.9"}
         # It holds what each of them takes, and says so itself.
         assert len(made.members[target.model]) >= max(it.size_bytes for it in alone.values())
         assert b"accelerators={sm86 sm89 }" in made.members[target.model]
         wanted = 87 if name == TRT_INT8 else 0
         assert {it.convolutions.get("Int8", 0) for it in alone.values()} == {wanted}
-    assert artifacts.load(stated.out / FOLDER) == made
+    assert artifacts.load_artifacts(stated.out / FOLDER) == made
 
 
 def test_torch_computes_where_the_run_was_trained(stated: Config) -> None:
@@ -206,11 +213,11 @@ def test_accuracy_control_measures_on_the_images_of_its_split(
     with pytest.raises(TrainingError, match="there is no split 'exam'"):
         steps.quantize_graphs(with_export(fresh, max_drop=0.9, control_on="exam"))
     made = steps.quantize_graphs(with_export(fresh, max_drop=0.9))
-    found = made.record.calibration
+    found = made.manifest.calibration
     assert found is not None
-    assert (found.max_drop, found.left_float, found.images) == (0.9, (), 4)
+    assert (found.max_drop, found.kept_float, found.images) == (0.9, (), 4)
     valid, _ = steps.read_split(fresh, "valid")
-    spec, head = made.record.input, made.record.head
+    spec, head = made.manifest.input, made.manifest.head
     draft = draft_bundle(fresh.out / "draft.bundle", made.graphs)
     exact = OpenVinoOptions(inference_precision="f32")
     engine = measuring_engine(draft, draft.variant(INT8), exact)
@@ -298,7 +305,7 @@ def test_commands_end_with_a_status_and_a_sentence(
 def test_an_unfinished_write_leaves_what_was_there(
     stated: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = artifacts.load(stated.out / FOLDER)
+    before = artifacts.load_artifacts(stated.out / FOLDER)
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
@@ -306,6 +313,6 @@ def test_an_unfinished_write_leaves_what_was_there(
     monkeypatch.setattr("edge_agent.system.files.os.fsync", full)
     spoilt = replace(before, members={**before.members, "model.onnx": b"other"})
     with pytest.raises(TrainingError, match=r"cannot write .*: No space left"):
-        artifacts.save(stated.out / FOLDER, spoilt)
-    assert artifacts.load(stated.out / FOLDER) == before
+        artifacts.save_artifacts(stated.out / FOLDER, spoilt)
+    assert artifacts.load_artifacts(stated.out / FOLDER) == before
     assert list((stated.out / FOLDER).rglob("*.part")) == []

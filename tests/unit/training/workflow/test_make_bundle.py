@@ -60,7 +60,7 @@ def test_it_says_what_changed_what_was_declared_and_what_came_of_it(
     assert change is not None
     declared = {bound.name: bound.at_most for bound in change.protocol.bounds}
     assert declared == config.parity.model_dump()
-    assert change.protocol.declared == run_manifest.read(config).digest
+    assert change.protocol.declared == run_manifest.load(config).digest
     assert change.modifications == "First version."
     assert "Knows no patient." in change.limits
     assert [engine.name for engine in bundle.manifest.engines] == SHIPPED
@@ -122,7 +122,7 @@ def test_bounds_cannot_be_moved_after_the_run_began(proven: Path) -> None:
     config = load_config(proven)
     moved = config.parity.model_copy(update={"map50_drop": 0.5})
     with pytest.raises(TrainingError, match=r"parity\.map50_drop is 0\.5, but 1 was declared"):
-        run_manifest.read(config.model_copy(update={"parity": moved}))
+        run_manifest.load(config.model_copy(update={"parity": moved}))
     with pytest.raises(TrainingError, match="other bounds"):
         make_bundle.make_bundle(config.model_copy(update={"parity": moved}))
 

@@ -99,7 +99,7 @@ def test_a_moved_bound_is_refused_before_anything_is_done(
 ) -> None:
     config = load_config(path)
     moved = config.parity.model_copy(update={"map50_drop": 0.2})
-    with pytest.raises(TrainingError, match=r"0\.2, but 1 was declared when the run began"):
+    with pytest.raises(TrainingError, match=r"0\.2, but 1 was declared when the run started"):
         again(path, network, config.model_copy(update={"parity": moved}))
 
 
@@ -263,7 +263,9 @@ def test_without_a_compiler_for_cards_it_is_said_that_there_are_no_engines(
     made = stages.Pipeline(config, lambda _: None, None, said.append, lambda *_: None).stages()
     next(it for it in made if it.name == "export").act()
     assert said == ["export: no TensorRT engines are compiled: tensorrt_rtx is missing"]
-    assert artifacts.load(config.out / steps.FOLDER).graphs.targets.get(TRT_FP16, ()) == ()
+    assert (
+        artifacts.load_artifacts(config.out / steps.FOLDER).graphs.targets.get(TRT_FP16, ()) == ()
+    )
 
 
 def test_weights_are_measured_where_they_were_trained(path: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The starter at toy size: painted, through every step, and begun from where another ended."""
+"""The starter at toy size: painted, and through every step."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge_agent.engines.bundle import Bundle, starter_bundle_path
+from tests.support.training.models import detector_of
 from tests.support.training.whole_runs import SHIPPED, Trained
 from training.config import EvaluateConfig, ParityBounds, TrainConfig
 from training.data import dataset, splits
 from training.errors import TrainingError
-from training.models.network import load_model
-from training.models.unfuse import unfused
-from training.release.golden_images import make_golden_images
 from training.workflow import starter
 from training.workflow.starter import StarterPlan
 
@@ -54,9 +52,8 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> StarterPlan:
 
 @pytest.fixture(scope="module")
 def learnt() -> DetectionModel:
-    """The shipped starter's network stands for one that was trained: it finds something."""
-    pictures = [it[None, None] for it in make_golden_images(SIZE, 6).values()]
-    return unfused(Bundle.open(starter_bundle_path()), "yolo11n", pictures)
+    """The shipped starter's network stands in for a trained one, because it finds something."""
+    return detector_of(Bundle.open(starter_bundle_path()))
 
 
 @pytest.fixture(scope="module")
@@ -101,18 +98,6 @@ def test_the_parts_are_the_frozen_split(plan: StarterPlan, made: Bundle) -> None
         starter.generate_set(replace(plan, train_images=7))
 
 
-@pytest.mark.slow
-def test_it_goes_on_from_another_bundles_network(plan: StarterPlan, made: Bundle) -> None:
-    further = starter.continue_from(plan, made.path)
-    path = further.train.weights
-    assert path == plan.work / "starter-1.2.3.pt"
-    assert load_model(path, "yolo11n")
-    assert "--begin-with starter-1.2.3.bundle" in further.command
-    written = path.stat().st_mtime_ns
-    assert starter.continue_from(plan, made.path) == further
-    assert path.stat().st_mtime_ns == written
-
-
 def test_the_command_states_all_that_it_takes_to_make_it_again(plan: StarterPlan) -> None:
     told = {"activation": "hardswish", "learning_rate": 5e-4}
     other = replace(plan, name="starter-other", train=plan.train.model_copy(update=told))
@@ -120,6 +105,11 @@ def test_the_command_states_all_that_it_takes_to_make_it_again(plan: StarterPlan
     assert "--learning-rate 0.0005 --seed" in other.command
     assert other.command.endswith(" --name starter-other --version 1.2.3")
     assert plan.command.endswith(f" --seed {plan.seed} --version 1.2.3")
+    start = {"weights": Path("runs/a/weights.pt"), "weights_sha256": "0" * 64}
+    further = replace(
+        plan, replaces=Path("old/a.bundle"), train=plan.train.model_copy(update=start)
+    )
+    assert " --weights weights.pt --replaces a.bundle " in further.command
 
 
 def test_credits_name_who_gave_what(tmp_path: Path) -> None:
