@@ -188,7 +188,7 @@ def test_pictures_that_are_not_there_are_missed_at_the_beginning(
         (folder / "images" / f"{image}.png").unlink()
     training = Trained(network)
     config = elsewhere(path, tmp_path / "run", data={"dataset": str(folder)})
-    with pytest.raises(TrainingError, match=rf"2 of 20 pictures .* first is .*{first}\.png"):
+    with pytest.raises(TrainingError, match=rf"2 of 20 image files .* first is .*{first}\.png"):
         run_all.run_all(config, training)
     assert training.times == 0
 
