@@ -166,7 +166,7 @@ def test_turing_gets_no_int8_and_the_record_says_why(stated: Config) -> None:
     assert made.manifest.targets[TRT_INT8] == ()
     assert made.manifest.targets[TRT_FP16][0].capabilities == ("7.5",)
     (int8,) = (it for it in made.manifest.inspections if it.variant == TRT_INT8)
-    assert "only 0 of 87 quantized convolutions became INT8" in int8.exclusion_reason
+    assert "only 0 of 87 quantized convolutions are INT8" in int8.exclusion_reason
 
 
 @pytest.mark.slow
@@ -252,7 +252,7 @@ def test_files_that_changed_or_are_missing_are_noticed(stated: Config) -> None:
     graph = stated.out / FOLDER / "model.onnx"
     kept = graph.read_bytes()
     graph.write_bytes(kept[:-1])
-    with pytest.raises(TrainingError, match=r"model\.onnx is not what export\.json says"):
+    with pytest.raises(TrainingError, match=r"model\.onnx differs from its digest in export\.json"):
         steps.load_checked(stated)
     graph.unlink()
     with pytest.raises(TrainingError, match=r"there is no .*model\.onnx"):
