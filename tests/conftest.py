@@ -1,4 +1,4 @@
-"""What all tests share: where real input lies, and what a missing service means."""
+"""Fixtures and hooks for all tests: real input, required programs, order of the files."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tests.support.system.signal_stack import SignalStack
 IN_CI = os.environ.get("CI") == "true"
 
 
-def absent(what: str) -> None:
-    """Skip on a laptop, fail in CI: there everything a test needs is installed."""
+def skip_or_fail(reason: str) -> None:
+    """Skip the test on a laptop; fail it in CI, where everything that a test needs is installed."""
     if IN_CI:
-        pytest.fail(f"{what}; in CI this is a failure, not a skip")
-    pytest.skip(what)
+        pytest.fail(f"{reason}; in CI this is a failure, not a skip")
+    pytest.skip(reason)
 
 
 def pytest_configure() -> None:
@@ -50,13 +50,13 @@ def _group(item: pytest.Item) -> str:
 
 @pytest.fixture(scope="session")
 def signal_stack() -> SignalStack:
-    """The main thread's alternate signal stack as the tests found it."""
-    return SignalStack.here()
+    """Return the main thread's alternate signal stack before the first test."""
+    return SignalStack.of_this_thread()
 
 
 @pytest.fixture(autouse=True)
 def _own_signal_stack(signal_stack: SignalStack) -> None:
-    """Undo what cores that tests and NNCF made by themselves left (see `openvino_core`)."""
+    """Restore the signal stack after OpenVINO cores of tests and NNCF (see `openvino_core`)."""
     signal_stack.install()
 
 
@@ -65,23 +65,23 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker in item.iter_markers("service"):
         for command in marker.args:
             if shutil.which(command) is None:
-                absent(f"needs the program {command!r}")
+                skip_or_fail(f"needs the program {command!r}")
     if item.get_closest_marker("training") and find_spec("torch") is None:
-        absent("needs the training extra (torch)")
+        skip_or_fail("needs the training extra (torch)")
 
 
 @pytest.fixture(scope="session")
 def radiographs() -> list[Path]:
-    """Real frontal chest radiographs (JPEG and PNG), sorted by name."""
+    """Return real frontal chest radiographs (JPEG and PNG), sorted by name."""
     folder = os.environ.get("HILUM_TEST_DATA", "")
     files = sorted(p for p in Path(folder).glob("radiographs/*") if p.suffix in {".jpg", ".png"})
     if not folder or not files:
-        absent("HILUM_TEST_DATA does not name the folder that holds radiographs/")
+        skip_or_fail("HILUM_TEST_DATA does not name the folder that holds radiographs/")
     return files
 
 
 def pydicom_file(name: str) -> Path:
-    """A file of the package pydicom-data, such as `RG1_UNCI.dcm`."""
+    """Return the path of a file of the package pydicom-data, such as `RG1_UNCI.dcm`."""
     import data_store
 
     return next(Path(data_store.__file__).parent.rglob(name))
@@ -89,5 +89,5 @@ def pydicom_file(name: str) -> Path:
 
 @pytest.fixture(scope="session")
 def rg1() -> bytes:
-    """A real PA chest CR, uncompressed, with several round masses."""
+    """Return a real PA chest CR, uncompressed, with several round masses."""
     return pydicom_file("RG1_UNCI.dcm").read_bytes()

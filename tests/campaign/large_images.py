@@ -28,7 +28,7 @@ from tests.support.agents.live import LiveAgent, live_agent
 from tests.support.images import studies
 from tests.support.images.damaged import write_raster
 from tests.support.images.known import AgentClient, RequestFailed, are_equal, connect_client
-from tests.support.system.processes import Watch
+from tests.support.system.processes import ProcessSampler
 
 ROWS, COLUMNS = 8230, 7750
 FEW, MANY = 2, 16
@@ -112,11 +112,11 @@ async def _together(
     may_refuse: bool = False,
 ) -> None:
     """Send all at once and sample memory; all results must be the same."""
-    watch = Watch(agent.process.pid, io.StringIO())
+    watch = ProcessSampler(agent.process.pid, io.StringIO())
 
     async def sample() -> None:
         while True:
-            watch.look()
+            watch.take_sample()
             await asyncio.sleep(SAMPLE_INTERVAL_S)
 
     sampling = asyncio.create_task(sample())

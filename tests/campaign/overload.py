@@ -40,7 +40,7 @@ from tests.support.images.known import (
     connect_client,
     make_sound_files,
 )
-from tests.support.system.processes import Watch
+from tests.support.system.processes import ProcessSampler
 
 TIMES: Final = 10.0
 STAT: Final = 0.2
@@ -157,15 +157,15 @@ async def campaign(
     with live_agent(environment=environment) as agent:
         async with connect_client(agent) as one, connect_client(agent) as other:
             expected = await one.detect_over_grpc(image)
-            watch = Watch(agent.process.pid, io.StringIO())
-            idle = watch.look().all_kb / 1e3
+            watch = ProcessSampler(agent.process.pid, io.StringIO())
+            idle = watch.take_sample().all_kb / 1e3
             sampling = asyncio.create_task(_sample(watch))
             measured = Tally()
             callers = Callers([one, one, other, other], image, expected, measured)
             tally.capacity = await callers.capacity(measure_s)
             busy = max(it.all_kb for it in watch.samples) / 1e3
             watch.samples.clear()
-            watch.look()
+            watch.take_sample()
             callers = Callers([one, one, other, other], image, expected, tally)
             rate = TIMES * tally.capacity
             tally.sent = await callers.flood(rate, seconds, random.Random(seed))
@@ -181,9 +181,9 @@ async def campaign(
     return tally
 
 
-async def _sample(watch: Watch) -> None:
+async def _sample(watch: ProcessSampler) -> None:
     while True:
-        watch.look()
+        watch.take_sample()
         await asyncio.sleep(0.5)
 
 

@@ -32,7 +32,7 @@ from tests.support.images.known import (
     connect_client,
     make_sound_files,
 )
-from tests.support.system.processes import Sample, Watch, growth_per_hour
+from tests.support.system.processes import ProcessSampler, Sample, growth_per_hour
 
 WEIGHTS: Final = {"dicom": 3, "jpeg-2000": 1, "png": 2, "jpeg": 3, "jpeg-half": 6}
 REFUSALS: Final = frozenset({"corrupt", "truncated", "not_an_image", "empty_file"})
@@ -231,11 +231,11 @@ async def campaign(
 async def _watch(
     agent: LiveAgent, table: TextIO, tally: Tally, every_s: float, kill_every_s: float
 ) -> None:
-    watch = Watch(agent.process.pid, table)
+    watch = ProcessSampler(agent.process.pid, table)
     tally.samples = watch.samples
     next_kill = time.monotonic() + kill_every_s
     while True:
-        watch.look(tally.requests)
+        watch.take_sample(tally.requests)
         await asyncio.sleep(every_s)
         if time.monotonic() >= next_kill:
             next_kill += kill_every_s

@@ -1,4 +1,4 @@
-"""`python -m edge_agent.cli.demo` as `make demo` runs it."""
+"""The demo, `python -m edge_agent.cli.demo`, as `make demo` runs it."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def demo_once(folder: Path, **environment: str) -> subprocess.CompletedProcess[s
 
 
 def address_in(text: str) -> str:
-    """Where the demo says that its agent is."""
+    """Return the agent's address in the demo's output."""
     return next(word for word in text.split() if word.startswith("127.0.0.1:"))
 
 
-def nobody_listens(address: str) -> bool:
+def is_port_free(address: str) -> bool:
     host, port = address.split(":")
     with socket.socket() as probe:
         return probe.connect_ex((host, int(port))) != 0
@@ -60,7 +60,7 @@ def test_once_shows_findings_writes_them_and_ends_with_0(tmp_path: Path) -> None
     result = json.loads((tmp_path / "out/demo/result.json").read_text())
     response = ParseDict(result, pb.DetectResponse())
     assert (response.image.rows, response.image.columns) == (ROWS, COLUMNS)
-    assert response.findings, "there are masses, and the demo is to show some"
+    assert response.findings, "the demo must show some of the masses"
     for finding in response.findings:
         assert finding.name in ran.stdout
         assert 0 <= finding.box.x_min < finding.box.x_max <= COLUMNS
@@ -71,7 +71,7 @@ def test_once_shows_findings_writes_them_and_ends_with_0(tmp_path: Path) -> None
     assert overlay.shape[0] > ROWS
     for finding in response.findings:
         assert (overlay == COLOURS[finding.index]).all(axis=2).any()
-    assert nobody_listens(address_in(ran.stdout))
+    assert is_port_free(address_in(ran.stdout))
 
 
 def test_the_agent_stays_up_until_ctrl_c(tmp_path: Path) -> None:
@@ -79,19 +79,19 @@ def test_the_agent_stays_up_until_ctrl_c(tmp_path: Path) -> None:
         DEMO, cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=os.environ | {"COLUMNS": "200"}
     ) as demo:
         assert demo.stdout
-        said = ""
-        while "detect --help" not in said:
+        output = ""
+        while "detect --help" not in output:
             line = demo.stdout.readline()
             assert line, "the demo ended early"
-            said += line
-        assert "Ctrl-C" in said
-        shown = next(line for line in said.splitlines() if "hilum.client" in line)
+            output += line
+        assert "Ctrl-C" in output
+        shown = next(line for line in output.splitlines() if "hilum.client" in line)
         tried = subprocess.run(shlex.split(shown), capture_output=True, text=True, check=True)
         assert "Finding(" in tried.stdout
-        page = next(word for word in said.split() if word.startswith("http://"))
-        with urlopen(page) as answer:  # noqa: S310  # our own agent
+        page = next(word for word in output.split() if word.startswith("http://"))
+        with urlopen(page) as answer:  # noqa: S310  # the demo's own agent
             assert b"<html" in answer.read()
-        address = address_in(said)
+        address = address_in(output)
         with grpc.insecure_channel(address) as channel:
             image = pydicom_file("RG1_UNCI.dcm").read_bytes()
             again = detection_pb2_grpc.DetectorStub(channel).Detect(pb.DetectRequest(image=image))
@@ -99,12 +99,13 @@ def test_the_agent_stays_up_until_ctrl_c(tmp_path: Path) -> None:
         assert list(again.findings) == list(ParseDict(first, pb.DetectResponse()).findings)
         demo.send_signal(signal.SIGINT)
         assert demo.wait(60) == 0
-    assert nobody_listens(address)
+    assert is_port_free(address)
 
 
 def test_where_the_usual_port_is_taken_another_is_used(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):  # Somebody else has it already: just as well.
+        # If another process has the port already, the test is the same.
+        with contextlib.suppress(OSError):
             stack.enter_context(socket.create_server(("127.0.0.1", 50051)))
         ran = demo_once(tmp_path)
     assert ran.returncode == 0, ran.stderr
@@ -122,7 +123,7 @@ def test_an_agent_that_cannot_serve_is_no_success(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("overlay.png"))
 
 
-def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("in the way")
     ran = demo_once(tmp_path)
     assert ran.returncode == 1

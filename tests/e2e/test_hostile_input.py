@@ -1,4 +1,4 @@
-"""A real agent under files that are wrong, cut and bent: always a code, and the next is right."""
+"""A real agent answers hostile files with a code, and the next image correctly."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ CHECK_EVERY = 20
 
 
 @dataclass
-class Asked:
-    """A running agent and what it said about RG1 before anything went wrong."""
+class RunningAgent:
+    """A running agent and its findings in RG1 before any hostile file."""
 
     process: subprocess.Popen[str]
     detector: detection_pb2_grpc.DetectorStub
@@ -37,34 +37,34 @@ class Asked:
     def detect(self, image: bytes) -> pb.DetectResponse:
         return self.detector.Detect(pb.DetectRequest(image=image), timeout=60)
 
-    def is_as_before(self) -> bool:
-        """Whether RG1 gets the very answer it got at the start."""
+    def is_unchanged(self) -> bool:
+        """Return whether RG1 still gets the findings that it got at the start."""
         return list(self.detect(self.rg1).findings) == self.first
 
     def outcome(self, image: bytes) -> str:
-        """An error's code, or `answered` with findings that lie in the image."""
+        """Return an error's code, or `answered` if all findings are inside the image."""
         try:
             response = self.detect(image)
         except grpc.RpcError as error:
             code = hilum_error(error).code
             assert code in {known.value for known in ErrorCode}
-            assert code != ErrorCode.INTERNAL, "an error nobody foresaw"
+            assert code != ErrorCode.INTERNAL, "an unexpected error"
             return code
         facts = response.image
-        for found in response.findings:
-            assert 0 <= found.box.x_min < found.box.x_max <= facts.columns
-            assert 0 <= found.box.y_min < found.box.y_max <= facts.rows
+        for finding in response.findings:
+            assert 0 <= finding.box.x_min < finding.box.x_max <= facts.columns
+            assert 0 <= finding.box.y_min < finding.box.y_max <= facts.rows
         return "answered"
 
 
 @pytest.fixture(scope="module")
-def asked() -> Iterator[Asked]:
+def agent() -> Iterator[RunningAgent]:
     rg1 = pydicom_file("RG1_UNCI.dcm").read_bytes()
     with agent_process("--port", "0") as process:
         channel = grpc.insecure_channel(
             serving_line(process)["address"], [("grpc.max_send_message_length", -1)]
         )
-        agent = Asked(process, detection_pb2_grpc.DetectorStub(channel), rg1, [])
+        agent = RunningAgent(process, detection_pb2_grpc.DetectorStub(channel), rg1, [])
         agent.first = list(agent.detect(rg1).findings)
         yield agent
         channel.close()
@@ -84,16 +84,16 @@ def edited(**elements: object) -> Callable[[], bytes]:
 
 
 def unknown_syntax() -> bytes:
-    data_set_ = data_set(chest(), bits=12)
-    return written(data_set_).replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.9.9\0", 1)
+    unknown = data_set(chest(), bits=12)
+    return written(unknown).replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.9.9\0", 1)
 
 
 REFUSED: dict[str, tuple[ErrorCode, Callable[[], bytes]]] = {
     "empty file": (ErrorCode.EMPTY_FILE, bytes),
     "text": (ErrorCode.NOT_AN_IMAGE, lambda: b"This is a letter, not a radiograph. " * 40),
     "zeros": (ErrorCode.NOT_AN_IMAGE, lambda: bytes(5000)),
-    "cut DICOM": (ErrorCode.TRUNCATED, lambda: dicom()[:-4000]),
-    "cut PNG": (ErrorCode.TRUNCATED, lambda: png(np.full((300, 300), 90, np.uint8))[:-30]),
+    "truncated DICOM": (ErrorCode.TRUNCATED, lambda: dicom()[:-4000]),
+    "truncated PNG": (ErrorCode.TRUNCATED, lambda: png(np.full((300, 300), 90, np.uint8))[:-30]),
     "unknown syntax": (ErrorCode.UNSUPPORTED_SYNTAX, unknown_syntax),
     "two frames": (
         ErrorCode.MULTI_FRAME,
@@ -114,20 +114,20 @@ REFUSED: dict[str, tuple[ErrorCode, Callable[[], bytes]]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_every_refusal_has_its_code_message_and_hint(asked: Asked, name: str) -> None:
+def test_every_refusal_has_its_code_message_and_hint(agent: RunningAgent, name: str) -> None:
     code, make = REFUSED[name]
     with pytest.raises(grpc.RpcError) as caught:
-        asked.detect(make())
+        agent.detect(make())
     error = hilum_error(caught.value)
     assert error.code == code
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert error.message == caught.value.details()
     assert error.hint
-    assert asked.is_as_before()
+    assert agent.is_unchanged()
 
 
 def real_files() -> list[bytes]:
-    """RG1, small, as every kind of file; and real DICOM files of other makes as they are."""
+    """Return RG1, shrunk, in every format, and real DICOM files of other vendors unchanged."""
     rg1 = pydicom_file("RG1_UNCI.dcm").read_bytes()
     radiograph, _ = read_study(rg1, fit=(320, 320))
     small = cv2.resize(radiograph.pixels, (300, 320), interpolation=cv2.INTER_AREA)
@@ -145,36 +145,36 @@ def real_files() -> list[bytes]:
     return files + [pydicom_file(name).read_bytes() for name in others]
 
 
-def cut(rng: np.random.Generator, data: bytes) -> bytes:
+def truncate(rng: np.random.Generator, data: bytes) -> bytes:
     return data[: int(rng.integers(0, len(data)))]
 
 
-def bent(rng: np.random.Generator, data: bytes) -> bytes:
-    """One byte, sixteen or many of them changed; half of the time in the header."""
+def change_bytes(rng: np.random.Generator, data: bytes) -> bytes:
+    """Change one, 16 or 400 bytes; half of the time only in the header."""
     changed = bytearray(data)
     reach = len(data) if rng.random() < 0.5 else min(len(data), 1200)
-    for place in rng.integers(0, reach, rng.choice([1, 16, 400])):
-        changed[place] ^= int(rng.integers(1, 256))
+    for position in rng.integers(0, reach, rng.choice([1, 16, 400])):
+        changed[position] ^= int(rng.integers(1, 256))
     return bytes(changed)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", [cut, bent])
+@pytest.mark.parametrize("damage", [truncate, change_bytes])
 def test_damaged_files_get_a_code_or_an_answer_and_the_next_is_right(
-    asked: Asked, damage: Callable[[np.random.Generator, bytes], bytes]
+    agent: RunningAgent, damage: Callable[[np.random.Generator, bytes], bytes]
 ) -> None:
     rng = np.random.default_rng(20261123)
     files = real_files()
     for data in files[:5]:
-        assert asked.outcome(data) == "answered"
+        assert agent.outcome(data) == "answered"
     seen = set()
     for number in range(ROUNDS):
-        seen.add(asked.outcome(damage(rng, files[number % len(files)])))
+        seen.add(agent.outcome(damage(rng, files[number % len(files)])))
         if number % CHECK_EVERY == 0:
-            assert asked.is_as_before()
-    assert asked.is_as_before()
-    if damage is cut:
-        assert "answered" not in seen, "half a radiograph is none"
+            assert agent.is_unchanged()
+    assert agent.is_unchanged()
+    if damage is truncate:
+        assert "answered" not in seen, "a truncated radiograph was answered"
     else:
-        assert len(seen) > 2, "the damage was of several kinds"
-    assert asked.process.poll() is None
+        assert len(seen) > 2, "the damage led to few different outcomes"
+    assert agent.process.poll() is None

@@ -1,4 +1,4 @@
-"""docs/training.md's first block as it stands: from nothing to a bundle that looks at a chest."""
+"""The first block of docs/training.md, unchanged: from nothing to a bundle that an agent runs."""
 
 from __future__ import annotations
 
@@ -26,22 +26,25 @@ def commands() -> list[list[str]]:
     return [shlex.split(line) for line in block.replace("\\\n", " ").splitlines()]
 
 
-def test_from_nothing_to_a_bundle(tmp_path: Path) -> None:
+def test_the_guides_commands_make_a_bundle_from_nothing(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "docs" / "examples", tmp_path / "docs" / "examples")
     shutil.copy(pydicom_file("RG1_UNCI.dcm"), tmp_path / "chest.dcm")
-    ours = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "XDG_STATE_HOME": str(tmp_path / "state")}
+    own_folders = {
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "XDG_STATE_HOME": str(tmp_path / "state"),
+    }
     tools = [command[0] for command in commands()]
     assert tools == ["hilum-train"] * 3 + ["hilum-edge"]
     for tool, *arguments in commands():
-        done = subprocess.run(
+        completed = subprocess.run(
             [Path(sys.executable).with_name(tool), *arguments],
             cwd=tmp_path,
-            env=os.environ | ours,
+            env=os.environ | own_folders,
             capture_output=True,
             text=True,
             check=False,
         )
-        assert done.returncode == 0, f"{tool} {arguments}: {done.stderr}"
+        assert completed.returncode == 0, f"{tool} {arguments}: {completed.stderr}"
     bundle = Bundle.open(tmp_path / "runs" / "toy" / "toy-0.0.1.bundle")
-    assert "chest.dcm" in done.stdout + done.stderr
+    assert "chest.dcm" in completed.stdout + completed.stderr
     assert bundle.manifest.provenance.trained_on.endswith("images of painted radiographs")

@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from hilum.client import ErrorCode, Result, Retry
 from hilum.client.batch import Batch, ended_early
 from hilum.v1 import detection_pb2 as pb
-from tests.support.agents.scripted import refused, size_seen, streamed
+from tests.support.agents.scripted import image_size_of, refused, streamed
 
 TIMEOUT_S = 10.0
 seconds = st.floats(0, 15)
@@ -55,7 +55,7 @@ class BatchMachine(RuleBasedStateMachine):
         self.leave(key)
         assert request_id == f"id-{key}"
         if isinstance(outcome, Result):
-            assert (code, size_seen(outcome)) == (None, key)
+            assert (code, image_size_of(outcome)) == (None, key)
         else:
             assert outcome.code == code
 

@@ -1,4 +1,4 @@
-"""A few hundred hostile requests; `make campaign ARGS=fuzz` sends them for as long as is asked."""
+"""A few hundred hostile requests; `make campaign ARGS=fuzz` sends any number."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.campaign.fuzz import campaign
 
 
 @pytest.mark.slow
-def test_hostile_bytes_are_answered_with_a_code_and_the_agent_lives_on() -> None:
+def test_hostile_bytes_are_answered_with_a_code_and_the_agent_keeps_running() -> None:
     tally = campaign(rounds=1, examples=120, first_seed=20261125)
     assert not tally.wrong
     assert tally.sound > 5

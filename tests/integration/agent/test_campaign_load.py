@@ -10,7 +10,7 @@ from tests.campaign import large_images, overload, soak
 
 
 @pytest.mark.slow
-async def test_more_than_it_can_do_is_refused_and_nothing_is_lost() -> None:
+async def test_requests_beyond_the_capacity_are_refused_and_none_is_lost() -> None:
     tally = await overload.campaign(seconds=4, measure_s=2, seed=20261125)
     assert not tally.wrong
     assert tally.ends.total() == tally.sent
@@ -18,7 +18,7 @@ async def test_more_than_it_can_do_is_refused_and_nothing_is_lost() -> None:
 
 
 @pytest.mark.slow
-async def test_under_load_answers_stay_right_and_every_sample_is_written() -> None:
+async def test_under_load_responses_stay_correct_and_every_sample_is_written() -> None:
     table = io.StringIO()
     tally = await soak.campaign(table=table, requests=60, every_s=0.2, kill_every_s=1, seed=1)
     assert not tally.wrong

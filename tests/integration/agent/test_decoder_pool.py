@@ -75,7 +75,7 @@ async def until(condition: Callable[[], bool], _what: str) -> None:
 
 
 async def wait_for_all_workers(workers: DecoderPool) -> None:
-    """Wait until all workers are there, and check that they respond correctly."""
+    """Wait until all workers run, and check that they respond correctly."""
     await until(lambda: workers.stats().idle == workers.concurrency, "workers were not replaced")
     for tag in range(4):
         assert tag_in(await workers.decode(tagged_image(tag), fit=FIT)) == tag
@@ -242,7 +242,7 @@ async def test_a_crash_costs_one_image_its_result(
     assert len(set(workers.stats().pids) & set(before.pids)) == 1
 
 
-async def test_a_memory_bomb_is_an_error_and_the_agent_lives(workers: DecoderPool) -> None:
+async def test_a_memory_bomb_is_an_error_and_the_agent_keeps_running(workers: DecoderPool) -> None:
     with pytest.raises(DecoderFailed, match="more memory than is allowed"):
         await workers.decode(make_hostile_file("bomb", tagged_image(0)))
     await wait_for_all_workers(workers)
@@ -340,7 +340,7 @@ async def test_a_late_response_is_discarded_and_its_worker_reused(
 async def test_a_cancelled_request_that_hangs_is_killed(workers: DecoderPool) -> None:
     before = workers.stats()
     hang = asyncio.create_task(workers.decode(make_hostile_file("hang", tagged_image(0))))
-    await until(lambda: workers.stats().idle == 1, "it has begun")
+    await until(lambda: workers.stats().idle == 1, "it has started")
     hang.cancel()
     await asyncio.wait([hang])
     assert hang.cancelled()

@@ -19,12 +19,12 @@ from edge_agent.serving.detection import DetectionService
 from hilum.v1 import detection_pb2 as pb
 from tests.support.agents.tagged import (
     SIDE,
-    Gated,
-    connected,
-    dialled,
+    LatchedPipeline,
     eventually,
     fake_pipeline,
     hilum_error,
+    open_channel,
+    open_detector,
     running_agent,
     settings,
     tag_of,
@@ -48,7 +48,7 @@ async def refused(call: grpc.aio.UnaryUnaryCall) -> tuple[grpc.StatusCode, pb.Er
 
 
 async def test_detect_returns_the_findings() -> None:
-    async with running_agent(settings()) as agent, connected(agent) as detector:
+    async with running_agent(settings()) as agent, open_detector(agent) as detector:
         response = await detector.Detect(request(200))
         assert tag_of(response) == 200
         assert response.request_id == "200"
@@ -57,7 +57,7 @@ async def test_detect_returns_the_findings() -> None:
 
 
 async def test_a_real_radiograph_is_answered(rg1: bytes) -> None:
-    async with running_agent(settings()) as agent, connected(agent) as detector:
+    async with running_agent(settings()) as agent, open_detector(agent) as detector:
         response = await detector.Detect(pb.DetectRequest(image=rg1))
     assert (response.image.rows, response.image.columns) == (1955, 1841)
     assert response.image.format == "dicom"
@@ -78,7 +78,7 @@ async def test_a_real_radiograph_is_answered(rg1: bytes) -> None:
     ],
 )
 async def test_a_refusal_has_a_code(wrong: pb.DetectRequest, code: str) -> None:
-    async with running_agent(settings()) as agent, connected(agent) as detector:
+    async with running_agent(settings()) as agent, open_detector(agent) as detector:
         status, error = await refused(detector.Detect(wrong))
         assert status is grpc.StatusCode.INVALID_ARGUMENT
         assert error.code == code
@@ -88,46 +88,46 @@ async def test_a_refusal_has_a_code(wrong: pb.DetectRequest, code: str) -> None:
 
 
 async def test_a_full_queue_refuses_at_once() -> None:
-    gated = Gated()
+    latched = LatchedPipeline()
     few = settings(limits={"queue_size": 1})
-    async with running_agent(few, gated) as agent, connected(agent) as detector:
+    async with running_agent(few, latched) as agent, open_detector(agent) as detector:
         first = detector.Detect(request(150))
-        await gated.gate.arrival(150)
+        await latched.latch.wait_for_arrival(150)
         status, error = await refused(detector.Detect(request(151)))
         assert (status, error.code) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "overloaded")
         assert not first.done()
-        gated.gate.let(150)
+        latched.latch.release(150)
         assert tag_of(await first) == 150
 
 
 async def test_a_cancelled_call_leaves_the_queue() -> None:
-    gated = Gated()
+    latched = LatchedPipeline()
     few = settings(limits={"queue_size": 2})
-    async with running_agent(few, gated) as agent, connected(agent) as detector:
+    async with running_agent(few, latched) as agent, open_detector(agent) as detector:
         first = detector.Detect(request(150))
-        await gated.gate.arrival(150)
+        await latched.latch.wait_for_arrival(150)
         second = detector.Detect(request(151))
-        await eventually(lambda: gated.in_flight == 2)
+        await eventually(lambda: latched.in_flight == 2)
         second.cancel()
-        await eventually(lambda: gated.in_flight == 1)
+        await eventually(lambda: latched.in_flight == 1)
         third = detector.Detect(request(152))
-        gated.gate.let(150, 152)
+        latched.latch.release(150, 152)
         assert [tag_of(await call) for call in (first, third)] == [150, 152]
-        assert not gated.gate.has_arrived(151)
+        assert not latched.latch.has_arrived(151)
 
 
 async def test_a_deadline_ends_the_wait_and_the_request_leaves_the_queue() -> None:
-    gated = Gated()
-    async with running_agent(settings(), gated) as agent, connected(agent) as detector:
+    latched = LatchedPipeline()
+    async with running_agent(settings(), latched) as agent, open_detector(agent) as detector:
         first = detector.Detect(request(150))
-        await gated.gate.arrival(150)
+        await latched.latch.wait_for_arrival(150)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await detector.Detect(request(151), timeout=0.1)
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        await eventually(lambda: gated.in_flight == 1)
-        gated.gate.let(150)
+        await eventually(lambda: latched.in_flight == 1)
+        latched.latch.release(150)
         assert tag_of(await first) == 150
-        assert not gated.gate.has_arrived(151)
+        assert not latched.latch.has_arrived(151)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ async def test_a_failure_of_the_agent_has_a_code_and_no_details(
     def load(settings: Settings, decoder: Decoder) -> DetectionService:
         return fake_pipeline(settings, decoder, FakeEngine(SIDE, SIDE, before=broken))
 
-    async with running_agent(settings(), load) as agent, connected(agent) as detector:
+    async with running_agent(settings(), load) as agent, open_detector(agent) as detector:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await detector.Detect(request(200))
     assert caught.value.code() is grpc.StatusCode.INTERNAL
@@ -156,7 +156,7 @@ async def test_a_failure_of_the_agent_has_a_code_and_no_details(
 
 async def test_an_oversized_message_is_refused_and_the_connection_stays_open() -> None:
     small = settings(limits={"max_image_bytes": 1 << 20})
-    async with running_agent(small) as agent, connected(agent) as detector:
+    async with running_agent(small) as agent, open_detector(agent) as detector:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await detector.Detect(pb.DetectRequest(image=bytes(2 << 20)))
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -165,7 +165,7 @@ async def test_an_oversized_message_is_refused_and_the_connection_stays_open() -
 
 
 async def test_get_model_describes_the_model_in_use() -> None:
-    async with running_agent(settings()) as agent, connected(agent) as detector:
+    async with running_agent(settings()) as agent, open_detector(agent) as detector:
         model = await detector.GetModel(pb.GetModelRequest())
     assert (model.name, model.engine, model.compute_device) == ("toy", "fake", "memory")
     assert (model.input_height, model.input_width) == (SIDE, SIDE)
@@ -173,7 +173,7 @@ async def test_get_model_describes_the_model_in_use() -> None:
 
 
 async def test_reflection_lists_the_services() -> None:
-    async with running_agent(settings()) as agent, dialled(agent) as channel:
+    async with running_agent(settings()) as agent, open_channel(agent) as channel:
         reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
         asked = reflection_pb2.ServerReflectionRequest(list_services="")
         calls = reflection.ServerReflectionInfo(iter([asked]))
@@ -186,7 +186,7 @@ async def test_requests_before_the_model_is_loaded_get_not_ready() -> None:
     agent = Agent(settings(), fake_pipeline)
     await agent.start()
     try:
-        async with connected(agent) as detector:
+        async with open_detector(agent) as detector:
             for call in (detector.Detect(request(200)), detector.GetModel(pb.GetModelRequest())):
                 status, error = await refused(call)
                 assert (status, error.code) == (grpc.StatusCode.UNAVAILABLE, "not_ready")
@@ -198,15 +198,15 @@ async def test_requests_before_the_model_is_loaded_get_not_ready() -> None:
 
 
 async def test_a_stream_sends_responses_as_they_finish_with_their_ids() -> None:
-    gated = Gated(lanes=3)
-    async with running_agent(settings(), gated) as agent, connected(agent) as detector:
+    latched = LatchedPipeline(parallel_requests=3)
+    async with running_agent(settings(), latched) as agent, open_detector(agent) as detector:
         stream = detector.DetectStream()
         for tag in (150, 151, 152):
             await stream.write(request(tag))
         for tag in (150, 151, 152):
-            await gated.gate.arrival(tag)
+            await latched.latch.wait_for_arrival(tag)
         for tag in (152, 150, 151):
-            gated.gate.let(tag)
+            latched.latch.release(tag)
             answer = await stream.read()
             assert answer.request_id == str(tag)
             assert tag_of(answer.response) == tag
@@ -225,7 +225,7 @@ async def test_a_stream_continues_after_refusals() -> None:
         yield request(153, "nan", score_threshold=float("nan"))
         yield request(154, "good 2")
 
-    async with running_agent(settings()) as agent, connected(agent) as detector:
+    async with running_agent(settings()) as agent, open_detector(agent) as detector:
         got = {answer.request_id: answer async for answer in detector.DetectStream(requests())}
     assert tag_of(got.pop("good 1").response) == 150
     assert tag_of(got.pop("good 2").response) == 154
@@ -239,15 +239,15 @@ async def test_a_stream_continues_after_refusals() -> None:
 
 
 async def test_an_id_cannot_be_used_twice_at_a_time() -> None:
-    gated = Gated()
-    async with running_agent(settings(), gated) as agent, connected(agent) as detector:
+    latched = LatchedPipeline()
+    async with running_agent(settings(), latched) as agent, open_detector(agent) as detector:
         stream = detector.DetectStream()
         await stream.write(request(150, "a"))
-        await gated.gate.arrival(150)
+        await latched.latch.wait_for_arrival(150)
         await stream.write(request(151, "a"))
         repeated = await stream.read()
         assert (repeated.request_id, repeated.error.code) == ("a", "invalid_request")
-        gated.gate.let(150, 152)
+        latched.latch.release(150, 152)
         assert tag_of((await stream.read()).response) == 150
         await stream.write(request(152, "a"))
         assert tag_of((await stream.read()).response) == 152
@@ -256,16 +256,16 @@ async def test_an_id_cannot_be_used_twice_at_a_time() -> None:
 
 
 async def test_a_stream_reads_no_more_than_its_concurrency() -> None:
-    gated = Gated()
+    latched = LatchedPipeline()
     narrow = settings(grpc={"stream_concurrency": 2})
-    async with running_agent(narrow, gated) as agent, connected(agent) as detector:
+    async with running_agent(narrow, latched) as agent, open_detector(agent) as detector:
         stream = detector.DetectStream()
         sending = asyncio.create_task(_send(stream, range(150, 158)))
         # Either of the first two may be decoded first and be the one in the engine.
-        await eventually(lambda: gated.in_flight == 2)
+        await eventually(lambda: latched.in_flight == 2)
         other = detector.Detect(request(200))
-        await eventually(lambda: gated.in_flight == 3)
-        gated.gate.let(*range(150, 158), 200)
+        await eventually(lambda: latched.in_flight == 3)
+        latched.latch.release(*range(150, 158), 200)
         assert tag_of(await other) == 200
         seen = {(await stream.read()).request_id for _ in range(8)}
         assert seen == {str(tag) for tag in range(150, 158)}
@@ -279,50 +279,50 @@ async def _send(stream: grpc.aio.StreamStreamCall, tags: range) -> None:
 
 
 async def test_overload_on_a_stream_is_an_error_of_the_item() -> None:
-    gated = Gated()
+    latched = LatchedPipeline()
     few = settings(limits={"queue_size": 1})
-    async with running_agent(few, gated) as agent, connected(agent) as detector:
+    async with running_agent(few, latched) as agent, open_detector(agent) as detector:
         stream = detector.DetectStream()
         await stream.write(request(150))
-        await gated.gate.arrival(150)
+        await latched.latch.wait_for_arrival(150)
         await stream.write(request(151))
         answer = await stream.read()
         assert (answer.request_id, answer.error.code) == ("151", "overloaded")
-        gated.gate.let(150)
+        latched.latch.release(150)
         assert tag_of((await stream.read()).response) == 150
 
 
 async def test_the_requests_of_a_cancelled_stream_leave_the_queue() -> None:
-    gated = Gated()
-    async with running_agent(settings(), gated) as agent, connected(agent) as detector:
+    latched = LatchedPipeline()
+    async with running_agent(settings(), latched) as agent, open_detector(agent) as detector:
         stream = detector.DetectStream()
         await stream.write(request(150))
-        await gated.gate.arrival(150)
+        await latched.latch.wait_for_arrival(150)
         for tag in (151, 152):
             await stream.write(request(tag))
-        await eventually(lambda: gated.in_flight == 3)
+        await eventually(lambda: latched.in_flight == 3)
         stream.cancel()
-        await eventually(lambda: gated.in_flight == 1)  # What the engine has begun, it ends.
-        gated.gate.let(150)
-        await eventually(lambda: gated.in_flight == 0)
-        gated.gate.let(200)
+        await eventually(lambda: latched.in_flight == 1)  # The engine finishes what it has started.
+        latched.latch.release(150)
+        await eventually(lambda: latched.in_flight == 0)
+        latched.latch.release(200)
         assert tag_of(await detector.Detect(request(200))) == 200
-        assert not gated.gate.has_arrived(151)
+        assert not latched.latch.has_arrived(151)
 
 
-NO_MESSAGE = b"\x0a\xff"  # Field 1, of a length that is never said.
+NO_MESSAGE = b"\x0a\xff"  # Field 1 with an incomplete length.
 
 
 @pytest.mark.parametrize("method", ["/hilum.v1.Detector/Detect", "/grpc.health.v1.Health/Check"])
 async def test_a_malformed_message_is_refused_with_a_code(method: str) -> None:
-    async with running_agent(settings()) as agent, dialled(agent) as channel:
+    async with running_agent(settings()) as agent, open_channel(agent) as channel:
         code, error = await refused(channel.unary_unary(method)(NO_MESSAGE))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert error.code == "invalid_request"
 
 
 async def test_a_malformed_message_on_a_stream_affects_no_other() -> None:
-    async with running_agent(settings()) as agent, dialled(agent) as channel:
+    async with running_agent(settings()) as agent, open_channel(agent) as channel:
         stream = channel.stream_stream("/hilum.v1.Detector/DetectStream")
         sent = [NO_MESSAGE, request(200).SerializeToString(), NO_MESSAGE]
         answers = [
@@ -334,18 +334,18 @@ async def test_a_malformed_message_on_a_stream_affects_no_other() -> None:
 
 
 def _frame(kind: int, flags: int, stream: int, body: bytes = b"") -> bytes:
-    """HTTP/2 (RFC 9113, section 4.1)."""
+    """Return a frame of HTTP/2 (RFC 9113, section 4.1)."""
     head = struct.pack(">I", len(body))[1:] + bytes([kind, flags])
     return head + struct.pack(">I", stream) + body
 
 
 def _header(name: bytes, value: bytes) -> bytes:
-    """A literal header field without indexing (RFC 7541, section 6.2.2)."""
+    """Return a literal header field without indexing (RFC 7541, section 6.2.2)."""
     return b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value
 
 
 async def test_a_method_name_that_is_not_text_does_not_close_the_port() -> None:
-    """It ended the server for good, before anybody was asked who they are (grpcio 1.84 to 1.85)."""
+    """In grpcio 1.84 to 1.85 it ended the server, even before authentication."""
     headers = b"\x83\x86" + _header(b":path", b"/\xff") + _header(b":authority", b"localhost")
     headers += _header(b"content-type", b"application/grpc") + _header(b"te", b"trailers")
     async with running_agent(settings()) as agent:
@@ -357,5 +357,5 @@ async def test_a_method_name_that_is_not_text_does_not_close_the_port() -> None:
             if reset_or_headers[3] in {1, 3} and reset_or_headers[5:] == b"\0\0\0\1":
                 break
         writer.close()
-        async with connected(agent) as detector:
+        async with open_detector(agent) as detector:
             assert tag_of(await detector.Detect(request(200))) == 200

@@ -17,7 +17,7 @@ from edge_agent.security.tls import TlsFiles, load_tls
 from edge_agent.serving.http.endpoints import HttpLimits
 from edge_agent.serving.http.server import HttpServer
 from tests.support.agents.certificates import Authority
-from tests.support.agents.http import file_form, http_app, served
+from tests.support.agents.http import file_form, http_app, serve_app
 from tests.support.agents.tagged import (
     SIDE,
     Latch,
@@ -32,8 +32,8 @@ from tests.support.engines.fake_engine import FakeEngine
 SMALL = HttpLimits(max_image_bytes=200_000, max_batch_bytes=400_000)
 
 
-async def talk(origin: str, sent: bytes, *, until_closed: bool = True) -> bytes:
-    """Send bytes as they are; everything that comes back."""
+async def exchange(origin: str, sent: bytes, *, until_closed: bool = True) -> bytes:
+    """Send bytes unchanged; return the response."""
     host, port = origin.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
@@ -47,7 +47,7 @@ async def talk(origin: str, sent: bytes, *, until_closed: bool = True) -> bytes:
 
 
 async def test_predict_answers_over_the_network() -> None:
-    async with served(http_app()) as origin, httpx.AsyncClient(base_url=origin) as client:
+    async with serve_app(http_app()) as origin, httpx.AsyncClient(base_url=origin) as client:
         answer = await client.post("/predict", **file_form(tagged_png(200)))
         assert answer.json()["predictions"][0]["confidence"] == pytest.approx(200 / 255, abs=1e-6)
         assert "server" not in answer.headers
@@ -55,7 +55,7 @@ async def test_predict_answers_over_the_network() -> None:
 
 async def test_each_response_belongs_to_its_request() -> None:
     tags = list(range(120, 250, 5))
-    async with served(http_app()) as origin, httpx.AsyncClient(base_url=origin) as client:
+    async with serve_app(http_app()) as origin, httpx.AsyncClient(base_url=origin) as client:
         answers = await asyncio.gather(
             *(client.post("/predict", **file_form(tagged_png(tag))) for tag in tags)
         )
@@ -65,7 +65,7 @@ async def test_each_response_belongs_to_its_request() -> None:
 
 @pytest.mark.parametrize("declared", [True, False], ids=["declared", "chunked"])
 async def test_the_refusal_of_a_large_body_reaches_its_caller(*, declared: bool) -> None:
-    """Also a caller that sends the whole body before it reads: the answer must not be lost."""
+    """The response must not be lost even if the caller sends the whole body before it reads."""
     body = (
         b'--b\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\n'
         + b"x" * 8_000_000
@@ -76,8 +76,8 @@ async def test_the_refusal_of_a_large_body_reaches_its_caller(*, declared: bool)
         f"Content-Type: multipart/form-data; boundary=b\r\n{length}\r\n\r\n"
     )
     framed = body if declared else b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
-    async with served(http_app(limits=SMALL)) as origin:
-        answer = await talk(origin, head.encode() + framed, until_closed=False)
+    async with serve_app(http_app(limits=SMALL)) as origin:
+        answer = await exchange(origin, head.encode() + framed, until_closed=False)
         assert answer.startswith(b"HTTP/1.1 413 ")
         async with httpx.AsyncClient(base_url=origin) as client:
             assert (await client.get("/healthz")).status_code == 200
@@ -88,8 +88,8 @@ async def test_a_caller_that_expects_continue_need_not_send_the_body() -> None:
         b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nExpect: 100-continue\r\n"
         b"Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 8000000\r\n\r\n"
     )
-    async with served(http_app(limits=SMALL)) as origin:
-        answer = await talk(origin, head)
+    async with serve_app(http_app(limits=SMALL)) as origin:
+        answer = await exchange(origin, head)
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b"connection: close" in answer.lower()
     assert json.loads(answer.split(b"\r\n\r\n")[1])["error"]["code"] == "too_large"
@@ -107,42 +107,45 @@ async def test_a_caller_that_expects_continue_need_not_send_the_body() -> None:
     ids=["huge-header", "tls-on-a-plain-port", "negative-length"],
 )
 async def test_bytes_that_are_not_http_are_refused_and_affect_no_other_caller(sent: bytes) -> None:
-    async with served(http_app()) as origin:
-        assert (await talk(origin, sent)).split()[1] in {b"400", b"431"}
+    async with serve_app(http_app()) as origin:
+        assert (await exchange(origin, sent)).split()[1] in {b"400", b"431"}
         async with httpx.AsyncClient(base_url=origin) as client:
             assert (await client.get("/healthz")).status_code == 200
 
 
 async def test_a_caller_that_disconnects_leaves_the_queue() -> None:
-    gate = Latch()
+    latch = Latch()
     pipeline = fake_pipeline(
-        settings(limits={"queue_size": 2}), None, FakeEngine(SIDE, SIDE, before=gate)
+        settings(limits={"queue_size": 2}), None, FakeEngine(SIDE, SIDE, before=latch)
     )
-    async with served(http_app(pipeline)) as origin, httpx.AsyncClient(base_url=origin) as client:
+    async with (
+        serve_app(http_app(pipeline)) as origin,
+        httpx.AsyncClient(base_url=origin) as client,
+    ):
         staying = asyncio.ensure_future(client.post("/predict", **file_form(tagged_png(200))))
-        await gate.arrival(200)
+        await latch.wait_for_arrival(200)
         leaving = asyncio.ensure_future(client.post("/predict", **file_form(tagged_png(201))))
         await eventually(lambda: in_flight(pipeline) == 2)
         leaving.cancel()
         await eventually(lambda: in_flight(pipeline) == 1)
-        gate.let(200)
+        latch.release(200)
         assert (await staying).json()["predictions"][0]["confidence"] == pytest.approx(200 / 255)
-        assert not gate.has_arrived(201)
+        assert not latch.has_arrived(201)
     await pipeline.close()
 
 
 async def test_stop_finishes_running_requests() -> None:
-    gate = Latch()
-    pipeline = fake_pipeline(settings(), None, FakeEngine(SIDE, SIDE, before=gate))
+    latch = Latch()
+    pipeline = fake_pipeline(settings(), None, FakeEngine(SIDE, SIDE, before=latch))
     server = HttpServer(http_app(pipeline), host="127.0.0.1", port=0)
     origin = f"http://127.0.0.1:{await server.start()}"
     async with httpx.AsyncClient(base_url=origin) as client:
-        asked = asyncio.ensure_future(client.post("/predict", **file_form(tagged_png(200))))
-        await gate.arrival(200)
+        posted = asyncio.ensure_future(client.post("/predict", **file_form(tagged_png(200))))
+        await latch.wait_for_arrival(200)
         stopping = asyncio.ensure_future(server.stop())
         await asyncio.sleep(0)
-        gate.let(200)
-        assert (await asked).status_code == 200
+        latch.release(200)
+        assert (await posted).status_code == 200
         await stopping
         with pytest.raises(httpx.ConnectError):
             await client.get("/healthz")
@@ -150,7 +153,7 @@ async def test_stop_finishes_running_requests() -> None:
 
 
 async def test_a_port_in_use_is_a_configuration_error(caplog: pytest.LogCaptureFixture) -> None:
-    async with served(http_app()) as origin:
+    async with serve_app(http_app()) as origin:
         port = int(origin.rpartition(":")[2])
         with pytest.raises(ConfigInvalid, match=str(port)):
             await HttpServer(http_app(), host="127.0.0.1", port=port).start()
@@ -164,8 +167,8 @@ async def test_tls_is_used_if_configured(tmp_path: Path) -> None:
         http_app(trusted_hosts=parse_trusted_hosts("https")), host="127.0.0.1", port=0, tls=tls
     )
     origin = f"https://127.0.0.1:{await server.start()}"
-    trusting = ssl.create_default_context(cafile=authority.certificate)
-    async with httpx.AsyncClient(base_url=origin, verify=trusting) as client:
+    trusted = ssl.create_default_context(cafile=authority.certificate)
+    async with httpx.AsyncClient(base_url=origin, verify=trusted) as client:
         own = {"Origin": origin}
         answer = await client.post("/predict", **file_form(tagged_png(200)), headers=own)
         assert answer.status_code == 200

@@ -1,4 +1,4 @@
-"""A request may name the model: only the served one is accepted, over gRPC and over HTTP."""
+"""A request may name the model: only the model in use is accepted, over gRPC and over HTTP."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from edge_agent.app.agent import Agent
 from hilum.client import AsyncClient, DetectError, Result
-from tests.support.agents.tagged import dialled, running_agent, settings, tagged_png
+from tests.support.agents.tagged import open_channel, running_agent, settings, tagged_png
 
 IMAGE = tagged_png(200)
 
@@ -23,7 +23,9 @@ async def agent() -> AsyncIterator[Agent]:
 
 
 @pytest.mark.parametrize("name", ["", "toy"])
-async def test_no_name_and_the_served_name_are_accepted(agent: Agent, name: str) -> None:
+async def test_no_name_and_the_name_of_the_model_in_use_are_accepted(
+    agent: Agent, name: str
+) -> None:
     async with AsyncClient(agent.address) as client:
         assert (await client.model(name)).name == "toy"
         assert (await client.detect(IMAGE, model=name)).findings
@@ -66,7 +68,7 @@ async def test_any_other_name_is_refused_over_http(agent: Agent, options: dict[s
 
 
 async def test_a_model_request_that_is_no_protobuf_is_refused(agent: Agent) -> None:
-    async with dialled(agent) as channel:
+    async with open_channel(agent) as channel:
         get_model = channel.unary_unary("/hilum.v1.Detector/GetModel")
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await get_model(b"\xff")

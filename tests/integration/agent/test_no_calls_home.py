@@ -1,7 +1,7 @@
-"""The libraries that we compute with report to nobody: no socket, no child, nothing in the home.
+"""The libraries that compute send no usage reports: no socket, no child process, no file at home.
 
-Native code opens sockets where Python cannot see it; what it leaves in the home (an identifier, a
-queue of events to send) tells on it.
+Python's audit hook does not see the sockets of native code. So the home folder is checked, too: an
+identifier or a queue of events would be written there.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import pytest
 WATCH = """
 import json, sys
 
-seen = []
+events = []
 
 def watch(event, arguments):
     if event in {"os.fork", "os.forkpty", "os.posix_spawn", "subprocess.Popen"} or (
         event.startswith("socket.") and event != "socket.__new__"
     ):
-        seen.append(event + " " + repr(arguments)[-200:])
+        events.append(event + " " + repr(arguments)[-200:])
 
 sys.addaudithook(watch)
 """
@@ -48,15 +48,15 @@ fuse_swish(to_openvino(Bundle.open(starter_bundle_path()).read("model.onnx")))
 """
 REPORT = """
 assert "openvino" in sys.modules
-print(json.dumps(seen))
+print(json.dumps(events))
 """
 
 
-def seen_in(script: str, home: Path) -> list[str]:
-    """Sockets and children of a Python process that runs `script` as on a customer's machine."""
+def run_watched(script: str, home: Path) -> list[str]:
+    """Return the sockets and children of a Python process that runs `script` outside CI."""
     environment = {key: value for key, value in os.environ.items() if key != "CI"}
     root = str(Path(__file__).parents[3])
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", WATCH + script + REPORT],
         env=environment | {"HOME": str(home), "PYTHONPATH": f"{root}:{root}/proto"},
         capture_output=True,
@@ -64,20 +64,22 @@ def seen_in(script: str, home: Path) -> list[str]:
         timeout=240,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    seen: list[str] = json.loads(done.stdout.splitlines()[-1])
-    return seen
+    assert completed.returncode == 0, completed.stderr
+    events: list[str] = json.loads(completed.stdout.splitlines()[-1])
+    return events
 
 
-def test_the_agents_engines(tmp_path: Path) -> None:
-    assert seen_in(AGENT, tmp_path) == []
+def test_the_agents_engines_open_no_socket_and_write_nothing(tmp_path: Path) -> None:
+    assert run_watched(AGENT, tmp_path) == []
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.training
-def test_export_and_quantisation(tmp_path: Path) -> None:
+def test_export_and_quantisation_open_no_socket_and_keep_no_identifier(tmp_path: Path) -> None:
     network = [
-        event for event in seen_in(TRAINING, tmp_path) if not event.startswith("subprocess.Popen")
+        event
+        for event in run_watched(TRAINING, tmp_path)
+        if not event.startswith("subprocess.Popen")
     ]
     assert network == []
     assert not (tmp_path / "intel").exists()

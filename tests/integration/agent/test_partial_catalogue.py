@@ -30,10 +30,10 @@ async def test_classes_names_codes_and_thresholds_are_those_of_the_models_findin
     tmp_path: Path,
 ) -> None:
     bundle = partial_bundle(tmp_path / "three.bundle", POINTS, GOLDEN)
-    stated = settings(
+    agent_settings = settings(
         bundle=bundle, cache_dir=tmp_path / "cache", http={"enabled": True, "port": 0}
     )
-    async with running_agent(stated, load_detection_service) as agent:
+    async with running_agent(agent_settings, load_detection_service) as agent:
         async with AsyncClient(agent.address) as client:
             model = await client.model()
             result = await client.detect(IMAGE)

@@ -27,11 +27,11 @@ from edge_agent.serving.detection import DetectionService
 from hilum.v1 import detection_pb2 as pb
 from hilum.v1 import detection_pb2_grpc
 from tests.support.agents.tagged import (
-    Gated,
-    connected,
+    LatchedPipeline,
     eventually,
     fake_pipeline,
     hilum_error,
+    open_detector,
     settings,
     tag_of,
     tagged_png,
@@ -45,8 +45,8 @@ def request(tag: int) -> pb.DetectRequest:
     return pb.DetectRequest(request_id=str(tag), image=tagged_png(tag))
 
 
-async def serving(channel: grpc.aio.Channel) -> Any:  # gRPC's own
-    """Until the agent says that it serves; the watch that said so."""
+async def wait_until_serving(channel: grpc.aio.Channel) -> Any:  # grpc.aio's call is untyped
+    """Wait until the agent reports that it serves; return the watch."""
     watch = health_pb2_grpc.HealthStub(channel).Watch(
         health_pb2.HealthCheckRequest(), wait_for_ready=True
     )
@@ -59,17 +59,17 @@ async def serving(channel: grpc.aio.Channel) -> Any:  # gRPC's own
 async def test_after_a_signal_only_requests_in_flight_are_answered(
     signum: signal.Signals,
 ) -> None:
-    gated = Gated()
-    told = settings(grpc={"port": free_port()})
-    running = asyncio.create_task(serve(told, gated))
-    async with grpc.aio.insecure_channel(told.grpc.address) as channel:
+    latched = LatchedPipeline()
+    agent_settings = settings(grpc={"port": free_port()})
+    running = asyncio.create_task(serve(agent_settings, latched))
+    async with grpc.aio.insecure_channel(agent_settings.grpc.address) as channel:
         detector = detection_pb2_grpc.DetectorStub(channel)
-        watch = await serving(channel)
+        watch = await wait_until_serving(channel)
         unary = detector.Detect(request(150))
-        await gated.gate.arrival(150)
+        await latched.latch.wait_for_arrival(150)
         stream = detector.DetectStream()
         await stream.write(request(151))
-        await eventually(lambda: gated.in_flight == 2)
+        await eventually(lambda: latched.in_flight == 2)
         idle_stream = detector.DetectStream()
         await idle_stream.write(pb.DetectRequest(request_id="e"))
         assert (await idle_stream.read()).error.code == "empty_file"
@@ -85,7 +85,7 @@ async def test_after_a_signal_only_requests_in_flight_are_answered(
         assert hilum_error(caught.value).code == "not_ready"
         assert not running.done()
 
-        gated.gate.let(150, 151)
+        latched.latch.release(150, 151)
         assert tag_of(await unary) == 150
         assert tag_of((await stream.read()).response) == 151
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -95,50 +95,50 @@ async def test_after_a_signal_only_requests_in_flight_are_answered(
 
 
 async def test_a_drain_that_times_out_exits_with_1() -> None:
-    gated = Gated()
-    agent = Agent(settings(drain_timeout_s=0.05), gated)
+    latched = LatchedPipeline()
+    agent = Agent(settings(drain_timeout_s=0.05), latched)
     await agent.start()
     await agent.load()
-    async with connected(agent) as detector:
+    async with open_detector(agent) as detector:
         call = detector.Detect(request(150))
-        await gated.gate.arrival(150)
+        await latched.latch.wait_for_arrival(150)
         assert not await agent.stop()
-        gated.gate.let(150)
+        latched.latch.release(150)
         assert tag_of(await call) == 150
         assert await agent.stop()
 
 
 async def test_abandoned_requests_are_in_the_audit_log(tmp_path: Path) -> None:
-    gated = Gated()
-    told = settings(
+    latched = LatchedPipeline()
+    agent_settings = settings(
         drain_timeout_s=1.0,
         audit={"enabled": True, "folder": tmp_path / "log"},
         http={"enabled": True},
     )
-    agent = Agent(told, gated)
+    agent = Agent(agent_settings, latched)
     await agent.start()
     await agent.load()
-    async with connected(agent) as detector, httpx.AsyncClient(base_url=agent.page) as http:
+    async with open_detector(agent) as detector, httpx.AsyncClient(base_url=agent.page) as http:
         unary = detector.Detect(request(150))
-        await gated.gate.arrival(150)
+        await latched.latch.wait_for_arrival(150)
         form = {"file": ("image", tagged_png(151))}
         posted = asyncio.create_task(http.post("/predict", files=form, timeout=60))
-        await eventually(lambda: gated.in_flight == 2)
+        await eventually(lambda: latched.in_flight == 2)
         assert not await agent.stop()
         agent.abandon()
-        gated.gate.let(150, 151)
-        assert tag_of(await unary) == 150  # Nothing is said of it twice.
+        latched.latch.release(150, 151)
+        assert tag_of(await unary) == 150  # The audit log has no second entry for it.
         posted.cancel()
         assert await agent.stop()
     assert verify(tmp_path / "log").is_intact
     entries = [json.loads(it) for it in list_segments(tmp_path / "log")[0].read_text().splitlines()]
-    said = [(it["action"], it["outcome"]) for it in entries if it["action"] == "detect"]
-    assert said == [("detect", "not_ready")] * 2
+    outcomes = [(it["action"], it["outcome"]) for it in entries if it["action"] == "detect"]
+    assert outcomes == [("detect", "not_ready")] * 2
     assert entries[-1]["action"] == "log_closed"
 
 
-async def test_an_agent_that_failed_its_self_test_answers_nothing_while_it_stops() -> None:
-    """An upload that began before the signal ends after it."""
+async def test_an_agent_that_failed_its_self_test_answers_no_request_while_it_stops() -> None:
+    """The upload starts before the signal and ends after it."""
 
     def load(settings: Settings, decoder: Decoder) -> DetectionService:
         return fake_pipeline(
@@ -148,11 +148,11 @@ async def test_an_agent_that_failed_its_self_test_answers_nothing_while_it_stops
     agent = Agent(settings(http={"enabled": True}), load)
     await agent.start()
     await agent.load()
-    asking = httpx.Request("POST", f"{agent.page}predict", files={"file": tagged_png(150)})
+    upload = httpx.Request("POST", f"{agent.page}predict", files={"file": tagged_png(150)})
     lines = [b"POST /predict HTTP/1.1", b"Connection: close"]
-    lines += [name + b": " + value for name, value in asking.headers.raw]
+    lines += [name + b": " + value for name, value in upload.headers.raw]
     reader, writer = await asyncio.open_connection("127.0.0.1", agent.http_port)
-    body = asking.read()
+    body = upload.read()
     writer.write(b"\r\n".join(lines) + b"\r\n\r\n" + body[:100])
     await writer.drain()
     stopping = asyncio.create_task(agent.stop())
@@ -186,8 +186,8 @@ def hang(batch):
 def load(settings, decoder):
     return fake_pipeline(settings, decoder, FakeEngine(SIDE, SIDE, before=hang))
 
-told = settings(grpc={"port": int(sys.argv[1])}, drain_timeout_s=0.2)
-sys.exit(100 + asyncio.run(serve(told, load)))
+agent_settings = settings(grpc={"port": int(sys.argv[1])}, drain_timeout_s=0.2)
+sys.exit(100 + asyncio.run(serve(agent_settings, load)))
 """
 
 
@@ -195,7 +195,7 @@ async def test_hanging_work_does_not_keep_the_process_from_exiting() -> None:
     port = free_port()
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", HANGS, str(port))
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        await serving(channel)
+        await wait_until_serving(channel)
         with pytest.raises(grpc.aio.AioRpcError):
             await detection_pb2_grpc.DetectorStub(channel).Detect(request(150))
     async with asyncio.timeout(60):
@@ -211,28 +211,28 @@ async def test_a_model_that_cannot_be_loaded_ends_the_agent() -> None:
 
 
 async def test_a_recheck_before_the_start_has_no_effect() -> None:
-    """Before it listens, and again while it loads: the golden cases are to be run anyway."""
-    tested = []
+    """The agent runs the golden cases at its start anyway, even if asked while it loads."""
+    self_tests = []
 
     def self_test() -> SelfTestReport:
-        tested.append(1)
+        self_tests.append(1)
         return SelfTestReport()
 
     def load(settings: Settings, decoder: Decoder) -> DetectionService:
         os.kill(os.getpid(), signal.SIGHUP)
         return fake_pipeline(settings, decoder, self_test=self_test)
 
-    told = settings(grpc={"port": free_port()})
-    running = asyncio.create_task(serve(told, load))
-    await asyncio.sleep(0)  # It has begun, and waits for the first thing that takes time.
+    agent_settings = settings(grpc={"port": free_port()})
+    running = asyncio.create_task(serve(agent_settings, load))
+    await asyncio.sleep(0)  # `serve` runs until its first wait.
     os.kill(os.getpid(), signal.SIGHUP)
-    async with grpc.aio.insecure_channel(told.grpc.address) as channel:
+    async with grpc.aio.insecure_channel(agent_settings.grpc.address) as channel:
         detector = detection_pb2_grpc.DetectorStub(channel)
-        await serving(channel)
+        await wait_until_serving(channel)
         assert tag_of(await detector.Detect(request(150))) == 150
-    assert len(tested) == 1
+    assert len(self_tests) == 1
     os.kill(os.getpid(), signal.SIGHUP)
-    await eventually(lambda: len(tested) == 2)
+    await eventually(lambda: len(self_tests) == 2)
     os.kill(os.getpid(), signal.SIGTERM)
     assert await running == 0
 

@@ -89,7 +89,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 class DecisionHandler(grpc.GenericRpcHandler):
-    """Answers every call with the decision about its caller."""
+    """A handler that answers every call with the decision about its caller."""
 
     def __init__(self, site: Site, authenticator: Authenticator) -> None:
         self._site, self._authenticator = site, authenticator
@@ -186,7 +186,7 @@ def https(site: Site) -> Iterator[int]:
     server = uvicorn.Server(config)
     with ExitStack() as stack:
         listener = stack.enter_context(config.bind_socket())
-        listener.listen()  # From here on calls wait until the server accepts them.
+        listener.listen()  # From now on, calls wait until the server accepts them.
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         stack.callback(thread.join)

@@ -29,13 +29,13 @@ from tests.conftest import pydicom_file
 from tests.support.agents.certificates import Authority
 from tests.support.agents.tagged import (
     SIDE,
-    Gated,
+    LatchedPipeline,
     agent_process,
-    connected,
-    dialled,
     eventually,
     fake_pipeline,
     hilum_error,
+    open_channel,
+    open_detector,
     serving_line,
     settings,
     tag_of,
@@ -70,18 +70,18 @@ def process(toy: Path, log_folder: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.fixture(scope="module")
-def said(process: subprocess.Popen[str]) -> dict[str, str]:
+def serving(process: subprocess.Popen[str]) -> dict[str, str]:
     return serving_line(process)
 
 
 @pytest.fixture(scope="module")
-def http(said: dict[str, str]) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=said["page"], timeout=60) as client:
+def http(serving: dict[str, str]) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=serving["page"], timeout=60) as client:
         yield client
 
 
 def score_of(outcome: Result | DetectError) -> int:
-    """The toy model's score is the brightest pixel, which is the tag."""
+    """Return the score in 255ths: the toy model's is the brightest pixel, which is the tag."""
     assert isinstance(outcome, Result), outcome
     return round(outcome.findings[0].score * 255)
 
@@ -91,9 +91,11 @@ def metric(http: httpx.Client, name: str) -> float:
     return float(line)
 
 
-def test_both_transports_return_the_same_result(said: dict[str, str], http: httpx.Client) -> None:
+def test_both_transports_return_the_same_result(
+    serving: dict[str, str], http: httpx.Client
+) -> None:
     image = pydicom_file("RG1_UNCI.dcm").read_bytes()
-    with Client(said["address"]) as client:
+    with Client(serving["address"]) as client:
         over_grpc = client.detect(image)
     over_http = http.post("/predict", files={"file": ("rg1.dcm", image)}).json()
     assert [it["confidence"] for it in over_http["predictions"]] == pytest.approx(
@@ -121,10 +123,10 @@ def descendants(pid: int) -> list[int]:
 
 
 def test_a_killed_decoder_fails_at_most_its_own_image(
-    process: subprocess.Popen[str], said: dict[str, str], http: httpx.Client
+    process: subprocess.Popen[str], serving: dict[str, str], http: httpx.Client
 ) -> None:
     lost = 0
-    with Client(said["address"]) as client:
+    with Client(serving["address"]) as client:
         for turn in range(4):
             images = {tag: tagged_png(tag) for tag in range(150 + 10 * turn, 160 + 10 * turn)}
             for number, (tag, outcome) in enumerate(client.detect_many(images.items())):
@@ -153,7 +155,7 @@ def test_on_sighup_the_golden_cases_are_run_again(
 
 
 def test_stop_ends_all_processes_and_completes_the_audit_log(
-    process: subprocess.Popen[str], said: dict[str, str], log_folder: Path, http: httpx.Client
+    process: subprocess.Popen[str], serving: dict[str, str], log_folder: Path, http: httpx.Client
 ) -> None:
     assert http.get("/model").status_code == 200
     children = descendants(process.pid)
@@ -171,7 +173,7 @@ def test_stop_ends_all_processes_and_completes_the_audit_log(
     assert (checked.returncode, checked.stdout[:6]) == (1, "BROKEN")
 
 
-def test_with_tls_and_keys_only_those_with_a_role_get_in(toy: Path, tmp_path: Path) -> None:
+def test_with_tls_and_keys_only_callers_with_a_role_are_admitted(toy: Path, tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     server = authority.server()
     keys = tmp_path / "keys.json"
@@ -189,8 +191,8 @@ def test_with_tls_and_keys_only_those_with_a_role_get_in(toy: Path, tmp_path: Pa
     image = tmp_path / "a.png"
     image.write_bytes(tagged_png(200))
     with agent_process("--port", "0", "--bundle", str(toy), environment=named) as process:
-        said = serving_line(process)
-        address = "localhost:" + said["address"].rpartition(":")[2]
+        serving = serving_line(process)
+        address = "localhost:" + serving["address"].rpartition(":")[2]
         tls = Tls(authority.certificate)
         for key, code in ((None, "unauthenticated"), (shown["viewer"], "forbidden")):
             with Client(address, tls=tls, api_key=key) as client:
@@ -204,14 +206,14 @@ def test_with_tls_and_keys_only_those_with_a_role_get_in(toy: Path, tmp_path: Pa
         assert ran.returncode == 0, ran.stderr
         assert '"slug": "nodule_mass"' in ran.stdout
         assert "unauthenticated" in hilum_edge("detect", image, *options).stderr
-        assert said["page"].startswith("https://")
-        trusting = ssl.create_default_context(cafile=authority.certificate)
-        with httpx.Client(base_url=said["page"], verify=trusting, timeout=60) as http:
+        assert serving["page"].startswith("https://")
+        trusted = ssl.create_default_context(cafile=authority.certificate)
+        with httpx.Client(base_url=serving["page"], verify=trusted, timeout=60) as http:
             files = {"file": ("a.png", image.read_bytes())}
             assert http.post("/predict", files=files).status_code == 401
             bearer = {"Authorization": f"Bearer {shown['clinic']}"}
             assert http.post("/predict", files=files, headers=bearer).status_code == 200
-            # Taken out of the file, it counts for nothing at once.
+            # A key that is removed from the file is refused at once.
             listed = hilum_edge("keys", "list", "--file", keys).stdout
             assert "clinic" in listed
             assert shown["clinic"] not in listed
@@ -226,16 +228,16 @@ def test_with_tls_and_keys_only_those_with_a_role_get_in(toy: Path, tmp_path: Pa
         assert f'"{outcome}"' in entries
 
 
-async def test_a_client_certificate_counts_where_the_rules_name_it(tmp_path: Path) -> None:
+async def test_a_client_certificate_is_accepted_where_the_rules_name_it(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     server = authority.server()
     rules = tmp_path / "rules.toml"
     rules.write_text('[[certificate]]\nsubject = "CN=pacs"\nrole = "clinic"\n')
     files = {"certificate": server.certificate, "key": server.key}
-    told = settings(
+    agent_settings = settings(
         tls=files | {"client_ca": authority.certificate}, access={"certificate_rules": rules}
     )
-    agent = Agent(told, fake_pipeline)
+    agent = Agent(agent_settings, fake_pipeline)
     await agent.start()
     await agent.load()
     try:
@@ -254,7 +256,7 @@ async def test_rules_for_certificates_do_not_leave_http_open(tmp_path: Path) -> 
     server = authority.server()
     rules = tmp_path / "rules.toml"
     rules.write_text('[[certificate]]\nsubject = "CN=pacs"\nrole = "clinic"\n')
-    told = settings(
+    agent_settings = settings(
         tls={
             "certificate": server.certificate,
             "key": server.key,
@@ -264,7 +266,7 @@ async def test_rules_for_certificates_do_not_leave_http_open(tmp_path: Path) -> 
         http=HTTP,
     )
     with pytest.raises(ConfigInvalid, match="HTTP identifies callers by API key alone"):
-        await Agent(told, fake_pipeline).start()
+        await Agent(agent_settings, fake_pipeline).start()
 
 
 def _ask(address: str, tls: Tls) -> Result | DetectError:
@@ -276,14 +278,14 @@ def _ask(address: str, tls: Tls) -> Result | DetectError:
 
 
 async def test_overload_has_a_retry_time_on_both_transports() -> None:
-    gated = Gated()
-    agent = Agent(settings(limits={"queue_size": 1}, http=HTTP), gated)
+    latched = LatchedPipeline()
+    agent = Agent(settings(limits={"queue_size": 1}, http=HTTP), latched)
     await agent.start()
     await agent.load()
     try:
-        async with connected(agent) as detector, httpx.AsyncClient(base_url=agent.page) as http:
+        async with open_detector(agent) as detector, httpx.AsyncClient(base_url=agent.page) as http:
             first = detector.Detect(pb.DetectRequest(image=tagged_png(150)))
-            await gated.gate.arrival(150)
+            await latched.latch.wait_for_arrival(150)
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await detector.Detect(pb.DetectRequest(image=tagged_png(151)))
             assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -293,7 +295,7 @@ async def test_overload_has_a_retry_time_on_both_transports() -> None:
             refused = await http.post("/predict", files={"file": ("a", tagged_png(151))})
             assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
             assert int(refused.headers["retry-after"]) > 0
-            gated.gate.let(150)
+            latched.latch.release(150)
             assert tag_of(await first) == 150
     finally:
         assert await agent.stop()
@@ -315,10 +317,10 @@ async def test_a_batch_alone_does_not_overload_a_short_queue() -> None:
 async def test_an_agent_that_fails_its_self_test_does_not_serve_and_gives_the_reason() -> None:
     problem = ["openvino-int8 does not answer the bundle's golden cases as recorded."]
 
-    def load(told: Any, decoder: Any) -> Any:
+    def load(settings: Any, decoder: Any) -> Any:
         engine = FakeEngine(SIDE, SIDE)
         return fake_pipeline(
-            told, decoder, engine, self_test=lambda: SelfTestReport(error=problem[0])
+            settings, decoder, engine, self_test=lambda: SelfTestReport(error=problem[0])
         )
 
     agent = Agent(settings(http=HTTP), load)
@@ -327,8 +329,8 @@ async def test_an_agent_that_fails_its_self_test_does_not_serve_and_gives_the_re
     image = pb.DetectRequest(image=tagged_png(200))
     try:
         async with (
-            connected(agent) as detector,
-            dialled(agent) as channel,
+            open_detector(agent) as detector,
+            open_channel(agent) as channel,
             httpx.AsyncClient(base_url=agent.page) as http,
         ):
             health = health_pb2_grpc.HealthStub(channel)
@@ -359,24 +361,26 @@ async def test_an_agent_that_fails_its_self_test_does_not_serve_and_gives_the_re
 
 
 async def test_a_call_that_its_caller_cancels_is_logged(tmp_path: Path) -> None:
-    gated = Gated()
-    told = settings(http=HTTP, audit={"enabled": True, "folder": tmp_path / "log"})
-    agent = Agent(told, gated)
+    latched = LatchedPipeline()
+    agent_settings = settings(http=HTTP, audit={"enabled": True, "folder": tmp_path / "log"})
+    agent = Agent(agent_settings, latched)
     await agent.start()
     await agent.load()
-    async with connected(agent) as detector, httpx.AsyncClient(base_url=agent.page) as http:
+    async with open_detector(agent) as detector, httpx.AsyncClient(base_url=agent.page) as http:
         first = detector.Detect(pb.DetectRequest(image=tagged_png(149)))
-        await gated.gate.arrival(149)
-        # These two wait behind it; their places are free once the agent knows that they have gone.
+        await latched.latch.wait_for_arrival(149)
+        # These two wait behind it; their places are free once the agent has seen the cancellation.
         call = detector.Detect(pb.DetectRequest(image=tagged_png(150)))
-        asked = asyncio.ensure_future(http.post("/predict", files={"file": ("a", tagged_png(151))}))
-        await eventually(lambda: gated.in_flight == 3)
+        posted = asyncio.ensure_future(
+            http.post("/predict", files={"file": ("a", tagged_png(151))})
+        )
+        await eventually(lambda: latched.in_flight == 3)
         call.cancel()
-        asked.cancel()
-        await eventually(lambda: gated.in_flight == 1)
-        gated.gate.let(149)
+        posted.cancel()
+        await eventually(lambda: latched.in_flight == 1)
+        latched.latch.release(149)
         assert tag_of(await first) == 149
-        await asyncio.wait([asked])
+        await asyncio.wait([posted])
     assert await agent.stop()
     entries = list_segments(tmp_path / "log")[0].read_text()
     assert entries.count('"action":"detect","outcome":"deadline_exceeded"') == 2

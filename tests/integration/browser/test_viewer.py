@@ -29,14 +29,14 @@ from edge_agent.security.authentication import ClientCredentials
 from edge_agent.serving.http.access import HttpAccessControl
 from hilum.catalog import CATALOG
 from tests.conftest import pydicom_file
-from tests.support.agents.http import SAID, ScriptedEngine, http_app, served_apart
+from tests.support.agents.http import SCRIPTED_FINDINGS, ScriptedEngine, http_app, serve_in_thread
 from tests.support.agents.tagged import SIDE, fake_pipeline, settings
 from tests.support.system.browser import chromium
 
 pytestmark = pytest.mark.service("chromium")
 
 OPERATING_POINT = 0.25
-ABOVE = [score for _, score, _ in SAID if score >= OPERATING_POINT]
+ABOVE = [score for _, score, _ in SCRIPTED_FINDINGS if score >= OPERATING_POINT]
 RG1 = "RG1_UNCI.dcm"
 ANKLE = "RG3_UNCI.dcm"
 
@@ -47,7 +47,7 @@ def _app() -> FastAPI:
 
 @pytest.fixture(scope="module")
 def origin() -> Iterator[str]:
-    with served_apart(_app) as origin:
+    with serve_in_thread(_app) as origin:
         yield origin
 
 
@@ -163,7 +163,7 @@ class TestLooking:
         rows, columns = 1955, 1841
         inner = round(SIDE * columns / rows)
         left = (SIDE - inner) // 2
-        (_, _, (x_min, y_min, x_max, y_max)) = SAID[0]
+        (_, _, (x_min, y_min, x_max, y_max)) = SCRIPTED_FINDINGS[0]
         expected = [
             (x_min * SIDE - left) / inner,
             y_min,
@@ -201,7 +201,7 @@ class TestLooking:
         file = tmp_path / "Doe^Jane.dcm"
         file.write_bytes(pydicom_file(RG1).read_bytes())
         sent = bytearray()
-        with served_apart(lambda: _overheard(_app(), sent)) as origin:
+        with serve_in_thread(lambda: _overheard(_app(), sent)) as origin:
             page = browser.new_page()
             page.goto(origin)
             expect(page.locator("body")).to_have_attribute("data-state", "idle")
@@ -272,7 +272,7 @@ class TestSettings:
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
         slider = page.locator("#threshold")
-        for threshold, shown in (("0.5", 2), ("0.05", len(SAID)), ("0.95", 0)):
+        for threshold, shown in (("0.5", 2), ("0.05", len(SCRIPTED_FINDINGS)), ("0.95", 0)):
             slider.fill(threshold)
             expect(boxes(page)).to_have_count(shown)
             expect(page.locator("#findings button")).to_have_count(shown)
@@ -286,7 +286,7 @@ class TestSettings:
     def test_below_its_own_threshold_is_said_so(self, page: Page) -> None:
         choose(page)
         page.locator("#threshold").fill("0.05")
-        expect(page.locator("#findings .below")).to_have_count(len(SAID) - len(ABOVE))
+        expect(page.locator("#findings .below")).to_have_count(len(SCRIPTED_FINDINGS) - len(ABOVE))
         expect(page.locator("#findings .below").first).to_have_text(
             "below its own threshold of 0.25"
         )
@@ -419,7 +419,7 @@ class TestRefusals:
         expect(page.locator("#surface")).to_be_hidden()
 
     def test_an_agent_that_has_gone_is_said_so(self, browser: Browser) -> None:
-        with served_apart(_app) as origin:
+        with serve_in_thread(_app) as origin:
             page = browser.new_page()
             page.goto(origin)
             expect(page.locator("body")).to_have_attribute("data-state", "idle")
@@ -441,7 +441,7 @@ class TestRefusals:
             pipeline = fake_pipeline(settings(), None, ScriptedEngine())
             return http_app(pipeline, access=HttpAccessControl(OneKey()))
 
-        with served_apart(guarded) as origin:
+        with serve_in_thread(guarded) as origin:
             page = browser.new_page()
             page.goto(origin)
             expect(page.locator("body")).to_have_attribute("data-state", "idle")
@@ -493,7 +493,7 @@ class TestKeyboard:
         page.keyboard.press("t")
         expect(page.locator("#threshold")).to_be_focused()
         page.keyboard.press("Home")
-        expect(boxes(page)).to_have_count(len(SAID))
+        expect(boxes(page)).to_have_count(len(SCRIPTED_FINDINGS))
         page.keyboard.press("d")
         expect(boxes(page)).to_have_count(len(ABOVE))
         fitted = _percent(page)

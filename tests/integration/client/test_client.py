@@ -34,8 +34,8 @@ from tests.support.agents.scripted import (
     Threaded,
     abort,
     answer,
+    image_size_of,
     running,
-    size_seen,
 )
 
 Status = grpc.StatusCode
@@ -78,7 +78,7 @@ def test_images_come_as_paths_bytes_and_open_files(face: Any, agent: Agent, tmp_
     path.write_bytes(data)
     sources = (path, str(path), data, bytearray(data), memoryview(data), io.BytesIO(data))
     for source in sources:
-        assert size_seen(face(agent.address).detect(source)) == len(data)
+        assert image_size_of(face(agent.address).detect(source)) == len(data)
     assert [request.image for request in agent.requests] == [data] * len(sources)
     assert len({request.request_id for request in agent.requests}) == len(sources)
     assert not agent.requests[0].options.HasField("score_threshold")
@@ -129,7 +129,7 @@ def test_overload_is_waited_out_as_long_as_the_agent_asks(face: Any, agent: Agen
     clock = PatientClock()
     retry = Retry(first_wait_s=0.1, random=lambda: 1.0)
     result = face(agent.address, clock=clock, retry=retry).detect(b"x" * 5)
-    assert size_seen(result) == 5
+    assert image_size_of(result) == 5
     assert clock.waits == [pytest.approx(0.1), pytest.approx(3.2)]
     assert len({request.request_id for request in agent.requests}) == 1
 
@@ -198,7 +198,7 @@ def test_a_client_outlives_its_agents_restart() -> None:
         second.serving()
         try:
             assert client.ready(30)
-            assert size_seen(client.detect(b"x" * 3)) == 3
+            assert image_size_of(client.detect(b"x" * 3)) == 3
         finally:
             second.stop()
 
@@ -309,7 +309,7 @@ def test_a_64_megapixel_file_fits(face: Any, agent: Agent) -> None:
     agent.answer = lambda request, _context: answer(
         pb.DetectRequest(request_id=request.request_id, image=str(len(request.image)).encode())
     )
-    assert size_seen(face(agent.address).detect(bytes(size))) == len(str(size))
+    assert image_size_of(face(agent.address).detect(bytes(size))) == len(str(size))
     assert len(agent.requests[0].image) == size
 
 
@@ -370,14 +370,14 @@ def test_one_client_serves_many_threads_without_mixing_answers(agent: Agent) -> 
     sizes = range(1, 200)
     with Client(agent.address) as client, ThreadPoolExecutor(16) as threads:
         results = list(threads.map(lambda size: client.detect(b"x" * size), sizes))
-    assert [size_seen(result) for result in results] == list(sizes)
+    assert [image_size_of(result) for result in results] == list(sizes)
 
 
 async def test_one_async_client_serves_many_tasks_without_mixing_answers(agent: Agent) -> None:
     sizes = range(1, 200)
     async with AsyncClient(agent.address) as client:
         results = await asyncio.gather(*(client.detect(b"x" * size) for size in sizes))
-    assert [size_seen(result) for result in results] == list(sizes)
+    assert [image_size_of(result) for result in results] == list(sizes)
 
 
 async def test_a_cancelled_call_is_cancelled_at_the_agent(agent: Agent) -> None:
@@ -439,10 +439,10 @@ def test_a_proxy_is_never_used(
     for name in ("no_proxy", "no_grpc_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     assert os.environ["http_proxy"]
-    assert size_seen(face(agent.address).detect(b"x" * 4)) == 4
+    assert image_size_of(face(agent.address).detect(b"x" * 4)) == 4
 
 
 def test_a_unix_socket_is_an_address_too(tmp_path: Path) -> None:
     with running(address=f"unix:{tmp_path}/hilum.sock") as agent:
-        assert size_seen(Threaded(agent.address, api_key="key").detect(b"xy")) == 2
+        assert image_size_of(Threaded(agent.address, api_key="key").detect(b"xy")) == 2
         assert agent.metadata[0]["authorization"] == "Bearer key"

@@ -28,9 +28,9 @@ from tests.support.agents.scripted import (
     Asynchronous,
     PatientClock,
     abort,
+    image_size_of,
     refused,
     running,
-    size_seen,
     streamed,
 )
 
@@ -51,7 +51,7 @@ def tagged(*sizes: int) -> list[tuple[int, bytes]]:
 
 def assert_each_once(outcomes: list[tuple[Any, Any]], sizes: range) -> None:
     assert sorted(key for key, _ in outcomes) == list(sizes)
-    assert all(size_seen(outcome) == key for key, outcome in outcomes)
+    assert all(image_size_of(outcome) == key for key, outcome in outcomes)
 
 
 @both
@@ -88,7 +88,7 @@ def test_one_bad_image_fails_alone(face: Any, agent: Agent, tmp_path: Path) -> N
     absent = str(tmp_path / "absent.dcm")
     outcomes = dict(face(agent.address).detect_many([good, bad, absent]))
     assert set(outcomes) == {good, bad, absent}
-    assert size_seen(outcomes[good]) == 3
+    assert image_size_of(outcomes[good]) == 3
     assert (outcomes[bad].code, outcomes[bad].hint) == (ErrorCode.TRUNCATED, "Do something else.")
     assert outcomes[absent].code == ClientErrorCode.FILE_UNREADABLE
     assert len(agent.requests) == 2
@@ -191,7 +191,7 @@ def test_an_image_that_hangs_fails_alone_and_the_others_are_answered(
     late = outcomes.pop(5)
     assert (late.code, late.retryable) == (ErrorCode.DEADLINE_EXCEEDED, True)
     assert sorted(outcomes) == [1, 2, 3, 4, 6, 7, 8, 9, 10, 11]
-    assert all(size_seen(outcome) == key for key, outcome in outcomes.items())
+    assert all(image_size_of(outcome) == key for key, outcome in outcomes.items())
 
 
 @both
@@ -352,7 +352,7 @@ async def test_answers_come_while_an_async_source_waits_for_its_next_image(agent
     seen = []
     async with AsyncClient(agent.address) as client:
         async for key, outcome in client.detect_many(watched()):
-            seen.append((key, size_seen(outcome)))
+            seen.append((key, image_size_of(outcome)))
             answered.set()
     assert seen == [(1, 1), (2, 2)]
 

@@ -13,7 +13,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from hilum.client import ClientErrorCode, DetectError, Tls
 from tests.support.agents.certificates import Authority, Issued
-from tests.support.agents.scripted import BOTH, Agent, PatientClock, running, size_seen
+from tests.support.agents.scripted import BOTH, Agent, PatientClock, image_size_of, running
 
 both = pytest.mark.parametrize("face", BOTH)
 
@@ -55,8 +55,8 @@ def test_a_certificate_of_the_sites_authority_is_trusted(
     face: Any, protected: Agent, authority: Authority
 ) -> None:
     client = face(protected.address, tls=Tls(ca=authority.certificate))
-    assert size_seen(client.detect(b"x" * 6)) == 6
-    assert [size_seen(o) for _, o in client.detect_many([(1, b"x")])] == [1]
+    assert image_size_of(client.detect(b"x" * 6)) == 6
+    assert [image_size_of(o) for _, o in client.detect_many([(1, b"x")])] == [1]
     protected.serving()
     assert client.ready(30)
 
@@ -94,7 +94,7 @@ def test_a_certificate_for_another_name_needs_that_name(face: Any, authority: Au
             face(agent.address, tls=Tls(ca=authority.certificate)).detect(b"x")
         assert caught.value.code == ClientErrorCode.TLS_FAILED
         named = Tls(ca=authority.certificate, server_name="box-7.hospital.example")
-        assert size_seen(face(agent.address, tls=named).detect(b"xx")) == 2
+        assert image_size_of(face(agent.address, tls=named).detect(b"xx")) == 2
 
 
 @both
@@ -103,7 +103,7 @@ def test_an_agent_that_asks_for_a_certificate_gets_it(
 ) -> None:
     own = authority.client("CN=clinic")
     tls = Tls(ca=authority.certificate, certificate=own.certificate, key=own.key)
-    assert size_seen(face(mutual.address, tls=tls).detect(b"xxx")) == 3
+    assert image_size_of(face(mutual.address, tls=tls).detect(b"xxx")) == 3
 
 
 @both

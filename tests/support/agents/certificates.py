@@ -1,4 +1,4 @@
-"""A small CA for tests: real keys and certificates in a folder, made in milliseconds (EC P-256)."""
+"""A small CA for tests; it writes real keys and certificates in milliseconds (EC P-256)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Issued:
 
 
 class Authority:
-    """A CA that signs what a test asks for."""
+    """A CA that issues certificates for tests."""
 
     def __init__(self, folder: Path, name: str = "test-ca") -> None:
         self._folder = folder
@@ -67,7 +67,7 @@ class Authority:
         end: datetime = NOW + 30 * DAY,
         rsa_bits: int | None = None,
     ) -> Issued:
-        """For `localhost`, 127.0.0.1 and ::1."""
+        """Issue a server certificate for `localhost`, 127.0.0.1 and ::1."""
         names: list[x509.GeneralName] = [x509.DNSName("localhost")]
         names += [x509.IPAddress(ip_address(it)) for it in ("127.0.0.1", "::1")]
         use = ExtendedKeyUsageOID.SERVER_AUTH
@@ -85,7 +85,7 @@ class Authority:
         start: datetime = NOW - DAY,
         end: datetime = NOW + 30 * DAY,
     ) -> Issued:
-        """For a client with this subject (RFC 4514)."""
+        """Issue a certificate for a client with this subject (RFC 4514)."""
         names: list[x509.GeneralName] = []
         if dns is not None:
             names.append(x509.DNSName(dns))
@@ -104,6 +104,7 @@ class Authority:
         end: datetime = NOW + 30 * DAY,
         rsa_bits: int | None = None,
     ) -> Issued:
+        """Issue a certificate, and write it and its key to files named after `stem`."""
         key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
         if rsa_bits is None:
             key = ec.generate_private_key(ec.SECP256R1())

@@ -30,7 +30,7 @@ from hilum.catalog import BY_SLUG, CATALOG
 from tests.support.agents.tagged import SIDE, fake_pipeline, settings
 
 HOST = "127.0.0.1:8080"
-SAID = (
+SCRIPTED_FINDINGS = (
     # slug, score, box in fractions of the model's input; operating points are 0.25
     ("nodule_mass", 0.81, (0.60, 0.38, 0.72, 0.48)),
     ("nodule_mass", 0.62, (0.24, 0.32, 0.38, 0.42)),
@@ -49,8 +49,10 @@ class ScriptedEngine:
     compute_device = "memory"
 
     def infer(self, batch: Pixels) -> RawOutputs:
-        outputs = np.zeros((len(batch), BOX_ROWS + len(CATALOG), len(SAID)), np.float32)
-        for anchor, (slug, score, (left, top, right, bottom)) in enumerate(SAID):
+        outputs = np.zeros(
+            (len(batch), BOX_ROWS + len(CATALOG), len(SCRIPTED_FINDINGS)), np.float32
+        )
+        for anchor, (slug, score, (left, top, right, bottom)) in enumerate(SCRIPTED_FINDINGS):
             centre = (left + right) / 2, (top + bottom) / 2
             outputs[:, :BOX_ROWS, anchor] = np.array(
                 [*centre, right - left, bottom - top], np.float32
@@ -61,17 +63,17 @@ class ScriptedEngine:
     def close(self) -> None: ...
 
 
-class Serves(Detector, Protocol):
+class DetectorWithModel(Detector, Protocol):
     """A detector and its model."""
 
     model: LoadedModel
 
 
-def http_app(serves: Serves | None = None, /, **changes: Any) -> FastAPI:
+def http_app(pipeline: DetectorWithModel | None = None, /, **changes: Any) -> FastAPI:
     """Return an application that needs no key; `changes` go to `create_http_app`."""
-    serving = serves or fake_pipeline(settings())
+    serving = pipeline or fake_pipeline(settings())
     renderer = Renderer(ThreadDecoder(1, Limits()))
-    given: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "pipeline": lambda: serving,
         "renderer": lambda: renderer,
         "model_info": lambda: to_model_info(serving.model),
@@ -81,7 +83,7 @@ def http_app(serves: Serves | None = None, /, **changes: Any) -> FastAPI:
         "trusted_hosts": parse_trusted_hosts("http"),
         "limits": HttpLimits(),
     }
-    return create_http_app(**(given | changes))
+    return create_http_app(**(arguments | changes))
 
 
 @asynccontextmanager
@@ -94,7 +96,7 @@ async def caller(app: FastAPI, **headers: str) -> AsyncIterator[httpx.AsyncClien
 
 
 @asynccontextmanager
-async def served(app: ASGIApp) -> AsyncIterator[str]:
+async def serve_app(app: ASGIApp) -> AsyncIterator[str]:
     """Serve the application on a real port; yields its origin."""
     server = HttpServer(app, host="127.0.0.1", port=0, drain_timeout_s=5)
     port = await server.start()
@@ -105,14 +107,14 @@ async def served(app: ASGIApp) -> AsyncIterator[str]:
 
 
 @contextmanager
-def served_apart(make: Callable[[], ASGIApp]) -> Iterator[str]:
-    """Serve as `served` does, in a thread, for tests that block."""
+def serve_in_thread(make: Callable[[], ASGIApp]) -> Iterator[str]:
+    """Serve as `serve_app` does, in a thread, for tests that block."""
     stop = threading.Event()
     started: list[str] = []
     ready = threading.Event()
 
     async def serve() -> None:
-        async with served(make()) as origin:
+        async with serve_app(make()) as origin:
             started.append(origin)
             ready.set()
             await asyncio.to_thread(stop.wait)

@@ -1,4 +1,4 @@
-"""A real agent process under a campaign: where it is, what it is made of, what it logs."""
+"""A real agent process for campaigns: its addresses, child processes, metrics and log."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ENDS_WITHIN_S = 60.0
 
 @dataclass
 class LiveAgent:
-    """`hilum-edge serve`, serving on both faces."""
+    """A process of `hilum-edge serve` that serves gRPC and HTTP."""
 
     process: subprocess.Popen[str]
     address: str
@@ -31,40 +31,40 @@ class LiveAgent:
 
     @property
     def alive(self) -> bool:
-        """It has not ended."""
+        """Return whether the process still runs."""
         return self.process.poll() is None
 
     def helpers(self) -> tuple[int | None, list[int]]:
-        """Pids of the process that decode workers are forked from, and of these."""
+        """Return the pid of the zygote, if any, and the pids of the decode workers."""
         for pid in process_tree(self.process.pid)[1:]:
             return pid, process_tree(pid)[1:]
         return None, []
 
     def kill_worker(self, place: int) -> bool:
-        """`kill -9` one decode worker; says whether there was one."""
+        """Send SIGKILL to one decode worker; return whether there was one."""
         _, workers = self.helpers()
         return bool(workers) and _killed(workers[place % len(workers)])
 
     def kill_zygote(self) -> bool:
-        """`kill -9` the process that decode workers are forked from; they go with it."""
+        """Send SIGKILL to the zygote, whose workers end with it; return whether there was one."""
         zygote, _ = self.helpers()
         return zygote is not None and _killed(zygote)
 
     def metrics(self) -> dict[str, float]:
-        """Its own figures, by name with labels."""
+        """Return the agent's metrics by name with labels."""
         lines = httpx.get(f"{self.page}metrics", timeout=30).text.splitlines()
         pairs = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
         return {name: float(value) for name, value in pairs}
 
     def stop(self) -> int:
-        """End it as a service manager does; its exit status."""
+        """Stop the agent as a service manager does; return its exit status."""
         self.process.terminate()
         return self.process.wait(ENDS_WITHIN_S)
 
     def read_log(self) -> None:
-        """Read its log until it ends, or it would one day wait for somebody to."""
+        """Read the log until it ends, because an agent whose log pipe is full waits."""
         assert self.process.stderr
-        with suppress(ValueError):  # Closed under our feet at the end.
+        with suppress(ValueError):  # The pipe is closed at the end.
             for line in self.process.stderr:
                 self.log.append(line)
                 self.logged[" ".join(line.split(" ")[1:4])] += 1
@@ -72,10 +72,10 @@ class LiveAgent:
 
 @contextmanager
 def live_agent(*options: str, environment: dict[str, str] | None = None) -> Iterator[LiveAgent]:
-    """An agent of its own, on free ports; ended at the end."""
+    """Run an agent on free ports; kill it at the end."""
     with agent_process("--port", "0", *options, environment=environment) as process:
-        said = serving_line(process)
-        agent = LiveAgent(process, said["address"], said["page"])
+        line = serving_line(process)
+        agent = LiveAgent(process, line["address"], line["page"])
         reader = threading.Thread(target=agent.read_log, name="agent's log")
         reader.start()
         try:

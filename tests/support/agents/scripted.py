@@ -30,7 +30,7 @@ AnswerStream = Callable[
 def answer(
     request: pb.DetectRequest, _context: grpc.ServicerContext | None = None
 ) -> pb.DetectResponse:
-    """One finding whose box says how many bytes the image had: an answer shows whose it is."""
+    """Return one finding whose box encodes the image's size, so a response shows its request."""
     kind = CATALOG[8]
     return pb.DetectResponse(
         request_id=request.request_id,
@@ -51,8 +51,8 @@ def answer(
     )
 
 
-def size_seen(outcome: Result | DetectError) -> int:
-    """The size of the image that the answer belongs to."""
+def image_size_of(outcome: Result | DetectError) -> int:
+    """Return the size in bytes of the image that a result belongs to."""
     assert isinstance(outcome, Result), outcome
     return round(outcome.findings[0].box.x_max) - 1
 
@@ -89,7 +89,7 @@ def answer_each(
 
 @dataclass
 class Agent(pb_grpc.DetectorServicer):
-    """Answers as told, and remembers what it was asked."""
+    """A detector that responds with a test's functions and records every request."""
 
     answer: Answer = answer
     answer_stream: AnswerStream = answer_each
@@ -108,12 +108,12 @@ class Agent(pb_grpc.DetectorServicer):
     def DetectStream(  # noqa: N802
         self, requests: Iterator[pb.DetectRequest], context: Any
     ) -> Iterator[pb.DetectStreamResponse]:
-        def seen() -> Iterator[pb.DetectRequest]:
+        def record() -> Iterator[pb.DetectRequest]:
             for request in requests:
                 self._remember(request, context)
                 yield request
 
-        yield from self.answer_stream(seen(), context)
+        yield from self.answer_stream(record(), context)
 
     def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.GetModelResponse:  # noqa: N802
         return pb.GetModelResponse(
@@ -130,7 +130,7 @@ class Agent(pb_grpc.DetectorServicer):
         )
 
     def hang(self, request: pb.DetectRequest, _context: Any) -> pb.DetectResponse:
-        """Answer only when the test ends."""
+        """Respond only when the test ends."""
         self.release.wait()
         return answer(request)
 
@@ -181,7 +181,7 @@ def running(
 
 
 class PatientClock(Clock):
-    """Waits without waiting, and says how long it would have been."""
+    """A clock that records each wait and moves forward without waiting."""
 
     def __init__(self) -> None:
         self.waits: list[float] = []
@@ -199,7 +199,7 @@ class PatientClock(Clock):
 
 
 class Threaded:
-    """`Client`, opened for each call."""
+    """A `Client` that is opened for each call."""
 
     def __init__(self, address: str, **settings: Any) -> None:
         self._open = lambda: Client(address, **settings)
@@ -222,7 +222,7 @@ class Threaded:
 
 
 class Asynchronous:
-    """`AsyncClient`, opened for each call."""
+    """An `AsyncClient` that is opened for each call, with the interface of `Client`."""
 
     def __init__(self, address: str, **settings: Any) -> None:
         self._open = lambda: AsyncClient(address, **settings)

@@ -1,8 +1,8 @@
-"""Agents for tests: with an engine that reads the answer out of the picture, or with a tiny model.
+"""Agents for tests, with an engine that reads the result from the image, or with a tiny model.
 
-A tagged image is a PNG whose one bright square's grey value is its tag (`engines.fake`): the answer
-to it must be a finding of class `tag % 14` with score `tag / 255` in that square, so an answer
-shows which request it belongs to.
+A tagged image is a PNG whose one bright square's grey value is its tag (see `FakeEngine`). The
+response to it must be a finding of class `tag % 14` with score `tag / 255` in that square, so a
+response shows which request it belongs to.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ SQUARE = (32, 48, 96, 112)
 
 
 def tagged_png(tag: int) -> bytes:
-    """An image that is answered with `tag` (115 to 254)."""
+    """Return an image whose finding carries `tag` (115 to 254)."""
     return cv2.imencode(".png", paint(SIDE, SIDE, tag, SQUARE))[1].tobytes()
 
 
@@ -103,7 +103,7 @@ def manifest(engine: str = "fake", **changes: Any) -> Manifest:
 
 
 class Latch:
-    """Holds every image in the engine until the test releases its tag."""
+    """A latch that holds every image in the engine until the test releases its tag."""
 
     def __init__(self) -> None:
         self._arrived: dict[int, threading.Event] = defaultdict(threading.Event)
@@ -114,7 +114,7 @@ class Latch:
         self._arrived[tag].set()
         assert self._open[tag].wait(60), f"the test did not release {tag}"
 
-    async def arrival(self, tag: int) -> None:
+    async def wait_for_arrival(self, tag: int) -> None:
         """Wait until the engine has started with this image."""
         assert await asyncio.to_thread(self._arrived[tag].wait, 60), f"{tag} never arrived"
 
@@ -122,7 +122,7 @@ class Latch:
         """Return True if the engine has started with this image."""
         return self._arrived[tag].is_set()
 
-    def let(self, *tags: int) -> None:
+    def release(self, *tags: int) -> None:
         """Release these images."""
         for tag in tags:
             self._open[tag].set()
@@ -163,17 +163,19 @@ def in_flight(service: DetectionService) -> int:
     return stats.running + sum(stats.queued.values())
 
 
-class Gated:
-    """Loads a service whose engine waits for a latch; `lanes` images may be in it at once."""
+class LatchedPipeline:
+    """A factory of services whose engine holds up to `parallel_requests` images at a latch."""
 
-    def __init__(self, lanes: int = 1) -> None:
-        self.gate = Latch()
+    def __init__(self, parallel_requests: int = 1) -> None:
+        self.latch = Latch()
         self.pipeline: DetectionService | None = None
-        self._lanes = lanes
+        self._parallel_requests = parallel_requests
 
     def __call__(self, settings: Settings, decoder: Decoder) -> DetectionService:
-        engine = FakeEngine(SIDE, SIDE, before=self.gate)
-        self.pipeline = fake_pipeline(settings, decoder, engine, infer_concurrency=self._lanes)
+        engine = FakeEngine(SIDE, SIDE, before=self.latch)
+        self.pipeline = fake_pipeline(
+            settings, decoder, engine, infer_concurrency=self._parallel_requests
+        )
         return self.pipeline
 
     @property
@@ -196,15 +198,15 @@ async def running_agent(
         assert await agent.stop()
 
 
-def dialled(agent: Agent) -> grpc.aio.Channel:
+def open_channel(agent: Agent) -> grpc.aio.Channel:
     """Open a connection to the agent."""
     return grpc.aio.insecure_channel(agent.address)
 
 
 @asynccontextmanager
-async def connected(agent: Agent) -> AsyncIterator[detection_pb2_grpc.DetectorStub]:
+async def open_detector(agent: Agent) -> AsyncIterator[detection_pb2_grpc.DetectorStub]:
     """Open a connection to the agent's detector."""
-    async with dialled(agent) as channel:
+    async with open_channel(agent) as channel:
         yield detection_pb2_grpc.DetectorStub(channel)
 
 
@@ -271,19 +273,22 @@ def agent_process(
 ) -> Iterator[subprocess.Popen[str]]:
     """Run `hilum-edge serve` as a process with its log on a pipe; kill it at the end.
 
-    Its HTTP port is a free one, its audit log lies in a folder of its own, and what it measured is
-    kept for the next.
+    Its HTTP port is a free one, its audit log is in a temporary folder, and the engine selection
+    that it measured is kept for the next process.
     """
     command = [sys.executable, "-m", "edge_agent.cli.main", "serve", *options]
     with tempfile.TemporaryDirectory(prefix="hilum-state-") as state:
         cache = Path(tempfile.gettempdir()) / f"hilum-tests-{os.getuid()}"
-        ours = {
+        own_settings = {
             "HILUM_EDGE__HTTP__PORT": "0",
             "HILUM_EDGE__STATE_DIR": state,
             "HILUM_EDGE__CACHE_DIR": str(cache),
         }
         process = subprocess.Popen(
-            command, stderr=subprocess.PIPE, text=True, env=os.environ | ours | (environment or {})
+            command,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | own_settings | (environment or {}),
         )
         try:
             yield process
@@ -316,11 +321,11 @@ def wait_serving(channel: grpc.Channel, service: str = "") -> None:
 @contextmanager
 def logging_restored() -> Iterator[None]:
     """Restore the process's logging after `configure_logging`."""
-    root, ours, pydicom = map(logging.getLogger, (None, "edge_agent", "pydicom"))
-    before = root.handlers[:], root.level, ours.level, pydicom.handlers[:], pydicom.propagate
+    root, agent, pydicom = map(logging.getLogger, (None, "edge_agent", "pydicom"))
+    before = root.handlers[:], root.level, agent.level, pydicom.handlers[:], pydicom.propagate
     with warnings.catch_warnings():
         yield
     root.handlers[:], pydicom.handlers[:] = before[0], before[3]
     root.setLevel(before[1])
-    ours.setLevel(before[2])
+    agent.setLevel(before[2])
     pydicom.propagate = before[4]

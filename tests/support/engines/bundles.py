@@ -1,8 +1,8 @@
-"""Small bundles made by hand, with no training behind them: sound ones and broken ones.
+"""Small bundles without training, with a model whose outputs a test can paint.
 
-Their model is transparent: an input of 96 x 96 pixels, read row after row, is the output matrix of
+The model is transparent: an input of 96 x 96 pixels, read row after row, is the output matrix of
 18 x 512 itself. Rows 0-3 (the box) are the grey values, the others (the scores) are divided by 255.
-So a test paints the very outputs it wants the engine to give.
+So a test paints the outputs that the engine is to give.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ THRESHOLD = 0.5
 
 
 def transparent_ir(*, rows: int = ROWS, log: bool = False) -> tuple[bytes, bytes]:
-    """IR (xml, bin) of the transparent model; with `log`, black scores become minus infinity.
+    """Return the IR (xml, bin) of the transparent model; `log` makes black scores minus infinity.
 
     Pixels that do not fill a column of `rows` values are left out.
     """
@@ -67,9 +67,9 @@ def transparent_ir(*, rows: int = ROWS, log: bool = False) -> tuple[bytes, bytes
 def picture(
     *findings: tuple[int, int, tuple[int, int, int, int]], rows: int = ROWS
 ) -> NDArray[np.uint8]:
-    """A u8 (96, 96) input for the transparent model that shows these findings.
+    """Return a u8 (96, 96) input of the transparent model that gives these findings.
 
-    Each is class, score as a grey value, and centre x, centre y, width, height.
+    Each finding is class, score as a grey value, and centre x, centre y, width, height.
     """
     outputs = np.zeros((rows, SIZE * SIZE // rows), np.uint8)
     for anchor, (index, grey, box) in enumerate(findings):
@@ -85,7 +85,7 @@ MASS = picture((8, 204, (40, 48, 20, 30)))
 
 
 def contents(*, xml: bytes | None = None, weights: bytes | None = None) -> dict[str, bytes]:
-    """All members of a sound bundle but its manifest."""
+    """Return all members of a sound bundle but its manifest."""
     sound_xml, sound_weights = transparent_ir()
     mass = GoldenFinding(finding="nodule_mass", score=0.8, box=(30, 33, 50, 63))
     cases = GoldenCases(
@@ -101,12 +101,12 @@ def contents(*, xml: bytes | None = None, weights: bytes | None = None) -> dict[
         "golden/cases.json": cases.to_bytes(),
         "golden/mass.png": png(MASS),
         "golden/clear.png": png(picture()),
-        "model-card.md": b"A transparent model. Says nothing about anybody.\n",
+        "model-card.md": b"A transparent model. Not for use on patients.\n",
     }
 
 
 def manifest(members: dict[str, bytes], **changes: Any) -> Manifest:
-    """The manifest of these members."""
+    """Return the manifest of these members."""
     fields: dict[str, Any] = {
         "name": "transparent",
         "version": "0.0.1",
@@ -138,11 +138,11 @@ def manifest(members: dict[str, bytes], **changes: Any) -> Manifest:
 def partial_bundle(
     path: Path, operating_points: dict[str, float], shown: NDArray[np.uint8]
 ) -> Path:
-    """A bundle whose transparent model has only the classes that have an operating point here.
+    """Write a bundle whose transparent model has only the classes of `operating_points`.
 
     Args:
-        path: where it is written.
-        operating_points: by slug, in the catalogue's order.
+        path: the file that is written.
+        operating_points: thresholds by slug, in the catalogue's order.
         shown: a golden image on which the first class has a score of 0.8 at (30, 33)-(50, 63), and
             no other finding reaches its operating point.
     """
@@ -175,5 +175,5 @@ def pack(path: Path, members: dict[str, bytes], manifest_bytes: bytes | None = N
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:
-    """Lossless bytes of a picture."""
+    """Return the picture as PNG."""
     return bytes(cv2.imencode(".png", pixels)[1])

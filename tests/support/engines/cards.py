@@ -1,7 +1,7 @@
-"""A card and a TensorRT in memory, by `engines.cuda.Card` and `engines.tensorrt_runtime.Runtime`.
+"""A fake card and a fake TensorRT in memory (see `engines.runtimes.cuda.Card`).
 
 They show what the engine does with memory, streams and plans. Nothing here is CUDA or TensorRT, and
-no test that uses them says anything about either.
+no test that uses them proves anything about either.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from edge_agent.engines.runtimes.cuda import Array
 from edge_agent.engines.runtimes.tensorrt_runtime import ANY, ExecutionContext, Plan, TensorInfo
 from edge_agent.errors import EngineFailed
 from tests.support.engines.bundles import ANCHORS, ROWS, SIZE
-from tests.support.engines.variants import seen
+from tests.support.engines.variants import model_outputs
 
 PORTS = (
     TensorInfo("images", "uint8", (1, 1, SIZE, SIZE), True),
     TensorInfo("outputs", "float32", (1, ROWS, ANCHORS), False),
 )
 OPEN_PORTS = tuple(replace(port, shape=(ANY, *port.shape[1:])) for port in PORTS)
-"""Those of a plan for any number of images."""
+"""Inputs and outputs of a plan for any number of images."""
 
 
 @dataclass
 class FakeCard:
-    """Implements `engines.cuda.Card`; work waits on its stream until somebody waits for it."""
+    """Implements `engines.runtimes.cuda.Card`; work on a stream is done in `wait`."""
 
     name: str = "Fake 4000"
     capability: str = "8.9"
@@ -110,7 +110,7 @@ class FakePlan:
 
     def _compute(self, images: int) -> None:
         source = self.card.memory[self.bound["images"]]
-        outputs = seen(source[: images * SIZE * SIZE].reshape(images, 1, SIZE, SIZE))
+        outputs = model_outputs(source[: images * SIZE * SIZE].reshape(images, 1, SIZE, SIZE))
         if self.spoilt:
             outputs[:] = np.nan
         given = outputs.reshape(-1).view(np.uint8)
@@ -119,7 +119,7 @@ class FakePlan:
 
 @dataclass
 class FakeRuntime:
-    """Implements `engines.tensorrt_runtime.Runtime`; what it builds is `built for` a card."""
+    """Implements `engines.runtimes.tensorrt_runtime.Runtime`; it records builds and loads."""
 
     plan: FakePlan
     package: str = "tensorrt_rtx"

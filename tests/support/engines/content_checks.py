@@ -1,7 +1,7 @@
-"""A transparent content check: its first eight pixels are its outputs.
+"""A transparent content check, whose outputs are the first eight pixels of its input.
 
-Content and turn are each over their own sum; black is a frontal chest, upright. The last, inverted,
-is in 250ths, so that 255 is no probability.
+Content and turn are each divided by their own sum; black is an upright frontal chest. The last
+output, inverted, is in 250ths, so that 255 is no probability.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ SPEC = ContentCheckSpec(
 
 
 def transparent_content_check(*, outputs: int = OUTPUTS) -> tuple[bytes, bytes]:
-    """IR (xml, bin) of the transparent content check."""
+    """Return the IR (xml, bin) of the transparent content check."""
     images = ops.parameter([1, 1, SIZE, SIZE], np.uint8, name="images")
     flat = ops.reshape(ops.convert(images, "f32"), [1, SIZE * SIZE], False)
     parts = []
     for start, stop in ((0, 3), (3, 7)):
-        first = np.eye(1, stop - start, dtype=np.float32) / 1000  # what black says
+        first = np.eye(1, stop - start, dtype=np.float32) / 1000  # a black image's outputs
         part = ops.add(ops.slice(flat, [start], [stop], [1], [1]), first)
         parts.append(ops.divide(part, ops.reduce_sum(part, [1], True)))
     parts.append(ops.divide(ops.slice(flat, [7], [outputs], [1], [1]), np.float32([[250]])))
@@ -54,7 +54,7 @@ def transparent_content_check(*, outputs: int = OUTPUTS) -> tuple[bytes, bytes]:
 
 
 def bundle_with_content_check(path: Path, *, refuses: bool = False) -> Path:
-    """The transparent bundle of `tests.support.engines.bundles` with this content check.
+    """Write the transparent bundle of `tests.support.engines.bundles` with this content check.
 
     With `refuses`, the content check refuses one of the golden images. The detector still gives the
     recorded findings, because the content check reads only the top row of pixels.
@@ -69,10 +69,10 @@ def bundle_with_content_check(path: Path, *, refuses: bool = False) -> Path:
     return bundles.pack(path, members, bundles.manifest(members, content_check=SPEC).to_bytes())
 
 
-def shows(
+def make_picture(
     *, other: int = 0, lateral: int = 0, turned: int = 0, inverted: int = 0
 ) -> NDArray[np.uint8]:
-    """A picture u8 (32, 32) that gives these outputs of the transparent content check.
+    """Return a picture u8 (32, 32) that gives these outputs of the transparent content check.
 
     `other`, `lateral` and `turned` are in 255ths, `inverted` in 250ths.
     """

@@ -1,10 +1,9 @@
-"""An engine without a model: it answers with what is painted into the picture.
+"""A fake engine without a model, whose outputs are painted into the image.
 
-For tests of everything around an engine. The brightest grey value `v` of an image says all: the
-rectangle around the pixels that have it is the one finding's box, its class is `v % 14` and its
-score `v / 255`. `paint` makes such images, so an answer can be traced to the request that it
-belongs to. Values up to `QUIET` say nothing: the letterbox's padding must not look like a finding.
-Lossless formats only: the value must survive.
+The brightest grey value `v` of an image defines its one finding: the box is the rectangle around
+the pixels of that value, the class is `v % 14` and the score `v / 255`. `paint` makes such images,
+so a response can be traced to its request. Values up to `QUIET` are no finding, because the
+letterbox's padding has such a value. Only lossless formats keep the value.
 """
 
 from __future__ import annotations
@@ -26,13 +25,13 @@ QUIET: Final = 114
 
 
 def _pass(batch: Pixels) -> None:
-    """What happens before inference unless the test says otherwise: nothing."""
+    """Do nothing before inference."""
 
 
 class FakeEngine:
     """Implements `engines.base.Engine` in memory.
 
-    `before` is called with each batch before it is looked at: let it wait, count or raise.
+    `before` is called with each batch before inference; it may wait, count or raise.
     """
 
     def __init__(
@@ -63,14 +62,14 @@ class FakeEngine:
         return outputs
 
     def close(self) -> None:
-        """Afterwards `infer` raises EngineFailed."""
+        """Close the engine; afterwards `infer` raises EngineFailed."""
         self._closed = True
 
 
 def paint(height: int, width: int, value: int, box: tuple[int, int, int, int]) -> Pixels:
-    """A black u8 (height, width) image with one bright rectangle (x_min, y_min, x_max, y_max).
+    """Return a black u8 (height, width) image with a bright rectangle (x_min, y_min, x_max, y_max).
 
-    `value` is above `QUIET`; class and score of the answer follow from it.
+    `value` is above `QUIET`; the finding's class and score follow from it.
     """
     image = np.zeros((height, width), np.uint8)
     x_min, y_min, x_max, y_max = box

@@ -1,6 +1,6 @@
 """Engines that misbehave in their own process, as a runtime on the wrong processor might.
 
-Named to `engines.probe.Job` by its import path. The variant's name says what happens.
+A `ProbeJob` names `open_engine` of this module as its opener. The variant's name is the command.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PATH = "tests.support.engines.hostile:open_engine"
 
 
 def open_engine(bundle: Bundle, variant: EngineVariant, **options: Any) -> Engine:
-    """As `engines.runtimes.open_engine`, unless the variant's name is a command."""
+    """Open a real engine, unless the variant's name is a command to misbehave."""
     match variant.name.removeprefix("openvino-"):
         case "illegal":
             os.kill(os.getpid(), signal.SIGILL)
@@ -40,16 +40,16 @@ def open_engine(bundle: Bundle, variant: EngineVariant, **options: Any) -> Engin
         case "blind":
             return FakeEngine(bundles.SIZE, bundles.SIZE, name=variant.name)
         case "hangs-later":
-            return _Later(open_real(bundle, variant, **options), signal.pause)
+            return _LateFailure(open_real(bundle, variant, **options), signal.pause)
         case "crashes-later":
-            return _Later(open_real(bundle, variant, **options), os.abort)
+            return _LateFailure(open_real(bundle, variant, **options), os.abort)
         case "reports":
             Path(bundle.path.with_suffix(".nice")).write_text(str(os.nice(0)), encoding="ascii")
     return open_real(bundle, variant, **options)
 
 
-class _Later:
-    """Well until it has passed its golden cases."""
+class _LateFailure:
+    """An engine that misbehaves only after its golden cases have passed."""
 
     max_batch = 1
     compute_device = "nowhere"

@@ -1,4 +1,4 @@
-"""The transparent bundle of `tests.support.engines.bundles` with more ways to run it."""
+"""Engine variants of the transparent bundle of `tests.support.engines.bundles`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ORT = "onnxruntime-fp32"
 
 
 def transparent_onnx(*, images: int | str = 1, rows: int = ROWS, log: bool = False) -> bytes:
-    """The transparent model as ONNX; `images` may be a name for any number of them."""
+    """Return the transparent model as ONNX; `images` may be the name of an open dimension."""
     scale = np.ones((1, rows, 1), np.float32)
     scale[:, 4:] /= 255
     shape = np.array([-1, rows, SIZE * SIZE // rows])
@@ -52,7 +52,7 @@ def transparent_onnx(*, images: int | str = 1, rows: int = ROWS, log: bool = Fal
 
 
 def variant(name: str, **changes: Any) -> EngineVariant:
-    """A variant of this name, of the runtime that its name begins with."""
+    """Return a variant of this name, of the runtime that its name begins with."""
     runtime = name.partition("-")[0]
     is_onnx = runtime == "onnxruntime"
     fields: dict[str, Any] = {
@@ -72,7 +72,7 @@ def bundle_with(
     onnx: bytes | None = None,
     more: dict[str, bytes] | None = None,
 ) -> Bundle:
-    """A sound bundle of the transparent model with just these variants; `more` are members."""
+    """Write and open a sound bundle with these variants; `more` are further members."""
     mass = GoldenFinding(finding="nodule_mass", score=0.8, box=(30, 33, 50, 63))
     names = [it.name for it in variants]
     cases = GoldenCases(
@@ -94,13 +94,15 @@ def bundle_with(
 
 
 def noise(seed: int, count: int = 1) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Random pictures, u8 (count, 1, 96, 96)."""
+    """Return random pictures, u8 (count, 1, 96, 96)."""
     rng = np.random.default_rng(seed)
     return rng.integers(0, 256, (count, 1, SIZE, SIZE), dtype=np.uint8)
 
 
-def seen(batch: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """What the transparent model gives for a batch."""
+def model_outputs(
+    batch: np.ndarray[Any, np.dtype[np.uint8]],
+) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Return the transparent model's outputs for a batch."""
     outputs = batch.reshape(len(batch), ROWS, ANCHORS).astype(np.float32)
     outputs[:, 4:] /= 255
     return outputs

@@ -1,4 +1,4 @@
-"""A real browser without a screen."""
+"""Chromium without a screen, for tests of pages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FLAGS = [
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """The system's Chromium, closed at the end."""
+    """Start the system's Chromium; close it at the end."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
         yield browser

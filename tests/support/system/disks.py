@@ -1,4 +1,4 @@
-"""A disk that is full, for this process: no file of it may grow beyond a size."""
+"""A limit on the size of files that this process writes, in place of a full disk."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def room_for(size_bytes: int) -> Iterator[None]:
-    """Let no file become larger than this."""
+    """Let no file of this process become larger than `size_bytes`."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
     try:

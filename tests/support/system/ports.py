@@ -1,4 +1,4 @@
-"""Ports of this machine."""
+"""Free TCP ports on loopback."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import closing
 
 
 def free_port() -> int:
-    """One that nobody listens on at the moment."""
-    with closing(socket.socket()) as it:
-        it.bind(("127.0.0.1", 0))
-        return int(it.getsockname()[1])
+    """Return a port on which no process listens at the moment."""
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,4 +1,4 @@
-"""A process and all that it has started: how much memory they hold, how many files are open."""
+"""Samples of memory, open files and threads of a process and all its descendants."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import numpy as np
 from edge_agent.system.processes import memory_kb, process_tree
 
 _PAIRS_AT_MOST: Final = 2000
-"""Samples that `growth_per_hour` looks at; beyond, evenly spread ones of them."""
+"""Samples that `growth_per_hour` compares at most; of more it takes evenly spread ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One look at a family of processes, `seconds` after the first. Memory is PSS in kB."""
+    """One measurement of a process tree, `seconds` after the start. Memory is PSS in kB."""
 
     seconds: float
     requests: int
@@ -30,12 +30,12 @@ class Sample:
     threads: int
 
 
-class Watch:
-    """Looks at a family of processes now and then, and writes what it sees as CSV.
+class ProcessSampler:
+    """Measures a process tree on request, and writes each sample as a line of CSV.
 
     Args:
-        pid: the eldest.
-        table: where the lines go.
+        pid: the root of the tree.
+        table: receives the lines.
     """
 
     def __init__(self, pid: int, table: TextIO) -> None:
@@ -45,7 +45,7 @@ class Watch:
         self.samples: list[Sample] = []
         print(*(it.name for it in fields(Sample)), sep=",", file=table)
 
-    def look(self, requests: int = 0) -> Sample:
+    def take_sample(self, requests: int = 0) -> Sample:
         """Take one sample."""
         pids = process_tree(self._pid)
         sample = Sample(
@@ -64,12 +64,15 @@ class Watch:
 
 
 def open_files(pid: int) -> int:
-    """How many file descriptors are open; 0 if it has ended, or where only root may count them."""
+    """Return the number of open file descriptors.
+
+    It is 0 if the process has ended, or if only root may count them.
+    """
     return len(_entries(f"/proc/{pid}/fd"))
 
 
 def growth_per_hour(seconds: Sequence[float], values: Sequence[float]) -> float:
-    """The slope by Theil and Sen: the median over all pairs, which a few spikes do not move."""
+    """Return the slope by Theil and Sen: the median over all pairs, which few spikes change."""
     every = -(-len(values) // _PAIRS_AT_MOST)
     at, value = np.asarray(seconds[::every], float), np.asarray(values[::every], float)
     first, second = np.triu_indices(len(at), 1)

@@ -1,4 +1,4 @@
-"""A thread's alternate signal stack, as sigaltstack(2) tells and takes it."""
+"""A thread's alternate signal stack, read and set with sigaltstack(2)."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ class _Stack(ctypes.Structure):
 
 @dataclass(frozen=True)
 class SignalStack:
-    """Where signal handlers of a thread run; `address` None: on its usual stack."""
+    """The stack on which a thread's signal handlers run; `address` None means its usual stack."""
 
     address: int | None
     flags: int
     size_bytes: int
 
     @classmethod
-    def here(cls) -> SignalStack:
-        """The calling thread's."""
+    def of_this_thread(cls) -> SignalStack:
+        """Return the calling thread's."""
         stack = _Stack()
         assert _LIBC.sigaltstack(None, ctypes.byref(stack)) == 0
         return cls(stack.sp, stack.flags, stack.size)
 
     def install(self) -> None:
-        """Make it the calling thread's."""
+        """Make this the calling thread's stack."""
         stack = _Stack(self.address, self.flags, self.size_bytes)
         assert _LIBC.sigaltstack(ctypes.byref(stack), None) == 0, ctypes.get_errno()

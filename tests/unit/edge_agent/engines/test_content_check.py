@@ -15,7 +15,7 @@ from tests.support.engines import bundles
 from tests.support.engines.content_checks import (
     SPEC,
     bundle_with_content_check,
-    shows,
+    make_picture,
     transparent_content_check,
 )
 
@@ -26,10 +26,10 @@ def checker() -> OpenVinoContentChecker:
 
 
 def test_a_picture_gets_its_verdict(checker: OpenVinoContentChecker) -> None:
-    assert checker.judge(shows()).refusal is None
-    assert checker.judge(shows(other=255)).refusal == ErrorCode.NOT_A_CHEST
-    assert checker.judge(shows(turned=250)).refusal == ErrorCode.ROTATED
-    warned = checker.judge(shows(lateral=200))
+    assert checker.judge(make_picture()).refusal is None
+    assert checker.judge(make_picture(other=255)).refusal == ErrorCode.NOT_A_CHEST
+    assert checker.judge(make_picture(turned=250)).refusal == ErrorCode.ROTATED
+    warned = checker.judge(make_picture(lateral=200))
     assert [warning.code for warning in warned.warnings] == [WarningCode.LATERAL_VIEW]
     assert warned.probabilities.lateral == pytest.approx(200 / 255, abs=1e-4)
 
@@ -37,7 +37,7 @@ def test_a_picture_gets_its_verdict(checker: OpenVinoContentChecker) -> None:
 def test_verdicts_of_threads_are_not_mixed_up(checker: OpenVinoContentChecker) -> None:
     greys = [k % 251 for k in range(400)]
     with ThreadPoolExecutor(8) as pool:
-        verdicts = list(pool.map(lambda grey: checker.judge(shows(inverted=grey)), greys))
+        verdicts = list(pool.map(lambda grey: checker.judge(make_picture(inverted=grey)), greys))
     seen = [verdict.probabilities.inverted * 250 for verdict in verdicts]
     assert seen == pytest.approx(greys, abs=0.01)
 
@@ -78,14 +78,14 @@ def test_what_is_no_grey_picture_is_an_error(
 
 def test_outputs_that_are_no_probabilities_are_an_error(checker: OpenVinoContentChecker) -> None:
     with pytest.raises(EngineFailed, match="outside of 0 to 1"):
-        checker.judge(shows(inverted=255))
+        checker.judge(make_picture(inverted=255))
 
 
 def test_a_closed_content_check_is_an_error(checker: OpenVinoContentChecker) -> None:
     checker.close()
     checker.close()
     with pytest.raises(EngineFailed, match="closed"):
-        checker.judge(shows())
+        checker.judge(make_picture())
 
 
 def test_a_network_of_another_form_is_refused() -> None:
@@ -100,6 +100,6 @@ def test_a_bundle_may_have_a_content_check(tmp_path: Path) -> None:
         Bundle.open(bundle_with_content_check(tmp_path / "a.bundle"))
     )
     assert checker is not None
-    assert checker.judge(shows(other=255)).refusal == ErrorCode.NOT_A_CHEST
+    assert checker.judge(make_picture(other=255)).refusal == ErrorCode.NOT_A_CHEST
     without = bundles.pack(tmp_path / "b.bundle", bundles.contents())
     assert OpenVinoContentChecker.of(Bundle.open(without)) is None

@@ -11,7 +11,7 @@ from edge_agent.engines.golden import read_golden_image, run_golden
 from edge_agent.engines.hardware import Hardware
 from edge_agent.engines.runtimes.factory import open_engine
 from edge_agent.errors import BundleInvalid
-from tests.conftest import absent
+from tests.conftest import skip_or_fail
 
 FP32, ORT = "openvino-fp32", "onnxruntime-fp32"
 
@@ -21,7 +21,7 @@ def starter() -> Bundle:
     try:
         return Bundle.open(starter_bundle_path())
     except BundleInvalid as problem:
-        absent(problem.message)
+        skip_or_fail(problem.message)
         raise
 
 

@@ -112,47 +112,47 @@ async def test_a_request_id_of_129_characters_is_refused() -> None:
 
 
 async def test_a_request_is_refused_at_once_if_the_queue_is_full() -> None:
-    gate = Latch()
-    async with piped(FakeEngine(SIDE, SIDE, before=gate), queue_size=2) as pipeline:
+    latch = Latch()
+    async with piped(FakeEngine(SIDE, SIDE, before=latch), queue_size=2) as pipeline:
         first = asyncio.create_task(pipeline.detect(request(150)))
-        await gate.arrival(150)
+        await latch.wait_for_arrival(150)
         second = asyncio.create_task(pipeline.detect(request(151)))
         await eventually(lambda: in_flight(pipeline) == 2)
         with pytest.raises(Overloaded):
             await pipeline.detect(request(152))
         assert not first.done()
-        gate.let(150, 151)
+        latch.release(150, 151)
         assert [tag_of(await task) for task in (first, second)] == [150, 151]
         assert tag_of(await pipeline.detect(request(150))) == 150
 
 
 async def test_a_request_cancelled_while_it_waits_leaves_the_queue() -> None:
-    gate = Latch()
-    async with piped(FakeEngine(SIDE, SIDE, before=gate), queue_size=2) as pipeline:
+    latch = Latch()
+    async with piped(FakeEngine(SIDE, SIDE, before=latch), queue_size=2) as pipeline:
         first = asyncio.create_task(pipeline.detect(request(150)))
-        await gate.arrival(150)
+        await latch.wait_for_arrival(150)
         second = asyncio.create_task(pipeline.detect(request(151)))
         await eventually(lambda: in_flight(pipeline) == 2)
         second.cancel()
         with pytest.raises(asyncio.CancelledError):
             await second
         third = asyncio.create_task(pipeline.detect(request(152)))
-        gate.let(150, 152)
+        latch.release(150, 152)
         assert [tag_of(await task) for task in (first, third)] == [150, 152]
-        assert not gate.has_arrived(151)
+        assert not latch.has_arrived(151)
 
 
 async def test_a_request_cancelled_in_the_engine_ends_when_the_engine_is_done() -> None:
-    gate = Latch()
-    async with piped(FakeEngine(SIDE, SIDE, before=gate)) as pipeline:
+    latch = Latch()
+    async with piped(FakeEngine(SIDE, SIDE, before=latch)) as pipeline:
         first = asyncio.create_task(pipeline.detect(request(150)))
-        await gate.arrival(150)
+        await latch.wait_for_arrival(150)
         first.cancel()
         second = asyncio.create_task(pipeline.detect(request(151)))
-        gate.let(151)
+        latch.release(151)
         await eventually(lambda: in_flight(pipeline) == 2)
-        assert not gate.has_arrived(151)
-        gate.let(150)
+        assert not latch.has_arrived(151)
+        latch.release(150)
         assert tag_of(await second) == 151
         with pytest.raises(asyncio.CancelledError):
             await first
@@ -170,16 +170,16 @@ async def test_a_deadline_that_has_passed_is_raised_before_any_work() -> None:
 
 
 async def test_a_deadline_that_passes_during_the_wait_ends_the_wait() -> None:
-    gate = Latch()
-    async with piped(FakeEngine(SIDE, SIDE, before=gate)) as pipeline:
+    latch = Latch()
+    async with piped(FakeEngine(SIDE, SIDE, before=latch)) as pipeline:
         first = asyncio.create_task(pipeline.detect(request(150)))
-        await gate.arrival(150)
+        await latch.wait_for_arrival(150)
         soon = asyncio.get_running_loop().time() + 0.05
         with pytest.raises(DeadlineExceeded):
             await pipeline.detect(request(151, deadline=soon))
-        gate.let(150)
+        latch.release(150)
         assert tag_of(await first) == 150
-        assert not gate.has_arrived(151)
+        assert not latch.has_arrived(151)
 
 
 async def test_an_engine_failure_affects_that_request_only() -> None:

@@ -16,7 +16,7 @@ import torch
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.runtimes.openvino import OpenVinoOptions
 from edge_agent.engines.runtimes.tensorrt_runtime import find_tensorrt_packages, open_runtime
-from tests.conftest import absent
+from tests.conftest import skip_or_fail
 from tests.support.system.disks import room_for
 from tests.support.training.exported_runs import SIZE, exportable, toy_parts
 from training.bundle.layout import CARD_FP16, CARD_INT8
@@ -57,7 +57,7 @@ def stated(tmp_path_factory: pytest.TempPathFactory, network: DetectionModel) ->
 def rtx() -> None:
     """What compiles for cards without one is there."""
     if RTX not in find_tensorrt_packages():
-        absent("tensorrt_rtx is not installed")
+        skip_or_fail("tensorrt_rtx is not installed")
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_proven_graphs_become_a_bundle_that_proves_itself(stated: Config, tmp_pa
     bundle = write_bundle(tmp_path / "a.bundle", toy_parts(stated, made, result))
     assert Bundle.open(bundle.path).manifest.input.height == SIZE
     if RTX not in find_tensorrt_packages():
-        absent("tensorrt_rtx is not installed")
+        skip_or_fail("tensorrt_rtx is not installed")
     for name in (TRT_INT8, TRT_FP16):
         (target,) = bundle.variant(name).targets
         assert (target.package, target.capabilities) == (RTX, ("8.9",))

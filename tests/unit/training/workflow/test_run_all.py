@@ -12,7 +12,7 @@ import torch
 
 from edge_agent.engines.runtimes.tensorrt_runtime import find_tensorrt_packages
 from edge_agent.errors import EngineFailed, HilumError
-from tests.conftest import absent
+from tests.conftest import skip_or_fail
 from tests.support.training.whole_runs import PICTURES, Trained, WholeRun
 from training.bundle.variants import TRT_FP16
 from training.config import Config, load_config
@@ -170,7 +170,7 @@ def test_a_card_for_which_nothing_can_be_compiled_is_refused_at_the_beginning(
     path: Path, network: DetectionModel, tmp_path: Path
 ) -> None:
     if "tensorrt_rtx" not in find_tensorrt_packages():
-        absent("tensorrt_rtx is not installed")
+        skip_or_fail("tensorrt_rtx is not installed")
     training = Trained(network)
     config = elsewhere(path, tmp_path / "run", export={"capabilities": ["8.9", "1.2"]})
     with pytest.raises(EngineFailed, match=r"capability 1\.2; it does for 7\.5, .*12\.0"):

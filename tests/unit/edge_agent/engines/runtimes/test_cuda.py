@@ -32,7 +32,7 @@ from edge_agent.engines.runtimes.cuda import (
 )
 from edge_agent.errors import EngineFailed
 from hilum.codes import ErrorCode
-from tests.conftest import absent
+from tests.conftest import skip_or_fail
 
 CUDA_PYTHON, PYCUDA = "cuda.bindings", "pycuda"
 STREAM = 77
@@ -358,7 +358,7 @@ def real_driver() -> ModuleType:
     except ModuleNotFoundError:
         found = None
     if found is None:
-        absent("cuda-python is not installed")
+        skip_or_fail("cuda-python is not installed")
     return import_module(f"{CUDA_PYTHON}.driver")
 
 

@@ -16,7 +16,14 @@ from edge_agent.engines.runtimes.onnxruntime import OnnxRuntimeEngine, OnnxRunti
 from edge_agent.errors import BundleInvalid, EngineFailed
 from hilum.manifest import InputSpec
 from tests.support.engines import bundles
-from tests.support.engines.variants import ORT, bundle_with, noise, seen, transparent_onnx, variant
+from tests.support.engines.variants import (
+    ORT,
+    bundle_with,
+    model_outputs,
+    noise,
+    transparent_onnx,
+    variant,
+)
 
 OPTIONS = OnnxRuntimeOptions(threads=1)
 
@@ -38,7 +45,7 @@ def test_outputs_are_the_models(onnx_bundle: Bundle) -> None:
     for count in (1, 3):
         outputs = engine.infer(noise(count, count))
         assert outputs.dtype == np.float32
-        np.testing.assert_allclose(outputs, seen(noise(count, count)), atol=1e-6)
+        np.testing.assert_allclose(outputs, model_outputs(noise(count, count)), atol=1e-6)
 
 
 def test_it_says_what_the_golden_cases_say(onnx_bundle: Bundle) -> None:
@@ -53,19 +60,21 @@ def test_a_graph_of_any_batch_runs_several_images_at_once(tmp_path: Path, count:
     bundle = bundle_with(tmp_path / "a.bundle", variant(ORT), onnx=transparent_onnx(images="batch"))
     engine = engine_of(bundle)
     assert engine.max_batch == 8
-    np.testing.assert_allclose(engine.infer(noise(5, count)), seen(noise(5, count)), atol=1e-6)
+    np.testing.assert_allclose(
+        engine.infer(noise(5, count)), model_outputs(noise(5, count)), atol=1e-6
+    )
 
 
 def test_a_batch_need_not_be_contiguous(onnx_bundle: Bundle) -> None:
     wide = np.repeat(noise(4), 2, axis=3)[..., ::2]
-    np.testing.assert_allclose(engine_of(onnx_bundle).infer(wide), seen(wide), atol=1e-6)
+    np.testing.assert_allclose(engine_of(onnx_bundle).infer(wide), model_outputs(wide), atol=1e-6)
 
 
 def test_outputs_belong_to_the_caller(onnx_bundle: Bundle) -> None:
     engine = engine_of(onnx_bundle)
     kept = engine.infer(noise(1))
     engine.infer(noise(2))
-    np.testing.assert_allclose(kept, seen(noise(1)), atol=1e-6)
+    np.testing.assert_allclose(kept, model_outputs(noise(1)), atol=1e-6)
     kept[:] = 0
 
 
@@ -79,7 +88,7 @@ def test_many_threads_get_their_own_answers(
     def ask(thread: int) -> bool:
         together.wait()
         return all(
-            np.allclose(engine.infer(batch), seen(batch), atol=1e-6)
+            np.allclose(engine.infer(batch), model_outputs(batch), atol=1e-6)
             for batch in (noise(100 * thread + k) for k in range(20))
         )
 
@@ -101,7 +110,7 @@ def test_a_wrong_batch_is_refused_and_the_next_answered(onnx_bundle: Bundle, cas
     engine = engine_of(onnx_bundle)
     with pytest.raises(EngineFailed, match="takes u8"):
         engine.infer(WRONG[case])
-    np.testing.assert_allclose(engine.infer(noise(1)), seen(noise(1)), atol=1e-6)
+    np.testing.assert_allclose(engine.infer(noise(1)), model_outputs(noise(1)), atol=1e-6)
 
 
 def test_outputs_that_are_not_finite_are_an_error(tmp_path: Path) -> None:
@@ -149,7 +158,9 @@ def test_after_close_there_is_an_error_and_never_an_answer(onnx_bundle: Bundle) 
         started.wait()
         try:
             while True:
-                np.testing.assert_allclose(engine.infer(noise(1)), seen(noise(1)), atol=1e-6)
+                np.testing.assert_allclose(
+                    engine.infer(noise(1)), model_outputs(noise(1)), atol=1e-6
+                )
         except EngineFailed as error:
             problems.append(error)
 

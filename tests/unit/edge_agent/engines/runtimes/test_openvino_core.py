@@ -9,13 +9,13 @@ from tests.support.system.signal_stack import SignalStack
 
 
 def test_the_callers_signal_stack_stays_in_whatever_order_cores_go() -> None:
-    before = SignalStack.here()
+    before = SignalStack.of_this_thread()
     first, second = new_core(), new_core()
-    assert SignalStack.here() == before
+    assert SignalStack.of_this_thread() == before
     del first
-    assert SignalStack.here() == before
+    assert SignalStack.of_this_thread() == before
     del second
-    assert SignalStack.here() == before
+    assert SignalStack.of_this_thread() == before
 
 
 def test_it_computes_on_the_processor_and_leaves_no_thread_of_ours() -> None:

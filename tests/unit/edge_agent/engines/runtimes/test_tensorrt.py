@@ -21,7 +21,13 @@ from hilum.manifest import EngineTarget, EngineVariant
 from tests.support.engines import bundles
 from tests.support.engines.bundles import ROWS, SIZE
 from tests.support.engines.cards import OPEN_PORTS, PORTS, FakeCard, FakePlan, FakeRuntime
-from tests.support.engines.variants import bundle_with, noise, seen, transparent_onnx, variant
+from tests.support.engines.variants import (
+    bundle_with,
+    model_outputs,
+    noise,
+    transparent_onnx,
+    variant,
+)
 
 TRT = "tensorrt-int8"
 PREBUILT = b"built elsewhere"
@@ -61,7 +67,7 @@ def test_an_engine_for_this_card_is_loaded_and_gives_the_outputs(with_target: Bu
     runtime = FakeRuntime(FakePlan(card))
     engine = opened(with_target, card, runtime)
     assert (runtime.loaded, runtime.built) == ([PREBUILT], [])
-    np.testing.assert_array_equal(engine.infer(noise(1, 3)), seen(noise(1, 3)))
+    np.testing.assert_array_equal(engine.infer(noise(1, 3)), model_outputs(noise(1, 3)))
     assert all(verdict.passed for verdict in run_golden(with_target, engine))
     assert (engine.name, engine.compute_device, engine.max_batch) == (TRT, "GPU: Fake 4000", 1)
     engine.close()
@@ -127,7 +133,7 @@ def test_images_that_come_together_are_computed_together(with_target: Bundle) ->
     cases = len(with_target.golden.cases)
     assert plan.runs == [1] * cases + [min(4, cases)]
     plan.runs.clear()
-    np.testing.assert_array_equal(engine.infer(noise(1, 6)), seen(noise(1, 6)))
+    np.testing.assert_array_equal(engine.infer(noise(1, 6)), model_outputs(noise(1, 6)))
     assert plan.runs == [4, 2]
     engine.close()
     assert card.memory == {}

@@ -25,7 +25,7 @@ ROLES = {"admin": Role.ADMIN, "clinic": Role.CLINIC, "viewer": Role.VIEWER}
 
 
 class KeysByName:
-    """A gate that takes a role's name for a key."""
+    """Access control that takes the name of a role as a key."""
 
     def decide(self, action: Action, caller: ClientCredentials) -> AuthResult:
         role = ROLES.get(caller.key or "")

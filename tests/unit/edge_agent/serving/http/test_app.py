@@ -151,16 +151,16 @@ class TestPredict:
             assert error["code"] == "too_large"
 
     async def test_fails_at_the_deadline(self) -> None:
-        gate = Latch()
-        pipeline = fake_pipeline(settings(), None, FakeEngine(SIDE, SIDE, before=gate))
+        latch = Latch()
+        pipeline = fake_pipeline(settings(), None, FakeEngine(SIDE, SIDE, before=latch))
         async with caller(http_app(pipeline)) as client:
             first = asyncio.ensure_future(client.post("/predict", **file_form(tagged_png(200))))
-            await gate.arrival(200)
+            await latch.wait_for_arrival(200)
             second = await client.post(
                 "/predict", **file_form(tagged_png(201)), data={"timeout_s": "0.05"}
             )
             assert error_of(second, 504)["code"] == "deadline_exceeded"
-            gate.let(200)
+            latch.release(200)
             assert (await first).status_code == 200
 
 
@@ -274,20 +274,20 @@ class TestBatch:
         assert [r["request_id"] for r in answered] == ["b-0", "b-1", "b-3", "b-4", "b-5"]
 
     async def test_all_files_share_one_deadline(self) -> None:
-        gate = Latch()
-        pipeline = fake_pipeline(settings(), None, FakeEngine(SIDE, SIDE, before=gate))
+        latch = Latch()
+        pipeline = fake_pipeline(settings(), None, FakeEngine(SIDE, SIDE, before=latch))
         files = [("files", ("image", tagged_png(tag))) for tag in (200, 201)]
         clock = asyncio.get_running_loop().time
-        gate.let(201)
+        latch.release(201)
         app = http_app(pipeline, limits=HttpLimits(batch_concurrency=1))
         async with caller(app) as client:
             began = clock()
             batch = asyncio.ensure_future(
                 client.post("/predict/batch", files=files, data={"timeout_s": "0.3"})
             )
-            await gate.arrival(200)
+            await latch.wait_for_arrival(200)
             await eventually(lambda: clock() > began + 0.6)
-            gate.let(200)
+            latch.release(200)
             results = (await batch).json()["results"]
         assert [item["status"] for item in results] == [200, 504]
         assert results[1]["error"]["code"] == "deadline_exceeded"
