@@ -98,7 +98,7 @@ def message(result: Result) -> pb.DetectResponse:
 @given(results)
 def test_a_result_comes_over_the_wire_unchanged(result: Result) -> None:
     wire = message(result).SerializeToString()
-    assert convert.result(pb.DetectResponse.FromString(wire), result.request_id) == result
+    assert convert.to_result(pb.DetectResponse.FromString(wire), result.request_id) == result
 
 
 @given(results, text)
@@ -106,7 +106,7 @@ def test_an_answer_to_another_request_is_never_a_result(result: Result, other: s
     if other == result.request_id:
         other += "x"
     with pytest.raises(DetectError, match="wrong_answer"):
-        convert.result(message(result), other)
+        convert.to_result(message(result), other)
 
 
 @given(results, st.binary(max_size=64))
@@ -117,7 +117,7 @@ def test_noise_is_a_whole_result_or_an_error(result: Result, noise: bytes) -> No
     except DecodeError:
         return
     try:
-        converted = convert.result(parsed, result.request_id)
+        converted = convert.to_result(parsed, result.request_id)
     except DetectError:
         return
     assert len(converted.bundle_digest) == 64

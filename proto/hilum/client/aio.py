@@ -25,7 +25,7 @@ from hilum.client.request import (
     Options,
     Priority,
     check_timeout,
-    read,
+    read_image,
 )
 from hilum.client.results import Model, Result
 from hilum.client.retry import Clock, Retry
@@ -38,7 +38,7 @@ _Response = TypeVar("_Response")
 
 
 class AsyncClient:
-    """A client of one edge agent, for one event loop. Arguments and errors as for `Client`.
+    """A client of one edge agent, for one event loop. Arguments and errors are those of `Client`.
 
     A cancelled call is cancelled at the agent, too, which frees its place in the queue.
     """
@@ -80,9 +80,9 @@ class AsyncClient:
     ) -> Result:
         """Detect findings on one radiograph; see `Client.detect`."""
         options = Options(threshold, priority, timeout_s, model)
-        request = options.request(await asyncio.to_thread(read, image))
+        request = options.make_request(await asyncio.to_thread(read_image, image))
         response = await self._call(self._rpc.detect, request, timeout_s)
-        return convert.result(response, request.request_id)
+        return convert.to_result(response, request.request_id)
 
     @overload
     def detect_many(
@@ -120,9 +120,10 @@ class AsyncClient:
     ) -> AsyncIterator[tuple[Any, Result | DetectError]]:
         """Detect findings on many radiographs over one stream; yield them as they finish.
 
-        See `Client.detect_many`. `images` may be an async iterable too, and one that waits for its
-        next image does not hold back answers. Where iteration may end early, wrap it in
-        `contextlib.aclosing`, so that the stream ends then and not when Python gets to it.
+        See `Client.detect_many`. `images` may be an async iterable, too; answers are yielded
+        while it waits for its next image. If iteration may end early, wrap it in
+        `contextlib.aclosing`, so that the stream is closed at once and not when the generator is
+        collected.
         """
         options = Options(threshold, priority, timeout_s, model)
         batch: Batch[Any] = Batch(concurrency, timeout_s, self._retry)
@@ -135,55 +136,55 @@ class AsyncClient:
         )
 
     async def model(self, name: str = "", *, timeout_s: float = 10.0) -> Model:
-        """Return which model answers, and on which engine; see `Client.model`."""
+        """Return the description of the model; see `Client.model`."""
         check_timeout(timeout_s)
         request = pb.GetModelRequest(model=name)
-        return convert.model(await self._call(self._rpc.get_model, request, timeout_s))
+        return convert.to_model(await self._call(self._rpc.get_model, request, timeout_s))
 
-    async def ready(self, timeout_s: float = 10.0) -> bool:  # as Client's
+    async def ready(self, timeout_s: float = 10.0) -> bool:
         """Wait until the agent answers requests; see `Client.ready`."""
         check_timeout(timeout_s)
         deadline = self._clock.now() + timeout_s
         attempt = 0
         while (remaining_s := deadline - self._clock.now()) > 0:
             try:
-                if await self._serves(remaining_s):
+                if await self._wait_until_serving(remaining_s):
                     return True
             except grpc.aio.AioRpcError as failure:
                 error = errors.from_rpc(failure)
                 if not error.retryable:
                     raise error from failure
             attempt += 1
-            await self._clock.sleep_async(min(self._retry.pause_s(attempt), remaining_s))
+            await self._clock.sleep_async(min(self._retry.compute_pause_s(attempt), remaining_s))
         return False
 
     @property
     def _rpc(self) -> _Methods:
-        # Made on first use: a channel belongs to the event loop that runs then.
+        # Created on first use, because a channel belongs to the running event loop.
         if self._methods is None:
-            self._methods = _Methods(self._connection.channel_async())
+            self._methods = _Methods(self._connection.open_channel_async())
         return self._methods
 
-    async def _serves(self, within_s: float) -> bool:
-        watching = self._rpc.watch(
-            health.WHOLE_AGENT, timeout=within_s, metadata=self._connection.metadata
+    async def _wait_until_serving(self, timeout_s: float) -> bool:
+        health_stream = self._rpc.watch(
+            health.WHOLE_AGENT, timeout=timeout_s, metadata=self._connection.metadata
         )
         try:
-            async for state in watching:
-                if state.value == health.SERVING:
+            async for status in health_stream:
+                if status.value == health.SERVING:
                     return True
             return False
         finally:
-            watching.cancel()
+            health_stream.cancel()
 
     async def _call(
         self,
         method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Response],
         request: _Request,
-        within_s: float,
+        timeout_s: float,
     ) -> _Response:
-        deadline = self._clock.now() + within_s
-        remaining_s = within_s
+        deadline = self._clock.now() + timeout_s
+        remaining_s = timeout_s
         attempt = 1
         while True:
             call = method(request, timeout=remaining_s, metadata=self._connection.metadata)
@@ -192,11 +193,11 @@ class AsyncClient:
             except asyncio.CancelledError:
                 if is_cancelled():
                     raise
-                raise errors.cancelled() from None
+                raise errors.cancelled_error() from None
             except grpc.aio.AioRpcError as failure:
                 error = errors.from_rpc(failure)
                 remaining_s = deadline - self._clock.now()
-                wait_s = self._retry.wait_s(error, attempt, remaining_s)
+                wait_s = self._retry.compute_wait_s(error, attempt, remaining_s)
                 if wait_s is None:
                     raise error from failure
             await self._clock.sleep_async(wait_s)

@@ -1,4 +1,4 @@
-"""Decides what happens to the images of a stream; the clients do the I/O.
+"""The decisions on the images of a stream: send, retry or give up. The clients do the I/O.
 
 Every image that is added is removed exactly once, with a `Result` or a `DetectError`. At most
 `concurrency` images are held in memory, whatever the agent does.
@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from hilum.client import convert, errors
+from hilum.client import errors
+from hilum.client.convert import to_result, wrong_answer_error
 from hilum.client.errors import DetectError
 from hilum.client.results import Result
 from hilum.client.retry import Retry
@@ -24,14 +25,14 @@ class _Image(Generic[Key]):
     key: Key
     request: pb.DetectRequest
     expires_at: float
-    # When to (re)send it; None while the agent has it.
+    # The time to send the image, again or for the first time; None while the agent has it.
     send_at: float | None
     attempts: int = 0
     last_error: DetectError | None = None
 
 
 class Batch(Generic[Key]):
-    """The images in progress. `now` is in monotonic seconds."""
+    """The images of one `detect_many` call in progress. `now` is in monotonic seconds."""
 
     def __init__(self, concurrency: int, timeout_s: float, retry: Retry) -> None:
         if concurrency < 1:
@@ -40,37 +41,37 @@ class Batch(Generic[Key]):
         self._timeout_s = timeout_s
         self._retry = retry
         self._images: dict[str, _Image[Key]] = {}
-        self._losses = 0
+        self._breaks_in_a_row = 0
 
     def __len__(self) -> int:
         return len(self._images)
 
     @property
     def has_room(self) -> bool:
-        """Return True if another image may be added."""
+        """True if another image may be added."""
         return len(self._images) < self._concurrency
 
-    def take(self, key: Key, request: pb.DetectRequest, now: float) -> None:
+    def add(self, key: Key, request: pb.DetectRequest, now: float) -> None:
         """Add an image to send; its timeout starts now."""
         self._images[request.request_id] = _Image(key, request, now + self._timeout_s, now)
 
-    def due(self, now: float) -> list[pb.DetectRequest]:
-        """Return the requests to send now; they count as sent."""
+    def pop_due(self, now: float) -> list[pb.DetectRequest]:
+        """Return the requests to send now, and record them as sent."""
         due = [i for i in self._images.values() if i.send_at is not None and i.send_at <= now]
         for image in due:
             image.send_at = None
             image.attempts += 1
         return [image.request for image in due]
 
-    def wait_s(self, now: float) -> float:
+    def compute_wait_s(self, now: float) -> float:
         """Return the seconds until an image is due or expires; the batch must not be empty."""
-        at = min(
+        next_at = min(
             image.expires_at if image.send_at is None else min(image.send_at, image.expires_at)
             for image in self._images.values()
         )
-        return max(0.0, at - now)
+        return max(0.0, next_at - now)
 
-    def answer(
+    def handle_answer(
         self, message: pb.DetectStreamResponse, now: float
     ) -> tuple[Key, Result | DetectError] | None:
         """Return the outcome of an image; None if it will be sent again.
@@ -81,41 +82,50 @@ class Batch(Generic[Key]):
         """
         image = self._images.get(message.request_id)
         if image is None or image.send_at is not None:
-            raise convert.wrong_answer("The agent answered a request that is not under way.")
-        self._losses = 0
+            raise wrong_answer_error("The agent answered a request that is not in progress.")
+        self._breaks_in_a_row = 0
         match message.WhichOneof("outcome"):
             case "response":
-                result = convert.result(message.response, message.request_id)
-                return self._leave(image), result
+                result = to_result(message.response, message.request_id)
+                return self._remove(image), result
             case "error" if message.error.code:
                 error = errors.from_message(message.error)
             case _:
-                raise convert.wrong_answer("The agent's answer is neither a result nor an error.")
-        wait = self._retry.wait_s(error, image.attempts, image.expires_at - now)
-        if wait is None:
-            return self._leave(image), error
-        image.send_at = now + wait
+                raise wrong_answer_error("The agent's answer is neither a result nor an error.")
+        wait_s = self._retry.compute_wait_s(error, image.attempts, image.expires_at - now)
+        if wait_s is None:
+            return self._remove(image), error
+        image.send_at = now + wait_s
         image.last_error = error
         return None
 
     def expire(self, now: float) -> tuple[list[tuple[Key, DetectError]], bool]:
-        """Return the images whose time is up, and True if the stream must be closed.
+        """Remove the images whose deadline has passed.
 
-        The stream is closed if the agent still has one of them: then no late answer can arrive, and
-        the agent stops working on it. The other images are due again.
+        Returns:
+            Their keys and errors, and True if the stream must be closed. It must be if the agent
+            still has one of them: then no late answer can arrive, and the agent stops working on
+            it. The other images are due again.
         """
-        late = [image for image in self._images.values() if image.expires_at <= now]
-        drop = any(image.send_at is None for image in late)
-        outcomes = [(self._leave(image), image.last_error or _too_late()) for image in late]
-        if drop:
+        expired = [image for image in self._images.values() if image.expires_at <= now]
+        must_close = any(image.send_at is None for image in expired)
+        outcomes = [
+            (self._remove(image), image.last_error or _deadline_error()) for image in expired
+        ]
+        if must_close:
             self._send_again(now)
-        return outcomes, drop
+        return outcomes, must_close
 
-    def lost(self, error: DetectError, now: float) -> tuple[list[tuple[Key, DetectError]], float]:
-        """Return the images at fault for a broken stream, and seconds to wait before the next one.
+    def handle_loss(
+        self, error: DetectError, now: float
+    ) -> tuple[list[tuple[Key, DetectError]], float]:
+        """Handle a broken stream.
 
         A message over the agent's limit ends the whole stream. The largest image that the agent had
         is at fault: it fails, and the others are due again at once.
+
+        Returns:
+            The images that failed, and the seconds to wait before the next stream is opened.
 
         Raises:
             DetectError: `error`, if another attempt would not help.
@@ -123,30 +133,30 @@ class Batch(Generic[Key]):
         sent = [image for image in self._images.values() if image.send_at is None]
         if error.code == ErrorCode.TOO_LARGE and sent:
             at_fault = max(sent, key=lambda image: len(image.request.image))
-            key = self._leave(at_fault)
+            key = self._remove(at_fault)
             self._send_again(now)
             return [(key, error)], 0.0
-        self._losses += 1
-        remaining = max((i.expires_at for i in self._images.values()), default=now) - now
-        wait = self._retry.wait_s(error, self._losses, remaining)
-        if wait is None:
+        self._breaks_in_a_row += 1
+        remaining_s = max((i.expires_at for i in self._images.values()), default=now) - now
+        wait_s = self._retry.compute_wait_s(error, self._breaks_in_a_row, remaining_s)
+        if wait_s is None:
             raise error
         for image in self._images.values():
             image.last_error = error
         self._send_again(now)
-        return [], wait
+        return [], wait_s
 
     def _send_again(self, now: float) -> None:
         for image in self._images.values():
             if image.send_at is None:
                 image.send_at = now
 
-    def _leave(self, image: _Image[Key]) -> Key:
+    def _remove(self, image: _Image[Key]) -> Key:
         del self._images[image.request.request_id]
         return image.key
 
 
-def ended_early() -> DetectError:
+def stream_ended_error() -> DetectError:
     """Return the error of a stream that the agent closed before it answered all images."""
     return DetectError(
         ErrorCode.NOT_READY,
@@ -156,7 +166,7 @@ def ended_early() -> DetectError:
     )
 
 
-def _too_late() -> DetectError:
+def _deadline_error() -> DetectError:
     return DetectError(
         ErrorCode.DEADLINE_EXCEEDED,
         "There was no answer in the time allowed.",

@@ -10,20 +10,20 @@ from typing import Final
 
 import grpc
 
-# Answers are lists of findings; what is sent has no limit here, the agent has its own.
+# Answers are lists of findings. Requests have no limit in the client, because the agent has one.
 _LARGEST_ANSWER_BYTES: Final = 64 * 2**20
 
 _OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     # A 64-megapixel DICOM is over 128 MiB.
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", _LARGEST_ANSWER_BYTES),
-    # Retries are hilum.client.retry's.
+    # `hilum.client.retry` does the retries.
     ("grpc.enable_retries", 0),
-    # Radiographs go to the box and nowhere else, whatever http_proxy says.
+    # Radiographs are sent to the box only, even if http_proxy is set.
     ("grpc.enable_http_proxy", 0),
-    # One client's connection and its back-off are its own.
+    # Clients share neither connections nor back-off.
     ("grpc.use_local_subchannel_pool", 1),
-    # An agent that restarts is back within seconds.
+    # An agent restarts within seconds.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
 )
@@ -34,11 +34,11 @@ class Tls:
     """TLS settings of the connection, with an optional client certificate.
 
     Attributes:
-        ca: PEM file of the authority that signed the agent's certificate; None trusts the public
-            ones that come with gRPC.
-        certificate: PEM file with our own certificate (chain), for agents that ask for one.
+        ca: PEM file of the authority that signed the agent's certificate; None for the public
+            authorities that come with gRPC.
+        certificate: PEM file with the client's certificate (chain), for agents that ask for one.
         key: PEM file with its private key.
-        server_name: the name in the agent's certificate, where that is not the address.
+        server_name: the name in the agent's certificate, if it is not the address.
     """
 
     ca: str | os.PathLike[str] | None = None
@@ -78,28 +78,28 @@ class Connection:
             raise ValueError("the agent's address is missing, such as '127.0.0.1:50051'")
         if tls is None and not is_local(address):
             raise ValueError(
-                f"{address} is beyond this machine: radiographs and API keys go there over TLS "
-                "only. Give tls=Tls(ca=...)."
+                f"{address} is beyond this machine: radiographs and API keys are sent "
+                "there over TLS only. Give tls=Tls(ca=...)."
             )
         options: tuple[tuple[str, str | int], ...] = _OPTIONS
         if tls is not None and tls.server_name is not None:
             options = (*options, ("grpc.ssl_target_name_override", tls.server_name))
-        key = _api_key(api_key, api_key_file)
+        key = _load_api_key(api_key, api_key_file)
         return cls(
             address=address,
             options=options,
-            credentials=None if tls is None else _credentials(tls),
+            credentials=None if tls is None else _load_credentials(tls),
             metadata=() if key is None else (("authorization", f"Bearer {key}"),),
         )
 
-    def channel(self) -> grpc.Channel:
-        """Return a channel for threads; it connects when first used."""
+    def open_channel(self) -> grpc.Channel:
+        """Return a new channel for threads; it connects when first used."""
         if self.credentials is None:
             return grpc.insecure_channel(self.address, self.options)
         return grpc.secure_channel(self.address, self.credentials, self.options)
 
-    def channel_async(self) -> grpc.aio.Channel:
-        """Return a channel for the running event loop; it connects when first used."""
+    def open_channel_async(self) -> grpc.aio.Channel:
+        """Return a new channel for the running event loop; it connects when first used."""
         if self.credentials is None:
             return grpc.aio.insecure_channel(self.address, self.options)
         return grpc.aio.secure_channel(self.address, self.credentials, self.options)
@@ -122,26 +122,26 @@ def is_local(address: str) -> bool:
         return host == "localhost"
 
 
-def _credentials(tls: Tls) -> grpc.ChannelCredentials:
+def _load_credentials(tls: Tls) -> grpc.ChannelCredentials:
     return grpc.ssl_channel_credentials(
-        root_certificates=_content(tls.ca),
-        private_key=_content(tls.key),
-        certificate_chain=_content(tls.certificate),
+        root_certificates=_read_file(tls.ca),
+        private_key=_read_file(tls.key),
+        certificate_chain=_read_file(tls.certificate),
     )
 
 
-def _content(path: str | os.PathLike[str] | None) -> bytes | None:
+def _read_file(path: str | os.PathLike[str] | None) -> bytes | None:
     return None if path is None else Path(path).read_bytes()
 
 
-def _api_key(key: str | None, file: str | os.PathLike[str] | None) -> str | None:
+def _load_api_key(key: str | None, file: str | os.PathLike[str] | None) -> str | None:
     if key is not None and file is not None:
         raise ValueError("give api_key or api_key_file, not both")
     if file is not None:
         key = Path(file).read_text(encoding="utf-8").strip()
     if key is None:
         return None
-    # Anything else cannot travel as metadata; the key itself is never quoted.
+    # gRPC metadata cannot hold other characters. The message never quotes the key.
     if not key or not key.isascii() or not key.isprintable() or " " in key:
-        raise ValueError("the API key is empty or holds characters that no key has")
+        raise ValueError("the API key is empty or has characters that no key has")
     return key

@@ -26,21 +26,22 @@ from hilum.v1 import detection_pb2 as pb
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
-def result(message: pb.DetectResponse, request_id: str) -> Result:
+def to_result(message: pb.DetectResponse, request_id: str) -> Result:
     """Convert the answer to the request `request_id`.
 
     Raises:
-        DetectError: it answers another request, or is not of the contract's form (`wrong_answer`).
+        DetectError: the message answers another request, or is not of the contract's form
+            (`wrong_answer`).
     """
     if message.request_id != request_id:
-        raise wrong_answer("The answer carries another request's id.")
-    image = _image(message.image)
-    # In the generated stub mypy takes the message Warning for the built-in of that name.
+        raise wrong_answer_error("The answer carries another request's id.")
+    image = _to_image_facts(message.image)
+    # In the generated stub mypy confuses the message Warning with the built-in of that name.
     warnings = cast("Iterable[pb.Warning]", message.warnings)
     _check_origin(message.bundle_digest, message.engine)
     return Result(
         request_id=request_id,
-        findings=tuple(_finding(finding) for finding in message.findings),
+        findings=tuple(_to_finding(finding) for finding in message.findings),
         image=image,
         warnings=tuple(ImageWarning(w.code, w.message) for w in warnings),
         bundle_digest=message.bundle_digest,
@@ -55,7 +56,7 @@ def result(message: pb.DetectResponse, request_id: str) -> Result:
     )
 
 
-def model(message: pb.GetModelResponse) -> Model:
+def to_model(message: pb.GetModelResponse) -> Model:
     """Convert the description of the model.
 
     Raises:
@@ -72,31 +73,33 @@ def model(message: pb.GetModelResponse) -> Model:
         input_height=message.input_height,
         input_width=message.input_width,
         findings=tuple(
-            ModelFinding(_entry(finding.index, finding.slug), finding.operating_point)
+            ModelFinding(_find_entry(finding.index, finding.slug), finding.operating_point)
             for finding in message.findings
         ),
         intended_use=message.intended_use,
     )
 
 
-def wrong_answer(what: str) -> DetectError:
+def wrong_answer_error(message: str) -> DetectError:
     """Return the error of an answer that must not be used."""
     return DetectError(
         ClientErrorCode.WRONG_ANSWER,
-        what,
-        "Do not use it. Check that the agent's and the client's versions fit each other.",
+        message,
+        "Do not use it. Check that the agent's and the client's versions are compatible.",
     )
 
 
 def _check_origin(bundle_digest: str, engine: str) -> None:
-    # An empty message parses as "no findings"; what names no model was made by none.
+    # An empty message parses as "no findings". It names no model, so no model has made it.
     if not _DIGEST.fullmatch(bundle_digest) or not engine:
-        raise wrong_answer("The answer does not name the bundle and engine that made it.")
+        raise wrong_answer_error(
+            "The answer does not name the bundle and the engine that computed it."
+        )
 
 
-def _image(facts: pb.ImageFacts) -> ImageFacts:
+def _to_image_facts(facts: pb.ImageFacts) -> ImageFacts:
     if not facts.rows or not facts.columns:
-        raise wrong_answer("The answer does not say how large the image is.")
+        raise wrong_answer_error("The answer does not state the image's size.")
     return ImageFacts(
         rows=facts.rows,
         columns=facts.columns,
@@ -114,7 +117,7 @@ def _image(facts: pb.ImageFacts) -> ImageFacts:
     )
 
 
-def _finding(message: pb.Finding) -> Finding:
+def _to_finding(message: pb.Finding) -> Finding:
     box = Box(message.box.x_min, message.box.y_min, message.box.x_max, message.box.y_max)
     corners = (box.x_min, box.y_min, box.x_max, box.y_max)
     if (
@@ -123,14 +126,14 @@ def _finding(message: pb.Finding) -> Finding:
         or box.y_min > box.y_max
         or not 0 <= message.score <= 1
     ):
-        raise wrong_answer("The answer holds a finding without a usable box or score.")
-    return Finding(_entry(message.index, message.slug), message.score, box)
+        raise wrong_answer_error("The answer has a finding without a valid box or score.")
+    return Finding(_find_entry(message.index, message.slug), message.score, box)
 
 
-def _entry(index: int, slug: str) -> CatalogFinding:
+def _find_entry(index: int, slug: str) -> CatalogFinding:
     entry = BY_SLUG.get(slug)
     if entry is None or entry.index != index:
-        raise wrong_answer(
-            f"The answer names a finding ({index}, {slug!r}) that the catalogue does not."
+        raise wrong_answer_error(
+            f"The answer names a finding ({index}, {slug!r}) that is not in the catalogue."
         )
     return entry

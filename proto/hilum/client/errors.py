@@ -14,11 +14,11 @@ from hilum.v1 import detection_pb2 as pb
 ERROR_METADATA: Final = "hilum-error-bin"
 RETRY_AFTER_METADATA: Final = "hilum-retry-after-ms"
 
-# grpc.aio's own words, not the agent's, where a stream ends under a request that is being sent:
-# they hide the status that the agent gave (grpc/aio/_call.py, _write).
+# The details of grpc.aio's own error if a stream ends while a request is being sent. They hide the
+# status that the agent returned (grpc/aio/_call.py, _write).
 _AIO_SEND_FAILED: Final = "Internal error from Core"
 
-# The same request may succeed later, and nobody must act first.
+# The same request may succeed later without any action.
 RETRYABLE: Final = frozenset(
     {
         ErrorCode.OVERLOADED,
@@ -36,8 +36,8 @@ class DetectError(Exception):
         code: one of `ErrorCode` or `ClientErrorCode`, or a newer agent's; stable, for programs.
         message: what is wrong, for people.
         hint: what to do about it; may be empty.
-        retryable: whether the same request may succeed later without anybody acting first.
-        retry_after_s: how long the agent asks to wait before that; None where it does not say.
+        retryable: True if the same request may succeed later without any action.
+        retry_after_s: the wait in seconds that the agent asks for; None if it asks for none.
     """
 
     def __init__(
@@ -70,15 +70,15 @@ def from_rpc(error: grpc.RpcError) -> DetectError:
     """Convert a failed call: the trailing metadata's `Error`, else the gRPC status."""
     # AioRpcError's metadata is a sequence of pairs too, though grpc-stubs types them otherwise.
     trailing = _pairs(error.trailing_metadata() or ())
-    retry_after_s = _retry_after_s(trailing.get(RETRY_AFTER_METADATA))
-    coded = _coded(trailing.get(ERROR_METADATA))
+    retry_after_s = _parse_retry_after_s(trailing.get(RETRY_AFTER_METADATA))
+    coded = _parse_error(trailing.get(ERROR_METADATA))
     if coded is not None:
         return from_message(coded, retry_after_s)
     return _from_status(error.code(), error.details() or "", retry_after_s)
 
 
-def cancelled() -> DetectError:
-    """Return the error of a call that was cancelled here, as by closing the client."""
+def cancelled_error() -> DetectError:
+    """Return the error of a call that this client cancelled, for example by `close`."""
     return DetectError(*_BY_STATUS[grpc.StatusCode.CANCELLED])
 
 
@@ -86,7 +86,7 @@ def _pairs(metadata: Iterable[object]) -> dict[str, str | bytes]:
     return {pair[0]: pair[1] for pair in metadata if isinstance(pair, tuple)}
 
 
-def _coded(data: str | bytes | None) -> pb.Error | None:
+def _parse_error(data: str | bytes | None) -> pb.Error | None:
     if not isinstance(data, bytes):
         return None
     try:
@@ -96,7 +96,7 @@ def _coded(data: str | bytes | None) -> pb.Error | None:
     return error if error.code else None
 
 
-def _retry_after_s(text: str | bytes | None) -> float | None:
+def _parse_retry_after_s(text: str | bytes | None) -> float | None:
     if not isinstance(text, str) or not text.isascii() or not text.isdigit():
         return None
     return int(text) / 1000
@@ -104,25 +104,25 @@ def _retry_after_s(text: str | bytes | None) -> float | None:
 
 def _from_status(status: grpc.StatusCode, details: str, retry_after_s: float | None) -> DetectError:
     if status is grpc.StatusCode.UNAVAILABLE:
-        return _tls_failed(details) if _speaks_of_tls(details) else _unreachable(details)
+        return _tls_error(details) if _mentions_tls(details) else _unreachable_error(details)
     if status is grpc.StatusCode.INTERNAL and details == _AIO_SEND_FAILED:
-        return _unreachable("the call ended while a request was being sent")
+        return _unreachable_error("the call ended while a request was being sent")
     if status is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
         return DetectError(
             ErrorCode.TOO_LARGE,
-            "The file is larger than the agent takes.",
+            "The file is larger than the agent accepts.",
             "Send a smaller file, or have the agent's limit raised.",
         )
     code, message, hint = _BY_STATUS.get(status, _UNFORESEEN)
     return DetectError(code, message, hint, code in RETRYABLE, retry_after_s)
 
 
-def _speaks_of_tls(details: str) -> bool:
-    words = ("handshake", "ssl", "certificate", "hostname verification")
-    return any(word in details.lower() for word in words)
+def _mentions_tls(details: str) -> bool:
+    tls_words = ("handshake", "ssl", "certificate", "hostname verification")
+    return any(word in details.lower() for word in tls_words)
 
 
-def _unreachable(details: str) -> DetectError:
+def _unreachable_error(details: str) -> DetectError:
     return DetectError(
         ClientErrorCode.UNREACHABLE,
         f"The agent cannot be reached ({details}).",
@@ -132,18 +132,18 @@ def _unreachable(details: str) -> DetectError:
     )
 
 
-def _tls_failed(details: str) -> DetectError:
+def _tls_error(details: str) -> DetectError:
     return DetectError(
         ClientErrorCode.TLS_FAILED,
         f"No protected connection could be made ({details}).",
-        "Check that the agent speaks TLS, that ca= is the authority that signed its certificate, "
+        "Check that the agent uses TLS, that ca= is the authority that signed its certificate, "
         "that the certificate names this address, and that nothing has expired.",
     )
 
 
 _UNFORESEEN: Final = (
     ErrorCode.INTERNAL,
-    "The agent failed without saying why.",
+    "The agent failed and gave no reason.",
     "See the agent's log.",
 )
 _BY_STATUS: Final[dict[grpc.StatusCode, tuple[str, str, str]]] = {
@@ -154,7 +154,7 @@ _BY_STATUS: Final[dict[grpc.StatusCode, tuple[str, str, str]]] = {
     ),
     grpc.StatusCode.RESOURCE_EXHAUSTED: (
         ErrorCode.OVERLOADED,
-        "The agent has more to do than it takes on.",
+        "The agent has more requests than it accepts.",
         "Try again in a moment.",
     ),
     grpc.StatusCode.UNAUTHENTICATED: (
@@ -164,22 +164,22 @@ _BY_STATUS: Final[dict[grpc.StatusCode, tuple[str, str, str]]] = {
     ),
     grpc.StatusCode.PERMISSION_DENIED: (
         ErrorCode.FORBIDDEN,
-        "The agent does not let this caller do this.",
-        "Ask for a role that may.",
+        "The caller's role does not permit this.",
+        "Ask the operator for a role that permits it.",
     ),
     grpc.StatusCode.INVALID_ARGUMENT: (
         ErrorCode.INVALID_REQUEST,
         "The agent did not accept the request.",
-        "Check that the agent's and the client's versions fit each other.",
+        "Check that the agent's and the client's versions are compatible.",
     ),
     grpc.StatusCode.NOT_FOUND: (
         ErrorCode.UNKNOWN_MODEL,
         "The agent serves no model of the requested name.",
-        "Leave the name out, or ask for the one that `Client.model` gives.",
+        "Leave the name out, or use the one that `Client.model` returns.",
     ),
     grpc.StatusCode.UNIMPLEMENTED: (
         ClientErrorCode.NOT_AN_AGENT,
-        "What answers at this address does not offer this call.",
+        "The server at this address does not offer this call.",
         "Check the address and port, and the agent's version.",
     ),
     grpc.StatusCode.CANCELLED: (

@@ -1,8 +1,8 @@
-"""`grpc.health.v1` as far as a client needs it, without another dependency.
+"""The part of `grpc.health.v1` that a client needs, without another dependency.
 
-HealthCheckRequest is one string, HealthCheckResponse one enumeration, each as field 1: on the wire
-the same as protobuf's own StringValue and Int32Value. The package grpcio-health-checking would
-bring nothing else to a clinic's program.
+HealthCheckRequest is one string and HealthCheckResponse one enumeration, each as field 1. On the
+wire they equal protobuf's own StringValue and Int32Value, so the package grpcio-health-checking is
+not needed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 
 WATCH: Final = "/grpc.health.v1.Health/Watch"
-# The empty service name asks for the agent as a whole.
+# The empty service name means the agent as a whole.
 WHOLE_AGENT: Final = StringValue()
 SERVING: Final = 1
 

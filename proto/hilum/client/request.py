@@ -19,7 +19,7 @@ Priority: TypeAlias = Literal["routine", "stat"]
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 
 _PRIORITIES: Final = {"routine": pb.PRIORITY_ROUTINE, "stat": pb.PRIORITY_STAT}
-# A protobuf message holds less than 2 GiB; some is kept for what travels beside the image.
+# A protobuf message holds less than 2 GiB; 1 MiB is reserved for the other fields.
 _LARGEST_BYTES: Final = 2**31 - 2**20
 
 
@@ -39,11 +39,11 @@ class Options:
             raise ValueError(f"priority must be 'routine' or 'stat', not {self.priority!r}")
         check_timeout(self.timeout_s)
 
-    def request(self, image: bytes) -> pb.DetectRequest:
-        """Make a request with a new id.
+    def make_request(self, image: bytes) -> pb.DetectRequest:
+        """Return a request with a new id.
 
         Raises:
-            DetectError: the image cannot be put into one message (`too_large`).
+            DetectError: the image does not fit into one message (`too_large`).
         """
         if len(image) > _LARGEST_BYTES:
             raise DetectError(
@@ -62,17 +62,17 @@ class Options:
 
 
 def check_timeout(timeout_s: float) -> None:
-    """Check a timeout; raises ValueError unless it is a positive number of seconds."""
+    """Raise ValueError unless a timeout is a positive number of seconds."""
     if not (math.isfinite(timeout_s) and timeout_s > 0):
         raise ValueError(f"timeout_s must be a positive number of seconds, not {timeout_s}")
 
 
-def read(source: ImageSource) -> bytes:
-    """Read the file's bytes.
+def read_image(source: ImageSource) -> bytes:
+    """Return the image's bytes.
 
     Raises:
-        DetectError: it cannot be read (`file_unreadable`).
-        TypeError: this is no source of bytes.
+        DetectError: the file cannot be read (`file_unreadable`).
+        TypeError: `source` yields no bytes.
     """
     try:
         match source:
@@ -101,15 +101,15 @@ def pair_images(images: Iterable[Any]) -> Iterator[tuple[Any, ImageSource]]:
         TypeError: `images` is one image.
     """
     refuse_single(images)
-    return (pair(image) for image in images)
+    return (make_pair(image) for image in images)
 
 
-def pair(image: Any) -> tuple[Any, ImageSource]:  # noqa: ANN401  # the overloads say what it may be
+def make_pair(image: Any) -> tuple[Any, ImageSource]:  # noqa: ANN401  # its types are in the overloads
     """Return the pair (key, image) as given, or a path as its own key."""
     return (image, image) if isinstance(image, str | os.PathLike) else image
 
 
 def refuse_single(images: object) -> None:
-    """Raise TypeError for a single image. The letters of a str would be taken for file names."""
+    """Raise TypeError for a single image. The letters of a str would be used as file names."""
     if isinstance(images, str | bytes | bytearray | memoryview | os.PathLike):
         raise TypeError("detect_many takes several images; use detect for one")

@@ -9,7 +9,7 @@ from hilum.catalog import CatalogFinding
 
 @dataclass(frozen=True, slots=True)
 class Spacing:
-    """Millimetres per pixel as the header says; not the patient's own millimetres."""
+    """Millimetres per pixel as the header declares; not measured in the patient."""
 
     row_mm: float
     column_mm: float
@@ -49,7 +49,7 @@ class Box:
     y_max: float
 
     def fractions(self, image: ImageFacts) -> tuple[float, float, float, float]:
-        """(x_min, y_min, x_max, y_max) as fractions of the image's width and height."""
+        """Return (x_min, y_min, x_max, y_max) as fractions of the image's width and height."""
         return (
             self.x_min / image.columns,
             self.y_min / image.rows,
@@ -60,7 +60,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One detected abnormality: its catalogue entry, score 0-1 and box in original pixels."""
+    """A detected abnormality: its catalogue entry, score 0-1 and box in original pixels."""
 
     entry: CatalogFinding
     score: float
@@ -103,8 +103,9 @@ class Timings:
 class Result:
     """The result of one study image.
 
-    `findings` come by falling score; none means: looked, and nothing reached its threshold.
-    `bundle_digest` (SHA-256, hexadecimal) and `engine` name exactly what answered.
+    `findings` are sorted by falling score; none means that the image was analysed and no finding
+    reached its threshold. `bundle_digest` (SHA-256, hexadecimal) and `engine` identify the model
+    and the variant that answered.
     """
 
     request_id: str
@@ -118,7 +119,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class ModelFinding:
-    """One kind of finding and the score from which on it is reported."""
+    """A kind of finding and the score from which on it is reported."""
 
     entry: CatalogFinding
     operating_point: float

@@ -1,17 +1,20 @@
-"""When to try again: decided here, once, for both clients.
+"""The retry rules, which both clients use.
 
-gRPC can retry by itself (service config). It is switched off: it gives up on requests above its
-256 kB buffer, which every radiograph is; it cannot tell a full queue from a file over the size
-limit, as both are RESOURCE_EXHAUSTED; and two retry loops, one inside the other, multiply.
+gRPC's own retries (service config) are switched off. They do not apply to requests above their
+256 kB buffer, which every radiograph exceeds; they cannot distinguish a full queue from a file over
+the size limit, because both are RESOURCE_EXHAUSTED; and two nested retry loops multiply attempts.
 
-Asking twice for the same image changes nothing at the agent, so a request may be sent again:
+Requests are idempotent, so a request may be sent again:
 
-- overloaded: until the caller's time is up, waiting longer each time, or as long as the agent asks;
-- unreachable, or not ready: `attempts` times in all, so that a wrong address is told soon;
-- anything else never. A refusal stays a refusal; an agent that failed on an image (internal,
-  engine, decoder) may fail on that very image, and asking again would only hide it.
+- after `overloaded`: until the caller's deadline, with rising waits or the wait that the agent asks
+  for;
+- after `unreachable` or `not_ready`: `attempts` times in all, so that a wrong address is reported
+  soon;
+- after any other error never. A refusal stays a refusal; an agent that failed on an image
+  (`internal`, `engine_failed`, `decoder_failed`) may fail because of that image, and a retry would
+  only hide it.
 
-A wait that would outlast the caller's time is not begun: the error is raised at once.
+If a wait would exceed the caller's deadline, the error is raised at once.
 """
 
 from __future__ import annotations
@@ -29,10 +32,10 @@ _LIMITED = frozenset({ClientErrorCode.UNREACHABLE, ErrorCode.NOT_READY})
 
 
 class Clock:
-    """Monotonic seconds, and waiting; tests bring their own."""
+    """Monotonic time and waiting; tests replace it."""
 
     def now(self) -> float:
-        """Seconds from an arbitrary start."""
+        """Return the seconds since an arbitrary start."""
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:
@@ -40,7 +43,7 @@ class Clock:
         time.sleep(seconds)
 
     async def sleep_async(self, seconds: float) -> None:
-        """Let other tasks run meanwhile."""
+        """Wait while other tasks run."""
         await asyncio.sleep(seconds)
 
 
@@ -49,31 +52,35 @@ class Retry:
     """The number of attempts and the waits between them.
 
     The n-th wait is between half of and the whole of `first_wait_s` * 2^(n-1), at most
-    `longest_wait_s`: the random part keeps clients that were refused together from coming back
-    together. `attempts=1` never asks twice for an agent that cannot be reached or is not ready.
+    `longest_wait_s`. The random part prevents clients that were refused together from all trying
+    again at the same time. With `attempts=1` an agent that cannot be reached or is not ready is not
+    tried again.
     """
 
     attempts: int = 5
     first_wait_s: float = 0.1
     longest_wait_s: float = 2.0
-    # 0-1; not for secrets.
+    # Returns a number from 0 to 1; not for secrets.
     random: Callable[[], float] = field(default=random.random, repr=False)
 
-    def wait_s(self, error: DetectError, attempt: int, remaining_s: float) -> float | None:
-        """Seconds to wait after the failed `attempt` (1 for the first); None: give up."""
-        limited = error.code in _LIMITED
-        if not limited and error.code != ErrorCode.OVERLOADED:
-            return None
-        if limited and attempt >= self.attempts:
-            return None
-        wait = self.pause_s(attempt)
-        if error.retry_after_s is not None:
-            # Never earlier than asked for, and not all at the same instant.
-            wait += error.retry_after_s
-        return wait if wait < remaining_s else None
+    def compute_wait_s(self, error: DetectError, attempt: int, remaining_s: float) -> float | None:
+        """Return the seconds to wait after the failed `attempt` (1 for the first).
 
-    def pause_s(self, attempt: int) -> float:
-        """Seconds to wait after the failed `attempt` (1 for the first), whatever the error."""
-        # The exponent is bounded so that no number overflows, however long it goes on.
-        whole = min(self.longest_wait_s, self.first_wait_s * 2.0 ** min(attempt - 1, 30))
-        return whole * (0.5 + 0.5 * self.random())
+        None means that the error is final.
+        """
+        is_limited = error.code in _LIMITED
+        if not is_limited and error.code != ErrorCode.OVERLOADED:
+            return None
+        if is_limited and attempt >= self.attempts:
+            return None
+        wait_s = self.compute_pause_s(attempt)
+        if error.retry_after_s is not None:
+            # Never earlier than the agent asks for, and not all clients at the same instant.
+            wait_s += error.retry_after_s
+        return wait_s if wait_s < remaining_s else None
+
+    def compute_pause_s(self, attempt: int) -> float:
+        """Return the seconds to wait after the failed `attempt` (1 for the first)."""
+        # The exponent is bounded, so that no number overflows after many attempts.
+        longest_s = min(self.longest_wait_s, self.first_wait_s * 2.0 ** min(attempt - 1, 30))
+        return longest_s * (0.5 + 0.5 * self.random())

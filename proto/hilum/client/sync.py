@@ -12,7 +12,14 @@ from hilum.client import convert, errors, health
 from hilum.client.batch import Batch, Key
 from hilum.client.connection import Connection, Tls
 from hilum.client.errors import DetectError
-from hilum.client.request import ImageSource, Options, Priority, check_timeout, pair_images, read
+from hilum.client.request import (
+    ImageSource,
+    Options,
+    Priority,
+    check_timeout,
+    pair_images,
+    read_image,
+)
 from hilum.client.results import Model, Result
 from hilum.client.retry import Clock, Retry
 from hilum.client.sync_stream import Stream, StreamMethod, detect_stream
@@ -29,10 +36,10 @@ class Client:
 
     Args:
         address: `host:port`, or `unix:/path`. Beyond this machine `tls` is required.
-        tls: protects the connection; see `Tls`.
+        tls: settings of TLS; None for plain text, on this machine only.
         api_key, api_key_file: the API key, as text or as a file that holds it (give at most one).
-        retry: how often a call is retried, and after which waits; see `hilum.client.retry`.
-        clock: monotonic time and waiting; for tests.
+        retry: the number of attempts and the waits; see `hilum.client.retry`.
+        clock: monotonic time and waiting, which tests replace.
 
     Raises:
         ValueError: plain text beyond this machine, or settings that contradict each other.
@@ -53,7 +60,7 @@ class Client:
         self._metadata = connection.metadata
         self._retry = retry or Retry()
         self._clock = clock or Clock()
-        self._channel = connection.channel()
+        self._channel = connection.open_channel()
         stub = DetectorStub(self._channel)
         self._detect: grpc.UnaryUnaryMultiCallable[pb.DetectRequest, pb.DetectResponse]
         self._detect = stub.Detect
@@ -87,18 +94,21 @@ class Client:
 
         Args:
             image: a path, the file's bytes, or an open binary file: DICOM, JPEG, PNG or TIFF.
-            threshold: score from which on findings are reported, above 0 and at most 1; None takes
+            threshold: score from which on findings are reported, above 0 and at most 1; None for
                 the model's own operating points.
-            priority: `stat` goes before `routine`.
+            priority: `stat` requests run before `routine` ones.
             timeout_s: for the whole call with all retries.
             model: the name of the model; empty means the agent's one model.
 
+        Returns:
+            The findings, with the facts about the image and the model.
+
         Raises:
-            DetectError: there is no result; its code says why.
+            DetectError: there is no result; its code is the reason.
             ValueError: the threshold, priority or timeout is out of its range.
         """
-        request = Options(threshold, priority, timeout_s, model).request(read(image))
-        return convert.result(self._call(self._detect, request, timeout_s), request.request_id)
+        request = Options(threshold, priority, timeout_s, model).make_request(read_image(image))
+        return convert.to_result(self._call(self._detect, request, timeout_s), request.request_id)
 
     @overload
     def detect_many(
@@ -136,18 +146,18 @@ class Client:
     ) -> Iterator[tuple[Any, Result | DetectError]]:
         """Detect findings on many radiographs over one stream; yield them as they finish.
 
-        Images are taken and files are read as others finish: at most `concurrency` are held.
+        Files are read as others finish, so that at most `concurrency` images are in memory.
 
         Args:
-            images: paths, which are their own keys, or pairs (key, image); taken from in the
-                caller's thread, so one that waits for its next image holds back answers too.
+            images: paths, which are their own keys, or pairs (key, image). The iterable runs in
+                the caller's thread: no answer is yielded while it waits for its next image.
             concurrency: the most images in progress at once.
             threshold, priority, model: as for `detect`.
-            timeout_s: for each image, from when it is taken.
+            timeout_s: for each image, from the time at which it is read.
 
         Yields:
             The key with the `Result`, or with the `DetectError` of this image. Each image that was
-            taken is yielded once.
+            read is yielded once.
 
         Raises:
             DetectError: the agent can no longer be reached; images not yet yielded have no result.
@@ -164,7 +174,7 @@ class Client:
         )
 
     def model(self, name: str = "", *, timeout_s: float = 10.0) -> Model:
-        """Return which model answers, and on which engine.
+        """Return the description of the model and of its engine.
 
         Args:
             name: the name of the model; empty means the agent's one model.
@@ -175,35 +185,35 @@ class Client:
         """
         check_timeout(timeout_s)
         request = pb.GetModelRequest(model=name)
-        return convert.model(self._call(self._get_model, request, timeout_s))
+        return convert.to_model(self._call(self._get_model, request, timeout_s))
 
     def ready(self, timeout_s: float = 10.0) -> bool:
         """Wait until the agent serves; return False if it does not within `timeout_s`.
 
         Raises:
-            DetectError: waiting will not help (TLS, credentials, not an agent).
+            DetectError: the error is not temporary (TLS, credentials, not an agent).
         """
         check_timeout(timeout_s)
         deadline = self._clock.now() + timeout_s
         attempt = 0
         while (remaining_s := deadline - self._clock.now()) > 0:
             try:
-                if self._serves(remaining_s):
+                if self._wait_until_serving(remaining_s):
                     return True
             except grpc.RpcError as failure:
                 error = errors.from_rpc(failure)
                 if not error.retryable:
                     raise error from failure
             attempt += 1
-            self._clock.sleep(min(self._retry.pause_s(attempt), remaining_s))
+            self._clock.sleep(min(self._retry.compute_pause_s(attempt), remaining_s))
         return False
 
-    def _serves(self, timeout_s: float) -> bool:
-        watching = self._watch(health.WHOLE_AGENT, timeout=timeout_s, metadata=self._metadata)
+    def _wait_until_serving(self, timeout_s: float) -> bool:
+        health_stream = self._watch(health.WHOLE_AGENT, timeout=timeout_s, metadata=self._metadata)
         try:
-            return any(state.value == health.SERVING for state in watching)
+            return any(status.value == health.SERVING for status in health_stream)
         finally:
-            watching.cancel()
+            health_stream.cancel()
 
     def _call(
         self,
@@ -220,7 +230,7 @@ class Client:
             except grpc.RpcError as failure:
                 error = errors.from_rpc(failure)
                 remaining_s = deadline - self._clock.now()
-                wait_s = self._retry.wait_s(error, attempt, remaining_s)
+                wait_s = self._retry.compute_wait_s(error, attempt, remaining_s)
                 if wait_s is None:
                     raise error from failure
             self._clock.sleep(wait_s)

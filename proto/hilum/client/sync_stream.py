@@ -10,18 +10,18 @@ from typing import Any, Final, TypeAlias
 import grpc
 
 from hilum.client import errors
-from hilum.client.batch import Batch, Key, ended_early
+from hilum.client.batch import Batch, Key, stream_ended_error
 from hilum.client.errors import DetectError
-from hilum.client.request import ImageSource, Options, read
+from hilum.client.request import ImageSource, Options, read_image
 from hilum.client.results import Result
 from hilum.client.retry import Clock
 from hilum.v1 import detection_pb2 as pb
 
-# grpc's multi-callable; its own stubs do not say that calling one gives messages.
+# grpc's multi-callable; its type stubs do not declare that a call yields messages.
 StreamMethod: TypeAlias = Callable[..., Any]
 
-# Seconds that a finished stream may take to close before it is cancelled.
-_GOODBYE_S: Final = 1.0
+# Seconds that the agent has to end a stream before it is cancelled.
+_CLOSE_TIMEOUT_S: Final = 1.0
 
 
 def detect_stream(
@@ -33,61 +33,64 @@ def detect_stream(
 ) -> Iterator[tuple[Key, Result | DetectError]]:
     """See `Client.detect_many`."""
     stream: Stream | None = None
-    more = True
+    has_more_images = True
     try:
         while True:
-            while more and batch.has_room:
-                taken = next(images, None)
-                if taken is None:
-                    more = False
+            while has_more_images and batch.has_room:
+                next_image = next(images, None)
+                if next_image is None:
+                    has_more_images = False
                     break
-                yield from _take(*taken, options, batch, clock)
+                yield from _add_image(*next_image, options, batch, clock)
             if not len(batch):
                 return
             stream = stream or open_stream()
-            for request in batch.due(clock.now()):
+            for request in batch.pop_due(clock.now()):
                 stream.send(request)
-            match stream.receive(batch.wait_s(clock.now())):
+            match stream.receive(batch.compute_wait_s(clock.now())):
                 case None:
-                    late, drop = batch.expire(clock.now())
-                    if drop:
+                    expired, must_close = batch.expire(clock.now())
+                    if must_close:
                         stream.close()
                         stream = None
-                    yield from late
+                    yield from expired
                 case DetectError() as broken:
                     stream.close()
                     stream = None
-                    at_fault, wait_s = batch.lost(broken, clock.now())
-                    yield from at_fault
+                    failed, wait_s = batch.handle_loss(broken, clock.now())
+                    yield from failed
                     clock.sleep(wait_s)
                 case message:
-                    outcome = batch.answer(message, clock.now())
+                    outcome = batch.handle_answer(message, clock.now())
                     if outcome is not None:
                         yield outcome
     finally:
         if stream is not None:
-            stream.close(goodbye=not len(batch))
+            stream.close(is_finished=not len(batch))
 
 
-def _take(
+def _add_image(
     key: Key, image: ImageSource, options: Options, batch: Batch[Key], clock: Clock
 ) -> Iterator[tuple[Key, DetectError]]:
+    """Add an image to the batch; yield its error if it cannot be read."""
     try:
-        batch.take(key, options.request(read(image)), clock.now())
+        batch.add(key, options.make_request(read_image(image)), clock.now())
     except DetectError as error:
         yield key, error
 
 
 class Stream:
-    """One DetectStream call. A thread receives the answers, so that waiting can time out."""
+    """A DetectStream call. A thread receives its answers, so that waiting can time out."""
 
     def __init__(self, method: StreamMethod, metadata: tuple[tuple[str, str], ...]) -> None:
         self._requests: queue.SimpleQueue[pb.DetectRequest | None] = queue.SimpleQueue()
         self._events: queue.SimpleQueue[pb.DetectStreamResponse | DetectError]
         self._events = queue.SimpleQueue()
         self._call = method(iter(self._requests.get, None), metadata=metadata)
-        self._reader = threading.Thread(target=self._read, name="hilum-stream", daemon=True)
-        self._reader.start()
+        self._reading_thread = threading.Thread(
+            target=self._read_events, name="hilum-stream", daemon=True
+        )
+        self._reading_thread.start()
 
     def send(self, request: pb.DetectRequest) -> None:
         """Queue a request. This never blocks, because the batch bounds the queue."""
@@ -100,19 +103,19 @@ class Stream:
         except queue.Empty:
             return None
 
-    def close(self, *, goodbye: bool = False) -> None:
-        """Cancel the call; with `goodbye` wait for the agent to end it first."""
+    def close(self, *, is_finished: bool = False) -> None:
+        """Cancel the call. If it is finished, wait for the agent to end it first."""
         self._requests.put(None)
-        if goodbye:
-            self._reader.join(_GOODBYE_S)
+        if is_finished:
+            self._reading_thread.join(_CLOSE_TIMEOUT_S)
         self._call.cancel()
-        self._reader.join()
+        self._reading_thread.join()
 
-    def _read(self) -> None:
+    def _read_events(self) -> None:
         try:
             for message in self._call:
                 self._events.put(message)
         except grpc.RpcError as failure:
             self._events.put(errors.from_rpc(failure))
         else:
-            self._events.put(ended_early())
+            self._events.put(stream_ended_error())

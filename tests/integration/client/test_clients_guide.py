@@ -63,5 +63,5 @@ def test_the_table_of_warnings_is_whole() -> None:
 def test_the_table_says_what_is_tried_again(code: str, said: str) -> None:
     error = DetectError(code, "What is wrong.", retryable=code in RETRYABLE)
     retry = Retry()
-    tries = next(n for n in count(1) if n > 100 or retry.wait_s(error, n, 1e6) is None)
+    tries = next(n for n in count(1) if n > 100 or retry.compute_wait_s(error, n, 1e6) is None)
     assert said == {1: "no", retry.attempts: "a few times"}.get(tries, "until the deadline")
