@@ -61,7 +61,7 @@ def test_a_run_that_is_gone_on_with_keeps_what_it_declared(tmp_path: Path) -> No
     with pytest.raises(TrainingError, match="another split"):
         run_manifest.create_or_check(config, "2" * 64, "abc", resume=True)
     (config.out / run_manifest.FILE).unlink()
-    with pytest.raises(TrainingError, match="writes when it begins"):
+    with pytest.raises(TrainingError, match="writes when it starts"):
         run_manifest.create_or_check(config, "1" * 64, "abc", resume=True)
 
 
