@@ -1,4 +1,4 @@
-"""The reports that training writes, as a person opens them: a file, a browser, no network."""
+"""The reports that training writes, opened from a file in a browser without network."""
 
 from __future__ import annotations
 
@@ -47,24 +47,24 @@ def quality(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("width", [360, 1280])
 @pytest.mark.parametrize("report", ["evaluation", "quality"])
-def test_a_report_opens_whole_from_the_file_alone(
+def test_a_report_is_complete_without_any_other_file(
     browser: Browser, request: pytest.FixtureRequest, report: str, width: int
 ) -> None:
     path: Path = request.getfixturevalue(report)
     page = browser.new_page(viewport={"width": width, "height": 800})
-    complaints: list[str] = []
-    asked: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
+    errors: list[str] = []
+    requested: list[str] = []
+    page.on("console", lambda message: errors.append(message.text))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("request", lambda request: requested.append(request.url))
     page.goto(path.as_uri())
     expect(page.locator("h1")).to_be_visible()
     assert page.locator("h2").count() >= 3
     assert page.locator("svg, img").count() >= 3
     widths = page.locator("img").evaluate_all("all => all.map(it => it.naturalWidth)")
     assert all(widths)
-    assert complaints == []
-    assert [url for url in asked if not url.startswith(("data:", path.as_uri()))] == []
+    assert errors == []
+    assert [url for url in requested if not url.startswith(("data:", path.as_uri()))] == []
     beyond = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
     assert beyond <= 0, "the page is wider than the window"
     page.close()

@@ -1,4 +1,4 @@
-"""The page in a real browser, against a real server with real imaging: what a radiographer does."""
+"""The viewer in a real browser, against a real server with real imaging."""
 
 from __future__ import annotations
 
@@ -58,51 +58,51 @@ def browser() -> Iterator[Browser]:
 
 
 @dataclass
-class Watched:
-    """A page and all that went wrong on it. Refusals' own 4xx answers are expected."""
+class WatchedPage:
+    """A page with its requests and errors; the 4xx responses of refusals are no errors."""
 
     page: Page
     origin: str
-    complaints: list[str] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    requested: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.page.on("console", self._on_console)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("request", lambda request: self.requested.append(request.url))
         self.page.on("requestfailed", self._on_failed)
 
     def _on_console(self, message: Any) -> None:
         refused = re.search(r"status of 4\d\d", message.text)
         if message.type in {"error", "warning"} and not refused:
-            self.complaints.append(message.text)
+            self.errors.append(message.text)
 
     def _on_failed(self, request: Request) -> None:
         if request.failure != "net::ERR_ABORTED":
-            self.complaints.append(f"{request.url}: {request.failure}")
+            self.errors.append(f"{request.url}: {request.failure}")
 
     def check(self) -> None:
-        assert self.complaints == []
+        assert self.errors == []
         local = (f"{self.origin}/", f"blob:{self.origin}/")
-        assert [url for url in self.asked if not url.startswith(local)] == []
+        assert [url for url in self.requested if not url.startswith(local)] == []
 
 
-Opening = Callable[..., Watched]
+OpenPage = Callable[..., WatchedPage]
 
 
 @pytest.fixture
-def opening(browser: Browser, origin: str) -> Iterator[Opening]:
-    """Open the page in a fresh profile; at the end nothing may have gone wrong."""
+def open_page(browser: Browser, origin: str) -> Iterator[OpenPage]:
+    """Return a function that opens the page in a new profile; check all pages at the end."""
     contexts: list[BrowserContext] = []
-    opened: list[Watched] = []
+    opened: list[WatchedPage] = []
 
     def open_page(
         width: int = 1280, height: int = 800, locale: str = "en-GB", at: str = ""
-    ) -> Watched:
+    ) -> WatchedPage:
         context = browser.new_context(viewport={"width": width, "height": height}, locale=locale)
         context.set_default_timeout(15_000)
         contexts.append(context)
-        watched = Watched(context.new_page(), origin)
+        watched = WatchedPage(context.new_page(), origin)
         opened.append(watched)
         watched.page.goto(origin)
         expect(watched.page.locator("body")).to_have_attribute("data-state", "idle")
@@ -116,8 +116,8 @@ def opening(browser: Browser, origin: str) -> Iterator[Opening]:
 
 
 @pytest.fixture
-def page(opening: Opening) -> Page:
-    return opening().page
+def page(open_page: OpenPage) -> Page:
+    return open_page().page
 
 
 def choose(page: Page, name: str = RG1, *, state: str = "done") -> None:
@@ -129,23 +129,23 @@ def boxes(page: Page) -> Any:
     return page.locator("#boxes .box")
 
 
-def _overheard(app: ASGIApp, sent: bytearray) -> ASGIApp:
-    """The application, with all that it is sent noted."""
+def _record_requests(app: ASGIApp, sent: bytearray) -> ASGIApp:
+    """Return the application; it appends everything that is sent to it to `sent`."""
 
-    async def overhearing(scope: Scope, receive: Receive, send: Send) -> None:
-        async def noted() -> Message:
+    async def recording(scope: Scope, receive: Receive, send: Send) -> None:
+        async def receive_and_record() -> Message:
             message = await receive()
             sent.extend(message.get("body", b""))
             return message
 
         for name, value in scope["headers"]:
             sent.extend(name + value)
-        await app(scope, noted, send)
+        await app(scope, receive_and_record, send)
 
-    return overhearing
+    return recording
 
 
-class TestLooking:
+class TestResult:
     def test_a_radiograph_appears_with_its_boxes_names_and_scores(self, page: Page) -> None:
         choose(page)
         expect(boxes(page)).to_have_count(len(ABOVE))
@@ -156,7 +156,7 @@ class TestLooking:
         expect(page.locator("#announce")).to_contain_text("Nodule or mass")
         assert _brightness(page) > 20
 
-    def test_boxes_lie_where_the_finding_is(self, page: Page) -> None:
+    def test_boxes_are_where_the_findings_are(self, page: Page) -> None:
         choose(page)
         expect(boxes(page)).to_have_count(len(ABOVE))
         # The model's input is square: RG1 (1955 rows x 1841 columns) is padded left and right.
@@ -201,7 +201,7 @@ class TestLooking:
         file = tmp_path / "Doe^Jane.dcm"
         file.write_bytes(pydicom_file(RG1).read_bytes())
         sent = bytearray()
-        with serve_in_thread(lambda: _overheard(_app(), sent)) as origin:
+        with serve_in_thread(lambda: _record_requests(_app(), sent)) as origin:
             page = browser.new_page()
             page.goto(origin)
             expect(page.locator("body")).to_have_attribute("data-state", "idle")
@@ -213,7 +213,7 @@ class TestLooking:
         assert len(sent) > 2 * len(file.read_bytes())
         assert b"Jane" not in sent
 
-    def test_a_finding_and_its_box_point_each_other_out(self, page: Page) -> None:
+    def test_a_finding_and_its_box_highlight_each_other(self, page: Page) -> None:
         choose(page)
         second = page.locator("#findings button").nth(1)
         second.hover()
@@ -229,23 +229,23 @@ class TestLooking:
         expect(second).to_have_attribute("aria-pressed", "true")
         expect(page.locator("#boxes .box.active")).to_have_attribute("data-id", "1")
 
-    def test_a_picture_that_comes_late_does_not_appear_with_anothers_findings(
+    def test_an_image_that_is_decoded_late_does_not_appear_with_anothers_findings(
         self, page: Page
     ) -> None:
-        """It is decoded while the next image is opened, and done after that one's findings."""
+        """Its decoding ends only after the next image has its findings."""
         page.evaluate(
             """() => {
                 const decode = window.createImageBitmap.bind(window);
                 window.late = [];
-                window.createImageBitmap = async (...given) => {
+                window.createImageBitmap = async (...options) => {
                     const first = window.late.length === 0;
                     let done;
                     window.late.push(new Promise((resolve) => { done = resolve; }));
                     if (first) {
                         window.isHeld = true;
-                        await new Promise((resolve) => { window.letGo = resolve; });
+                        await new Promise((resolve) => { window.finishDecoding = resolve; });
                     }
-                    const bitmap = await decode(...given);
+                    const bitmap = await decode(...options);
                     setTimeout(done);
                     return bitmap;
                 };
@@ -254,14 +254,14 @@ class TestLooking:
         page.set_input_files("#file", _white_picture())
         page.evaluate(
             """() => new Promise((done) => {
-                const look = () => (window.isHeld ? done() : setTimeout(look, 10));
-                look();
+                const poll = () => (window.isHeld ? done() : setTimeout(poll, 10));
+                poll();
             })"""
         )
         choose(page)
         expect(boxes(page)).to_have_count(len(ABOVE))
         right = _brightness(page)
-        page.evaluate("async () => { window.letGo(); await Promise.all(window.late); }")
+        page.evaluate("async () => { window.finishDecoding(); await Promise.all(window.late); }")
         page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
         assert _brightness(page) == pytest.approx(right, abs=0.01)
 
@@ -269,8 +269,8 @@ class TestLooking:
 class TestSettings:
     def test_the_threshold_shows_and_hides_at_once(self, page: Page) -> None:
         choose(page)
-        asked: list[str] = []
-        page.on("request", lambda request: asked.append(request.url))
+        requested: list[str] = []
+        page.on("request", lambda request: requested.append(request.url))
         slider = page.locator("#threshold")
         for threshold, shown in (("0.5", 2), ("0.05", len(SCRIPTED_FINDINGS)), ("0.95", 0)):
             slider.fill(threshold)
@@ -281,9 +281,9 @@ class TestSettings:
         expect(page.locator("#summary-more")).to_contain_text("does not mean")
         page.locator("#threshold-own").click()
         expect(boxes(page)).to_have_count(len(ABOVE))
-        assert asked == []
+        assert requested == []
 
-    def test_below_its_own_threshold_is_said_so(self, page: Page) -> None:
+    def test_a_finding_below_its_own_threshold_is_marked(self, page: Page) -> None:
         choose(page)
         page.locator("#threshold").fill("0.05")
         expect(page.locator("#findings .below")).to_have_count(len(SCRIPTED_FINDINGS) - len(ABOVE))
@@ -328,10 +328,10 @@ class TestSettings:
         page.reload()
         expect(page.locator(".drop-title")).to_have_text("Thorax-Röntgenbild hier ablegen")
 
-    def test_the_browsers_language_is_taken_first(self, opening: Opening) -> None:
-        german = opening(locale="de-AT").page
+    def test_the_browsers_language_is_taken_first(self, open_page: OpenPage) -> None:
+        german = open_page(locale="de-AT").page
         expect(german.locator("#result-title")).to_have_text("Ergebnis")
-        other = opening(locale="vi-VN").page
+        other = open_page(locale="vi-VN").page
         expect(other.locator("#result-title")).to_have_text("Result")
 
 
@@ -405,7 +405,7 @@ class TestRefusals:
         expect(error).to_be_hidden()
         expect(boxes(page)).to_have_count(len(ABOVE))
 
-    def test_an_answer_never_outlives_its_image(self, page: Page) -> None:
+    def test_findings_disappear_with_their_image(self, page: Page) -> None:
         choose(page)
         expect(boxes(page)).to_have_count(len(ABOVE))
         page.set_input_files(
@@ -418,7 +418,7 @@ class TestRefusals:
         expect(page.locator("#findings button")).to_have_count(0)
         expect(page.locator("#surface")).to_be_hidden()
 
-    def test_an_agent_that_has_gone_is_said_so(self, browser: Browser) -> None:
+    def test_an_unreachable_agent_is_reported(self, browser: Browser) -> None:
         with serve_in_thread(_app) as origin:
             page = browser.new_page()
             page.goto(origin)
@@ -428,7 +428,7 @@ class TestRefusals:
         expect(page.locator("#error-retry")).to_be_visible()
         page.close()
 
-    def test_a_key_is_asked_for_and_used(self, browser: Browser) -> None:
+    def test_the_page_asks_for_a_key_and_uses_it(self, browser: Browser) -> None:
         class OneKey:
             def decide(self, action: Action, caller: ClientCredentials) -> AuthResult:
                 if caller.key == "sesame":
@@ -437,11 +437,11 @@ class TestRefusals:
                     return authorize(action, Principal("key:9876543210", Role.VIEWER))
                 return Denied(DenialReason.NO_CREDENTIAL)
 
-        def guarded() -> FastAPI:
+        def app_with_keys() -> FastAPI:
             pipeline = fake_pipeline(settings(), None, ScriptedEngine())
             return http_app(pipeline, access=HttpAccessControl(OneKey()))
 
-        with serve_in_thread(guarded) as origin:
+        with serve_in_thread(app_with_keys) as origin:
             page = browser.new_page()
             page.goto(origin)
             expect(page.locator("body")).to_have_attribute("data-state", "idle")
@@ -451,7 +451,7 @@ class TestRefusals:
             page.keyboard.press("Enter")
             expect(page.locator("#error")).to_contain_text("not permitted to do this")
             expect(page.locator("#key-dialog")).to_be_visible()
-            page.locator("#key-input").fill("\u200bsesame\n")  # As it comes out of a document.
+            page.locator("#key-input").fill("\u200bsesame\n")  # As copied from a document.
             page.keyboard.press("Enter")
             expect(boxes(page)).to_have_count(len(ABOVE))
             page.close()
@@ -477,9 +477,9 @@ class TestRefusals:
 
 
 class TestKeyboard:
-    def test_the_whole_journey_without_a_mouse(self, page: Page) -> None:
-        page.on("filechooser", lambda asked: asked.set_files(pydicom_file(RG1)))
-        page.title()  # By now the browser knows that it is not to open a window of its own.
+    def test_the_page_works_without_a_mouse(self, page: Page) -> None:
+        page.on("filechooser", lambda chooser: chooser.set_files(pydicom_file(RG1)))
+        page.title()  # After this call the browser no longer opens its own file dialog.
         page.keyboard.press("o")
         expect(boxes(page)).to_have_count(len(ABOVE))
         page.keyboard.press("n")
@@ -509,13 +509,13 @@ class TestKeyboard:
         page.keyboard.press("Shift+ArrowRight")
         expect(page.locator("#window-text")).to_have_text("W 264 L 128")
 
-    def test_tab_reaches_every_control_and_shows_where_it_is(self, page: Page) -> None:
+    def test_tab_reaches_every_control_and_shows_the_focus(self, page: Page) -> None:
         choose(page)
         page.locator("body").focus()
         reached: set[str] = set()
         for _ in range(60):
             page.keyboard.press("Tab")
-            seen = page.evaluate(
+            name, has_ring = page.evaluate(
                 """() => {
                     const at = document.activeElement;
                     const shown = at.closest("label") ?? at;
@@ -524,8 +524,8 @@ class TestKeyboard:
                     return [at.id || at.dataset.class || at.name || at.tagName, ring];
                 }"""
             )
-            assert seen[1] or seen[0] == "BODY", f"no focus ring on {seen[0]}"
-            reached.add(seen[0])
+            assert has_ring or name == "BODY", f"no focus ring on {name}"
+            reached.add(name)
         wanted = {"language", "open-help", "tool", "zoom-in", "invert", "reset", "surface"}
         wanted |= {"another", "threshold", "kinds-all", "nodule_mass", "pulmonary_fibrosis"}
         assert wanted <= reached
@@ -543,8 +543,8 @@ class TestKeyboard:
 
 class TestLayout:
     @pytest.mark.parametrize("locale", ["en-GB", "de-DE"])
-    def test_fits_every_width(self, opening: Opening, locale: str) -> None:
-        page = opening(locale=locale).page
+    def test_the_page_fits_every_width(self, open_page: OpenPage, locale: str) -> None:
+        page = open_page(locale=locale).page
         for name, state in ((None, "idle"), (RG1, "done"), (ANKLE, "error")):
             if name is not None:
                 choose(page, name, state=state)
@@ -559,21 +559,21 @@ class TestLayout:
                     assert surface["width"] >= min(width, 600) - 2
                     assert surface["height"] >= 340
 
-    def test_the_disclaimer_stays_in_sight_when_scrolling(self, opening: Opening) -> None:
-        page = opening(width=360, height=700).page
+    def test_the_disclaimer_stays_visible_when_scrolling(self, open_page: OpenPage) -> None:
+        page = open_page(width=360, height=700).page
         choose(page)
         page.mouse.move(180, 650)
         page.locator("#model-facts").scroll_into_view_if_needed()
         expect(page.locator(".research strong")).to_be_in_viewport()
 
-    def test_text_stands_out_from_its_ground(self, page: Page) -> None:
+    def test_text_has_enough_contrast(self, page: Page) -> None:
         choose(page)
         poor = page.evaluate(CONTRAST)
         assert poor == []
 
 
-def test_the_programmers_page_works_alone(opening: Opening, origin: str) -> None:
-    watched = opening()
+def test_the_page_for_programmers_needs_no_other_server(open_page: OpenPage, origin: str) -> None:
+    watched = open_page()
     page = watched.page
     page.goto(f"{origin}/docs")
     expect(page.locator("#operations h3")).to_contain_text(["POST /predict", "POST /predict/batch"])
@@ -582,13 +582,13 @@ def test_the_programmers_page_works_alone(opening: Opening, origin: str) -> None
     _assert_fits(page, 1280)
 
 
-def test_kinds_are_the_catalogues(page: Page) -> None:
+def test_the_filter_lists_all_findings_of_the_catalogue(page: Page) -> None:
     choose(page)
     slugs = page.locator("#kinds input").evaluate_all("them => them.map(it => it.dataset.class)")
     assert slugs == [kind.slug for kind in CATALOG]
 
 
-# Every text's contrast against the first opaque ground behind it (WCAG 2.2, 1.4.3: at least 4.5).
+# Each text's contrast with the first opaque background (WCAG 2.2, 1.4.3: at least 4.5).
 CONTRAST = """() => {
     const parse = (css) => css.match(/[\\d.]+/g).map(Number);
     const light = ([r, g, b]) => [r, g, b]
@@ -636,7 +636,7 @@ def _white_picture() -> FilePayload:
 
 
 def _brightness(page: Page) -> float:
-    """Mean grey of the canvas after the next frame."""
+    """Return the mean grey of the canvas after the next frame."""
     mean: float = page.evaluate(
         """() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => {
             const copy = new OffscreenCanvas(64, 64).getContext("2d", {willReadFrequently: true});
@@ -667,7 +667,7 @@ def _percent(page: Page) -> int:
 
 
 def _picture(page: Page, rows: int, columns: int) -> dict[str, float]:
-    """Where a picture of this size lies when it is fitted."""
+    """Return the rectangle of a picture of this size that is fitted to the surface."""
     surface = page.locator("#surface").bounding_box()
     assert surface
     scale = min(surface["width"] / columns, surface["height"] / rows)

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.training
 torch = pytest.importorskip("torch")
 
 if not torch.cuda.is_available():
-    pytest.skip("no CUDA: training on a card is NOT tested here", allow_module_level=True)
+    pytest.skip("no CUDA: training on a GPU is NOT tested here", allow_module_level=True)
 
 import torch.distributed as dist  # noqa: E402  # torch may be absent
 
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def test_its_first_step_is_the_processors(tmp_path: Path) -> None:
-    """From the second on roundings part their ways. The weights are anybody's."""
+def test_the_first_training_step_has_the_same_loss_as_on_the_processor(tmp_path: Path) -> None:
+    """From the second step on, rounding differs. Weights can be loaded without a GPU."""
     first: dict[str, tuple[float, float, float]] = {}
     for device in ("cpu", "cuda"):
         group = ProcessGroup(device=choose_device(device))
         (tmp_path / device).mkdir()
-        stated = {"epochs": 2, "device": device}
-        config = load_config(configured(tmp_path / device, train=stated))
+        train_settings = {"epochs": 2, "device": device}
+        config = load_config(configured(tmp_path / device, train=train_settings))
         steps: list[Progress] = []
         weights = run(config, group, track=False, on_step=steps.append)
         first[device] = steps[0].loss
@@ -50,7 +50,7 @@ def test_its_first_step_is_the_processors(tmp_path: Path) -> None:
     assert first["cuda"] == pytest.approx(first["cpu"], rel=0.01)
 
 
-def test_a_stopped_run_goes_on_and_the_processor_may_take_it_over(tmp_path: Path) -> None:
+def test_a_stopped_run_can_be_resumed_on_the_gpu_and_on_the_processor(tmp_path: Path) -> None:
     card = ProcessGroup(device=choose_device("cuda"))
     config = load_config(configured(tmp_path, train={"epochs": 4, "device": "cuda"}))
     reports: list[EpochReport] = []
@@ -69,26 +69,27 @@ def test_a_stopped_run_goes_on_and_the_processor_may_take_it_over(tmp_path: Path
     assert [report.epoch for report in reports] == [0, 1, 2, 3]
 
 
-def test_what_is_measured_there_is_what_the_network_says() -> None:
-    """Left to itself a card rounds to TF32: this network's scores are then up to 0.2 off."""
+def test_the_evaluation_computes_in_full_precision_on_the_gpu() -> None:
+    """By default a GPU rounds to TF32, which changes this network's scores by up to 0.2."""
     network = random_detector()
     network_detector(network, InputSpec(height=256, width=256), HeadSpec(), "cuda")
     grey = to_grey(network).eval()
     picture = torch.from_numpy(blobs(0, 256, 256))[None, None].float() / 255
     with torch.inference_mode():
-        here, there = (grey.to(it)(picture.to(it))[0].cpu() for it in ("cpu", "cuda"))
-    apart = (here - there).abs()
-    assert apart[:, BOX_ROWS:].max() < 1e-3
-    assert apart[:, :BOX_ROWS].max() < 0.5  # pixels
+        on_processor, on_gpu = (grey.to(it)(picture.to(it))[0].cpu() for it in ("cpu", "cuda"))
+    difference = (on_processor - on_gpu).abs()
+    assert difference[:, BOX_ROWS:].max() < 1e-3
+    assert difference[:, :BOX_ROWS].max() < 0.5  # pixels
 
 
-def test_what_processes_exchange_goes_through_nccl(tmp_path: Path) -> None:
-    """A group of one: every call is made, none crosses to another card."""
+def test_processes_exchange_gradients_and_values_over_nccl(tmp_path: Path) -> None:
+    """The group has one process, so every call is made but none reaches another GPU."""
     device = choose_device("cuda")
     meet = f"file://{tmp_path / 'meet'}"
     dist.init_process_group("cpu:gloo,cuda:nccl", init_method=meet, rank=0, world_size=1)
     try:
-        group = ProcessGroup(rank=0, world_size=2, device=device)  # As if there were another one.
+        # As if there were a second process.
+        group = ProcessGroup(rank=0, world_size=2, device=device)
         wrapped = group.wrap(random_detector().to(device)).train()
         assert any(isinstance(it, torch.nn.SyncBatchNorm) for it in wrapped.modules())
         outputs = tensors(wrapped(torch.rand(2, 1, 64, 64, device=device)))
@@ -102,7 +103,7 @@ def test_what_processes_exchange_goes_through_nccl(tmp_path: Path) -> None:
 
 
 def tensors(found: Any) -> list[Tensor]:
-    """All of them, from whatever a network puts them into."""
+    """Return all tensors of a network's outputs, which may be nested."""
     if isinstance(found, torch.Tensor):
         return [found]
     parts = found.values() if isinstance(found, dict) else found

@@ -1,4 +1,4 @@
-"""TensorRT on a real card. Skipped where there is none: then nothing of this has been tested.
+"""TensorRT on a real GPU; skipped, and so untested, where there is none.
 
 .venv/bin/python -m pytest tests/integration/cards/test_tensorrt.py -rs
 """
@@ -28,7 +28,7 @@ pytestmark = [
     pytest.mark.training,
     pytest.mark.skipif(
         runtime_version("tensorrt") is None,
-        reason="no NVIDIA card with driver, TensorRT and cuda-python: TensorRT is NOT tested here",
+        reason="no NVIDIA GPU with driver, TensorRT and cuda-python: TensorRT is NOT tested here",
     ),
 ]
 
@@ -44,26 +44,26 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.mark.parametrize("name", [TRT_FP16, TRT_INT8])
-def test_the_card_says_what_the_processor_says(name: str, bundle: Bundle, tmp_path: Path) -> None:
+def test_the_gpu_gives_the_processors_findings(name: str, bundle: Bundle, tmp_path: Path) -> None:
     variant = bundle.variant(name)
     engine = open_engine(bundle, variant, cache_dir=tmp_path)
     processor = measuring_engine(bundle, variant)
     rng = np.random.default_rng(1)
     spec = bundle.manifest.input
     batch = rng.integers(0, 256, (4, 1, spec.height, spec.width), dtype=np.uint8)
-    on_card, here = engine.infer(batch), processor.infer(batch)
+    on_card, on_processor = engine.infer(batch), processor.infer(batch)
     assert engine.compute_device.startswith("GPU: ")
-    assert np.abs(on_card[:, BOX_ROWS:] - here[:, BOX_ROWS:]).mean() < 0.02
+    assert np.abs(on_card[:, BOX_ROWS:] - on_processor[:, BOX_ROWS:]).mean() < 0.02
     assert [verdict for verdict in run_golden(bundle, engine) if not verdict.passed] == []
     assert engine.max_batch == MAX_BATCH
     np.testing.assert_array_equal(engine.infer(batch), on_card)
-    # Kernels may be others for another number of images.
+    # TensorRT may choose other kernels for another number of images.
     again = engine.infer(batch[2:3])
     assert np.abs(again[:, BOX_ROWS:] - on_card[2:3, BOX_ROWS:]).max() < 0.02
     engine.close()
 
 
-def test_the_agent_tries_the_card_beside_the_processor(bundle: Bundle, tmp_path: Path) -> None:
+def test_the_agent_measures_the_gpu_and_the_processor(bundle: Bundle, tmp_path: Path) -> None:
     choice = select_engine(bundle, tmp_path)
     tried = {it.variant: it for it in choice.measured}
     assert tried[TRT_FP16].median_ms is not None, tried[TRT_FP16].problem

@@ -1,4 +1,4 @@
-"""Both clients against the real agent, in a process of its own."""
+"""Both clients against a real agent in its own process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from hilum.client import Client, DetectError, ErrorCode, Result
 from tests.conftest import pydicom_file
-from tests.support.agents.scripted import BOTH
+from tests.support.agents.scripted import CLIENT_TYPES
 from tests.support.agents.tagged import (
     SIDE,
     agent_process,
@@ -23,7 +23,7 @@ from tests.support.agents.tagged import (
     write_toy_bundle,
 )
 
-both = pytest.mark.parametrize("face", BOTH)
+each_client_type = pytest.mark.parametrize("client_type", CLIENT_TYPES)
 
 
 @pytest.fixture(scope="module")
@@ -32,18 +32,18 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def served(toy: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def serving_agent(toy: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     with agent_process("--bundle", str(toy), "--port", "0") as process:
         yield process, serving_line(process)["address"]
 
 
 @pytest.fixture(scope="module")
-def address(served: tuple[subprocess.Popen[str], str]) -> str:
-    return served[1]
+def address(serving_agent: tuple[subprocess.Popen[str], str]) -> str:
+    return serving_agent[1]
 
 
 def tag_of(outcome: Result | DetectError) -> int:
-    """The toy model's score is the brightest pixel, which is the tag."""
+    """Return the tag: the toy model's score is the brightest pixel, which is the tag."""
     assert isinstance(outcome, Result), outcome
     [finding] = outcome.findings
     assert finding.slug == "nodule_mass"
@@ -51,35 +51,35 @@ def tag_of(outcome: Result | DetectError) -> int:
     return round(finding.score * 255)
 
 
-@both
-def test_the_agent_is_ready_and_names_its_model(face: Any, address: str) -> None:
-    client = face(address)
+@each_client_type
+def test_the_agent_is_ready_and_describes_its_model(client_type: Any, address: str) -> None:
+    client = client_type(address)
     assert client.ready(60)
     model = client.model()
     assert (model.name, model.engine, model.input_width) == ("toy", "openvino-fp32", SIDE)
     assert len(model.findings) == 14
 
 
-@both
-def test_a_real_radiograph_is_answered(face: Any, address: str) -> None:
+@each_client_type
+def test_a_real_radiograph_is_answered(client_type: Any, address: str) -> None:
     path = pydicom_file("RG1_UNCI.dcm")
-    result = face(address).detect(path, threshold=0.01)
+    result = client_type(address).detect(path, threshold=0.01)
     assert result.image.format == "dicom"
     assert result.image.rows > 1000
     assert result.engine == "openvino-fp32"
     assert result.timings.total_ms > 0
-    assert result.bundle_digest == face(address).model().bundle_digest
+    assert result.bundle_digest == client_type(address).model().bundle_digest
 
 
-@both
-def test_an_ankle_and_noise_are_refused_with_their_codes(face: Any, address: str) -> None:
+@each_client_type
+def test_an_ankle_and_noise_are_refused_with_their_codes(client_type: Any, address: str) -> None:
     images = [
         ("ankle", pydicom_file("RG3_UNCI.dcm")),
         ("noise", b"not an image at all"),
         ("empty", b""),
         ("good", tagged_png(200)),
     ]
-    outcomes = dict(face(address).detect_many(images))
+    outcomes = dict(client_type(address).detect_many(images))
     assert tag_of(outcomes.pop("good")) == 200
     assert {name: error.code for name, error in outcomes.items()} == {
         "ankle": ErrorCode.BODY_PART_NOT_CHEST,
@@ -87,22 +87,22 @@ def test_an_ankle_and_noise_are_refused_with_their_codes(face: Any, address: str
         "empty": ErrorCode.EMPTY_FILE,
     }
     with pytest.raises(DetectError) as caught:
-        face(address).detect(images[0][1])
+        client_type(address).detect(images[0][1])
     assert caught.value.code == ErrorCode.BODY_PART_NOT_CHEST
     assert caught.value.hint
 
 
-@both
-def test_many_images_each_get_their_own_answer(face: Any, address: str) -> None:
-    images = [((tag, turn), tagged_png(tag)) for turn in range(2) for tag in range(115, 255)]
-    outcomes = face(address).detect_many(images, concurrency=16)
+@each_client_type
+def test_each_of_many_images_gets_its_own_findings(client_type: Any, address: str) -> None:
+    images = [((tag, number), tagged_png(tag)) for number in range(2) for tag in range(115, 255)]
+    outcomes = client_type(address).detect_many(images, concurrency=16)
     assert len(outcomes) == len(images)
     assert all(tag_of(outcome) == tag for (tag, _turn), outcome in outcomes)
 
 
-@both
+@each_client_type
 def test_an_image_over_the_agents_limit_fails_alone(
-    face: Any, toy: Path, monkeypatch: pytest.MonkeyPatch
+    client_type: Any, toy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HILUM_EDGE__LIMITS__MAX_IMAGE_BYTES", str(1 << 20))
     large = bytes(2 << 20)
@@ -110,18 +110,18 @@ def test_an_image_over_the_agents_limit_fails_alone(
     images[2:2] = [(1, large)]
     images += [(2, large), (3, large + b"x")]
     with agent_process("--bundle", str(toy), "--port", "0") as process:
-        outcomes = list(face(serving_line(process)["address"]).detect_many(images))
+        outcomes = list(client_type(serving_line(process)["address"]).detect_many(images))
     assert sorted(key for key, _ in outcomes) == sorted(key for key, _ in images)
     found = dict(outcomes)
     assert all(tag_of(found[tag]) == tag for tag in range(150, 158))
     assert {getattr(found[key], "code", None) for key in (1, 2, 3)} == {ErrorCode.TOO_LARGE}
 
 
-def test_more_callers_than_places_are_all_answered_in_the_end(toy: Path) -> None:
-    """The queue is far too short; the client's patience makes up for it."""
-    crowded = {"HILUM_EDGE__LIMITS__QUEUE_SIZE": "1"}
+def test_more_callers_than_the_queue_holds_are_all_answered(toy: Path) -> None:
+    """The queue is much too short, so the client retries."""
+    short_queue = {"HILUM_EDGE__LIMITS__QUEUE_SIZE": "1"}
     options = ("--bundle", str(toy), "--port", "0")
-    with agent_process(*options, environment=crowded) as process:
+    with agent_process(*options, environment=short_queue) as process:
         address = serving_line(process)["address"]
         tags = range(115, 255)
         with Client(address) as client, ThreadPoolExecutor(16) as threads:
@@ -129,20 +129,20 @@ def test_more_callers_than_places_are_all_answered_in_the_end(toy: Path) -> None
     assert [tag_of(result) for result in results] == list(tags)
 
 
-def test_an_agent_that_is_asked_to_stop_leaves_no_image_with_a_false_answer(toy: Path) -> None:
+def test_a_stopping_agent_gives_no_image_a_wrong_answer(toy: Path) -> None:
     outcomes: list[tuple[int, Result | DetectError]] = []
 
-    def endless(process: subprocess.Popen[str]) -> Iterator[tuple[int, bytes]]:
-        for turn in count():
-            if turn == 20:
+    def images_without_end(process: subprocess.Popen[str]) -> Iterator[tuple[int, bytes]]:
+        for number in count():
+            if number == 20:
                 process.send_signal(signal.SIGTERM)
-            tag = 115 + turn % 140
+            tag = 115 + number % 140
             yield tag, tagged_png(tag)
 
     with agent_process("--bundle", str(toy), "--port", "0") as process:
         address = serving_line(process)["address"]
         with Client(address) as client, pytest.raises(DetectError) as caught:
-            outcomes.extend(client.detect_many(endless(process)))
+            outcomes.extend(client.detect_many(images_without_end(process)))
         assert caught.value.retryable
         assert process.wait(60) == 0
     answered = [(tag, outcome) for tag, outcome in outcomes if isinstance(outcome, Result)]

@@ -23,9 +23,9 @@ from hilum.client import (
 )
 from hilum.v1 import detection_pb2 as pb
 from tests.support.agents.scripted import (
-    BOTH,
+    CLIENT_TYPES,
     Agent,
-    Asynchronous,
+    AsyncioClient,
     PatientClock,
     abort,
     image_size_of,
@@ -34,9 +34,9 @@ from tests.support.agents.scripted import (
     streamed,
 )
 
-both = pytest.mark.parametrize("face", BOTH)
-# Real waits between tries, but hardly any.
-HASTY = Retry(attempts=50, first_wait_s=0.001, longest_wait_s=0.01)
+each_client_type = pytest.mark.parametrize("client_type", CLIENT_TYPES)
+# The waits between attempts are real but very short.
+SHORT_WAITS = Retry(attempts=50, first_wait_s=0.001, longest_wait_s=0.01)
 
 
 @pytest.fixture
@@ -54,28 +54,28 @@ def assert_each_once(outcomes: list[tuple[Any, Any]], sizes: range) -> None:
     assert all(image_size_of(outcome) == key for key, outcome in outcomes)
 
 
-@both
-def test_every_image_is_answered_once_with_its_own_answer(face: Any, agent: Agent) -> None:
-    outcomes = face(agent.address).detect_many(tagged(*range(1, 300)), concurrency=7)
+@each_client_type
+def test_every_image_is_answered_once_with_its_own_answer(client_type: Any, agent: Agent) -> None:
+    outcomes = client_type(agent.address).detect_many(tagged(*range(1, 300)), concurrency=7)
     assert_each_once(outcomes, range(1, 300))
     assert len(agent.requests) == 299
 
 
-@both
-def test_answers_out_of_order_come_in_the_order_they_finish(face: Any, agent: Agent) -> None:
-    def last_first(requests: Iterator[pb.DetectRequest], _context: Any) -> Iterator[Any]:
+@each_client_type
+def test_results_come_in_the_order_of_the_responses(client_type: Any, agent: Agent) -> None:
+    def answer_in_reverse(requests: Iterator[pb.DetectRequest], _context: Any) -> Iterator[Any]:
         while first := next(requests, None):
             held = [first, next(requests), next(requests), next(requests)]
             yield from (streamed(request) for request in reversed(held))
 
-    agent.answer_stream = last_first
-    outcomes = face(agent.address).detect_many(tagged(*range(1, 9)), concurrency=4)
+    agent.answer_stream = answer_in_reverse
+    outcomes = client_type(agent.address).detect_many(tagged(*range(1, 9)), concurrency=4)
     assert_each_once(outcomes, range(1, 9))
     assert [key for key, _ in outcomes][:4] == [4, 3, 2, 1]
 
 
-@both
-def test_one_bad_image_fails_alone(face: Any, agent: Agent, tmp_path: Path) -> None:
+@each_client_type
+def test_one_bad_image_fails_alone(client_type: Any, agent: Agent, tmp_path: Path) -> None:
     def refuse_the_second(requests: Iterator[pb.DetectRequest], _context: Any) -> Iterator[Any]:
         for request in requests:
             bad = len(request.image) == 2
@@ -86,7 +86,7 @@ def test_one_bad_image_fails_alone(face: Any, agent: Agent, tmp_path: Path) -> N
     good.write_bytes(b"123")
     bad.write_bytes(b"12")
     absent = str(tmp_path / "absent.dcm")
-    outcomes = dict(face(agent.address).detect_many([good, bad, absent]))
+    outcomes = dict(client_type(agent.address).detect_many([good, bad, absent]))
     assert set(outcomes) == {good, bad, absent}
     assert image_size_of(outcomes[good]) == 3
     assert (outcomes[bad].code, outcomes[bad].hint) == (ErrorCode.TRUNCATED, "Do something else.")
@@ -94,99 +94,105 @@ def test_one_bad_image_fails_alone(face: Any, agent: Agent, tmp_path: Path) -> N
     assert len(agent.requests) == 2
 
 
-@both
-def test_images_are_taken_only_as_places_become_free(face: Any, agent: Agent) -> None:
-    """The agent sees how far the client has come: never `concurrency` beyond what it answered."""
-    taken = answered = 0
+@each_client_type
+def test_images_are_read_only_as_responses_arrive(client_type: Any, agent: Agent) -> None:
+    """The client never reads more than `concurrency` images beyond those answered."""
+    read = answered = 0
     ahead = []
 
     def images() -> Iterator[tuple[int, bytes]]:
-        nonlocal taken
+        nonlocal read
         for size in range(1, 41):
-            taken += 1
-            ahead.append(taken - answered)
+            read += 1
+            ahead.append(read - answered)
             yield size, b"x" * size
 
-    def answering(requests: Iterator[pb.DetectRequest], _context: Any) -> Iterator[Any]:
+    def count_answers(requests: Iterator[pb.DetectRequest], _context: Any) -> Iterator[Any]:
         nonlocal answered
         for request in requests:
             answered += 1
             yield streamed(request)
 
-    agent.answer_stream = answering
-    outcomes = face(agent.address).detect_many(images(), concurrency=3)
+    agent.answer_stream = count_answers
+    outcomes = client_type(agent.address).detect_many(images(), concurrency=3)
     assert_each_once(outcomes, range(1, 41))
     assert max(ahead) <= 3
 
 
-@both
-def test_an_overloaded_image_is_sent_again(face: Any, agent: Agent) -> None:
-    def overloaded_at_first(requests: Iterator[pb.DetectRequest], _context: Any) -> Iterator[Any]:
+@each_client_type
+def test_an_overloaded_image_is_sent_again(client_type: Any, agent: Agent) -> None:
+    def overload_twice(requests: Iterator[pb.DetectRequest], _context: Any) -> Iterator[Any]:
         seen: dict[str, int] = {}
         for request in requests:
             seen[request.request_id] = seen.get(request.request_id, 0) + 1
             again = seen[request.request_id] < 3
             yield refused(request, ErrorCode.OVERLOADED) if again else streamed(request)
 
-    agent.answer_stream = overloaded_at_first
-    outcomes = face(agent.address, retry=HASTY).detect_many(tagged(*range(1, 20)))
+    agent.answer_stream = overload_twice
+    outcomes = client_type(agent.address, retry=SHORT_WAITS).detect_many(tagged(*range(1, 20)))
     assert_each_once(outcomes, range(1, 20))
     assert len(agent.requests) == 3 * 19
 
 
-@both
-def test_an_image_that_stays_overloaded_says_so(face: Any, agent: Agent) -> None:
+@each_client_type
+def test_an_image_that_stays_overloaded_gets_that_error(client_type: Any, agent: Agent) -> None:
     agent.answer_stream = lambda requests, _context: (
         refused(request, ErrorCode.OVERLOADED) for request in requests
     )
-    outcomes = face(agent.address, retry=HASTY).detect_many(tagged(1, 2), timeout_s=1)
+    outcomes = client_type(agent.address, retry=SHORT_WAITS).detect_many(tagged(1, 2), timeout_s=1)
     assert [outcome.code for _, outcome in outcomes] == [ErrorCode.OVERLOADED] * 2
 
 
-@both
-def test_a_broken_stream_is_taken_up_again(face: Any, agent: Agent) -> None:
-    """Every stream dies after a few answers; nothing is lost and nothing comes twice."""
+@each_client_type
+def test_a_broken_stream_is_resumed(client_type: Any, agent: Agent) -> None:
+    """Every stream breaks after a few responses; no image is lost and none is answered twice."""
 
-    def brittle(requests: Iterator[pb.DetectRequest], context: Any) -> Iterator[Any]:
+    def break_at_the_fourth(requests: Iterator[pb.DetectRequest], context: Any) -> Iterator[Any]:
         for count, request in enumerate(requests, start=1):
             if count == 4:
                 abort(context, grpc.StatusCode.UNAVAILABLE, ErrorCode.NOT_READY)
             yield streamed(request)
 
-    agent.answer_stream = brittle
-    outcomes = face(agent.address, retry=HASTY).detect_many(tagged(*range(1, 50)), concurrency=3)
+    agent.answer_stream = break_at_the_fourth
+    outcomes = client_type(agent.address, retry=SHORT_WAITS).detect_many(
+        tagged(*range(1, 50)), concurrency=3
+    )
     assert_each_once(outcomes, range(1, 50))
 
 
-@both
-def test_a_stream_that_ends_early_is_taken_up_again(face: Any, agent: Agent) -> None:
+@each_client_type
+def test_a_stream_that_ends_early_is_resumed(client_type: Any, agent: Agent) -> None:
     agent.answer_stream = lambda requests, _context: iter([streamed(next(requests))])
-    outcomes = face(agent.address, retry=HASTY).detect_many(tagged(*range(1, 20)), concurrency=3)
+    outcomes = client_type(agent.address, retry=SHORT_WAITS).detect_many(
+        tagged(*range(1, 20)), concurrency=3
+    )
     assert_each_once(outcomes, range(1, 20))
 
 
-@both
-def test_an_agent_that_never_answers_a_stream_is_given_up(face: Any, agent: Agent) -> None:
+@each_client_type
+def test_an_agent_that_never_answers_a_stream_is_an_error(client_type: Any, agent: Agent) -> None:
     agent.answer_stream = lambda _requests, _context: iter(())
     with pytest.raises(DetectError) as caught:
-        face(agent.address, retry=Retry(attempts=3, first_wait_s=0.001)).detect_many(tagged(1, 2))
-    # grpc.aio may notice only that it cannot send any more.
+        client_type(agent.address, retry=Retry(attempts=3, first_wait_s=0.001)).detect_many(
+            tagged(1, 2)
+        )
+    # grpc.aio may detect only that it can no longer send.
     assert caught.value.code in {ErrorCode.NOT_READY, ClientErrorCode.UNREACHABLE}
     assert caught.value.retryable
 
 
-@both
+@each_client_type
 def test_an_image_that_hangs_fails_alone_and_the_others_are_answered(
-    face: Any, agent: Agent
+    client_type: Any, agent: Agent
 ) -> None:
-    """Two at a time, one of which the agent never answers: the others pass it by."""
+    """Two images are in flight at a time, and the agent never answers one of them."""
 
-    def stuck_on_five(requests: Iterator[pb.DetectRequest], _context: Any) -> Iterator[Any]:
+    def skip_the_fifth(requests: Iterator[pb.DetectRequest], _context: Any) -> Iterator[Any]:
         return (streamed(request) for request in requests if len(request.image) != 5)
 
-    agent.answer_stream = stuck_on_five
+    agent.answer_stream = skip_the_fifth
     outcomes = dict(
-        face(agent.address).detect_many(tagged(*range(1, 12)), concurrency=2, timeout_s=2)
+        client_type(agent.address).detect_many(tagged(*range(1, 12)), concurrency=2, timeout_s=2)
     )
     late = outcomes.pop(5)
     assert (late.code, late.retryable) == (ErrorCode.DEADLINE_EXCEEDED, True)
@@ -194,19 +200,21 @@ def test_an_image_that_hangs_fails_alone_and_the_others_are_answered(
     assert all(image_size_of(outcome) == key for key, outcome in outcomes.items())
 
 
-@both
-def test_an_agent_that_hangs_altogether_answers_no_image(face: Any, agent: Agent) -> None:
+@each_client_type
+def test_if_the_agent_hangs_every_image_exceeds_its_deadline(
+    client_type: Any, agent: Agent
+) -> None:
     def hang(_requests: Iterator[pb.DetectRequest], _context: Any) -> Iterator[Any]:
         agent.release.wait()
         return iter(())
 
     agent.answer_stream = hang
-    outcomes = face(agent.address).detect_many(tagged(1, 2, 3), concurrency=3, timeout_s=0.3)
+    outcomes = client_type(agent.address).detect_many(tagged(1, 2, 3), concurrency=3, timeout_s=0.3)
     assert sorted(key for key, _ in outcomes) == [1, 2, 3]
     assert {outcome.code for _, outcome in outcomes} == {ErrorCode.DEADLINE_EXCEEDED}
 
 
-@both
+@each_client_type
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -217,33 +225,37 @@ def test_an_agent_that_hangs_altogether_answers_no_image(face: Any, agent: Agent
         lambda message: message.response.ClearField("image"),
     ],
 )
-def test_an_answer_that_belongs_to_nobody_ends_it(face: Any, agent: Agent, spoil: Any) -> None:
-    def spoilt(requests: Iterator[pb.DetectRequest], _context: Any) -> Iterator[Any]:
+def test_a_response_to_no_sent_image_ends_the_call(
+    client_type: Any, agent: Agent, spoil: Any
+) -> None:
+    def respond(requests: Iterator[pb.DetectRequest], _context: Any) -> Iterator[Any]:
         for request in requests:
             message = streamed(request)
             spoil(message)
             yield message
 
-    agent.answer_stream = spoilt
+    agent.answer_stream = respond
     with pytest.raises(DetectError) as caught:
-        face(agent.address).detect_many(tagged(1, 2, 3))
+        client_type(agent.address).detect_many(tagged(1, 2, 3))
     assert caught.value.code == ClientErrorCode.WRONG_ANSWER
 
 
-@both
-def test_the_same_answer_twice_ends_it(face: Any, agent: Agent) -> None:
-    def twice(requests: Iterator[pb.DetectRequest], _context: Any) -> Iterator[Any]:
+@each_client_type
+def test_the_same_response_twice_ends_the_call(client_type: Any, agent: Agent) -> None:
+    def answer_twice(requests: Iterator[pb.DetectRequest], _context: Any) -> Iterator[Any]:
         for request in requests:
             yield from (streamed(request), streamed(request))
 
-    agent.answer_stream = twice
+    agent.answer_stream = answer_twice
     with pytest.raises(DetectError) as caught:
-        face(agent.address).detect_many(tagged(*range(1, 9)))
+        client_type(agent.address).detect_many(tagged(*range(1, 9)))
     assert caught.value.code == ClientErrorCode.WRONG_ANSWER
 
 
-@both
-def test_a_refused_call_is_raised_not_repeated_for_every_image(face: Any, agent: Agent) -> None:
+@each_client_type
+def test_a_refused_call_is_raised_and_not_repeated_for_every_image(
+    client_type: Any, agent: Agent
+) -> None:
     calls = []
 
     def forbid(_requests: Iterator[pb.DetectRequest], context: Any) -> Iterator[Any]:
@@ -252,24 +264,24 @@ def test_a_refused_call_is_raised_not_repeated_for_every_image(face: Any, agent:
 
     agent.answer_stream = forbid
     with pytest.raises(DetectError) as caught:
-        face(agent.address, retry=HASTY).detect_many(tagged(*range(1, 1000)))
+        client_type(agent.address, retry=SHORT_WAITS).detect_many(tagged(*range(1, 1000)))
     assert caught.value.code == ErrorCode.FORBIDDEN
-    # One, but for grpc.aio: where it notices first that it cannot send, the next call tells why.
-    assert len(calls) < 50 if face is Asynchronous else calls == [1]
+    # One call; grpc.aio may first detect that it cannot send, and the next call gets the reason.
+    assert len(calls) < 50 if client_type is AsyncioClient else calls == [1]
 
 
-@both
-def test_nobody_there_is_raised(face: Any) -> None:
+@each_client_type
+def test_an_unreachable_agent_is_raised(client_type: Any) -> None:
     with running() as agent:
         address = agent.address
     with pytest.raises(DetectError) as caught:
-        face(address, clock=PatientClock()).detect_many(tagged(1, 2, 3))
+        client_type(address, clock=PatientClock()).detect_many(tagged(1, 2, 3))
     assert caught.value.code == ClientErrorCode.UNREACHABLE
 
 
-@both
-def test_an_agent_that_restarts_is_taken_up_again(face: Any) -> None:
-    """The process dies with images in flight; the next one, on the same port, answers them."""
+@each_client_type
+def test_the_stream_is_resumed_after_the_agent_has_restarted(client_type: Any) -> None:
+    """The process dies with images in flight; the next process on the same port answers them."""
     first, second = Agent(), Agent()
     first.answer_stream = lambda requests, _context: (
         streamed(request) for request in requests if len(request.image) < 5
@@ -278,7 +290,9 @@ def test_an_agent_that_restarts_is_taken_up_again(face: Any) -> None:
     patient = Retry(attempts=1000, first_wait_s=0.01, longest_wait_s=0.05)
     with ThreadPoolExecutor(1) as threads:
         call = threads.submit(
-            face(first.address, retry=patient).detect_many, tagged(*range(1, 12)), concurrency=3
+            client_type(first.address, retry=patient).detect_many,
+            tagged(*range(1, 12)),
+            concurrency=3,
         )
         for _ in range(7):
             assert first.asked.acquire(timeout=30)
@@ -292,35 +306,37 @@ def test_an_agent_that_restarts_is_taken_up_again(face: Any) -> None:
     assert all(len(request.image) >= 5 for request in second.requests)
 
 
-@both
-def test_the_callers_own_error_comes_through_and_ends_the_stream(face: Any, agent: Agent) -> None:
+@each_client_type
+def test_an_error_of_the_callers_images_is_raised_and_ends_the_stream(
+    client_type: Any, agent: Agent
+) -> None:
     def images() -> Iterator[tuple[int, bytes]]:
         yield from tagged(1, 2)
         raise RuntimeError("the caller's own")
 
     with pytest.raises(RuntimeError, match="the caller's own"):
-        face(agent.address).detect_many(images(), concurrency=1)
+        client_type(agent.address).detect_many(images(), concurrency=1)
 
 
-@both
-def test_nothing_to_do_is_no_call(face: Any, agent: Agent) -> None:
-    assert face(agent.address).detect_many([]) == []
+@each_client_type
+def test_without_images_there_is_no_call(client_type: Any, agent: Agent) -> None:
+    assert client_type(agent.address).detect_many([]) == []
     assert not agent.requests
 
 
-@both
-def test_misuse_is_told_at_once(face: Any, agent: Agent) -> None:
+@each_client_type
+def test_invalid_arguments_are_refused_at_once(client_type: Any, agent: Agent) -> None:
     for single in ("folder/image.dcm", Path("image.dcm"), b"bytes"):
         with pytest.raises(TypeError, match="several"):
-            face(agent.address).detect_many(single)
+            client_type(agent.address).detect_many(single)
     with pytest.raises(ValueError, match="concurrency"):
-        face(agent.address).detect_many([], concurrency=0)
+        client_type(agent.address).detect_many([], concurrency=0)
     with pytest.raises(ValueError, match="threshold"):
-        face(agent.address).detect_many([], threshold=2)
+        client_type(agent.address).detect_many([], threshold=2)
 
 
-def test_leaving_early_ends_the_stream_at_the_agent(agent: Agent) -> None:
-    ended = note_ends(agent)
+def test_leaving_the_loop_early_ends_the_stream_at_the_agent(agent: Agent) -> None:
+    ended = record_end(agent)
     before = threading.active_count()
     with Client(agent.address) as client:
         for _ in client.detect_many(tagged(*range(1, 1000))):
@@ -330,8 +346,8 @@ def test_leaving_early_ends_the_stream_at_the_agent(agent: Agent) -> None:
     assert before >= 1
 
 
-async def test_leaving_early_ends_the_async_stream_at_the_agent(agent: Agent) -> None:
-    ended = note_ends(agent)
+async def test_leaving_the_loop_early_ends_the_async_stream_at_the_agent(agent: Agent) -> None:
+    ended = record_end(agent)
     async with AsyncClient(agent.address) as client:
         async with aclosing(client.detect_many(tagged(*range(1, 1000)))) as outcomes:
             async for _ in outcomes:
@@ -341,28 +357,28 @@ async def test_leaving_early_ends_the_async_stream_at_the_agent(agent: Agent) ->
 
 
 async def test_answers_come_while_an_async_source_waits_for_its_next_image(agent: Agent) -> None:
-    """A folder that is watched: the next image may come tomorrow."""
+    """In a watched folder the next image may arrive much later."""
     answered = asyncio.Event()
 
-    async def watched() -> AsyncIterator[tuple[int, bytes]]:
+    async def watched_folder() -> AsyncIterator[tuple[int, bytes]]:
         yield 1, b"x"
         await answered.wait()
         yield 2, b"xx"
 
-    seen = []
+    results = []
     async with AsyncClient(agent.address) as client:
-        async for key, outcome in client.detect_many(watched()):
-            seen.append((key, image_size_of(outcome)))
+        async for key, outcome in client.detect_many(watched_folder()):
+            results.append((key, image_size_of(outcome)))
             answered.set()
-    assert seen == [(1, 1), (2, 2)]
+    assert results == [(1, 1), (2, 2)]
 
 
-def note_ends(agent: Agent) -> threading.Event:
+def record_end(agent: Agent) -> threading.Event:
     ended = threading.Event()
 
-    def watch(requests: Iterator[pb.DetectRequest], context: Any) -> Iterator[Any]:
+    def respond(requests: Iterator[pb.DetectRequest], context: Any) -> Iterator[Any]:
         context.add_callback(ended.set)
         return map(streamed, requests)
 
-    agent.answer_stream = watch
+    agent.answer_stream = respond
     return ended

@@ -1,4 +1,4 @@
-"""Protected connections: certificates made here, real handshakes, keys that stay private."""
+"""Connections with TLS: test certificates, real handshakes, client certificates and API keys."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from hilum.client import ClientErrorCode, DetectError, Tls
 from tests.support.agents.certificates import Authority, Issued
-from tests.support.agents.scripted import BOTH, Agent, PatientClock, image_size_of, running
+from tests.support.agents.scripted import CLIENT_TYPES, Agent, PatientClock, image_size_of, running
 
-both = pytest.mark.parametrize("face", BOTH)
+each_client_type = pytest.mark.parametrize("client_type", CLIENT_TYPES)
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +24,8 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 @pytest.fixture(scope="module")
-def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("stranger"), "another-ca")
+def other_authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("other_authority"), "another-ca")
 
 
 def credentials(
@@ -50,21 +50,23 @@ def mutual(authority: Authority) -> Iterator[Agent]:
         yield agent
 
 
-@both
+@each_client_type
 def test_a_certificate_of_the_sites_authority_is_trusted(
-    face: Any, protected: Agent, authority: Authority
+    client_type: Any, protected: Agent, authority: Authority
 ) -> None:
-    client = face(protected.address, tls=Tls(ca=authority.certificate))
+    client = client_type(protected.address, tls=Tls(ca=authority.certificate))
     assert image_size_of(client.detect(b"x" * 6)) == 6
     assert [image_size_of(o) for _, o in client.detect_many([(1, b"x")])] == [1]
     protected.serving()
     assert client.ready(30)
 
 
-@both
-def test_a_strangers_certificate_is_not(face: Any, protected: Agent, stranger: Authority) -> None:
+@each_client_type
+def test_a_certificate_of_another_authority_is_not_trusted(
+    client_type: Any, protected: Agent, other_authority: Authority
+) -> None:
     clock = PatientClock()
-    client = face(protected.address, tls=Tls(ca=stranger.certificate), clock=clock)
+    client = client_type(protected.address, tls=Tls(ca=other_authority.certificate), clock=clock)
     for call in (
         lambda: client.detect(b"x"),
         lambda: client.detect_many([(1, b"x")]),
@@ -78,75 +80,81 @@ def test_a_strangers_certificate_is_not(face: Any, protected: Agent, stranger: A
     assert not protected.requests
 
 
-@both
-def test_the_public_authorities_do_not_vouch_for_a_sites_own(face: Any, protected: Agent) -> None:
+@each_client_type
+def test_a_sites_own_certificate_is_not_trusted_by_the_public_authorities(
+    client_type: Any, protected: Agent
+) -> None:
     with pytest.raises(DetectError) as caught:
-        face(protected.address, tls=Tls()).detect(b"x")
+        client_type(protected.address, tls=Tls()).detect(b"x")
     assert caught.value.code == ClientErrorCode.TLS_FAILED
 
 
-@both
-def test_a_certificate_for_another_name_needs_that_name(face: Any, authority: Authority) -> None:
+@each_client_type
+def test_a_certificate_for_another_name_needs_that_name(
+    client_type: Any, authority: Authority
+) -> None:
     names: list[x509.GeneralName] = [x509.DNSName("box-7.hospital.example")]
     certificate = authority.issue("box", "CN=box-7", names, ExtendedKeyUsageOID.SERVER_AUTH)
     with running(credentials=credentials(authority, certificate)) as agent:
         with pytest.raises(DetectError) as caught:
-            face(agent.address, tls=Tls(ca=authority.certificate)).detect(b"x")
+            client_type(agent.address, tls=Tls(ca=authority.certificate)).detect(b"x")
         assert caught.value.code == ClientErrorCode.TLS_FAILED
         named = Tls(ca=authority.certificate, server_name="box-7.hospital.example")
-        assert image_size_of(face(agent.address, tls=named).detect(b"xx")) == 2
+        assert image_size_of(client_type(agent.address, tls=named).detect(b"xx")) == 2
 
 
-@both
-def test_an_agent_that_asks_for_a_certificate_gets_it(
-    face: Any, mutual: Agent, authority: Authority
+@each_client_type
+def test_a_client_certificate_is_sent_to_an_agent_that_requests_it(
+    client_type: Any, mutual: Agent, authority: Authority
 ) -> None:
     own = authority.client("CN=clinic")
     tls = Tls(ca=authority.certificate, certificate=own.certificate, key=own.key)
-    assert image_size_of(face(mutual.address, tls=tls).detect(b"xxx")) == 3
+    assert image_size_of(client_type(mutual.address, tls=tls).detect(b"xxx")) == 3
 
 
-@both
-def test_no_certificate_or_a_strangers_is_turned_away(
-    face: Any, mutual: Agent, authority: Authority, stranger: Authority
+@each_client_type
+def test_a_client_without_a_certificate_of_the_site_is_refused(
+    client_type: Any, mutual: Agent, authority: Authority, other_authority: Authority
 ) -> None:
-    strange = stranger.client("CN=clinic")
+    foreign = other_authority.client("CN=clinic")
     for tls in (
         Tls(ca=authority.certificate),
-        Tls(ca=authority.certificate, certificate=strange.certificate, key=strange.key),
+        Tls(ca=authority.certificate, certificate=foreign.certificate, key=foreign.key),
     ):
         with pytest.raises(DetectError) as caught:
-            face(mutual.address, tls=tls, clock=PatientClock()).detect(b"x")
-        # TLS 1.3 tells the client only after its handshake is done: at times the server's alert
-        # is still read, at times only that the connection is gone.
+            client_type(mutual.address, tls=tls, clock=PatientClock()).detect(b"x")
+        # In TLS 1.3 the client's handshake ends before the server's refusal: the client reads
+        # either the server's alert or only the end of the connection.
         assert caught.value.code in {ClientErrorCode.TLS_FAILED, ClientErrorCode.UNREACHABLE}
         assert "certificate" in caught.value.hint
     assert not mutual.requests
 
 
-@both
-def test_plain_text_and_tls_do_not_mix(face: Any, protected: Agent, authority: Authority) -> None:
+@each_client_type
+def test_plain_text_to_tls_and_tls_to_plain_text_are_errors(
+    client_type: Any, protected: Agent, authority: Authority
+) -> None:
     with pytest.raises(DetectError) as caught:
-        face(protected.address, clock=PatientClock()).detect(b"x")
+        client_type(protected.address, clock=PatientClock()).detect(b"x")
     assert caught.value.code == ClientErrorCode.UNREACHABLE
     assert "tls=" in caught.value.hint
     with running() as plain, pytest.raises(DetectError) as caught:
-        face(plain.address, tls=Tls(ca=authority.certificate)).detect(b"x")
+        client_type(plain.address, tls=Tls(ca=authority.certificate)).detect(b"x")
     assert caught.value.code == ClientErrorCode.TLS_FAILED
 
 
-@both
-def test_the_api_key_travels_with_every_call(
-    face: Any, protected: Agent, authority: Authority, tmp_path: Path
+@each_client_type
+def test_the_api_key_is_sent_with_every_call(
+    client_type: Any, protected: Agent, authority: Authority, tmp_path: Path
 ) -> None:
     file = tmp_path / "key"
     file.write_text("s3cret-from-file\n")
     tls = Tls(ca=authority.certificate)
-    face(protected.address, tls=tls, api_key="s3cret").detect(b"x")
-    client = face(protected.address, tls=tls, api_key_file=file)
+    client_type(protected.address, tls=tls, api_key="s3cret").detect(b"x")
+    client = client_type(protected.address, tls=tls, api_key_file=file)
     client.detect_many([(1, b"x")])
     client.model()
-    assert [seen["authorization"] for seen in protected.metadata] == [
+    assert [metadata["authorization"] for metadata in protected.metadata] == [
         "Bearer s3cret",
         "Bearer s3cret-from-file",
     ]

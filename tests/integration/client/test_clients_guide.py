@@ -1,4 +1,4 @@
-"""docs/clients.md: its programs run, and its table of codes is whole."""
+"""The programs in docs/clients.md run, and its table of codes is complete."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ PROGRAMS = re.findall(r"```python\n(.*?)```", GUIDE, flags=re.DOTALL)
 LOCAL = [program for program in PROGRAMS if '"127.0.0.1:50051"' in program]
 
 
-def test_the_guide_shows_programs() -> None:
+def test_the_guides_programs_compile() -> None:
     assert len(LOCAL) >= 4
     for program in PROGRAMS:
         compile(program, "docs/clients.md", "exec")
 
 
 @pytest.mark.parametrize("program", LOCAL)
-def test_each_program_runs_as_it_stands(
+def test_each_local_program_runs_unchanged(
     program: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -42,26 +42,26 @@ def test_each_program_runs_as_it_stands(
 
 
 def rows() -> dict[str, str]:
-    """Code to the table's last column."""
+    """Return the last column of the table of error codes, by code."""
     table = GUIDE.split("## Error codes")[1]
     return dict(re.findall(r"^\| `(\w+)` \| .* \| ([^|]+) \|$", table, flags=re.MULTILINE))
 
 
-def test_the_table_of_codes_is_whole() -> None:
+def test_the_table_of_codes_is_complete() -> None:
     assert set(rows()) == {*ErrorCode, *ClientErrorCode}
-    theirs, ours = GUIDE.split("Made by the Python client itself")
-    assert all(f"| `{code}` |" in theirs for code in ErrorCode)
-    assert all(f"| `{code}` |" in ours for code in ClientErrorCode)
+    of_agent, of_client = GUIDE.split("Made by the Python client itself")
+    assert all(f"| `{code}` |" in of_agent for code in ErrorCode)
+    assert all(f"| `{code}` |" in of_client for code in ClientErrorCode)
 
 
-def test_the_table_of_warnings_is_whole() -> None:
+def test_the_table_of_warnings_is_complete() -> None:
     table = GUIDE.split("## Warnings")[1].split("\n## ")[0]
     assert re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE) == list(WarningCode)
 
 
-@pytest.mark.parametrize(("code", "said"), sorted(rows().items()))
-def test_the_table_says_what_is_tried_again(code: str, said: str) -> None:
+@pytest.mark.parametrize(("code", "retries"), sorted(rows().items()))
+def test_the_table_gives_the_number_of_retries(code: str, retries: str) -> None:
     error = DetectError(code, "What is wrong.", retryable=code in RETRYABLE)
     retry = Retry()
-    tries = next(n for n in count(1) if n > 100 or retry.compute_wait_s(error, n, 1e6) is None)
-    assert said == {1: "no", retry.attempts: "a few times"}.get(tries, "until the deadline")
+    attempts = next(n for n in count(1) if n > 100 or retry.compute_wait_s(error, n, 1e6) is None)
+    assert retries == {1: "no", retry.attempts: "a few times"}.get(attempts, "until the deadline")

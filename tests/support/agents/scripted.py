@@ -198,7 +198,7 @@ class PatientClock(Clock):
         self.sleep(seconds)
 
 
-class Threaded:
+class BlockingClient:
     """A `Client` that is opened for each call."""
 
     def __init__(self, address: str, **settings: Any) -> None:
@@ -221,7 +221,7 @@ class Threaded:
             return client.ready(timeout_s)
 
 
-class Asynchronous:
+class AsyncioClient:
     """An `AsyncClient` that is opened for each call, with the interface of `Client`."""
 
     def __init__(self, address: str, **settings: Any) -> None:
@@ -256,4 +256,4 @@ class Asynchronous:
         return asyncio.run(call())
 
 
-BOTH = (Threaded, Asynchronous)
+CLIENT_TYPES = (BlockingClient, AsyncioClient)

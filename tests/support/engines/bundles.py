@@ -101,7 +101,7 @@ def contents(*, xml: bytes | None = None, weights: bytes | None = None) -> dict[
         "golden/cases.json": cases.to_bytes(),
         "golden/mass.png": png(MASS),
         "golden/clear.png": png(picture()),
-        "model-card.md": b"A transparent model. Not for use on patients.\n",
+        "model-card.md": b"A transparent model for tests, not for patients.\n",
     }
 
 

@@ -1,4 +1,4 @@
-"""A fake card and a fake TensorRT in memory (see `engines.runtimes.cuda.Card`).
+"""A fake card and a fake TensorRT in memory (see `engines.runtimes.cuda.CudaDevice`).
 
 They show what the engine does with memory, streams and plans. Nothing here is CUDA or TensorRT, and
 no test that uses them proves anything about either.
@@ -27,8 +27,8 @@ OPEN_PORTS = tuple(replace(port, shape=(ANY, *port.shape[1:])) for port in PORTS
 
 
 @dataclass
-class FakeCard:
-    """Implements `engines.runtimes.cuda.Card`; work on a stream is done in `wait`."""
+class FakeCudaDevice:
+    """Implements `engines.runtimes.cuda.CudaDevice`; work on a stream is done in `wait`."""
 
     name: str = "Fake 4000"
     capability: str = "8.9"
@@ -88,9 +88,9 @@ class FakeCard:
 
 @dataclass
 class FakePlan:
-    """The transparent model of `support.engines.bundles`, computed in a `FakeCard`'s memory."""
+    """The transparent model of `support.engines.bundles`, computed in the fake device's memory."""
 
-    card: FakeCard
+    card: FakeCudaDevice
     ports: tuple[TensorInfo, ...] = PORTS
     refuses: bool = False
     spoilt: bool = False

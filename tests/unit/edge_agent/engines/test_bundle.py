@@ -50,7 +50,7 @@ def test_a_file_that_changed_since_is_noticed(tmp_path: Path) -> None:
     members = bundles.contents()
     manifest_bytes = bundles.manifest(members).to_bytes()
     opened = Bundle.open(bundles.pack(tmp_path / "a.bundle", members))
-    members["model-card.md"] = members["model-card.md"].replace(b"nothing", b"a lot!!")
+    members["model-card.md"] = members["model-card.md"].replace(b"patients", b"children")
     bundles.pack(opened.path, members, manifest_bytes)
     with pytest.raises(BundleInvalid, match=r"'model-card.md' does not have the SHA-256"):
         opened.read("model-card.md")

@@ -240,7 +240,7 @@ def install(monkeypatch: pytest.MonkeyPatch, **drivers: ModuleType) -> None:
         monkeypatch.setitem(sys.modules, f"{name}.driver", driver)
 
 
-BOTH = pytest.mark.parametrize("package", ["cuda_python", "pycuda"])
+EACH_PACKAGE = pytest.mark.parametrize("package", ["cuda_python", "pycuda"])
 
 
 def opened(package: str, memory: Memory, monkeypatch: pytest.MonkeyPatch) -> CudaDevice:
@@ -267,7 +267,7 @@ def test_cuda_python_is_preferred_and_pycuda_used_where_it_is_alone(
     assert "tensorrt" in told.value.hint
 
 
-@BOTH
+@EACH_PACKAGE
 def test_a_card_is_told_by_name_and_capability(
     package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -275,7 +275,7 @@ def test_a_card_is_told_by_name_and_capability(
     assert (card.name, card.capability) == ("Fake 4000", "8.9")
 
 
-@BOTH
+@EACH_PACKAGE
 def test_copies_go_the_right_way_and_nothing_is_kept(
     package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -298,7 +298,7 @@ def test_copies_go_the_right_way_and_nothing_is_kept(
     assert memory.is_left
 
 
-@BOTH
+@EACH_PACKAGE
 def test_the_card_is_left_by_the_thread_whatever_happens_there(
     package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

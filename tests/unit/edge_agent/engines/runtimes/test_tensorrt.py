@@ -20,7 +20,7 @@ from edge_agent.errors import BundleInvalid, EngineFailed
 from hilum.manifest import EngineTarget, EngineVariant
 from tests.support.engines import bundles
 from tests.support.engines.bundles import ROWS, SIZE
-from tests.support.engines.cards import OPEN_PORTS, PORTS, FakeCard, FakePlan, FakeRuntime
+from tests.support.engines.cards import OPEN_PORTS, PORTS, FakeCudaDevice, FakePlan, FakeRuntime
 from tests.support.engines.variants import (
     bundle_with,
     model_outputs,
@@ -55,7 +55,7 @@ def with_target(tmp_path: Path) -> Bundle:
 
 
 def opened(
-    bundle: Bundle, card: FakeCard, runtime: FakeRuntime, cache: Path | None = None
+    bundle: Bundle, card: FakeCudaDevice, runtime: FakeRuntime, cache: Path | None = None
 ) -> TensorRtEngine:
     options = TensorRtOptions(cache_dir=cache)
     named = bundle.manifest.engines[0]
@@ -63,7 +63,7 @@ def opened(
 
 
 def test_an_engine_for_this_card_is_loaded_and_gives_the_outputs(with_target: Bundle) -> None:
-    card = FakeCard()
+    card = FakeCudaDevice()
     runtime = FakeRuntime(FakePlan(card))
     engine = opened(with_target, card, runtime)
     assert (runtime.loaded, runtime.built) == ([PREBUILT], [])
@@ -81,12 +81,12 @@ def test_for_another_card_the_graph_is_compiled_here_and_kept(
     with_target: Bundle, tmp_path: Path
 ) -> None:
     for builds in (1, 0):
-        card = FakeCard(capability="9.0")
+        card = FakeCudaDevice(capability="9.0")
         runtime = FakeRuntime(FakePlan(card))
         opened(with_target, card, runtime, tmp_path / "cache").close()
         assert runtime.built == [transparent_onnx()] * builds
         assert runtime.loaded == [b"built here"]
-    card = FakeCard(capability="9.0", name="Fake 5000")
+    card = FakeCudaDevice(capability="9.0", name="Fake 5000")
     runtime = FakeRuntime(FakePlan(card))
     opened(with_target, card, runtime, tmp_path / "cache").close()
     assert len(runtime.built) == 1
@@ -95,9 +95,9 @@ def test_for_another_card_the_graph_is_compiled_here_and_kept(
 def test_a_kept_engine_that_is_refused_is_compiled_again(
     with_target: Bundle, tmp_path: Path
 ) -> None:
-    card = FakeCard(capability="9.0")
+    card = FakeCudaDevice(capability="9.0")
     opened(with_target, card, FakeRuntime(FakePlan(card)), tmp_path / "cache").close()
-    card = FakeCard(capability="9.0")
+    card = FakeCudaDevice(capability="9.0")
     runtime = FakeRuntime(FakePlan(card), refused=frozenset({b"built here"}))
     with pytest.raises(EngineFailed, match="made for another card"):
         opened(with_target, card, runtime, tmp_path / "cache")
@@ -117,13 +117,13 @@ def test_a_kept_engine_that_is_refused_is_compiled_again(
 def test_an_engine_fits_one_package_one_version_and_stated_cards(
     changes: dict[str, Any], capability: str, fits: bool
 ) -> None:
-    runtime = FakeRuntime(FakePlan(FakeCard()))
+    runtime = FakeRuntime(FakePlan(FakeCudaDevice()))
     of = target(**changes)
     assert (target_for(tensorrt(of), runtime, capability) is of) == fits
 
 
 def test_images_that_come_together_are_computed_together(with_target: Bundle) -> None:
-    card = FakeCard()
+    card = FakeCudaDevice()
     plan = FakePlan(card, OPEN_PORTS, max_batch=4)
     engine = opened(with_target, card, FakeRuntime(plan))
     assert engine.max_batch == 4
@@ -155,7 +155,7 @@ WRONG = {
 def test_a_plan_of_another_form_is_refused_and_nothing_leaks(
     case: str, with_target: Bundle
 ) -> None:
-    card = FakeCard()
+    card = FakeCudaDevice()
     with pytest.raises(BundleInvalid, match=r"the model('s (in|out)puts are| takes)"):
         opened(with_target, card, FakeRuntime(FakePlan(card, WRONG[case])))
     assert (card.memory, card.streams, card.closed, card.users) == ({}, {}, 1, 0)
@@ -163,8 +163,8 @@ def test_a_plan_of_another_form_is_refused_and_nothing_leaks(
 
 def test_answers_that_are_none_are_errors(with_target: Bundle) -> None:
     for plan, message in (
-        (FakePlan(FakeCard(), refuses=True), "did not take the images"),
-        (FakePlan(FakeCard(), spoilt=True), "not finite"),
+        (FakePlan(FakeCudaDevice(), refuses=True), "did not take the images"),
+        (FakePlan(FakeCudaDevice(), spoilt=True), "not finite"),
     ):
         with pytest.raises(EngineFailed, match=message):
             opened(with_target, plan.card, FakeRuntime(plan))
@@ -177,7 +177,7 @@ def test_answers_that_are_none_are_errors(with_target: Bundle) -> None:
     ids=["another size", "floats", "empty"],
 )
 def test_a_batch_of_another_form_is_refused(batch: Any, with_target: Bundle) -> None:
-    card = FakeCard()
+    card = FakeCudaDevice()
     engine = opened(with_target, card, FakeRuntime(FakePlan(card)))
     with pytest.raises(EngineFailed, match="takes u8"):
         engine.infer(batch)
@@ -186,7 +186,7 @@ def test_a_batch_of_another_form_is_refused(batch: Any, with_target: Bundle) -> 
 
 def test_a_variant_for_another_runtime_is_refused(tmp_path: Path) -> None:
     bundle = bundle_with(tmp_path / "a.bundle", variant(bundles.VARIANT))
-    card = FakeCard()
+    card = FakeCudaDevice()
     with pytest.raises(BundleInvalid, match="is for openvino, not for TensorRT"):
         opened(bundle, card, FakeRuntime(FakePlan(card)))
 
@@ -204,7 +204,7 @@ def test_a_card_that_refuses_everything_does_not_keep_the_engine_from_closing(
     with_target: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After one failed kernel CUDA answers every call with that error."""
-    card = FakeCard()
+    card = FakeCudaDevice()
     engine = opened(with_target, card, FakeRuntime(FakePlan(card)))
 
     def refuses(*_: object) -> None:
