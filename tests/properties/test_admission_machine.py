@@ -29,11 +29,11 @@ LAST = {State.DONE, State.EXPIRED, State.CANCELLED, State.REFUSED}
 
 
 @dataclass
-class Watched:
+class TicketRecord:
     """The test's own record of an admitted ticket."""
 
     ticket: Ticket
-    ahead: int  # Tickets of its own class, when it was offered.
+    ahead: int  # Tickets of the same priority when this one was offered.
     starts_seen: int = 0
     started: bool = False
     ended: list[State] = field(default_factory=list)
@@ -61,7 +61,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         self.policy = AdmissionPolicy(max_running, max_waiting, stat_burst, aged_s, encoded)
         self.queue = Admission(self.policy)
         self.now = 0.0
-        self.watched: dict[int, Watched] = {}
+        self.records: dict[int, TicketRecord] = {}
         self.refused = 0
 
     # --- events -----------------------------------------------------------------------------
@@ -74,8 +74,8 @@ class AdmissionMachine(RuleBasedStateMachine):
     )
     def offer(self, priority: Priority, patience: float, encoded_bytes: int) -> Ticket:
         self.step()
-        live = self.of(State.QUEUED) + self.of(State.RUNNING)
-        ahead = sum(w.ticket.priority is priority for w in self.of(State.QUEUED))
+        live = self.in_state(State.QUEUED) + self.in_state(State.RUNNING)
+        ahead = sum(w.ticket.priority is priority for w in self.in_state(State.QUEUED))
         held = sum(w.ticket.encoded_bytes for w in live)
         ticket = self.queue.offer(
             self.now, priority, deadline=self.now + patience, encoded_bytes=encoded_bytes
@@ -91,7 +91,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         assert ticket.refusal is expected
         assert (ticket.state is State.REFUSED) == (expected is not None)
         if expected is None:
-            self.watched[ticket.id] = Watched(ticket, ahead)
+            self.records[ticket.id] = TicketRecord(ticket, ahead)
         else:
             assert ticket.retry_after_s is not None
             assert ticket.retry_after_s >= 0
@@ -127,47 +127,47 @@ class AdmissionMachine(RuleBasedStateMachine):
     # --- the test's own record --------------------------------------------------------------
 
     def start(self, ticket: Ticket) -> None:
-        mine = self.watched[ticket.id]
-        assert not mine.started, "started twice"
-        assert not mine.ended, "started after its end"
+        record = self.records[ticket.id]
+        assert not record.started, "started twice"
+        assert not record.ended, "started after its end"
         assert self.now < ticket.deadline, "started after its deadline"
-        mine.started = True
-        for other in self.watched.values():
+        record.started = True
+        for other in self.records.values():
             if other.started or other.ended:
                 continue
             other.starts_seen += 1
             if other.ticket.priority is ticket.priority:
-                assert other.ticket.id > ticket.id, "overtaken within its class"
+                assert other.ticket.id > ticket.id, "overtaken within its priority"
         burst = self.policy.stat_burst
         bound = (
-            2 * mine.ahead + 1
+            2 * record.ahead + 1
             if ticket.priority is Priority.STAT
-            else (mine.ahead + 1) * (burst + 1) - 1
+            else (record.ahead + 1) * (burst + 1) - 1
         )
-        assert mine.starts_seen <= bound, "starved"
+        assert record.starts_seen <= bound, "starved"
 
     def end(self, ticket: Ticket, state: State) -> None:
-        mine = self.watched[ticket.id]
+        record = self.records[ticket.id]
         assert ticket.state is state
-        assert mine.started == (state is State.DONE) or state is State.CANCELLED
-        mine.ended.append(state)
+        assert record.started == (state is State.DONE) or state is State.CANCELLED
+        record.ended.append(state)
 
-    def of(self, state: State) -> list[Watched]:
-        return [w for w in self.watched.values() if w.ticket.state is state]
+    def in_state(self, state: State) -> list[TicketRecord]:
+        return [w for w in self.records.values() if w.ticket.state is state]
 
     # --- invariants -------------------------------------------------------------------------
 
     @invariant()
     def nothing_is_lost_and_nothing_ends_twice(self) -> None:
         stats = self.queue.stats()
-        assert sum(stats.queued.values()) == len(self.of(State.QUEUED))
-        assert stats.running == len(self.of(State.RUNNING))
-        for mine in self.watched.values():
-            assert mine.ended == ([mine.ticket.state] if mine.ticket.state in LAST else [])
+        assert sum(stats.queued.values()) == len(self.in_state(State.QUEUED))
+        assert stats.running == len(self.in_state(State.RUNNING))
+        for record in self.records.values():
+            assert record.ended == ([record.ticket.state] if record.ticket.state in LAST else [])
 
     @invariant()
     def bounds_hold(self) -> None:
-        running, queued = self.of(State.RUNNING), self.of(State.QUEUED)
+        running, queued = self.in_state(State.RUNNING), self.in_state(State.QUEUED)
         assert len(running) <= self.policy.max_running
         assert len(running) + len(queued) <= self.policy.max_running + self.policy.max_waiting
         sizes = [w.ticket.encoded_bytes for w in running + queued]
@@ -178,17 +178,17 @@ class AdmissionMachine(RuleBasedStateMachine):
     @invariant()
     def no_place_is_free_while_a_ticket_waits(self) -> None:
         self.step()
-        if len(self.of(State.RUNNING)) < self.policy.max_running:
-            assert not self.of(State.QUEUED)
+        if len(self.in_state(State.RUNNING)) < self.policy.max_running:
+            assert not self.in_state(State.QUEUED)
 
     def teardown(self) -> None:
-        """Every admitted ticket starts once others have ended."""
+        """Check that every admitted ticket starts once others have ended."""
         if not hasattr(self, "queue"):
             return
-        while running := self.of(State.RUNNING):
-            for mine in running:
-                self.queue.finish(mine.ticket, self.now)
-                self.end(mine.ticket, State.DONE)
+        while running := self.in_state(State.RUNNING):
+            for record in running:
+                self.queue.finish(record.ticket, self.now)
+                self.end(record.ticket, State.DONE)
             self.step()
         assert self.queue.is_idle
         stats = self.queue.stats()

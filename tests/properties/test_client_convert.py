@@ -1,4 +1,4 @@
-"""Messages and values say the same."""
+"""The client's results carry the content of the agent's messages."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ results = st.builds(
 )
 
 
-def message(result: Result) -> pb.DetectResponse:
-    """As an agent writes it, by the names of the contract's fields."""
+def to_message(result: Result) -> pb.DetectResponse:
+    """Return the message that an agent sends for a result."""
 
     def fields(value: Any, *names: str) -> dict[str, Any]:
         return {name: getattr(value, name) for name in names}
@@ -96,22 +96,22 @@ def message(result: Result) -> pb.DetectResponse:
 
 
 @given(results)
-def test_a_result_comes_over_the_wire_unchanged(result: Result) -> None:
-    wire = message(result).SerializeToString()
+def test_a_result_is_unchanged_after_encoding_and_decoding(result: Result) -> None:
+    wire = to_message(result).SerializeToString()
     assert convert.to_result(pb.DetectResponse.FromString(wire), result.request_id) == result
 
 
 @given(results, text)
-def test_an_answer_to_another_request_is_never_a_result(result: Result, other: str) -> None:
+def test_a_response_to_another_request_is_never_a_result(result: Result, other: str) -> None:
     if other == result.request_id:
         other += "x"
     with pytest.raises(DetectError, match="wrong_answer"):
-        convert.to_result(message(result), other)
+        convert.to_result(to_message(result), other)
 
 
 @given(results, st.binary(max_size=64))
-def test_noise_is_a_whole_result_or_an_error(result: Result, noise: bytes) -> None:
-    wire = message(result).SerializeToString()
+def test_noise_gives_a_complete_result_or_an_error(result: Result, noise: bytes) -> None:
+    wire = to_message(result).SerializeToString()
     try:
         parsed = pb.DetectResponse.FromString(wire + noise)
     except DecodeError:
@@ -128,5 +128,5 @@ def test_noise_is_a_whole_result_or_an_error(result: Result, noise: bytes) -> No
 @given(boxes(), sizes, sizes)
 def test_fractions_times_size_are_pixels(box: Box, rows: int, columns: int) -> None:
     x_min, y_min, x_max, y_max = box.fractions(ImageFacts(rows, columns, "png"))
-    back = (x_min * columns, y_min * rows, x_max * columns, y_max * rows)
-    assert back == pytest.approx((box.x_min, box.y_min, box.x_max, box.y_max))
+    restored = (x_min * columns, y_min * rows, x_max * columns, y_max * rows)
+    assert restored == pytest.approx((box.x_min, box.y_min, box.x_max, box.y_max))

@@ -1,4 +1,4 @@
-"""What holds of every figure, whatever is labelled and whatever is found."""
+"""Invariants of the metrics for any labels and findings."""
 
 from __future__ import annotations
 
@@ -62,16 +62,18 @@ def test_the_order_of_images_and_findings_does_not_matter(given_set: Set, random
     entries, found = given_set
     order = np.random.default_rng(0).permutation(len(entries))
     shuffled = [entries[k] for k in order]
-    turned = [found[k][::-1] for k in order]
-    ours = all_metrics(match_findings(entries, found), np.ones((1, len(entries))), POINTS)
-    other = all_metrics(match_findings(shuffled, turned), np.ones((1, len(entries))), POINTS)
-    for name, column in ours.items():
-        np.testing.assert_allclose(column, other[name], atol=1e-12, err_msg=name)
+    reversed_findings = [found[k][::-1] for k in order]
+    original = all_metrics(match_findings(entries, found), np.ones((1, len(entries))), POINTS)
+    reordered = all_metrics(
+        match_findings(shuffled, reversed_findings), np.ones((1, len(entries))), POINTS
+    )
+    for name, column in original.items():
+        np.testing.assert_allclose(column, reordered[name], atol=1e-12, err_msg=name)
 
 
 @given(sets())
 @quick
-def test_perfect_detections_are_perfect(given_set: Set) -> None:
+def test_perfect_detections_have_perfect_metrics(given_set: Set) -> None:
     entries, _ = given_set
     perfect = [
         [Finding(b.index, 1.0, Box(b.x_min, b.y_min, b.x_max, b.y_max)) for b in e.labels]
@@ -87,29 +89,29 @@ def test_perfect_detections_are_perfect(given_set: Set) -> None:
 
 @given(sets())
 @quick
-def test_every_figure_lies_where_it_can(given_set: Set) -> None:
+def test_every_metric_is_in_its_range(given_set: Set) -> None:
     entries, found = given_set
     counts = draw_resamples(entries, resamples=5)
     for name, column in all_metrics(match_findings(entries, found), counts, POINTS).items():
-        told = column[~np.isnan(column)]
+        defined = column[~np.isnan(column)]
         most = np.inf if name.startswith("false_positives") else 1 + 1e-12
-        assert (told >= 0).all(), name
-        assert (told <= most).all(), name
+        assert (defined >= 0).all(), name
+        assert (defined <= most).all(), name
 
 
 @given(sets())
 @quick
-def test_an_interval_holds_its_value(given_set: Set) -> None:
+def test_an_interval_contains_its_value(given_set: Set) -> None:
     entries, found = given_set
     counts = draw_resamples(entries, resamples=20)
     for column in all_metrics(match_findings(entries, found), counts, POINTS).values():
-        told = estimate_interval(column)
-        assert told is None or told.low <= told.value <= told.high
+        interval = estimate_interval(column)
+        assert interval is None or interval.low <= interval.value <= interval.high
 
 
 @given(sets())
 @quick
-def test_sensitivity_never_falls_as_more_is_put_up_with(given_set: Set) -> None:
+def test_sensitivity_never_falls_as_more_false_positives_are_allowed(given_set: Set) -> None:
     entries, found = given_set
     matched, counts = match_findings(entries, found), draw_resamples(entries, resamples=5)
     rates = (0.0, 0.1, 0.25, 0.5, 1.0, 3.0)
@@ -117,8 +119,8 @@ def test_sensitivity_never_falls_as_more_is_put_up_with(given_set: Set) -> None:
         froc.pooled_sensitivity(matched, counts, rates),
         froc.per_class_sensitivity(matched, counts, rates),
     ):
-        told = table[~np.isnan(table).any(axis=-1)]
-        assert (np.diff(told, axis=-1) >= 0).all()
+        defined = table[~np.isnan(table).any(axis=-1)]
+        assert (np.diff(defined, axis=-1) >= 0).all()
 
 
 @given(sets(), scores, scores)
@@ -141,7 +143,7 @@ def test_a_stricter_overlap_finds_no_more_at_any_rank(given_set: Set) -> None:
 
 @given(sets(), st.sampled_from((0.0, 0.2, 0.5, 1.0)))
 @quick
-def test_a_chosen_threshold_keeps_its_promise_about_false_positives(
+def test_a_chosen_threshold_keeps_to_the_allowed_false_positives(
     given_set: Set, allowed: float
 ) -> None:
     entries, found = given_set
@@ -149,7 +151,7 @@ def test_a_chosen_threshold_keeps_its_promise_about_false_positives(
     rates = apply_thresholds(match_findings(entries, found), points).false_positives_per_image(
         np.ones((1, len(entries)))
     )
-    # At 1.0, the highest threshold there is, a score of 1.0 still counts.
+    # At 1.0, the highest threshold, a score of 1.0 still counts.
     for finding, rate in zip(CATALOG, rates[0], strict=True):
         assert np.isnan(rate) or rate <= allowed + 1e-9 or points[finding.slug] == 1.0
 
@@ -186,7 +188,7 @@ def test_a_hidden_class_makes_no_image_worse(given_set: Set) -> None:
 
 @given(sets())
 @quick
-def test_auroc_of_turned_scores_is_what_is_left_of_one(given_set: Set) -> None:
+def test_auroc_of_inverted_scores_is_one_minus_the_auroc(given_set: Set) -> None:
     entries, found = given_set
     images = score_images(match_findings(entries, found))
     ones = np.ones((1, len(entries)))

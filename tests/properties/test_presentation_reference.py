@@ -25,7 +25,7 @@ SYNTAXES = (uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.Explicit
 
 
 def textbook(data: bytes) -> NDArray[np.float64]:
-    """Return modality, VOI and presentation look-up by pydicom, 0 to 255, bone white."""
+    """Return pydicom's modality, VOI and presentation transforms, 0 to 255, bone white."""
     ds = pydicom.dcmread(io.BytesIO(data))
     correct_table_sign(ds)
     # In 32 bits, because pydicom's differences wrap around in the pixels' own 16.
@@ -190,7 +190,7 @@ def test_real_files_equal_the_textbook(data: Any) -> None:
 def test_shrunk_first_equals_shrunk_last(
     bits: int, signed: bool, inverse: bool, data: st.DataObject
 ) -> None:
-    """Where the window does not clip, the order of shrinking and look-up does not matter."""
+    """Where the window does not clip, the order of shrinking and lookup does not matter."""
     rows, columns = data.draw(st.tuples(st.integers(40, 90), st.integers(40, 90)))
     picture = studies.chest(rows, columns, bits).astype(np.int32)
     pixels = (picture - (1 << (bits - 1))).astype(np.int16) if signed else picture.astype(np.uint16)

@@ -1,3 +1,5 @@
+"""The catalogue: the dataset's findings in its order, each with a valid coded concept."""
+
 from __future__ import annotations
 
 import re
@@ -25,7 +27,7 @@ VINDR_ORDER = [
 ]
 
 
-def test_names_stand_in_the_datasets_order() -> None:
+def test_names_are_in_the_datasets_order() -> None:
     assert [finding.name for finding in CATALOG] == VINDR_ORDER
     assert [finding.index for finding in CATALOG] == list(range(14))
 
@@ -46,14 +48,14 @@ def test_slug_is_the_name_in_snake_case(finding: CatalogFinding) -> None:
 def test_concept_is_a_valid_coded_entry(finding: CatalogFinding) -> None:
     for concept in filter(None, (finding.concept, finding.site)):
         # DICOM PS3.5 section 6.2: SH is at most 16 characters, LO at most 64; a longer code value
-        # goes into Long Code Value, which holds for our own codes only.
+        # goes into Long Code Value, which only codes of 99HILUM need.
         assert concept.scheme in {"SCT", "DCM", "99HILUM"}
         assert len(concept.scheme) <= 16
         assert 0 < len(concept.meaning) <= 64
         if concept.scheme == "DCM":
             assert re.fullmatch(r"\d{6}", concept.value)
         if concept.scheme == "SCT":
-            assert _verhoeff_holds(concept.value)
+            assert _has_valid_check_digit(concept.value)
 
 
 def test_no_two_findings_share_a_concept() -> None:
@@ -61,8 +63,11 @@ def test_no_two_findings_share_a_concept() -> None:
     assert len(concepts) == len(CATALOG)
 
 
-def _verhoeff_holds(identifier: str) -> bool:
-    """SNOMED CT identifiers end in a Verhoeff check digit (Release File Specification 5.5)."""
+def _has_valid_check_digit(identifier: str) -> bool:
+    """Return whether the Verhoeff check digit of a SNOMED CT identifier is right.
+
+    See SNOMED CT Release File Specification 5.5.
+    """
     multiply = [
         [(i + j) % 5 if j < 5 else (i + j) % 5 + 5 for j in range(10)]
         if i < 5

@@ -1,3 +1,5 @@
+"""The manifest: what is accepted and refused, and its digest."""
+
 from __future__ import annotations
 
 import json
@@ -15,7 +17,7 @@ SLUGS = [finding.slug for finding in CATALOG]
 
 
 def fields() -> dict[str, Any]:
-    """The least that a manifest may say."""
+    """Return the fields of a minimal manifest."""
     member = {"sha256": "0" * 64, "size_bytes": 1}
     return {
         "schema_version": 1,
@@ -55,20 +57,20 @@ def fields() -> dict[str, Any]:
     }
 
 
-def test_a_whole_manifest_is_taken() -> None:
+def test_a_complete_manifest_is_accepted() -> None:
     manifest = Manifest.model_validate(fields())
     assert manifest.engines[0].operating_points["nodule_mass"] == 0.25
 
 
-def narrow(fields: dict[str, Any], *slugs: str) -> None:
-    """Let a manifest declare these findings only."""
+def declare_findings(fields: dict[str, Any], *slugs: str) -> None:
+    """Make the manifest declare only these findings."""
     fields["findings"] = list(slugs)
     fields["engines"][0]["operating_points"] = dict.fromkeys(slugs, 0.25)
 
 
 def test_a_model_may_have_some_of_the_catalogues_findings() -> None:
     some = fields()
-    narrow(some, "cardiomegaly", "nodule_mass", "pneumothorax")
+    declare_findings(some, "cardiomegaly", "nodule_mass", "pneumothorax")
     assert Manifest.model_validate(some).catalogue_indexes == (3, 8, 12)
 
 
@@ -76,10 +78,10 @@ WRONG: dict[str, Any] = {
     "unknown field": lambda f: f.update(colour="blue"),
     "unknown schema": lambda f: f.update(schema_version=2),
     "findings in another order": lambda f: f.update(findings=SLUGS[::-1]),
-    "no finding": narrow,
-    "findings of a subset in another order": lambda f: narrow(f, "pneumothorax", "ild"),
-    "a finding twice": lambda f: narrow(f, "ild", "ild"),
-    "a finding that the catalogue has not": lambda f: narrow(f, "flu"),
+    "no finding": declare_findings,
+    "findings of a subset in another order": lambda f: declare_findings(f, "pneumothorax", "ild"),
+    "a finding twice": lambda f: declare_findings(f, "ild", "ild"),
+    "a finding that is not in the catalogue": lambda f: declare_findings(f, "flu"),
     "an operating point for no finding": lambda f: f.update(findings=SLUGS[:-1]),
     "no engine": lambda f: f.update(engines=[]),
     "two engines of one name": lambda f: f.update(engines=f["engines"] * 2),
@@ -106,9 +108,9 @@ def test_a_wrong_manifest_is_refused(damage: Any) -> None:
         Manifest.model_validate(wrong)
 
 
-def changed() -> dict[str, Any]:
-    """A manifest of a model that was changed under a plan."""
-    said = {"bound": "map50_drop", "variant": "openvino-int8", "value": 0.002}
+def fields_with_change() -> dict[str, Any]:
+    """Return the fields of a manifest of a model that was changed under a plan."""
+    result = {"bound": "map50_drop", "variant": "openvino-int8", "value": 0.002}
     control = {
         "modifications": "Trained on 2,000 more images.",
         "replaces": "1" * 64,
@@ -119,7 +121,7 @@ def changed() -> dict[str, Any]:
             "declared": "3" * 64,
             "bounds": [{"name": "map50_drop", "at_most": 0.01}],
         },
-        "results": [said | {"low": -0.001, "high": 0.004}],
+        "results": [result | {"low": -0.001, "high": 0.004}],
         "impact": "None on how it is used.",
         "limits": ["Frontal views only."],
         "evidence": ["evidence/parity.json"],
@@ -129,8 +131,8 @@ def changed() -> dict[str, Any]:
     return some | {"change_control": control, "files": some["files"] | evidence}
 
 
-def test_a_change_and_its_proof_are_taken_and_may_be_absent() -> None:
-    manifest = Manifest.model_validate(changed())
+def test_a_change_and_its_proof_are_accepted_and_optional() -> None:
+    manifest = Manifest.model_validate(fields_with_change())
     assert manifest.change_control is not None
     assert manifest.change_control.replaces == "1" * 64
     assert Manifest.model_validate_json(manifest.to_bytes()) == manifest
@@ -140,8 +142,8 @@ def test_a_change_and_its_proof_are_taken_and_may_be_absent() -> None:
 WRONG_CHANGES: dict[str, Any] = {
     "a bound not kept": lambda c: c["results"][0].update(value=0.02),
     "no number": lambda c: c["results"][0].update(value=float("nan")),
-    "a bound that nobody declared": lambda c: c["results"][0].update(bound="auroc_drop"),
-    "a bound that nobody measured": lambda c: c["protocol"]["bounds"].append(
+    "a bound that was not declared": lambda c: c["results"][0].update(bound="auroc_drop"),
+    "a bound that was not measured": lambda c: c["protocol"]["bounds"].append(
         {"name": "auroc_drop", "at_most": 0.1}
     ),
     "no bound": lambda c: c["protocol"].update(bounds=[]),
@@ -152,15 +154,15 @@ WRONG_CHANGES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("damage", WRONG_CHANGES.values(), ids=WRONG_CHANGES.keys())
-def test_a_change_that_does_not_prove_itself_is_refused(damage: Any) -> None:
-    wrong = changed()
+def test_a_change_without_proof_is_refused(damage: Any) -> None:
+    wrong = fields_with_change()
     damage(wrong["change_control"])
     with pytest.raises(ValidationError):
         Manifest.model_validate(wrong)
 
 
 def test_every_engine_is_measured_against_every_bound() -> None:
-    change = changed()
+    change = fields_with_change()
     other = change["engines"][0] | {"name": "openvino-fp32", "precision": "fp32"}
     change["engines"].append(other)
     control = change["change_control"]
@@ -176,7 +178,7 @@ def test_every_engine_is_measured_against_every_bound() -> None:
     Manifest.model_validate(change)
 
 
-def test_a_list_of_parts_must_be_there() -> None:
+def test_a_declared_sbom_must_be_a_member() -> None:
     with pytest.raises(ValidationError, match="sbom"):
         Manifest.model_validate(fields() | {"sbom": "sbom.cdx.json"})
 
@@ -192,7 +194,7 @@ def test_members_cannot_leave_the_bundle(path: str) -> None:
 
 
 @given(st.text(max_size=40))
-def test_an_accepted_member_path_stays_inside(path: str) -> None:
+def test_an_accepted_member_path_stays_inside_the_bundle(path: str) -> None:
     some = fields()
     some["files"][path] = {"sha256": "0" * 64, "size_bytes": 1}
     try:
@@ -228,7 +230,7 @@ manifests = st.builds(
 
 
 @given(manifests)
-def test_bytes_and_back_is_the_same_manifest_and_digest(manifest: Manifest) -> None:
+def test_a_written_manifest_is_read_unchanged_with_the_same_digest(manifest: Manifest) -> None:
     data = manifest.to_bytes()
     again = Manifest.model_validate_json(data)
     assert again == manifest
@@ -236,14 +238,14 @@ def test_bytes_and_back_is_the_same_manifest_and_digest(manifest: Manifest) -> N
 
 
 @given(manifests, st.integers(0, 10**9))
-def test_any_changed_byte_changes_the_digest(manifest: Manifest, where: int) -> None:
+def test_any_changed_byte_changes_the_digest(manifest: Manifest, position: int) -> None:
     data = bytearray(manifest.to_bytes())
-    data[where % len(data)] ^= 1
+    data[position % len(data)] ^= 1
     assert bundle_digest(bytes(data)) != bundle_digest(manifest.to_bytes())
 
 
 def test_the_digest_does_not_depend_on_key_order_in_memory() -> None:
-    turned = dict(reversed(list(fields().items())))
-    one, other = Manifest.model_validate(fields()), Manifest.model_validate(turned)
+    reordered = dict(reversed(list(fields().items())))
+    one, other = Manifest.model_validate(fields()), Manifest.model_validate(reordered)
     assert one.to_bytes() == other.to_bytes()
     assert json.loads(one.to_bytes())["name"] == "starter"

@@ -1,4 +1,4 @@
-"""The committed protocol modules are what the .proto files say."""
+"""The committed protocol modules are those that protoc generates from the .proto files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SOURCES = sorted(PROTO.glob("hilum/v1/*.proto"))
 
 
 @pytest.fixture(scope="module")
-def remade(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stubs")
     well_known = files("grpc_tools") / "_proto"
     arguments = [
@@ -27,17 +27,19 @@ def remade(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "hilum" / "v1"
 
 
-def test_there_is_a_contract() -> None:
+def test_the_detection_service_has_a_proto_file() -> None:
     assert "detection.proto" in {source.name for source in SOURCES}
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
 @pytest.mark.parametrize("ending", ["_pb2.py", "_pb2.pyi", "_pb2_grpc.py"])
-def test_committed_module_is_the_generated_one(remade: Path, source: Path, ending: str) -> None:
+def test_the_committed_module_is_the_generated_one(
+    generated: Path, source: Path, ending: str
+) -> None:
     committed = source.with_name(source.stem + ending)
-    assert committed.read_bytes() == (remade / committed.name).read_bytes(), "run `make proto`"
+    assert committed.read_bytes() == (generated / committed.name).read_bytes(), "run `make proto`"
 
 
-def test_no_committed_module_lacks_its_source(remade: Path) -> None:
+def test_every_committed_module_has_a_source(generated: Path) -> None:
     committed = {path.name for path in SOURCES[0].parent.glob("*_pb2*")}
-    assert committed == {path.name for path in remade.iterdir()}
+    assert committed == {path.name for path in generated.iterdir()}

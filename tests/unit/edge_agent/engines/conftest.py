@@ -1,4 +1,4 @@
-"""A sound small bundle for the tests of engines."""
+"""A fixture with a sound small bundle for the tests of engines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.engines import bundles
 
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """Its model's outputs are the input's pixels; see `tests.support.engines.bundles`."""
+    """Return a bundle whose model outputs its input's pixels (see `bundles.transparent_ir`)."""
     return Bundle.open(bundles.pack(path(tmp_path_factory), bundles.contents()))
 
 

@@ -1,4 +1,4 @@
-"""A bundle is believed only when every byte is what its manifest says."""
+"""A bundle is accepted only if every byte agrees with its manifest."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_unknown_names_are_refused(bundle: Bundle) -> None:
         bundle.read(MANIFEST_NAME)
 
 
-def test_a_file_that_changed_since_is_noticed(tmp_path: Path) -> None:
+def test_a_file_that_has_changed_is_refused(tmp_path: Path) -> None:
     members = bundles.contents()
     manifest_bytes = bundles.manifest(members).to_bytes()
     opened = Bundle.open(bundles.pack(tmp_path / "a.bundle", members))
@@ -98,7 +98,7 @@ def test_a_broken_archive_is_refused(case: str, tmp_path: Path) -> None:
         Bundle.open(bundles.pack(tmp_path / "a.bundle", members, manifest_bytes))
 
 
-def test_a_member_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+def test_a_member_that_occurs_twice_is_refused(tmp_path: Path) -> None:
     path = bundles.pack(tmp_path / "a.bundle", bundles.contents())
     with warnings.catch_warnings(), zipfile.ZipFile(path, "a") as archive:
         warnings.simplefilter("ignore", UserWarning)
@@ -120,11 +120,11 @@ def test_other_compressions_are_refused(method: int, tmp_path: Path) -> None:
         Bundle.open(tmp_path / "a.bundle")
 
 
-def test_a_size_that_lies_in_the_directory_is_refused(tmp_path: Path) -> None:
+def test_a_wrong_size_in_the_archives_directory_is_refused(tmp_path: Path) -> None:
     members = bundles.contents()
     path = bundles.pack(tmp_path / "a.bundle", members)
     content = bytearray(path.read_bytes())
-    # Uncompressed size of the last central directory entry, the model card's.
+    # The uncompressed size in the last central directory entry, which is the model card's.
     entry = content.rindex(b"PK\x01\x02")
     struct.pack_into("<I", content, entry + 24, 5)
     path.write_bytes(content)
@@ -142,7 +142,7 @@ MANIFESTS = {
 
 
 @pytest.mark.parametrize("case", MANIFESTS)
-def test_a_manifest_that_is_not_understood_is_refused(case: str, tmp_path: Path) -> None:
+def test_an_invalid_manifest_is_refused(case: str, tmp_path: Path) -> None:
     manifest_bytes, message = MANIFESTS[case]
     with pytest.raises(BundleInvalid, match=message):
         Bundle.open(bundles.pack(tmp_path / "a.bundle", bundles.contents(), manifest_bytes))
@@ -163,9 +163,9 @@ def test_a_manifest_that_lists_itself_or_too_much_is_refused(tmp_path: Path) -> 
     with pytest.raises(BundleInvalid, match="lists itself"):
         Bundle.open(bundles.pack(tmp_path / "a.bundle", members, itself.to_bytes()))
     huge = card.model_copy(update={"size_bytes": module.MAX_TOTAL_BYTES})
-    greedy = sound.model_copy(update={"files": {**sound.files, "model-card.md": huge}})
+    too_large = sound.model_copy(update={"files": {**sound.files, "model-card.md": huge}})
     with pytest.raises(BundleInvalid, match="bytes unpacked, at most"):
-        Bundle.open(bundles.pack(tmp_path / "b.bundle", members, greedy.to_bytes()))
+        Bundle.open(bundles.pack(tmp_path / "b.bundle", members, too_large.to_bytes()))
 
 
 GOLDEN = {
@@ -202,7 +202,7 @@ def test_no_bit_of_the_file_can_change_what_is_read(tmp_path: Path) -> None:
         damaged.write_bytes(content)
         try:
             opened = Bundle.open(damaged)
-            # Time stamps and the like are nobody's business; the rest must be as it was.
+            # Time stamps and the like may change; all else must be unchanged.
             assert opened.digest == digest
             assert {name: opened.read(name) for name in members} == members
         except BundleInvalid:
@@ -210,7 +210,7 @@ def test_no_bit_of_the_file_can_change_what_is_read(tmp_path: Path) -> None:
     assert refused > 200
 
 
-def test_a_cut_file_is_refused(tmp_path: Path) -> None:
+def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
     sound = bundles.pack(tmp_path / "a.bundle", bundles.contents()).read_bytes()
     for length in range(0, len(sound), 97):
         (tmp_path / "b.bundle").write_bytes(sound[:length])
@@ -218,7 +218,7 @@ def test_a_cut_file_is_refused(tmp_path: Path) -> None:
             Bundle.open(tmp_path / "b.bundle")
 
 
-def test_the_starter_is_the_one_of_that_name(
+def test_the_starter_is_the_bundle_of_that_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "files", lambda package: tmp_path)
@@ -238,7 +238,7 @@ def test_the_starter_is_the_one_of_that_name(
         shipped_bundles()
 
 
-def test_deflate_errors_are_ours(tmp_path: Path) -> None:
+def test_an_error_of_deflate_is_an_invalid_bundle(tmp_path: Path) -> None:
     path = bundles.pack(tmp_path / "a.bundle", bundles.contents())
     content = path.read_bytes()
     with zipfile.ZipFile(path) as archive:

@@ -1,4 +1,4 @@
-"""Blobs come back as they were stored, or not at all."""
+"""A compiled model is loaded as it was stored, or not at all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edge_agent.engines.compiled_cache import KEEP, CompiledCache
 from edge_agent.errors import ConfigInvalid
 
 
-def test_a_blob_comes_back_under_its_own_words(tmp_path: Path) -> None:
+def test_a_blob_is_found_only_under_its_own_key(tmp_path: Path) -> None:
     cache = CompiledCache.open(tmp_path / "deep" / "cache")
     assert cache.load("a", "bc") is None
     cache.store(b"blob", "a", "bc")
@@ -33,7 +33,7 @@ def test_the_folder_is_private_whatever_the_umask(tmp_path: Path) -> None:
     assert [path.stat().st_mode & 0o077 for path in cache.folder.iterdir()] == [0]
 
 
-def test_a_flipped_bit_makes_it_absent(tmp_path: Path) -> None:
+def test_an_entry_with_a_flipped_bit_is_not_loaded(tmp_path: Path) -> None:
     cache = CompiledCache.open(tmp_path / "cache")
     cache.store(b"blob", "a")
     (path,) = cache.folder.iterdir()
@@ -47,9 +47,8 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     cache = CompiledCache.open(tmp_path / "cache")
     for k in range(KEEP + 3):
         cache.store(b"blob", str(k))
-        for (
-            path
-        ) in cache.folder.iterdir():  # Make each older than the next, however coarse the clock.
+        # Make each entry older than the next, even if the clock is coarse.
+        for path in cache.folder.iterdir():
             stat = path.stat()
             os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns - 10**9))
     assert [cache.load(str(k)) for k in range(KEEP + 3)] == [None] * 3 + [b"blob"] * KEEP
@@ -67,14 +66,14 @@ def test_a_file_a_link_and_an_open_folder_are_refused(tmp_path: Path) -> None:
     assert CompiledCache.open(tmp_path / "private").load("a") is None
 
 
-def test_a_disk_that_cannot_take_it_costs_only_the_time_saved(tmp_path: Path) -> None:
+def test_an_entry_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     cache = CompiledCache.open(tmp_path / "cache")
     cache.folder.rmdir()
     cache.store(b"blob", "a")
     assert cache.load("a") is None
 
 
-def test_what_can_neither_be_written_nor_removed_costs_no_more(tmp_path: Path) -> None:
+def test_an_entry_that_can_be_neither_written_nor_removed_is_no_error(tmp_path: Path) -> None:
     cache = CompiledCache.open(tmp_path / "cache")
     cache.store(b"blob", "a")
     kept = next(cache.folder.iterdir())

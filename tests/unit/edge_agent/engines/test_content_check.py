@@ -1,3 +1,5 @@
+"""The content check's engine: its verdicts, its input and its errors."""
+
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
@@ -34,12 +36,12 @@ def test_a_picture_gets_its_verdict(checker: OpenVinoContentChecker) -> None:
     assert warned.probabilities.lateral == pytest.approx(200 / 255, abs=1e-4)
 
 
-def test_verdicts_of_threads_are_not_mixed_up(checker: OpenVinoContentChecker) -> None:
+def test_each_thread_gets_its_own_verdicts(checker: OpenVinoContentChecker) -> None:
     greys = [k % 251 for k in range(400)]
     with ThreadPoolExecutor(8) as pool:
         verdicts = list(pool.map(lambda grey: checker.judge(make_picture(inverted=grey)), greys))
-    seen = [verdict.probabilities.inverted * 250 for verdict in verdicts]
-    assert seen == pytest.approx(greys, abs=0.01)
+    inverted = [verdict.probabilities.inverted * 250 for verdict in verdicts]
+    assert inverted == pytest.approx(greys, abs=0.01)
 
 
 @pytest.mark.parametrize("shape", [(40, 90), (416, 380), (7, 500), (32, 32), (1, 1)])
@@ -54,7 +56,7 @@ def test_any_size_is_letterboxed(shape: tuple[int, int]) -> None:
     assert abs(np.log((height / width) / (shape[0] / shape[1]))) < np.log(2) or min(shape) < 10
 
 
-def test_padding_of_the_detector_changes_nothing_that_matters() -> None:
+def test_the_detectors_padding_hardly_changes_the_input() -> None:
     spec = InputSpec(height=64, width=64)
     rng = np.random.default_rng(1)
     picture = np.sort(rng.integers(0, 256, (320, 256), np.uint8), axis=0)
@@ -69,7 +71,7 @@ def test_padding_of_the_detector_changes_nothing_that_matters() -> None:
     "pixels",
     [np.zeros((4, 4), np.uint16), np.zeros((4, 4, 3), np.uint8), np.zeros((0, 4), np.uint8)],
 )
-def test_what_is_no_grey_picture_is_an_error(
+def test_pixels_that_are_no_grey_picture_are_an_error(
     checker: OpenVinoContentChecker, pixels: np.ndarray
 ) -> None:
     with pytest.raises(EngineFailed, match=r"takes u8 \(H, W\)"):

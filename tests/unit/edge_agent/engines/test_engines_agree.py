@@ -1,4 +1,4 @@
-"""Both runtimes on the starter's own network: the same answers, whatever computes them."""
+"""All engines give the same findings with the starter's network."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def starter() -> Bundle:
         raise
 
 
-def test_raw_outputs_agree(starter: Bundle) -> None:
+def test_the_raw_outputs_of_openvino_and_onnxruntime_agree(starter: Bundle) -> None:
     openvino, onnxruntime = (
         open_engine(starter, starter.variant(name), threads=1) for name in (FP32, ORT)
     )
@@ -40,7 +40,7 @@ def test_raw_outputs_agree(starter: Bundle) -> None:
     assert compared > 0
 
 
-def test_every_variant_says_what_was_recorded(starter: Bundle) -> None:
+def test_every_variant_gives_the_recorded_findings(starter: Bundle) -> None:
     flags = Hardware.detect().flags
     for variant in starter.manifest.engines:
         if variant.precision == "bf16" and not {"avx512_bf16", "amx_bf16"} & set(flags):

@@ -1,4 +1,4 @@
-"""The engine without a model answers with what is painted."""
+"""The fake engine finds what is painted into an image."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_padding_is_no_finding() -> None:
     assert not FakeEngine(32, 32).infer(np.full((1, 1, 32, 32), QUIET, np.uint8)).any()
 
 
-def test_it_refuses_and_fails_as_a_real_engine_does() -> None:
+def test_the_fake_engine_raises_the_errors_of_a_real_engine() -> None:
     def fail(batch: np.ndarray) -> None:
         raise EngineFailed("on purpose")
 

@@ -1,4 +1,4 @@
-"""Golden cases: what may differ, what may not."""
+"""Golden cases: accepted and refused differences from the recorded findings."""
 
 from __future__ import annotations
 
@@ -33,40 +33,42 @@ RECORDED = GoldenFinding(finding="nodule_mass", score=0.8, box=(10, 10, 30, 30))
 SAME = Finding(8, 0.8, Box(10, 10, 30, 30))
 
 
-def found(*findings: Finding) -> tuple[str, ...]:
+def compare_to_recorded(*findings: Finding) -> tuple[str, ...]:
     return compare_findings([RECORDED], findings, POINTS, TOLERANCE)
 
 
-def test_what_was_recorded_passes_with_small_differences() -> None:
-    assert found(SAME) == ()
-    assert found(replace(SAME, score=0.71, box=Box(11, 10, 31, 31))) == ()
+def test_small_differences_from_the_recorded_finding_pass() -> None:
+    assert compare_to_recorded(SAME) == ()
+    assert compare_to_recorded(replace(SAME, score=0.71, box=Box(11, 10, 31, 31))) == ()
 
 
 def test_a_lost_moved_or_renamed_finding_fails() -> None:
-    assert found() == ("nodule_mass with score 0.800 is missing",)
-    assert found(replace(SAME, score=0.69)) == ("nodule_mass has score 0.690, recorded was 0.800",)
-    assert found(replace(SAME, box=Box(18, 10, 38, 30))) == (
+    assert compare_to_recorded() == ("nodule_mass with score 0.800 is missing",)
+    assert compare_to_recorded(replace(SAME, score=0.69)) == (
+        "nodule_mass has score 0.690, recorded was 0.800",
+    )
+    assert compare_to_recorded(replace(SAME, box=Box(18, 10, 38, 30))) == (
         "nodule_mass with score 0.800 is missing",
         "nodule_mass with score 0.800 was not recorded",
     )
-    assert found(replace(SAME, index=7)) == (
+    assert compare_to_recorded(replace(SAME, index=7)) == (
         "nodule_mass with score 0.800 is missing",
         "lung_opacity with score 0.800 was not recorded",
     )
 
 
-def test_a_finding_more_fails_and_a_repetition_is_one_more() -> None:
-    assert found(SAME, SAME) == ("nodule_mass with score 0.800 was not recorded",)
+def test_a_repeated_finding_fails_as_an_additional_one() -> None:
+    assert compare_to_recorded(SAME, SAME) == ("nodule_mass with score 0.800 was not recorded",)
 
 
-def test_findings_near_their_operating_point_may_come_and_go() -> None:
+def test_findings_near_their_operating_point_may_appear_and_disappear() -> None:
     near = RECORDED.model_copy(update={"score": 0.55})
     assert compare_findings([near], [], POINTS, TOLERANCE) == ()
     assert compare_findings([], [replace(SAME, score=0.55)], POINTS, TOLERANCE) == ()
     assert compare_findings([], [replace(SAME, score=0.65)], POINTS, TOLERANCE) != ()
 
 
-def test_of_two_recorded_each_takes_the_one_that_overlaps_it_most() -> None:
+def test_each_recorded_finding_is_paired_with_the_one_that_overlaps_it_most() -> None:
     beside = RECORDED.model_copy(update={"box": (12, 10, 32, 30), "score": 0.75})
     both = [replace(SAME, box=Box(12, 10, 32, 30), score=0.75), SAME]
     assert compare_findings([beside, RECORDED], both, POINTS, TOLERANCE) == ()
@@ -79,7 +81,7 @@ def test_the_recording_engine_passes(bundle: Bundle) -> None:
 
 
 class Saturated(FakeEngine):
-    """Computes quickly and wrongly."""
+    """An engine with a score of 1 everywhere."""
 
     def infer(self, batch: Pixels) -> RawOutputs:
         outputs = super().infer(batch)
@@ -92,20 +94,20 @@ def test_an_engine_that_is_wrong_fails(bundle: Bundle) -> None:
     mass, clear = run_golden(bundle, blind)
     assert mass.problems == ("nodule_mass with score 0.800 is missing",)
     assert clear.passed
-    wild = Saturated(bundles.SIZE, bundles.SIZE, name=bundles.VARIANT)
-    assert not run_golden(bundle, wild)[0].passed
+    saturated = Saturated(bundles.SIZE, bundles.SIZE, name=bundles.VARIANT)
+    assert not run_golden(bundle, saturated)[0].passed
 
 
-class Broken(FakeEngine):
-    """Gives what is not a number."""
+class NotANumber(FakeEngine):
+    """An engine whose outputs are not a number."""
 
     def infer(self, batch: Pixels) -> RawOutputs:
         return np.full_like(super().infer(batch), np.nan)
 
 
-def test_an_engine_without_an_answer_is_an_error_not_a_verdict(bundle: Bundle) -> None:
+def test_outputs_that_are_not_finite_are_an_error_and_not_a_failed_case(bundle: Bundle) -> None:
     with pytest.raises(EngineFailed, match="not finite"):
-        run_golden(bundle, Broken(bundles.SIZE, bundles.SIZE, name=bundles.VARIANT))
+        run_golden(bundle, NotANumber(bundles.SIZE, bundles.SIZE, name=bundles.VARIANT))
     with pytest.raises(BundleInvalid, match="no engine variant 'fake'"):
         run_golden(bundle, FakeEngine(bundles.SIZE, bundles.SIZE))
 

@@ -1,4 +1,4 @@
-"""What this box is, read from the kernel."""
+"""The processor and GPUs of a machine, as the kernel describes them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ flags\t\t: none
 ARM = "processor\t: 0\nBogoMIPS\t: 50.00\nFeatures\t: fp asimd i8mm bf16\n"
 
 
-def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None) -> Hardware:
+def detect_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None) -> Hardware:
     path = tmp_path / "cpuinfo"
     if text is not None:
         path.write_text(text, encoding="utf-8")
@@ -30,30 +30,34 @@ def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None) -> 
     return Hardware.detect()
 
 
-def test_this_box_is_known() -> None:
-    here = Hardware.detect()
-    assert here.cores == len(os.sched_getaffinity(0))
-    assert here.cpu == read_cpu_name() != ""
-    assert here == Hardware.detect()
+def test_the_hardware_of_this_machine_is_detected() -> None:
+    detected = Hardware.detect()
+    assert detected.cores == len(os.sched_getaffinity(0))
+    assert detected.cpu == read_cpu_name() != ""
+    assert detected == Hardware.detect()
 
 
-def test_the_first_processors_entry_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_processors_entry_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_VNNI")
-    seen = shown(tmp_path, monkeypatch, XEON)
-    assert seen.cpu == "INTEL(R) XEON(R) PLATINUM 8581C CPU @ 2.30GHz"
-    assert seen.flags == ("amx_int8", "amx_tile", "avx512f", "fpu", "vme")
-    assert seen.isa_limit == "AVX512_CORE_VNNI"
+    detected = detect_from(tmp_path, monkeypatch, XEON)
+    assert detected.cpu == "INTEL(R) XEON(R) PLATINUM 8581C CPU @ 2.30GHz"
+    assert detected.flags == ("amx_int8", "amx_tile", "avx512f", "fpu", "vme")
+    assert detected.isa_limit == "AVX512_CORE_VNNI"
 
 
-def test_other_kernels_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = shown(tmp_path, monkeypatch, ARM)
-    assert seen.flags == ("asimd", "bf16", "fp", "i8mm")
-    assert seen.cpu != ""
+def test_other_names_in_the_kernels_description_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detected = detect_from(tmp_path, monkeypatch, ARM)
+    assert detected.flags == ("asimd", "bf16", "fp", "i8mm")
+    assert detected.cpu != ""
     (tmp_path / "cpuinfo").unlink()
-    assert shown(tmp_path, monkeypatch, None).flags == ()
+    assert detect_from(tmp_path, monkeypatch, None).flags == ()
 
 
-def test_cards_are_read_from_the_kernel_with_their_driver(
+def test_gpus_are_read_from_the_kernel_with_their_driver(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hardware, "_NVIDIA", tmp_path)

@@ -138,5 +138,5 @@ def test_another_engine_replaces_a_gpu_that_fails_at_a_later_start(
         with pytest.raises(EngineFailed, match="fallen off the bus"):
             load_model(bundle_for_gpu, by_name)
     else:
-        (given_up,) = opened
-        assert "closed" in run_self_test(bundle_for_gpu, given_up).problem
+        (replaced,) = opened
+        assert "closed" in run_self_test(bundle_for_gpu, replaced).problem

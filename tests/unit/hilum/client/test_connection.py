@@ -1,4 +1,4 @@
-"""What may go out in the clear, and what a connection is made of; nothing is connected here."""
+"""Addresses that need TLS, and settings of a connection; no connection is opened."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_loopback_and_unix_sockets_are_local(address: str) -> None:
 
 @pytest.mark.parametrize("address", REMOTE)
 @pytest.mark.parametrize("client", [Client, AsyncClient])
-def test_nothing_goes_beyond_this_machine_in_the_clear(
+def test_an_address_beyond_this_machine_needs_tls(
     client: type[Client | AsyncClient], address: str
 ) -> None:
     assert not is_local(address)
@@ -50,18 +50,18 @@ def test_nothing_goes_beyond_this_machine_in_the_clear(
             client(address, api_key=key)
 
 
-def test_beyond_this_machine_with_tls_is_fine() -> None:
+def test_an_address_beyond_this_machine_is_accepted_with_tls() -> None:
     assert Connection.prepare("10.0.0.7:50051", Tls(), None, None).credentials is not None
 
 
 @pytest.mark.parametrize("key", ["", " ", "two words", "line\nbreak", "schlüssel", "\x00"])
-def test_what_cannot_be_a_key_is_refused_without_quoting_it(key: str) -> None:
+def test_an_invalid_key_is_refused_without_quoting_it(key: str) -> None:
     with pytest.raises(ValueError, match="API key") as caught:
         Connection.prepare("127.0.0.1:1", None, key, None)
     assert not key.strip() or key not in str(caught.value)
 
 
-def test_the_key_shows_in_no_representation(tmp_path: Path) -> None:
+def test_the_representation_does_not_contain_the_key(tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_text("s3cret\n")
     connection = Connection.prepare("127.0.0.1:1", None, None, file)

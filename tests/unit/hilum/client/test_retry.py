@@ -62,9 +62,9 @@ def test_waits_double_up_to_the_longest_and_half_of_each_is_random() -> None:
 
 
 def test_the_wait_that_the_agent_asks_for_is_a_lower_bound() -> None:
-    asked = error(ErrorCode.OVERLOADED, retry_after_s=5)
-    assert LOWER.compute_wait_s(asked, 1, 1000) == pytest.approx(5.05)
-    assert LOWER.compute_wait_s(asked, 1, 5.05) is None
+    overloaded = error(ErrorCode.OVERLOADED, retry_after_s=5)
+    assert LOWER.compute_wait_s(overloaded, 1, 1000) == pytest.approx(5.05)
+    assert LOWER.compute_wait_s(overloaded, 1, 5.05) is None
 
 
 def test_retryable_errors_are_those_of_the_list() -> None:

@@ -1,7 +1,6 @@
-"""Which package brings the card, and what is asked of it: by drivers in memory that keep a record.
+"""The choice of the CUDA package and the calls to it, tested with fake drivers that record calls.
 
-A driver in memory is no proof of a card: nothing here has reached NVIDIA's. What has, and what has
-not, is in docs/tensorrt.md.
+The fake drivers prove nothing about real GPUs: docs/tensorrt.md lists what has been tested on them.
 """
 
 from __future__ import annotations
@@ -39,15 +38,15 @@ STREAM = 77
 
 
 class Result(Enum):
-    """As cuda-python has it: every call answers with one of these first."""
+    """The status that cuda-python returns first from every call."""
 
     CUDA_SUCCESS = 0
     CUDA_ERROR_OUT_OF_MEMORY = 2
     CUDA_ERROR_NO_DEVICE = 100
 
 
-class Memory:
-    """A card's memory under both drivers: what lies where, who uses it, what was done in order."""
+class FakeMemory:
+    """A GPU's memory for both fake drivers; it records contexts, allocations and calls."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -57,7 +56,7 @@ class Memory:
         self.users = 0
 
     @property
-    def is_left(self) -> bool:
+    def is_unused(self) -> bool:
         return not (self.held or self.streams or self.contexts or self.users)
 
     def retain(self, device: int = 0) -> str:
@@ -77,14 +76,14 @@ class Memory:
         self.users -= 1
         return "context"
 
-    def take(self, size_bytes: int) -> int:
+    def allocate(self, size_bytes: int) -> int:
         assert self.users, "no context is current"
         address = 0x1000 * (1 + len(self.calls))
         self.calls.append(f"allocate {size_bytes}")
         self.held[address] = np.zeros(size_bytes, np.uint8)
         return address
 
-    def give_back(self, address: int) -> None:
+    def free_address(self, address: int) -> None:
         assert self.users, "no context is current"
         self.calls.append("free")
         del self.held[address]
@@ -97,12 +96,12 @@ class Memory:
     def end(self, stream: int) -> None:
         self.streams.remove(stream)
 
-    def to_card(self, address: int, host: int, size_bytes: int, stream: int) -> None:
+    def upload(self, address: int, host: int, size_bytes: int, stream: int) -> None:
         assert stream in self.streams
         self.calls.append("to the card")
         ctypes.memmove(self.held[address].ctypes.data, host, size_bytes)
 
-    def from_card(self, host: int, address: int, size_bytes: int, stream: int) -> None:
+    def download(self, host: int, address: int, size_bytes: int, stream: int) -> None:
         assert stream in self.streams
         self.calls.append("from the card")
         ctypes.memmove(host, self.held[address].ctypes.data, size_bytes)
@@ -112,9 +111,12 @@ class Memory:
         self.calls.append("wait")
 
 
-def cuda_python(memory: Memory, **refuses: Result) -> ModuleType:
-    """`cuda.bindings.driver`, as far as it is used; a call refuses with the stated status."""
-    acts: dict[str, Callable[..., Any]] = {
+def cuda_python(memory: FakeMemory, **refuses: Result) -> ModuleType:
+    """Return a fake `cuda.bindings.driver` with the functions in use.
+
+    A call in `refuses` returns the given status.
+    """
+    functions: dict[str, Callable[..., Any]] = {
         "cuInit": lambda flags: None,
         "cuDeviceGet": lambda number: number,
         "cuDeviceGetName": lambda length, device: b"Fake 4000\0left over".ljust(length, b"\0"),
@@ -123,24 +125,24 @@ def cuda_python(memory: Memory, **refuses: Result) -> ModuleType:
         "cuDevicePrimaryCtxRelease": memory.release,
         "cuCtxPushCurrent": memory.push,
         "cuCtxPopCurrent": memory.pop,
-        "cuMemAlloc": memory.take,
-        "cuMemFree": memory.give_back,
+        "cuMemAlloc": memory.allocate,
+        "cuMemFree": memory.free_address,
         "cuStreamCreate": memory.begin,
         "cuStreamDestroy": memory.end,
-        "cuMemcpyHtoDAsync": memory.to_card,
-        "cuMemcpyDtoHAsync": memory.from_card,
+        "cuMemcpyHtoDAsync": memory.upload,
+        "cuMemcpyDtoHAsync": memory.download,
         "cuStreamSynchronize": memory.wait,
     }
 
-    def answer(name: str, *arguments: Any) -> tuple[Any, ...]:
+    def call(name: str, *arguments: Any) -> tuple[Any, ...]:
         if name in refuses:
             return (refuses[name], None)
-        given = acts[name](*arguments)
-        return (Result.CUDA_SUCCESS,) if given is None else (Result.CUDA_SUCCESS, given)
+        result = functions[name](*arguments)
+        return (Result.CUDA_SUCCESS,) if result is None else (Result.CUDA_SUCCESS, result)
 
     module = ModuleType("cuda.bindings.driver")
     vars(module).update(
-        {name: partial(answer, name) for name in acts},
+        {name: partial(call, name) for name in functions},
         CUresult=Result,
         CUstream_flags=SimpleNamespace(CU_STREAM_NON_BLOCKING=1),
         CUdevice_attribute=SimpleNamespace(
@@ -152,24 +154,24 @@ def cuda_python(memory: Memory, **refuses: Result) -> ModuleType:
 
 
 class Allocation:
-    """As pycuda has it: memory is an object with an address."""
+    """An allocation as pycuda returns it: an object with an address."""
 
-    def __init__(self, memory: Memory, size_bytes: int) -> None:
-        self._memory, self._address = memory, memory.take(size_bytes)
+    def __init__(self, memory: FakeMemory, size_bytes: int) -> None:
+        self._memory, self._address = memory, memory.allocate(size_bytes)
 
     def __int__(self) -> int:
         return self._address
 
     def free(self) -> None:
-        self._memory.give_back(self._address)
+        self._memory.free_address(self._address)
 
 
 class Stream:
-    """As pycuda has it: ends when nobody holds it any more."""
+    """A stream as pycuda returns it: it is destroyed with the last reference."""
 
     handle = STREAM
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: FakeMemory) -> None:
         self._memory = memory
         memory.begin(1)
 
@@ -180,8 +182,11 @@ class Stream:
         self._memory.wait(STREAM)
 
 
-def pycuda(memory: Memory, **refuses: Exception) -> ModuleType:
-    """`pycuda.driver`, as far as it is used; a call raises what is stated."""
+def pycuda(memory: FakeMemory, **refuses: Exception) -> ModuleType:
+    """Return a fake `pycuda.driver` with the functions in use.
+
+    A call in `refuses` raises the given exception.
+    """
 
     def device(number: int) -> SimpleNamespace:
         memory.retain(number)
@@ -194,65 +199,67 @@ def pycuda(memory: Memory, **refuses: Exception) -> ModuleType:
             ),
         )
 
-    def to_card(address: int, host: np.ndarray[Any, Any], stream: Stream) -> None:
-        memory.to_card(address, host.ctypes.data, host.nbytes, stream.handle)
+    def upload(address: int, host: np.ndarray[Any, Any], stream: Stream) -> None:
+        memory.upload(address, host.ctypes.data, host.nbytes, stream.handle)
 
-    def from_card(host: np.ndarray[Any, Any], address: int, stream: Stream) -> None:
-        memory.from_card(host.ctypes.data, address, host.nbytes, stream.handle)
+    def download(host: np.ndarray[Any, Any], address: int, stream: Stream) -> None:
+        memory.download(host.ctypes.data, address, host.nbytes, stream.handle)
 
-    acts: dict[str, Callable[..., Any]] = {
+    functions: dict[str, Callable[..., Any]] = {
         "init": lambda: None,
         "Device": device,
         "mem_alloc": partial(Allocation, memory),
         "Stream": partial(Stream, memory),
-        "memcpy_htod_async": to_card,
-        "memcpy_dtoh_async": from_card,
+        "memcpy_htod_async": upload,
+        "memcpy_dtoh_async": download,
     }
 
-    def answer(name: str, *arguments: Any) -> Any:
+    def call(name: str, *arguments: Any) -> Any:
         if name in refuses:
             raise refuses[name]
-        return acts[name](*arguments)
+        return functions[name](*arguments)
 
     module = ModuleType("pycuda.driver")
     vars(module).update(
-        {name: partial(answer, name) for name in acts}, Context=SimpleNamespace(pop=memory.pop)
+        {name: partial(call, name) for name in functions}, Context=SimpleNamespace(pop=memory.pop)
     )
     return module
 
 
 def install(monkeypatch: pytest.MonkeyPatch, **drivers: ModuleType) -> None:
-    """Let these packages be the installed ones, whatever else is."""
+    """Make these packages the only installed ones."""
     for package, name in (("cuda_python", CUDA_PYTHON), ("pycuda", PYCUDA)):
         driver = drivers.get(package)
         if driver is None:
             monkeypatch.setitem(sys.modules, name, None)
             continue
-        above = ModuleType(name)
-        above.__spec__ = ModuleSpec(name, None)
-        above.__path__ = []
+        package_module = ModuleType(name)
+        package_module.__spec__ = ModuleSpec(name, None)
+        package_module.__path__ = []
         if "." in name:
             root = name.partition(".")[0]
             parent = ModuleType(root)
             parent.__path__ = []
             monkeypatch.setitem(sys.modules, root, parent)
-        monkeypatch.setitem(sys.modules, name, above)
+        monkeypatch.setitem(sys.modules, name, package_module)
         monkeypatch.setitem(sys.modules, f"{name}.driver", driver)
 
 
 EACH_PACKAGE = pytest.mark.parametrize("package", ["cuda_python", "pycuda"])
 
 
-def opened(package: str, memory: Memory, monkeypatch: pytest.MonkeyPatch) -> CudaDevice:
+def open_fake_device(
+    package: str, memory: FakeMemory, monkeypatch: pytest.MonkeyPatch
+) -> CudaDevice:
     driver = cuda_python(memory) if package == "cuda_python" else pycuda(memory)
     install(monkeypatch, **{package: driver})
     return open_cuda_device()
 
 
-def test_cuda_python_is_preferred_and_pycuda_used_where_it_is_alone(
+def test_cuda_python_is_preferred_to_pycuda(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    memory = Memory()
+    memory = FakeMemory()
     both = {"cuda_python": cuda_python(memory), "pycuda": pycuda(memory)}
     install(monkeypatch, **both)
     assert find_cuda_bindings() == CUDA_PYTHON
@@ -262,25 +269,25 @@ def test_cuda_python_is_preferred_and_pycuda_used_where_it_is_alone(
     assert isinstance(open_cuda_device(), PyCudaDevice)
     install(monkeypatch)
     assert find_cuda_bindings() is None
-    with pytest.raises(EngineFailed, match="neither cuda-python nor pycuda is installed") as told:
+    with pytest.raises(EngineFailed, match="neither cuda-python nor pycuda is installed") as caught:
         open_cuda_device()
-    assert "tensorrt" in told.value.hint
+    assert "tensorrt" in caught.value.hint
 
 
 @EACH_PACKAGE
-def test_a_card_is_told_by_name_and_capability(
+def test_a_gpu_reports_its_name_and_capability(
     package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    card = opened(package, Memory(), monkeypatch)
+    card = open_fake_device(package, FakeMemory(), monkeypatch)
     assert (card.name, card.capability) == ("Fake 4000", "8.9")
 
 
 @EACH_PACKAGE
-def test_copies_go_the_right_way_and_nothing_is_kept(
+def test_copies_have_the_right_direction_and_all_memory_is_freed(
     package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    memory = Memory()
-    card = opened(package, memory, monkeypatch)
+    memory = FakeMemory()
+    card = open_fake_device(package, memory, monkeypatch)
     sent = np.arange(6, dtype=np.float32).reshape(2, 3)
     got = np.full_like(sent, -1)
     with card.use():
@@ -295,45 +302,47 @@ def test_copies_go_the_right_way_and_nothing_is_kept(
     np.testing.assert_array_equal(got, sent)
     np.testing.assert_array_equal(sent.ravel(), range(6))
     assert memory.calls == ["allocate 24", "to the card", "from the card", "wait", "free"]
-    assert memory.is_left
+    assert memory.is_unused
 
 
 @EACH_PACKAGE
-def test_the_card_is_left_by_the_thread_whatever_happens_there(
+def test_the_context_is_popped_even_after_an_exception(
     package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    memory = Memory()
-    card = opened(package, memory, monkeypatch)
-    seen = []
+    memory = FakeMemory()
+    card = open_fake_device(package, memory, monkeypatch)
+    users = []
     with contextlib.suppress(ValueError), card.use():
-        seen.append(memory.users)
+        users.append(memory.users)
         raise ValueError
-    assert (seen, memory.users) == ([1], 0)
+    assert (users, memory.users) == ([1], 0)
 
 
-def test_what_cuda_python_refuses_is_our_error_with_its_name(
+def test_a_refusal_of_cuda_python_is_an_engine_error_with_its_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    memory = Memory()
+    memory = FakeMemory()
     install(
         monkeypatch,
         cuda_python=cuda_python(memory, cuInit=Result.CUDA_ERROR_NO_DEVICE),
     )
     with pytest.raises(EngineFailed, match="CUDA refused: CUDA_ERROR_NO_DEVICE"):
         open_cuda_device()
-    assert memory.is_left
+    assert memory.is_unused
     full = cuda_python(memory, cuMemAlloc=Result.CUDA_ERROR_OUT_OF_MEMORY)
     install(monkeypatch, cuda_python=full)
     card = open_cuda_device()
-    with pytest.raises(EngineFailed, match="CUDA_ERROR_OUT_OF_MEMORY") as told, card.use():
+    with pytest.raises(EngineFailed, match="CUDA_ERROR_OUT_OF_MEMORY") as caught, card.use():
         card.allocate(1 << 40)
-    assert told.value.code == EngineFailed.default_code != ErrorCode.INTERNAL
+    assert caught.value.code == EngineFailed.default_code != ErrorCode.INTERNAL
     card.close()
-    assert memory.is_left
+    assert memory.is_unused
 
 
-def test_what_pycuda_raises_is_our_error_with_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    memory = Memory()
+def test_an_exception_of_pycuda_is_an_engine_error_with_its_message(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    memory = FakeMemory()
     install(monkeypatch, pycuda=pycuda(memory, Device=RuntimeError("no such device")))
     with pytest.raises(EngineFailed, match="CUDA could not open the GPU: no such device"):
         open_cuda_device()
@@ -348,11 +357,11 @@ def test_what_pycuda_raises_is_our_error_with_its_words(monkeypatch: pytest.Monk
     ):
         card.allocate(1 << 40)
     card.close()
-    assert memory.is_left
+    assert memory.is_unused
 
 
 def real_driver() -> ModuleType:
-    """cuda-python's own module, which is there without a card."""
+    """Return cuda-python's real module, which can be imported without a GPU."""
     try:
         found = find_spec(f"{CUDA_PYTHON}.driver")
     except ModuleNotFoundError:
@@ -362,19 +371,19 @@ def real_driver() -> ModuleType:
     return import_module(f"{CUDA_PYTHON}.driver")
 
 
-def test_the_real_package_has_all_that_its_stand_in_has() -> None:
+def test_the_real_package_has_all_names_of_the_fake_one() -> None:
     driver = real_driver()
-    stand_in = cuda_python(Memory())
-    used = {name for name in vars(stand_in) if name.lower().startswith("cu")}
+    fake = cuda_python(FakeMemory())
+    used = {name for name in vars(fake) if name.lower().startswith("cu")}
     assert {name for name in used if not hasattr(driver, name)} == set()
     assert driver.CUresult.CUDA_SUCCESS == 0
     assert driver.CUstream_flags.CU_STREAM_NON_BLOCKING == 1
 
 
 @pytest.mark.skipif(
-    bool(list_nvidia_gpus()), reason="a card is there: test_tensorrt_card.py uses it"
+    bool(list_nvidia_gpus()), reason="there is a GPU: tests/integration/cards uses it"
 )
-def test_without_a_driver_the_real_package_gives_our_error() -> None:
+def test_without_a_driver_the_real_package_gives_an_engine_error() -> None:
     real_driver()
     with pytest.raises(EngineFailed, match="CUDA"):
         open_cuda_device()

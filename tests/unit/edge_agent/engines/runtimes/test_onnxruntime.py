@@ -1,4 +1,4 @@
-"""The ONNX Runtime engine against a model whose outputs are the input's own pixels."""
+"""The ONNX Runtime engine with a model whose outputs are its input's pixels."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_outputs_are_the_models(onnx_bundle: Bundle) -> None:
         np.testing.assert_allclose(outputs, model_outputs(noise(count, count)), atol=1e-6)
 
 
-def test_it_says_what_the_golden_cases_say(onnx_bundle: Bundle) -> None:
+def test_it_passes_the_golden_cases(onnx_bundle: Bundle) -> None:
     assert [verdict.passed for verdict in run_golden(onnx_bundle, engine_of(onnx_bundle))] == [
         True,
         True,
@@ -79,13 +79,13 @@ def test_outputs_belong_to_the_caller(onnx_bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("options", [OPTIONS, OnnxRuntimeOptions(threads=2, streams=2)])
-def test_many_threads_get_their_own_answers(
+def test_many_threads_get_their_own_outputs(
     onnx_bundle: Bundle, options: OnnxRuntimeOptions
 ) -> None:
     engine = engine_of(onnx_bundle, options)
     together = Barrier(8)
 
-    def ask(thread: int) -> bool:
+    def infer(thread: int) -> bool:
         together.wait()
         return all(
             np.allclose(engine.infer(batch), model_outputs(batch), atol=1e-6)
@@ -93,7 +93,7 @@ def test_many_threads_get_their_own_answers(
         )
 
     with ThreadPoolExecutor(8) as pool:
-        assert all(pool.map(ask, range(8)))
+        assert all(pool.map(infer, range(8)))
 
 
 WRONG = {
@@ -120,7 +120,7 @@ def test_outputs_that_are_not_finite_are_an_error(tmp_path: Path) -> None:
         engine.infer(np.zeros((1, 1, 96, 96), np.uint8))
 
 
-def test_a_model_that_is_not_what_the_manifest_says_is_refused(
+def test_a_model_that_differs_from_the_manifest_is_refused(
     onnx_bundle: Bundle, tmp_path: Path
 ) -> None:
     fewer = bundle_with(tmp_path / "a.bundle", variant(ORT), onnx=transparent_onnx(rows=9))
@@ -138,7 +138,7 @@ def test_a_model_that_is_not_what_the_manifest_says_is_refused(
         engine_of(other)
 
 
-def test_what_the_runtime_cannot_read_is_our_error(tmp_path: Path) -> None:
+def test_a_failure_of_the_runtime_is_an_engine_error(tmp_path: Path) -> None:
     bundle = bundle_with(tmp_path / "a.bundle", variant(ORT), onnx=b"no graph")
     with pytest.raises(EngineFailed, match="ONNX Runtime could not load the model"):
         engine_of(bundle)
@@ -149,12 +149,12 @@ def test_a_variant_of_another_runtime_is_refused(onnx_bundle: Bundle) -> None:
         OnnxRuntimeEngine(onnx_bundle, variant("openvino-fp32"), OPTIONS)
 
 
-def test_after_close_there_is_an_error_and_never_an_answer(onnx_bundle: Bundle) -> None:
+def test_after_close_every_call_is_an_error(onnx_bundle: Bundle) -> None:
     engine = engine_of(onnx_bundle)
     problems: list[EngineFailed] = []
     started = Barrier(5)
 
-    def ask() -> None:
+    def infer() -> None:
         started.wait()
         try:
             while True:
@@ -164,7 +164,7 @@ def test_after_close_there_is_an_error_and_never_an_answer(onnx_bundle: Bundle) 
         except EngineFailed as error:
             problems.append(error)
 
-    threads = [Thread(target=ask) for _ in range(4)]
+    threads = [Thread(target=infer) for _ in range(4)]
     for thread in threads:
         thread.start()
     started.wait()

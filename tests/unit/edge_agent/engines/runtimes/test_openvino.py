@@ -1,4 +1,4 @@
-"""The OpenVINO engine against a model whose outputs are the input's own pixels."""
+"""The OpenVINO engine with a model whose outputs are its input's pixels."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def noise(seed: int, count: int = 1) -> NDArray[np.uint8]:
     return rng.integers(0, 256, (count, 1, bundles.SIZE, bundles.SIZE), dtype=np.uint8)
 
 
-def wanted(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+def expected_outputs(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
     outputs = batch.reshape(len(batch), bundles.ROWS, bundles.ANCHORS).astype(np.float32)
     outputs[:, 4:] /= 255
     return outputs
@@ -45,13 +45,13 @@ def test_outputs_are_the_models(bundle: Bundle) -> None:
         batch = noise(count, count)
         outputs = engine.infer(batch)
         assert outputs.dtype == np.float32
-        np.testing.assert_allclose(outputs, wanted(batch), atol=1e-6)
+        np.testing.assert_allclose(outputs, expected_outputs(batch), atol=1e-6)
 
 
 def test_a_batch_need_not_be_contiguous(bundle: Bundle) -> None:
     wide = np.repeat(noise(4), 2, axis=3)
     np.testing.assert_allclose(
-        engine_of(bundle).infer(wide[..., ::2]), wanted(wide[..., ::2]), atol=1e-6
+        engine_of(bundle).infer(wide[..., ::2]), expected_outputs(wide[..., ::2]), atol=1e-6
     )
 
 
@@ -60,24 +60,24 @@ def test_outputs_belong_to_the_caller(bundle: Bundle) -> None:
     first, batch = noise(1), noise(2)
     kept = engine.infer(first)
     engine.infer(batch)
-    np.testing.assert_allclose(kept, wanted(first), atol=1e-6)
+    np.testing.assert_allclose(kept, expected_outputs(first), atol=1e-6)
     kept[:] = 0
 
 
 @pytest.mark.parametrize("requests", [0, 1, 3])
-def test_many_threads_get_their_own_answers(bundle: Bundle, requests: int) -> None:
+def test_many_threads_get_their_own_outputs(bundle: Bundle, requests: int) -> None:
     engine = engine_of(bundle, replace(OPTIONS, requests=requests))
     together = Barrier(8)
 
-    def ask(thread: int) -> bool:
+    def infer(thread: int) -> bool:
         together.wait()
         return all(
-            np.allclose(engine.infer(batch), wanted(batch), atol=1e-6)
+            np.allclose(engine.infer(batch), expected_outputs(batch), atol=1e-6)
             for batch in (noise(100 * thread + k) for k in range(20))
         )
 
     with ThreadPoolExecutor(8) as pool:
-        assert all(pool.map(ask, range(8)))
+        assert all(pool.map(infer, range(8)))
 
 
 WRONG = {
@@ -94,7 +94,7 @@ def test_a_wrong_batch_is_refused_and_the_next_answered(bundle: Bundle, case: st
     engine = engine_of(bundle)
     with pytest.raises(EngineFailed, match="takes u8"):
         engine.infer(WRONG[case])
-    np.testing.assert_allclose(engine.infer(noise(1)), wanted(noise(1)), atol=1e-6)
+    np.testing.assert_allclose(engine.infer(noise(1)), expected_outputs(noise(1)), atol=1e-6)
 
 
 def with_model(tmp_path: Path, xml: bytes, weights: bytes) -> Bundle:
@@ -109,7 +109,7 @@ def test_outputs_that_are_not_finite_are_an_error(tmp_path: Path) -> None:
         engine.infer(np.zeros((1, 1, 96, 96), np.uint8))
 
 
-def test_a_model_that_is_not_what_the_manifest_says_is_refused(tmp_path: Path) -> None:
+def test_a_model_that_differs_from_the_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleInvalid, match=r"outputs are float32 \(1, 9, 1024\), not .*18"):
         engine_of(with_model(tmp_path, *bundles.transparent_ir(rows=9)))
     members = bundles.contents()
@@ -119,7 +119,7 @@ def test_a_model_that_is_not_what_the_manifest_says_is_refused(tmp_path: Path) -
         engine_of(other)
 
 
-def test_what_openvino_cannot_read_or_run_is_our_error(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_failure_of_openvino_is_an_engine_error(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(EngineFailed, match="OpenVINO could not load the model"):
         engine_of(with_model(tmp_path, b"<net/>", b""))
     with pytest.raises(EngineFailed, match="OpenVINO could not load the model"):
@@ -132,20 +132,22 @@ def test_a_variant_of_another_runtime_is_refused(bundle: Bundle) -> None:
         OpenVinoEngine(bundle, foreign, OPTIONS)
 
 
-def test_after_close_there_is_an_error_and_never_an_answer(bundle: Bundle) -> None:
+def test_after_close_every_call_is_an_error(bundle: Bundle) -> None:
     engine = engine_of(bundle, replace(OPTIONS, requests=2))
     problems: list[EngineFailed] = []
     started = Barrier(5)
 
-    def ask() -> None:
+    def infer() -> None:
         started.wait()
         try:
             while True:
-                np.testing.assert_allclose(engine.infer(noise(1)), wanted(noise(1)), atol=1e-6)
+                np.testing.assert_allclose(
+                    engine.infer(noise(1)), expected_outputs(noise(1)), atol=1e-6
+                )
         except EngineFailed as error:
             problems.append(error)
 
-    threads = [Thread(target=ask) for _ in range(4)]
+    threads = [Thread(target=infer) for _ in range(4)]
     for thread in threads:
         thread.start()
     started.wait()
@@ -158,7 +160,7 @@ def test_after_close_there_is_an_error_and_never_an_answer(bundle: Bundle) -> No
         engine.infer(noise(1))
 
 
-def test_a_second_start_takes_the_compiled_model_from_the_cache(
+def test_a_second_start_loads_the_compiled_model_from_the_cache(
     bundle: Bundle, tmp_path: Path
 ) -> None:
     cached = replace(OPTIONS, cache_dir=tmp_path / "cache")
@@ -183,7 +185,7 @@ def test_other_options_or_another_model_have_their_own_entry(
     fainter = engine_of(with_model(tmp_path, xml, scale.tobytes()), cached)
     assert len(list((tmp_path / "cache").iterdir())) == 3
     np.testing.assert_allclose(
-        fainter.infer(noise(3))[:, 4:], wanted(noise(3))[:, 4:] / 2, atol=1e-6
+        fainter.infer(noise(3))[:, 4:], expected_outputs(noise(3))[:, 4:] / 2, atol=1e-6
     )
 
 
@@ -201,10 +203,10 @@ def test_a_damaged_cache_entry_is_replaced(bundle: Bundle, tmp_path: Path, damag
     }[damage]
     path.write_bytes(damaged)
     engine = engine_of(bundle, cached)
-    np.testing.assert_allclose(engine.infer(noise(2)), wanted(noise(2)), atol=1e-6)
-    mended = path.read_bytes()
-    assert mended != damaged
-    assert mended == with_digest(mended[32:])
+    np.testing.assert_allclose(engine.infer(noise(2)), expected_outputs(noise(2)), atol=1e-6)
+    rewritten = path.read_bytes()
+    assert rewritten != damaged
+    assert rewritten == with_digest(rewritten[32:])
 
 
 def with_digest(blob: bytes) -> bytes:

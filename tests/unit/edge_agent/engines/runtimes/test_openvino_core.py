@@ -1,4 +1,4 @@
-"""Cores come and go without a trace in the thread that asked for them."""
+"""Creating and deleting a core leaves the calling thread unchanged."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from edge_agent.engines.runtimes.openvino_core import new_core
 from tests.support.system.signal_stack import SignalStack
 
 
-def test_the_callers_signal_stack_stays_in_whatever_order_cores_go() -> None:
+def test_the_callers_signal_stack_is_unchanged_in_any_order_of_deletion() -> None:
     before = SignalStack.of_this_thread()
     first, second = new_core(), new_core()
     assert SignalStack.of_this_thread() == before
@@ -18,6 +18,6 @@ def test_the_callers_signal_stack_stays_in_whatever_order_cores_go() -> None:
     assert SignalStack.of_this_thread() == before
 
 
-def test_it_computes_on_the_processor_and_leaves_no_thread_of_ours() -> None:
+def test_a_core_has_the_processor_and_its_thread_has_ended() -> None:
     assert "CPU" in new_core().available_devices
     assert "openvino-core" not in {thread.name for thread in threading.enumerate()}

@@ -1,6 +1,6 @@
-"""The TensorRT engine's own logic, on a card in memory. TensorRT itself is not run here.
+"""The TensorRT engine's own logic with a fake GPU and a fake TensorRT.
 
-What it takes to run the real thing is in docs/tensorrt.md; `test_tensorrt_card.py` does it.
+docs/tensorrt.md describes what real TensorRT needs; tests/integration/cards tests it.
 """
 
 from __future__ import annotations
@@ -54,18 +54,18 @@ def with_target(tmp_path: Path) -> Bundle:
     )
 
 
-def opened(
+def open_engine(
     bundle: Bundle, card: FakeCudaDevice, runtime: FakeRuntime, cache: Path | None = None
 ) -> TensorRtEngine:
     options = TensorRtOptions(cache_dir=cache)
-    named = bundle.manifest.engines[0]
-    return TensorRtEngine(bundle, named, options, runtime=runtime, card=card)
+    declared = bundle.manifest.engines[0]
+    return TensorRtEngine(bundle, declared, options, runtime=runtime, card=card)
 
 
-def test_an_engine_for_this_card_is_loaded_and_gives_the_outputs(with_target: Bundle) -> None:
+def test_an_engine_for_this_gpu_is_loaded_and_gives_the_outputs(with_target: Bundle) -> None:
     card = FakeCudaDevice()
     runtime = FakeRuntime(FakePlan(card))
-    engine = opened(with_target, card, runtime)
+    engine = open_engine(with_target, card, runtime)
     assert (runtime.loaded, runtime.built) == ([PREBUILT], [])
     np.testing.assert_array_equal(engine.infer(noise(1, 3)), model_outputs(noise(1, 3)))
     assert all(verdict.passed for verdict in run_golden(with_target, engine))
@@ -77,30 +77,30 @@ def test_an_engine_for_this_card_is_loaded_and_gives_the_outputs(with_target: Bu
         engine.infer(noise(1))
 
 
-def test_for_another_card_the_graph_is_compiled_here_and_kept(
+def test_for_another_gpu_the_graph_is_compiled_and_cached(
     with_target: Bundle, tmp_path: Path
 ) -> None:
     for builds in (1, 0):
         card = FakeCudaDevice(capability="9.0")
         runtime = FakeRuntime(FakePlan(card))
-        opened(with_target, card, runtime, tmp_path / "cache").close()
+        open_engine(with_target, card, runtime, tmp_path / "cache").close()
         assert runtime.built == [transparent_onnx()] * builds
         assert runtime.loaded == [b"built here"]
     card = FakeCudaDevice(capability="9.0", name="Fake 5000")
     runtime = FakeRuntime(FakePlan(card))
-    opened(with_target, card, runtime, tmp_path / "cache").close()
+    open_engine(with_target, card, runtime, tmp_path / "cache").close()
     assert len(runtime.built) == 1
 
 
-def test_a_kept_engine_that_is_refused_is_compiled_again(
+def test_a_cached_engine_that_is_refused_is_compiled_again(
     with_target: Bundle, tmp_path: Path
 ) -> None:
     card = FakeCudaDevice(capability="9.0")
-    opened(with_target, card, FakeRuntime(FakePlan(card)), tmp_path / "cache").close()
+    open_engine(with_target, card, FakeRuntime(FakePlan(card)), tmp_path / "cache").close()
     card = FakeCudaDevice(capability="9.0")
     runtime = FakeRuntime(FakePlan(card), refused=frozenset({b"built here"}))
     with pytest.raises(EngineFailed, match="made for another card"):
-        opened(with_target, card, runtime, tmp_path / "cache")
+        open_engine(with_target, card, runtime, tmp_path / "cache")
     assert len(runtime.built) == 1
     assert (card.closed, card.users, card.memory) == (1, 0, {})
 
@@ -114,20 +114,20 @@ def test_a_kept_engine_that_is_refused_is_compiled_again(
         ({"package": "tensorrt"}, "8.6", False),
     ],
 )
-def test_an_engine_fits_one_package_one_version_and_stated_cards(
+def test_an_engine_fits_one_package_one_version_and_stated_capabilities(
     changes: dict[str, Any], capability: str, fits: bool
 ) -> None:
     runtime = FakeRuntime(FakePlan(FakeCudaDevice()))
-    of = target(**changes)
-    assert (target_for(tensorrt(of), runtime, capability) is of) == fits
+    built_for = target(**changes)
+    assert (target_for(tensorrt(built_for), runtime, capability) is built_for) == fits
 
 
 def test_images_that_come_together_are_computed_together(with_target: Bundle) -> None:
     card = FakeCudaDevice()
     plan = FakePlan(card, OPEN_PORTS, max_batch=4)
-    engine = opened(with_target, card, FakeRuntime(plan))
+    engine = open_engine(with_target, card, FakeRuntime(plan))
     assert engine.max_batch == 4
-    assert plan.runs == [1, 2, 3, 4]  # Tried all before anybody's image comes.
+    assert plan.runs == [1, 2, 3, 4]  # All sizes are tried before the first image.
     plan.runs.clear()
     assert all(verdict.passed for verdict in run_golden(with_target, engine))
     cases = len(with_target.golden.cases)
@@ -157,17 +157,17 @@ def test_a_plan_of_another_form_is_refused_and_nothing_leaks(
 ) -> None:
     card = FakeCudaDevice()
     with pytest.raises(BundleInvalid, match=r"the model('s (in|out)puts are| takes)"):
-        opened(with_target, card, FakeRuntime(FakePlan(card, WRONG[case])))
+        open_engine(with_target, card, FakeRuntime(FakePlan(card, WRONG[case])))
     assert (card.memory, card.streams, card.closed, card.users) == ({}, {}, 1, 0)
 
 
-def test_answers_that_are_none_are_errors(with_target: Bundle) -> None:
+def test_a_refusal_and_outputs_that_are_not_finite_are_errors(with_target: Bundle) -> None:
     for plan, message in (
         (FakePlan(FakeCudaDevice(), refuses=True), "did not take the images"),
         (FakePlan(FakeCudaDevice(), spoilt=True), "not finite"),
     ):
         with pytest.raises(EngineFailed, match=message):
-            opened(with_target, plan.card, FakeRuntime(plan))
+            open_engine(with_target, plan.card, FakeRuntime(plan))
         assert (plan.card.memory, plan.card.closed) == ({}, 1)
 
 
@@ -178,7 +178,7 @@ def test_answers_that_are_none_are_errors(with_target: Bundle) -> None:
 )
 def test_a_batch_of_another_form_is_refused(batch: Any, with_target: Bundle) -> None:
     card = FakeCudaDevice()
-    engine = opened(with_target, card, FakeRuntime(FakePlan(card)))
+    engine = open_engine(with_target, card, FakeRuntime(FakePlan(card)))
     with pytest.raises(EngineFailed, match="takes u8"):
         engine.infer(batch)
     engine.close()
@@ -188,7 +188,7 @@ def test_a_variant_for_another_runtime_is_refused(tmp_path: Path) -> None:
     bundle = bundle_with(tmp_path / "a.bundle", variant(bundles.VARIANT))
     card = FakeCudaDevice()
     with pytest.raises(BundleInvalid, match="is for openvino, not for TensorRT"):
-        opened(bundle, card, FakeRuntime(FakePlan(card)))
+        open_engine(bundle, card, FakeRuntime(FakePlan(card)))
 
 
 def test_without_tensorrt_there_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,18 +200,18 @@ def test_without_tensorrt_there_is_a_clear_error(monkeypatch: pytest.MonkeyPatch
         open_runtime("tensorrt_rtx")
 
 
-def test_a_card_that_refuses_everything_does_not_keep_the_engine_from_closing(
+def test_an_engine_closes_even_if_its_gpu_refuses_every_call(
     with_target: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After one failed kernel CUDA answers every call with that error."""
+    """After one failed kernel, CUDA returns its error from every call."""
     card = FakeCudaDevice()
-    engine = opened(with_target, card, FakeRuntime(FakePlan(card)))
+    engine = open_engine(with_target, card, FakeRuntime(FakePlan(card)))
 
-    def refuses(*_: object) -> None:
+    def refuse(*_: object) -> None:
         raise EngineFailed("CUDA refused: CUDA_ERROR_ILLEGAL_ADDRESS")
 
     for call in ("free", "end_stream", "close"):
-        monkeypatch.setattr(card, call, refuses)
+        monkeypatch.setattr(card, call, refuse)
     engine.close()
     engine.close()
     with pytest.raises(EngineFailed, match="is closed"):

@@ -1,4 +1,4 @@
-"""A selection is found under its own key and under no other."""
+"""A cached selection is loaded only under its own key."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from edge_agent.engines.hardware import Hardware
 from edge_agent.engines.selection.cache import KEEP, CachedSelection, SelectionCache, SelectionKey
 from edge_agent.errors import ConfigInvalid
 
-BOX = Hardware("AMD EPYC", 2, ("avx2", "avx512_vnni"), "")
-HERE = SelectionKey(BOX, {"openvino": "2026.4"}, "d" * 64, ("a", "b"), "auto", 0)
+MACHINE = Hardware("AMD EPYC", 2, ("avx2", "avx512_vnni"), "")
+KEY = SelectionKey(MACHINE, {"openvino": "2026.4"}, "d" * 64, ("a", "b"), "auto", 0)
 
 
-def kept(key: SelectionKey = HERE, **changes: Any) -> CachedSelection:
+def make_selection(key: SelectionKey = KEY, **changes: Any) -> CachedSelection:
     fields: dict[str, Any] = {
         "key": key.as_text(),
         "variant": "b",
@@ -31,48 +31,48 @@ def kept(key: SelectionKey = HERE, **changes: Any) -> CachedSelection:
 
 
 @pytest.fixture
-def choices(tmp_path: Path) -> SelectionCache:
+def cache(tmp_path: Path) -> SelectionCache:
     return SelectionCache.open(tmp_path / "selections")
 
 
-def only_file(choices: SelectionCache) -> Path:
-    (path,) = choices.folder.iterdir()
+def only_file(cache: SelectionCache) -> Path:
+    (path,) = cache.folder.iterdir()
     return path
 
 
-def test_it_comes_back_as_it_was(choices: SelectionCache) -> None:
-    assert choices.load(HERE) is None
-    choices.store(kept(), HERE)
-    assert choices.load(HERE) == kept()
-    assert kept().batch == BatchPolicy(4, 2)
-    assert only_file(choices).stat().st_mode & 0o777 == 0o600
+def test_a_stored_selection_is_loaded_unchanged(cache: SelectionCache) -> None:
+    assert cache.load(KEY) is None
+    cache.store(make_selection(), KEY)
+    assert cache.load(KEY) == make_selection()
+    assert make_selection().batch == BatchPolicy(4, 2)
+    assert only_file(cache).stat().st_mode & 0o777 == 0o600
 
 
 OTHERS = {
-    "another bundle": replace(HERE, bundle_digest="e" * 64),
-    "a newer runtime": replace(HERE, runtimes={"openvino": "2026.5"}),
-    "another processor": replace(HERE, hardware=replace(BOX, cpu="Xeon")),
-    "more cores": replace(HERE, hardware=replace(BOX, cores=4)),
-    "an instruction set more": replace(HERE, hardware=replace(BOX, flags=("amx_int8",))),
-    "an instruction set forbidden": replace(HERE, hardware=replace(BOX, isa_limit="AVX2")),
-    "another candidate": replace(HERE, candidates=("a", "b", "c")),
-    "another wish": replace(HERE, wanted="b"),
-    "other threads": replace(HERE, threads=1),
+    "another bundle": replace(KEY, bundle_digest="e" * 64),
+    "a newer runtime": replace(KEY, runtimes={"openvino": "2026.5"}),
+    "another processor": replace(KEY, hardware=replace(MACHINE, cpu="Xeon")),
+    "more cores": replace(KEY, hardware=replace(MACHINE, cores=4)),
+    "an instruction set more": replace(KEY, hardware=replace(MACHINE, flags=("amx_int8",))),
+    "an instruction set forbidden": replace(KEY, hardware=replace(MACHINE, isa_limit="AVX2")),
+    "another candidate": replace(KEY, candidates=("a", "b", "c")),
+    "another requested variant": replace(KEY, wanted="b"),
+    "other threads": replace(KEY, threads=1),
 }
 
 
 @pytest.mark.parametrize("case", OTHERS)
-def test_another_key_has_no_selection_yet(choices: SelectionCache, case: str) -> None:
-    choices.store(kept(), HERE)
-    assert choices.load(OTHERS[case]) is None
-    # Nor does a file that was moved into its place count.
-    only_file(choices).rename(choices._path(OTHERS[case]))
-    assert choices.load(OTHERS[case]) is None
+def test_another_key_has_no_selection_yet(cache: SelectionCache, case: str) -> None:
+    cache.store(make_selection(), KEY)
+    assert cache.load(OTHERS[case]) is None
+    # A file that was moved to the place of another key is ignored, too.
+    only_file(cache).rename(cache._path(OTHERS[case]))
+    assert cache.load(OTHERS[case]) is None
 
 
-def test_any_damage_makes_it_absent(choices: SelectionCache) -> None:
-    choices.store(kept(), HERE)
-    path = only_file(choices)
+def test_a_damaged_selection_is_ignored(cache: SelectionCache) -> None:
+    cache.store(make_selection(), KEY)
+    path = only_file(cache)
     sound = path.read_bytes()
     for damaged in (
         b"",
@@ -87,25 +87,25 @@ def test_any_damage_makes_it_absent(choices: SelectionCache) -> None:
         sound + b" " * (1 << 16),
     ):
         path.write_bytes(damaged)
-        assert choices.load(HERE) is None, damaged[:80]
+        assert cache.load(KEY) is None, damaged[:80]
     path.write_bytes(sound)
-    assert choices.load(HERE) == kept()
+    assert cache.load(KEY) == make_selection()
 
 
 def test_a_file_that_others_could_have_written_is_ignored(
-    choices: SelectionCache, tmp_path: Path
+    cache: SelectionCache, tmp_path: Path
 ) -> None:
-    choices.store(kept(), HERE)
-    path = only_file(choices)
+    cache.store(make_selection(), KEY)
+    path = only_file(cache)
     path.chmod(0o620)
-    assert choices.load(HERE) is None
+    assert cache.load(KEY) is None
     path.chmod(0o600)
     path.rename(tmp_path / "elsewhere.json")
     path.symlink_to(tmp_path / "elsewhere.json")
-    assert choices.load(HERE) is None
+    assert cache.load(KEY) is None
     path.unlink()
     os.mkfifo(path, 0o600)
-    assert choices.load(HERE) is None
+    assert cache.load(KEY) is None
 
 
 def test_an_open_folder_is_refused(tmp_path: Path) -> None:
@@ -115,17 +115,18 @@ def test_an_open_folder_is_refused(tmp_path: Path) -> None:
         SelectionCache.open(tmp_path / "selections")
 
 
-def test_only_the_newest_are_kept(choices: SelectionCache) -> None:
+def test_only_the_newest_are_kept(cache: SelectionCache) -> None:
     for k in range(KEEP + 2):
-        there = replace(HERE, threads=k)
-        choices.store(kept(there), there)
-        for path in choices.folder.iterdir():  # Older than the next, however coarse the clock.
+        key = replace(KEY, threads=k)
+        cache.store(make_selection(key), key)
+        # Make each file older than the next, even if the clock is coarse.
+        for path in cache.folder.iterdir():
             os.utime(path, ns=(0, path.stat().st_mtime_ns - 10**9))
-    found = [choices.load(replace(HERE, threads=k)) is not None for k in range(KEEP + 2)]
-    assert found == [False] * 2 + [True] * KEEP
+    is_found = [cache.load(replace(KEY, threads=k)) is not None for k in range(KEEP + 2)]
+    assert is_found == [False] * 2 + [True] * KEEP
 
 
-def test_a_disk_that_cannot_be_written_costs_only_the_time(choices: SelectionCache) -> None:
-    choices.folder.rmdir()
-    choices.store(kept(), HERE)
-    assert choices.load(HERE) is None
+def test_a_selection_that_cannot_be_written_is_no_error(cache: SelectionCache) -> None:
+    cache.folder.rmdir()
+    cache.store(make_selection(), KEY)
+    assert cache.load(KEY) is None

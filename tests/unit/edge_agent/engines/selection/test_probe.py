@@ -1,4 +1,4 @@
-"""A candidate in its own process: what breaks there is told here, and is gone afterwards."""
+"""Probes: an engine's failure in its own process is reported, and the process ends."""
 
 from __future__ import annotations
 
@@ -28,17 +28,19 @@ WAIT_S = 120.0
 
 @pytest.fixture(scope="module")
 def sound_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    hostile = [variant(f"openvino-{command}") for command in COMMANDS]
+    misbehaving = [variant(f"openvino-{command}") for command in COMMANDS]
     path = tmp_path_factory.mktemp("bundle") / "a.bundle"
-    return bundle_with(path, variant("openvino-fp32"), variant(ORT), *hostile)
+    return bundle_with(path, variant("openvino-fp32"), variant(ORT), *misbehaving)
 
 
-Try = Callable[[str], ProbeProcess]
+StartProbe = Callable[[str], ProbeProcess]
 
 
 @pytest.fixture
-def tried(sound_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Try]:
-    """Starts probes and ends them."""
+def start_probe(
+    sound_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[StartProbe]:
+    """Return a function that starts probes; end them after the test."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     started = []
 
@@ -60,32 +62,34 @@ def tried(sound_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert probe._process.returncode is not None
 
 
-def soon() -> float:
+def deadline() -> float:
     return time.monotonic() + WAIT_S
 
 
 @pytest.mark.parametrize("name", ["openvino-fp32", ORT])
-def test_a_sound_engine_agrees_and_can_be_timed(tried: Try, name: str) -> None:
-    probe = tried(name)
-    opened = probe.opened(soon())
+def test_a_sound_engine_agrees_and_can_be_timed(start_probe: StartProbe, name: str) -> None:
+    probe = start_probe(name)
+    opened = probe.opened(deadline())
     assert (opened.problems, opened.max_batch) == ("", 1)
     for timing in (TimingRequest(0), TimingRequest(1, images=3), TimingRequest(2, calls=2)):
         assert probe.time(timing, WAIT_S) > 0
 
 
-def test_it_is_nicer_than_the_agent(tried: Try, sound_bundle: Bundle) -> None:
-    tried("openvino-reports").opened(soon())
-    told = int(sound_bundle.path.with_suffix(".nice").read_text(encoding="ascii"))
-    assert told == min(19, os.nice(0) + 5)
+def test_a_probe_has_a_lower_priority_than_the_agent(
+    start_probe: StartProbe, sound_bundle: Bundle
+) -> None:
+    start_probe("openvino-reports").opened(deadline())
+    niceness = int(sound_bundle.path.with_suffix(".nice").read_text(encoding="ascii"))
+    assert niceness == min(19, os.nice(0) + 5)
 
 
-def test_one_that_answers_wrongly_says_in_which_case(tried: Try) -> None:
-    opened = tried("openvino-blind").opened(soon())
+def test_wrong_findings_are_reported_with_their_case(start_probe: StartProbe) -> None:
+    opened = start_probe("openvino-blind").opened(deadline())
     assert opened.problems.startswith("mass: nodule_mass with score 0.800 is missing")
 
 
 @pytest.mark.parametrize(
-    ("command", "told", "lasting"),
+    ("command", "message", "lasting"),
     [
         ("illegal", r"^crashed its process \(SIGILL\)$", True),
         ("killed", r"^crashed its process \(SIGKILL\)$", False),
@@ -94,16 +98,16 @@ def test_one_that_answers_wrongly_says_in_which_case(tried: Try) -> None:
         ("breaks", "^failed: LookupError: a library's own words$", True),
     ],
 )
-def test_what_goes_wrong_is_told_in_words(
-    tried: Try, command: str, told: str, lasting: bool
+def test_a_failure_is_reported_in_words(
+    start_probe: StartProbe, command: str, message: str, lasting: bool
 ) -> None:
-    with pytest.raises(ProbeFailed, match=told) as failed:
-        tried(f"openvino-{command}").opened(soon())
+    with pytest.raises(ProbeFailed, match=message) as failed:
+        start_probe(f"openvino-{command}").opened(deadline())
     assert failed.value.lasting is lasting
 
 
-def test_one_that_hangs_is_killed_when_its_time_is_over(tried: Try) -> None:
-    probe = tried("openvino-hangs")
+def test_a_probe_that_hangs_is_killed_at_its_deadline(start_probe: StartProbe) -> None:
+    probe = start_probe("openvino-hangs")
     with pytest.raises(ProbeFailed, match="did not get ready in time") as failed:
         probe.opened(time.monotonic())
     assert not failed.value.lasting
@@ -113,24 +117,24 @@ def test_one_that_hangs_is_killed_when_its_time_is_over(tried: Try) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "told", "limit_s"),
+    ("command", "message", "limit_s"),
     [
         ("hangs-later", "did not answer in time", 0.2),
         ("crashes-later", r"crashed its process \(SIGABRT\)", WAIT_S),
     ],
 )
-def test_what_goes_wrong_while_it_is_timed(
-    tried: Try, command: str, told: str, limit_s: float
+def test_a_failure_during_timing_is_reported(
+    start_probe: StartProbe, command: str, message: str, limit_s: float
 ) -> None:
-    probe = tried(f"openvino-{command}")
-    assert probe.opened(soon()).problems == ""
-    with pytest.raises(ProbeFailed, match=told):
+    probe = start_probe(f"openvino-{command}")
+    assert probe.opened(deadline()).problems == ""
+    with pytest.raises(ProbeFailed, match=message):
         probe.time(TimingRequest(0), limit_s)
 
 
-def test_a_bundle_that_was_replaced_meanwhile_is_not_tried(tried: Try) -> None:
+def test_a_bundle_that_was_replaced_meanwhile_is_not_opened(start_probe: StartProbe) -> None:
     with pytest.raises(ProbeFailed, match="the bundle's file was replaced"):
-        tried(ORT, digest="0" * 64).opened(soon())
+        start_probe(ORT, digest="0" * 64).opened(deadline())
 
 
 AGENT = """
@@ -142,11 +146,11 @@ signal.pause()
 """
 
 
-def test_nothing_is_left_when_the_agent_is_killed(sound_bundle: Bundle, tmp_path: Path) -> None:
-    """A probe ends with whoever started it, even while it hangs."""
-    told = [str(sound_bundle.path), sound_bundle.digest, "openvino-hangs", str(tmp_path)]
+def test_no_probe_is_left_when_the_agent_is_killed(sound_bundle: Bundle, tmp_path: Path) -> None:
+    """A probe ends with the process that started it, even while it hangs."""
+    job = [str(sound_bundle.path), sound_bundle.digest, "openvino-hangs", str(tmp_path)]
     agent = subprocess.Popen(
-        [sys.executable, "-c", AGENT, *told, hostile.PATH],
+        [sys.executable, "-c", AGENT, *job, hostile.PATH],
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},

@@ -1,4 +1,4 @@
-"""Measuring and remembering, with candidates in memory and, at the end, real ones."""
+"""Engines are measured and the selection is cached: with fake candidates and with real ones."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ from tests.support.engines.variants import (
 
 ROOT = Path(__file__).parents[5]
 INT8, FP32 = "openvino-int8", "openvino-fp32"
-BOX = Hardware("AMD EPYC", 2, ("avx2",), "")
-QUICK = BenchmarkBudget(rounds=5)
+MACHINE = Hardware("AMD EPYC", 2, ("avx2",), "")
+BUDGET = BenchmarkBudget(rounds=5)
 
 Time = Callable[[ProbeJob, TimingRequest], float]
 
 
 @dataclass
-class Bench:
-    """Candidates in memory. `times` gives milliseconds or raises; by variant."""
+class FakeCandidates:
+    """Fake candidates by variant; `times` gives milliseconds or raises."""
 
     times: dict[str, Time | float]
     problems: dict[str, str] = field(default_factory=dict)
@@ -67,55 +67,59 @@ class Bench:
 
 @dataclass
 class FakeProbe:
-    bench: Bench
+    candidates: FakeCandidates
     job: ProbeJob
 
     def opened(self, until: float) -> ProbeReady:
-        if refusal := self.bench.refusals.get(self.job.variant):
+        if refusal := self.candidates.refusals.get(self.job.variant):
             raise refusal
-        return ProbeReady(self.bench.problems.get(self.job.variant, ""), self.bench.max_batch)
+        return ProbeReady(
+            self.candidates.problems.get(self.job.variant, ""), self.candidates.max_batch
+        )
 
     def time(self, timing: TimingRequest, limit_s: float) -> float:
-        assert self.bench.running[self.job], "timed after its end"
-        self.bench.timed.append((self.job.variant, timing))
-        of = self.bench.times[self.job.variant]
-        return of(self.job, timing) if callable(of) else of * timing.images * timing.calls
+        assert self.candidates.running[self.job], "timed after its end"
+        self.candidates.timed.append((self.job.variant, timing))
+        time = self.candidates.times[self.job.variant]
+        return time(self.job, timing) if callable(time) else time * timing.images * timing.calls
 
     def end(self) -> None:
-        self.bench.running.pop(self.job, None)
+        self.candidates.running.pop(self.job, None)
 
 
 @pytest.fixture(scope="module")
-def three(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     path = tmp_path_factory.mktemp("bundle") / "a.bundle"
     return bundle_with(path, variant(INT8), variant(FP32), variant(ORT))
 
 
 @pytest.fixture(autouse=True)
-def this_box(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """The same box for all; call it for another one."""
+def set_hardware(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Set the same hardware for all tests; return a function that changes it."""
 
     def change(**facts: Any) -> None:
-        there = replace(BOX, **facts)
-        monkeypatch.setattr(Hardware, "detect", classmethod(lambda cls: there))
+        hardware = replace(MACHINE, **facts)
+        monkeypatch.setattr(Hardware, "detect", classmethod(lambda cls: hardware))
 
     change()
     return change
 
 
-def chosen(bundle: Bundle, cache_dir: Path, bench: Bench, **options: Any) -> EngineSelection:
-    choice = select_engine(bundle, cache_dir, budget=QUICK, start=bench.start, **options)
-    assert not +bench.running, "a probe was left running"
+def select(
+    bundle: Bundle, cache_dir: Path, candidates: FakeCandidates, **options: Any
+) -> EngineSelection:
+    choice = select_engine(bundle, cache_dir, budget=BUDGET, start=candidates.start, **options)
+    assert not +candidates.running, "a probe was left running"
     return choice
 
 
-def usual() -> Bench:
-    return Bench({INT8: 9.0, FP32: 6.0, ORT: 14.0})
+def usual_candidates() -> FakeCandidates:
+    return FakeCandidates({INT8: 9.0, FP32: 6.0, ORT: 14.0})
 
 
-def test_the_fastest_is_chosen_whatever_the_bundles_order(three: Bundle, tmp_path: Path) -> None:
-    choice = chosen(three, tmp_path, usual())
-    assert choice.variant == three.variant(FP32)
+def test_the_fastest_is_chosen_whatever_the_bundles_order(bundle: Bundle, tmp_path: Path) -> None:
+    choice = select(bundle, tmp_path, usual_candidates())
+    assert choice.variant == bundle.variant(FP32)
     assert choice.reason == (
         "fastest of 3 that agree with the golden cases: "
         "openvino-fp32 6.0 ms, openvino-int8 9.0 ms, onnxruntime-fp32 14.0 ms"
@@ -129,42 +133,44 @@ def test_the_fastest_is_chosen_whatever_the_bundles_order(three: Bundle, tmp_pat
     assert not choice.remembered
 
 
-def test_candidates_take_turns_on_changing_pictures(three: Bundle, tmp_path: Path) -> None:
-    bench = usual()
-    chosen(three, tmp_path, bench)
-    turns = bench.timed[: 3 * (QUICK.rounds + 1)]
-    for k in range(QUICK.rounds + 1):
+def test_candidates_take_turns_on_changing_pictures(bundle: Bundle, tmp_path: Path) -> None:
+    candidates = usual_candidates()
+    select(bundle, tmp_path, candidates)
+    turns = candidates.timed[: 3 * (BUDGET.rounds + 1)]
+    for k in range(BUDGET.rounds + 1):
         of_round = turns[3 * k : 3 * k + 3]
         assert {name for name, _ in of_round} == {INT8, FP32, ORT}
         assert {timing for _, timing in of_round} == {TimingRequest(k)}
 
 
-def test_the_median_counts_and_the_first_round_does_not(three: Bundle, tmp_path: Path) -> None:
-    bench = usual()
-    bench.times[FP32] = lambda job, timing: [900.0, 5.0, 700.0, 6.0, 800.0, 7.0][timing.number]
-    bench.times[INT8] = lambda job, timing: 1.0 if timing.number == 0 else 9.0
-    choice = chosen(three, tmp_path, bench)
+def test_the_median_counts_and_the_first_round_does_not(bundle: Bundle, tmp_path: Path) -> None:
+    candidates = usual_candidates()
+    candidates.times[FP32] = lambda job, timing: [900.0, 5.0, 700.0, 6.0, 800.0, 7.0][timing.number]
+    candidates.times[INT8] = lambda job, timing: 1.0 if timing.number == 0 else 9.0
+    choice = select(bundle, tmp_path, candidates)
     assert [it.median_ms for it in choice.measured] == [9.0, 7.0, 14.0]
 
 
-def test_time_over_ends_the_rounds_but_not_before_the_least(three: Bundle, tmp_path: Path) -> None:
-    bench = usual()
+def test_the_rounds_end_with_the_budget_but_not_before_the_least(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    candidates = usual_candidates()
     select_engine(
-        three, tmp_path, budget=BenchmarkBudget(budget_s=0, least_rounds=2), start=bench.start
+        bundle, tmp_path, budget=BenchmarkBudget(budget_s=0, least_rounds=2), start=candidates.start
     )
-    assert max(timing.number for _, timing in bench.timed) == 2
+    assert max(timing.number for _, timing in candidates.timed) == 2
 
 
-def test_one_that_disagrees_is_not_even_timed(three: Bundle, tmp_path: Path) -> None:
-    bench = usual()
-    bench.problems[FP32] = "mass: nodule_mass with score 0.800 is missing"
-    choice = chosen(three, tmp_path, bench)
+def test_a_candidate_that_disagrees_is_not_timed(bundle: Bundle, tmp_path: Path) -> None:
+    candidates = usual_candidates()
+    candidates.problems[FP32] = "mass: nodule_mass with score 0.800 is missing"
+    choice = select(bundle, tmp_path, candidates)
     assert choice.variant.name == INT8
     assert choice.reason.endswith(
         "; not chosen: openvino-fp32 disagrees with the golden cases "
         "(mass: nodule_mass with score 0.800 is missing)"
     )
-    assert FP32 not in {name for name, _ in bench.timed}
+    assert FP32 not in {name for name, _ in candidates.timed}
 
 
 def crash(job: ProbeJob, timing: TimingRequest) -> float:
@@ -180,153 +186,168 @@ FAILURES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", FAILURES)
-def test_one_that_fails_leaves_the_others(three: Bundle, tmp_path: Path, case: str) -> None:
-    fields: dict[str, Any] = {"times": usual().times} | FAILURES[case]
-    choice = chosen(three, tmp_path, Bench(**fields))
+def test_a_candidate_that_fails_leaves_the_others(
+    bundle: Bundle, tmp_path: Path, case: str
+) -> None:
+    fields: dict[str, Any] = {"times": usual_candidates().times} | FAILURES[case]
+    choice = select(bundle, tmp_path, FakeCandidates(**fields))
     assert choice.variant.name == INT8
     assert "fastest of 2 that agree" in choice.reason
     assert choice.measured[1].problem
 
 
-def test_none_that_agrees_is_an_error_that_tells_of_each(three: Bundle, tmp_path: Path) -> None:
-    bench = usual()
-    bench.problems = {INT8: "mass: wrong", FP32: "mass: wrong too"}
-    bench.refusals = {ORT: ProbeFailed("crashed its process (SIGILL)")}
+def test_if_no_candidate_agrees_the_error_has_the_reason_of_each(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    candidates = usual_candidates()
+    candidates.problems = {INT8: "mass: wrong", FP32: "mass: wrong too"}
+    candidates.refusals = {ORT: ProbeFailed("crashed its process (SIGILL)")}
     with pytest.raises(EngineFailed) as failed:
-        chosen(three, tmp_path, bench)
+        select(bundle, tmp_path, candidates)
     assert failed.value.message == (
         "no engine of this bundle gives the recorded findings on this machine: "
         "openvino-int8 disagrees with the golden cases (mass: wrong); "
         "openvino-fp32 disagrees with the golden cases (mass: wrong too); "
         "onnxruntime-fp32 crashed its process (SIGILL)"
     )
-    assert not +bench.running
-    assert select_engine(three, tmp_path, budget=QUICK, start=usual().start).variant.name == FP32
+    assert not +candidates.running
+    assert (
+        select_engine(bundle, tmp_path, budget=BUDGET, start=usual_candidates().start).variant.name
+        == FP32
+    )
 
 
-def test_it_is_remembered(three: Bundle, tmp_path: Path) -> None:
-    first = chosen(three, tmp_path, usual())
-    again = Bench({INT8: 1.0, FP32: 6.0, ORT: 14.0})
-    assert chosen(three, tmp_path, again) == replace(first, remembered=True)
+def test_the_selection_is_cached(bundle: Bundle, tmp_path: Path) -> None:
+    first = select(bundle, tmp_path, usual_candidates())
+    again = FakeCandidates({INT8: 1.0, FP32: 6.0, ORT: 14.0})
+    assert select(bundle, tmp_path, again) == replace(first, remembered=True)
     assert again.started == []
 
 
-def test_another_bundle_is_measured_anew(three: Bundle, tmp_path: Path) -> None:
-    chosen(three, tmp_path, usual())
+def test_another_bundle_is_measured_again(bundle: Bundle, tmp_path: Path) -> None:
+    select(bundle, tmp_path, usual_candidates())
     other = bundle_with(tmp_path / "b.bundle", variant(INT8), variant(FP32))
-    assert not chosen(other, tmp_path, usual()).remembered
-    assert chosen(three, tmp_path, usual()).remembered
+    assert not select(other, tmp_path, usual_candidates()).remembered
+    assert select(bundle, tmp_path, usual_candidates()).remembered
 
 
-def test_another_box_another_runtime_or_other_threads_are_measured_anew(
-    three: Bundle,
+def test_another_machine_runtime_or_number_of_threads_is_measured_again(
+    bundle: Bundle,
     tmp_path: Path,
-    this_box: Callable[..., None],
+    set_hardware: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    chosen(three, tmp_path, usual())
-    assert not chosen(three, tmp_path, usual(), threads=1).remembered
-    this_box(cores=4)
-    assert not chosen(three, tmp_path, usual()).remembered
-    this_box()
-    assert chosen(three, tmp_path, usual()).remembered
+    select(bundle, tmp_path, usual_candidates())
+    assert not select(bundle, tmp_path, usual_candidates(), threads=1).remembered
+    set_hardware(cores=4)
+    assert not select(bundle, tmp_path, usual_candidates()).remembered
+    set_hardware()
+    assert select(bundle, tmp_path, usual_candidates()).remembered
     monkeypatch.setattr(module, "runtime_version", lambda runtime: "2027.1")
-    assert not chosen(three, tmp_path, usual()).remembered
+    assert not select(bundle, tmp_path, usual_candidates()).remembered
 
 
-def test_a_damaged_cache_is_made_again(three: Bundle, tmp_path: Path) -> None:
-    chosen(three, tmp_path, usual())
+def test_after_damage_of_the_cache_engines_are_measured_again(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    select(bundle, tmp_path, usual_candidates())
     (file,) = (tmp_path / "selections").iterdir()
     file.write_bytes(file.read_bytes()[:-30])
-    assert not chosen(three, tmp_path, usual()).remembered
-    assert chosen(three, tmp_path, usual()).remembered
+    assert not select(bundle, tmp_path, usual_candidates()).remembered
+    assert select(bundle, tmp_path, usual_candidates()).remembered
 
 
-def test_a_failure_that_may_pass_is_not_remembered(three: Bundle, tmp_path: Path) -> None:
-    busy = usual()
+def test_a_temporary_failure_is_not_cached(bundle: Bundle, tmp_path: Path) -> None:
+    busy = usual_candidates()
     busy.refusals = {FP32: ProbeFailed("did not get ready in time", lasting=False)}
-    assert chosen(three, tmp_path, busy).variant.name == INT8
-    assert chosen(three, tmp_path, usual()).variant.name == FP32
-    illegal = usual()
+    assert select(bundle, tmp_path, busy).variant.name == INT8
+    assert select(bundle, tmp_path, usual_candidates()).variant.name == FP32
+    illegal = usual_candidates()
     illegal.refusals = {INT8: ProbeFailed("crashed its process (SIGILL)")}
     other = bundle_with(tmp_path / "b.bundle", variant(INT8), variant(FP32))
-    chosen(other, tmp_path, illegal)
-    assert chosen(other, tmp_path, usual()).remembered
+    select(other, tmp_path, illegal)
+    assert select(other, tmp_path, usual_candidates()).remembered
 
 
-def test_the_operators_wish_is_tried_alone_and_must_agree(three: Bundle, tmp_path: Path) -> None:
-    bench = usual()
-    choice = chosen(three, tmp_path, bench, wanted=ORT)
+def test_the_operators_variant_is_the_only_candidate_and_must_agree(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    candidates = usual_candidates()
+    choice = select(bundle, tmp_path, candidates, wanted=ORT)
     assert choice.reason == (
         "set by the operator; agrees with the golden cases: onnxruntime-fp32 14.0 ms"
     )
-    assert {job.variant for job in bench.started} == {ORT}
-    wrong = Bench(usual().times, problems={INT8: "mass: wrong"})
+    assert {job.variant for job in candidates.started} == {ORT}
+    wrong = FakeCandidates(usual_candidates().times, problems={INT8: "mass: wrong"})
     with pytest.raises(EngineFailed, match="openvino-int8 disagrees"):
-        chosen(three, tmp_path, wrong, wanted=INT8)
+        select(bundle, tmp_path, wrong, wanted=INT8)
 
 
-def test_what_cannot_run_here_is_no_candidate(
-    three: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_variant_that_cannot_run_here_is_no_candidate(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ConfigInvalid) as refused:
-        chosen(three, tmp_path, usual(), wanted="tpu")
+        select(bundle, tmp_path, usual_candidates(), wanted="tpu")
     assert refused.value.hint == (
         f"Set engine.variant to {AUTO} or to one of: {INT8}, {FP32}, {ORT}."
     )
     monkeypatch.setattr(
         module, "runtime_version", lambda name: "1" if name == "onnxruntime" else None
     )
-    assert [it.variant for it in chosen(three, tmp_path, usual()).measured] == [ORT]
+    assert [it.variant for it in select(bundle, tmp_path, usual_candidates()).measured] == [ORT]
     monkeypatch.setattr(module, "runtime_version", lambda name: None)
     with pytest.raises(BundleInvalid, match="no engine that runs here"):
-        chosen(three, tmp_path, usual())
+        select(bundle, tmp_path, usual_candidates())
 
 
-def test_what_is_known_not_to_work_is_done_without_and_measured_apart(
-    three: Bundle, tmp_path: Path
+def test_an_excluded_variant_is_no_candidate_and_that_selection_is_cached_separately(
+    bundle: Bundle, tmp_path: Path
 ) -> None:
-    assert chosen(three, tmp_path, usual()).variant.name == FP32
-    bench = usual()
-    choice = chosen(three, tmp_path, bench, without={FP32: "the card is gone"})
+    assert select(bundle, tmp_path, usual_candidates()).variant.name == FP32
+    candidates = usual_candidates()
+    choice = select(bundle, tmp_path, candidates, without={FP32: "the card is gone"})
     assert choice.variant.name == INT8
-    assert {job.variant for job in bench.started} == {INT8, ORT}
-    assert chosen(three, tmp_path, usual()).variant.name == FP32
+    assert {job.variant for job in candidates.started} == {INT8, ORT}
+    assert select(bundle, tmp_path, usual_candidates()).variant.name == FP32
 
 
-def test_batches_are_used_where_the_engine_gains_by_them(three: Bundle, tmp_path: Path) -> None:
+def test_batches_are_used_if_they_raise_the_engines_throughput(
+    bundle: Bundle, tmp_path: Path
+) -> None:
     def gpu(job: ProbeJob, timing: TimingRequest) -> float:
         return 5.0 + timing.images * timing.calls * 0.5
 
-    bench = Bench({INT8: 9.0, FP32: gpu, ORT: 14.0}, max_batch=8)
+    candidates = FakeCandidates({INT8: 9.0, FP32: gpu, ORT: 14.0}, max_batch=8)
     # 1: 5.5 ms; 2: 6 ms; 4: 7 ms; 8: 9 ms, which is more than one and a half times 5.5 ms.
-    assert chosen(three, tmp_path, bench).batch == BatchPolicy(max_batch=4)
-    assert {timing.images for name, timing in bench.timed if name == FP32} == {1, 2, 4, 8}
+    assert select(bundle, tmp_path, candidates).batch == BatchPolicy(max_batch=4)
+    assert {timing.images for name, timing in candidates.timed if name == FP32} == {1, 2, 4, 8}
 
 
-def test_requests_go_side_by_side_where_that_brings_more_through(
-    three: Bundle, tmp_path: Path, this_box: Callable[..., None]
+def test_requests_run_in_parallel_if_that_raises_the_throughput(
+    bundle: Bundle, tmp_path: Path, set_hardware: Callable[..., None]
 ) -> None:
     def cores(job: ProbeJob, timing: TimingRequest) -> float:
         return 7.0 if job.parallel_requests == 2 else 6.0 * timing.images
 
-    bench = Bench({INT8: 9.0, FP32: cores, ORT: 14.0})
-    assert chosen(three, tmp_path, bench).batch == BatchPolicy(parallel_requests=2)
-    this_box(cores=1)
-    alone = Bench({INT8: 9.0, FP32: cores, ORT: 14.0})
-    assert chosen(three, tmp_path, alone).batch == BatchPolicy()
+    candidates = FakeCandidates({INT8: 9.0, FP32: cores, ORT: 14.0})
+    assert select(bundle, tmp_path, candidates).batch == BatchPolicy(parallel_requests=2)
+    set_hardware(cores=1)
+    alone = FakeCandidates({INT8: 9.0, FP32: cores, ORT: 14.0})
+    assert select(bundle, tmp_path, alone).batch == BatchPolicy()
     assert {job.parallel_requests for job in alone.started} == {1}
 
 
-def test_a_use_that_fails_is_left_out(three: Bundle, tmp_path: Path) -> None:
-    def brittle(job: ProbeJob, timing: TimingRequest) -> float:
+def test_a_batch_policy_that_fails_is_not_chosen(bundle: Bundle, tmp_path: Path) -> None:
+    def fail_in_parallel(job: ProbeJob, timing: TimingRequest) -> float:
         return crash(job, timing) if job.parallel_requests > 1 else 6.0
 
-    bench = Bench({INT8: 9.0, FP32: brittle, ORT: 14.0})
-    assert chosen(three, tmp_path, bench).batch == BatchPolicy()
+    candidates = FakeCandidates({INT8: 9.0, FP32: fail_in_parallel, ORT: 14.0})
+    assert select(bundle, tmp_path, candidates).batch == BatchPolicy()
 
 
-def test_real_engines_on_this_box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_engines_are_measured_on_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two real runtimes, one that crashes, one that hangs and one that is wrong."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     names = [FP32, ORT, "openvino-illegal", "openvino-hangs", "openvino-blind"]
@@ -337,10 +358,10 @@ def test_real_engines_on_this_box(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         probe = ProbeProcess(replace(job, opener=hostile.PATH))
         if job.variant == "openvino-hangs":
             hanging.append(probe)
-            return Impatient(probe)
+            return TimedOutProbe(probe)
         return probe
 
-    choice = select_engine(bundle, tmp_path / "cache", 2, budget=QUICK, start=start)
+    choice = select_engine(bundle, tmp_path / "cache", 2, budget=BUDGET, start=start)
     assert choice.variant.name in {FP32, ORT}
     assert re.search(
         r"of 2 that agree .* not chosen: openvino-illegal crashed its process \(SIGILL\); "
@@ -355,8 +376,8 @@ def test_real_engines_on_this_box(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @dataclass
-class Impatient:
-    """A probe whose time to get ready is over at once."""
+class TimedOutProbe:
+    """A probe whose deadline to get ready has passed."""
 
     probe: Probe
 
