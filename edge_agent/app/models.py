@@ -59,14 +59,18 @@ def describe_bundle(settings: Settings) -> dict[str, Any]:
         "version": manifest.version,
         "digest": bundle.digest,
         "intended_use": manifest.intended_use,
-        "engines": [it.name for it in manifest.engines],
-        "runnable_engines": [it.name for it in manifest.engines if runtime_version(it.runtime)],
+        "engines": [engine.name for engine in manifest.engines],
+        "runnable_engines": [
+            engine.name for engine in manifest.engines if runtime_version(engine.runtime)
+        ],
         "requested_engine": (
             "the fastest, measured at the first start" if variant == AUTO else variant
         ),
         "input_height": manifest.input.height,
         "input_width": manifest.input.width,
-        "operating_points": {it.name: dict(it.operating_points) for it in manifest.engines},
+        "operating_points": {
+            engine.name: dict(engine.operating_points) for engine in manifest.engines
+        },
         "provenance": manifest.provenance.model_dump(mode="json"),
     }
 

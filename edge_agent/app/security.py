@@ -88,7 +88,7 @@ def _load_tls(settings: Settings) -> Tls | None:
 
 
 def _check_audit(settings: Settings, listeners: list[Listener]) -> None:
-    if not settings.audit.enabled and not all(is_loopback(it.host) for it in listeners):
+    if not settings.audit.enabled and not all(is_loopback(listener.host) for listener in listeners):
         raise ConfigInvalid(
             "The audit log is switched off, and other machines can reach this agent.",
             hint="Leave audit.enabled on, or listen on 127.0.0.1.",
@@ -103,6 +103,6 @@ def _open_audit(settings: Settings) -> AuditLog | None:
 
 def _trusted_hosts(settings: Settings, tls: Tls | None) -> TrustedHosts:
     http = settings.http
-    is_wildcard = http.host in {"", "0.0.0.0", "::"}  # noqa: S104  # it names no machine
+    is_wildcard = http.host in {"", "0.0.0.0", "::"}  # noqa: S104  # no machine's name
     hosts = http.hosts if is_wildcard else (http.host, *http.hosts)
     return parse_trusted_hosts("http" if tls is None else "https", hosts, http.origins)

@@ -44,7 +44,7 @@ class AuditVerdict:
 
     @property
     def is_intact(self) -> bool:
-        """Whether everything that was checked is intact."""
+        """True if everything that was checked is intact."""
         return self.broken is None
 
     def describe(self) -> str:
@@ -75,9 +75,8 @@ def verify(path: Path, *, archived: bool = False) -> AuditVerdict:
     if path.is_file():
         return _Verifier(None).run([path], archived=True)
     try:
-        anchor = read_anchor(
-            path
-        )  # Read first, so that a running agent's anchor is never ahead of the files.
+        # The anchor is read first, so that a running agent's anchor is never ahead of the files.
+        anchor = read_anchor(path)
     except ValueError as error:
         return AuditVerdict(0, GENESIS, False, 0, ChainBreak(ANCHOR, 1, str(error)))
     files = list_segments(path)
@@ -87,7 +86,7 @@ def verify(path: Path, *, archived: bool = False) -> AuditVerdict:
 
 
 class _Verifier:
-    """One pass over a chain."""
+    """A single pass over a chain."""
 
     def __init__(self, anchor: Anchor | None) -> None:
         self._anchor = anchor

@@ -59,7 +59,7 @@ class ChainWriter:
 
     @property
     def is_anchor_behind(self) -> bool:
-        """Whether the chain has entries that the anchor does not cover."""
+        """True if the chain has entries that the anchor does not cover."""
         return self._anchored != self.head
 
     def append(self, events: Iterable[tuple[datetime, AuditEvent]]) -> None:

@@ -118,9 +118,9 @@ class MachineReport:
     def as_markdown(self) -> str:
         """Return the report for people."""
         engines = "\n".join(
-            f"| {it.name} | {'' if it.median_ms is None else f'{it.median_ms:.1f} ms'} "
-            f"| {it.problem} |"
-            for it in self.engines
+            f"| {row.name} | {'' if row.median_ms is None else f'{row.median_ms:.1f} ms'} "
+            f"| {row.problem} |"
+            for row in self.engines
         )
         return f"""# hilum-edge bench
 
@@ -183,7 +183,7 @@ async def run_benchmark(settings: Settings, image: Path | None = None) -> Machin
         bundle=f"{manifest.name}-{manifest.version} ({bundle.digest[:12]})",
         engine=selection.variant.name,
         engine_reason=selection.reason,
-        engines=tuple(EngineRow(it.variant, it.median_ms, it.problem) for it in selection.measured),
+        engines=tuple(EngineRow(m.variant, m.median_ms, m.problem) for m in selection.measured),
         image=title,
         **measured,
     )
@@ -231,11 +231,11 @@ async def _measure_agent(settings: Settings, data: bytes) -> dict[str, float]:
             images_per_s = await _images_per_s(
                 client, data, concurrency=settings.decode.workers + 2
             )
-        timings = [it.timings for it in results[WARM_UP_ROUNDS:]]
+        timings = [result.timings for result in results[WARM_UP_ROUNDS:]]
         return {
             "start_s": start_s,
-            "decode_ms": statistics.median(it.decode_ms for it in timings),
-            "infer_ms": statistics.median(it.infer_ms for it in timings),
+            "decode_ms": statistics.median(stages.decode_ms for stages in timings),
+            "infer_ms": statistics.median(stages.infer_ms for stages in timings),
             "round_trip_ms": round_trip_ms,
             "images_per_s": images_per_s,
             "memory_idle_mb": idle_mb,

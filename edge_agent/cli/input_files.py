@@ -131,7 +131,9 @@ def choose_overlay_paths(
         stem = file.stem if file.suffix.lower() in SUFFIXES else file.name
         numbered = (f"{stem}-{number}.png" for number in itertools.count(2))
         candidates = (target / name for name in itertools.chain([f"{stem}.png"], numbered))
-        paths[file] = next(it for it in candidates if it not in used and it.resolve() not in images)
+        paths[file] = next(
+            path for path in candidates if path not in used and path.resolve() not in images
+        )
         used.add(paths[file])
     return paths
 

@@ -81,12 +81,14 @@ def _to_detection_result(result: client.Result) -> DetectionResult:
     return DetectionResult(
         request_id=result.request_id,
         findings=tuple(
-            Finding(it.entry.index, it.score, Box(**asdict(it.box))) for it in result.findings
+            Finding(found.entry.index, found.score, Box(**asdict(found.box)))
+            for found in result.findings
         ),
         image=ImageFacts(**facts, spacing=None if spacing is None else Spacing(**spacing)),
         # A newer agent may send codes that this version does not have.
         warnings=tuple(
-            ImageWarning(cast(WarningCode, it.code), it.message) for it in result.warnings
+            ImageWarning(cast(WarningCode, warning.code), warning.message)
+            for warning in result.warnings
         ),
         bundle_digest=result.bundle_digest,
         engine=result.engine,

@@ -157,7 +157,7 @@ class ByteBudget:
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """One request's place in the queue. Only `Admission` changes it."""
+    """A request's place in the queue. Only `Admission` changes it."""
 
     id: int
     priority: Priority

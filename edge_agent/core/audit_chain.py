@@ -56,7 +56,7 @@ Outcome = Literal["ok"] | ErrorCode | DenialReason
 
 @dataclass(frozen=True, slots=True)
 class AuditEvent:
-    """One access, or one event of the log itself.
+    """An access, or an event of the log itself.
 
     Attributes:
         action: the requested action, or the log's event.
@@ -66,7 +66,7 @@ class AuditEvent:
         request: digest of the request's id in hexadecimal digits; never the id itself, which
             callers may have taken from the patient's record.
         bundle: the first digits of the digest of the bundle that answered.
-        count: number of events that this entry stands for.
+        count: number of events that this entry records.
 
     Raises:
         ValueError: a field has another value, which the message does not repeat.

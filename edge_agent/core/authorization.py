@@ -83,7 +83,7 @@ _FORBIDDEN: Final = frozenset(
 _DENIAL_MESSAGES: Final[Mapping[DenialReason, tuple[str, str | None]]] = MappingProxyType(
     {
         DenialReason.NO_CREDENTIAL: ("This needs a credential and none was sent", None),
-        DenialReason.UNKNOWN_CREDENTIAL: ("The credential is not known here", None),
+        DenialReason.UNKNOWN_CREDENTIAL: ("The agent does not know the credential", None),
         DenialReason.EXPIRED_CREDENTIAL: (
             "The credential has expired",
             "Ask the operator of this box for a new one.",
@@ -113,7 +113,7 @@ LOOPBACK: Final = Principal("loopback", Role.CLINIC)
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """One port.
+    """A port on which the agent listens.
 
     Attributes:
         name: its name in messages.

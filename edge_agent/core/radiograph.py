@@ -52,7 +52,7 @@ class ImageFacts:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Radiograph:
-    """One decoded radiograph; carries nothing that identifies the patient.
+    """A decoded radiograph, without anything that identifies the patient.
 
     `pixels` is u8 of shape (H, W), C-contiguous, bright where X-rays were absorbed (bone is
     white). It may have been shrunk while decoding; `facts` gives the original's size.

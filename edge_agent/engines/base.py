@@ -23,7 +23,7 @@ def iter_batches(batch: Pixels, most: int) -> Iterator[Pixels]:
 
 
 class Engine(Protocol):
-    """One compiled model on one runtime.
+    """A compiled model on a runtime.
 
     `infer` may be called from several threads at once. The same batch gives the same outputs.
     """
@@ -47,10 +47,10 @@ class Engine(Protocol):
         """Run the model.
 
         Args:
-            batch: u8 of shape (N, 1, H, W), H and W as the manifest's input says.
+            batch: u8 of shape (N, 1, H, W), H and W as the manifest's input declares.
 
         Returns:
-            f32 of shape (N, 4 + classes, anchors), as `hilum.manifest.HeadSpec` says; owned by
+            f32 of shape (N, 4 + classes, anchors), as `hilum.manifest.HeadSpec` declares; owned by
             the caller.
 
         Raises:

@@ -63,7 +63,7 @@ _DAMAGE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """One verified model version.
+    """A verified model version.
 
     `digest` is the SHA-256 of the manifest's bytes, which identifies its engines, operating points
     and golden cases.
@@ -177,7 +177,7 @@ def _check_directory(members: list[zipfile.ZipInfo]) -> None:
         if not _PLAIN_PATH.fullmatch(name) or name != info.filename:
             raise BundleInvalid(f"member name {name!r} is not a plain relative path")
         if name in seen:
-            raise BundleInvalid(f"member {name!r} is there twice")
+            raise BundleInvalid(f"member {name!r} appears twice")
         if info.flag_bits & _ENCRYPTED or info.compress_type not in _METHODS:
             raise BundleInvalid(f"member {name!r} is encrypted or packed in an unknown way")
         seen.add(name)
@@ -201,10 +201,10 @@ def _read_verified(archive: zipfile.ZipFile, name: str, member: Member) -> bytes
     content = _read(archive, name, member.size_bytes)
     if len(content) != member.size_bytes:
         raise BundleInvalid(
-            f"member {name!r} has {len(content)} bytes, the manifest says {member.size_bytes}"
+            f"member {name!r} has {len(content)} bytes, the manifest declares {member.size_bytes}"
         )
     if hashlib.sha256(content).hexdigest() != member.sha256:
-        raise BundleInvalid(f"member {name!r} does not have the SHA-256 that the manifest says")
+        raise BundleInvalid(f"member {name!r} does not have the SHA-256 that the manifest declares")
     return content
 
 

@@ -70,7 +70,7 @@ class OpenVinoContentChecker:
             spec: the manifest's `content_check`.
 
         Raises:
-            BundleInvalid: the network's input or output is not what the manifest says.
+            BundleInvalid: the network's input or output is not what the manifest declares.
             EngineFailed: the runtime cannot compile or run it.
         """
         self._spec = spec
@@ -152,5 +152,5 @@ def _check_form(compiled: ov.CompiledModel, spec: InputSpec) -> None:
     outputs = [(port.element_type.to_string(), tuple(port.shape)) for port in compiled.outputs]
     if inputs != [("u8", (1, 1, spec.height, spec.width))] or outputs != [("f32", (1, OUTPUTS))]:
         raise BundleInvalid(
-            f"the content check takes {inputs} and gives {outputs}, not what the manifest says"
+            f"the content check takes {inputs} and gives {outputs}, not what the manifest declares"
         )

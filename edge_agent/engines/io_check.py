@@ -33,7 +33,7 @@ class TensorForm:
 def check_model_form(
     inputs: Sequence[TensorForm], outputs: Sequence[TensorForm], manifest: Manifest
 ) -> None:
-    """Check that a model takes and gives what its manifest says.
+    """Check that a model's inputs and outputs are those that its manifest declares.
 
     Args:
         inputs: should be one, uint8 of shape (N, 1, H, W), N being 1 or `ANY`.
@@ -45,11 +45,11 @@ def check_model_form(
     """
     spec, rows = manifest.input, BOX_ROWS + len(manifest.findings)
     sizes = (spec.channels, spec.height, spec.width)
-    if [(it.dtype, it.shape[1:]) for it in inputs] != [("uint8", sizes)]:
+    if [(form.dtype, form.shape[1:]) for form in inputs] != [("uint8", sizes)]:
         raise BundleInvalid(
             f"the model's inputs are {_join(inputs)}, not uint8 (N, {str(sizes)[1:]}"
         )
-    if [(it.dtype, it.shape[1:2]) for it in outputs] != [("float32", (rows,))]:
+    if [(form.dtype, form.shape[1:2]) for form in outputs] != [("float32", (rows,))]:
         raise BundleInvalid(
             f"the model's outputs are {_join(outputs)}, not float32 (N, {rows}, anchors)"
         )
@@ -82,21 +82,21 @@ def check_finite(engine: str, outputs: RawOutputs) -> None:
         EngineFailed: an output is infinite or not a number.
     """
     if not np.isfinite(outputs).all():
-        raise EngineFailed(f"{engine} gave outputs that are not finite")
+        raise EngineFailed(f"{engine} computed outputs that are not finite")
 
 
 def make_blank_batch(spec: InputSpec, images: int = 1) -> Pixels:
-    """Return a batch of empty images, u8 of shape (images, 1, H, W), to warm an engine with."""
+    """Return a batch of empty images, u8 of shape (images, 1, H, W), to warm up an engine."""
     return np.full((images, spec.channels, spec.height, spec.width), spec.pad_value, np.uint8)
 
 
 @contextmanager
 def translate_errors(runtime: str, action: str) -> Iterator[None]:
-    """Turn whatever a runtime raises into EngineFailed.
+    """Convert every exception of a runtime to EngineFailed.
 
     Args:
         runtime: its name, for the message.
-        action: what it could not do, for the message.
+        action: the action that failed, for the message.
 
     Raises:
         EngineFailed: the block raised an error that is not a HilumError.

@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """How a bundle's model is loaded.
+    """Options of loading a bundle's model.
 
     Attributes:
         cache_dir: the agent's folder for engine selections and compiled models.
@@ -43,7 +43,7 @@ def load_model(bundle: Bundle, options: LoadOptions) -> LoadedModel:
 
     Args:
         bundle: the verified bundle.
-        options: how it is loaded.
+        options: the variant, the threads and the cache folder.
 
     Returns:
         The loaded model. The caller closes it.
@@ -51,7 +51,7 @@ def load_model(bundle: Bundle, options: LoadOptions) -> LoadedModel:
     Raises:
         BundleInvalid: the bundle has no variant that this agent has a runtime for.
         ConfigInvalid: the variant does not exist, or the cache folder is not private.
-        EngineFailed: no engine gives the recorded findings, or the selected one cannot be opened.
+        EngineFailed: no engine reproduces the recorded findings, or the selected one fails.
     """
     selection, engine = _open_selected(bundle, options)
     try:
@@ -59,7 +59,7 @@ def load_model(bundle: Bundle, options: LoadOptions) -> LoadedModel:
     except BaseException:
         engine.close()
         raise
-    reason = f"{selection.reason}; remembered" if selection.remembered else selection.reason
+    reason = f"{selection.reason}; cached" if selection.is_cached else selection.reason
     return LoadedModel(
         bundle.manifest,
         bundle.digest,

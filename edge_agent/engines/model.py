@@ -31,7 +31,9 @@ class SelfTestReport:
     @property
     def passed(self) -> bool:
         """Return True if the model may answer for patients on this machine."""
-        return not self.error and all(it.passed for it in (*self.detector, *self.content_check))
+        return not self.error and all(
+            check.passed for check in (*self.detector, *self.content_check)
+        )
 
     @property
     def problem(self) -> str:

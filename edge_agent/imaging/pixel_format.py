@@ -64,7 +64,7 @@ class PixelFormat:
 
 @dataclass(frozen=True, slots=True)
 class EncodedFrame:
-    """One compressed frame and what the data set declares of it.
+    """A compressed frame, with the declarations of its data set.
 
     Attributes:
         data: the codestream.

@@ -1,4 +1,4 @@
-"""What the agent needs of Linux: atomic files, processes, the allocator, asyncio, logging.
+"""Helpers for the operating system: atomic files, processes, the allocator, asyncio, logging.
 
-Imports nothing of the agent but its errors; training uses the files, too.
+The package imports nothing of the agent but its errors; training uses `files`, too.
 """

@@ -4,7 +4,7 @@ Order and names are the dataset's own (Nguyen et al., "VinDr-CXR: An open datase
 X-rays with radiologist's annotations", Scientific Data 2022, class ids 0-13). A bundle
 declares which of them its model has; results carry the index of this catalogue.
 
-Concepts are DICOM coded entries (PS3.3 section 8). Where neither SNOMED CT nor DICOM has one
+Concepts are DICOM coded entries (PS3.3 section 8). Where neither SNOMED CT nor DICOM has a
 concept for what the dataset's readers marked, the code is local (scheme `99HILUM`) instead of
 a similar one.
 """
@@ -26,10 +26,10 @@ class Concept:
 
 @dataclass(frozen=True, slots=True)
 class CatalogFinding:
-    """One kind of abnormality.
+    """A kind of abnormality.
 
     `slug` is the stable identifier for JSON, metrics and file names; `name` is the dataset's label.
-    `site` narrows the anatomy where the finding's own concept does not already say it.
+    `site` is the anatomic site, where the finding's own concept does not imply it.
     """
 
     index: int

@@ -29,7 +29,7 @@ class _Frozen(BaseModel):
 
 
 class Member(_Frozen):
-    """One file of the archive beside the manifest."""
+    """A file of the archive beside the manifest."""
 
     sha256: Sha256
     size_bytes: Annotated[int, Field(ge=0)]
@@ -49,11 +49,11 @@ class InputSpec(_Frozen):
 
 
 class HeadSpec(_Frozen):
-    """How raw outputs are decoded to findings (see `edge_agent.core.findings`).
+    """The rules that decode raw outputs to findings (see `edge_agent.core.findings`).
 
     Output is f32 of shape (N, 4 + classes, anchors): box centre x, centre y, width and height in
-    input pixels, then one score per class. Lower scores
-    than `score_floor` are dropped; with `multi_label` an anchor may have several classes.
+    input pixels, then one score per class. Scores below `score_floor` are dropped; with
+    `multi_label` an anchor may have several classes.
     """
 
     kind: Literal["yolo_decoded"] = "yolo_decoded"
@@ -77,7 +77,7 @@ class EngineTarget(_Frozen):
 
 
 class EngineVariant(_Frozen):
-    """One way to run the model: a runtime, a precision and its files.
+    """A way to run the model: a runtime, a precision and its files.
 
     `operating_points` are score thresholds by finding slug, valid for this variant of this bundle
     only. `targets` are TensorRT engines compiled from `model` ahead of time; an agent whose GPU is
@@ -137,7 +137,7 @@ class ContentCheckThresholds(_Frozen):
 class ContentCheckSpec(_Frozen):
     """A small classifier that runs before the detector: does the image show a frontal chest?
 
-    `model` and `weights` are OpenVINO IR: u8 (1, 1, H, W), letterboxed as `input` says, to f32
+    `model` and `weights` are OpenVINO IR: u8 (1, 1, H, W), letterboxed as `input` declares, to f32
     (1, 8) probabilities in the order of `edge_agent.core.content_check.ContentProbabilities`.
     """
 
@@ -179,7 +179,7 @@ class AcceptanceResult(_Frozen):
 
 
 class ModificationProtocol(_Frozen):
-    """How the modification was to be made and evaluated; `bounds` were declared before the run.
+    """The protocol of making and evaluating a modification. `bounds` were declared before the run.
 
     `declared` is the SHA-256 of the run manifest, which was written when the run began and contains
     the bounds.
@@ -196,7 +196,7 @@ class ChangeControl(_Frozen):
     """The record that a predetermined change control plan (FDA, December 2024) asks for.
 
     `modifications` describes what changed, `protocol` and `results` prove it, `impact` and `limits`
-    say what it means for users. `plan` names the organisation's document, if there is one;
+    describe what it means for users. `plan` names the organisation's document, if there is one;
     `replaces` is the digest of the previous bundle, to which a site can return; `evidence` lists
     members with details.
     """
@@ -304,7 +304,7 @@ class Manifest(_Frozen):
 
 
 class GoldenTolerance(_Frozen):
-    """How far a variant's findings on another processor may differ from the recorded ones.
+    """The permitted difference between a variant's findings on any processor and the recorded ones.
 
     Scores may differ by `score`, boxes must overlap by `min_iou`. A finding whose score is within
     `score` of its operating point may be absent or additional.
@@ -329,7 +329,7 @@ class GoldenFinding(_Frozen):
 
 
 class GoldenCase(_Frozen):
-    """One synthetic image (8-bit grey PNG of the input's size) and each variant's findings."""
+    """A synthetic image (8-bit grey PNG of the input's size) and each variant's findings."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
     image: MemberPath

@@ -101,7 +101,7 @@ def build_engines(
 
 
 def _inspect(variant: str, capability: str, plan: Plan, expected: int) -> PlanInspection:
-    kinds = Counter(layer.takes for layer in plan.layers if layer.is_convolution)
+    kinds = Counter(layer.input_type for layer in plan.layers if layer.is_convolution)
     exclusion_reason = ""
     if kinds["Int8"] < _MIN_INT8_SHARE * expected:
         exclusion_reason = (

@@ -1,1 +1,1 @@
-"""One engine for each runtime (OpenVINO, ONNX Runtime, TensorRT), and what they share."""
+"""The engines, one for each runtime (OpenVINO, ONNX Runtime, TensorRT), and shared helpers."""

@@ -27,7 +27,7 @@ Foreign = Any
 
 
 class CudaDevice(Protocol):
-    """One NVIDIA GPU. Addresses and stream handles are plain integers.
+    """An NVIDIA GPU. Addresses and stream handles are plain integers.
 
     The methods after `use` are called inside `with device.use()`, on the same thread.
     """

@@ -57,7 +57,7 @@ def open_engine(
         The engine. The caller closes it.
 
     Raises:
-        BundleInvalid: the model is not what the manifest says, or this agent has no such runtime.
+        BundleInvalid: the model is not what the manifest declares, or this agent lacks its runtime.
         ConfigInvalid: the cache folder is not private.
         EngineFailed: the runtime cannot load or run the model.
     """

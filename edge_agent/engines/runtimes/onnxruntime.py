@@ -35,9 +35,11 @@ _DTYPES: Final = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 
 @dataclass(frozen=True, slots=True)
 class OnnxRuntimeOptions:
-    """How to run a model. `threads` of 0 means one for each core that this process may use.
+    """Options of an ONNX Runtime engine.
 
-    `streams` is how many images are inferred side by side, each on its share of the threads.
+    Attributes:
+        threads: threads that compute; 0 means one for each core that this process may use.
+        streams: images that are inferred side by side, each on its share of the threads.
     """
 
     threads: int = 0
@@ -48,7 +50,7 @@ DEFAULT_OPTIONS: Final = OnnxRuntimeOptions()
 
 
 class OnnxRuntimeEngine:
-    """One session; implements `engines.base.Engine`. Runs are independent of each other."""
+    """An ONNX Runtime session; implements `engines.base.Engine`. Runs may overlap."""
 
     def __init__(
         self,
@@ -60,11 +62,11 @@ class OnnxRuntimeEngine:
 
         Args:
             bundle, variant: the model to run.
-            options: how to run it.
+            options: threads and streams.
 
         Raises:
             BundleInvalid: the variant is for another runtime, or the model's input or output is
-                not what the manifest says.
+                not what the manifest declares.
             EngineFailed: the runtime cannot load or run the model.
         """
         if variant.runtime != "onnxruntime":

@@ -34,7 +34,7 @@ from hilum.manifest import EngineVariant, Manifest
 
 @dataclass(frozen=True, slots=True)
 class OpenVinoOptions:
-    """How to run a model; no option changes its outputs beyond rounding.
+    """Options of an OpenVINO engine; none changes the outputs beyond rounding.
 
     Attributes:
         device: OpenVINO's name of the compute device.
@@ -59,7 +59,7 @@ DEFAULT_OPTIONS: Final = OpenVinoOptions()
 
 
 class OpenVinoEngine:
-    """One compiled model and a pool of infer requests; implements `engines.base.Engine`."""
+    """A compiled model and a pool of infer requests; implements `engines.base.Engine`."""
 
     def __init__(
         self,
@@ -71,11 +71,11 @@ class OpenVinoEngine:
 
         Args:
             bundle, variant: the model to run.
-            options: how to run it.
+            options: the compute device, threads, precision and cache folder.
 
         Raises:
             BundleInvalid: the variant is for another runtime, or the model's input or output is
-                not what the manifest says.
+                not what the manifest declares.
             ConfigInvalid: the cache folder is not private.
             EngineFailed: the runtime does not know the device, the processor does not compute the
                 variant's precision, or the model cannot be compiled or run.

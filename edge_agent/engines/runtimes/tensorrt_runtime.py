@@ -1,7 +1,7 @@
-"""One interface to the packages `tensorrt` and `tensorrt_rtx`, which have the same Python API.
+"""A common interface to the packages `tensorrt` and `tensorrt_rtx`, which have the same Python API.
 
 Graphs state the type of each value (f16, INT8), so they are built strongly typed and no flag sets
-the precision. Only `tensorrt_rtx` can build for stated compute capabilities, and needs no GPU for
+the precision. Only `tensorrt_rtx` can build for given compute capabilities, and needs no GPU for
 that; both can build for the GPU of this machine. The layers of a compiled plan are read from the
 build's log, the only place where they are listed without a GPU.
 """
@@ -28,10 +28,10 @@ PACKAGES: Final = {
     "tensorrt": ("tensorrt", "tensorrt-cu12", "tensorrt-cu13"),
     "tensorrt_rtx": ("tensorrt-rtx", "tensorrt-rtx-cu12", "tensorrt-rtx-cu13"),
 }
-"""Packages that may be there, the preferred one first, and the distributions they come in."""
+"""The packages, the preferred one first, each with the distributions that contain it."""
 
 _COMMON_BATCH: Final = 4
-"""Images at once that kernels are chosen for, where a graph takes any number of them."""
+"""The batch size that kernels are chosen for, if a graph leaves the number of images open."""
 
 _LAYER: Final = re.compile(r"^Name: (?P<name>.*?), LayerType: (?P<kind>\w+), Inputs: (?P<rest>.*)$")
 _DATATYPE: Final = re.compile(r"Datatype: (\w+)")
@@ -50,11 +50,11 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer of a compiled engine: its kind, and the type of what goes into it."""
+    """A layer of a compiled plan. `input_type` is the type of its first input."""
 
     name: str
     kind: str
-    takes: str
+    input_type: str
 
     @property
     def is_convolution(self) -> bool:
@@ -109,17 +109,17 @@ class Runtime(Protocol):
         """Check that the package compiles for these compute capabilities, such as `8.9`.
 
         Raises:
-            EngineFailed: it knows none of that name, or compiles for the card at hand only.
+            EngineFailed: the package compiles not for all of them, or only for this machine's GPU.
         """
         ...
 
     def build(self, onnx: bytes, capabilities: Sequence[str] = ()) -> Plan:
         """Compile an ONNX graph for these compute capabilities, or for the GPU of this machine.
 
-        One that leaves open how many images it takes is compiled for up to `MAX_BATCH`.
+        A graph that leaves the number of images open is compiled for up to `MAX_BATCH`.
 
         Raises:
-            EngineFailed: the graph is not understood, or cannot be compiled for a card so old.
+            EngineFailed: the graph cannot be parsed, or not be compiled for a GPU that old.
         """
         ...
 
@@ -127,7 +127,7 @@ class Runtime(Protocol):
         """Load a plan on the GPU of the current context.
 
         Raises:
-            EngineFailed: it is damaged, or for another card or version.
+            EngineFailed: the plan is damaged, or for another GPU or version.
         """
         ...
 
@@ -149,14 +149,14 @@ def open_runtime(package: str | None = None) -> TensorRt:
     """Open the named package, or the preferred one of those installed.
 
     Raises:
-        EngineFailed: it is not installed, or cannot be imported.
+        EngineFailed: the package is not installed, or cannot be imported.
     """
     installed = find_tensorrt_packages()
     chosen = package or next(iter(installed), None)
     if chosen not in installed:
         raise EngineFailed(
             f"{package or 'TensorRT'} is not installed",
-            hint="Install the extra `tensorrt` (uv sync --extra tensorrt): it brings "
+            hint="Install the extra `tensorrt` (uv sync --extra tensorrt), which contains "
             "tensorrt-rtx-cu12. NVIDIA's own index has `tensorrt`.",
         )
     try:
@@ -169,11 +169,11 @@ class TensorRt:
     """A `Runtime` over the installed package. Not thread-safe; make one for each engine."""
 
     def __init__(self, package: str) -> None:
-        """Import the package: some hundred megabytes of memory."""
+        """Import the package, which takes some hundred megabytes of memory."""
         self._trt: Foreign = importlib.import_module(package)
         self.package = package
         self.version = str(self._trt.__version__)
-        self._log = _logger(self._trt)
+        self._log = _make_logger(self._trt)
 
     def build(self, onnx: bytes, capabilities: Sequence[str] = ()) -> Plan:
         """See `Runtime.build`."""
@@ -185,15 +185,15 @@ class TensorRt:
         parser = trt.OnnxParser(network, self._log)
         if not parser.parse(onnx):
             problems = [str(parser.get_error(k).desc()) for k in range(parser.num_errors)]
-            raise EngineFailed(f"{self.package} does not understand the graph: {problems[:2]}")
+            raise EngineFailed(f"{self.package} cannot parse the graph: {problems[:2]}")
         config = builder.create_builder_config()
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-        self._aim(config, capabilities)
+        self._set_capabilities(config, capabilities)
         self._open_batch(builder, network, config)
         content = builder.build_serialized_network(network, config)
         if content is None:
             raise EngineFailed(f"{self.package} cannot compile the graph: {self._log.last_error}")
-        return Plan(bytes(content), tuple(_layers(self._log.lines)))
+        return Plan(bytes(content), tuple(_parse_layers(self._log.lines)))
 
     def _open_batch(self, builder: Foreign, network: Foreign, config: Foreign) -> None:
         """Set the batch sizes of a graph that leaves its number of images open."""
@@ -213,42 +213,41 @@ class TensorRt:
         context = engine.create_execution_context() if engine else None
         if context is None:
             raise EngineFailed(f"{self.package} cannot load the engine: {self._log.last_error}")
-        return _Loaded(self._trt, engine, context)
+        return _LoadedPlan(self._trt, engine, context)
 
     def check(self, capabilities: Sequence[str]) -> None:
         """See `Runtime.check`."""
-        self._named(capabilities)
+        self._find_capabilities(capabilities)
 
-    def _aim(self, config: Foreign, capabilities: Sequence[str]) -> None:
+    def _set_capabilities(self, config: Foreign, capabilities: Sequence[str]) -> None:
         if not capabilities:
             return
-        named = self._named(capabilities)
-        config.num_compute_capabilities = len(named)
-        for index, capability in enumerate(named):
+        found = self._find_capabilities(capabilities)
+        config.num_compute_capabilities = len(found)
+        for index, capability in enumerate(found):
             config.set_compute_capability(capability, index)
 
-    def _named(self, capabilities: Sequence[str]) -> list[Foreign]:
+    def _find_capabilities(self, capabilities: Sequence[str]) -> list[Foreign]:
         known = getattr(self._trt, "ComputeCapability", None)
         if known is None:
             raise EngineFailed(
-                f"{self.package} compiles for the card at hand only",
-                hint="tensorrt_rtx compiles for stated compute capabilities, without a card.",
+                f"{self.package} compiles for this machine's GPU only",
+                hint="tensorrt_rtx compiles for given compute capabilities, without a GPU.",
             )
-        names = {it: f"SM{it.replace('.', '')}" for it in capabilities}
+        names = {c: f"SM{c.replace('.', '')}" for c in capabilities}
         for capability, name in names.items():
             if name not in known.__members__:
-                able = sorted(
-                    (_dotted(it) for it in known.__members__ if it.startswith("SM")), key=float
-                )
+                members = [m for m in known.__members__ if m.startswith("SM")]
+                supported = sorted(map(_format_capability, members), key=float)
                 raise EngineFailed(
                     f"{self.package} {self.version} does not compile for compute capability "
-                    f"{capability}; it does for {', '.join(able)}"
+                    f"{capability}; it does for {', '.join(supported)}"
                 )
         return [known.__members__[name] for name in names.values()]
 
 
-class _Loaded:
-    """A `ExecutionContext`; keeps the engine alive for as long as its context."""
+class _LoadedPlan:
+    """An `ExecutionContext`, which keeps the engine alive for as long as its context."""
 
     def __init__(self, trt: Foreign, engine: Foreign, context: Foreign) -> None:
         self._engine, self._context = engine, context
@@ -262,26 +261,26 @@ class _Loaded:
             )
             for name in names
         )
-        self._open = next((it for it in self.ports if it.is_input and it.shape[0] == ANY), None)
+        self._open_input = next((p for p in self.ports if p.is_input and p.shape[0] == ANY), None)
         self.max_batch = 1
-        if self._open is not None:
-            _least, _common, most = engine.get_tensor_profile_shape(self._open.name, 0)
-            self.max_batch = int(most[0])
+        if self._open_input is not None:
+            _smallest, _common, largest = engine.get_tensor_profile_shape(self._open_input.name, 0)
+            self.max_batch = int(largest[0])
 
     def bind(self, name: str, address: int) -> None:
         if not self._context.set_tensor_address(name, address):
             raise EngineFailed(f"the engine has no tensor {name}")
 
     def enqueue(self, images: int, stream: int) -> bool:
-        if self._open is not None:
-            size = (images, *self._open.shape[1:])
-            if not self._context.set_input_shape(self._open.name, size):
+        if self._open_input is not None:
+            size = (images, *self._open_input.shape[1:])
+            if not self._context.set_input_shape(self._open_input.name, size):
                 return False
         return bool(self._context.execute_async_v3(stream))
 
 
-def _logger(trt: Foreign) -> Foreign:
-    """A logger that keeps what it is told; the base class is the package's own."""
+def _make_logger(trt: Foreign) -> Foreign:
+    """Return a logger that stores its messages; the base class is the package's own."""
 
     class Log(trt.ILogger):  # type: ignore[misc]  # known only at run time
         def __init__(self) -> None:
@@ -294,13 +293,13 @@ def _logger(trt: Foreign) -> Foreign:
         @property
         def last_error(self) -> str:
             errors = [message for severity, message in self.lines if severity <= 1]
-            return errors[-1] if errors else "it does not say why"
+            return errors[-1] if errors else "no reason given"
 
     return Log()
 
 
-def _layers(log: Sequence[tuple[int, str]]) -> Iterator[Layer]:
-    """The layers that a build's log lists after `Layers:`."""
+def _parse_layers(log: Sequence[tuple[int, str]]) -> Iterator[Layer]:
+    """Yield the layers that a build's log lists after `Layers:`."""
     for _, message in log:
         if not message.startswith("Layers:"):
             continue
@@ -310,6 +309,7 @@ def _layers(log: Sequence[tuple[int, str]]) -> Iterator[Layer]:
                 yield Layer(found["name"], found["kind"], first[1] if first else "")
 
 
-def _dotted(name: str) -> str:
+def _format_capability(name: str) -> str:
+    """Return the compute capability for a name such as `SM89`: `8.9`."""
     digits = name.removeprefix("SM")
     return f"{digits[:-1]}.{digits[-1]}"

@@ -29,16 +29,16 @@ from edge_agent.engines.selection.probe import (
 BATCHES: Final = (2, 4, 8)
 """Batch sizes that are tried where an engine takes several images in one run."""
 PARALLEL: Final = 2
-"""Requests side by side, each on its share of the threads, that are tried against one on all."""
+"""Images in parallel, each on its share of the threads, compared with one image on all threads."""
 
 Timer = Callable[[int], float]
-"""Takes one timing in milliseconds, given the round's number."""
+"""A function that returns one timing in milliseconds, given the round's number."""
 Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkBudget:
-    """How long measuring may take.
+    """Bounds on the time that measuring takes.
 
     Attributes:
         rounds: the most rounds that are timed.
@@ -60,7 +60,7 @@ DEFAULT_BUDGET: Final = BenchmarkBudget()
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkReport:
-    """The selected candidate, how images are given to it, and the result of every candidate."""
+    """The selected candidate, its batch policy, and the result of every candidate."""
 
     decision: Selection
     batch: BatchPolicy

@@ -63,7 +63,7 @@ class ProbeFailed(Exception):
 
 
 class Probe(Protocol):
-    """One candidate that is being tried."""
+    """A candidate engine that is being measured."""
 
     def opened(self, until: float) -> ProbeReady:
         """Wait for the engine until `time.monotonic()` reaches `until`; raises ProbeFailed."""

@@ -100,7 +100,7 @@ def _open(job: ProbeJob) -> tuple[EngineTimer, ProbeReady]:
         batch=BatchPolicy(parallel_requests=job.parallel_requests),
     )
     failed = [verdict for verdict in run_golden(bundle, engine) if not verdict.passed]
-    problems = "; ".join(f"{it.case}: {', '.join(it.problems)}" for it in failed)
+    problems = "; ".join(f"{verdict.case}: {', '.join(verdict.problems)}" for verdict in failed)
     spec = bundle.manifest.input
     golden_images = [
         read_golden_image(bundle.read(case.image), spec) for case in bundle.golden.cases

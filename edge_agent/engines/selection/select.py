@@ -34,7 +34,7 @@ AUTO: Final = "auto"
 class EngineSelection:
     """The selected variant, how images are given to it, and why.
 
-    `measured` holds every candidate in the bundle's order. `remembered` is True if all of this was
+    `measured` holds every candidate in the bundle's order. `is_cached` is True if all of this was
     measured at an earlier start.
     """
 
@@ -42,7 +42,7 @@ class EngineSelection:
     reason: str
     measured: tuple[BenchmarkResult, ...]
     batch: BatchPolicy
-    remembered: bool
+    is_cached: bool
 
 
 def select_engine(
@@ -72,29 +72,35 @@ def select_engine(
 
     Raises:
         BundleInvalid: the bundle has no variant that this agent has a runtime for.
-        ConfigInvalid: the bundle has no such variant that runs here, or the cache folder is not
-            private.
+        ConfigInvalid: the bundle has no such variant that runs on this machine, or the cache
+            folder is not private.
         EngineFailed: no candidate agrees with the golden cases; the message names each one's
             problem.
     """
-    candidates = _candidates(bundle, wanted, without)
+    candidates = _find_candidates(bundle, wanted, without)
     key = SelectionKey(
         hardware=Hardware.detect(),
-        runtimes={it.runtime: runtime_version(it.runtime) or "" for it in candidates},
+        runtimes={c.runtime: runtime_version(c.runtime) or "" for c in candidates},
         bundle_digest=bundle.digest,
-        candidates=tuple(it.name for it in candidates),
+        candidates=tuple(candidate.name for candidate in candidates),
         wanted=wanted,
         threads=threads,
     )
     cache = SelectionCache.open(cache_dir / "selections")
-    if kept := cache.load(key):
-        variant = bundle.variant(kept.variant)
-        return EngineSelection(variant, kept.reason, kept.measured, kept.batch, remembered=True)
+    if cached := cache.load(key):
+        variant = bundle.variant(cached.variant)
+        return EngineSelection(
+            variant, cached.reason, cached.measured, cached.batch, is_cached=True
+        )
     jobs = [
         ProbeJob(
-            str(bundle.path.absolute()), bundle.digest, it.name, threads, str(cache_dir.absolute())
+            str(bundle.path.absolute()),
+            bundle.digest,
+            variant.name,
+            threads,
+            str(cache_dir.absolute()),
         )
-        for it in candidates
+        for variant in candidates
     ]
     cores = threads or key.hardware.cores
     try:
@@ -103,19 +109,19 @@ def select_engine(
         )
     except NoEngineAgrees as error:
         raise EngineFailed(
-            f"no engine of this bundle gives the recorded findings on this machine: {error}",
-            hint="This processor, or a runtime on it, does not reproduce what the bundle recorded. "
+            f"no engine of this bundle reproduces the recorded findings on this machine: {error}",
+            hint="This processor, or a runtime on it, does not reproduce the golden cases. "
             "Update the agent, or use another bundle or another machine.",
         ) from None
-    if all(it.lasting for it in found.candidates):
-        cache.store(_to_remember(found, key), key)
+    if all(result.lasting for result in found.candidates):
+        cache.store(_to_cached(found, key), key)
     variant = bundle.variant(found.decision.variant)
     return EngineSelection(
-        variant, found.decision.reason, found.candidates, found.batch, remembered=False
+        variant, found.decision.reason, found.candidates, found.batch, is_cached=False
     )
 
 
-def _to_remember(found: BenchmarkReport, key: SelectionKey) -> CachedSelection:
+def _to_cached(found: BenchmarkReport, key: SelectionKey) -> CachedSelection:
     return CachedSelection(
         key=key.as_text(),
         variant=found.decision.variant,
@@ -126,24 +132,24 @@ def _to_remember(found: BenchmarkReport, key: SelectionKey) -> CachedSelection:
     )
 
 
-def _candidates(bundle: Bundle, wanted: str, without: Collection[str]) -> list[EngineVariant]:
+def _find_candidates(bundle: Bundle, wanted: str, without: Collection[str]) -> list[EngineVariant]:
     manifest = bundle.manifest
     runnable = [
-        it
-        for it in manifest.engines
-        if it.name not in without and runtime_version(it.runtime) is not None
+        variant
+        for variant in manifest.engines
+        if variant.name not in without and runtime_version(variant.runtime) is not None
     ]
     if not runnable:
         raise BundleInvalid(
-            f"the bundle {manifest.name} {manifest.version} has no engine that runs here"
+            f"the bundle {manifest.name} {manifest.version} has no engine that runs on this machine"
         )
-    chosen = [it for it in runnable if wanted in {AUTO, it.name}]
+    chosen = [variant for variant in runnable if wanted in {AUTO, variant.name}]
     if not chosen:
         raise ConfigInvalid(
             f"the bundle {manifest.name} {manifest.version} has no engine {wanted!r} "
-            "that runs here",
+            "that runs on this machine",
             hint=f"Set engine.variant to {AUTO} or to one of: "
-            + ", ".join(it.name for it in runnable)
+            + ", ".join(variant.name for variant in runnable)
             + ".",
         )
     return chosen

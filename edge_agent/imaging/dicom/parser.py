@@ -53,7 +53,7 @@ class Encoding:
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """One element as stored in the file.
+    """A data element as stored in the file.
 
     Attributes:
         vr: its VR; empty where the encoding is implicit.

@@ -47,7 +47,7 @@ _MAX_VALUES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """One image file directory.
+    """An image file directory (IFD).
 
     Attributes:
         values: whole numbers by tag.

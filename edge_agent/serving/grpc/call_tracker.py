@@ -10,7 +10,7 @@ import grpc
 
 
 class ServicerContext(Protocol):
-    """One call, for its handler. The published stubs for grpcio are wrong about some of this."""
+    """A call, for its handler. Some of these types are wrong in the published stubs of grpcio."""
 
     async def read(self) -> object:
         """Return the next request of a stream; `grpc.aio.EOF` after the caller's half-close."""

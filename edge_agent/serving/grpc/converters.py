@@ -61,7 +61,7 @@ class ParsedRequest:
 
 @dataclass(frozen=True, slots=True)
 class MalformedMessage:
-    """Stands for a message whose bytes are not protobuf."""
+    """A message whose bytes are not protobuf."""
 
     request_id: str = ""
 

@@ -1,4 +1,4 @@
-"""One `DetectStream` call: a bounded number of images at a time, responses as they finish."""
+"""A `DetectStream` call: a bounded number of images at a time, responses as they finish."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def create_http_app(
         version=version("hilum"),
         description="Detects and boxes abnormalities on frontal chest radiographs. "
         "RESEARCH USE ONLY: not for diagnosis.",
-        docs_url=None,  # FastAPI's own page loads scripts from another host; ours is in the viewer.
+        docs_url=None,  # FastAPI's page loads scripts from another host. The viewer has `/docs`.
         redoc_url=None,
         redirect_slashes=False,
     )

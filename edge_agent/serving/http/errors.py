@@ -70,9 +70,9 @@ class ErrorDetail(BaseModel):
     code: str
     """A stable code, see `hilum.codes.ErrorCode`."""
     message: str
-    """What is wrong."""
+    """The reason, for people."""
     hint: str
-    """What to do about it."""
+    """The action that may help."""
 
 
 class ErrorBody(BaseModel):
@@ -115,7 +115,7 @@ async def handle_http_exception(_request: Request, error: Exception) -> Response
         raise TypeError(f"not an HTTPException: {type(error).__name__}")
     message = {
         404: "There is nothing at this address.",
-        405: "This address does not take this method.",
+        405: "This address does not accept this method.",
     }.get(error.status_code, "The request cannot be served.")
     refused = InvalidRequest(message, hint="GET /docs lists every address and method.")
     response = to_error_response(refused, status=error.status_code)

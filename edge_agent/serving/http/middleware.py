@@ -39,9 +39,9 @@ SECURITY_HEADERS: Final = {
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD"})
 MAX_HEADER_BYTES: Final = 32 << 10
 MAX_REQUESTS: Final = 256
-"""Requests at once; far more than the admission queue takes."""
+"""Requests at once; far more than the admission queue admits."""
 DRAIN_S: Final = 5.0
-"""How long the rest of a refused upload is read and dropped, so that the response arrives."""
+"""Seconds for which the rest of a refused upload is read, so that the response arrives."""
 
 
 class SecurityMiddleware:

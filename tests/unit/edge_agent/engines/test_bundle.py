@@ -103,7 +103,7 @@ def test_a_member_that_occurs_twice_is_refused(tmp_path: Path) -> None:
     with warnings.catch_warnings(), zipfile.ZipFile(path, "a") as archive:
         warnings.simplefilter("ignore", UserWarning)
         archive.writestr("model-card.md", b"another")
-    with pytest.raises(BundleInvalid, match=r"'model-card.md' is there twice"):
+    with pytest.raises(BundleInvalid, match=r"'model-card.md' appears twice"):
         Bundle.open(path)
 
 

@@ -39,10 +39,10 @@ def test_a_loaded_model_is_the_bundles(toy: Bundle, tmp_path: Path) -> None:
     assert model.digest == toy.digest
     assert model.engine.name == model.variant.name == "openvino-fp32"
     assert "agrees with the golden cases" in model.reason
-    assert not model.reason.endswith("remembered")
+    assert not model.reason.endswith("cached")
     again = load_model(toy, options)
     again.close()
-    assert again.reason == f"{model.reason}; remembered"
+    assert again.reason == f"{model.reason}; cached"
     assert again.batch_policy == model.batch_policy
     assert model.thresholds() == list(toy.variant("openvino-fp32").operating_points.values())
     assert model.thresholds(0.7) == [0.7] * 14
@@ -108,7 +108,7 @@ def bundle_for_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
         bundle: Bundle, *_: object, without: Collection[str] = (), **__: object
     ) -> EngineSelection:
         selected = bundle.variant(VARIANT if GPU_VARIANT in without else GPU_VARIANT)
-        return EngineSelection(selected, "measured before", (), ONE_AT_A_TIME, remembered=True)
+        return EngineSelection(selected, "measured before", (), ONE_AT_A_TIME, is_cached=True)
 
     monkeypatch.setattr(loader, "select_engine", choose)
     return Bundle.open(path)

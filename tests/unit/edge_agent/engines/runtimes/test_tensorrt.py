@@ -14,7 +14,7 @@ import pytest
 
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.golden import run_golden
-from edge_agent.engines.runtimes.tensorrt import TensorRtEngine, TensorRtOptions, target_for
+from edge_agent.engines.runtimes.tensorrt import TensorRtEngine, TensorRtOptions, find_target
 from edge_agent.engines.runtimes.tensorrt_runtime import ANY, open_runtime
 from edge_agent.errors import BundleInvalid, EngineFailed
 from hilum.manifest import EngineTarget, EngineVariant
@@ -59,7 +59,7 @@ def open_engine(
 ) -> TensorRtEngine:
     options = TensorRtOptions(cache_dir=cache)
     declared = bundle.manifest.engines[0]
-    return TensorRtEngine(bundle, declared, options, runtime=runtime, card=card)
+    return TensorRtEngine(bundle, declared, options, runtime=runtime, gpu=card)
 
 
 def test_an_engine_for_this_gpu_is_loaded_and_gives_the_outputs(with_target: Bundle) -> None:
@@ -119,7 +119,7 @@ def test_an_engine_fits_one_package_one_version_and_stated_capabilities(
 ) -> None:
     runtime = FakeRuntime(FakePlan(FakeCudaDevice()))
     built_for = target(**changes)
-    assert (target_for(tensorrt(built_for), runtime, capability) is built_for) == fits
+    assert (find_target(tensorrt(built_for), runtime, capability) is built_for) == fits
 
 
 def test_images_that_come_together_are_computed_together(with_target: Bundle) -> None:
@@ -163,7 +163,7 @@ def test_a_plan_of_another_form_is_refused_and_nothing_leaks(
 
 def test_a_refusal_and_outputs_that_are_not_finite_are_errors(with_target: Bundle) -> None:
     for plan, message in (
-        (FakePlan(FakeCudaDevice(), refuses=True), "did not take the images"),
+        (FakePlan(FakeCudaDevice(), refuses=True), "did not accept the images"),
         (FakePlan(FakeCudaDevice(), spoilt=True), "not finite"),
     ):
         with pytest.raises(EngineFailed, match=message):

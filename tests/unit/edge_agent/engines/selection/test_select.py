@@ -130,7 +130,7 @@ def test_the_fastest_is_chosen_whatever_the_bundles_order(bundle: Bundle, tmp_pa
         (ORT, 14.0),
     ]
     assert choice.batch == BatchPolicy()
-    assert not choice.remembered
+    assert not choice.is_cached
 
 
 def test_candidates_take_turns_on_changing_pictures(bundle: Bundle, tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_if_no_candidate_agrees_the_error_has_the_reason_of_each(
     with pytest.raises(EngineFailed) as failed:
         select(bundle, tmp_path, candidates)
     assert failed.value.message == (
-        "no engine of this bundle gives the recorded findings on this machine: "
+        "no engine of this bundle reproduces the recorded findings on this machine: "
         "openvino-int8 disagrees with the golden cases (mass: wrong); "
         "openvino-fp32 disagrees with the golden cases (mass: wrong too); "
         "onnxruntime-fp32 crashed its process (SIGILL)"
@@ -220,15 +220,15 @@ def test_if_no_candidate_agrees_the_error_has_the_reason_of_each(
 def test_the_selection_is_cached(bundle: Bundle, tmp_path: Path) -> None:
     first = select(bundle, tmp_path, usual_candidates())
     again = FakeCandidates({INT8: 1.0, FP32: 6.0, ORT: 14.0})
-    assert select(bundle, tmp_path, again) == replace(first, remembered=True)
+    assert select(bundle, tmp_path, again) == replace(first, is_cached=True)
     assert again.started == []
 
 
 def test_another_bundle_is_measured_again(bundle: Bundle, tmp_path: Path) -> None:
     select(bundle, tmp_path, usual_candidates())
     other = bundle_with(tmp_path / "b.bundle", variant(INT8), variant(FP32))
-    assert not select(other, tmp_path, usual_candidates()).remembered
-    assert select(bundle, tmp_path, usual_candidates()).remembered
+    assert not select(other, tmp_path, usual_candidates()).is_cached
+    assert select(bundle, tmp_path, usual_candidates()).is_cached
 
 
 def test_another_machine_runtime_or_number_of_threads_is_measured_again(
@@ -238,13 +238,13 @@ def test_another_machine_runtime_or_number_of_threads_is_measured_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     select(bundle, tmp_path, usual_candidates())
-    assert not select(bundle, tmp_path, usual_candidates(), threads=1).remembered
+    assert not select(bundle, tmp_path, usual_candidates(), threads=1).is_cached
     set_hardware(cores=4)
-    assert not select(bundle, tmp_path, usual_candidates()).remembered
+    assert not select(bundle, tmp_path, usual_candidates()).is_cached
     set_hardware()
-    assert select(bundle, tmp_path, usual_candidates()).remembered
+    assert select(bundle, tmp_path, usual_candidates()).is_cached
     monkeypatch.setattr(module, "runtime_version", lambda runtime: "2027.1")
-    assert not select(bundle, tmp_path, usual_candidates()).remembered
+    assert not select(bundle, tmp_path, usual_candidates()).is_cached
 
 
 def test_after_damage_of_the_cache_engines_are_measured_again(
@@ -253,8 +253,8 @@ def test_after_damage_of_the_cache_engines_are_measured_again(
     select(bundle, tmp_path, usual_candidates())
     (file,) = (tmp_path / "selections").iterdir()
     file.write_bytes(file.read_bytes()[:-30])
-    assert not select(bundle, tmp_path, usual_candidates()).remembered
-    assert select(bundle, tmp_path, usual_candidates()).remembered
+    assert not select(bundle, tmp_path, usual_candidates()).is_cached
+    assert select(bundle, tmp_path, usual_candidates()).is_cached
 
 
 def test_a_temporary_failure_is_not_cached(bundle: Bundle, tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_a_temporary_failure_is_not_cached(bundle: Bundle, tmp_path: Path) -> No
     illegal.refusals = {INT8: ProbeFailed("crashed its process (SIGILL)")}
     other = bundle_with(tmp_path / "b.bundle", variant(INT8), variant(FP32))
     select(other, tmp_path, illegal)
-    assert select(other, tmp_path, usual_candidates()).remembered
+    assert select(other, tmp_path, usual_candidates()).is_cached
 
 
 def test_the_operators_variant_is_the_only_candidate_and_must_agree(
@@ -296,7 +296,7 @@ def test_a_variant_that_cannot_run_here_is_no_candidate(
     )
     assert [it.variant for it in select(bundle, tmp_path, usual_candidates()).measured] == [ORT]
     monkeypatch.setattr(module, "runtime_version", lambda name: None)
-    with pytest.raises(BundleInvalid, match="no engine that runs here"):
+    with pytest.raises(BundleInvalid, match="no engine that runs on this machine"):
         select(bundle, tmp_path, usual_candidates())
 
 
