@@ -26,7 +26,7 @@ from edge_agent.serving.detection import DetectionService
 from edge_agent.serving.grpc.access import GrpcAccessControl
 from edge_agent.serving.grpc.health import HealthServicer
 from edge_agent.serving.grpc.server import GrpcServer
-from edge_agent.serving.grpc.servicer import SERVICE, Detector
+from edge_agent.serving.grpc.servicer import SERVICE, DetectorServicer
 from edge_agent.serving.http.access import HttpAccessControl
 from edge_agent.serving.http.app import create_http_app
 from edge_agent.serving.http.converters import to_model_info
@@ -113,7 +113,7 @@ class Agent:
         access = GrpcAccessControl(security.grpc, security.audit, count)
         self._access_controls.append(access)
         self._grpc = GrpcServer(
-            Detector(
+            DetectorServicer(
                 self._ready_service, access, stream_concurrency=settings.grpc.stream_concurrency
             ),
             self._health,
@@ -136,7 +136,7 @@ class Agent:
             return renderer
 
         app = create_http_app(
-            pipeline=self._ready_service,
+            get_service=self._ready_service,
             renderer=ready_renderer,
             model_info=lambda: to_model_info(self._ready_service().model),
             readiness=lambda: self._not_ready_reason,

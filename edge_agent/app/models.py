@@ -19,7 +19,7 @@ from edge_agent.engines.selection.select import AUTO
 from edge_agent.errors import EngineFailed
 from edge_agent.imaging import Limits
 from edge_agent.serving.detection import DetectionService
-from edge_agent.system.aio import run_uncancellable
+from edge_agent.system.cancellation import run_uncancellable
 
 _DECODING_THREADS: Final = 2
 """In place of decoder processes, where the settings ask for none."""

@@ -9,7 +9,8 @@ from typing import Protocol
 from edge_agent.core.radiograph import Radiograph
 from edge_agent.decoding.pool import DecodePolicy, DecoderPool, DecodeStats
 from edge_agent.imaging import Limits, read_study
-from edge_agent.system.aio import acquire_before, run_uncancellable
+from edge_agent.system.cancellation import run_uncancellable
+from edge_agent.system.deadlines import acquire_before
 
 
 class Decoder(Protocol):

@@ -22,7 +22,7 @@ from edge_agent.decoding.responses import DecodedStudy
 from edge_agent.decoding.shared_memory import SharedImageBuffer
 from edge_agent.decoding.zygote_client import WorkerProcess, Zygote
 from edge_agent.errors import DecoderFailed, NotReady
-from edge_agent.system.aio import acquire_before
+from edge_agent.system.deadlines import acquire_before
 
 if TYPE_CHECKING:  # At run time it would bring the decoders into the agent's own process.
     from edge_agent.imaging import Limits

@@ -20,7 +20,7 @@ from edge_agent.core.admission import (
     Ticket,
 )
 from edge_agent.errors import DeadlineExceeded, NotReady, Overloaded, TryLater
-from edge_agent.system.aio import wait_uncancellable
+from edge_agent.system.cancellation import wait_uncancellable
 
 _REFUSALS: Final[dict[Refusal, tuple[type[TryLater], str]]] = {
     Refusal.QUEUE_FULL: (Overloaded, "The agent's queue of images is full."),

@@ -17,7 +17,8 @@ from typing import Generic, TypeVar
 
 from edge_agent.core.engine_selection import BatchPolicy
 from edge_agent.errors import NotReady
-from edge_agent.system.aio import deadline_exceeded, is_past, wait_uncancellable
+from edge_agent.system.cancellation import wait_uncancellable
+from edge_agent.system.deadlines import deadline_exceeded, is_past
 
 Job = TypeVar("Job")
 Outcome = TypeVar("Outcome")

@@ -21,7 +21,7 @@ from edge_agent.serving.batching import BatchExecutor
 from edge_agent.serving.inference import ImageResult, InferenceJob, run_inference
 from edge_agent.serving.stage_timer import StageTimer
 from edge_agent.serving.types import DetectionRequest, DetectionResult, Timings
-from edge_agent.system.aio import acquire_before, deadline_exceeded, is_past
+from edge_agent.system.deadlines import acquire_before, deadline_exceeded, is_past
 
 MAX_REQUEST_ID: Final = 128
 

@@ -29,7 +29,7 @@ class SbomInput:
     weights_sha256: str
     data: str
     train: TrainConfig
-    begun: RunManifest
+    run_manifest: RunManifest
 
 
 def build_sbom(made: SbomInput) -> bytes:
@@ -37,7 +37,7 @@ def build_sbom(made: SbomInput) -> bytes:
     parts = [_dataset(made)]
     if made.train.weights is not None:
         parts.append(_base(made.train))
-    libraries = made.begun.libraries
+    libraries = made.run_manifest.libraries
     parts += [_library(library) for library in libraries]
     content = {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
@@ -74,7 +74,7 @@ def _model(made: SbomInput) -> dict[str, Any]:
             },
         },
         "properties": _properties(
-            {"git_revision": made.begun.git_revision, "python": made.begun.python}
+            {"git_revision": made.run_manifest.git_revision, "python": made.run_manifest.python}
         ),
     }
 
@@ -85,7 +85,7 @@ def _dataset(made: SbomInput) -> dict[str, Any]:
         "bom-ref": _DATA,
         "name": made.data,
         "data": [{"type": "dataset", "name": made.data}],
-        "properties": _properties({"split_digest": made.begun.split_digest}),
+        "properties": _properties({"split_digest": made.run_manifest.split_digest}),
     }
 
 

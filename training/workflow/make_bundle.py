@@ -26,7 +26,7 @@ from training.bundle.layout import EVALUATION_MEMBER, PARITY_MEMBER, RUN_MEMBER,
 from training.bundle.variants import VARIANTS
 from training.bundle.writer import write_bundle
 from training.config import Config
-from training.content_check import train as gates
+from training.content_check.train import load_files
 from training.data import splits
 from training.errors import TrainingError
 from training.evaluation.parity import MetricDrop, ParityResult, VariantParity
@@ -36,9 +36,9 @@ from training.export.artifacts import ExportArtifacts
 from training.release.golden_images import make_golden_images
 from training.release.model_card import ModelCardData, limits_of, write_model_card
 from training.release.sbom import SbomInput, build_sbom
-from training.train import run_manifest as beginnings
+from training.train import run_manifest
 from training.train.run_manifest import RunManifest
-from training.workflow import export_steps as steps
+from training.workflow import parity_check
 
 EVALUATION: Final = "evaluation"
 """Folder of the evaluation, in the run's."""
@@ -94,11 +94,11 @@ def make_bundle(config: Config, pictures: Mapping[str, Pixels] | None = None) ->
             kept or was changed since the run began, or the bundle cannot be written or does not
             prove itself. A bundle that was there before is untouched.
     """
-    exported, parity = steps.load_checked(config)
-    begun = beginnings.load(config)
+    exported, parity = parity_check.load_checked(config)
+    declared = run_manifest.load(config)
     evaluation = _read_evaluation(config, exported, parity)
     shipped = _shipped_variants(config, parity)
-    told = _card_data(config, evaluation, parity, shipped)
+    card = _card_data(config, evaluation, parity, shipped)
     parts = BundleContents(
         name=config.bundle.name,
         version=config.bundle.version,
@@ -106,25 +106,25 @@ def make_bundle(config: Config, pictures: Mapping[str, Pixels] | None = None) ->
         graphs=exported.graphs,
         operating_points={it.name: it.points for it in shipped},
         pictures=pictures or make_golden_images(config.train.input_size, _CANDIDATES),
-        model_card=write_model_card(told) + _credits_section(config),
-        provenance=_provenance(config, told),
+        model_card=write_model_card(card) + _credits_section(config),
+        provenance=_provenance(config, card),
         content_check=_content_check(config),
-        change_control=_change_control(config, told, begun),
+        change_control=_change_control(config, card, declared),
         sbom=build_sbom(
             SbomInput(
                 name=config.bundle.name,
                 version=config.bundle.version,
                 intended_use=config.bundle.intended_use,
                 weights_sha256=exported.manifest.weights_sha256,
-                data=told.data,
+                data=card.data,
                 train=config.train,
-                begun=begun,
+                run_manifest=declared,
             )
         ),
         evidence={
             EVALUATION_MEMBER: evaluation.to_bytes(),
             PARITY_MEMBER: _without_images(parity).to_bytes(),
-            RUN_MEMBER: begun.to_bytes(),
+            RUN_MEMBER: declared.to_bytes(),
             SETTINGS_MEMBER: _settings_json(config),
         },
     )
@@ -147,7 +147,7 @@ def _read_evaluation(config: Config, exported: ExportArtifacts, parity: ParityRe
     if evaluation.subject.digest != exported.manifest.weights_sha256:
         raise TrainingError(f"{path} is of other weights than were exported", hint=hint)
     if evaluation.data.split_digest != parity.split_digest:
-        raise TrainingError(f"{path} is of another split than {steps.PARITY}", hint=hint)
+        raise TrainingError(f"{path} is of another split than {parity_check.PARITY}", hint=hint)
     if failed := [it for it in evaluation.acceptance or () if not it.passed]:
         outcomes = "; ".join(f"{it.rule}: {it.outcome}" for it in failed)
         raise TrainingError(f"the evaluation fails acceptance rules: {outcomes}")
@@ -199,7 +199,7 @@ def _card_data(
 
 
 def _content_check(config: Config) -> ContentCheckFiles | None:
-    return gates.load_files(config.bundle.content_check) if config.bundle.content_check else None
+    return load_files(config.bundle.content_check) if config.bundle.content_check else None
 
 
 def _replaced_digest(config: Config) -> str | None:
@@ -218,15 +218,15 @@ def _credits_section(config: Config) -> str:
         raise TrainingError(f"cannot read the credits {path}: {error}") from error
 
 
-def _provenance(config: Config, told: ModelCardData) -> Provenance:
+def _provenance(config: Config, card: ModelCardData) -> Provenance:
     train = config.train
     base = f"{train.weights.name}, SHA-256 {train.weights_sha256}" if train.weights else ""
     metrics = {
-        name: estimate.value for name in _METRICS if (estimate := told.evaluation.metrics.get(name))
+        name: estimate.value for name in _METRICS if (estimate := card.evaluation.metrics.get(name))
     }
-    metrics |= {f"{it.name}/map50": it.map50.variant for it in told.shipped}
+    metrics |= {f"{it.name}/map50": it.map50.variant for it in card.shipped}
     return Provenance(
-        trained_on=f"{told.images} images of {told.data}",
+        trained_on=f"{card.images} images of {card.data}",
         command=config.bundle.command,
         seed=train.seed,
         base_weights=base or "none (random)",
@@ -234,25 +234,25 @@ def _provenance(config: Config, told: ModelCardData) -> Provenance:
     )
 
 
-def _change_control(config: Config, told: ModelCardData, begun: RunManifest) -> ChangeControl:
+def _change_control(config: Config, card: ModelCardData, declared: RunManifest) -> ChangeControl:
     said = config.bundle
     return ChangeControl(
         plan=said.plan,
         modifications=said.modifications,
         replaces=_replaced_digest(config),
         protocol=ModificationProtocol(
-            data=told.data,
-            split=begun.split,
-            split_digest=begun.split_digest,
-            declared=begun.digest,
+            data=card.data,
+            split=declared.split,
+            split_digest=declared.split_digest,
+            declared=declared.digest,
             bounds=tuple(
                 AcceptanceBound(name=name, at_most=bound)
-                for name, bound in begun.bounds.model_dump().items()
+                for name, bound in declared.bounds.model_dump().items()
             ),
         ),
-        results=tuple(_results(told.shipped)),
+        results=tuple(_results(card.shipped)),
         impact=said.impact,
-        limits=limits_of(told),
+        limits=limits_of(card),
         evidence=(EVALUATION_MEMBER, PARITY_MEMBER, RUN_MEMBER, SETTINGS_MEMBER),
     )
 

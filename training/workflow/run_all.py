@@ -25,8 +25,7 @@ from training.train import run_manifest
 from training.train.checkpoints import WEIGHTS
 from training.train.run import load_splits
 from training.train.tracking import RUN
-from training.workflow import export_steps as steps
-from training.workflow import make_bundle
+from training.workflow import make_bundle, quantization
 from training.workflow.stages import (
     COMPILER,
     Pipeline,
@@ -112,7 +111,7 @@ def _check_settings(config: Config) -> None:
     if export.max_drop is not None:
         parts.append(export.control_on)
     load_splits(config, dict.fromkeys(parts))
-    steps.check_calibration(config)
+    quantization.check_calibration(config)
     make_bundle.check_settings(config)
     evaluating.check_request(evaluation_request(config, "cpu"))
     if export.capabilities and COMPILER in find_tensorrt_packages():

@@ -20,15 +20,14 @@ from training.progress import ProgressCallback, ignore_progress
 from training.train import run_manifest
 from training.train.checkpoints import WEIGHTS
 from training.train.distributed import choose_device
-from training.workflow import export_steps as steps
-from training.workflow import make_bundle
+from training.workflow import export, make_bundle, parity_check, quantization
 
 TABLES: Final = ("images.csv", "annotations.csv")
 COMPILER: Final = "tensorrt_rtx"
 """The package that compiles engines for GPUs without having one."""
 
 _EVALUATION: Final = f"{make_bundle.EVALUATION}/{evaluating.JSON}"
-_EXPORTED: Final = f"{steps.FOLDER}/{EXPORT_MANIFEST}"
+_EXPORTED: Final = f"{export.FOLDER}/{EXPORT_MANIFEST}"
 
 Content = dict[str, Any]
 
@@ -67,7 +66,7 @@ class Pipeline:
             Stage("run", self._run_inputs, self._run, (WEIGHTS, run_manifest.FILE)),
             Stage("evaluate", self._evaluate_inputs, self._evaluate, (_EVALUATION,)),
             Stage("export", self._export_inputs, self._export, (_EXPORTED,)),
-            Stage("parity", self._parity_inputs, self._prove, (steps.PARITY,)),
+            Stage("parity", self._parity_inputs, self._prove, (parity_check.PARITY,)),
             Stage("bundle", self._bundle_inputs, self._make_bundle, (bundle,)),
         )
 
@@ -99,12 +98,12 @@ class Pipeline:
         }
 
     def _export(self) -> None:
-        steps.export(self.config, self.on_progress)
-        steps.quantize_graphs(self.config, self.on_progress)
+        export.export_graphs(self.config, self.on_progress)
+        quantization.quantize_graphs(self.config, self.on_progress)
         if not self.config.export.capabilities:
             return
         if COMPILER in find_tensorrt_packages():
-            steps.compile_engines(self.config, on_progress=self.on_progress)
+            export.compile_engines(self.config, on_progress=self.on_progress)
         else:
             self.on_message(f"export: no TensorRT engines are compiled: {COMPILER} is missing")
 
@@ -117,13 +116,13 @@ class Pipeline:
         }
 
     def _prove(self) -> None:
-        steps.check_parity(self.config, self.on_progress)
+        parity_check.check_parity(self.config, self.on_progress)
 
     def _bundle_inputs(self) -> Content:
         bundle = self.config.bundle
         return {
             "export": self._digest(_EXPORTED),
-            "parity": self._digest(steps.PARITY),
+            "parity": self._digest(parity_check.PARITY),
             "evaluation": self._digest(_EVALUATION),
             "run_manifest": self._digest(run_manifest.FILE),
             "settings": [_settings(self.config.train), _settings(bundle), self._judged_by()],
@@ -180,7 +179,7 @@ def evaluation_request(config: Config, compute_device: str) -> evaluating.Evalua
         baseline=baseline_path(config),
         rules=settings.rules,
         choose_on=settings.choose_on,
-        points=steps.threshold_rule(config),
+        points=parity_check.threshold_rule(config),
         resamples=settings.resamples,
         seed=settings.seed,
     )

@@ -36,8 +36,7 @@ from training.data.atomic_files import replace_files
 from training.errors import TrainingError
 from training.evaluation.detectors import engine_detector
 from training.progress import ProgressCallback, ignore_progress
-from training.synthetic import backgrounds as real
-from training.synthetic import box_statistics, lungs, writer
+from training.synthetic import backgrounds, box_statistics, lungs, writer
 from training.synthetic.generator import Generator
 from training.workflow.run_all import run_all
 
@@ -186,12 +185,12 @@ def generate_set(plan: StarterPlan, on_progress: ProgressCallback = ignore_progr
             raise TrainingError(f"{folder} holds {found} images, the plan says {counts}")
         return
     shapes, boxes = lungs.load_shape_model(), box_statistics.load_statistics()
-    training: tuple[real.Background, ...] = ()
-    held_out: tuple[real.Background, ...] = ()
+    training: tuple[backgrounds.Background, ...] = ()
+    held_out: tuple[backgrounds.Background, ...] = ()
     if plan.backgrounds is not None:
         on_progress("find lungs", 0, 1)
-        training, held_out = real.split_by_patient(
-            real.load_backgrounds(plan.backgrounds, shapes), plan.seed
+        training, held_out = backgrounds.split_by_patient(
+            backgrounds.load_backgrounds(plan.backgrounds, shapes), plan.seed
         )
         on_progress("find lungs", 1, 1)
     parts = [

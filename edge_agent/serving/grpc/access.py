@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 
 from edge_agent.core.authorization import Action
 from edge_agent.security.authentication import ClientCredentials, read_grpc_credentials
-from edge_agent.serving.access_records import (
+from edge_agent.serving.access_control import (
     AccessController,
     AccessRecord,
     AuditLog,

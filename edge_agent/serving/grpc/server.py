@@ -13,7 +13,7 @@ from edge_agent.security.tls import Tls, make_grpc_credentials
 from edge_agent.serving.grpc.access import GrpcAccessControl
 from edge_agent.serving.grpc.health import HealthServicer
 from edge_agent.serving.grpc.interceptor import AuthInterceptor
-from edge_agent.serving.grpc.servicer import SERVICE, Detector
+from edge_agent.serving.grpc.servicer import SERVICE, DetectorServicer
 from hilum.v1 import detection_pb2_grpc
 
 ENVELOPE_BYTES: Final = 1 << 16
@@ -28,7 +28,7 @@ class GrpcServer:
 
     def __init__(
         self,
-        detector: Detector,
+        detector: DetectorServicer,
         health: HealthServicer,
         access: GrpcAccessControl,
         *,

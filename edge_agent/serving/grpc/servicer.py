@@ -21,12 +21,12 @@ from hilum.v1 import detection_pb2 as pb
 SERVICE: Final = "hilum.v1.Detector"
 
 
-class Detector:
+class DetectorServicer:
     """Implements `hilum.v1.Detector` with a detection service."""
 
     def __init__(
         self,
-        pipeline: Callable[[], DetectionService],
+        get_service: Callable[[], DetectionService],
         access: GrpcAccessControl,
         *,
         stream_concurrency: int,
@@ -38,7 +38,7 @@ class Detector:
             access: authorizes each request.
             stream_concurrency: requests of one stream that are processed at a time.
         """
-        self._pipeline = pipeline
+        self._get_service = get_service
         self._access = access
         self._stream_concurrency = stream_concurrency
         self._calls = CallTracker()
@@ -95,7 +95,7 @@ class Detector:
     ) -> pb.GetModelResponse:
         if isinstance(request, converters.MalformedMessage):
             raise converters.malformed_message_error()
-        model = self._pipeline().model
+        model = self._get_service().model
         check_model_name(request.model, model.manifest.name)
         return converters.to_model_response(model)
 
@@ -116,7 +116,7 @@ class Detector:
                 request_id=request_id,
                 deadline=None if remaining_s is None else now + remaining_s,
             )
-            result = await self._pipeline().detect(request)
+            result = await self._get_service().detect(request)
             access.bundle_digest = result.bundle_digest
         return converters.to_detect_response(result)
 

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from edge_agent.core.authorization import Action, Denied
 from edge_agent.errors import HilumError
 from edge_agent.security.authentication import read_http_credentials
-from edge_agent.serving.access_records import (
+from edge_agent.serving.access_control import (
     AccessController,
     AccessRecord,
     AuditLog,

@@ -54,7 +54,7 @@ def _describe_form(field: str, *, several: bool = False) -> dict[str, Any]:
 
 def create_http_app(
     *,
-    pipeline: Callable[[], Detector],
+    get_service: Callable[[], Detector],
     renderer: Callable[[], ImageRenderer],
     model_info: Callable[[], ModelInfo],
     readiness: Callable[[], str],
@@ -98,7 +98,7 @@ def create_http_app(
     _add_routes(
         app,
         Endpoints(
-            pipeline=pipeline,
+            get_service=get_service,
             renderer=renderer,
             model_info=model_info,
             readiness=readiness,

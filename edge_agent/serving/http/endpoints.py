@@ -80,7 +80,7 @@ class Endpoints:
         budget: the bytes of all uploads in memory.
     """
 
-    pipeline: Callable[[], Detector]
+    get_service: Callable[[], Detector]
     renderer: Callable[[], ImageRenderer]
     model_info: Callable[[], ModelInfo]
     readiness: Callable[[], str]
@@ -99,7 +99,7 @@ class Endpoints:
             access.request_id = options.request_id or uuid.uuid4().hex
             image = self._take_image(_get_files(form, "file")[0])
             detection = _request_factory(options)(image, access.request_id)
-            result = await _cancel_on_disconnect(request, self.pipeline().detect(detection))
+            result = await _cancel_on_disconnect(request, self.get_service().detect(detection))
             access.bundle_digest = result.bundle_digest
         return _to_json(to_predict_response(result))
 
@@ -116,7 +116,7 @@ class Endpoints:
             options = _merge_options(query, form)
             access.request_id = options.request_id or uuid.uuid4().hex
             files = _get_files(form, "files")
-            self.pipeline()  # If there is none, the batch is refused as a whole.
+            self.get_service()  # If there is none, the batch is refused as a whole.
             limit = asyncio.Semaphore(self.limits.batch_concurrency)
             make_request = _request_factory(options)  # One deadline for the whole batch.
             items = [
@@ -140,7 +140,7 @@ class Endpoints:
             try:
                 request_id = f"{batch_id[:120]}-{index}"
                 detection = make_request(self._take_image(file), request_id)
-                result = await self.pipeline().detect(detection)
+                result = await self.get_service().detect(detection)
             except Exception as error:  # noqa: BLE001  # the boundary: every failure gets a code
                 failure = as_hilum_error(error)
                 return BatchItem(

@@ -42,11 +42,11 @@ async def running_service(
 ) -> AsyncIterator[tuple[DetectionService, SandboxedDecoder]]:
     decoder = SandboxedDecoder(Limits(), DecodePolicy(WORKERS, 60.0, memory_bytes))
     await decoder.start()
-    pipeline = fake_pipeline(settings(), decoder)
+    service = fake_pipeline(settings(), decoder)
     try:
-        yield pipeline, decoder
+        yield service, decoder
     finally:
-        await pipeline.close()
+        await service.close()
         await decoder.close()
 
 
@@ -68,10 +68,10 @@ def tag_of(answer: DetectionResult) -> int:
 async def test_no_more_images_are_decoded_than_the_decoders_memory_holds() -> None:
     large = {tag: large_png(tag) for tag in range(150, 150 + MANY)}
     ended: list[int] = []
-    async with running_service(ENOUGH) as (pipeline, decoder):
+    async with running_service(ENOUGH) as (service, decoder):
 
         async def detect(tag: int, image: bytes, priority: Priority = Priority.ROUTINE) -> None:
-            answer = await pipeline.detect(DetectionRequest(str(tag), image, priority=priority))
+            answer = await service.detect(DetectionRequest(str(tag), image, priority=priority))
             assert tag_of(answer) == tag
             ended.append(tag)
 
@@ -90,10 +90,10 @@ async def test_no_more_images_are_decoded_than_the_decoders_memory_holds() -> No
 
 @pytest.mark.slow
 async def test_an_image_beyond_a_decoders_memory_is_refused_others_are_answered() -> None:
-    async with running_service(TOO_LITTLE) as (pipeline, decoder):
+    async with running_service(TOO_LITTLE) as (service, decoder):
         requests = [DetectionRequest("", large_png(150))] * WORKERS
         requests += [DetectionRequest("", tagged_png(tag)) for tag in range(160, 170)]
-        ends = await asyncio.gather(*map(pipeline.detect, requests), return_exceptions=True)
+        ends = await asyncio.gather(*map(service.detect, requests), return_exceptions=True)
         assert decoder.stats().replaced == 0
     refused, answered = ends[:WORKERS], ends[WORKERS:]
     for error in refused:

@@ -115,29 +115,29 @@ async def test_bytes_that_are_not_http_are_refused_and_affect_no_other_caller(se
 
 async def test_a_caller_that_disconnects_leaves_the_queue() -> None:
     latch = Latch()
-    pipeline = fake_pipeline(
+    service = fake_pipeline(
         settings(limits={"queue_size": 2}), None, FakeEngine(SIDE, SIDE, before=latch)
     )
     async with (
-        serve_app(http_app(pipeline)) as origin,
+        serve_app(http_app(service)) as origin,
         httpx.AsyncClient(base_url=origin) as client,
     ):
         staying = asyncio.ensure_future(client.post("/predict", **file_form(tagged_png(200))))
         await latch.wait_for_arrival(200)
         leaving = asyncio.ensure_future(client.post("/predict", **file_form(tagged_png(201))))
-        await eventually(lambda: in_flight(pipeline) == 2)
+        await eventually(lambda: in_flight(service) == 2)
         leaving.cancel()
-        await eventually(lambda: in_flight(pipeline) == 1)
+        await eventually(lambda: in_flight(service) == 1)
         latch.release(200)
         assert (await staying).json()["predictions"][0]["confidence"] == pytest.approx(200 / 255)
         assert not latch.has_arrived(201)
-    await pipeline.close()
+    await service.close()
 
 
 async def test_stop_finishes_running_requests() -> None:
     latch = Latch()
-    pipeline = fake_pipeline(settings(), None, FakeEngine(SIDE, SIDE, before=latch))
-    server = HttpServer(http_app(pipeline), host="127.0.0.1", port=0)
+    service = fake_pipeline(settings(), None, FakeEngine(SIDE, SIDE, before=latch))
+    server = HttpServer(http_app(service), host="127.0.0.1", port=0)
     origin = f"http://127.0.0.1:{await server.start()}"
     async with httpx.AsyncClient(base_url=origin) as client:
         posted = asyncio.ensure_future(client.post("/predict", **file_form(tagged_png(200))))
@@ -149,7 +149,7 @@ async def test_stop_finishes_running_requests() -> None:
         await stopping
         with pytest.raises(httpx.ConnectError):
             await client.get("/healthz")
-    await pipeline.close()
+    await service.close()
 
 
 async def test_a_port_in_use_is_a_configuration_error(caplog: pytest.LogCaptureFixture) -> None:

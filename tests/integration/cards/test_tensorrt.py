@@ -22,7 +22,7 @@ from training.bundle.measuring import measuring_engine
 from training.bundle.variants import TRT_FP16, TRT_INT8
 from training.bundle.writer import write_bundle
 from training.config import load_config
-from training.workflow import export_steps as steps
+from training.workflow import export, parity_check, quantization
 
 pytestmark = [
     pytest.mark.training,
@@ -37,9 +37,9 @@ pytestmark = [
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("card")
     config = load_config(exportable(folder / "toy", random_detector()))
-    steps.export(config)
-    made = steps.quantize_graphs(config)
-    result = steps.check_parity(config)
+    export.export_graphs(config)
+    made = quantization.quantize_graphs(config)
+    result = parity_check.check_parity(config)
     return write_bundle(folder / "a.bundle", toy_parts(config, made, result))
 
 

@@ -69,12 +69,12 @@ class DetectorWithModel(Detector, Protocol):
     model: LoadedModel
 
 
-def http_app(pipeline: DetectorWithModel | None = None, /, **changes: Any) -> FastAPI:
+def http_app(service: DetectorWithModel | None = None, /, **changes: Any) -> FastAPI:
     """Return an application that needs no key; `changes` go to `create_http_app`."""
-    serving = pipeline or fake_pipeline(settings())
+    serving = service or fake_pipeline(settings())
     renderer = Renderer(ThreadDecoder(1, Limits()))
     arguments: dict[str, Any] = {
-        "pipeline": lambda: serving,
+        "get_service": lambda: serving,
         "renderer": lambda: renderer,
         "model_info": lambda: to_model_info(serving.model),
         "readiness": lambda: "",

@@ -168,20 +168,20 @@ class LatchedPipeline:
 
     def __init__(self, parallel_requests: int = 1) -> None:
         self.latch = Latch()
-        self.pipeline: DetectionService | None = None
+        self.service: DetectionService | None = None
         self._parallel_requests = parallel_requests
 
     def __call__(self, settings: Settings, decoder: Decoder) -> DetectionService:
         engine = FakeEngine(SIDE, SIDE, before=self.latch)
-        self.pipeline = fake_pipeline(
+        self.service = fake_pipeline(
             settings, decoder, engine, infer_concurrency=self._parallel_requests
         )
-        return self.pipeline
+        return self.service
 
     @property
     def in_flight(self) -> int:
-        assert self.pipeline
-        return in_flight(self.pipeline)
+        assert self.service
+        return in_flight(self.service)
 
 
 @asynccontextmanager

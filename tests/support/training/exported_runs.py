@@ -24,7 +24,7 @@ from training.data.splits import Split
 from training.evaluation.detectors import network_detector
 from training.evaluation.parity import ParityResult
 from training.export.artifacts import ExportArtifacts
-from training.workflow import export_steps as steps
+from training.workflow import run_inputs
 
 SIZE = 96
 LABELLED = 0.75
@@ -84,7 +84,7 @@ def _table(path: Path, columns: list[str], rows: list[list[str]] | list[list[obj
 def toy_parts(config: Config, made: ExportArtifacts, result: ParityResult) -> BundleContents:
     """What a bundle of a proven run is made of, the set's own pictures as golden cases."""
     pictures = {
-        f"case-{k}": steps.to_input(entry, made.manifest.input)[0][0, 0]
+        f"case-{k}": run_inputs.to_input(entry, made.manifest.input)[0][0, 0]
         for k, entry in enumerate(dataset.load_dataset(config.data.dataset))
     }
     return BundleContents(

@@ -68,7 +68,7 @@ def vindr(
 
     Example: `hilum-train data vindr --annotations train.csv --images train --out set`
     """
-    from training.cli import data  # noqa: PLC0415 - pandas
+    from training.cli.actions import data  # noqa: PLC0415 - pandas
     from training.data.import_set import ImportOptions  # noqa: PLC0415 - pandas
 
     raise typer.Exit(
@@ -103,7 +103,7 @@ def split(
 
     Example: `hilum-train data split --data set --seed 3 --new-split`
     """
-    from training.cli import data  # noqa: PLC0415 - pandas
+    from training.cli.actions import data  # noqa: PLC0415 - pandas
 
     raise typer.Exit(
         data.split(data=data_dir, seed=seed, shares=_shares(valid, test), new=new_split)
@@ -116,7 +116,7 @@ def report(*, data_dir: DatasetOption) -> None:
 
     Example: `hilum-train data report --data set`
     """
-    from training.cli import data  # noqa: PLC0415 - pandas
+    from training.cli.actions import data  # noqa: PLC0415 - pandas
 
     raise typer.Exit(data.report(data=data_dir))
 
@@ -132,7 +132,7 @@ def export(
 
     Example: `hilum-train data export --data set --format coco --out set-coco`
     """
-    from training.cli import data  # noqa: PLC0415 - pandas
+    from training.cli.actions import data  # noqa: PLC0415 - pandas
 
     raise typer.Exit(data.export(data=data_dir, form=form, out=out))
 
@@ -146,7 +146,7 @@ def statistics(
 
     Example: `hilum-train data statistics --annotations vinbigdata-train.csv.gz --out boxes.json`
     """
-    from training.cli import synthetic  # noqa: PLC0415 - pandas
+    from training.cli.actions import synthetic  # noqa: PLC0415 - pandas
 
     raise typer.Exit(synthetic.statistics(annotations=annotations, out=out))
 
@@ -160,7 +160,7 @@ def lung_shapes(
 
     Example: `hilum-train data lung-shapes --masks semantic_masks_v7labs_lungs.zip --out lungs.json`
     """
-    from training.cli import synthetic  # noqa: PLC0415 - OpenCV
+    from training.cli.actions import synthetic  # noqa: PLC0415 - OpenCV
 
     raise typer.Exit(synthetic.lung_shapes(masks=masks, out=out))
 

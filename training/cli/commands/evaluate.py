@@ -11,7 +11,7 @@ app = typer.Typer()
 
 
 def _run(options: EvaluateOptions) -> int:
-    from training.cli import evaluate  # noqa: PLC0415 - torch
+    from training.cli.actions import evaluate  # noqa: PLC0415 - torch
 
     return evaluate.evaluate(options)
 

@@ -17,7 +17,7 @@ def export(*, config: ConfigOption) -> None:
 
     Example: `hilum-train export --config run.yaml`
     """
-    from training.cli import export  # noqa: PLC0415 - torch
+    from training.cli.actions import export  # noqa: PLC0415 - torch
 
     raise typer.Exit(export.export(config=config))
 
@@ -39,7 +39,7 @@ def quantize(
 
     Example: `hilum-train quantize --config run.yaml --accuracy-control max_drop=0.01`
     """
-    from training.cli import export  # noqa: PLC0415 - torch and NNCF
+    from training.cli.actions import export  # noqa: PLC0415 - torch and NNCF
 
     raise typer.Exit(export.quantize(config=config, accuracy_control=accuracy_control))
 
@@ -61,7 +61,7 @@ def tensorrt(
 
     Example: `hilum-train tensorrt --config run.yaml --capability 8.6 --capability 8.9`
     """
-    from training.cli import export  # noqa: PLC0415 - TensorRT
+    from training.cli.actions import export  # noqa: PLC0415 - TensorRT
 
     raise typer.Exit(export.tensorrt(config=config, capabilities=capability or []))
 
@@ -74,6 +74,6 @@ def parity(*, config: ConfigOption) -> None:
 
     Example: `hilum-train parity --config run.yaml`
     """
-    from training.cli import export  # noqa: PLC0415 - torch
+    from training.cli.actions import export  # noqa: PLC0415 - torch
 
     raise typer.Exit(export.parity(config=config))

@@ -20,7 +20,7 @@ def bundle(*, config: ConfigOption) -> None:
 
     Example: `hilum-train bundle --config c.yaml`
     """
-    from training.cli import bundle  # noqa: PLC0415 - torch
+    from training.cli.actions import bundle  # noqa: PLC0415 - torch
 
     raise typer.Exit(bundle.bundle(config=config))
 
@@ -47,7 +47,7 @@ def publish(
 
     Example: `hilum-train publish --bundle a.bundle --to http://127.0.0.1:5000`
     """
-    from training.cli import bundle as bundles  # noqa: PLC0415 - torch
+    from training.cli.actions import bundle as bundles  # noqa: PLC0415 - torch
 
     raise typer.Exit(
         bundles.publish(
@@ -84,7 +84,7 @@ def add_content_check(
     Example: `hilum-train add-content-check --bundle a.bundle --content-check check.zip
     --version 0.2.0 --out b.bundle`
     """
-    from training.cli import content_check as commands  # noqa: PLC0415 - OpenVINO
+    from training.cli.actions import content_check as commands  # noqa: PLC0415 - OpenVINO
 
     raise typer.Exit(
         commands.add_content_check(

@@ -39,7 +39,7 @@ def synthetic(
 
     Example: `hilum-train synthetic --out /tmp/set --count 200 --preview /tmp/sheet.png`
     """
-    from training.cli import synthetic  # noqa: PLC0415 - torch and OpenCV
+    from training.cli.actions import synthetic  # noqa: PLC0415 - torch and OpenCV
 
     raise typer.Exit(
         synthetic.synthetic(
@@ -105,7 +105,7 @@ def starter(
 
     Example: `hilum-train starter --out edge_agent/starter --backgrounds RADIOGRAPHS`
     """
-    from training.cli import synthetic  # noqa: PLC0415 - torch
+    from training.cli.actions import synthetic  # noqa: PLC0415 - torch
 
     settings = {
         "epochs": epochs,
@@ -158,7 +158,7 @@ def content_check(
 
     Example: `hilum-train content-check --out content-check.zip --backgrounds RADIOGRAPHS`
     """
-    from training.cli import content_check as commands  # noqa: PLC0415 - torch
+    from training.cli.actions import content_check as commands  # noqa: PLC0415 - torch
 
     raise typer.Exit(
         commands.train_content_check(

@@ -30,7 +30,7 @@ def run(
 
     On several GPUs: `torchrun --nproc-per-node 4 --no-python hilum-train run --config c.yaml`
     """
-    from training.cli import train  # noqa: PLC0415 - torch
+    from training.cli.actions import train  # noqa: PLC0415 - torch
 
     raise typer.Exit(train.run(config=config, resume=resume, launcher=launcher, workers=workers))
 
@@ -41,7 +41,7 @@ def tune(*, config: ConfigOption) -> None:
 
     Example: `hilum-train tune --config c.yaml`
     """
-    from training.cli import train  # noqa: PLC0415 - torch
+    from training.cli.actions import train  # noqa: PLC0415 - torch
 
     raise typer.Exit(train.tune(config=config))
 
@@ -55,6 +55,6 @@ def run_all(*, config: ConfigOption) -> None:
 
     Example: `hilum-train all --config c.yaml`
     """
-    from training.cli import bundle  # noqa: PLC0415 - torch
+    from training.cli.actions import bundle  # noqa: PLC0415 - torch
 
     raise typer.Exit(bundle.run_all(config=config))

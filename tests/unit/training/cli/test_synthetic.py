@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import pytest
 
-from training.cli import synthetic
+from training.cli.actions import synthetic
 from training.config import TrainConfig
 from training.data import dataset
 from training.workflow import starter

@@ -1,6 +1,6 @@
 """Engines from the graphs for GPUs, built by an in-memory compiler with configurable layers.
 
-The real one is run where engines are built (`test_export_steps.py`).
+The real one is run where engines are built (`test_export_to_parity.py`).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from training.config import ParityBounds, TrainConfig
 from training.release.sbom import SbomInput, build_sbom
 from training.train.run_manifest import RunManifest, list_libraries
 
-BEGUN = RunManifest(
+RUN_MANIFEST = RunManifest(
     bounds=ParityBounds(),
     split="test",
     split_digest="2" * 64,
@@ -24,7 +24,7 @@ MADE = SbomInput(
     weights_sha256="1" * 64,
     data="240 painted radiographs",
     train=TrainConfig(weights="base/yolo11n.pt", weights_sha256="3" * 64),  # type: ignore[arg-type]
-    begun=BEGUN,
+    run_manifest=RUN_MANIFEST,
 )
 
 

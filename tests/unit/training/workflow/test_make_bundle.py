@@ -18,8 +18,7 @@ from training.evaluation.parity import ParityResult
 from training.evaluation.results import Evaluation
 from training.release.publish import metrics_of
 from training.train import run_manifest
-from training.workflow import export_steps as steps
-from training.workflow import make_bundle
+from training.workflow import make_bundle, parity_check
 
 pytestmark = [
     pytest.mark.training,
@@ -105,7 +104,7 @@ def test_settings_name_files_without_their_folders(proven: Path) -> None:
 
 def test_outside_the_declared_bounds_there_is_no_bundle(proven: Path) -> None:
     config = load_config(proven)
-    path = config.out / steps.PARITY
+    path = config.out / parity_check.PARITY
     before = path.read_bytes()
     content = json.loads(before)
     content["variants"][0]["problems"] = ["openvino-int8: mAP@0.5 is 0.0500 down"]
@@ -131,7 +130,7 @@ def test_bounds_cannot_be_moved_after_the_run_began(proven: Path) -> None:
     ("file", "says"),
     [
         (run_manifest.FILE, "which a run writes when it begins"),
-        (steps.PARITY, "no result of parity"),
+        (parity_check.PARITY, "no result of parity"),
         ("evaluation/evaluation.json", "no evaluation"),
     ],
 )

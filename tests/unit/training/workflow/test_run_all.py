@@ -20,8 +20,7 @@ from training.data import splits
 from training.errors import TrainingError
 from training.evaluation.results import Evaluation
 from training.export import artifacts
-from training.workflow import export_steps as steps
-from training.workflow import run_all, stages
+from training.workflow import export, run_all, stages
 
 if TYPE_CHECKING:
     from ultralytics.nn.tasks import DetectionModel
@@ -264,7 +263,7 @@ def test_without_a_compiler_for_cards_it_is_said_that_there_are_no_engines(
     next(it for it in made if it.name == "export").act()
     assert said == ["export: no TensorRT engines are compiled: tensorrt_rtx is missing"]
     assert (
-        artifacts.load_artifacts(config.out / steps.FOLDER).graphs.targets.get(TRT_FP16, ()) == ()
+        artifacts.load_artifacts(config.out / export.FOLDER).graphs.targets.get(TRT_FP16, ()) == ()
     )
 
 

@@ -154,11 +154,11 @@ def test_a_converted_error_has_its_code_message_and_hint_only() -> None:
 
 
 async def test_the_facts_about_the_model_are_converted() -> None:
-    pipeline = fake_pipeline(settings())
+    service = fake_pipeline(settings())
     try:
-        response = converters.to_model_response(pipeline.model)
+        response = converters.to_model_response(service.model)
     finally:
-        await pipeline.close()
+        await service.close()
     assert (response.name, response.version, response.bundle_digest) == ("toy", "0.0.1", DIGEST)
     assert [f.slug for f in response.findings] == [kind.slug for kind in CATALOG]
     assert {f.operating_point for f in response.findings} == {0.25}

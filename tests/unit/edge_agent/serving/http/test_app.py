@@ -152,8 +152,8 @@ class TestPredict:
 
     async def test_fails_at_the_deadline(self) -> None:
         latch = Latch()
-        pipeline = fake_pipeline(settings(), None, FakeEngine(SIDE, SIDE, before=latch))
-        async with caller(http_app(pipeline)) as client:
+        service = fake_pipeline(settings(), None, FakeEngine(SIDE, SIDE, before=latch))
+        async with caller(http_app(service)) as client:
             first = asyncio.ensure_future(client.post("/predict", **file_form(tagged_png(200))))
             await latch.wait_for_arrival(200)
             second = await client.post(
@@ -219,7 +219,7 @@ class TestFailures:
             raise NotReady("The agent is loading its model.")
 
         app = http_app(
-            pipeline=not_yet, renderer=not_yet, model_info=not_yet, readiness=lambda: "loading"
+            get_service=not_yet, renderer=not_yet, model_info=not_yet, readiness=lambda: "loading"
         )
         async with caller(app) as client:
             for request in (
@@ -275,11 +275,11 @@ class TestBatch:
 
     async def test_all_files_share_one_deadline(self) -> None:
         latch = Latch()
-        pipeline = fake_pipeline(settings(), None, FakeEngine(SIDE, SIDE, before=latch))
+        service = fake_pipeline(settings(), None, FakeEngine(SIDE, SIDE, before=latch))
         files = [("files", ("image", tagged_png(tag))) for tag in (200, 201)]
         clock = asyncio.get_running_loop().time
         latch.release(201)
-        app = http_app(pipeline, limits=HttpLimits(batch_concurrency=1))
+        app = http_app(service, limits=HttpLimits(batch_concurrency=1))
         async with caller(app) as client:
             began = clock()
             batch = asyncio.ensure_future(

@@ -23,7 +23,7 @@ from training.bundle.layout import CARD_FP16, CARD_INT8
 from training.bundle.measuring import measuring_engine
 from training.bundle.variants import INT8, TRT_FP16, TRT_INT8, VARIANTS
 from training.bundle.writer import draft_bundle, write_bundle
-from training.cli import export
+from training.cli.actions import export
 from training.config import Config, load_config
 from training.errors import TrainingError
 from training.evaluation.detectors import detect_all, engine_detector, network_detector
@@ -31,8 +31,9 @@ from training.evaluation.metrics import mean_average_precision
 from training.evaluation.parity import ParityResult
 from training.export import artifacts
 from training.models.network import load_model
-from training.workflow import export_steps as steps
-from training.workflow.export_steps import FOLDER, PARITY
+from training.workflow import parity_check, quantization, run_inputs
+from training.workflow.export import FOLDER, compile_engines, export_graphs
+from training.workflow.parity_check import PARITY
 
 if TYPE_CHECKING:
     from ultralytics.nn.tasks import DetectionModel
@@ -45,11 +46,11 @@ RTX = "tensorrt_rtx"
 def stated(tmp_path_factory: pytest.TempPathFactory, network: DetectionModel) -> Config:
     """A run whose graphs have been exported, quantized, compiled and proven, in wide bounds."""
     config = load_config(exportable(tmp_path_factory.mktemp("run"), network))
-    steps.export(config)
-    steps.quantize_graphs(config)
+    export_graphs(config)
+    quantization.quantize_graphs(config)
     if RTX in find_tensorrt_packages():
-        steps.compile_engines(config)
-    steps.check_parity(config)
+        compile_engines(config)
+    parity_check.check_parity(config)
     return config
 
 
@@ -113,7 +114,7 @@ def test_each_variant_is_compared_and_the_float_ones_lose_nothing(stated: Config
 def test_points_are_chosen_for_a_stated_sensitivity(stated: Config) -> None:
     usual = ParityResult.model_validate_json((stated.out / PARITY).read_bytes())
     aim = stated.evaluate.model_validate({"resamples": 10, "floor": 0.1, "sensitivity": 0.5})
-    result = steps.check_parity(stated.model_copy(update={"evaluate": aim}))
+    result = parity_check.check_parity(stated.model_copy(update={"evaluate": aim}))
     assert result.points_chosen.startswith("on valid, a sensitivity of 0.5 per class")
     assert result.reference_points != usual.reference_points
     assert set(result.reference_points) == set(usual.reference_points)
@@ -122,7 +123,7 @@ def test_points_are_chosen_for_a_stated_sensitivity(stated: Config) -> None:
 
 
 def test_proven_graphs_become_a_bundle_that_proves_itself(stated: Config, tmp_path: Path) -> None:
-    made, result = steps.load_checked(stated)
+    made, result = parity_check.load_checked(stated)
     bundle = write_bundle(tmp_path / "a.bundle", toy_parts(stated, made, result))
     assert Bundle.open(bundle.path).manifest.input.height == SIZE
     if RTX not in find_tensorrt_packages():
@@ -162,7 +163,7 @@ def test_only_the_number_of_images_is_open_to_tensorrt(stated: Config, path: str
 
 @pytest.mark.usefixtures("rtx", "as_before")
 def test_turing_gets_no_int8_and_the_record_says_why(stated: Config) -> None:
-    made = steps.compile_engines(stated, ["7.5"])
+    made = compile_engines(stated, ["7.5"])
     assert made.manifest.targets[TRT_INT8] == ()
     assert made.manifest.targets[TRT_FP16][0].capabilities == ("7.5",)
     (int8,) = (it for it in made.manifest.inspections if it.variant == TRT_INT8)
@@ -172,7 +173,7 @@ def test_turing_gets_no_int8_and_the_record_says_why(stated: Config) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("rtx", "as_before")
 def test_one_engine_is_for_all_cards_that_were_asked_for(stated: Config) -> None:
-    made = steps.compile_engines(stated, ["8.6", "8.9"])
+    made = compile_engines(stated, ["8.6", "8.9"])
     for name in (TRT_INT8, TRT_FP16):
         (target,) = made.manifest.targets[name]
         assert target.capabilities == ("8.6", "8.9")
@@ -193,14 +194,14 @@ def test_torch_computes_where_the_run_was_trained(stated: Config) -> None:
         update={"train": stated.train.model_copy(update={"device": "cuda"})}
     )
     with pytest.raises(TrainingError, match="needs CUDA device 0"):
-        steps.check_parity(on_card)
+        parity_check.check_parity(on_card)
 
 
 def test_a_full_disk_names_the_file_that_is_proven_from(stated: Config) -> None:
     before = (stated.out / PARITY).read_bytes()
     listed = sorted((stated.out / FOLDER).rglob("*"))
     with room_for(100_000), pytest.raises(TrainingError, match=r"cannot write .*draft\.bundle: F"):
-        steps.check_parity(stated)
+        parity_check.check_parity(stated)
     assert (stated.out / PARITY).read_bytes() == before
     assert sorted((stated.out / FOLDER).rglob("*")) == listed
 
@@ -211,12 +212,12 @@ def test_accuracy_control_measures_on_the_images_of_its_split(
 ) -> None:
     shutil.copytree(stated.out / FOLDER, fresh.out / FOLDER)
     with pytest.raises(TrainingError, match="there is no split 'exam'"):
-        steps.quantize_graphs(with_export(fresh, max_drop=0.9, control_on="exam"))
-    made = steps.quantize_graphs(with_export(fresh, max_drop=0.9))
+        quantization.quantize_graphs(with_export(fresh, max_drop=0.9, control_on="exam"))
+    made = quantization.quantize_graphs(with_export(fresh, max_drop=0.9))
     found = made.manifest.calibration
     assert found is not None
     assert (found.max_drop, found.kept_float, found.images) == (0.9, (), 4)
-    valid, _ = steps.read_split(fresh, "valid")
+    valid, _ = run_inputs.read_split(fresh, "valid")
     spec, head = made.manifest.input, made.manifest.head
     draft = draft_bundle(fresh.out / "draft.bundle", made.graphs)
     exact = OpenVinoOptions(inference_precision="f32")
@@ -238,13 +239,13 @@ def test_a_bound_that_is_not_kept_names_itself_and_no_bundle_can_be_made(stated:
     kept = path.read_bytes()
     strict = bounded(stated, 0.0, 0.0)
     with pytest.raises(TrainingError, match="run against other bounds than are configured"):
-        steps.load_checked(strict)
+        parity_check.load_checked(strict)
     with pytest.raises(TrainingError, match=r"openvino-int8: .*the bound is 0 \(parity\.") as told:
-        steps.check_parity(strict)
+        parity_check.check_parity(strict)
     assert "No bundle is made" in told.value.hint
     assert ParityResult.model_validate_json(path.read_bytes()).problems
     with pytest.raises(TrainingError, match="is not the trained one"):
-        steps.load_checked(strict)
+        parity_check.load_checked(strict)
     path.write_bytes(kept)
 
 
@@ -253,38 +254,38 @@ def test_files_that_changed_or_are_missing_are_noticed(stated: Config) -> None:
     kept = graph.read_bytes()
     graph.write_bytes(kept[:-1])
     with pytest.raises(TrainingError, match=r"model\.onnx differs from its digest in export\.json"):
-        steps.load_checked(stated)
+        parity_check.load_checked(stated)
     graph.unlink()
     with pytest.raises(TrainingError, match=r"there is no .*model\.onnx"):
-        steps.load_checked(stated)
+        parity_check.load_checked(stated)
     graph.write_bytes(kept)
     weights = stated.out / "weights.pt"
     trained = weights.read_bytes()
     weights.write_bytes(trained + b"\0")
     with pytest.raises(TrainingError, match="holds other weights than were exported"):
-        steps.quantize_graphs(stated)
+        quantization.quantize_graphs(stated)
     weights.write_bytes(trained)
-    steps.load_checked(stated)
+    parity_check.load_checked(stated)
 
 
 def test_steps_out_of_order_say_which_comes_first(fresh: Config) -> None:
     with pytest.raises(TrainingError, match=r"no .*export\.json") as told:
-        steps.quantize_graphs(fresh)
+        quantization.quantize_graphs(fresh)
     assert "hilum-train export" in told.value.hint
     with pytest.raises(TrainingError, match=r"no .*export\.json"):
-        steps.check_parity(fresh)
+        parity_check.check_parity(fresh)
     (fresh.out / "weights.pt").unlink()
     with pytest.raises(TrainingError, match="there are no weights") as told:
-        steps.export(fresh)
+        export_graphs(fresh)
     assert "hilum-train run" in told.value.hint
 
 
 def test_without_calibration_images_the_message_names_the_setting(stated: Config) -> None:
     before = (stated.out / FOLDER / artifacts.FILE).read_bytes()
     with pytest.raises(TrainingError, match=r"export\.calibration_images is 0"):
-        steps.quantize_graphs(with_export(stated, calibration_images=0))
+        quantization.quantize_graphs(with_export(stated, calibration_images=0))
     with pytest.raises(TrainingError, match="there is no split 'calibration'"):
-        steps.quantize_graphs(with_export(stated, calibrate_on="calibration"))
+        quantization.quantize_graphs(with_export(stated, calibrate_on="calibration"))
     assert (stated.out / FOLDER / artifacts.FILE).read_bytes() == before
 
 

@@ -12,16 +12,14 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from hilum.catalog import CATALOG
+from training.cli.actions.train import single_process_trainer
 from training.cli.console import exit_status, print_line, progress_bars
-from training.cli.train import single_process_trainer
 from training.config import TrainConfig
 from training.data.atomic_files import replace_files
 from training.errors import TrainingError
 from training.models.network import describe_weights
-from training.synthetic import backgrounds as real
-from training.synthetic import box_statistics as boxes
-from training.synthetic import dicom_studies as dicom
-from training.synthetic import lungs, writer
+from training.synthetic import box_statistics, dicom_studies, lungs, writer
+from training.synthetic.backgrounds import load_backgrounds
 from training.synthetic.generator import Generator, Sample
 from training.workflow import starter as starters
 
@@ -45,10 +43,10 @@ def synthetic(
             f"{preview} has no suffix of an image format", hint="Let its name end in .png."
         )
     shapes = lungs.load_shape_model()
-    pictures = real.load_backgrounds(backgrounds, shapes) if backgrounds is not None else ()
-    generator = Generator(shapes, boxes.load_statistics(), pictures)
+    pictures = load_backgrounds(backgrounds, shapes) if backgrounds is not None else ()
+    generator = Generator(shapes, box_statistics.load_statistics(), pictures)
     seeds = range(seed, seed + count)
-    write = dicom.write_studies if studies else writer.write_dataset
+    write = dicom_studies.write_studies if studies else writer.write_dataset
     shown: list[Sample] = []
     with progress_bars() as on_progress:
         for done, _ in enumerate(write(generator, out, seeds, workers=workers), start=1):
@@ -111,7 +109,7 @@ def starter(
 @exit_status
 def statistics(*, annotations: Path, out: Path) -> None:
     """Aggregate an annotation table."""
-    boxes.save_statistics(boxes.measure_statistics(annotations), out)
+    box_statistics.save_statistics(box_statistics.measure_statistics(annotations), out)
 
 
 @exit_status

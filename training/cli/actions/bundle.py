@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from edge_agent.engines.bundle import Bundle
+from training.cli.actions.train import single_process_trainer
 from training.cli.console import exit_status, print_line
-from training.cli.train import single_process_trainer
 from training.config import load_config
 from training.release.publish import publish as publish_bundle
 from training.workflow import make_bundle

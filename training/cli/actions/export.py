@@ -11,7 +11,8 @@ from training.config import Config, load_config
 from training.errors import TrainingError
 from training.evaluation.parity import ParityResult, VariantParity
 from training.export.artifacts import ExportArtifacts
-from training.workflow import export_steps as steps
+from training.workflow import parity_check, quantization
+from training.workflow.export import FOLDER, compile_engines, export_graphs
 
 
 @exit_status
@@ -19,7 +20,7 @@ def export(*, config: Path) -> None:
     """Write the float graphs."""
     settings = load_config(config)
     with progress_bars() as on_progress:
-        made = steps.export(settings, on_progress)
+        made = export_graphs(settings, on_progress)
     _print_files(settings, made)
 
 
@@ -33,7 +34,7 @@ def quantize(*, config: Path, accuracy_control: str | None) -> None:
         )
         settings = settings.model_copy(update={"export": export_settings})
     with progress_bars() as on_progress:
-        made = steps.quantize_graphs(settings, on_progress)
+        made = quantization.quantize_graphs(settings, on_progress)
     _print_files(settings, made)
     calibration = made.manifest.calibration
     if calibration and calibration.drop is not None:
@@ -46,7 +47,7 @@ def tensorrt(*, config: Path, capabilities: list[str]) -> None:
     """Add engines that TensorRT compiles for GPUs."""
     settings = load_config(config)
     with progress_bars() as on_progress:
-        made = steps.compile_engines(settings, capabilities, on_progress)
+        made = compile_engines(settings, capabilities, on_progress)
     table = Table("variant", "capability", "layers", "convolutions take", "MB", "")
     for it in made.manifest.inspections:
         kinds = ", ".join(f"{n} {kind}" for kind, n in it.convolutions.items())
@@ -67,10 +68,10 @@ def tensorrt(*, config: Path, capabilities: list[str]) -> None:
 def parity(*, config: Path) -> None:
     """Compare torch with every variant; a drop beyond a declared bound is an error."""
     settings = load_config(config)
-    path = settings.out / steps.PARITY
+    path = settings.out / parity_check.PARITY
     try:
         with progress_bars() as on_progress:
-            result = steps.check_parity(settings, on_progress)
+            result = parity_check.check_parity(settings, on_progress)
     finally:
         # The measurements are shown also where a bound is not kept.
         if path.is_file():
@@ -118,4 +119,4 @@ def _parse_max_drop(option: str) -> float:
 def _print_files(config: Config, made: ExportArtifacts) -> None:
     for name in made.members:
         size = len(made.members[name]) / 1e6
-        print_line(f"{config.out / steps.FOLDER / name}: {size:.1f} MB")
+        print_line(f"{config.out / FOLDER / name}: {size:.1f} MB")

@@ -1,0 +1,1 @@
+"""What each command does: call the workflow, show progress, turn errors into an exit status."""
