@@ -114,7 +114,7 @@ class AdmissionPolicy:
         if min(self.max_running, self.stat_burst, self.encoded_bytes) < 1:
             raise ValueError("max_running, stat_burst and the byte budget must be at least 1")
         if self.max_waiting < 0 or self.aged_s < 0:
-            raise ValueError("capacity and aged_s must be at least 0")
+            raise ValueError("max_waiting and aged_s must be at least 0")
 
 
 @dataclass(slots=True)

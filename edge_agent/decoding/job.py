@@ -42,7 +42,7 @@ class DecodeJob:
         """Have the image decoded.
 
         Raises:
-            WorkerGone: the worker had exited before.
+            WorkerGone: the worker exited before it received the image; another can decode it.
             HilumError: see `DecoderPool.decode`.
         """
         try:
@@ -101,7 +101,7 @@ class DecodeJob:
 
     async def _read(self, packet: bytes) -> DecodedStudy:
         memory = self.worker.memory
-        if self.request.fit is None:
+        if self.request.fit is None:  # Copying a full-size image would block the event loop.
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(
                 self.copy_threads, read_response, packet, self.request, memory

@@ -235,7 +235,7 @@ class Zygote:
                 self._mark_exited(event["worker_id"], event["status"])
             case "failed":
                 self._started.set_result(event["message"])
-            case _:
+            case _:  # "ready"
                 self._started.set_result(None)
 
     def _mark_exited(self, worker_id: int, status: int | None) -> None:

@@ -184,14 +184,14 @@ def estimate_window(sample: StoredValues, modality: NDArray[np.float64]) -> Wind
     if not values.size:
         return Window(0, 1, "LINEAR_EXACT")
     lowest, highest = values.min(), values.max()
-    inside = values[_mask_spike(values, lowest) & _mask_spike(values, highest)]
+    inside = values[_mask_without_spike(values, lowest) & _mask_without_spike(values, highest)]
     if inside.size > values.size // 10:
         values = inside
     low, high = np.percentile(values, [_TAIL_PERCENT, 100 - _TAIL_PERCENT])
     return Window(float(low + high) / 2, float(max(high - low, 1e-9)), "LINEAR_EXACT")
 
 
-def _mask_spike(values: NDArray[np.float64], end: np.float64) -> NDArray[np.bool_]:
+def _mask_without_spike(values: NDArray[np.float64], end: np.float64) -> NDArray[np.bool_]:
     """Return a mask of the values to keep: all but `end` where it covers a large share."""
     others: NDArray[np.bool_] = values != end
     share = 1 - np.count_nonzero(others) / others.size

@@ -56,7 +56,8 @@ class AdmissionQueue:
 
         Args:
             priority: `stat` or `routine`.
-            deadline: on the queue's clock, in seconds; the body is never entered after it.
+            deadline: of the event loop's clock, which is `time.monotonic`, in seconds;
+                the body is never entered after it.
             encoded_bytes: memory that the request already holds.
 
         Raises:

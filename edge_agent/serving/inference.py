@@ -57,7 +57,8 @@ def run_inference(
 ) -> list[ImageResult | Exception]:
     """Run a batch of jobs on the model.
 
-    A job that fails does not affect the others of its batch, unless the engine fails.
+    A failing job fails alone; if the engine fails, the whole batch fails. Letterboxing is timed as
+    decoding and the content check as inference. Each image is charged the time of its whole batch.
 
     Returns:
         One result, or the exception, for each job, in the jobs' order.
@@ -78,7 +79,7 @@ def run_inference(
             outcomes |= dict.fromkeys(inputs, error)
         else:
             for (index, prepared), output in zip(inputs.items(), outputs, strict=True):
-                outcomes[index] = _decode(model, jobs[index], output, prepared)
+                outcomes[index] = _find(model, jobs[index], output, prepared)
     return [outcomes[index] for index in range(len(jobs))]
 
 
@@ -103,7 +104,7 @@ def _infer(model: LoadedModel, batch: Pixels, timers: Sequence[StageTimer]) -> R
         return model.engine.infer(batch)
 
 
-def _decode(
+def _find(
     model: LoadedModel, job: InferenceJob, output: RawOutputs, prepared: _ModelInput
 ) -> ImageResult | Exception:
     thresholds = model.thresholds(job.score_threshold)

@@ -1,6 +1,6 @@
 """Speed, side by side in one run: `python -m tests.bench [NAME ...]`; without names, all but int8.
 
-`int8` quantises a large network in many forms first, which takes minutes of all cores.
+`int8` quantizes a large network in many forms first, which takes minutes of all cores.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def _contestants(bundle: Bundle, pictures: list[NDArray[np.uint8]]) -> dict[str,
 
 
 def _default_int8(model: bytes, pictures: list[NDArray[np.uint8]]) -> Run:
-    """The exported graph as NNCF quantises it by default."""
+    """The exported graph as NNCF quantizes it by default."""
     import nncf  # only with the training extra
     import openvino as ov
 

@@ -6,7 +6,7 @@ another with that activation. The rows:
 
 - reference: NNCF's INT8 of the ONNX as OpenVINO reads it, with the preset MIXED;
 - NNCF's default preset (PERFORMANCE), on the graph as read and as converted, which fuses;
-- our recipe (`training.export.int8`): each SiLU one Swish before quantising, the head float;
+- our recipe (`training.export.int8`): each SiLU one Swish before quantizing, the head float;
 - Hardswish in SiLU's place (it needs a training of its own), by our recipe, in both presets;
 - OpenVINO without INT8: BF16 and FP32.
 
@@ -127,7 +127,7 @@ def run(architecture: str = ARCHITECTURE, size: int = SIZE, rounds: int = ROUNDS
 
 
 def build(architecture: str, size: int) -> None:
-    """Quantise each form that is not there yet; minutes for the large network."""
+    """Quantize each form that is not there yet; minutes for the large network."""
     rng = np.random.default_rng(0)
     pictures = [
         rng.integers(0, 256, (1, 1, size, size), dtype=np.uint8) for _ in range(CALIBRATION)
@@ -198,7 +198,7 @@ def _path(architecture: str, size: int, key: str) -> Path:
 
 
 def _measured_apart(architecture: str, size: int, rounds: int, environment: dict[str, str]) -> None:
-    """In a fresh process: quantising leaves threads and memory behind; oneDNN reads its once."""
+    """In a fresh process: quantizing leaves threads and memory behind; oneDNN reads its once."""
     options = [f"--architecture={architecture}", f"--size={size}", f"--rounds={rounds}"]
     sys.stdout.flush()
     subprocess.run(

@@ -69,7 +69,7 @@ def build_engines(
     total = len(variants) * (len(capabilities) + 1)
     for number, variant in enumerate(variants):
         onnx = graphs.members[_GRAPHS[variant]]
-        expected = _quantised_convolutions(onnx)
+        expected = _quantized_convolutions(onnx)
         alone = []
         for k, capability in enumerate(capabilities):
             on_step("compile for GPUs", number * (len(capabilities) + 1) + k, total)
@@ -105,7 +105,7 @@ def _inspect(variant: str, capability: str, plan: Plan, expected: int) -> PlanIn
     exclusion_reason = ""
     if kinds["Int8"] < _MIN_INT8_SHARE * expected:
         exclusion_reason = (
-            f"for compute capability {capability} only {kinds['Int8']} of {expected} quantised "
+            f"for compute capability {capability} only {kinds['Int8']} of {expected} quantized "
             "convolutions are INT8"
         )
     return PlanInspection(
@@ -118,7 +118,7 @@ def _inspect(variant: str, capability: str, plan: Plan, expected: int) -> PlanIn
     )
 
 
-def _quantised_convolutions(onnx: bytes) -> int:
+def _quantized_convolutions(onnx: bytes) -> int:
     graph = read_onnx(onnx).graph
-    dequantised = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
-    return sum(node.op_type == "Conv" and node.input[1] in dequantised for node in graph.node)
+    dequantized = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    return sum(node.op_type == "Conv" and node.input[1] in dequantized for node in graph.node)

@@ -75,7 +75,7 @@ def test_the_agents_engines_open_no_socket_and_write_nothing(tmp_path: Path) -> 
 
 
 @pytest.mark.training
-def test_export_and_quantisation_open_no_socket_and_keep_no_identifier(tmp_path: Path) -> None:
+def test_export_and_quantization_open_no_socket_and_keep_no_identifier(tmp_path: Path) -> None:
     network = [
         event
         for event in run_watched(TRAINING, tmp_path)

@@ -110,7 +110,7 @@ def test_a_gpu_without_int8_is_excluded_from_that_variant_only() -> None:
     }
     assert reasons["8.9"] == ""
     assert reasons["7.5"] == (
-        "for compute capability 7.5 only 0 of 1 quantised convolutions are INT8"
+        "for compute capability 7.5 only 0 of 1 quantized convolutions are INT8"
     )
 
 
