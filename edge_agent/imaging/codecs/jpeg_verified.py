@@ -3,7 +3,7 @@
 imagecodecs does not pass libjpeg's warnings on, and libjpeg fills the picture silently where data
 are damaged. To detect that, a picture is decoded twice, the second time with the last bytes of its
 data changed and more bytes appended. The differences between the two results show where its data
-end (docs/decisions/0041-decoders-that-tell.md):
+end (docs/decisions/0041-decoders-report-damage.md):
 
 - Only some of the last samples differ: the data end where the picture ends. The picture is sound.
 - Earlier samples differ: the data ended before the picture, because the second decoding read the
