@@ -49,20 +49,20 @@ def is_port_free(address: str) -> bool:
 
 
 def test_once_shows_findings_writes_them_and_ends_with_0(tmp_path: Path) -> None:
-    ran = demo_once(tmp_path)
-    assert ran.returncode == 0, ran.stderr
-    assert "SERVING" in ran.stdout
-    assert f"{COLUMNS} x {ROWS} px, dicom, view PA" in ran.stdout
-    assert "Research use only" in ran.stdout
-    assert "out/demo/overlay.png" in ran.stdout
-    assert "Traceback" not in ran.stderr
+    completed = demo_once(tmp_path)
+    assert completed.returncode == 0, completed.stderr
+    assert "SERVING" in completed.stdout
+    assert f"{COLUMNS} x {ROWS} px, dicom, view PA" in completed.stdout
+    assert "Research use only" in completed.stdout
+    assert "out/demo/overlay.png" in completed.stdout
+    assert "Traceback" not in completed.stderr
 
     result = json.loads((tmp_path / "out/demo/result.json").read_text())
     response = ParseDict(result, pb.DetectResponse())
     assert (response.image.rows, response.image.columns) == (ROWS, COLUMNS)
     assert response.findings, "the demo must show some of the masses"
     for finding in response.findings:
-        assert finding.name in ran.stdout
+        assert finding.name in completed.stdout
         assert 0 <= finding.box.x_min < finding.box.x_max <= COLUMNS
         assert 0 <= finding.box.y_min < finding.box.y_max <= ROWS
 
@@ -71,7 +71,7 @@ def test_once_shows_findings_writes_them_and_ends_with_0(tmp_path: Path) -> None
     assert overlay.shape[0] > ROWS
     for finding in response.findings:
         assert (overlay == COLOURS[finding.index]).all(axis=2).any()
-    assert is_port_free(address_in(ran.stdout))
+    assert is_port_free(address_in(completed.stdout))
 
 
 def test_the_agent_stays_up_until_ctrl_c(tmp_path: Path) -> None:
@@ -85,18 +85,22 @@ def test_the_agent_stays_up_until_ctrl_c(tmp_path: Path) -> None:
             assert line, "the demo ended early"
             output += line
         assert "Ctrl-C" in output
-        shown = next(line for line in output.splitlines() if "hilum.client" in line)
-        tried = subprocess.run(shlex.split(shown), capture_output=True, text=True, check=True)
-        assert "Finding(" in tried.stdout
+        program = next(line for line in output.splitlines() if "hilum.client" in line)
+        program_run = subprocess.run(
+            shlex.split(program), capture_output=True, text=True, check=True
+        )
+        assert "Finding(" in program_run.stdout
         page = next(word for word in output.split() if word.startswith("http://"))
         with urlopen(page) as answer:  # noqa: S310  # the demo's own agent
             assert b"<html" in answer.read()
         address = address_in(output)
         with grpc.insecure_channel(address) as channel:
             image = pydicom_file("RG1_UNCI.dcm").read_bytes()
-            again = detection_pb2_grpc.DetectorStub(channel).Detect(pb.DetectRequest(image=image))
+            response = detection_pb2_grpc.DetectorStub(channel).Detect(
+                pb.DetectRequest(image=image)
+            )
         first = json.loads((tmp_path / "out/demo/result.json").read_text())
-        assert list(again.findings) == list(ParseDict(first, pb.DetectResponse()).findings)
+        assert list(response.findings) == list(ParseDict(first, pb.DetectResponse()).findings)
         demo.send_signal(signal.SIGINT)
         assert demo.wait(60) == 0
     assert is_port_free(address)
@@ -107,25 +111,25 @@ def test_where_the_usual_port_is_taken_another_is_used(tmp_path: Path) -> None:
         # If another process has the port already, the test is the same.
         with contextlib.suppress(OSError):
             stack.enter_context(socket.create_server(("127.0.0.1", 50051)))
-        ran = demo_once(tmp_path)
-    assert ran.returncode == 0, ran.stderr
-    assert "Port 50051 is in use" in ran.stdout
-    assert address_in(ran.stdout.partition("50051 is in use")[2]) != "127.0.0.1:50051"
+        completed = demo_once(tmp_path)
+    assert completed.returncode == 0, completed.stderr
+    assert "Port 50051 is in use" in completed.stdout
+    assert address_in(completed.stdout.partition("50051 is in use")[2]) != "127.0.0.1:50051"
 
 
 def test_an_agent_that_cannot_serve_is_no_success(tmp_path: Path) -> None:
-    ran = demo_once(tmp_path, HILUM_EDGE__BUNDLE="/nowhere/a.bundle")
-    assert ran.returncode == 1
-    assert "bundle_invalid" in ran.stderr
-    assert "The agent ended with status 1" in ran.stderr
-    assert "Traceback" not in ran.stderr
+    completed = demo_once(tmp_path, HILUM_EDGE__BUNDLE="/nowhere/a.bundle")
+    assert completed.returncode == 1
+    assert "bundle_invalid" in completed.stderr
+    assert "The agent ended with status 1" in completed.stderr
+    assert "Traceback" not in completed.stderr
     assert not list(tmp_path.rglob("result.json"))
     assert not list(tmp_path.rglob("overlay.png"))
 
 
 def test_a_folder_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("in the way")
-    ran = demo_once(tmp_path)
-    assert ran.returncode == 1
-    assert "out/demo cannot be written" in ran.stderr
-    assert "Traceback" not in ran.stderr
+    completed = demo_once(tmp_path)
+    assert completed.returncode == 1
+    assert "out/demo cannot be written" in completed.stderr
+    assert "Traceback" not in completed.stderr

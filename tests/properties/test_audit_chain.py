@@ -20,7 +20,7 @@ CALLERS = (Principal("key:0123456789", Role.CLINIC), Principal("cert:pacs", Role
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def complete_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a log of 11 entries in three segments."""
     folder = tmp_path_factory.mktemp("audit") / "log"
     log = AuditLog(
@@ -48,8 +48,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def copy(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
-    return lambda: shutil.copytree(whole, tmp_path_factory.mktemp("copy") / "log")
+def copy(complete_log: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
+    return lambda: shutil.copytree(complete_log, tmp_path_factory.mktemp("copy") / "log")
 
 
 Place = tuple[Path, int]
@@ -75,8 +75,10 @@ def broken_at(verdict: AuditVerdict) -> tuple[str, int]:
     return verdict.broken.file, verdict.broken.line
 
 
-def test_any_single_byte_that_is_changed_is_found_at_its_line(whole: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(whole, tmp_path / "log")
+def test_any_single_byte_that_is_changed_is_found_at_its_line(
+    complete_log: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(complete_log, tmp_path / "log")
     lines = lines_in(folder)
     for file, number, line in (lines[0], lines[5], lines[-1]):
         data = file.read_bytes()
@@ -92,8 +94,8 @@ def test_any_single_byte_that_is_changed_is_found_at_its_line(whole: Path, tmp_p
 
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
-def test_any_other_value_of_any_byte_is_found(whole: Path, data: st.DataObject) -> None:
-    file, number, line = data.draw(st.sampled_from(lines_in(whole)))
+def test_any_other_value_of_any_byte_is_found(complete_log: Path, data: st.DataObject) -> None:
+    file, number, line = data.draw(st.sampled_from(lines_in(complete_log)))
     offset = data.draw(st.integers(0, len(line) - 1))
     value = data.draw(st.integers(0, 255).filter(lambda it: it != line[offset]))
     original = file.read_bytes()
@@ -101,7 +103,7 @@ def test_any_other_value_of_any_byte_is_found(whole: Path, data: st.DataObject) 
     damaged[original.index(line) + offset] = value
     try:
         file.write_bytes(damaged)
-        assert broken_at(verify(whole)) == (file.name, number)
+        assert broken_at(verify(complete_log)) == (file.name, number)
     finally:
         file.write_bytes(original)
 
@@ -132,17 +134,17 @@ def test_a_repeated_line_is_found(copy: Callable[[], Path], index: int) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(order=st.permutations(range(11)))
-def test_any_other_order_is_found(whole: Path, order: list[int]) -> None:
-    before = {file: file.read_bytes() for file in list_segments(whole)}
-    lines = lines_in(whole)
+def test_any_other_order_is_found(complete_log: Path, order: list[int]) -> None:
+    before = {file: file.read_bytes() for file in list_segments(complete_log)}
+    lines = lines_in(complete_log)
     moved = [(place[0], lines[index][2]) for place, index in zip(lines, order, strict=True)]
     first = next((n for n, index in enumerate(order) if n != index), None)
     try:
-        rewrite(whole, moved)
+        rewrite(complete_log, moved)
         if first is None:
-            assert verify(whole).is_intact
+            assert verify(complete_log).is_intact
         else:
-            assert broken_at(verify(whole)) == (lines[first][0].name, lines[first][1])
+            assert broken_at(verify(complete_log)) == (lines[first][0].name, lines[first][1])
     finally:
         for file, data in before.items():
             file.write_bytes(data)
@@ -223,7 +225,7 @@ def test_a_damaged_anchor_is_found(copy: Callable[[], Path], text: str) -> None:
     assert broken_at(verify(folder)) == (ANCHOR, 1)
 
 
-def test_a_folder_without_a_log_is_no_whole_log(tmp_path: Path) -> None:
+def test_a_folder_without_a_log_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         verify(tmp_path)
 

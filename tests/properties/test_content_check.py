@@ -51,7 +51,7 @@ def test_a_picture_is_refused_exactly_where_a_probability_reaches_its_threshold(
 
 
 @given(probabilities(), thresholds())
-def test_whatever_reaches_a_warning_threshold_is_refused_or_has_a_warning(
+def test_a_picture_that_reaches_a_warning_threshold_is_refused_or_has_a_warning(
     observed: ContentProbabilities, limits: ContentCheckThresholds
 ) -> None:
     verdict = assess_content(observed, limits)

@@ -99,13 +99,13 @@ def test_the_order_of_the_input_does_not_matter(
 @given(candidates(), IOUS)
 def test_classes_are_independent(detections: Candidates, iou_threshold: float) -> None:
     together = list_rows(select(detections, suppress(detections, iou_threshold)))
-    apart = []
+    by_class = []
     for index in range(3):
         alone = select(
             detections, [k for k in range(len(detections[1])) if detections[2][k] == index]
         )
-        apart += list_rows(select(alone, suppress(alone, iou_threshold)))
-    assert sorted(together) == sorted(apart)
+        by_class += list_rows(select(alone, suppress(alone, iou_threshold)))
+    assert sorted(together) == sorted(by_class)
 
 
 @given(candidates(), IOUS, st.integers(0, 30))
@@ -134,8 +134,8 @@ def test_a_box_is_unchanged_by_the_letterbox_and_its_inverse(
     (finding,) = decode_findings(outputs, letterbox, HeadSpec(), [0.5] * 14)
     # f32 has 24 bits of mantissa for coordinates up to 1024, then they are scaled up.
     pixel = 2e-4 / min(letterbox.scale_x, letterbox.scale_y)
-    back = (finding.box.x_min, finding.box.y_min, finding.box.x_max, finding.box.y_max)
-    np.testing.assert_allclose(back, box, atol=pixel)
+    restored = (finding.box.x_min, finding.box.y_min, finding.box.x_max, finding.box.y_max)
+    np.testing.assert_allclose(restored, box, atol=pixel)
 
 
 @given(

@@ -23,7 +23,7 @@ numbers = st.one_of(
 )
 
 
-def answered(data: bytes) -> bool:
+def is_read(data: bytes) -> bool:
     """Return whether the file was read; any exception but a refusal is raised."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -37,7 +37,9 @@ def answered(data: bytes) -> bool:
 
 @given(numbers, numbers, numbers, numbers, st.sampled_from(["LINEAR", "LINEAR_EXACT", "SIGMOID"]))
 @settings(max_examples=200, deadline=None)
-def test_any_numbers(slope: str, intercept: str, centre: str, width: str, function: str) -> None:
+def test_a_file_with_any_text_in_place_of_numbers_is_read(
+    slope: str, intercept: str, centre: str, width: str, function: str
+) -> None:
     ds = studies.data_set(studies.chest(20, 20), bits=12, VOILUTFunction=function)
     texts = {
         0x0028_1053: slope, 0x0028_1052: intercept, 0x0028_1050: centre, 0x0028_1051: width,
@@ -45,7 +47,7 @@ def test_any_numbers(slope: str, intercept: str, centre: str, width: str, functi
     for tag, text in texts.items():
         # As LO, whose values pydicom writes unchanged.
         ds[tag] = DataElement(Tag(tag), "LO", text)
-    assert answered(studies.written(ds))
+    assert is_read(studies.written(ds))
 
 
 fields = st.fixed_dictionaries(
@@ -75,20 +77,20 @@ photometrics = st.sampled_from(
 
 @given(fields, photometrics)
 @settings(max_examples=250, deadline=None)
-def test_any_pixel_module(elements: dict[str, Any], photometric: str) -> None:
+def test_any_pixel_module_is_read_or_refused(elements: dict[str, Any], photometric: str) -> None:
     ds = studies.data_set(studies.chest(20, 20), bits=12, PhotometricInterpretation=photometric)
     for name, value in elements.items():
         setattr(ds, name, value)
         ds[name].VR = "US"
     ds["PixelData"].VR = "OW"
-    answered(studies.written(ds))
+    is_read(studies.written(ds))
 
 
 @given(
     st.binary(max_size=64), st.sampled_from(["", "US", "SS", "UL", "FD", "DS", "UN", "SQ", "DA"])
 )
 @settings(max_examples=500)
-def test_any_value_of_any_kind(value: bytes, vr: str) -> None:
+def test_any_value_of_any_vr_is_read_as_each_type(value: bytes, vr: str) -> None:
     tag = 0x0028_1050
     header = DicomHeader({tag: Element(vr, memoryview(value), Encoding(is_explicit=bool(vr)))})
     assert isinstance(header.get_text(tag), str)

@@ -73,19 +73,19 @@ def test_on_a_stop_signal_it_answers_requests_in_flight_and_exits_with_0(
         stream = detector.DetectStream(requests(), timeout=60)
         first = next(stream)
         agent.send_signal(signum)
-        got = {first.request_id: first}
+        responses = {first.request_id: first}
         with pytest.raises(grpc.RpcError) as caught:
-            got |= {answer.request_id: answer for answer in stream}
+            responses |= {answer.request_id: answer for answer in stream}
         answered.set()
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-        assert all(answer.WhichOneof("outcome") == "response" for answer in got.values())
+        assert all(answer.WhichOneof("outcome") == "response" for answer in responses.values())
     status, log = wait_for_end(agent)
     assert status == 0
     assert f"stopping signal={signum.name}" in log
     assert log.endswith("INFO stopped\n")
 
 
-def test_a_second_signal_ends_it_at_once(toy: Path) -> None:
+def test_a_second_signal_ends_the_agent_at_once(toy: Path) -> None:
     with agent_process("--port", "0", "--bundle", str(toy)) as agent:
         address = serving_line(agent)["address"]
         with grpc.insecure_channel(address) as channel:
@@ -139,15 +139,15 @@ def test_two_agents_do_not_share_a_port(agent: subprocess.Popen[str], toy: Path)
 def test_the_reason_for_not_serving_is_reported(
     toy: Path, environment: dict[str, str], status: int, text: str
 ) -> None:
-    named = {"HILUM_EDGE__BUNDLE": str(toy)} | environment
-    with agent_process("--port", "0", environment=named) as agent:
-        left, log = wait_for_end(agent)
-    assert left == status
+    variables = {"HILUM_EDGE__BUNDLE": str(toy)} | environment
+    with agent_process("--port", "0", environment=variables) as agent:
+        exit_status, log = wait_for_end(agent)
+    assert exit_status == status
     assert text in log
     assert "Traceback" not in log
 
 
-def test_no_patient_data_in_the_log(agent: subprocess.Popen[str], rg1: bytes) -> None:
+def test_the_log_contains_no_patient_data(agent: subprocess.Popen[str], rg1: bytes) -> None:
     """Neither from valid files, nor from damaged headers, nor from callers that disconnect."""
     dataset = pydicom.dcmread(pydicom.filebase.DicomBytesIO(rg1))
     address = serving_line(agent)["address"]
@@ -174,5 +174,7 @@ def test_serve_needs_no_torch(toy: Path) -> None:
         "import sys; import edge_agent.cli.demo, edge_agent.cli.detect, edge_agent.cli.serve; "
         "print([m for m in ('torch', 'ultralytics', 'nncf') if m in sys.modules])"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "[]"
+    completed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert completed.stdout.strip() == "[]"

@@ -90,12 +90,12 @@ def is_running(pid: int) -> bool:
     return state != "Z"
 
 
-def files(folder: Path) -> list[tuple[str, int]]:
+def list_sizes(folder: Path) -> list[tuple[str, int]]:
     """Return the names and sizes in bytes of a folder's files."""
     return [(path.name, path.stat().st_size) for path in folder.iterdir()]
 
 
-def names(folder: str) -> set[str]:
+def list_names(folder: str) -> set[str]:
     """Return the names in a folder."""
     return {path.name for path in Path(folder).iterdir()}
 
@@ -130,12 +130,12 @@ async def test_a_study_is_decoded_exactly_as_in_process(
     workers: DecoderPool, name: str, fit: tuple[int, int] | None
 ) -> None:
     data = pydicom_file(name).read_bytes()
-    here, context = read_study(data, fit=fit)
+    expected, context = read_study(data, fit=fit)
     decoded = await workers.decode(memoryview(data), fit=fit)
     for field in fields(Radiograph):
-        mine, theirs = getattr(here, field.name), getattr(decoded.radiograph, field.name)
-        same = np.array_equal(mine, theirs) if field.name == "pixels" else mine == theirs
-        assert same, field.name
+        one, other = getattr(expected, field.name), getattr(decoded.radiograph, field.name)
+        is_equal = np.array_equal(one, other) if field.name == "pixels" else one == other
+        assert is_equal, field.name
     assert decoded.radiograph.pixels.dtype == np.uint8
     assert decoded.radiograph.pixels.flags.c_contiguous
     assert decoded.radiograph.pixels.flags.owndata
@@ -164,9 +164,9 @@ async def test_real_rasters_are_decoded_exactly_as_in_process(
 ) -> None:
     for file in radiographs[:6]:
         data = file.read_bytes()
-        here, _context = read_study(data, fit=(640, 640))
+        expected, _context = read_study(data, fit=(640, 640))
         decoded = await workers.decode(data, fit=(640, 640))
-        np.testing.assert_array_equal(decoded.radiograph.pixels, here.pixels)
+        np.testing.assert_array_equal(decoded.radiograph.pixels, expected.pixels)
 
 
 @pytest.mark.parametrize(
@@ -175,13 +175,13 @@ async def test_real_rasters_are_decoded_exactly_as_in_process(
     ids=["empty", "text", "ankle", "cut off"],
 )
 async def test_a_refusal_arrives_as_it_was_raised(workers: DecoderPool, data: bytes) -> None:
-    with pytest.raises(StudyImageRefused) as here:
+    with pytest.raises(StudyImageRefused) as expected:
         read_study(data)
     before = workers.stats().pids
     with pytest.raises(StudyImageRefused) as there:
         await workers.decode(data, fit=FIT)
     for name in ("code", "message", "hint"):
-        assert getattr(there.value, name) == getattr(here.value, name)
+        assert getattr(there.value, name) == getattr(expected.value, name)
     assert workers.stats().pids == before
 
 
@@ -273,7 +273,7 @@ async def test_a_worker_that_is_killed_while_it_decodes_fails_only_its_image(
         for tag in (1, 2)
     ]
     waiting = asyncio.create_task(workers.decode(tagged_image(9), fit=FIT))
-    await until(lambda: len(files(tmp_path)) == 2, "both have started")
+    await until(lambda: len(list_sizes(tmp_path)) == 2, "both have started")
     victim = min(before)
     os.kill(victim, signal.SIGKILL)
     ends = await asyncio.gather(*slow, return_exceptions=True)
@@ -349,7 +349,9 @@ async def test_a_cancelled_request_that_hangs_is_killed(workers: DecoderPool) ->
     assert workers.stats().failures["abandoned"] == before.failures.get("abandoned", 0) + 1
 
 
-async def test_a_deadline_that_passes_while_waiting_for_a_worker(workers: DecoderPool) -> None:
+async def test_a_deadline_that_passes_while_waiting_for_a_worker_is_an_error(
+    workers: DecoderPool,
+) -> None:
     before = workers.stats()
     busy = [
         asyncio.create_task(workers.decode(make_hostile_file("sleep 1", tagged_image(1)), fit=FIT))
@@ -421,10 +423,10 @@ async def test_a_forged_response_is_refused_and_its_worker_killed(
 
 
 async def test_a_pickle_is_never_loaded(workers: DecoderPool, tmp_path: Path) -> None:
-    made = tmp_path / "made by a pickle"
+    written_by_pickle = tmp_path / "made by a pickle"
     with pytest.raises(DecoderFailed, match="cannot be read"):
-        await workers.decode(make_hostile_file(f"send-pickle {made}", tagged_image(2)))
-    assert not names(str(tmp_path))
+        await workers.decode(make_hostile_file(f"send-pickle {written_by_pickle}", tagged_image(2)))
+    assert not list_names(str(tmp_path))
     await wait_for_all_workers(workers)
 
 
@@ -455,7 +457,7 @@ async def test_a_worker_writes_no_files_and_has_neither_descriptors_nor_secrets(
     workers: DecoderPool, tmp_path: Path
 ) -> None:
     await workers.decode(make_hostile_file(f"write {tmp_path / 'leak'}", tagged_image(0)))
-    assert not any(size_bytes for _name, size_bytes in files(tmp_path))
+    assert not any(size_bytes for _name, size_bytes in list_sizes(tmp_path))
     with pytest.raises(EngineFailed) as descriptors:
         await workers.decode(make_hostile_file("descriptors", b""))
     # The three standard streams, its channel and its memory.
@@ -526,7 +528,7 @@ asyncio.run(main())
 
 
 async def test_no_process_is_left_when_the_agent_is_killed() -> None:
-    shared_before = names("/dev/shm")  # noqa: S108  # where named segments would be
+    shared_before = list_names("/dev/shm")  # noqa: S108  # where named segments would be
     agent, pids = await asyncio.to_thread(start_agent)
     try:
         assert len(pids) == 3
@@ -535,7 +537,7 @@ async def test_no_process_is_left_when_the_agent_is_killed() -> None:
         agent.kill()
         agent.wait()
     await until(lambda: not any(is_running(pid) for pid in pids), "all processes have ended")
-    assert names("/dev/shm") <= shared_before  # noqa: S108  # as above
+    assert list_names("/dev/shm") <= shared_before  # noqa: S108  # as above
 
 
 async def test_a_pool_that_is_not_running_is_not_ready() -> None:
@@ -585,7 +587,7 @@ async def test_descriptors_and_memory_stay_flat_over_2000_requests(
 
     def figures() -> tuple[int, list[int]]:
         pids = (os.getpid(), *workers.stats().pids)
-        return len(names("/proc/self/fd")), [status(pid, "RssAnon") for pid in pids]
+        return len(list_names("/proc/self/fd")), [status(pid, "RssAnon") for pid in pids]
 
     await some(400)
     descriptors, memory = figures()
@@ -606,9 +608,9 @@ async def test_descriptors_stay_flat_over_replacements(workers: DecoderPool) -> 
         await wait_for_all_workers(workers)
 
     await crashes(2)
-    before = len(names("/proc/self/fd"))
+    before = len(list_names("/proc/self/fd"))
     await crashes(20)
-    assert len(names("/proc/self/fd")) == before
+    assert len(list_names("/proc/self/fd")) == before
 
 
 async def test_no_response_ever_reaches_another_request() -> None:

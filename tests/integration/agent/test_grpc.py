@@ -52,8 +52,8 @@ async def test_detect_returns_the_findings() -> None:
         response = await detector.Detect(request(200))
         assert tag_of(response) == 200
         assert response.request_id == "200"
-        made = await detector.Detect(request(200, request_id=""))
-        assert 0 < len(made.request_id) <= 128
+        without_id = await detector.Detect(request(200, request_id=""))
+        assert 0 < len(without_id.request_id) <= 128
 
 
 async def test_a_real_radiograph_is_answered(rg1: bytes) -> None:
@@ -175,8 +175,8 @@ async def test_get_model_describes_the_model_in_use() -> None:
 async def test_reflection_lists_the_services() -> None:
     async with running_agent(settings()) as agent, open_channel(agent) as channel:
         reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
-        asked = reflection_pb2.ServerReflectionRequest(list_services="")
-        calls = reflection.ServerReflectionInfo(iter([asked]))
+        list_services = reflection_pb2.ServerReflectionRequest(list_services="")
+        calls = reflection.ServerReflectionInfo(iter([list_services]))
         (answer,) = [answer async for answer in calls]
     names = {service.name for service in answer.list_services_response.service}
     assert {"hilum.v1.Detector", "grpc.health.v1.Health"} <= names
@@ -226,10 +226,12 @@ async def test_a_stream_continues_after_refusals() -> None:
         yield request(154, "good 2")
 
     async with running_agent(settings()) as agent, open_detector(agent) as detector:
-        got = {answer.request_id: answer async for answer in detector.DetectStream(requests())}
-    assert tag_of(got.pop("good 1").response) == 150
-    assert tag_of(got.pop("good 2").response) == 154
-    assert {name[:8]: answer.error.code for name, answer in got.items()} == {
+        responses = {
+            answer.request_id: answer async for answer in detector.DetectStream(requests())
+        }
+    assert tag_of(responses.pop("good 1").response) == 150
+    assert tag_of(responses.pop("good 2").response) == 154
+    assert {name[:8]: answer.error.code for name, answer in responses.items()} == {
         "empty": "empty_file",
         "no image": "not_an_image",
         "": "invalid_request",

@@ -8,7 +8,7 @@ from tests.campaign.identity import campaign
 
 
 @pytest.mark.slow
-async def test_no_answer_reaches_another_request_whatever_happens() -> None:
+async def test_no_response_reaches_another_request() -> None:
     tally = await campaign(800, seed=20261123, kill_every=60, kill_all_every=6)
     assert not tally.wrong
     assert tally.kills["all"] > 0

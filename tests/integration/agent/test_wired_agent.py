@@ -177,11 +177,11 @@ def test_with_tls_and_keys_only_callers_with_a_role_are_admitted(toy: Path, tmp_
     authority = Authority(tmp_path)
     server = authority.server()
     keys = tmp_path / "keys.json"
-    shown = {
+    key_by_role = {
         role: hilum_edge("keys", "add", "--role", role, "--file", keys).stdout.strip()
         for role in ("viewer", "clinic")
     }
-    named = {
+    variables = {
         "HILUM_EDGE__TLS__CERTIFICATE": str(server.certificate),
         "HILUM_EDGE__TLS__KEY": str(server.key),
         "HILUM_EDGE__ACCESS__KEYS": str(keys),
@@ -190,34 +190,34 @@ def test_with_tls_and_keys_only_callers_with_a_role_are_admitted(toy: Path, tmp_
     }
     image = tmp_path / "a.png"
     image.write_bytes(tagged_png(200))
-    with agent_process("--port", "0", "--bundle", str(toy), environment=named) as process:
+    with agent_process("--port", "0", "--bundle", str(toy), environment=variables) as process:
         serving = serving_line(process)
         address = "localhost:" + serving["address"].rpartition(":")[2]
         tls = Tls(authority.certificate)
-        for key, code in ((None, "unauthenticated"), (shown["viewer"], "forbidden")):
+        for key, code in ((None, "unauthenticated"), (key_by_role["viewer"], "forbidden")):
             with Client(address, tls=tls, api_key=key) as client:
                 with pytest.raises(DetectError) as caught:
                     client.detect(image)
                 assert caught.value.code == code
         key_file = tmp_path / "clinic.key"
-        key_file.write_text(shown["clinic"])
+        key_file.write_text(key_by_role["clinic"])
         options = ("--server", address, "--ca", authority.certificate)
-        ran = hilum_edge("detect", image, *options, "--api-key-file", key_file, "--json")
-        assert ran.returncode == 0, ran.stderr
-        assert '"slug": "nodule_mass"' in ran.stdout
+        completed = hilum_edge("detect", image, *options, "--api-key-file", key_file, "--json")
+        assert completed.returncode == 0, completed.stderr
+        assert '"slug": "nodule_mass"' in completed.stdout
         assert "unauthenticated" in hilum_edge("detect", image, *options).stderr
         assert serving["page"].startswith("https://")
         trusted = ssl.create_default_context(cafile=authority.certificate)
         with httpx.Client(base_url=serving["page"], verify=trusted, timeout=60) as http:
             files = {"file": ("a.png", image.read_bytes())}
             assert http.post("/predict", files=files).status_code == 401
-            bearer = {"Authorization": f"Bearer {shown['clinic']}"}
+            bearer = {"Authorization": f"Bearer {key_by_role['clinic']}"}
             assert http.post("/predict", files=files, headers=bearer).status_code == 200
             # A key that is removed from the file is refused at once.
             listed = hilum_edge("keys", "list", "--file", keys).stdout
             assert "clinic" in listed
-            assert shown["clinic"] not in listed
-            key_id = shown["clinic"].split("_")[1]
+            assert key_by_role["clinic"] not in listed
+            key_id = key_by_role["clinic"].split("_")[1]
             assert hilum_edge("keys", "remove", key_id, "--file", keys).returncode == 0
             assert http.post("/predict", files=files, headers=bearer).status_code == 401
         process.terminate()
@@ -242,8 +242,8 @@ async def test_a_client_certificate_is_accepted_where_the_rules_name_it(tmp_path
     await agent.load()
     try:
         for name, admitted in (("pacs", True), ("stranger", False)):
-            shown = authority.client(f"CN={name}")
-            tls = Tls(authority.certificate, shown.certificate, shown.key)
+            issued = authority.client(f"CN={name}")
+            tls = Tls(authority.certificate, issued.certificate, issued.key)
             outcome = await asyncio.to_thread(_ask, f"localhost:{agent.port}", tls)
             assert isinstance(outcome, Result) == admitted, outcome
     finally:

@@ -364,7 +364,7 @@ class TestPicture:
         page.locator("#zoom-fit").click()
         expect(page.locator("#zoom-text")).to_have_text(f"{fitted} %")
 
-    def test_moving_moves_picture_and_boxes(self, page: Page) -> None:
+    def test_dragging_with_the_pan_tool_moves_picture_and_boxes(self, page: Page) -> None:
         choose(page)
         line = page.locator('#boxes .box[data-id="0"] .line')
         before = line.bounding_box()
@@ -377,7 +377,7 @@ class TestPicture:
         assert after["y"] - before["y"] == pytest.approx(-30, abs=1)
         expect(page.locator("#window-text")).to_have_text("W 256 L 128")
 
-    def test_inverting_and_hiding_boxes(self, page: Page) -> None:
+    def test_the_picture_can_be_inverted_and_boxes_hidden(self, page: Page) -> None:
         choose(page)
         before = _brightness(page)
         page.locator("#invert").click()

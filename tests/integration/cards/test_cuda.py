@@ -48,16 +48,16 @@ def card(request: pytest.FixtureRequest) -> Iterator[CudaDevice]:
 
 def copy_to_card_and_back(card: CudaDevice, content: Array, times: int = 1) -> list[Array]:
     """Copy to the GPU and back with an own stream and memory; return the copies."""
-    back = [np.empty_like(content) for _ in range(times)]
+    copies = [np.empty_like(content) for _ in range(times)]
     with card.use():
         stream, address = card.stream(), card.allocate(content.nbytes)
-        for copy in back:
+        for copy in copies:
             card.upload(content, address, stream)
             card.download(address, copy, stream)
         card.wait(stream)
         card.free(address)
         card.end_stream(stream)
-    return back
+    return copies
 
 
 def test_a_gpu_reports_its_name_and_capability(card: CudaDevice) -> None:

@@ -38,9 +38,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("card")
     config = load_config(exportable(folder / "toy", random_detector()))
     export.export_graphs(config)
-    made = quantization.quantize_graphs(config)
+    quantized = quantization.quantize_graphs(config)
     result = parity_check.check_parity(config)
-    return write_bundle(folder / "a.bundle", toy_parts(config, made, result))
+    return write_bundle(folder / "a.bundle", toy_parts(config, quantized, result))
 
 
 @pytest.mark.parametrize("name", [TRT_FP16, TRT_INT8])
@@ -65,6 +65,6 @@ def test_the_gpu_gives_the_processors_findings(name: str, bundle: Bundle, tmp_pa
 
 def test_the_agent_measures_the_gpu_and_the_processor(bundle: Bundle, tmp_path: Path) -> None:
     choice = select_engine(bundle, tmp_path)
-    tried = {it.variant: it for it in choice.measured}
-    assert tried[TRT_FP16].median_ms is not None, tried[TRT_FP16].problem
-    assert tried[TRT_INT8].median_ms is not None, tried[TRT_INT8].problem
+    by_variant = {it.variant: it for it in choice.measured}
+    assert by_variant[TRT_FP16].median_ms is not None, by_variant[TRT_FP16].problem
+    assert by_variant[TRT_INT8].median_ms is not None, by_variant[TRT_INT8].problem

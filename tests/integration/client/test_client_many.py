@@ -122,11 +122,11 @@ def test_images_are_read_only_as_responses_arrive(client_type: Any, agent: Agent
 @each_client_type
 def test_an_overloaded_image_is_sent_again(client_type: Any, agent: Agent) -> None:
     def overload_twice(requests: Iterator[pb.DetectRequest], _context: Any) -> Iterator[Any]:
-        seen: dict[str, int] = {}
+        attempts: dict[str, int] = {}
         for request in requests:
-            seen[request.request_id] = seen.get(request.request_id, 0) + 1
-            again = seen[request.request_id] < 3
-            yield refused(request, ErrorCode.OVERLOADED) if again else streamed(request)
+            attempts[request.request_id] = attempts.get(request.request_id, 0) + 1
+            is_overloaded = attempts[request.request_id] < 3
+            yield refused(request, ErrorCode.OVERLOADED) if is_overloaded else streamed(request)
 
     agent.answer_stream = overload_twice
     outcomes = client_type(agent.address, retry=SHORT_WAITS).detect_many(tagged(*range(1, 20)))
@@ -194,8 +194,8 @@ def test_an_image_that_hangs_fails_alone_and_the_others_are_answered(
     outcomes = dict(
         client_type(agent.address).detect_many(tagged(*range(1, 12)), concurrency=2, timeout_s=2)
     )
-    late = outcomes.pop(5)
-    assert (late.code, late.retryable) == (ErrorCode.DEADLINE_EXCEEDED, True)
+    hanging = outcomes.pop(5)
+    assert (hanging.code, hanging.retryable) == (ErrorCode.DEADLINE_EXCEEDED, True)
     assert sorted(outcomes) == [1, 2, 3, 4, 6, 7, 8, 9, 10, 11]
     assert all(image_size_of(outcome) == key for key, outcome in outcomes.items())
 

@@ -113,8 +113,8 @@ class FakePlan:
         outputs = model_outputs(source[: images * SIZE * SIZE].reshape(images, 1, SIZE, SIZE))
         if self.spoilt:
             outputs[:] = np.nan
-        given = outputs.reshape(-1).view(np.uint8)
-        np.copyto(self.card.memory[self.bound["outputs"]][: given.size], given)
+        raw_bytes = outputs.reshape(-1).view(np.uint8)
+        np.copyto(self.card.memory[self.bound["outputs"]][: raw_bytes.size], raw_bytes)
 
 
 @dataclass

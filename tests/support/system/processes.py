@@ -76,8 +76,10 @@ def growth_per_hour(seconds: Sequence[float], values: Sequence[float]) -> float:
     every = -(-len(values) // _PAIRS_AT_MOST)
     at, value = np.asarray(seconds[::every], float), np.asarray(values[::every], float)
     first, second = np.triu_indices(len(at), 1)
-    apart = at[second] - at[first]
-    return float(np.median((value[second] - value[first])[apart > 0] / apart[apart > 0])) * 3600
+    elapsed = at[second] - at[first]
+    return (
+        float(np.median((value[second] - value[first])[elapsed > 0] / elapsed[elapsed > 0])) * 3600
+    )
 
 
 def _entries(folder: str) -> list[Path]:

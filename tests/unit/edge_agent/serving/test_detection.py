@@ -226,8 +226,8 @@ async def test_no_answer_reaches_another_request() -> None:
 
         tags = rng.integers(115, 255, 300)
         patience = rng.choice([0.0, 0.05, 60.0], 300)
-        told = await asyncio.gather(*map(ask, map(int, tags), map(float, patience)))
-        assert sum(told) >= np.count_nonzero(patience == 60)
+        are_answered = await asyncio.gather(*map(ask, map(int, tags), map(float, patience)))
+        assert sum(are_answered) >= np.count_nonzero(patience == 60)
         assert in_flight(service) == 0
 
 

@@ -17,12 +17,12 @@ from tests.support.images.facts import image_facts
 
 
 class Held:
-    """A decoder that answers `shape` when the test says so."""
+    """A decoder that answers `shape` when the test permits it."""
 
     concurrency = 1
 
     def __init__(self, rows: int, columns: int, *, held: bool = False) -> None:
-        self.begun = asyncio.Event()
+        self.started = asyncio.Event()
         self.free = asyncio.Event()
         if not held:
             self.free.set()
@@ -34,7 +34,7 @@ class Held:
     async def decode(
         self, image: bytes | memoryview, fit: tuple[int, int], *, deadline: float | None = None
     ) -> Radiograph:
-        self.begun.set()
+        self.started.set()
         await self.free.wait()
         return self._answer
 
@@ -81,7 +81,7 @@ async def test_the_number_of_waiting_images_is_bounded() -> None:
     decoder = Held(8, 8, held=True)
     renderer = Renderer(decoder, max_waiting=2)
     first, second = (asyncio.ensure_future(renderer.render(b"")) for _ in range(2))
-    await decoder.begun.wait()
+    await decoder.started.wait()
     with pytest.raises(Overloaded):
         await renderer.render(b"")
     second.cancel()

@@ -289,17 +289,17 @@ def test_copies_have_the_right_direction_and_all_memory_is_freed(
     memory = FakeMemory()
     card = open_fake_device(package, memory, monkeypatch)
     sent = np.arange(6, dtype=np.float32).reshape(2, 3)
-    got = np.full_like(sent, -1)
+    received = np.full_like(sent, -1)
     with card.use():
         address, stream = card.allocate(sent.nbytes), card.stream()
         assert (type(address), stream) == (int, STREAM)
         card.upload(sent, address, stream)
-        card.download(address, got, stream)
+        card.download(address, received, stream)
         card.wait(stream)
         card.free(address)
         card.end_stream(stream)
     card.close()
-    np.testing.assert_array_equal(got, sent)
+    np.testing.assert_array_equal(received, sent)
     np.testing.assert_array_equal(sent.ravel(), range(6))
     assert memory.calls == ["allocate 24", "to the card", "from the card", "wait", "free"]
     assert memory.is_unused

@@ -122,7 +122,7 @@ def test_an_engine_fits_one_package_one_version_and_stated_capabilities(
     assert (find_target(tensorrt(built_for), runtime, capability) is built_for) == fits
 
 
-def test_images_that_come_together_are_computed_together(with_target: Bundle) -> None:
+def test_a_batch_is_computed_in_as_few_runs_as_possible(with_target: Bundle) -> None:
     card = FakeCudaDevice()
     plan = FakePlan(card, OPEN_PORTS, max_batch=4)
     engine = open_engine(with_target, card, FakeRuntime(plan))

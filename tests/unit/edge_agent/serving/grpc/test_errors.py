@@ -32,13 +32,13 @@ def kinds(base: type[HilumError] = HilumError) -> list[type[HilumError]]:
         (HilumError, Status.INTERNAL),
     ],
 )
-def test_the_status_tells_who_must_act(kind: type[HilumError], status: Status) -> None:
+def test_each_kind_of_error_has_its_status(kind: type[HilumError], status: Status) -> None:
     assert status_of(kind("wrong")) is status
 
 
 def test_every_kind_of_error_has_a_status() -> None:
-    ours = [kind for kind in kinds() if kind.__module__ == "edge_agent.errors"]
-    assert len(ours) > 10
-    for kind in ours:
-        blames_the_box = status_of(kind("wrong")) is Status.INTERNAL
-        assert blames_the_box == (not issubclass(kind, errors.CallerError | errors.TryLater))
+    agent_errors = [kind for kind in kinds() if kind.__module__ == "edge_agent.errors"]
+    assert len(agent_errors) > 10
+    for kind in agent_errors:
+        is_internal = status_of(kind("wrong")) is Status.INTERNAL
+        assert is_internal == (not issubclass(kind, errors.CallerError | errors.TryLater))

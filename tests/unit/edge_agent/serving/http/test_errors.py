@@ -49,8 +49,8 @@ def test_an_error_is_converted_to_a_response(
 ) -> None:
     answer = to_error_response(error)
     assert answer.status_code == status
-    said = json.loads(bytes(answer.body))
-    assert said == {"error": {"code": error.code, "message": "x", "hint": error.hint}}
+    body = json.loads(bytes(answer.body))
+    assert body == {"error": {"code": error.code, "message": "x", "hint": error.hint}}
     assert answer.headers["cache-control"] == "no-store"
     assert {"www-authenticate", "retry-after"} & set(answer.headers) == ({header} - {None})
 
