@@ -44,7 +44,7 @@ class _Frozen(BaseModel):
 class GrpcSettings(_Frozen):
     """The gRPC port. Port 0 lets the system choose a free one.
 
-    `stream_concurrency` is how many images of one stream are in work at a time.
+    `stream_concurrency` is the number of images of one stream that are processed at a time.
     """
 
     host: str = "127.0.0.1"
@@ -122,7 +122,7 @@ class EngineSettings(_Frozen):
 
 
 class LimitSettings(_Frozen):
-    """Bounds on what is accepted. `queue_size` counts the requests that wait or are in work.
+    """Bounds on requests. `queue_size` counts the requests that wait or run.
 
     `waiting_bytes` bounds the sum of their images' bytes, as sent.
     """

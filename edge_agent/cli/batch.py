@@ -48,7 +48,7 @@ async def detect_files(
         paths: the files.
         score_threshold: replaces every operating point.
         max_bytes: larger files are refused unread.
-        max_running: how many files are in work at a time.
+        max_running: the most files that are processed at a time.
 
     Yields:
         One outcome for each file, in the files' order.

@@ -22,11 +22,10 @@ class UsageError(Exception):
 def find_files(names: Iterable[str], *, recursive: bool = False) -> list[Path]:
     """Expand names, folders and patterns to files, each once, in the order given.
 
-    A file that is named is taken whatever it is, even if it does not exist: the failure to read it
-    is then reported as any other. From a folder those files are taken that may be study images: by
-    their suffix, or by DICOM's prefix where they have no known suffix. Hidden files are left out.
-    A file or a subfolder that cannot be read is taken too, so that no radiograph is left out
-    without a report.
+    A named file is always included, even if it does not exist: the failure to read it is then
+    reported like any other. From a folder, files are included that may be study images: by their
+    suffix, or by DICOM's prefix if they have no known suffix. Hidden files are left out. Files and
+    subfolders that cannot be read are included, so that no radiograph is left out without a report.
 
     Args:
         names: files, folders, or patterns with `*`, `?`, `[...]` and `**`.
@@ -93,7 +92,7 @@ def may_be_study_image(path: Path) -> bool:
 def choose_overlay_paths(
     target: Path, files: Sequence[Path], *, into_folder: bool
 ) -> dict[Path, Path]:
-    """Choose where each file's overlay is written: never over a study image, by whatever name.
+    """Choose each file's overlay path, which is never a study image's, not even through a link.
 
     Args:
         target: a file ending in `.png`, or a folder, which is created if it does not exist.

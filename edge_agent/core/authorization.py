@@ -220,7 +220,7 @@ def _list_gaps(listener: Listener) -> list[str]:
         gap
         for is_present, gap in (
             (listener.has_tls, "in plain text (radiographs and keys could be read on the way)"),
-            (listener.has_roles, "with no roles (anybody could use it)"),
+            (listener.has_roles, "with no roles (every caller could use it)"),
         )
         if not is_present
     ]

@@ -1,4 +1,4 @@
-"""The content check: what the pixels show, whatever the header declares.
+"""The content check: a verdict on an image from its pixels, independent of its header.
 
 A small network outputs probabilities. This module turns them into a verdict by the bundle's
 thresholds, a high one for refusals and a lower one for warnings:
@@ -33,7 +33,7 @@ _SUM_TOLERANCE: Final = 1e-2
 
 _MESSAGES: Final = {
     ErrorCode.NOT_A_CHEST: "The picture does not show a chest.",
-    ErrorCode.ROTATED: "The chest is rotated: it lies on its side or is upside down.",
+    ErrorCode.ROTATED: "The chest is rotated: it is on its side or upside down.",
     ErrorCode.INVERTED: "The grey values are inverted: bone is dark, air is bright.",
     WarningCode.CONTENT_UNSURE: "The picture looks only partly like a frontal chest radiograph.",
     WarningCode.LATERAL_VIEW: "The picture looks like a lateral view; the model was made for PA "

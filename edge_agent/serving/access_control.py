@@ -1,7 +1,7 @@
 """Controls and records each access, the same for both transports.
 
 An access is one call of one action. It is authorized before it runs, and the audit log gets one
-entry when it ends, whatever the outcome.
+entry when it ends, with any outcome.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ UNLOGGED: Final = frozenset({Action.HEALTH, Action.METRICS})
 
 @dataclass(slots=True, eq=False)
 class AccessRecord:
-    """An access that is running. The handler sets what the audit log is to hold."""
+    """An access that is running. The handler sets the fields for the audit log."""
 
     principal: Principal
     request_id: str = ""

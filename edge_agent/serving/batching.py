@@ -48,7 +48,7 @@ class BatchExecutor(Generic[Job, Outcome]):
 
         Args:
             work: takes a batch; returns one outcome, or the exception, for each job, in order.
-            policy: the largest batch, and how many batches run at once.
+            policy: the largest batch, and the number of batches that run at once.
         """
         self._work = work
         self._max_batch = policy.max_batch

@@ -146,7 +146,7 @@ def check_model_name(requested: str, served: str) -> None:
     """Check that a caller asks for the model that is served.
 
     Args:
-        requested: the name in the request; empty means whichever model is served.
+        requested: the name in the request; empty means the served model.
         served: the name of the served bundle.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Measures how long one request spends in each stage."""
+"""Measures the time that a request spends in each stage."""
 
 from __future__ import annotations
 

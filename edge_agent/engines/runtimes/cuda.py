@@ -80,7 +80,7 @@ class CudaDevice(Protocol):
 
 
 def translate_cuda_errors(action: str) -> AbstractContextManager[None]:
-    """Turn whatever CUDA's packages raise into EngineFailed; see `io_check.translate_errors`."""
+    """Convert exceptions of CUDA's packages to EngineFailed; see `io_check.translate_errors`."""
     return translate_errors("CUDA", action)
 
 

@@ -23,22 +23,22 @@ def new_core() -> ov.Core:
     """Return a core whose CPU plugin was loaded by a thread that has ended.
 
     Raises:
-        Exception: whatever OpenVINO raises when it cannot start.
+        Exception: OpenVINO's error, if it cannot start.
     """
-    made: list[ov.Core | BaseException] = []
+    outcome: list[ov.Core | BaseException] = []
 
-    def make() -> None:
+    def create() -> None:
         try:
             core = ov.Core()
             core.get_property(_CPU, "FULL_DEVICE_NAME")  # Loads the plugin.
-            made.append(core)
+            outcome.append(core)
         except BaseException as error:  # noqa: BLE001  # raised again where it is awaited
-            made.append(error)
+            outcome.append(error)
 
-    thread = Thread(target=make, name="openvino-core")
+    thread = Thread(target=create, name="openvino-core")
     thread.start()
     thread.join()
-    (core,) = made
+    (core,) = outcome
     if isinstance(core, BaseException):
         raise core
     return core

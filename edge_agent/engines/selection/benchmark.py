@@ -83,13 +83,13 @@ def benchmark_candidates(
     budget: BenchmarkBudget,
     start: ProbeFactory,
 ) -> BenchmarkReport:
-    """Time the candidates, select one, then find out how images are best given to it.
+    """Time the candidates, select one, then select its batch policy.
 
     Args:
         jobs: one for each candidate, in the bundle's order.
         wanted: True if the operator named the one candidate.
         cores: cores that an engine may compute on.
-        budget: how long it may take.
+        budget: the bounds on the time.
         start: starts a probe; every probe is ended when this function returns.
 
     Returns:

@@ -74,7 +74,7 @@ class Probe(Protocol):
         ...
 
     def end(self) -> None:
-        """End the candidate, whatever its state."""
+        """End the candidate, in any state."""
         ...
 
 

@@ -64,7 +64,7 @@ def select_engine(
         wanted: the name of a variant, which is selected if it agrees with the golden cases; or
             `auto`.
         without: variants that have failed on this machine since it started.
-        budget: how long measuring may take.
+        budget: the bounds on the time of measuring.
         start: starts a probe.
 
     Returns:

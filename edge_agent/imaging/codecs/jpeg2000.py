@@ -22,7 +22,7 @@ from edge_agent.imaging.pixel_format import (
     sign_extend,
 )
 
-# Decoder threads within one image. The caller bounds how many images are decoded at once.
+# Decoder threads within one image. The caller bounds the number of images that are decoded at once.
 _THREADS = 4
 _COD, _SOT = 0xFF52, 0xFF90
 _SIZ_BYTES, _LENGTH_BYTES = 45, 2
@@ -44,7 +44,7 @@ class Jpeg2000Header:
         components: samples per pixel.
         precision: bits per sample.
         is_signed: samples are two's complement numbers.
-        levels: decomposition levels, which is how many times the resolution can be halved.
+        levels: decomposition levels: the number of times that the resolution can be halved.
         is_at_origin: the image starts at the reference grid's origin.
     """
 
@@ -82,7 +82,7 @@ def decode_jpeg2000(frame: EncodedFrame) -> StoredValues:
 
 
 def _choose_reduction(header: Jpeg2000Header, frame: EncodedFrame) -> int:
-    """Return how many times the resolution can be halved without falling below `min_size`."""
+    """Return the number of times the resolution can be halved and stay at `min_size` or above."""
     form = frame.format
     # Where the signs differ the values wrap around, and an average of wrapped values is wrong.
     is_reducible = header.is_at_origin and header.is_signed == form.is_signed and form.samples == 1

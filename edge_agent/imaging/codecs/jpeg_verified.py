@@ -90,7 +90,7 @@ def _is_equal(samples: NDArray[Any], others: NDArray[Any]) -> bool:
 
 
 def _count_affected(pixels: NDArray[Any], header: JpegHeader) -> int:
-    """Return how many samples at the end, in row order, the last bytes may affect."""
+    """Return the number of samples at the end, in row order, that the last bytes may affect."""
     if header.process == LOSSLESS:
         return _LAST_SAMPLES * header.components
     rows = _UNIT * (2 + _LAST_UNITS * _UNIT // header.columns)

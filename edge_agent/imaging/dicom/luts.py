@@ -63,7 +63,7 @@ def _read_table(header: DicomHeader, tag: int, *, is_signed: bool) -> LookupTabl
         descriptor = item.get_integers(tags.LUT_DESCRIPTOR, is_signed=is_signed)
         if len(descriptor) != _DESCRIPTOR_VALUES:
             return None
-        # The number of entries is unsigned whatever the VR is, and 65,536 is stored as 0.
+        # The number of entries is unsigned, even if the VR is signed, and 65,536 is stored as 0.
         entries = descriptor[0] % _WORDS or _WORDS
         bits = descriptor[2]
         values = _read_entries(item, tags.LUT_DATA, entries)
@@ -107,7 +107,7 @@ def _read_padding(header: DicomHeader, *, is_signed: bool) -> tuple[int, int] | 
 
 
 def _reinterpret_sign(value: int, *, is_signed: bool) -> int:
-    """Return a 16-bit value with the sign of the pixels, whatever VR the writer chose."""
+    """Return a 16-bit value with the sign of the pixels, whether its VR is signed or not."""
     word = value % _WORDS
     return word - _WORDS if is_signed and word >= _WORDS // 2 else word
 

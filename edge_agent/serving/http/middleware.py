@@ -71,7 +71,7 @@ class SecurityMiddleware:
             app: the application.
             trusted_hosts: the hosts and origins that requests may name.
             record_denial: called with each denial.
-            drain_s: how long a response waits for the rest of its upload, in seconds.
+            drain_s: the seconds that a response waits for the rest of its upload.
             max_requests: requests at once; safe methods are not limited.
         """
         self._app = app

@@ -139,7 +139,7 @@ class ModelInfo(_Response):
     input_height: int
     input_width: int
     score_floor: float
-    """The lowest score that the model reports, whatever the threshold."""
+    """The lowest score that the model reports, even with a lower threshold."""
     findings: list[ModelFinding]
     intended_use: str
 

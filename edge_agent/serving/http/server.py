@@ -46,7 +46,7 @@ class HttpServer:
             host: the address to listen on.
             port: 0 for any free port.
             tls: certificates, if the port uses TLS.
-            drain_timeout_s: how long `stop` waits for running requests, in seconds.
+            drain_timeout_s: the seconds that `stop` waits for running requests.
         """
         tls_options: dict[str, Any] = {} if tls is None else dict(make_uvicorn_tls(tls))
         self._server = _Embedded(

@@ -67,7 +67,7 @@ async function fetchPicture(file, work) {
   if (work.signal.aborted) return;
   await stage.show(picture, work.signal);
   if (page.work === work && document.body.dataset.state === "working") {
-    setState("working", t("work.looking"));
+    setState("working", t("work.detecting"));
   }
 }
 
@@ -147,7 +147,7 @@ function idleSummary() {
 
 function describeModel() {
   const kinds = page.model?.findings.map((kind) => t(`finding.${kind.slug}`)) ?? [];
-  return kinds.length ? t("result.looks_for", { count: kinds.length, kinds: kinds.join(", ") }) : "";
+  return kinds.length ? t("result.detects", { count: kinds.length, kinds: kinds.join(", ") }) : "";
 }
 
 function announcement(words, shown, isDone) {

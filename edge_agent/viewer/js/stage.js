@@ -63,7 +63,7 @@ export function reset() {
   fit();
 }
 
-/** Fit the formatInteger picture. */
+/** Fit the whole picture. */
 export function fit() {
   if (!source) return;
   isFitted = true;

@@ -1,7 +1,7 @@
 """The decisions on the images of a stream: send, retry or give up. The clients do the I/O.
 
 Every image that is added is removed exactly once, with a `Result` or a `DetectError`. At most
-`concurrency` images are held in memory, whatever the agent does.
+`concurrency` images are in memory at a time.
 """
 
 from __future__ import annotations
