@@ -1,4 +1,4 @@
-"""Loads what guards the ports: TLS, API keys, certificate rules and the audit log.
+"""Loads the protection of the ports: TLS, API keys, certificate rules and the audit log.
 
 All of it is loaded before the agent listens, so that a mistake in the settings ends the start.
 """

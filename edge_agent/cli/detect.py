@@ -60,7 +60,7 @@ def detect_command(
     overlays = _plan_overlays(overlay, paths, into_folder=not is_one_file)
     printer = _Printer(len(paths), as_json=as_json, one_document=is_one_file)
     if server is None:
-        failures = asyncio.run(_detect_here(settings, paths, threshold, overlays, printer))
+        failures = asyncio.run(_detect_locally(settings, paths, threshold, overlays, printer))
     else:
         with remote.open_client(server) as client:
             outcomes = remote.detect_files(client, paths, score_threshold=threshold)
@@ -110,7 +110,7 @@ class _Printer:
             output.print_error(self._err, outcome.error, file=outcome.path)
 
 
-async def _detect_here(
+async def _detect_locally(
     settings: Settings,
     paths: list[Path],
     threshold: float | None,

@@ -67,7 +67,7 @@ def _root(
         ),
     ] = False,
 ) -> None:
-    # gRPC reads this when it is imported. What it would print is not in our log's format.
+    # gRPC reads this when it is imported. Its own messages are not in the log's format.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 

@@ -61,7 +61,7 @@ def print_response(console: Console, title: str, response: pb.DetectResponse) ->
         console.print(findings_table(response))
     else:
         console.print("  No finding reached its threshold. This does not rule anything out.")
-    warnings: Iterable[Any] = response.warnings  # The stubs mean Python's own Warning.
+    warnings: Iterable[Any] = response.warnings  # The stubs refer to Python's built-in Warning.
     for warning in warnings:
         console.print(
             f"  [yellow]warning[/yellow] {warning.code}: {escape(warning.message)}", soft_wrap=True

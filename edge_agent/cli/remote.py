@@ -21,7 +21,7 @@ TIMEOUT_S: Final = 120.0
 
 @dataclass(frozen=True, slots=True)
 class RemoteAgent:
-    """An agent's address, `host:port`, and what is needed to be let in."""
+    """An agent's address, `host:port`, and the credentials for it."""
 
     address: str
     api_key_file: Path | None = None

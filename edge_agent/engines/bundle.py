@@ -3,7 +3,7 @@
 Rules, in this order; the first that fails is the BundleInvalid's message:
 
 1.  The file is a zip of at most `MAX_MEMBERS` members, each stored or deflated, none encrypted.
-2.  Member names are unique, and plain relative paths as `hilum.manifest.MemberPath` says.
+2.  Member names are unique, and plain relative paths as `hilum.manifest.MemberPath` declares.
 3.  `manifest.json` is present, at most `MAX_MANIFEST_BYTES`, and of a schema this agent knows.
 4.  The manifest lists every other member and no more; together at most `MAX_TOTAL_BYTES`.
 5.  Every member has the listed size and SHA-256. Reading stops one byte after the listed size,
@@ -114,8 +114,8 @@ class Bundle:
         for engine in self.manifest.engines:
             if engine.name == name:
                 return engine
-        known = ", ".join(engine.name for engine in self.manifest.engines)
-        raise BundleInvalid(f"the bundle has no engine variant {name!r}", hint=f"It has: {known}.")
+        names = ", ".join(engine.name for engine in self.manifest.engines)
+        raise BundleInvalid(f"the bundle has no engine variant {name!r}", hint=f"It has: {names}.")
 
 
 def shipped_bundles() -> dict[str, Path]:

@@ -23,7 +23,7 @@ _DIGEST_BYTES: Final = hashlib.sha256().digest_size
 
 @dataclass(frozen=True, slots=True)
 class CompiledCache:
-    """A private folder of blobs, named by all that their compilation depends on."""
+    """A private folder of blobs. The key of a blob is all that its compilation depends on."""
 
     folder: Path
 
@@ -37,26 +37,26 @@ class CompiledCache:
         make_private_folder(folder, "model cache")
         return cls(folder)
 
-    def load(self, *depends_on: str) -> bytes | None:
-        """Return the blob that was stored for the same words; None if it is absent or damaged."""
+    def load(self, *key: str) -> bytes | None:
+        """Return the blob stored under the same key; None if it is absent or damaged."""
         try:
-            content = self._path(depends_on).read_bytes()
+            content = self._path(key).read_bytes()
         except OSError:
             return None
         digest, blob = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
         return blob if hashlib.sha256(blob).digest() == digest else None
 
-    def store(self, blob: bytes, *depends_on: str) -> None:
+    def store(self, blob: bytes, *key: str) -> None:
         """Store a blob. A full or broken disk is ignored: it costs only another compilation."""
-        path = self._path(depends_on)
+        path = self._path(key)
         try:
             replace_file(path, hashlib.sha256(blob).digest(), blob, mode=0o600)
             remove_oldest(self.folder, keep=KEEP)
         except OSError:
-            with suppress(OSError):  # A disk that cannot be written lets nothing be removed either.
+            with suppress(OSError):  # Removal fails, too, if the disk cannot be written.
                 path.unlink(missing_ok=True)
 
-    def _path(self, depends_on: tuple[str, ...]) -> Path:
-        # Each word is hashed first, so that moving a boundary between two gives another name.
-        words = (hashlib.sha256(word.encode()).digest() for word in depends_on)
-        return self.folder / f"{hashlib.sha256(b''.join(words)).hexdigest()}.blob"
+    def _path(self, key: tuple[str, ...]) -> Path:
+        # Each part is hashed first, so that the parts ("ab", "c") and ("a", "bc") differ.
+        digests = (hashlib.sha256(part.encode()).digest() for part in key)
+        return self.folder / f"{hashlib.sha256(b''.join(digests)).hexdigest()}.blob"

@@ -2,7 +2,7 @@
 
 A processor without the right instructions, a damaged library or a wrong compiled model can make an
 engine compute quickly and wrongly. A bundle's golden cases are synthetic images with the findings
-that each variant gave when the bundle was made; they are run before an engine may answer for a
+that each variant computed when the bundle was made; they are run before an engine may answer for a
 patient. The content check is run on them too: each shows an upright chest, so it may refuse none.
 """
 
@@ -151,20 +151,21 @@ def compare_findings(
     """
     unmatched = list(found)
     problems = []
-    for wanted in sorted(expected, key=lambda finding: -finding.score):
-        index, box = BY_SLUG[wanted.finding].index, Box(*wanted.box)
+    for recorded in sorted(expected, key=lambda finding: -finding.score):
+        index, box = BY_SLUG[recorded.finding].index, Box(*recorded.box)
         candidates = [
             f for f in unmatched if f.index == index and iou(f.box, box) >= tolerance.min_iou
         ]
         if candidates:
             match = max(candidates, key=lambda finding: iou(finding.box, box))
             unmatched.remove(match)
-            if abs(match.score - wanted.score) > tolerance.score:
+            if abs(match.score - recorded.score) > tolerance.score:
                 problems.append(
-                    f"{wanted.finding} has score {match.score:.3f}, recorded was {wanted.score:.3f}"
+                    f"{recorded.finding} has score {match.score:.3f}, "
+                    f"recorded was {recorded.score:.3f}"
                 )
-        elif wanted.score >= operating_points[wanted.finding] + tolerance.score:
-            problems.append(f"{wanted.finding} with score {wanted.score:.3f} is missing")
+        elif recorded.score >= operating_points[recorded.finding] + tolerance.score:
+            problems.append(f"{recorded.finding} with score {recorded.score:.3f} is missing")
     for extra in unmatched:
         slug = CATALOG[extra.index].slug
         if extra.score >= operating_points[slug] + tolerance.score:

@@ -1,6 +1,6 @@
 """Study image bytes to radiographs: `read_study` reads DICOM, JPEG, PNG and TIFF.
 
-Files are untrusted. Whatever is wrong with one, the reader raises `StudyImageRefused`.
+Files are untrusted. The reader raises `StudyImageRefused` for every fault of a file.
 """
 
 from edge_agent.imaging.limits import Limits

@@ -63,5 +63,5 @@ async def wait_uncancellable(
     if cancelled is None:
         return future.result()
     if not future.cancelled():
-        future.exception()  # Retrieved, because asyncio reports an exception that nothing takes.
+        future.exception()  # Retrieved, because asyncio reports exceptions that never are.
     raise cancelled

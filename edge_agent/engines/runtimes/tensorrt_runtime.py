@@ -109,7 +109,8 @@ class Runtime(Protocol):
         """Check that the package compiles for these compute capabilities, such as `8.9`.
 
         Raises:
-            EngineFailed: the package compiles not for all of them, or only for this machine's GPU.
+            EngineFailed: the package does not compile for one of them, or compiles for this
+                machine's GPU only.
         """
         ...
 

@@ -78,7 +78,7 @@ class _Load:
 def benchmark_candidates(
     jobs: Sequence[ProbeJob],
     *,
-    wanted: bool,
+    is_set_by_operator: bool,
     cores: int,
     budget: BenchmarkBudget,
     start: ProbeFactory,
@@ -87,13 +87,13 @@ def benchmark_candidates(
 
     Args:
         jobs: one for each candidate, in the bundle's order.
-        wanted: True if the operator named the one candidate.
+        is_set_by_operator: True if the operator named the one candidate.
         cores: cores that an engine may compute on.
         budget: the bounds on the time.
         start: starts a probe; every probe is ended when this function returns.
 
     Returns:
-        The selection and what it was made from.
+        The selection and the measurements that it is based on.
 
     Raises:
         NoEngineAgrees: no candidate can be selected.
@@ -105,7 +105,7 @@ def benchmark_candidates(
         }
         medians, failures = _time_in_turns(timers, budget)
         candidates = tuple(_get_result(job, medians, problems | failures) for job in jobs)
-        decision = select_variant(candidates, is_set_by_operator=wanted)
+        decision = select_variant(candidates, is_set_by_operator=is_set_by_operator)
         (selected,) = (job for job in jobs if job.variant == decision.variant)
         for job, (probe, _) in sound.items():
             if job is not selected:

@@ -105,7 +105,7 @@ def select_engine(
     cores = threads or key.hardware.cores
     try:
         found = benchmark_candidates(
-            jobs, wanted=wanted != AUTO, cores=cores, budget=budget, start=start
+            jobs, is_set_by_operator=wanted != AUTO, cores=cores, budget=budget, start=start
         )
     except NoEngineAgrees as error:
         raise EngineFailed(

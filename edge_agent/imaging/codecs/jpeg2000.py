@@ -26,7 +26,7 @@ from edge_agent.imaging.pixel_format import (
 _THREADS = 4
 _COD, _SOT = 0xFF52, 0xFF90
 _SIZ_BYTES, _LENGTH_BYTES = 45, 2
-# The end marker is looked for in so many bytes at the end.
+# The end marker is searched for in this many bytes at the end.
 _TAIL_BYTES = 64
 _MAX_COMPONENTS = 4
 # OpenJPEG allocates some kilobytes for each declared tile before it has read one.

@@ -1,4 +1,4 @@
-"""Acceptance by header: is this a chest radiograph, and from which side was it taken?
+"""Acceptance by header: the modality, the body part and the view.
 
 Pure: headers in, refusals and warnings out. A header that names another modality or body part is
 refused. What a header omits becomes a warning at most, because many headers are incomplete. Headers

@@ -34,7 +34,7 @@ class DetectorServicer:
         """Build the servicer.
 
         Args:
-            pipeline: returns the detection service to use now; raises NotReady if there is none.
+            get_service: returns the detection service to use now; raises NotReady if there is none.
             access: authorizes each request.
             stream_concurrency: requests of one stream that are processed at a time.
         """

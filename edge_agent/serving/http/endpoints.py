@@ -70,7 +70,7 @@ class Endpoints:
     """The endpoints and the parts that they call.
 
     Attributes:
-        pipeline: returns the detection service to use now; raises NotReady if there is none.
+        get_service: returns the detection service to use now; raises NotReady if there is none.
         renderer: returns the renderer to use now; raises NotReady if there is none.
         model_info: returns the facts about the model in use; raises NotReady if there is none.
         readiness: returns why the agent is not ready, or an empty string if it is.
