@@ -112,18 +112,18 @@ async def _together(
     may_refuse: bool = False,
 ) -> None:
     """Send all at once and sample memory; all results must be the same."""
-    watch = ProcessSampler(agent.process.pid, io.StringIO())
+    sampler = ProcessSampler(agent.process.pid, io.StringIO())
 
     async def sample() -> None:
         while True:
-            watch.take_sample()
+            sampler.take_sample()
             await asyncio.sleep(SAMPLE_INTERVAL_S)
 
     sampling = asyncio.create_task(sample())
     answers = await asyncio.gather(*requests, return_exceptions=True)
     sampling.cancel()
     await asyncio.wait({sampling})
-    tally.peak_mb[what] = max(it.all_kb for it in watch.samples) / 1e3
+    tally.peak_mb[what] = max(it.all_kb for it in sampler.samples) / 1e3
     sound = [it for it in answers if not isinstance(it, BaseException)]
     for answer in answers:
         if not isinstance(answer, BaseException):

@@ -157,19 +157,19 @@ async def campaign(
     with live_agent(environment=environment) as agent:
         async with connect_client(agent) as one, connect_client(agent) as other:
             expected = await one.detect_over_grpc(image)
-            watch = ProcessSampler(agent.process.pid, io.StringIO())
-            idle = watch.take_sample().all_kb / 1e3
-            sampling = asyncio.create_task(_sample(watch))
+            sampler = ProcessSampler(agent.process.pid, io.StringIO())
+            idle = sampler.take_sample().all_kb / 1e3
+            sampling = asyncio.create_task(_sample(sampler))
             measured = Tally()
             callers = Callers([one, one, other, other], image, expected, measured)
             tally.capacity = await callers.capacity(measure_s)
-            busy = max(it.all_kb for it in watch.samples) / 1e3
-            watch.samples.clear()
-            watch.take_sample()
+            busy = max(it.all_kb for it in sampler.samples) / 1e3
+            sampler.samples.clear()
+            sampler.take_sample()
             callers = Callers([one, one, other, other], image, expected, tally)
             rate = TIMES * tally.capacity
             tally.sent = await callers.flood(rate, seconds, random.Random(seed))
-            tally.memory_mb = idle, busy, max(it.all_kb for it in watch.samples) / 1e3
+            tally.memory_mb = idle, busy, max(it.all_kb for it in sampler.samples) / 1e3
             sampling.cancel()
             await asyncio.wait({sampling})
             tally.wrong += measured.wrong
@@ -181,9 +181,9 @@ async def campaign(
     return tally
 
 
-async def _sample(watch: ProcessSampler) -> None:
+async def _sample(sampler: ProcessSampler) -> None:
     while True:
-        watch.take_sample()
+        sampler.take_sample()
         await asyncio.sleep(0.5)
 
 

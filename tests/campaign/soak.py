@@ -231,11 +231,11 @@ async def campaign(
 async def _watch(
     agent: LiveAgent, table: TextIO, tally: Tally, every_s: float, kill_every_s: float
 ) -> None:
-    watch = ProcessSampler(agent.process.pid, table)
-    tally.samples = watch.samples
+    sampler = ProcessSampler(agent.process.pid, table)
+    tally.samples = sampler.samples
     next_kill = time.monotonic() + kill_every_s
     while True:
-        watch.take_sample(tally.requests)
+        sampler.take_sample(tally.requests)
         await asyncio.sleep(every_s)
         if time.monotonic() >= next_kill:
             next_kill += kill_every_s
