@@ -30,7 +30,7 @@ sys.addaudithook(watch)
 AGENT = """
 import numpy as np
 from edge_agent.engines.bundle import Bundle, starter_bundle_path
-from edge_agent.engines.runtimes import open_engine
+from edge_agent.engines.runtimes.factory import open_engine
 
 bundle = Bundle.open(starter_bundle_path())
 for name in ("openvino-int8", "onnxruntime-fp32"):
@@ -41,10 +41,10 @@ TRAINING = """
 import io
 import numpy as np
 from edge_agent.engines.bundle import Bundle, starter_bundle_path
-from training.export import to_openvino
+from training.export.onnx import convert_to_openvino
 from training.export.int8_graph import fuse_swish
 
-fuse_swish(to_openvino(Bundle.open(starter_bundle_path()).read("model.onnx")))
+fuse_swish(convert_to_openvino(Bundle.open(starter_bundle_path()).read("model.onnx")))
 """
 REPORT = """
 assert "openvino" in sys.modules
