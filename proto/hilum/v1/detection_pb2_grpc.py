@@ -28,7 +28,7 @@ if _version_not_supported:
 class DetectorStub:
     """Finds and boxes abnormalities on frontal chest radiographs. Research use only.
 
-    A failure is a gRPC error, never an answer without findings. Beside the status code, the trailing
+    A failure is a gRPC error, never a response without findings. Beside the status code, the trailing
     metadata `hilum-error-bin` carries a serialised `Error` with a stable code and a hint.
     """
 
@@ -58,27 +58,27 @@ class DetectorStub:
 class DetectorServicer:
     """Finds and boxes abnormalities on frontal chest radiographs. Research use only.
 
-    A failure is a gRPC error, never an answer without findings. Beside the status code, the trailing
+    A failure is a gRPC error, never a response without findings. Beside the status code, the trailing
     metadata `hilum-error-bin` carries a serialised `Error` with a stable code and a hint.
     """
 
     def Detect(self, request, context):
-        """One study image in, its findings out.
+        """Detects findings on one study image.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DetectStream(self, request_iterator, context):
-        """Many study images over one call. Answers carry the request id and come in the order they
-        finish. A refused image is answered with an `Error` and the stream goes on.
+        """Detects findings on many study images over one call. Responses have the request id and come in
+        the order they finish. A refused image is answered with an `Error`, and the stream continues.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
-        """Which model answers, and on which engine.
+        """Returns the served model and its engine.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -113,7 +113,7 @@ def add_DetectorServicer_to_server(servicer, server):
 class Detector:
     """Finds and boxes abnormalities on frontal chest radiographs. Research use only.
 
-    A failure is a gRPC error, never an answer without findings. Beside the status code, the trailing
+    A failure is a gRPC error, never a response without findings. Beside the status code, the trailing
     metadata `hilum-error-bin` carries a serialised `Error` with a stable code and a hint.
     """
 
