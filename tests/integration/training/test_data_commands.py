@@ -7,11 +7,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from tests.support.training.annotated import make_studies, real_table, table
+from training.cli.main import app
 from training.data import dataset, splits, tables
 from training.synthetic import dicom_studies
 
@@ -33,16 +36,31 @@ main()
 """
 
 
-def hilum_train(
-    *arguments: object, limit: Callable[[], None] | None = None
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+@dataclass(frozen=True)
+class Ended:
+    """The exit status of a command and the text that it wrote to standard error."""
+
+    returncode: int
+    stderr: str
+
+
+def hilum_train(*arguments: object) -> Ended:
+    """Run the command in this process: a new one imports for seconds before it starts."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return Ended(result.exit_code, result.stderr)
+
+
+def hilum_train_process(*arguments: object, limit: Callable[[], None] | None = None) -> Ended:
+    """Run the command in a process of its own, after `limit` was called there."""
+    ended = subprocess.run(
         [*COMMAND, *map(str, arguments)],
         capture_output=True,
         text=True,
         preexec_fn=limit,
         check=False,
     )
+    return Ended(ended.returncode, ended.stderr)
 
 
 def hardly_any_room() -> None:
@@ -60,7 +78,9 @@ def annotated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_the_whole_real_table(tmp_path: Path) -> None:
-    done = hilum_train("data", "vindr", "--annotations", real_table(), "--out", tmp_path / "set")
+    done = hilum_train_process(
+        "data", "vindr", "--annotations", real_table(), "--out", tmp_path / "set"
+    )
     assert done.returncode == 0, done.stderr
     assert "15,000 images, 17 reader(s), 36,096 boxes; 22,717 findings after fusion" in done.stderr
     known = tables.read_tables(tmp_path / "set")
@@ -106,7 +126,9 @@ def test_a_full_disk_leaves_what_was_there(annotated: Path, tmp_path: Path, pict
     if pictures:
         arguments += ["--images", annotated / "studies"]
 
-    done = hilum_train(*arguments, "--fusion-iou", 0.6, "--new-split", limit=hardly_any_room)
+    done = hilum_train_process(
+        *arguments, "--fusion-iou", 0.6, "--new-split", limit=hardly_any_room
+    )
     assert done.returncode == 1
     assert f"error: cannot write {out}" in done.stderr
     assert "Traceback" not in done.stderr
@@ -136,7 +158,7 @@ def test_bad_tables_end_with_a_message(tmp_path: Path, rows: str, says: str) -> 
 def test_a_set_that_the_disk_did_not_take_is_not_whole(tmp_path: Path, form: list[str]) -> None:
     out = tmp_path / "set"
     painted = ["synthetic", *form, "--out", out, "--count", 2, "--workers", 1]
-    done = hilum_train(*painted, limit=hardly_any_room)
+    done = hilum_train_process(*painted, limit=hardly_any_room)
     assert done.returncode == 1
     assert f"error: cannot write {out}/" in done.stderr
     assert "Traceback" not in done.stderr
