@@ -245,8 +245,8 @@ def _describe_problem(problem: Mapping[str, object]) -> str:
     where = ".".join(map(str, location)) if isinstance(location, tuple) else str(location)
     if problem["type"] == "extra_forbidden":
         return f"{where}: there is no such setting"
-    what = str(problem["msg"]).removeprefix("Value error, ")
-    return f"{where}: {what}"
+    reason = str(problem["msg"]).removeprefix("Value error, ")
+    return f"{where}: {reason}"
 
 
 def _source_hint(file: Path | None) -> str:

@@ -24,47 +24,47 @@ def make_refusal(code: ErrorCode, message: str, hint: str) -> StudyImageRefused:
     return StudyImageRefused(message, code=code, hint=hint)
 
 
-def corrupt_error(what: str) -> StudyImageRefused:
+def corrupt_error(reason: str) -> StudyImageRefused:
     """Return the refusal of a file that contradicts itself or that no decoder can read."""
     return make_refusal(
         ErrorCode.CORRUPT,
-        f"The file is damaged: {what}.",
+        f"The file is damaged: {reason}.",
         "Export the image again from its source.",
     )
 
 
-def truncated_error(what: str) -> StudyImageRefused:
+def truncated_error(reason: str) -> StudyImageRefused:
     """Return the refusal of a file that ends early."""
     return make_refusal(
         ErrorCode.TRUNCATED,
-        f"The file is cut short: {what}.",
+        f"The file is cut short: {reason}.",
         "Send the file again and compare its size with the original.",
     )
 
 
-def unsupported_pixels_error(what: str) -> StudyImageRefused:
+def unsupported_pixels_error(reason: str) -> StudyImageRefused:
     """Return the refusal of a sound file whose pixels are of a kind that no radiograph has."""
     return make_refusal(
         ErrorCode.UNSUPPORTED_PIXELS,
-        f"Pixels of this kind are not supported: {what}.",
+        f"Pixels of this kind are not supported: {reason}.",
         "Send a radiograph with 8 to 16 bits per pixel, grey or in colour.",
     )
 
 
-def unsupported_syntax_error(what: str) -> StudyImageRefused:
+def unsupported_syntax_error(format_name: str) -> StudyImageRefused:
     """Return the refusal of a compression or file format that the agent does not decode."""
     return make_refusal(
         ErrorCode.UNSUPPORTED_SYNTAX,
-        f"Pictures coded as {what} are not supported.",
+        f"Pictures coded as {format_name} are not supported.",
         "Send DICOM (uncompressed, RLE, JPEG, JPEG-LS, JPEG 2000 or HTJ2K), JPEG, PNG or TIFF.",
     )
 
 
-def multi_frame_error(what: str) -> StudyImageRefused:
+def multi_frame_error(reason: str) -> StudyImageRefused:
     """Return the refusal of a file that contains more than one picture."""
     return make_refusal(
         ErrorCode.MULTI_FRAME,
-        f"The file holds more than one picture: {what}.",
+        f"The file holds more than one picture: {reason}.",
         "Send each radiograph as a file of its own.",
     )
 

@@ -17,7 +17,7 @@ def as_hilum_error(error: Exception) -> HilumError:
     """
     if isinstance(error, HilumError):
         if not isinstance(error, CallerError | TryLater):
-            _log.error("request failed", extra={"code": error.code, "what": error.message})
+            _log.error("request failed", extra={"code": error.code, "reason": error.message})
         return error
     # The text of an unforeseen error may quote the file: only its type and place are logged.
     _log.error(

@@ -39,7 +39,7 @@ _STATUS: Final[tuple[tuple[type[HilumError], grpc.StatusCode], ...]] = (
 
 
 def status_of(error: HilumError) -> grpc.StatusCode:
-    """Return the gRPC status code of an error; it tells who must act."""
+    """Return the gRPC status code of an error; it shows who must act."""
     return next(status for kind, status in _STATUS if isinstance(error, kind))
 
 
