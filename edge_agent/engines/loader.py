@@ -38,8 +38,8 @@ def load_model(bundle: Bundle, options: LoadOptions) -> LoadedModel:
     """Select a bundle's engine variant for this machine and load it.
 
     Blocks, for minutes where the variants have to be measured first. The golden cases are run only
-    where the variants are measured, or where a GPU's engine is opened: a caller who is about to
-    serve runs `self_test` of what is returned.
+    when the variants are measured, or when a GPU's engine was selected automatically. A caller who
+    is about to serve calls `self_test` of the returned model.
 
     Args:
         bundle: the verified bundle.
@@ -102,7 +102,7 @@ def _open_selected(bundle: Bundle, options: LoadOptions) -> tuple[EngineSelectio
                 return selection, engine
             engine.close()
         failed[selection.variant.name] = problem
-        _log.warning("engine given up", extra={"engine": selection.variant.name, "why": problem})
+        _log.warning("engine excluded", extra={"engine": selection.variant.name, "reason": problem})
 
 
 def run_self_test(

@@ -25,7 +25,7 @@ Outcome = TypeVar("Outcome")
 
 
 @dataclass(slots=True, eq=False)
-class _PendingJob(Generic[Job, Outcome]):
+class _Job(Generic[Job, Outcome]):
     """A job that waits or runs; it waits while it is in `BatchExecutor._waiting`."""
 
     job: Job
@@ -36,9 +36,8 @@ class _PendingJob(Generic[Job, Outcome]):
 class BatchExecutor(Generic[Job, Outcome]):
     """Runs jobs on threads, first come first served. Belongs to one event loop.
 
-    A job is either waiting or started. Whatever takes it out of the queue settles it: a batch
-    starts it, a cancellation or its deadline drops it, `close` fails it. A started job is always
-    finished, because a thread cannot be stopped.
+    A job waits until a batch starts it, its caller is cancelled, its deadline passes, or `close`
+    fails it. A started job is always finished, because a thread cannot be stopped.
     """
 
     def __init__(
@@ -54,7 +53,7 @@ class BatchExecutor(Generic[Job, Outcome]):
         self._max_batch = policy.max_batch
         self._free_threads = policy.parallel_requests
         self._pool = ThreadPoolExecutor(policy.parallel_requests, thread_name_prefix="infer")
-        self._waiting: deque[_PendingJob[Job, Outcome]] = deque()
+        self._waiting: deque[_Job[Job, Outcome]] = deque()
         self._is_closed = False
 
     async def run(self, job: Job, *, deadline: float | None = None) -> Outcome:
@@ -74,7 +73,7 @@ class BatchExecutor(Generic[Job, Outcome]):
         if self._is_closed:
             raise _closed()
         loop = asyncio.get_running_loop()
-        pending = _PendingJob[Job, Outcome](job, deadline, loop.create_future())
+        pending = _Job[Job, Outcome](job, deadline, loop.create_future())
         self._waiting.append(pending)
         self._start_batches()
         timer = None if deadline is None else loop.call_at(deadline, self._expire, pending)
@@ -91,12 +90,12 @@ class BatchExecutor(Generic[Job, Outcome]):
             self._waiting.popleft().outcome.set_exception(_closed())
         await asyncio.to_thread(self._pool.shutdown, wait=True)
 
-    def _withdraw(self, pending: _PendingJob[Job, Outcome]) -> None:
+    def _withdraw(self, pending: _Job[Job, Outcome]) -> None:
         if pending in self._waiting:
             self._waiting.remove(pending)
             pending.outcome.cancel()
 
-    def _expire(self, pending: _PendingJob[Job, Outcome]) -> None:
+    def _expire(self, pending: _Job[Job, Outcome]) -> None:
         if pending in self._waiting:
             self._waiting.remove(pending)
             pending.outcome.set_exception(deadline_exceeded())
@@ -108,8 +107,8 @@ class BatchExecutor(Generic[Job, Outcome]):
             running = asyncio.get_running_loop().run_in_executor(self._pool, self._work, jobs)
             running.add_done_callback(partial(self._finish, batch))
 
-    def _take_batch(self) -> list[_PendingJob[Job, Outcome]]:
-        batch: list[_PendingJob[Job, Outcome]] = []
+    def _take_batch(self) -> list[_Job[Job, Outcome]]:
+        batch: list[_Job[Job, Outcome]] = []
         while self._waiting and len(batch) < self._max_batch:
             pending = self._waiting.popleft()
             if is_past(pending.deadline):  # Its timer is due, but has not run yet.
@@ -120,7 +119,7 @@ class BatchExecutor(Generic[Job, Outcome]):
 
     def _finish(
         self,
-        batch: Sequence[_PendingJob[Job, Outcome]],
+        batch: Sequence[_Job[Job, Outcome]],
         ended: asyncio.Future[Sequence[Outcome | Exception]],
     ) -> None:
         self._free_threads += 1

@@ -13,7 +13,7 @@ from training.bundle.archive import (
     join_card,
     pack,
 )
-from training.bundle.golden import check_content_check
+from training.bundle.golden_recording import check_content_check
 from training.bundle.layout import CONTENT_BIN, CONTENT_CHECK_HEADING, CONTENT_XML
 from training.data.atomic_files import replace_files
 

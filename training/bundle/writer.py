@@ -9,7 +9,7 @@ from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.runtimes.openvino import DEFAULT_OPTIONS, OpenVinoOptions
 from hilum.manifest import Provenance
 from training.bundle.archive import BundleContents, write_archive
-from training.bundle.golden import check_content_check, check_golden_cases, record_cases
+from training.bundle.golden_recording import check_content_check, check_golden_cases, record_cases
 from training.bundle.variants import ModelFiles
 from training.data.atomic_files import replace_files
 from training.errors import TrainingError

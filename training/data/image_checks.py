@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_agent.imaging.inversion_check import is_likely_inverted
 from edge_agent.imaging.letterbox import resize
-from edge_agent.imaging.polarity import is_likely_inverted
 
 FLAGS: Final = {
     "constant": "nearly one grey value: nothing can be seen",

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hilum.catalog import CATALOG
 from training.data.dataset import LabelledImage
 from training.errors import TrainingError
-from training.evaluation import calibration, froc, metric_table
+from training.evaluation import calibration_error, froc, metric_table
 from training.evaluation.bootstrap import (
     LEVEL,
     RESAMPLES,
@@ -232,7 +232,7 @@ def _curves(matched: MatchResult, images: ImageLevel) -> Curves:
         frocs[finding.slug] = _curve(curve.false_positives_per_image, curve.sensitivity)
         recalls[finding.slug] = _precision_recall(matched, finding.index)
     columns = [(finding.slug, finding.index) for finding in present] + [("any", ANY_FINDING)]
-    number, matched_share, mean_score = calibration.bin_findings(matched).reliability()
+    number, matched_share, mean_score = calibration_error.bin_findings(matched).reliability()
     return Curves(
         froc=frocs,
         precision_recall=recalls,

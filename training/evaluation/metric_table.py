@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hilum.catalog import CATALOG
-from training.evaluation import calibration, froc
+from training.evaluation import calibration_error, froc
 from training.evaluation.bootstrap import Counts, estimate_interval
 from training.evaluation.image_level import ANY_FINDING, compute_auroc, score_images
 from training.evaluation.matching import COCO_IOUS, IOU, IOUS, MatchResult
@@ -43,10 +43,10 @@ def all_metrics(matched: MatchResult, counts: Counts, points: Mapping[str, float
     columns["auroc/any"] = areas[:, ANY_FINDING]
     columns |= _per_class("auroc", areas)
     for name, binned in (
-        ("ece", calibration.bin_findings(matched)),
-        ("ece_image", calibration.bin_images(images)),
+        ("ece", calibration_error.bin_findings(matched)),
+        ("ece_image", calibration_error.bin_images(images)),
     ):
-        errors = calibration.expected_calibration_error(binned, counts)
+        errors = calibration_error.expected_calibration_error(binned, counts)
         columns[name] = errors[:, -1]
         columns |= _per_class(name, errors)
     thresholded = apply_thresholds(matched, points)

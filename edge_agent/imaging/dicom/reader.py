@@ -5,7 +5,7 @@ from __future__ import annotations
 from edge_agent.core.radiograph import ImageFacts, ImageWarning, Radiograph, Spacing
 from edge_agent.core.study_context import StudyContext
 from edge_agent.imaging.colour import RGB, compute_luminance
-from edge_agent.imaging.dicom import acceptance, pixel_data, tags
+from edge_agent.imaging.dicom import header_check, pixel_data, tags
 from edge_agent.imaging.dicom.header import DicomHeader
 from edge_agent.imaging.dicom.luts import read_palette, read_presentation
 from edge_agent.imaging.dicom.parser import DicomFile, parse_dicom
@@ -17,10 +17,10 @@ from edge_agent.imaging.errors import (
     unsupported_pixels_error,
     unsupported_syntax_error,
 )
+from edge_agent.imaging.inversion_check import is_likely_inverted
 from edge_agent.imaging.letterbox import compute_inner_size, resize
 from edge_agent.imaging.limits import Limits
 from edge_agent.imaging.pixel_format import PixelFormat
-from edge_agent.imaging.polarity import is_likely_inverted
 from hilum.codes import ErrorCode, WarningCode
 
 _MONOCHROME = frozenset({"MONOCHROME1", "MONOCHROME2"})
@@ -49,7 +49,7 @@ def read_dicom(
     file = parse_dicom(data, limits)
     header = DicomHeader(file.elements)
     _check_has_pixels(file, header)
-    acceptance.check_header(header)
+    header_check.check_header(header)
     _check_single_frame(header)
     form = read_pixel_format(header)
     limits.check_image_size(form.rows, form.columns)
@@ -64,7 +64,7 @@ def _check_has_pixels(file: DicomFile, header: DicomHeader) -> None:
     if file.native is not None or file.fragments is not None:
         return
     sop_class = header.get_text(tags.SOP_CLASS_UID)
-    if tags.ROWS in header or acceptance.is_radiograph_class(sop_class):
+    if tags.ROWS in header or header_check.is_radiograph_class(sop_class):
         raise truncated_error("there are no pixel data")
     raise make_refusal(
         ErrorCode.NOT_AN_IMAGE,
@@ -151,12 +151,14 @@ def _make_radiograph(
         else:
             pixels = compute_luminance(stored, form.photometric, form.bits_stored)
         pixels = resize(pixels, *size)
-    view = acceptance.read_view_position(header)
+    view = header_check.read_view_position(header)
     warnings: list[ImageWarning | None] = [
-        acceptance.warn_about_view(view),
-        acceptance.make_warning(WarningCode.MISSING_WINDOW) if is_window_estimated else None,
-        acceptance.warn_about_burned_in_text(header),
-        acceptance.make_warning(WarningCode.LOOKS_INVERTED) if is_likely_inverted(pixels) else None,
+        header_check.warn_about_view(view),
+        header_check.make_warning(WarningCode.MISSING_WINDOW) if is_window_estimated else None,
+        header_check.warn_about_burned_in_text(header),
+        header_check.make_warning(WarningCode.LOOKS_INVERTED)
+        if is_likely_inverted(pixels)
+        else None,
     ]
     return Radiograph(
         pixels=pixels,

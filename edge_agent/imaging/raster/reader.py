@@ -12,11 +12,11 @@ from typing import Final
 import numpy as np
 
 from edge_agent.core.radiograph import ImageFacts, ImageFormat, Radiograph
-from edge_agent.imaging.dicom import acceptance
+from edge_agent.imaging.dicom import header_check
+from edge_agent.imaging.inversion_check import is_likely_inverted
 from edge_agent.imaging.letterbox import compute_inner_size, resize
 from edge_agent.imaging.limits import Limits
 from edge_agent.imaging.orientation import TRANSPOSING, undo_orientation
-from edge_agent.imaging.polarity import is_likely_inverted
 from edge_agent.imaging.presentation import Presentation
 from edge_agent.imaging.raster.header import RasterHeader, Size
 from edge_agent.imaging.raster.jpeg import parse_jpeg
@@ -57,16 +57,16 @@ def read_raster(
     size = compute_inner_size(rows, columns, fit)
     stored_size = size[::-1] if is_transposed else size
     grey = header.decode(stored_size)
-    warnings = [acceptance.make_warning(WarningCode.UNKNOWN_VIEW)]
+    warnings = [header_check.make_warning(WarningCode.UNKNOWN_VIEW)]
     if grey.dtype == np.uint8:
         pixels = resize(grey, *stored_size)
         pixels = 255 - pixels if header.is_inverted else pixels
     else:
         pixels = Presentation(is_inverted=header.is_inverted).render(grey, *stored_size)
-        warnings.append(acceptance.make_warning(WarningCode.MISSING_WINDOW))
+        warnings.append(header_check.make_warning(WarningCode.MISSING_WINDOW))
     pixels = np.ascontiguousarray(undo_orientation(pixels, header.orientation))
     if is_likely_inverted(pixels):
-        warnings.append(acceptance.make_warning(WarningCode.LOOKS_INVERTED))
+        warnings.append(header_check.make_warning(WarningCode.LOOKS_INVERTED))
     return Radiograph(
         pixels=pixels,
         facts=ImageFacts(

@@ -19,7 +19,7 @@ from edge_agent.errors import BundleInvalid
 from hilum.catalog import CATALOG
 from hilum.manifest import MANIFEST_NAME, HeadSpec, InputSpec, Provenance
 from tests.support.engines.bundles import ANCHORS, MASS, ROWS, SIZE, picture, transparent_ir
-from training.bundle import golden
+from training.bundle import golden_recording
 from training.bundle.archive import BundleContents
 from training.bundle.layout import FLOAT_BIN, FLOAT_XML, INT8_BIN, INT8_XML, ONNX
 from training.bundle.measuring import measuring_engine
@@ -116,9 +116,9 @@ def test_what_is_answered_otherwise_together_is_no_golden_case(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lost = picture((2, 200, (10, 10, 40, 40)))
-    engine_for = golden.measuring_engine
+    engine_for = golden_recording.measuring_engine
     monkeypatch.setattr(
-        golden, "measuring_engine", lambda *known: TwoAtOnce(engine_for(*known), lost)
+        golden_recording, "measuring_engine", lambda *known: TwoAtOnce(engine_for(*known), lost)
     )
     parts = replace(PARTS, pictures={**PARTS.pictures, "lost": lost})
     made = write_bundle(tmp_path / "a.bundle", parts, OPTIONS)

@@ -2,7 +2,7 @@
 
 Pure: headers in, refusals and warnings out. A header that names another modality or body part is
 refused. What a header omits becomes a warning at most, because many headers are incomplete. Headers
-can also be wrong, so `edge_agent.core.content_check` and `polarity` check the pixels.
+can also be wrong, so `core.content_check` and `imaging.inversion_check` check the pixels.
 """
 
 from __future__ import annotations

@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 
 from tests.support.training.labelled import ITSELF, NODULE, OPACITY, TWO, finding
-from training.evaluation.calibration import bin_findings, bin_images, expected_calibration_error
+from training.evaluation.calibration_error import (
+    bin_findings,
+    bin_images,
+    expected_calibration_error,
+)
 from training.evaluation.image_level import score_images
 from training.evaluation.matching import match_findings
 

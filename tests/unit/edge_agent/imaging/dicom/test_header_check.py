@@ -10,7 +10,7 @@ from pydicom import Dataset, uid
 
 from edge_agent.errors import StudyImageRefused
 from edge_agent.imaging import Limits, read_study
-from edge_agent.imaging.dicom.acceptance import is_chest_name
+from edge_agent.imaging.dicom.header_check import is_chest_name
 from hilum.codes import ErrorCode, WarningCode
 from tests.conftest import pydicom_file
 from tests.support.images import studies

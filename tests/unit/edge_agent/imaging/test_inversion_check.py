@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edge_agent.imaging import read_study
-from edge_agent.imaging.polarity import is_likely_inverted, measure_polarity
+from edge_agent.imaging.inversion_check import is_likely_inverted, measure_polarity
 from hilum.codes import WarningCode
 from tests.support.images import studies
 
