@@ -15,12 +15,15 @@ from urllib.request import urlopen
 
 import cv2
 import grpc
+import pytest
 from google.protobuf.json_format import ParseDict
 
 from edge_agent.cli.overlay import COLOURS
 from hilum.v1 import detection_pb2 as pb
 from hilum.v1 import detection_pb2_grpc
 from tests.conftest import pydicom_file
+
+pytestmark = pytest.mark.slow
 
 DEMO = [sys.executable, "-m", "edge_agent.cli.demo"]
 ROWS, COLUMNS = 1955, 1841

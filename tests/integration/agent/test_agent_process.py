@@ -24,6 +24,8 @@ from tests.support.agents.tagged import (
     write_toy_bundle,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:

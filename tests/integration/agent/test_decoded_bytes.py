@@ -21,6 +21,8 @@ from hilum.codes import ErrorCode
 from tests.support.agents.tagged import SIDE, SQUARE, fake_pipeline, settings, tagged_png
 from tests.support.engines.fake_engine import paint
 
+pytestmark = pytest.mark.slow
+
 WORKERS = 2
 ENOUGH, TOO_LITTLE = 96 << 20, 32 << 20
 LARGE_SIDE = 8000

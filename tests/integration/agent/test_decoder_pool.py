@@ -34,7 +34,7 @@ from tests.campaign.decode_workers import SIDE, campaign, tag_in, tagged_image
 from tests.conftest import pydicom_file
 from tests.support.images.hostile_reader import PATH, make_hostile_file
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]
 
 ROOT = Path(__file__).parents[3]
 FIT = (SIDE, SIDE)

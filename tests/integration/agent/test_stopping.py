@@ -38,6 +38,8 @@ from tests.support.agents.tagged import (
 )
 from tests.support.system.ports import free_port
 
+pytestmark = pytest.mark.slow
+
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 

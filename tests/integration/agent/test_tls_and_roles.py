@@ -30,6 +30,8 @@ from edge_agent.security.client_certificates import CertificateRules
 from edge_agent.security.tls import Tls, TlsFiles, load_tls, make_grpc_credentials, make_uvicorn_tls
 from tests.support.agents.certificates import NOW, Authority, Issued
 
+pytestmark = pytest.mark.slow
+
 
 def utc_now() -> datetime:
     return datetime.now(UTC)

@@ -44,6 +44,8 @@ from tests.support.agents.tagged import (
 )
 from tests.support.engines.fake_engine import FakeEngine
 
+pytestmark = pytest.mark.slow
+
 HTTP = {"enabled": True, "port": 0}
 
 

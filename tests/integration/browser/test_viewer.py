@@ -33,7 +33,7 @@ from tests.support.agents.http import SCRIPTED_FINDINGS, ScriptedEngine, http_ap
 from tests.support.agents.tagged import SIDE, fake_pipeline, settings
 from tests.support.system.browser import chromium
 
-pytestmark = pytest.mark.service("chromium")
+pytestmark = [pytest.mark.service("chromium"), pytest.mark.slow]
 
 OPERATING_POINT = 0.25
 ABOVE = [score for _, score, _ in SCRIPTED_FINDINGS if score >= OPERATING_POINT]

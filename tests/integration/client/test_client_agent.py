@@ -23,6 +23,8 @@ from tests.support.agents.tagged import (
     write_toy_bundle,
 )
 
+pytestmark = pytest.mark.slow
+
 each_client_type = pytest.mark.parametrize("client_type", CLIENT_TYPES)
 
 

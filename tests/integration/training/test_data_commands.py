@@ -18,7 +18,7 @@ from training.cli.main import app
 from training.data import dataset, splits, tables
 from training.synthetic import dicom_studies
 
-pytestmark = pytest.mark.training
+pytestmark = [pytest.mark.training, pytest.mark.slow]
 
 COMMAND = (sys.executable, "-c", "from training.cli.main import main; main()")
 KILLED_ON_ITS_WAY = """

@@ -29,7 +29,7 @@ from tests.support.engines import bundles
 from tests.support.training.models import blobs, detector_of, random_detector
 from training.export.onnx import export_onnx
 
-pytestmark = pytest.mark.training
+pytestmark = [pytest.mark.training, pytest.mark.slow]
 F32 = OpenVinoOptions(threads=2, inference_precision="f32")
 THRESHOLD = 0.06
 RANDOM_SIZE = (256, 320)

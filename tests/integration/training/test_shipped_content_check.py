@@ -19,6 +19,8 @@ from edge_agent.imaging import read_study
 from hilum.codes import ErrorCode, WarningCode
 from tests.conftest import pydicom_file
 
+pytestmark = pytest.mark.slow
+
 Pixels = NDArray[np.uint8]
 
 

@@ -16,6 +16,8 @@ from edge_agent.engines.runtimes.factory import open_engine
 from edge_agent.engines.runtimes.openvino import OpenVinoEngine, OpenVinoOptions, has_native_bf16
 from hilum.manifest import EngineVariant
 
+pytestmark = pytest.mark.slow
+
 MAX_BYTES = 10 << 20
 OPTIONS = OpenVinoOptions(threads=2)
 

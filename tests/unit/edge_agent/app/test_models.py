@@ -26,6 +26,8 @@ from edge_agent.serving.types import DetectionRequest
 from tests.support.agents.tagged import SIDE, fake_pipeline, settings, tagged_png, write_toy_bundle
 from tests.support.engines.fake_engine import FakeEngine
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_settings_name_the_bundle_and_how_it_is_loaded(tmp_path: Path) -> None:
     configured = settings(

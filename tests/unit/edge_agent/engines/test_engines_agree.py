@@ -13,6 +13,8 @@ from edge_agent.engines.runtimes.factory import open_engine
 from edge_agent.errors import BundleInvalid
 from tests.conftest import skip_or_fail
 
+pytestmark = pytest.mark.slow
+
 FP32, ORT = "openvino-fp32", "onnxruntime-fp32"
 
 

@@ -14,7 +14,7 @@ from training.config import load_config
 from training.errors import TrainingError
 from training.train import run_manifest
 
-pytestmark = pytest.mark.training
+pytestmark = [pytest.mark.training, pytest.mark.slow]
 
 
 def run(*arguments: str | Path) -> tuple[int, str]:

@@ -40,7 +40,7 @@ from training.content_check.report import (
 from training.content_check.train import HeldOutResult
 from training.errors import TrainingError
 
-pytestmark = pytest.mark.training
+pytestmark = [pytest.mark.training, pytest.mark.slow]
 
 
 def chest_like(seed: int) -> np.ndarray:

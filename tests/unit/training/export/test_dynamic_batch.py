@@ -13,7 +13,7 @@ from training.export.dynamic_batch import open_batch_dimension
 from training.export.float16 import convert_to_float16
 from training.export.qdq import quantize_onnx
 
-pytestmark = pytest.mark.training
+pytestmark = [pytest.mark.training, pytest.mark.slow]
 SIZE = 128
 
 

@@ -30,7 +30,7 @@ from training.export.int8_graph import (
 )
 from training.export.onnx import convert_to_openvino, export_onnx
 
-pytestmark = pytest.mark.training
+pytestmark = [pytest.mark.training, pytest.mark.slow]
 CALIBRATION = [blobs(k, 128, 128)[None, None] for k in range(4)]
 YOLO11N_SILUS = 77
 

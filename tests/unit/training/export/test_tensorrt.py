@@ -20,7 +20,7 @@ from training.bundle.variants import TRT_FP16, TRT_INT8, ModelFiles
 from training.errors import TrainingError
 from training.export.tensorrt import build_engines
 
-pytestmark = pytest.mark.training
+pytestmark = [pytest.mark.training, pytest.mark.slow]
 
 RTX = "tensorrt_rtx"
 

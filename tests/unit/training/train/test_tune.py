@@ -20,7 +20,7 @@ from training.train.loop import EpochReport
 from training.train.run import run
 from training.train.tune import search, trial_folder, write_best_config
 
-pytestmark = pytest.mark.training
+pytestmark = [pytest.mark.training, pytest.mark.slow]
 
 
 DIVERGES = 1.5e30

@@ -38,7 +38,7 @@ from training.workflow.parity_check import PARITY
 if TYPE_CHECKING:
     from ultralytics.nn.tasks import DetectionModel
 
-pytestmark = pytest.mark.training
+pytestmark = [pytest.mark.training, pytest.mark.slow]
 RTX = "tensorrt_rtx"
 
 

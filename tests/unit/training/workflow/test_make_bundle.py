@@ -21,6 +21,7 @@ from training.train import run_manifest
 from training.workflow import make_bundle, parity_check
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.training,
     # Left to SQLAlchemy's pool by MLflow's own store.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),

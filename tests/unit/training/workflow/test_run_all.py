@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ultralytics.nn.tasks import DetectionModel
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.training,
     # Left to SQLAlchemy's pool by MLflow's own store.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),

@@ -18,6 +18,8 @@ from edge_agent.engines.selection.probe import ProbeFailed, ProbeJob, ProbeProce
 from tests.support.engines import hostile
 from tests.support.engines.variants import ORT, bundle_with, variant
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[5]
 COMMANDS = (
     "illegal", "killed", "exits", "hangs", "refuses", "breaks", "blind", "hangs-later",

@@ -24,6 +24,8 @@ from edge_agent.engines.bundle import Bundle
 from edge_agent.imaging import read_study
 from tests.support.agents.tagged import write_toy_bundle
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.slow
 def test_the_report_holds_the_measurements(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from tests.campaign import unwritten_memory
 from tests.conftest import pydicom_file
 from tests.support.images import damaged
 
+pytestmark = pytest.mark.slow
+
 COUNT = 200
 SMALL = damaged.make_small_files()
 
