@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edge_agent.engines.bundle import Bundle
+from edge_agent.system import files
 from hilum.manifest import MANIFEST_NAME
 from training.bundle.archive import (
     ContentCheckFiles,
@@ -15,7 +16,7 @@ from training.bundle.archive import (
 )
 from training.bundle.golden_recording import check_content_check
 from training.bundle.layout import CONTENT_BIN, CONTENT_CHECK_HEADING, CONTENT_XML
-from training.data.atomic_files import replace_files
+from training.data.atomic_files import explain_write_errors
 
 
 def replace_content_check(
@@ -49,7 +50,7 @@ def replace_content_check(
             "files": describe_members(content),
         }
     )
-    with replace_files(path.parent) as temporary_path:
+    with explain_write_errors(path), files.replace_files(path.parent) as temporary_path:
         temporary = temporary_path(path.name)
         pack(temporary, {MANIFEST_NAME: manifest.to_bytes(), **content})
         check_content_check(Bundle.open(temporary))

@@ -7,11 +7,12 @@ from typing import Final
 
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.runtimes.openvino import DEFAULT_OPTIONS, OpenVinoOptions
+from edge_agent.system import files
 from hilum.manifest import Provenance
 from training.bundle.archive import BundleContents, write_archive
 from training.bundle.golden_recording import check_content_check, check_golden_cases, record_cases
 from training.bundle.variants import ModelFiles
-from training.data.atomic_files import replace_files
+from training.data.atomic_files import explain_write_errors
 from training.errors import TrainingError
 
 _DRAFT: Final = Provenance(trained_on="draft", command="draft", seed=0, base_weights="draft")
@@ -63,7 +64,7 @@ def write_bundle(
         raise TrainingError(
             f"operating points for {sorted(parts.operating_points)}, the variants are {variants}"
         )
-    with replace_files(path.parent) as temporary_path:
+    with explain_write_errors(path), files.replace_files(path.parent) as temporary_path:
         temporary = temporary_path(path.name)
         draft = write_archive(temporary, parts, ())
         cases = record_cases(draft, parts.pictures, options)

@@ -226,7 +226,7 @@ def test_adding_a_content_check_changes_nothing_else(tmp_path: Path) -> None:
     assert made.manifest.engines == old.manifest.engines
     assert made.golden == old.golden
     card = made.read("model-card.md").decode()
-    assert card.startswith("A transparent model.")
+    assert card.startswith("A transparent model for tests")
     assert card.count(CONTENT_CHECK_HEADING) == 1
     assert content.load_files(made.path) == accepting()
     with pytest.raises(TrainingError, match="holds no content check"):

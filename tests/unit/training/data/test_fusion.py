@@ -98,7 +98,7 @@ def test_chance_agrees_by_chance() -> None:
 )
 def test_overlap_is_between_0_and_1_and_1_with_itself(boxes: list[tuple[float, ...]]) -> None:
     corners = np.array([[x, y, x + w, y + h] for x, y, w, h in boxes])
-    found = agreement.overlap(corners, corners)
+    found = agreement._pairwise_iou(corners, corners)
     assert np.allclose(np.diag(found), 1)
     assert (found >= 0).all()
     assert (found <= 1 + 1e-9).all()

@@ -130,7 +130,7 @@ def test_bounds_cannot_be_moved_after_the_run_began(proven: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "says"),
     [
-        (run_manifest.FILE, "which a run writes when it begins"),
+        (run_manifest.FILE, "which a run writes when it starts"),
         (parity_check.PARITY, "no result of parity"),
         ("evaluation/evaluation.json", "no evaluation"),
     ],

@@ -136,7 +136,7 @@ def elsewhere(path: Path, out: Path, **sections: dict[str, Any]) -> Config:
         ({"export": {"max_drop": 0.1, "control_on": "exam"}}, "there is no split 'exam'"),
         ({"evaluate": {"rules": "no.yaml"}}, r"cannot read the rules no\.yaml"),
         ({"evaluate": {"rules": "{tmp}/map5.yaml"}}, "no metric 'map5'; did you mean 'map50'"),
-        ({"evaluate": {"rules": "{tmp}/difference.yaml"}}, "no figure 'difference/map50'"),
+        ({"evaluate": {"rules": "{tmp}/difference.yaml"}}, "no metric 'difference/map50'"),
         ({"evaluate": {"baseline": "{tmp}/map5.yaml"}}, r"map5\.yaml"),
         (
             {"bundle": {"content_check": "no.zip"}},
@@ -212,7 +212,7 @@ def test_the_bundle_that_is_replaced_is_the_baseline(
         stages.evaluate(config)
     written = (config.out / "evaluation" / "evaluation.json").read_bytes()
     found = Evaluation.model_validate_json(written)
-    assert found.subject.device == "cpu"
+    assert found.subject.compute_device == "cpu"
     assert found.baseline is not None
     assert found.baseline.subject.digest == before.digest
     stated = config.evaluate.model_copy(update={"baseline": Path("other.bundle")})
