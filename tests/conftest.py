@@ -30,6 +30,7 @@ def pytest_configure() -> None:
     settings.load_profile("ci")
 
 
+@pytest.hookimpl(tryfirst=True)  # Before pytest-xdist reads the groups.
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let a file's tests run in one process, and begin with the slow files.
 
