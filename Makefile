@@ -9,7 +9,7 @@ export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
 RUN := $(UV) run --no-sync
 TEST_ENV := $(UV) sync --quiet --locked --extra edge --extra training --extra ray --extra tensorrt --group demo
 # As many tests at a time as there are cores; `ARGS="-n 0"` runs them one by one, `ARGS=tests/unit` a part of them.
-PYTEST := $(RUN) pytest -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+PYTEST := $(RUN) pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PROTOS := $(wildcard proto/hilum/v1/*.proto)
 
 .PHONY: help

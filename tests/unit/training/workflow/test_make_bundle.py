@@ -22,7 +22,6 @@ from training.workflow import make_bundle, parity_check
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("whole_run"),
     pytest.mark.training,
     # Left to SQLAlchemy's pool by MLflow's own store.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),

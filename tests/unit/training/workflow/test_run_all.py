@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("whole_run"),
     pytest.mark.training,
     # Left to SQLAlchemy's pool by MLflow's own store.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
