@@ -16,6 +16,7 @@ from __future__ import annotations
 import inspect
 import socket
 import time
+from importlib import import_module
 from typing import Any, Final
 
 _SECONDS: Final = "1800"
@@ -47,6 +48,7 @@ _UNUSED_PORTS: Final = (
 
 def remove_start_limits() -> None:
     """Make Ray wait for its node's registration, and its raylet for no agent's port."""
+    import_module("training.train.ray_launcher")  # first, because Ray reads settings at its import
     from ray._private import services
     from ray._private.parameter import RayParams
     from ray._raylet import persist_port
