@@ -7,7 +7,10 @@ SHELL := bash
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
 RUN := $(UV) run --no-sync
-TEST_ENV := $(UV) sync --quiet --locked --extra edge --extra training --extra ray --extra tensorrt --group demo
+export PYTHONDONTWRITEBYTECODE :=
+# Compiled once here, or every process that a test starts would compile torch and the others again
+# where PYTHONDONTWRITEBYTECODE is set.
+TEST_ENV := $(UV) sync --quiet --locked --compile-bytecode --extra edge --extra training --extra ray --extra tensorrt --group demo
 # As many tests at a time as there are cores; `ARGS="-n 0"` runs them one by one, `ARGS=tests/unit` a part of them.
 PYTEST := $(RUN) pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PROTOS := $(wildcard proto/hilum/v1/*.proto)

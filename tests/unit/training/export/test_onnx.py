@@ -22,7 +22,7 @@ from training.export.onnx import export_float_ir, export_onnx, store_weights_as_
 from training.models.grey import to_grey
 from training.models.network import load_model
 
-pytestmark = pytest.mark.training
+pytestmark = [pytest.mark.training, pytest.mark.slow]
 PICTURE = blobs(3, 128, 128)[None, None]
 
 
