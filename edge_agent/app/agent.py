@@ -20,6 +20,7 @@ from edge_agent.audit.log import AuditStatus
 from edge_agent.config import Settings, format_address
 from edge_agent.core.admission import Admission, AdmissionPolicy, AdmissionStats
 from edge_agent.decoding.decoder import SandboxedDecoder
+from edge_agent.engines.loader import self_test
 from edge_agent.engines.model import LoadedModel
 from edge_agent.errors import EngineFailed, NotReady
 from edge_agent.serving.detection import DetectionService
@@ -170,7 +171,7 @@ class Agent:
             model = self._service.model
             self._service.on_answer(self._metrics.record_timings)
             self._metrics.set_model(model.digest, model.engine.name, model.variant.name)
-            report = await asyncio.to_thread(model.self_test)
+            report = await asyncio.to_thread(self_test, model)
             await self._apply_self_test(report.problem)
             if not self._not_ready_reason:
                 self._log_serving(model)
@@ -187,7 +188,7 @@ class Agent:
             await self.load()
             return
         async with self._loading:
-            report = await asyncio.to_thread(self._service.model.self_test)
+            report = await asyncio.to_thread(self_test, self._service.model)
             await self._apply_self_test(report.problem)
             _log.info("golden cases run", extra={"passed": report.passed})
 

@@ -12,7 +12,7 @@ from edge_agent.config import Settings
 from edge_agent.decoding.decoder import Decoder, SandboxedDecoder, ThreadDecoder
 from edge_agent.decoding.pool import DecodePolicy
 from edge_agent.engines.bundle import Bundle, shipped_bundles, starter_bundle_path
-from edge_agent.engines.loader import LoadOptions, load_model
+from edge_agent.engines.loader import LoadOptions, load_model, self_test
 from edge_agent.engines.model import LoadedModel
 from edge_agent.engines.runtimes.factory import runtime_version
 from edge_agent.engines.selection.select import AUTO
@@ -145,7 +145,7 @@ async def open_detection_service(settings: Settings) -> AsyncIterator[DetectionS
 
 
 async def _require_self_test(model: LoadedModel) -> None:
-    report = await asyncio.to_thread(model.self_test)
+    report = await asyncio.to_thread(self_test, model)
     if not report.passed:
         raise EngineFailed(
             report.problem,

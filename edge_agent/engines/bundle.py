@@ -111,11 +111,20 @@ class Bundle:
         Raises:
             BundleInvalid: the bundle has no such variant; the message names those it has.
         """
-        for engine in self.manifest.engines:
-            if engine.name == name:
-                return engine
-        names = ", ".join(engine.name for engine in self.manifest.engines)
-        raise BundleInvalid(f"the bundle has no engine variant {name!r}", hint=f"It has: {names}.")
+        return find_variant(self.manifest, name)
+
+
+def find_variant(manifest: Manifest, name: str) -> EngineVariant:
+    """Return the engine variant of this name.
+
+    Raises:
+        BundleInvalid: the bundle has no such variant; the message names those it has.
+    """
+    for engine in manifest.engines:
+        if engine.name == name:
+            return engine
+    names = ", ".join(engine.name for engine in manifest.engines)
+    raise BundleInvalid(f"the bundle has no engine variant {name!r}", hint=f"It has: {names}.")
 
 
 def shipped_bundles() -> dict[str, Path]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from edge_agent.engines.base import Engine
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.content_check import ContentChecker, OpenVinoContentChecker
-from edge_agent.engines.golden import run_content_check, run_golden
+from edge_agent.engines.golden import GoldenSet, GoldenSource, run_content_check, run_golden
 from edge_agent.engines.model import LoadedModel, SelfTestReport
 from edge_agent.engines.runtimes.factory import open_engine
 from edge_agent.engines.selection.select import AUTO, EngineSelection, select_engine
@@ -37,9 +36,9 @@ class LoadOptions:
 def load_model(bundle: Bundle, options: LoadOptions) -> LoadedModel:
     """Select a bundle's engine variant for this machine and load it.
 
-    Blocks, for minutes where the variants have to be measured first. The golden cases are run only
-    when the variants are measured, or when a GPU's engine was selected automatically. A caller who
-    is about to serve calls `self_test` of the returned model.
+    Blocks, for minutes where the variants have to be measured first. A processor's engine runs the
+    golden cases only when the variants are measured, a GPU's each time. A caller who is about to
+    serve calls `self_test`.
 
     Args:
         bundle: the verified bundle.
@@ -53,7 +52,8 @@ def load_model(bundle: Bundle, options: LoadOptions) -> LoadedModel:
         ConfigInvalid: the variant does not exist, or the cache folder is not private.
         EngineFailed: no engine reproduces the recorded findings, or the selected one fails.
     """
-    selection, engine = _open_selected(bundle, options)
+    golden = GoldenSet.of(bundle)
+    selection, engine = _open_selected(bundle, options, golden)
     try:
         checker = OpenVinoContentChecker.of(bundle)
     except BaseException:
@@ -68,22 +68,40 @@ def load_model(bundle: Bundle, options: LoadOptions) -> LoadedModel:
         reason,
         batch_policy=selection.batch,
         content_checker=checker,
-        self_test=partial(run_self_test, bundle, engine, checker),
+        golden=golden,
     )
 
 
-def _open_selected(bundle: Bundle, options: LoadOptions) -> tuple[EngineSelection, Engine]:
+def self_test(model: LoadedModel) -> SelfTestReport:
+    """Run a model's golden cases on its engine and on its content check. Blocks.
+
+    Args:
+        model: the loaded model. It may be serving.
+
+    Returns:
+        The report. A part that raises is reported in its `error`.
+    """
+    if model.golden is None:
+        return SelfTestReport(model.engine.name)
+    return _run_golden_cases(model.golden, model.engine, model.content_checker)
+
+
+def _open_selected(
+    bundle: Bundle, options: LoadOptions, golden: GoldenSource
+) -> tuple[EngineSelection, Engine]:
     """Open the selected engine.
 
-    A GPU that worked when the variants were measured may fail today. Its variant is then excluded
-    and the selection is repeated, unless the operator asked for that variant by name.
+    A GPU that worked when the variants were measured may fail today, or compute wrongly, so its
+    engine is tested. If it fails, its variant is excluded and the selection is repeated, unless the
+    operator asked for that variant by name.
     """
     failed: dict[str, str] = {}
     while True:
         selection = select_engine(
             bundle, options.cache_dir, options.threads, wanted=options.variant, without=failed
         )
-        may_fall_back = selection.variant.runtime == "tensorrt" and options.variant == AUTO
+        is_gpu = selection.variant.runtime == "tensorrt"
+        may_fall_back = is_gpu and options.variant == AUTO
         try:
             engine = open_engine(
                 bundle,
@@ -97,31 +115,23 @@ def _open_selected(bundle: Bundle, options: LoadOptions) -> tuple[EngineSelectio
                 raise
             problem = error.message
         else:
-            problem = run_self_test(bundle, engine).problem if may_fall_back else ""
+            problem = _run_golden_cases(golden, engine).problem if is_gpu else ""
             if not problem:
                 return selection, engine
             engine.close()
+            if not may_fall_back:
+                raise EngineFailed(problem)
         failed[selection.variant.name] = problem
         _log.warning("engine excluded", extra={"engine": selection.variant.name, "reason": problem})
 
 
-def run_self_test(
-    bundle: Bundle, engine: Engine, checker: ContentChecker | None = None
+def _run_golden_cases(
+    golden: GoldenSource, engine: Engine, checker: ContentChecker | None = None
 ) -> SelfTestReport:
-    """Run a bundle's golden cases on an engine and on the content check. Blocks.
-
-    Args:
-        bundle: the bundle whose golden cases are run.
-        engine: one of its engine variants, opened.
-        checker: its content check, if that is to be tested.
-
-    Returns:
-        The report. A part that raises is reported in its `error`.
-    """
     try:
-        detector = run_golden(bundle, engine)
+        detector = run_golden(golden, engine)
         if checker is None or not all(result.passed for result in detector):
             return SelfTestReport(engine.name, detector)
-        return SelfTestReport(engine.name, detector, run_content_check(bundle, checker.judge))
+        return SelfTestReport(engine.name, detector, run_content_check(golden, checker.judge))
     except HilumError as error:
         return SelfTestReport(engine.name, error=error.message)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from edge_agent.core.engine_selection import ONE_AT_A_TIME, BatchPolicy
 from edge_agent.engines.base import Engine
 from edge_agent.engines.content_check import ContentChecker
-from edge_agent.engines.golden import GoldenResult
+from edge_agent.engines.golden import GoldenResult, GoldenSource
 from hilum.manifest import EngineVariant, Manifest
 
 _PROBLEMS_IN_SUMMARY: Final = 3
@@ -57,10 +57,6 @@ def _summarize(results: Iterable[GoldenResult]) -> str:
     return "; ".join(problems[:_PROBLEMS_IN_SUMMARY])
 
 
-def _pass_without_test() -> SelfTestReport:
-    return SelfTestReport()
-
-
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
     """A bundle's manifest and digest with the engine that runs one of its variants.
@@ -72,7 +68,8 @@ class LoadedModel:
         reason: why this variant was selected, for people.
         batch_policy: how images are given to the engine.
         content_checker: the bundle's content check, if it has one.
-        self_test: runs the golden cases again. It blocks for as long as they take.
+        golden: the bundle's golden cases, which `loader.self_test` runs. None for an engine of
+            tests, whose self-test passes.
     """
 
     manifest: Manifest
@@ -82,7 +79,7 @@ class LoadedModel:
     reason: str
     batch_policy: BatchPolicy = ONE_AT_A_TIME
     content_checker: ContentChecker | None = None
-    self_test: Callable[[], SelfTestReport] = _pass_without_test
+    golden: GoldenSource | None = None
 
     def thresholds(self, override: float | None = None) -> list[float]:
         """Return the score threshold of each class, in the manifest's order.

@@ -22,7 +22,6 @@ from edge_agent.audit.segments import list_segments
 from edge_agent.audit.verify import verify
 from edge_agent.config import Settings
 from edge_agent.decoding.decoder import Decoder
-from edge_agent.engines.model import SelfTestReport
 from edge_agent.serving.detection import DetectionService
 from hilum.v1 import detection_pb2 as pb
 from hilum.v1 import detection_pb2_grpc
@@ -143,9 +142,7 @@ async def test_an_agent_that_failed_its_self_test_answers_no_request_while_it_st
     """The upload starts before the signal and ends after it."""
 
     def load(settings: Settings, decoder: Decoder) -> DetectionService:
-        return fake_pipeline(
-            settings, decoder, self_test=lambda: SelfTestReport(error="It answers wrongly.")
-        )
+        return fake_pipeline(settings, decoder, find_problem=lambda: "It answers wrongly.")
 
     agent = Agent(settings(http={"enabled": True}), load)
     await agent.start()
@@ -216,13 +213,13 @@ async def test_a_recheck_before_the_start_has_no_effect() -> None:
     """The agent runs the golden cases at its start anyway, even if asked while it loads."""
     self_tests = []
 
-    def self_test() -> SelfTestReport:
+    def count_self_test() -> str:
         self_tests.append(1)
-        return SelfTestReport()
+        return ""
 
     def load(settings: Settings, decoder: Decoder) -> DetectionService:
         os.kill(os.getpid(), signal.SIGHUP)
-        return fake_pipeline(settings, decoder, self_test=self_test)
+        return fake_pipeline(settings, decoder, find_problem=count_self_test)
 
     agent_settings = settings(grpc={"port": free_port()})
     running = asyncio.create_task(serve(agent_settings, load))

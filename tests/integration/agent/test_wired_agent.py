@@ -21,7 +21,6 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from edge_agent.app.agent import Agent
 from edge_agent.audit.segments import list_segments
 from edge_agent.audit.verify import verify
-from edge_agent.engines.model import SelfTestReport
 from edge_agent.errors import ConfigInvalid
 from hilum.client import Client, DetectError, Result, Tls
 from hilum.v1 import detection_pb2 as pb
@@ -324,9 +323,7 @@ async def test_an_agent_that_fails_its_self_test_does_not_serve_and_gives_the_re
 
     def load(settings: Any, decoder: Any) -> Any:
         engine = FakeEngine(SIDE, SIDE)
-        return fake_pipeline(
-            settings, decoder, engine, self_test=lambda: SelfTestReport(error=problem[0])
-        )
+        return fake_pipeline(settings, decoder, engine, find_problem=lambda: problem[0])
 
     agent = Agent(settings(http=HTTP), load)
     await agent.start()

@@ -38,7 +38,8 @@ from edge_agent.config import Settings, load_settings
 from edge_agent.core.engine_selection import BatchPolicy
 from edge_agent.decoding.decoder import Decoder, ThreadDecoder
 from edge_agent.engines.base import Engine, Pixels
-from edge_agent.engines.model import LoadedModel, SelfTestReport
+from edge_agent.engines.model import LoadedModel
+from edge_agent.errors import EngineFailed
 from edge_agent.serving.detection import DetectionService
 from hilum.catalog import CATALOG
 from hilum.manifest import GoldenCases, Manifest
@@ -137,6 +138,23 @@ def settings(**nested: Any) -> Settings:
     return load_settings(None, nested)
 
 
+class FakeGolden:
+    """A golden case without findings, which cannot be read where a test sets a problem."""
+
+    def __init__(self, declared: Manifest, find_problem: Callable[[], str]) -> None:
+        self.manifest = declared
+        name = declared.engines[0].name
+        case = {"name": "black", "image": "golden/black.png", "expected": {name: []}}
+        tolerance = {"score": 0.01, "min_iou": 0.9}
+        self.golden = GoldenCases.model_validate({"tolerances": {name: tolerance}, "cases": [case]})
+        self._find_problem = find_problem
+
+    def read(self, member: str) -> bytes:
+        if problem := self._find_problem():
+            raise EngineFailed(problem)
+        return cv2.imencode(".png", np.zeros((SIDE, SIDE), np.uint8))[1].tobytes()
+
+
 def fake_pipeline(
     settings: Settings,
     decoder: Decoder | None = None,
@@ -144,13 +162,17 @@ def fake_pipeline(
     *,
     infer_concurrency: int = 1,
     max_batch: int = 1,
-    self_test: Callable[[], SelfTestReport] = SelfTestReport,
+    find_problem: Callable[[], str] | None = None,
 ) -> DetectionService:
-    """Return a detection service whose engine reads the result from the image's pixels."""
+    """Return a detection service whose engine reads the result from the image's pixels.
+
+    `find_problem` is called by each self-test, which fails with the problem unless it is empty.
+    """
     declared = manifest()
     engine = engine or FakeEngine(SIDE, SIDE)
+    golden = FakeGolden(declared, find_problem) if find_problem else None
     return DetectionService(
-        LoadedModel(declared, DIGEST, declared.engines[0], engine, "a test", self_test=self_test),
+        LoadedModel(declared, DIGEST, declared.engines[0], engine, "a test", golden=golden),
         decoder or ThreadDecoder(2, image_limits(settings)),
         queue_size=settings.limits.queue_size,
         batch=BatchPolicy(max_batch=max_batch, parallel_requests=infer_concurrency),

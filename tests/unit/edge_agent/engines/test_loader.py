@@ -12,7 +12,9 @@ from edge_agent.core.engine_selection import ONE_AT_A_TIME
 from edge_agent.engines import loader
 from edge_agent.engines.base import Engine
 from edge_agent.engines.bundle import Bundle
-from edge_agent.engines.loader import LoadOptions, load_model, run_self_test
+from edge_agent.engines.golden import GoldenSet
+from edge_agent.engines.loader import LoadOptions, load_model, self_test
+from edge_agent.engines.model import LoadedModel
 from edge_agent.engines.selection.select import EngineSelection
 from edge_agent.errors import BundleInvalid, ConfigInvalid, EngineFailed
 from hilum.manifest import EngineVariant
@@ -28,10 +30,16 @@ def toy(tmp_path: Path) -> Bundle:
     return Bundle.open(write_toy_bundle(tmp_path / "toy.bundle"))
 
 
+def model_of(bundle: Bundle, engine: Engine) -> LoadedModel:
+    """Return a model of this engine with the bundle's golden cases."""
+    selected, golden = bundle.variant(engine.name), GoldenSet.of(bundle)
+    return LoadedModel(bundle.manifest, bundle.digest, selected, engine, "a test", golden=golden)
+
+
 def test_a_loaded_model_is_the_bundles(toy: Bundle, tmp_path: Path) -> None:
     options = LoadOptions(tmp_path / "cache")
     model = load_model(toy, options)
-    report = model.self_test()
+    report = self_test(model)
     assert report.passed
     assert report.problem == report.error == ""
     assert [result.case for result in report.detector] == [it.name for it in toy.golden.cases]
@@ -48,6 +56,15 @@ def test_a_loaded_model_is_the_bundles(toy: Bundle, tmp_path: Path) -> None:
     assert model.thresholds(0.7) == [0.7] * 14
 
 
+def test_the_self_test_does_not_need_the_bundles_file(toy: Bundle, tmp_path: Path) -> None:
+    model = load_model(toy, LoadOptions(tmp_path / "cache"))
+    toy.path.unlink()
+    report = self_test(model)
+    assert report.passed
+    assert report.detector
+    model.close()
+
+
 def test_a_variant_that_the_bundle_does_not_have_is_a_configuration_error(
     toy: Bundle, tmp_path: Path
 ) -> None:
@@ -58,12 +75,12 @@ def test_a_variant_that_the_bundle_does_not_have_is_a_configuration_error(
 
 def test_the_self_test_fails_an_engine_with_other_findings_than_recorded(toy: Bundle) -> None:
     wrong = FakeEngine(SIDE, SIDE, name="openvino-fp32")  # It finds another class than recorded.
-    report = run_self_test(toy, wrong)
+    report = self_test(model_of(toy, wrong))
     assert not report.passed
     assert not report.error
     assert "does not answer the bundle's golden cases as recorded (white: " in report.problem
     wrong.close()
-    report = run_self_test(toy, wrong)
+    report = self_test(model_of(toy, wrong))
     assert not report.passed
     assert "closed" in report.problem
 
@@ -71,7 +88,7 @@ def test_the_self_test_fails_an_engine_with_other_findings_than_recorded(toy: Bu
 def test_the_self_test_fails_a_content_check_that_refuses_a_golden_case(tmp_path: Path) -> None:
     bundle = Bundle.open(bundle_with_content_check(tmp_path / "a.bundle", refuses=True))
     model = load_model(bundle, LoadOptions(tmp_path / "cache"))
-    report = model.self_test()
+    report = self_test(model)
     assert not report.passed
     assert all(result.passed for result in report.detector)
     assert "The content check refuses" in report.problem
@@ -91,7 +108,7 @@ def test_an_engine_is_closed_where_the_content_check_cannot_be_opened(
     monkeypatch.setattr(loader.OpenVinoContentChecker, "of", fail)
     with pytest.raises(BundleInvalid):
         load_model(toy, LoadOptions(tmp_path / "cache"))
-    assert "closed" in run_self_test(toy, opened).problem
+    assert "closed" in self_test(model_of(toy, opened)).problem
 
 
 GPU_VARIANT = "tensorrt-int8"
@@ -138,5 +155,8 @@ def test_another_engine_replaces_a_gpu_that_fails_at_a_later_start(
         with pytest.raises(EngineFailed, match="fallen off the bus"):
             load_model(bundle_for_gpu, by_name)
     else:
-        (replaced,) = opened
-        assert "closed" in run_self_test(bundle_for_gpu, replaced).problem
+        with pytest.raises(EngineFailed, match="does not answer the bundle's golden cases"):
+            load_model(bundle_for_gpu, by_name)
+        assert len(opened) == 2
+        for wrong in opened:
+            assert "closed" in self_test(model_of(bundle_for_gpu, wrong)).problem
