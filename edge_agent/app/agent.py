@@ -139,7 +139,7 @@ class Agent:
         app = create_http_app(
             get_service=self._ready_service,
             renderer=ready_renderer,
-            model_info=lambda: to_model_info(self._ready_service().model),
+            model_info=lambda name: to_model_info(self._ready_service().host.find(name).model),
             readiness=lambda: self._not_ready_reason,
             metrics=self._metrics.render,
             access=access,
@@ -169,7 +169,7 @@ class Agent:
                 await self._apply_self_test(error.message)
                 return
             model = self._service.model
-            self._service.on_answer(self._metrics.record_timings)
+            self._service.observers.add(self._metrics)
             self._metrics.set_model(model.digest, model.engine.name, model.variant.name)
             report = await asyncio.to_thread(self_test, model)
             await self._apply_self_test(report.problem)

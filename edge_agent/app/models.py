@@ -19,6 +19,7 @@ from edge_agent.engines.selection.select import AUTO
 from edge_agent.errors import EngineFailed
 from edge_agent.imaging import Limits
 from edge_agent.serving.detection import DetectionService
+from edge_agent.serving.model_host import ModelHost
 from edge_agent.system.cancellation import run_uncancellable
 
 _DECODING_THREADS: Final = 2
@@ -114,11 +115,10 @@ def load_detection_service(settings: Settings, decoder: Decoder) -> DetectionSer
     """
     model = load_model(open_bundle(settings), load_options(settings))
     return DetectionService(
-        model,
+        ModelHost([model]),
         decoder,
         queue_size=settings.limits.queue_size,
         waiting_bytes=settings.limits.waiting_bytes,
-        batch=model.batch_policy,
     )
 
 

@@ -21,7 +21,7 @@ The memory of decoded images is bounded by the decoder (docs/decisions/0032-deco
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import chain
 from types import MappingProxyType
@@ -278,6 +278,10 @@ class Admission:
         """End a ticket whose caller is gone, and free its place at once."""
         self._move(ticket, Event.CANCEL)
         self._remove(ticket)
+
+    def resize(self, *, max_running: int, max_waiting: int) -> None:
+        """Change the bounds on tickets. Admitted ones continue, also where there are now more."""
+        self.policy = replace(self.policy, max_running=max_running, max_waiting=max_waiting)
 
     def close(self) -> None:
         """Refuse all further offers; admitted tickets continue."""

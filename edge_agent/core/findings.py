@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,6 +21,8 @@ BOX_ROWS = 4
 """Rows of the outputs before the first class: centre x, centre y, width, height."""
 ALL_INDEXES = tuple(range(len(CATALOG)))
 """The catalogue's indexes of a model that has every finding."""
+MAX_CANDIDATES = 300
+"""The most findings from the score floor. It bounds the time for outputs without any sense."""
 
 
 class OutputsInvalid(ValueError):
@@ -71,6 +74,67 @@ def decode_findings(
         OutputsInvalid: a wrong shape, a value that is not finite, or a score above 1.
         ValueError: there are not as many thresholds as catalogue indexes.
     """
+    return _decode(outputs, letterbox, head, thresholds, catalogue_indexes, most=head.max_findings)
+
+
+def decode_candidates(
+    outputs: NDArray[np.float32],
+    letterbox: Letterbox,
+    head: HeadSpec,
+    catalogue_indexes: Sequence[int] = ALL_INDEXES,
+) -> tuple[Finding, ...]:
+    """Decode one image's raw outputs into all findings from the head's score floor.
+
+    Args:
+        outputs, letterbox, head, catalogue_indexes: as for `decode_findings`.
+
+    Returns:
+        At most `MAX_CANDIDATES` findings, highest score first.
+
+    Raises:
+        OutputsInvalid: as `decode_findings`.
+    """
+    floors = np.full(len(catalogue_indexes), head.score_floor)
+    return _decode(outputs, letterbox, head, floors, catalogue_indexes, most=MAX_CANDIDATES)
+
+
+def select_findings(
+    candidates: Sequence[Finding],
+    head: HeadSpec,
+    thresholds: Sequence[float],
+    catalogue_indexes: Sequence[int] = ALL_INDEXES,
+) -> tuple[Finding, ...] | None:
+    """Select the findings that reach their class's threshold.
+
+    Suppression within a class is greedy by falling score, so a finding never depends on those
+    below it: the selection equals `decode_findings` with these thresholds.
+
+    Args:
+        candidates: what `decode_candidates` returned.
+        head, thresholds, catalogue_indexes: as for `decode_findings`.
+
+    Returns:
+        The findings, or None if the candidates were cut at `MAX_CANDIDATES`. Findings may then be
+        missing, and `decode_findings` has to be used.
+    """
+    if len(candidates) >= MAX_CANDIDATES:
+        return None
+    # The outputs are f32, so the thresholds are compared as f32, too.
+    limits = np.maximum(thresholds, head.score_floor).astype(np.float32)
+    limit_of = dict(zip(catalogue_indexes, limits.tolist(), strict=True))
+    selected = (found for found in candidates if found.score >= limit_of[found.index])
+    return tuple(islice(selected, head.max_findings))
+
+
+def _decode(
+    outputs: NDArray[np.float32],
+    letterbox: Letterbox,
+    head: HeadSpec,
+    thresholds: ArrayLike,
+    catalogue_indexes: Sequence[int],
+    *,
+    most: int,
+) -> tuple[Finding, ...]:
     limits = np.maximum(thresholds, head.score_floor).astype(np.float32)
     if len(limits) != len(catalogue_indexes):
         raise ValueError(f"{len(limits)} thresholds for {len(catalogue_indexes)} classes")
@@ -85,7 +149,7 @@ def decode_findings(
         scores[in_image],
         classes[in_image],
         iou_threshold=head.iou_threshold,
-        limit=head.max_findings,
+        limit=most,
     )
     return tuple(
         Finding(catalogue_indexes[classes[k]], float(scores[k]), Box(*clipped[k].tolist()))

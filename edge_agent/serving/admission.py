@@ -88,6 +88,12 @@ class AdmissionQueue:
             self._settle(ticket, None)
         self._set_timer(now)
 
+    def resize(self, *, max_running: int, max_waiting: int) -> None:
+        """Change the number of requests that run and wait, and start those that now may."""
+        self._admission.resize(max_running=max_running, max_waiting=max_waiting)
+        if self._waiters:
+            self.advance()
+
     def stats(self) -> AdmissionStats:
         """Return the queue's counts, for metrics."""
         return self._admission.stats()

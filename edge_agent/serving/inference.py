@@ -11,7 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edge_agent.core.findings import Finding, OutputsInvalid, decode_findings
+from edge_agent.core.findings import (
+    Finding,
+    OutputsInvalid,
+    decode_candidates,
+    decode_findings,
+    select_findings,
+)
 from edge_agent.core.geometry import Letterbox
 from edge_agent.core.radiograph import ImageWarning, Radiograph
 from edge_agent.engines.base import Pixels, RawOutputs
@@ -37,9 +43,13 @@ class InferenceJob:
 
 @dataclass(frozen=True, slots=True)
 class ImageResult:
-    """The findings on one radiograph, and all of its warnings."""
+    """The findings on one radiograph, and all of its warnings.
+
+    `candidates` are the findings from the head's score floor, whatever thresholds apply.
+    """
 
     findings: tuple[Finding, ...]
+    candidates: tuple[Finding, ...]
     warnings: tuple[ImageWarning, ...]
 
 
@@ -107,16 +117,14 @@ def _infer(model: LoadedModel, batch: Pixels, timers: Sequence[StageTimer]) -> R
 def _find(
     model: LoadedModel, job: InferenceJob, output: RawOutputs, prepared: _ModelInput
 ) -> ImageResult | Exception:
+    head, indexes = model.manifest.head, model.manifest.catalogue_indexes
     thresholds = model.thresholds(job.score_threshold)
     with job.timer.measure("postprocess"):
         try:
-            findings = decode_findings(
-                output,
-                prepared.letterbox,
-                model.manifest.head,
-                thresholds,
-                model.manifest.catalogue_indexes,
-            )
+            candidates = decode_candidates(output, prepared.letterbox, head, indexes)
+            findings = select_findings(candidates, head, thresholds, indexes)
+            if findings is None:
+                findings = decode_findings(output, prepared.letterbox, head, thresholds, indexes)
         except OutputsInvalid as error:
             return EngineFailed(f"{model.engine.name} gave no sound outputs: {error}.")
-    return ImageResult(findings, prepared.warnings)
+    return ImageResult(findings, candidates, prepared.warnings)

@@ -29,8 +29,10 @@ from edge_agent.audit.log import AuditStatus
 from edge_agent.core.admission import AdmissionStats, Priority, Refusal
 from edge_agent.core.authorization import Action, DenialReason
 from edge_agent.decoding.pool import DecodeStats
+from edge_agent.serving.observers import CompletedDetection
 from edge_agent.serving.types import Timings
-from hilum.codes import ErrorCode
+from hilum.catalog import CATALOG
+from hilum.codes import ErrorCode, WarningCode
 
 _BUCKETS_S: Final = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0, 10.0,
@@ -84,6 +86,18 @@ class AgentMetrics:
             buckets=_BUCKETS_S,
             registry=self.registry,
         )
+        self._findings = Counter(
+            "hilum_findings",
+            "Findings at or above their operating point, whatever threshold the caller set.",
+            ("finding",),
+            registry=self.registry,
+        )
+        self._warnings = Counter(
+            "hilum_image_warnings",
+            "Warnings of answered study images, by code.",
+            ("code",),
+            registry=self.registry,
+        )
         self._model = Gauge(
             "hilum_model_info",
             "1 for the bundle and engine in use.",
@@ -102,6 +116,10 @@ class AgentMetrics:
             self._requests.labels(transport, Action.DETECT, "ok")
         for stage in fields(Timings):
             self._stages.labels(stage.name.removesuffix("_ms"))
+        for finding in CATALOG:
+            self._findings.labels(finding.slug)
+        for code in WarningCode:
+            self._warnings.labels(code)
 
     def count_request(
         self, transport: Transport, action: Action, outcome: ErrorCode | DenialReason | None = None
@@ -115,6 +133,20 @@ class AgentMetrics:
         """
         value = "ok" if outcome is None else outcome.value
         self._requests.labels(Transport(transport), Action(action), value).inc()
+
+    def completed(self, detection: CompletedDetection) -> None:
+        """Record an answered image; implements `DetectionObserver`."""
+        self.record_timings(detection.result.timings)
+        points = detection.model.variant.operating_points
+        for found in detection.candidates:
+            slug = CATALOG[found.index].slug
+            if found.score >= points[slug]:
+                self._findings.labels(slug).inc()
+        for warning in detection.result.warnings:
+            self._warnings.labels(warning.code).inc()
+
+    def failed(self, code: ErrorCode, bundle_digest: str) -> None:
+        """Do nothing, because `count_request` counts failures by their code."""
 
     def record_timings(self, timings: Timings) -> None:
         """Record the times of an answered study image."""

@@ -9,7 +9,7 @@ from typing import Final
 
 from edge_agent.core.authorization import Action
 from edge_agent.errors import HilumError, NotReady
-from edge_agent.serving.detection import DetectionService, check_model_name
+from edge_agent.serving.detection import DetectionService
 from edge_agent.serving.error_boundary import as_hilum_error
 from edge_agent.serving.grpc import converters
 from edge_agent.serving.grpc.access import GrpcAccessControl
@@ -95,9 +95,7 @@ class DetectorServicer:
     ) -> pb.GetModelResponse:
         if isinstance(request, converters.MalformedMessage):
             raise converters.malformed_message_error()
-        model = self._get_service().model
-        check_model_name(request.model, model.manifest.name)
-        return converters.to_model_response(model)
+        return converters.to_model_response(self._get_service().host.find(request.model).model)
 
     async def _detect(
         self,

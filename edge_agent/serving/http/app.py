@@ -56,7 +56,7 @@ def create_http_app(
     *,
     get_service: Callable[[], Detector],
     renderer: Callable[[], ImageRenderer],
-    model_info: Callable[[], ModelInfo],
+    model_info: Callable[[str], ModelInfo],
     readiness: Callable[[], str],
     metrics: Callable[[], bytes],
     access: AccessControl,
@@ -68,7 +68,8 @@ def create_http_app(
     Args:
         get_service: returns the detection service to use now; raises NotReady if there is none.
         renderer: returns the renderer to use now; raises NotReady if there is none.
-        model_info: returns the facts about the model in use; raises NotReady if there is none.
+        model_info: returns the facts about the model of a name, the default for an empty one;
+            raises NotReady or UnknownModel if there is none.
         readiness: returns why the agent is not ready, or an empty string if it is.
         metrics: returns all metrics in Prometheus' text format 0.0.4.
         access: authorizes each request before its body is read.

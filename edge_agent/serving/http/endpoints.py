@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Protocol, TypeVar
 
@@ -15,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from edge_agent.core.admission import ByteBudget, Priority
 from edge_agent.core.authorization import Action
 from edge_agent.errors import InvalidRequest, NotReady
-from edge_agent.serving.detection import check_model_name
+from edge_agent.serving.detection import Detect
 from edge_agent.serving.error_boundary import as_hilum_error
 from edge_agent.serving.http.access import AccessControl
 from edge_agent.serving.http.converters import to_predict_response
@@ -44,6 +45,10 @@ class Detector(Protocol):
         """Detect findings on one study image."""
         ...
 
+    def pin(self, name: str = "") -> AbstractContextManager[Detect]:
+        """Lease a model for several requests; yields `detect` with that model."""
+        ...
+
 
 class ImageRenderer(Protocol):
     """Draws study images; implemented by `serving.render.Renderer`."""
@@ -66,13 +71,24 @@ class HttpLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class _Batch:
+    """What the images of one batch have in common."""
+
+    detect: Detect
+    make_request: _RequestFactory
+    id: str
+    limit: asyncio.Semaphore
+
+
+@dataclass(frozen=True, slots=True)
 class Endpoints:
     """The endpoints and the parts that they call.
 
     Attributes:
         get_service: returns the detection service to use now; raises NotReady if there is none.
         renderer: returns the renderer to use now; raises NotReady if there is none.
-        model_info: returns the facts about the model in use; raises NotReady if there is none.
+        model_info: returns the facts about the model of a name, the default for an empty one;
+            raises NotReady or UnknownModel if there is none.
         readiness: returns why the agent is not ready, or an empty string if it is.
         metrics: returns all metrics in Prometheus' text format 0.0.4.
         access: authorizes each request before its body is read.
@@ -82,7 +98,7 @@ class Endpoints:
 
     get_service: Callable[[], Detector]
     renderer: Callable[[], ImageRenderer]
-    model_info: Callable[[], ModelInfo]
+    model_info: Callable[[str], ModelInfo]
     readiness: Callable[[], str]
     metrics: Callable[[], bytes]
     access: AccessControl
@@ -116,31 +132,26 @@ class Endpoints:
             options = _merge_options(query, form)
             access.request_id = options.request_id or uuid.uuid4().hex
             files = _get_files(form, "files")
-            self.get_service()  # If there is none, the batch is refused as a whole.
-            limit = asyncio.Semaphore(self.limits.batch_concurrency)
-            make_request = _request_factory(options)  # One deadline for the whole batch.
-            items = [
-                self._detect_item(index, file, make_request, access.request_id, limit)
-                for index, file in enumerate(files)
-            ]
-            results = await _cancel_on_disconnect(request, _gather(items))
+            # If there is no such model, the batch is refused as a whole. One model answers it all.
+            with self.get_service().pin(options.model) as detect:
+                batch = _Batch(
+                    detect,
+                    _request_factory(options),  # One deadline for the whole batch.
+                    access.request_id,
+                    asyncio.Semaphore(self.limits.batch_concurrency),
+                )
+                items = [self._detect_item(index, file, batch) for index, file in enumerate(files)]
+                results = await _cancel_on_disconnect(request, _gather(items))
             answered = [item.result for item in results if item.result is not None]
             access.bundle_digest = answered[0].bundle_digest if answered else ""
         return _to_json(BatchResponse(results=results))
 
-    async def _detect_item(
-        self,
-        index: int,
-        file: UploadedFile,
-        make_request: _RequestFactory,
-        batch_id: str,
-        limit: asyncio.Semaphore,
-    ) -> BatchItem:
-        async with limit:
+    async def _detect_item(self, index: int, file: UploadedFile, batch: _Batch) -> BatchItem:
+        async with batch.limit:
             try:
-                request_id = f"{batch_id[:120]}-{index}"
-                detection = make_request(self._take_image(file), request_id)
-                result = await self.get_service().detect(detection)
+                request_id = f"{batch.id[:120]}-{index}"
+                detection = batch.make_request(self._take_image(file), request_id)
+                result = await batch.detect(detection)
             except Exception as error:  # noqa: BLE001  # the boundary: every failure gets a code
                 failure = as_hilum_error(error)
                 return BatchItem(
@@ -163,9 +174,7 @@ class Endpoints:
     ) -> Response:
         """Return the facts about the model in use and its engine."""
         async with self.access.authorize(request, Action.MODEL):
-            info = self.model_info()
-            check_model_name(model, info.name)
-            return _to_json(info)
+            return _to_json(self.model_info(model))
 
     async def get_health(self, request: Request) -> Response:
         """Answer while the process runs."""

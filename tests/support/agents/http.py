@@ -17,7 +17,6 @@ from edge_agent.core.findings import BOX_ROWS
 from edge_agent.core.request_origin import parse_trusted_hosts
 from edge_agent.decoding.decoder import ThreadDecoder
 from edge_agent.engines.base import Pixels, RawOutputs
-from edge_agent.engines.model import LoadedModel
 from edge_agent.imaging import Limits
 from edge_agent.security.authentication import Authenticator
 from edge_agent.serving.http.access import HttpAccessControl
@@ -25,6 +24,7 @@ from edge_agent.serving.http.app import create_http_app
 from edge_agent.serving.http.converters import to_model_info
 from edge_agent.serving.http.endpoints import Detector, HttpLimits
 from edge_agent.serving.http.server import HttpServer
+from edge_agent.serving.model_host import ModelHost
 from edge_agent.serving.render import Renderer
 from hilum.catalog import BY_SLUG, CATALOG
 from tests.support.agents.tagged import SIDE, fake_pipeline, settings
@@ -64,9 +64,9 @@ class ScriptedEngine:
 
 
 class DetectorWithModel(Detector, Protocol):
-    """A detector and its model."""
+    """A detector and its models."""
 
-    model: LoadedModel
+    host: ModelHost
 
 
 def http_app(service: DetectorWithModel | None = None, /, **changes: Any) -> FastAPI:
@@ -76,7 +76,7 @@ def http_app(service: DetectorWithModel | None = None, /, **changes: Any) -> Fas
     arguments: dict[str, Any] = {
         "get_service": lambda: serving,
         "renderer": lambda: renderer,
-        "model_info": lambda: to_model_info(serving.model),
+        "model_info": lambda name: to_model_info(serving.host.find(name).model),
         "readiness": lambda: "",
         "metrics": lambda: b"# TYPE up gauge\nup 1\n",
         "access": HttpAccessControl(Authenticator("HTTP", "127.0.0.1", tls=False)),

@@ -41,6 +41,7 @@ from edge_agent.engines.base import Engine, Pixels
 from edge_agent.engines.model import LoadedModel
 from edge_agent.errors import EngineFailed
 from edge_agent.serving.detection import DetectionService
+from edge_agent.serving.model_host import ModelHost
 from hilum.catalog import CATALOG
 from hilum.manifest import GoldenCases, Manifest
 from hilum.v1 import detection_pb2 as pb
@@ -170,12 +171,19 @@ def fake_pipeline(
     """
     declared = manifest()
     engine = engine or FakeEngine(SIDE, SIDE)
-    golden = FakeGolden(declared, find_problem) if find_problem else None
+    model = LoadedModel(
+        declared,
+        DIGEST,
+        declared.engines[0],
+        engine,
+        "a test",
+        BatchPolicy(max_batch=max_batch, parallel_requests=infer_concurrency),
+        golden=FakeGolden(declared, find_problem) if find_problem else None,
+    )
     return DetectionService(
-        LoadedModel(declared, DIGEST, declared.engines[0], engine, "a test", golden=golden),
+        ModelHost([model]),
         decoder or ThreadDecoder(2, image_limits(settings)),
         queue_size=settings.limits.queue_size,
-        batch=BatchPolicy(max_batch=max_batch, parallel_requests=infer_concurrency),
     )
 
 

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge_agent.core.findings import Box, Finding, OutputsInvalid, decode_findings, iou
+from edge_agent.core.findings import (
+    MAX_CANDIDATES,
+    Box,
+    Finding,
+    OutputsInvalid,
+    decode_candidates,
+    decode_findings,
+    iou,
+    select_findings,
+)
 from edge_agent.core.geometry import Letterbox
 from hilum.manifest import HeadSpec
 
@@ -138,3 +149,45 @@ def test_overlap_of_boxes() -> None:
     assert iou(square, Box(10, 0, 20, 10)) == 0
     assert iou(square, Box(12, 12, 20, 20)) == 0
     assert iou(Box(3, 3, 3, 3), Box(3, 3, 3, 3)) == 0
+
+
+@st.composite
+def crowded_outputs(draw: st.DrawFn) -> NDArray[np.float32]:
+    """Draw outputs with many boxes that overlap, in few places, with few different scores."""
+    shown = draw(
+        st.lists(
+            st.tuples(
+                st.integers(0, CLASSES - 1),
+                st.sampled_from([0.04, 0.06, 0.2, 0.25, 0.5, 0.7, 0.9]),
+                st.tuples(*[st.sampled_from([80, 90, 100, 120])] * 4),
+            ),
+            max_size=40,
+        )
+    )
+    return make_outputs(*shown, anchors=40)
+
+
+@given(
+    crowded_outputs(),
+    st.lists(st.sampled_from([0.01, 0.2, 0.25, 0.6, 1.0]), min_size=CLASSES, max_size=CLASSES),
+    st.booleans(),
+)
+def test_a_selection_of_candidates_equals_decoding_with_the_thresholds(
+    raw: NDArray[np.float32], thresholds: list[float], multi_label: bool
+) -> None:
+    head = HEAD.model_copy(update={"multi_label": multi_label})
+    candidates = decode_candidates(raw, WHOLE, head)
+    assert select_findings(candidates, head, thresholds) == decode_findings(
+        raw, WHOLE, head, thresholds
+    )
+
+
+def test_candidates_that_were_cut_select_nothing() -> None:
+    places = range(20, 20 + 30 * 22, 30)
+    shown = [
+        (index % CLASSES, 0.3, (x, y, 10, 10)) for index, x in enumerate(places) for y in places
+    ]
+    raw = make_outputs(*shown, anchors=len(shown))
+    candidates = decode_candidates(raw, WHOLE, HEAD)
+    assert len(candidates) == MAX_CANDIDATES
+    assert select_findings(candidates, HEAD, HALF) is None

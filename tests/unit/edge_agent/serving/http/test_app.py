@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -11,6 +12,7 @@ import pytest
 
 from edge_agent.core.admission import Priority
 from edge_agent.errors import EngineFailed, NotReady, Overloaded
+from edge_agent.serving.detection import Detect
 from edge_agent.serving.http.endpoints import HttpLimits
 from edge_agent.serving.types import DetectionRequest, DetectionResult
 from hilum.catalog import CATALOG
@@ -170,11 +172,16 @@ class _Watched:
     def __init__(self, seen: list[DetectionRequest]) -> None:
         self._inner = fake_pipeline(settings())
         self._seen = seen
-        self.model = self._inner.model
+        self.host = self._inner.host
 
     async def detect(self, request: DetectionRequest) -> DetectionResult:
         self._seen.append(request)
         return await self._inner.detect(request)
+
+    @contextmanager
+    def pin(self, name: str = "") -> Iterator[Detect]:
+        with self.host.lease(name):
+            yield self.detect
 
 
 class _Failing:
@@ -182,10 +189,14 @@ class _Failing:
 
     def __init__(self, error: Exception) -> None:
         self._error = error
-        self.model = fake_pipeline(settings()).model
+        self.host = fake_pipeline(settings()).host
 
     async def detect(self, request: DetectionRequest) -> DetectionResult:
         raise self._error
+
+    @contextmanager
+    def pin(self, name: str = "") -> Iterator[Detect]:
+        yield self.detect
 
 
 class TestFailures:
@@ -215,7 +226,7 @@ class TestFailures:
             assert (await client.get("/healthz")).status_code == 200
 
     async def test_not_ready_is_503_everywhere_it_matters(self) -> None:
-        def not_yet() -> Any:
+        def not_yet(_name: str = "") -> Any:
             raise NotReady("The agent is loading its model.")
 
         app = http_app(
