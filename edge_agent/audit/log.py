@@ -1,12 +1,15 @@
 """The open audit log: accesses are queued, and a writer thread makes them durable.
 
-Guarantees (docs/decisions/0011-audit-log.md):
+Guarantees (docs/decisions/0011-audit-log.md and 0090-audit-log-in-sqlite.md):
 
 - `record` only queues, which takes microseconds. The writer thread collects entries for
-  `gather_s`, writes and fsyncs them together (group commit), then moves the anchor. A power cut
-  loses at most the entries queued since; a clean stop loses none. `flush` waits for durability.
-- An access that cannot be logged is refused: while the disk is full or failing, or the queue is
-  full, `require` raises. Queued entries stay queued and are written when the disk recovers.
+  `gather_s`, commits them in one transaction, then moves the anchor. A power cut loses at most the
+  entries queued since; a clean stop loses none. `flush` waits for durability.
+- Entries go to space that is reserved on the disk beforehand, so that a full
+  disk refuses nothing while the reserve lasts.
+- An access that cannot be logged is refused: while the disk fails, or is full and the reserve is
+  used up, or the queue is full, `require` raises. Queued entries stay queued and are written when
+  the disk recovers.
 - Denials beyond a rate are counted in one entry, so that unauthenticated callers cannot fill the
   disk.
 """
@@ -27,7 +30,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from edge_agent.audit.writer import ChainWriter
+from edge_agent.audit.store import ChainStore
 from edge_agent.core.audit_chain import AuditEvent, DenialTokenBucket, Marker
 from edge_agent.core.authorization import DenialReason
 from edge_agent.errors import AuditUnavailable, ConfigInvalid
@@ -41,17 +44,22 @@ class AuditLimits:
     """Sizes, intervals and rates of the log.
 
     Attributes:
-        segment_bytes: a segment beyond this size is followed by a new one.
         queue_size: with this many entries queued, accesses are refused; denials and results of
             requests in flight are still accepted, up to twice as many.
+        reserve_entries: number of entries for which space is reserved on the disk; the default
+            takes 117 MB.
+        reserve_pause_s: time between two steps of 700 entries while the reserve is made.
+        reserve_retry_s: time until the next step after the disk had no room for one.
         gather_s: time that the first entry waits for others before it is written.
         retry_s: time between a failure and the next attempt to write.
         denials_burst: number of denials in a row that are listed one by one.
         denials_per_s: rate at which denials are listed in the long run.
     """
 
-    segment_bytes: int = 16 << 20
     queue_size: int = 4096
+    reserve_entries: int = 200_000
+    reserve_pause_s: float = 0.25
+    reserve_retry_s: float = 30.0
     gather_s: float = 0.05
     retry_s: float = 1.0
     denials_burst: int = 100
@@ -60,12 +68,25 @@ class AuditLimits:
 
 @dataclass(frozen=True, slots=True)
 class AuditStatus:
-    """State of the log. `failure` is the reason why nothing can be written; None if it can."""
+    """State of the log.
+
+    Attributes:
+        entries: number of entries in the chain since its beginning.
+        waiting: number of entries that are not durable yet.
+        lost: number of entries that were dropped because the queue was full.
+        failure: the reason why nothing can be written; None if it can.
+        reserved: number of entries for which space is reserved on the disk.
+        reserve_wanted: number of entries for which space is to be reserved.
+        size_bytes: size of the database.
+    """
 
     entries: int
     waiting: int
     lost: int
     failure: str | None
+    reserved: int = 0
+    reserve_wanted: int = 0
+    size_bytes: int = 0
 
 
 class AuditLog:
@@ -76,6 +97,7 @@ class AuditLog:
         folder: Path,
         *,
         utc_now: Callable[[], datetime],
+        box_id: str = "",
         monotonic_s: Callable[[], float] = time.monotonic,
         limits: AuditLimits | None = None,
     ) -> None:
@@ -84,6 +106,8 @@ class AuditLog:
         Args:
             folder: the log's folder, which is made if absent.
             utc_now: the clock for entries, with a time zone.
+            box_id: the box's identity, 32 hexadecimal digits, which the chain holds from now on. A
+                folder with another box's log is set aside. Empty: the log names no box.
             monotonic_s: the clock for the rate of denials, in seconds.
             limits: sizes, intervals and rates; None for the defaults.
 
@@ -106,15 +130,22 @@ class AuditLog:
         self._is_flush_requested = False  # The writer is not to wait `gather_s`.
         self._is_closing = False  # No further entry is accepted.
         self._has_writer_ended = False
+        self._is_short_of_disk = False  # The last step of the reserve found no room.
         try:
-            self._writer = ChainWriter(
-                folder, segment_bytes=self._limits.segment_bytes, now=utc_now()
+            self._store = ChainStore(
+                folder,
+                box_id=box_id,
+                reserve_entries=self._limits.reserve_entries,
+                now=utc_now(),
             )
         except OSError as error:
             raise ConfigInvalid(
                 f"The audit log's folder {folder} cannot be used: {error.strerror}.",
                 hint="Give a folder on a disk with room that the agent's user may write to.",
             ) from None
+        self._queue.extend((utc_now(), event) for event in self._store.opening_events)
+        self._upkeep_at_s = time.monotonic()  # When the next step of the upkeep is due.
+        self._open_chain()
         self._thread = threading.Thread(target=self._run, name="audit-log", daemon=True)
         self._thread.start()
 
@@ -151,14 +182,21 @@ class AuditLog:
         if not request_id:
             return secrets.token_hex(_REQUEST_DIGITS // 2)
         id_bytes = request_id.encode(errors="replace")
-        digest = hmac.digest(self._writer.request_key, id_bytes, hashlib.sha256)
+        digest = hmac.digest(self._store.request_key, id_bytes, hashlib.sha256)
         return digest.hex()[:_REQUEST_DIGITS]
 
     @property
     def status(self) -> AuditStatus:
         """The log's present state."""
-        entries = self._writer.head.count
-        return AuditStatus(entries, len(self._queue), self._lost, self._failure)
+        return AuditStatus(
+            entries=self._store.head.count,
+            waiting=len(self._queue),
+            lost=self._lost,
+            failure=self._failure,
+            reserved=self._store.reserved,
+            reserve_wanted=self._limits.reserve_entries,
+            size_bytes=self._store.size_bytes,
+        )
 
     def flush(self, timeout_s: float | None = None) -> bool:
         """Wait until all queued entries are durable; blocks, so call it off the event loop.
@@ -194,8 +232,8 @@ class AuditLog:
         if self._thread.is_alive():
             _log.error("the audit log's disk hangs", extra={"unwritten_entries": len(self._queue)})
             return len(self._queue)
-        self._writer.close()
-        head = self._writer.head
+        self._store.close()
+        head = self._store.head
         _log.info("audit log closed", extra={"entries": head.count, "hash": head.hash})
         if self._queue:
             _log.error(
@@ -227,7 +265,7 @@ class AuditLog:
 
     @property
     def _has_unwritten(self) -> bool:
-        return bool(self._queue) or self._writer.is_anchor_behind
+        return bool(self._queue) or self._store.is_anchor_behind
 
     # --- in the writer thread ---
 
@@ -240,32 +278,64 @@ class AuditLog:
                 self._has_writer_ended = True
                 self._written.notify_all()
 
+    def _open_chain(self) -> None:
+        """Write the opening entries; if that fails, start all the same and refuse accesses."""
+        try:
+            self._dequeue(self._store.append(list(self._queue)))
+            self._store.move_anchor()
+        except OSError as error:
+            self._store_failure(error)
+
     def _write_until_closed(self) -> None:
         while (batch := self._wait_for_batch()) is not None:
             try:
                 if batch:
-                    self._writer.append(batch)
-                    self._dequeue(len(batch))
-                self._writer.move_anchor()
+                    self._dequeue(self._store.append(batch))
+                self._store.move_anchor()
             except OSError as error:
                 if not self._wait_to_retry(error):
                     return
             else:
                 self._clear_failure()
+                self._keep_up()
 
     def _wait_for_batch(self) -> list[tuple[datetime, AuditEvent]] | None:
         """Wait for entries to write; None when the log closes and nothing is left to write.
 
-        The list is empty if only the anchor is behind.
+        The list is empty if only the anchor is behind, or if upkeep is due.
         """
         with self._lock:
-            self._changed.wait_for(lambda: self._has_unwritten or self._is_closing)
+            self._changed.wait_for(
+                lambda: self._has_unwritten or self._is_closing,
+                max(0.0, self._upkeep_at_s - time.monotonic()),
+            )
             if not self._has_unwritten:
-                return None
+                return None if self._is_closing else []
             self._changed.wait_for(
                 lambda: self._is_flush_requested or self._is_closing, self._limits.gather_s
             )
             return list(itertools.islice(self._queue, self._limits.queue_size))
+
+    def _keep_up(self) -> None:
+        """Do the step of the upkeep that is due: reserve space for some more entries."""
+        if self._is_closing or time.monotonic() < self._upkeep_at_s:
+            return
+        pause_s = self._limits.reserve_retry_s
+        self._store.leave_exclusive_mode()
+        if self._store.is_reserve_short:
+            has_room = self._store.extend_reserve()
+            if has_room:
+                pause_s = self._limits.reserve_pause_s
+            elif not self._is_short_of_disk:
+                _log.warning(
+                    "the disk has no room for the audit log's reserve",
+                    extra={
+                        "reserved_entries": self._store.reserved,
+                        "wanted_entries": self._limits.reserve_entries,
+                    },
+                )
+            self._is_short_of_disk = not has_room
+        self._upkeep_at_s = time.monotonic() + pause_s
 
     def _dequeue(self, count: int) -> None:
         with self._lock:
@@ -274,15 +344,18 @@ class AuditLog:
 
     def _wait_to_retry(self, error: OSError) -> bool:
         """Store a failure and wait; False if the log closes, so that there is no retry."""
-        reason = error.strerror or str(error)
         with self._lock:
-            if self._failure is None:
-                _log.error("the audit log cannot be written", extra={"error": reason})
-            self._failure = reason
+            self._store_failure(error)
             if self._is_closing:
                 return False
             self._changed.wait_for(lambda: self._is_closing, self._limits.retry_s)
             return True
+
+    def _store_failure(self, error: OSError) -> None:
+        reason = error.strerror or str(error)
+        if self._failure is None:
+            _log.error("the audit log cannot be written", extra={"error": reason})
+        self._failure = reason
 
     def _clear_failure(self) -> None:
         with self._lock:

@@ -35,12 +35,19 @@ _ACTOR: Final = re.compile(
 )
 _REQUEST: Final = re.compile(r"[0-9a-f]{0,64}", re.ASCII)
 _BUNDLE: Final = re.compile(r"[0-9a-f]{0,16}", re.ASCII)
+_DIGEST: Final = re.compile(r"([0-9a-f]{64})?", re.ASCII)
+_BOX: Final = re.compile(r"([0-9a-f]{32})?", re.ASCII)
 _BUNDLE_DIGITS: Final = 12
 _HASH_FIELD: Final = b',"hash":"'
 
 
 class Marker(StrEnum):
-    """An event of the log itself. Its `count` is in entries, for `TORN_TAIL` in bytes."""
+    """An event of the log itself. Its `count` is in entries, for `TORN_TAIL` in bytes.
+
+    `DAMAGED` and `OTHER_BOX`: the files were set aside, and count is the number of entries in them.
+    `EXPORTED`, `REMOVED` and `REMOVED_UNEXPORTED` name a place in the chain: `count` entries come
+    before it, and `digest` is the hash of the last of them.
+    """
 
     OPENED = "log_opened"
     CLOSED = "log_closed"
@@ -49,6 +56,11 @@ class Marker(StrEnum):
     ANCHOR_MISSING = "log_anchor_missing"
     ENTRIES_LOST = "log_entries_lost"
     DENIALS_UNLISTED = "log_denials_unlisted"
+    DAMAGED = "log_damaged"
+    OTHER_BOX = "log_other_box"
+    EXPORTED = "log_exported"
+    REMOVED = "log_removed"
+    REMOVED_UNEXPORTED = "log_removed_unexported"
 
 
 Outcome = Literal["ok"] | ErrorCode | DenialReason
@@ -67,6 +79,8 @@ class AuditEvent:
             callers may have taken from the patient's record.
         bundle: the first digits of the digest of the bundle that answered.
         count: number of events that this entry records.
+        digest: for a place in the chain: the hash of the entry before it.
+        box: for `OPENED`: the identity of the box that writes the log, 32 hexadecimal digits.
 
     Raises:
         ValueError: a field has another value, which the message does not repeat.
@@ -79,6 +93,8 @@ class AuditEvent:
     request: str = ""
     bundle: str = ""
     count: int = 1
+    digest: str = ""
+    box: str = ""
 
     def __post_init__(self) -> None:
         checks = {
@@ -89,6 +105,8 @@ class AuditEvent:
             "request": _REQUEST.fullmatch(self.request) is not None,
             "bundle": _BUNDLE.fullmatch(self.bundle) is not None,
             "count": type(self.count) is int and self.count >= 0,
+            "digest": _DIGEST.fullmatch(self.digest) is not None,
+            "box": _BOX.fullmatch(self.box) is not None,
         }
         for field, is_valid in checks.items():
             if not is_valid:
@@ -154,6 +172,8 @@ def append_entry(head: ChainHead, utc: datetime, event: AuditEvent) -> tuple[byt
             "request": event.request,
             "bundle": event.bundle,
             "count": event.count,
+            **({"digest": event.digest} if event.digest else {}),
+            **({"box": event.box} if event.box else {}),
             "prev": head.hash,
         },
         separators=(",", ":"),
@@ -176,6 +196,12 @@ def parse_entry(line: bytes) -> tuple[ChainHead, ChainHead] | None:
     except (ValueError, TypeError, KeyError):
         return None
     return (before, ChainHead(before.count + 1, digest)) if type(before.count) is int else None
+
+
+def parse_fields(line: bytes) -> dict[str, object]:
+    """Return an entry's fields; the caller has checked its hash (`parse_entry`)."""
+    fields = json.loads(line)
+    return fields if isinstance(fields, dict) else {}
 
 
 def verify_entry(head: ChainHead, line: bytes) -> ChainHead | str:

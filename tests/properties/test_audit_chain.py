@@ -9,37 +9,38 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_agent.audit.log import AuditLimits, AuditLog
 from edge_agent.audit.segments import ANCHOR, list_segments
 from edge_agent.audit.verify import AuditVerdict, verify
-from edge_agent.core.audit_chain import AuditEvent, ChainHead, append_entry, make_access_event
+from edge_agent.core.audit_chain import (
+    AuditEvent,
+    ChainHead,
+    Marker,
+    append_entry,
+    make_access_event,
+)
 from edge_agent.core.authorization import Action, Principal, Role
 from hilum.codes import ErrorCode
+from tests.support.agents.audit_logs import write_segments
 
 CALLERS = (Principal("key:0123456789", Role.CLINIC), Principal("cert:pacs", Role.VIEWER))
 
 
 @pytest.fixture(scope="module")
 def complete_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a log of 11 entries in three segments."""
+    """Return a log of 11 entries in three segments, the form of exports and of older logs."""
     folder = tmp_path_factory.mktemp("audit") / "log"
-    log = AuditLog(
-        folder,
-        utc_now=lambda: datetime.now(UTC),
-        limits=AuditLimits(segment_bytes=1500, gather_s=0),
-    )
-    for number in range(9):
-        log.record(
-            make_access_event(
-                CALLERS[number % 2],
-                Action.DETECT,
-                ErrorCode.TOO_SMALL if number == 4 else "ok",
-                request=log.request_digest(str(number)),
-                bundle="c0ffee" * 10,
-            )
+    accesses = [
+        make_access_event(
+            CALLERS[number % 2],
+            Action.DETECT,
+            ErrorCode.TOO_SMALL if number == 4 else "ok",
+            request=f"{number:032x}",
+            bundle="c0ffee" * 10,
         )
-        assert log.flush(30)
-    assert log.close() == 0
+        for number in range(9)
+    ]
+    events = (AuditEvent(Marker.OPENED), *accesses, AuditEvent(Marker.CLOSED))
+    write_segments(folder, events, per_file=4)
     assert len(list_segments(folder)) == 3
     verdict = verify(folder)
     assert verdict.is_intact
@@ -159,7 +160,7 @@ def test_a_tail_cut_off_at_any_byte_is_found(copy: Callable[[], Path]) -> None:
         assert broken_at(verify(folder)) == (last.name, data[:end].count(b"\n") + 1), end
 
 
-def test_without_its_anchor_a_tail_cut_off_between_lines_is_not_found_and_the_report_states_it(
+def test_without_its_anchor_a_log_is_not_proven(
     copy: Callable[[], Path],
 ) -> None:
     folder = copy()
@@ -168,8 +169,10 @@ def test_without_its_anchor_a_tail_cut_off_between_lines_is_not_found_and_the_re
     whole_lines = last.read_bytes().splitlines(keepends=True)
     last.write_bytes(b"".join(whole_lines[:-1]))
     verdict = verify(folder)
-    assert verdict.is_intact
+    assert verdict.broken is None
+    assert not verdict.is_intact
     assert not verdict.has_anchor
+    assert "NOT PROVEN" in verdict.describe()
     assert "would not show" in verdict.describe()
     last.write_bytes(b"".join(whole_lines)[:-1])
     assert broken_at(verify(folder)) == (last.name, len(whole_lines))

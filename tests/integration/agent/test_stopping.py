@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import socket
@@ -18,13 +17,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from edge_agent.app.agent import Agent
 from edge_agent.app.run import serve
-from edge_agent.audit.segments import list_segments
 from edge_agent.audit.verify import verify
 from edge_agent.config import Settings
 from edge_agent.decoding.decoder import Decoder
 from edge_agent.serving.detection import DetectionService
 from hilum.v1 import detection_pb2 as pb
 from hilum.v1 import detection_pb2_grpc
+from tests.support.agents.audit_logs import read_entries
 from tests.support.agents.tagged import (
     LatchedPipeline,
     eventually,
@@ -132,7 +131,7 @@ async def test_abandoned_requests_are_in_the_audit_log(tmp_path: Path) -> None:
         posted.cancel()
         assert await agent.stop()
     assert verify(tmp_path / "log").is_intact
-    entries = [json.loads(it) for it in list_segments(tmp_path / "log")[0].read_text().splitlines()]
+    entries = read_entries(tmp_path / "log")
     outcomes = [(it["action"], it["outcome"]) for it in entries if it["action"] == "detect"]
     assert outcomes == [("detect", "not_ready")] * 2
     assert entries[-1]["action"] == "log_closed"

@@ -1,6 +1,5 @@
 """Ports with TLS: which credentials are accepted, and what the audit log records."""
 
-import json
 import ssl
 import threading
 from collections.abc import Iterator
@@ -15,7 +14,6 @@ import pytest
 import uvicorn
 
 from edge_agent.audit.log import AuditLog
-from edge_agent.audit.segments import list_segments
 from edge_agent.audit.verify import verify
 from edge_agent.core.audit_chain import make_access_event
 from edge_agent.core.authorization import Action, Denied, Role, check_listeners
@@ -28,6 +26,7 @@ from edge_agent.security.authentication import (
 )
 from edge_agent.security.client_certificates import CertificateRules
 from edge_agent.security.tls import Tls, TlsFiles, load_tls, make_grpc_credentials, make_uvicorn_tls
+from tests.support.agents.audit_logs import read_entries
 from tests.support.agents.certificates import NOW, Authority, Issued
 
 pytestmark = pytest.mark.slow
@@ -76,8 +75,7 @@ class Site:
     def logged(self) -> list[tuple[str, str, str]]:
         assert self.log.close() == 0
         assert verify(self.log_folder).is_intact
-        lines = list_segments(self.log_folder)[0].read_text().splitlines()
-        found = [json.loads(line) for line in lines]
+        found = read_entries(self.log_folder)
         return [
             (it["actor"], it["role"], it["outcome"]) for it in found if it["action"] == "detect"
         ]

@@ -19,12 +19,13 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from edge_agent.app.agent import Agent
-from edge_agent.audit.segments import list_segments
+from edge_agent.audit.database import DATABASE
 from edge_agent.audit.verify import verify
 from edge_agent.errors import ConfigInvalid
 from hilum.client import Client, DetectError, Result, Tls
 from hilum.v1 import detection_pb2 as pb
 from tests.conftest import pydicom_file
+from tests.support.agents.audit_logs import read_lines
 from tests.support.agents.certificates import Authority
 from tests.support.agents.tagged import (
     SIDE,
@@ -170,9 +171,9 @@ def test_stop_ends_all_processes_and_completes_the_audit_log(
     assert verify(log_folder).is_intact
     checked = hilum_edge("audit", "verify", "--folder", log_folder)
     assert (checked.returncode, checked.stdout[:7]) == (0, "Intact:")
-    log = list_segments(log_folder)[0]
-    assert log.read_text().count('"action":"detect"') >= requests
-    log.write_bytes(log.read_bytes().replace(b'"loopback"', b'"unknown"', 1))
+    assert b"".join(read_lines(log_folder)).count(b'"action":"detect"') >= requests
+    log = log_folder / DATABASE
+    log.write_bytes(log.read_bytes().replace(b'"loopback"', b'"unknown0"', 1))
     checked = hilum_edge("audit", "verify", "--folder", log_folder)
     assert (checked.returncode, checked.stdout[:6]) == (1, "BROKEN")
 
@@ -227,7 +228,7 @@ def test_with_tls_and_keys_only_callers_with_a_role_are_admitted(toy: Path, tmp_
         process.terminate()
         assert process.wait(60) == 0
     assert verify(tmp_path / "log").is_intact
-    entries = list_segments(tmp_path / "log")[0].read_text()
+    entries = b"".join(read_lines(tmp_path / "log")).decode()
     for outcome in ("no_credential", "role_too_low", "unknown_credential", f"key:{key_id}"):
         assert f'"{outcome}"' in entries
 
@@ -384,5 +385,5 @@ async def test_a_call_that_its_caller_cancels_is_logged(tmp_path: Path) -> None:
         assert tag_of(await first) == 149
         await asyncio.wait([posted])
     assert await agent.stop()
-    entries = list_segments(tmp_path / "log")[0].read_text()
+    entries = b"".join(read_lines(tmp_path / "log")).decode()
     assert entries.count('"action":"detect","outcome":"deadline_exceeded"') == 2

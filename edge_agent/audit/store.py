@@ -1,0 +1,377 @@
+"""The chain on disk, open for writing: recovery, commits, the anchor and the reserve."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import secrets
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from edge_agent.audit import segments
+from edge_agent.audit.anchor import AnchorFile, read_anchor_file
+from edge_agent.audit.database import DATABASE, STEP_ROWS, AuditDatabase, DatabaseDamaged
+from edge_agent.core.audit_chain import (
+    GENESIS,
+    AuditEvent,
+    ChainHead,
+    Marker,
+    append_entry,
+    parse_entry,
+)
+from edge_agent.errors import ConfigInvalid
+from edge_agent.system.config_files import read_config_file
+from edge_agent.system.files import fsync_folder, replace_file
+
+_log = logging.getLogger(__name__)
+ANCHOR: Final = "audit.anchor"
+LOCK: Final = ".lock"
+_REQUEST_KEY: Final = "request-id.key"
+_ROOM_FOR_READERS: Final = 1 << 20
+_RESERVE_STEPS: Final = (STEP_ROWS, STEP_ROWS // 10)
+
+TimedEvent = tuple[datetime, AuditEvent]
+
+
+class ChainStore:
+    """The end of a chain on disk. Holds the folder's lock until it is closed.
+
+    Attributes:
+        head: the end of the durable chain.
+        request_key: 32 random bytes that belong to this folder.
+        opening_events: events of the recovery and of the opening, to be recorded first.
+    """
+
+    def __init__(self, folder: Path, *, box_id: str, reserve_entries: int, now: datetime) -> None:
+        """Lock the folder and recover the chain.
+
+        Args:
+            folder: the log's folder, which is made if absent.
+            box_id: the box's identity, 32 hexadecimal digits; empty if it has none.
+            reserve_entries: the number of entries for which to reserve space.
+            now: the time, for the names of files that are set aside.
+
+        Raises:
+            ConfigInvalid: others could change the folder, or another process writes to it.
+            OSError: the disk is full or failing, or the folder may not be written to.
+        """
+        self._folder = folder
+        self._box_id = box_id
+        self._reserve_entries = reserve_entries
+        self.head = GENESIS
+        self._database: AuditDatabase | None = None
+        self._anchor: AnchorFile | None = None
+        self._is_suspect = False  # The last commit failed: the database is opened again.
+        self._is_damaged = False  # The database is to be set aside.
+        self._lock: int | None = _lock_folder(folder)
+        try:
+            self.request_key = _load_request_key(folder)
+            opened = AuditEvent(Marker.OPENED, box=box_id)
+            self.opening_events = (*self._recover(now, known=None), opened)
+        except BaseException:
+            self.close()
+            raise
+        for marker in self.opening_events[:-1]:
+            _log.warning(
+                "audit log recovered", extra={"event": marker.action, "count": marker.count}
+            )
+        _log.info("audit log opened", extra={"entries": self.head.count, "hash": self.head.hash})
+
+    @property
+    def is_anchor_behind(self) -> bool:
+        """True if the chain has entries that the anchor does not cover."""
+        return self._anchor is None or self._anchor.head != self.head
+
+    @property
+    def reserved(self) -> int:
+        """The number of entries for which space is reserved."""
+        return 0 if self._database is None else self._database.reserved
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of the database's main file."""
+        with suppress(OSError):
+            return (self._folder / DATABASE).stat().st_size
+        return 0
+
+    @property
+    def is_reserve_short(self) -> bool:
+        """True if space for another step of entries is to be reserved."""
+        return self.reserved + STEP_ROWS <= self._reserve_entries
+
+    def append(self, events: Sequence[TimedEvent]) -> int:
+        """Write entries and make them durable: all of them, or as many as have reserved space.
+
+        Returns:
+            The number of events that are entries now.
+
+        Raises:
+            OSError: the disk is full or failing; the same call may succeed later.
+        """
+        now, _ = events[0]
+        database = self._usable_database(now)
+        written = events[: self._reserve_rows(database, len(events))]
+        self._commit(database, written)
+        return len(written)
+
+    def move_anchor(self) -> None:
+        """Make the chain's present end durable as the anchor.
+
+        Raises:
+            OSError: the disk is failing; the same call may succeed later.
+        """
+        if not self.is_anchor_behind:
+            return
+        if self._anchor is None:
+            self._anchor = AnchorFile(self._folder / ANCHOR, self.head)
+        try:
+            self._anchor.move(self.head)
+        except OSError:
+            self._close_anchor()
+            raise
+
+    def extend_reserve(self) -> bool:
+        """Reserve space for one more step of entries; return whether there was room on the disk."""
+        database = self._database
+        if database is None or self._is_suspect or self._is_damaged:
+            return False
+        try:
+            database.reserve(STEP_ROWS)
+        except OSError as error:
+            self._note_failure(error)
+            return False
+        return True
+
+    def leave_exclusive_mode(self) -> None:
+        """Let other processes read the log again, once there is room for what that needs."""
+        database = self._database
+        if database is not None and database.is_exclusive:
+            disk = os.statvfs(self._folder)
+            self._is_suspect = disk.f_bavail * disk.f_frsize >= _ROOM_FOR_READERS
+
+    def close(self) -> None:
+        """Close the files and release the folder's lock."""
+        self._close_database()
+        self._close_anchor()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _commit(self, database: AuditDatabase, events: Iterable[TimedEvent]) -> None:
+        head, lines = self.head, []
+        for utc, event in events:
+            line, head = append_entry(head, utc, event)
+            lines.append(line)
+        try:
+            database.append(lines, box="" if database.box else self._box_id)
+        except OSError as error:
+            self._note_failure(error)
+            raise
+        self.head = head
+
+    def _note_failure(self, error: OSError) -> None:
+        """Have the database set aside if it is damaged, and opened again if it may be."""
+        self._is_damaged = isinstance(error, DatabaseDamaged)
+        self._is_suspect = error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+    def _usable_database(self, now: datetime) -> AuditDatabase:
+        """Return the open database; open it again if it failed or if its files were removed."""
+        database = self._database
+        is_replaced = database is not None and database.is_replaced
+        if database is not None and not (is_replaced or self._is_suspect or self._is_damaged):
+            return database
+        if is_replaced:
+            _log.error("a file of the open audit log was removed", extra={"folder": self._folder})
+            if database is not None:
+                with suppress(OSError):
+                    database.checkpoint()  # If only the write-ahead log was removed.
+        self._close_database()
+        markers = self._recover(now, known=self.head)
+        database = self._database
+        if database is None:
+            raise OSError("the audit log is closed")
+        if markers and self._reserve_rows(database, len(markers)) >= len(markers):
+            self._commit(database, [(now, marker) for marker in markers])
+        return database
+
+    def _reserve_rows(self, database: AuditDatabase, count: int) -> int:
+        """Reserve rows until there are as many; return the number of those that there are.
+
+        Raises:
+            OSError: there is none, and no room on the disk for any.
+        """
+        problem: OSError | None = None
+        for step in _RESERVE_STEPS:
+            try:
+                while database.reserved < count:
+                    database.reserve(step)
+            except OSError as error:
+                problem = error
+        if problem is not None and database.reserved == 0:
+            raise problem
+        return min(count, database.reserved)
+
+    # --- recovery ---
+
+    def _recover(self, now: datetime, *, known: ChainHead | None) -> list[AuditEvent]:
+        """Open the database, and find the end of the chain; return events to record.
+
+        Only the end is checked; `audit.verify` checks the rest. If entries are missing although
+        they were durable, the chain continues from the anchor, so that the gap stays visible.
+        """
+        durable = known or self._read_anchor()
+        markers = []
+        if self._is_damaged:
+            markers.append(self._set_aside_damaged(now, durable))
+        database = None
+        if _has_content(self._folder / DATABASE):
+            try:
+                database = AuditDatabase(self._folder, GENESIS)
+                if database.box and self._box_id and database.box != self._box_id:
+                    database.close()
+                    markers.append(self._set_aside_other_box(now, database.end))
+                    database = durable = None
+                else:
+                    self.head, gap = _find_head(database, durable)
+                    markers += gap
+            except DatabaseDamaged as error:
+                _log.error("the audit log's database is damaged", extra={"reason": str(error)})
+                if database is not None:
+                    database.close()
+                    database = None
+                markers.append(self._set_aside_damaged(now, durable))
+        if database is None:
+            self.head, gap = self._find_start(durable)
+            markers += gap
+            database = AuditDatabase(self._folder, self.head)
+        self._database = database
+        self._is_suspect = self._is_damaged = False
+        return markers
+
+    def _read_anchor(self) -> ChainHead | None:
+        try:
+            return read_anchor_file(self._folder / ANCHOR)
+        except ValueError:
+            return None
+
+    def _find_start(self, durable: ChainHead | None) -> tuple[ChainHead, list[AuditEvent]]:
+        """Return the end of the chain that a new database continues, and events to record."""
+        recovered = segments.recover(self._folder)
+        head, markers = recovered.head, list(recovered.markers)
+        if durable is not None and durable != head and durable.count >= head.count:
+            missing = durable.count - head.count
+            return durable, [*markers, AuditEvent(Marker.ENTRIES_MISSING, count=missing)]
+        return head, markers
+
+    def _set_aside_damaged(self, now: datetime, durable: ChainHead | None) -> AuditEvent:
+        """Rename the database and its write-ahead log, which needs no room; return the event."""
+        name = f"{DATABASE}.damaged-{_timestamp(now)}"
+        for suffix in ("", "-wal"):
+            with suppress(FileNotFoundError):
+                (self._folder / f"{DATABASE}{suffix}").rename(self._folder / f"{name}{suffix}")
+        (self._folder / f"{DATABASE}-shm").unlink(missing_ok=True)
+        fsync_folder(self._folder)
+        self._is_damaged = False
+        _log.error("the audit log's database was set aside", extra={"file": name})
+        return AuditEvent(Marker.DAMAGED, count=0 if durable is None else durable.count)
+
+    def _set_aside_other_box(self, now: datetime, entries: int) -> AuditEvent:
+        """Move another box's log to a folder of its own; return the event."""
+        aside = self._folder / f"other-box-{_timestamp(now)}"
+        aside.mkdir(mode=0o700)
+        for path in list(self._folder.iterdir()):
+            if path.is_file() and path.name not in (LOCK, _REQUEST_KEY):
+                path.rename(aside / path.name)
+        fsync_folder(aside)
+        fsync_folder(self._folder)
+        _log.error("another box's audit log was set aside", extra={"folder": str(aside)})
+        return AuditEvent(Marker.OTHER_BOX, count=entries)
+
+    def _close_database(self) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    def _close_anchor(self) -> None:
+        if self._anchor is not None:
+            self._anchor.close()
+            self._anchor = None
+
+
+def _find_head(
+    database: AuditDatabase, durable: ChainHead | None
+) -> tuple[ChainHead, list[AuditEvent]]:
+    """Return the end of the chain in a database, and events of the recovery.
+
+    Args:
+        database: the open database; its reserved rows are released if there is a gap before them.
+        durable: the end of the chain when it was last known to be durable.
+
+    Raises:
+        DatabaseDamaged: the last entry is damaged, or the chain is not the one that is known.
+    """
+    head = _head_at(database, database.end)
+    if durable is None:
+        return head, [AuditEvent(Marker.ANCHOR_MISSING)]
+    markers = []
+    if durable.count > head.count:
+        markers.append(AuditEvent(Marker.ENTRIES_MISSING, count=durable.count - head.count))
+        head = durable
+    elif durable.count >= database.base.count and _head_at(database, durable.count) != durable:
+        raise DatabaseDamaged(errno.EUCLEAN, "the chain has other entries than the anchor names")
+    if database.first_reserved != head.count:
+        database.release(head.count)
+    return head, markers
+
+
+def _head_at(database: AuditDatabase, count: int) -> ChainHead:
+    """Return the end of the chain after this many entries."""
+    if count == database.base.count:
+        return database.base
+    line = database.find(count - 1)
+    heads = None if line is None else parse_entry(line)
+    if heads is None or heads[1].count != count:
+        raise DatabaseDamaged(errno.EUCLEAN, f"entry {count - 1} is damaged")
+    return heads[1]
+
+
+def _has_content(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:
+        return False
+
+
+def _timestamp(now: datetime) -> str:
+    return now.astimezone(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+
+
+def _lock_folder(folder: Path) -> int:
+    """Make the folder if absent and lock it for this process; return the lock's descriptor."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_mode & 0o022:
+        raise ConfigInvalid(
+            f"The audit log's folder {folder} can be changed by others.", hint=f"chmod 700 {folder}"
+        )
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ConfigInvalid(
+            f"Another process writes to the audit log in {folder}.",
+            hint="Give each agent a folder of its own.",
+        ) from None
+    return descriptor
+
+
+def _load_request_key(folder: Path) -> bytes:
+    path = folder / _REQUEST_KEY
+    if not path.exists():
+        replace_file(path, secrets.token_bytes(32))
+    return read_config_file(path, "audit log's request key", is_private=True)
