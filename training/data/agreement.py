@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from hilum.catalog import CATALOG
+from training.data.box_overlap import pairwise_iou
 from training.data.vindr import BOX
 
 IOU: Final = 0.4
@@ -112,20 +113,8 @@ def _count_matches(boxes: pd.DataFrame, iou: float) -> NDArray[np.int64]:
 
 def _match_boxes(first: NDArray[np.float64], second: NDArray[np.float64], iou: float) -> int:
     """Return the largest number of one-to-one matches of boxes (N, 4) with boxes (M, 4)."""
-    meets = _pairwise_iou(first, second) >= iou
+    meets = pairwise_iou(first, second) >= iou
     if meets.size == 1 or not meets.any():
         return int(meets.sum())
     chosen = linear_sum_assignment(meets, maximize=True)
     return int(meets[chosen].sum())
-
-
-def _pairwise_iou(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the intersection over union of boxes (N, 4) with boxes (M, 4), f64 (N, M).
-
-    NumPy, not `torchvision.ops.box_iou`: the import of a data set does not load torch.
-    """
-    low = np.maximum(first[:, None, :2], second[None, :, :2])
-    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    shared = np.prod(np.clip(high - low, 0, None), axis=2)
-    areas = [np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) for boxes in (first, second)]
-    return np.asarray(shared / (areas[0][:, None] + areas[1][None] - shared))

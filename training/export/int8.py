@@ -24,13 +24,12 @@ from typing import Any, Final
 import nncf
 import numpy as np
 import openvino as ov
-import torch
 from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 from numpy.typing import NDArray
-from torchvision.ops import box_convert, box_iou
 
 from edge_agent.core.findings import BOX_ROWS
 from edge_agent.engines.runtimes.openvino_core import new_core
+from training.data.box_overlap import pairwise_iou
 from training.errors import TrainingError
 from training.export.int8_graph import check_quantized, find_head_names, fuse_swish
 
@@ -224,15 +223,15 @@ def measure_disagreement(
         expected, found = exact(image)[0][0], other(image)[0][0]
         top = np.argsort(-expected[BOX_ROWS:].max(axis=0), kind="stable")[:TOP]
         scores = np.abs(expected[BOX_ROWS:, top] - found[BOX_ROWS:, top]).max(axis=0)
-        means.append(float(np.mean(scores + 1 - _pairwise_iou(expected[:4, top], found[:4, top]))))
+        first, second = (_to_corners(outputs[:BOX_ROWS, top]) for outputs in (expected, found))
+        means.append(float(np.mean(scores + 1 - pairwise_iou(first, second).diagonal())))
     return float(np.mean(means))
 
 
-def _pairwise_iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the IoU of boxes (4, K), given as centre and size, pair by pair."""
-    first, second = (box_convert(torch.from_numpy(it.T), "cxcywh", "xyxy") for it in (a, b))
-    iou: NDArray[np.float32] = box_iou(first, second).diagonal().numpy()
-    return iou
+def _to_corners(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return boxes (4, K), given as centre and size, as corners (K, 4)."""
+    centres, halves = boxes[:2], boxes[2:] / 2
+    return np.concatenate([centres - halves, centres + halves]).T
 
 
 def _check_images(model: ov.Model, images: Sequence[NDArray[np.uint8]]) -> None:

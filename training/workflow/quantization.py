@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
 
 from edge_agent.core.findings import decode_findings
 from hilum.catalog import CATALOG
@@ -27,7 +32,6 @@ from training.export.artifacts import (
 )
 from training.export.dynamic_batch import open_batch_dimension
 from training.export.float16 import convert_to_float16
-from training.export.int8 import Infer, quantize, quantize_with_accuracy_control
 from training.export.onnx import (
     convert_to_openvino,
     export_onnx,
@@ -39,6 +43,9 @@ from training.progress import ProgressCallback, ignore_progress
 from training.train.checkpoints import WEIGHTS
 from training.workflow.export import FOLDER
 from training.workflow.run_inputs import check_same_weights, read_split, to_input
+
+if TYPE_CHECKING:
+    from training.export.int8 import Infer
 
 
 def quantize_graphs(
@@ -60,34 +67,7 @@ def quantize_graphs(
     ]
     on_progress("quantize", 0, 3)
     onnx = _float_onnx(config, exported)
-    calibration = Calibration(split=settings.calibrate_on, split_digest=digest, images=len(images))
-    graph = convert_to_openvino(onnx)
-    if settings.max_drop is None:
-        int8 = quantize(
-            graph,
-            images,
-            fast_bias_correction=settings.fast_bias_correction,
-            symmetric=settings.symmetric,
-        )
-    else:
-        checked, _ = read_split(config, settings.control_on)
-        controlled = quantize_with_accuracy_control(
-            graph,
-            images,
-            checked,
-            _map50_metric(exported.manifest),
-            settings.max_drop,
-            fast_bias_correction=settings.fast_bias_correction,
-            symmetric=settings.symmetric,
-        )
-        int8 = controlled.model
-        calibration = calibration.model_copy(
-            update={
-                "max_drop": settings.max_drop,
-                "drop": round(controlled.drop, 6),
-                "kept_float": controlled.kept_float,
-            }
-        )
+    int8, calibration = _quantize_openvino(config, exported.manifest, onnx, images, digest)
     on_progress("quantize", 1, 3)
     qdq = quantize_onnx(onnx, images)
     on_progress("quantize", 2, 3)
@@ -106,6 +86,46 @@ def quantize_graphs(
     save_artifacts(config.out / FOLDER, made)
     on_progress("quantize", 3, 3)
     return made
+
+
+def _quantize_openvino(
+    config: Config,
+    manifest: ExportManifest,
+    onnx: bytes,
+    images: Sequence[NDArray[np.uint8]],
+    split_digest: str,
+) -> tuple[ov.Model, Calibration]:
+    """Return the INT8 graph for OpenVINO and the record of its calibration."""
+    # NNCF takes seconds to import; every other stage does without it.
+    from training.export.int8 import quantize, quantize_with_accuracy_control  # noqa: PLC0415
+
+    settings = config.export
+    record = Calibration(split=settings.calibrate_on, split_digest=split_digest, images=len(images))
+    graph = convert_to_openvino(onnx)
+    if settings.max_drop is None:
+        int8 = quantize(
+            graph,
+            images,
+            fast_bias_correction=settings.fast_bias_correction,
+            symmetric=settings.symmetric,
+        )
+        return int8, record
+    checked, _ = read_split(config, settings.control_on)
+    controlled = quantize_with_accuracy_control(
+        graph,
+        images,
+        checked,
+        _map50_metric(manifest),
+        settings.max_drop,
+        fast_bias_correction=settings.fast_bias_correction,
+        symmetric=settings.symmetric,
+    )
+    update = {
+        "max_drop": settings.max_drop,
+        "drop": round(controlled.drop, 6),
+        "kept_float": controlled.kept_float,
+    }
+    return controlled.model, record.model_copy(update=update)
 
 
 def select_calibration_images(

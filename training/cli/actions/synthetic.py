@@ -1,27 +1,21 @@
-"""The commands `synthetic`, `starter`, `data statistics` and `data lung-shapes`."""
+"""Runs `hilum-train synthetic`, `data statistics` and `data lung-shapes`, without torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from hilum.catalog import CATALOG
-from training.cli.actions.train import single_process_trainer
-from training.cli.console import exit_status, print_line, progress_bars
-from training.config import TrainConfig
+from training.cli.console import exit_status, progress_bars
 from training.data.atomic_files import replace_files
 from training.errors import TrainingError
-from training.models.network import describe_weights
 from training.synthetic import box_statistics, dicom_studies, lungs, writer
 from training.synthetic.backgrounds import load_backgrounds
 from training.synthetic.generator import Generator, Sample
-from training.workflow import starter as starters
 
 _PREVIEWED: Final = 24
 
@@ -62,51 +56,6 @@ def synthetic(
 
 
 @exit_status
-def starter(
-    *,
-    out: Path,
-    work: Path,
-    backgrounds: Path | None,
-    content_check: Path | None,
-    weights: Path | None,
-    replaces: Path | None,
-    name: str,
-    version: str,
-    modifications: str,
-    train_images: int,
-    held_out_images: int,
-    workers: int,
-    settings: Mapping[str, object],
-) -> None:
-    """Make the starter bundle."""
-    usual = starters.TRAIN
-    if weights is not None:
-        start = {"weights": weights, **describe_weights(weights)}
-        usual = {**usual, **starters.TRAIN_FURTHER, **start}
-    train = _config({**usual, **settings})
-    plan = starters.StarterPlan(
-        out=out,
-        work=work,
-        backgrounds=backgrounds,
-        content_check=content_check,
-        name=name,
-        version=version,
-        modifications=modifications,
-        replaces=replaces,
-        seed=train.seed,
-        train_images=train_images,
-        held_out_images=held_out_images,
-        workers=workers,
-        train=train,
-    )
-    with single_process_trainer(train.device) as (train_one, on_progress):
-        bundle = starters.make_starter(
-            plan, train_one, on_message=print_line, on_progress=on_progress
-        )
-    print_line(f"{bundle.path}: {bundle.digest}")
-
-
-@exit_status
 def statistics(*, annotations: Path, out: Path) -> None:
     """Aggregate an annotation table."""
     box_statistics.save_statistics(box_statistics.measure_statistics(annotations), out)
@@ -116,14 +65,6 @@ def statistics(*, annotations: Path, out: Path) -> None:
 def lung_shapes(*, masks: Path, out: Path) -> None:
     """Aggregate lung masks."""
     lungs.save_shape_model(lungs.measure_shape_model(masks), out)
-
-
-def _config(settings: Mapping[str, object]) -> TrainConfig:
-    try:
-        return TrainConfig.model_validate(settings)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise TrainingError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
 def contact_sheet(samples: list[Sample], *, columns: int = 6, side: int = 384) -> NDArray[np.uint8]:

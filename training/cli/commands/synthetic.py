@@ -39,7 +39,7 @@ def synthetic(
 
     Example: `hilum-train synthetic --out /tmp/set --count 200 --preview /tmp/sheet.png`
     """
-    from training.cli.actions import synthetic  # noqa: PLC0415 - torch and OpenCV
+    from training.cli.actions import synthetic  # noqa: PLC0415 - OpenCV
 
     raise typer.Exit(
         synthetic.synthetic(
@@ -105,7 +105,7 @@ def starter(
 
     Example: `hilum-train starter --out edge_agent/starter --backgrounds RADIOGRAPHS`
     """
-    from training.cli.actions import synthetic  # noqa: PLC0415 - torch
+    from training.cli.actions import starter as actions  # noqa: PLC0415 - torch
 
     settings = {
         "epochs": epochs,
@@ -115,7 +115,7 @@ def starter(
         "seed": seed,
     }
     raise typer.Exit(
-        synthetic.starter(
+        actions.starter(
             out=out,
             work=work,
             backgrounds=backgrounds,

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hilum.catalog import BY_SLUG
 from tests.support.training.annotated import table
 from training.data import agreement, fusion, vindr
+from training.data.box_overlap import pairwise_iou
 
 NODULE = BY_SLUG["nodule_mass"].index
 
@@ -98,7 +99,7 @@ def test_chance_agrees_by_chance() -> None:
 )
 def test_overlap_is_between_0_and_1_and_1_with_itself(boxes: list[tuple[float, ...]]) -> None:
     corners = np.array([[x, y, x + w, y + h] for x, y, w, h in boxes])
-    found = agreement._pairwise_iou(corners, corners)
+    found = pairwise_iou(corners, corners)
     assert np.allclose(np.diag(found), 1)
     assert (found >= 0).all()
     assert (found <= 1 + 1e-9).all()

@@ -5,10 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-import mlflow
 import pytest
-from mlflow import MlflowClient
-from mlflow.artifacts import download_artifacts
 
 from edge_agent.engines.bundle import Bundle, starter_bundle_path
 from tests.support.training.mlflow_server import mlflow_server
@@ -29,12 +26,15 @@ def bundle() -> Bundle:
 
 def check_registry(uri: str, bundle: Bundle, folder: Path) -> None:
     """Published twice it is one version, tagged, aliased, with figures and the very bytes."""
+    import mlflow
+    from mlflow.artifacts import download_artifacts
+
     weights = folder.with_name("weights.pt")
     weights.write_bytes(b"weights")
     first, again = publish(bundle, uri, weights=weights), publish(bundle, uri)
     assert first == Published("hilum", "1", "candidate", new=True)
     assert again == Published("hilum", "1", "candidate", new=False)
-    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
     version = client.get_model_version_by_alias("hilum", "candidate")
     assert version.tags[DIGEST_TAG] == bundle.digest
     assert version.tags[WEIGHTS_TAG] == hashlib.sha256(b"weights").hexdigest()
