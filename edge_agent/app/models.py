@@ -15,7 +15,7 @@ from edge_agent.engines.bundle import Bundle, shipped_bundles, starter_bundle_pa
 from edge_agent.engines.loader import LoadOptions, load_model, self_test
 from edge_agent.engines.model import LoadedModel
 from edge_agent.engines.runtimes.factory import runtime_version
-from edge_agent.engines.selection.select import AUTO
+from edge_agent.engines.selection.candidates import AUTO
 from edge_agent.errors import EngineFailed
 from edge_agent.imaging import Limits
 from edge_agent.serving.detection import DetectionService

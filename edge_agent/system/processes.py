@@ -5,10 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+_LEAST_PRIORITY: Final = 19
 _PAGE_KB: Final = os.sysconf("SC_PAGE_SIZE") // 1024
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -34,6 +36,27 @@ def set_process_attribute(option: int, value: int) -> None:
     """
     if _libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), f"prctl({option}) failed")
+
+
+def run_at_idle_priority() -> None:
+    """Give this process only the processor time that nothing else on the machine wants.
+
+    Call it before another thread is started, because only threads that are started later inherit
+    it. Input and output have idle priority, too: the kernel derives that from the scheduling policy
+    (linux/ioprio.h, task_nice_ioclass). Where the kernel permits no change of the policy, as in
+    some sandboxes, the process is niced as far as possible. Neither can be undone without a
+    privilege.
+    """
+    try:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    except OSError:
+        os.nice(_LEAST_PRIORITY)
+
+
+def be_killed_first_without_memory() -> None:
+    """Have the kernel end this process before others when the machine runs out of memory."""
+    with suppress(OSError):  # There is no /proc in some sandboxes, and then no such killing.
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
 
 def process_tree(pid: int) -> list[int]:

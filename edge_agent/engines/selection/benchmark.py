@@ -17,10 +17,10 @@ from edge_agent.core.engine_selection import (
     choose_batching,
     select_variant,
 )
+from edge_agent.engines.engine_process import EngineProcessFailed
 from edge_agent.engines.selection.probe import (
     Probe,
     ProbeFactory,
-    ProbeFailed,
     ProbeJob,
     ProbeReady,
     TimingRequest,
@@ -119,36 +119,33 @@ def benchmark_candidates(
 
 def _open_all(
     jobs: Sequence[ProbeJob], budget: BenchmarkBudget, start: ProbeFactory, probes: ExitStack
-) -> tuple[dict[ProbeJob, tuple[Probe, ProbeReady]], dict[ProbeJob, ProbeFailed]]:
+) -> tuple[dict[ProbeJob, tuple[Probe, ProbeReady]], dict[ProbeJob, EngineProcessFailed]]:
     """Return the probes that agree with the golden cases, and the problems of the others."""
     started: dict[ProbeJob, Probe] = {}
     sound: dict[ProbeJob, tuple[Probe, ProbeReady]] = {}
-    problems: dict[ProbeJob, ProbeFailed] = {}
+    problems: dict[ProbeJob, EngineProcessFailed] = {}
     until = time.monotonic() + budget.open_s
     for job in jobs:
         try:
             started[job] = start(job)
             probes.callback(started[job].end)
         except OSError as error:
-            problems[job] = ProbeFailed(f"could not be tried: {error}", lasting=False)
+            problems[job] = EngineProcessFailed(f"could not be tried: {error}", lasting=False)
     for job, probe in started.items():
         try:
             ready = probe.opened(until)
-            _check_golden_cases(ready)
+            ready.require_agreement()
             sound[job] = (probe, ready)
-        except ProbeFailed as problem:
+        except EngineProcessFailed as problem:
             problems[job] = problem
             probe.end()
     return sound, problems
 
 
-def _check_golden_cases(ready: ProbeReady) -> None:
-    if ready.problems:
-        raise ProbeFailed(f"disagrees with the golden cases ({ready.problems})")
-
-
 def _get_result(
-    job: ProbeJob, medians: Mapping[ProbeJob, float], problems: Mapping[ProbeJob, ProbeFailed]
+    job: ProbeJob,
+    medians: Mapping[ProbeJob, float],
+    problems: Mapping[ProbeJob, EngineProcessFailed],
 ) -> BenchmarkResult:
     if (problem := problems.get(job)) is not None:
         return BenchmarkResult(job.variant, None, str(problem), problem.lasting)
@@ -219,14 +216,14 @@ def _make_timer(probe: Probe, timing: TimingRequest, budget: BenchmarkBudget) ->
 
 def _time_in_turns(
     timers: Mapping[Key, Timer], budget: BenchmarkBudget
-) -> tuple[dict[Key, float], dict[Key, ProbeFailed]]:
+) -> tuple[dict[Key, float], dict[Key, EngineProcessFailed]]:
     """Return the median of each timer in milliseconds, and the failures of the others.
 
     The timers take turns, so that other work of the machine affects all of them alike. The first
     round is a warm-up and does not count. A timer that has failed is not called again.
     """
     times: dict[Key, list[float]] = {key: [] for key in timers}
-    failures: dict[Key, ProbeFailed] = {}
+    failures: dict[Key, EngineProcessFailed] = {}
     until = time.monotonic() + budget.budget_s
     for number in range(budget.rounds + 1):
         if number > budget.least_rounds and time.monotonic() >= until:
@@ -234,7 +231,7 @@ def _time_in_turns(
         for key in timers.keys() - failures.keys():
             try:
                 elapsed_ms = timers[key](number)
-            except ProbeFailed as failure:
+            except EngineProcessFailed as failure:
                 failures[key] = failure
                 continue
             if number > 0:

@@ -1,32 +1,34 @@
-"""Tries a candidate engine in a process of its own, so that a crash does not reach the agent.
+"""Tries a candidate engine in a process of its own (`engines.engine_process`).
 
-The agent starts one process for each candidate. Over a socket it sends one job and then any number
-of timing requests; each is answered by one message. The processes are niced, end when the
-agent ends, and are killed if they do not answer in time.
+The agent starts one process for each candidate. It sends one job and then any number of timing
+requests; each is answered by one message.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass
-from multiprocessing.connection import Connection
-from typing import Any, Final, Protocol
+from typing import Final, Literal, Protocol
 
-_MAX_MESSAGE_BYTES: Final = 1 << 16
-_END_LIMIT_S: Final = 5.0
+from edge_agent.engines.engine_process import EngineProcess, EngineProcessFailed, ProcessLimits
+
+_NO_LIMITS: Final = ProcessLimits()
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeJob:
-    """The engine to try. `opener` names a function like `runtimes.factory.open_engine`."""
+    """The engine to try.
+
+    Attributes:
+        bundle, digest: the bundle's file, and the digest that it must have.
+        variant: the engine variant's name.
+        threads: threads that compute; 0 means one for each core.
+        cache_dir: the agent's cache.
+        parallel_requests: the calls at once that the engine is compiled for.
+        with_content_check: True if the bundle's content check is opened and tested, too.
+        opener: the name of a function like `runtimes.factory.open_engine`.
+    """
 
     bundle: str
     digest: str
@@ -34,6 +36,7 @@ class ProbeJob:
     threads: int
     cache_dir: str
     parallel_requests: int = 1
+    with_content_check: bool = False
     opener: str = "edge_agent.engines.runtimes.factory:open_engine"
 
 
@@ -44,33 +47,52 @@ class ProbeReady:
     problems: str
     max_batch: int
 
+    def require_agreement(self) -> None:
+        """Check that the engine reproduces the golden cases.
+
+        Raises:
+            EngineProcessFailed: it does not.
+        """
+        if self.problems:
+            raise EngineProcessFailed(f"disagrees with the golden cases ({self.problems})")
+
 
 @dataclass(frozen=True, slots=True)
 class TimingRequest:
-    """A request to time `calls` at once, of `images` each; `number` selects the images."""
+    """A request to time `calls` at once, of `images` each; `number` selects the images.
+
+    `clock` is the machine's (`wall`) or the processor time of all threads (`cpu`), which does not
+    grow while the process waits for a core.
+    """
 
     number: int
     images: int = 1
     calls: int = 1
-
-
-class ProbeFailed(Exception):
-    """The candidate gave no result. `lasting` is True if it is expected to fail next time, too."""
-
-    def __init__(self, message: str, *, lasting: bool = True) -> None:
-        super().__init__(message)
-        self.lasting = lasting
+    clock: Literal["wall", "cpu"] = "wall"
 
 
 class Probe(Protocol):
     """A candidate engine that is being measured."""
 
+    @property
+    def peak_bytes(self) -> int:
+        """The most memory that the candidate has held; 0 if it is not watched."""
+        ...
+
     def opened(self, until: float) -> ProbeReady:
-        """Wait for the engine until `time.monotonic()` reaches `until`; raises ProbeFailed."""
+        """Wait for the engine until `time.monotonic()` reaches `until`.
+
+        Raises:
+            EngineProcessFailed: the engine cannot be used.
+        """
         ...
 
     def time(self, timing: TimingRequest, limit_s: float) -> float:
-        """Return the milliseconds that the request took; raises ProbeFailed."""
+        """Return the milliseconds that the request took.
+
+        Raises:
+            EngineProcessFailed: the engine failed, or did not answer in time.
+        """
         ...
 
     def end(self) -> None:
@@ -84,61 +106,35 @@ ProbeFactory = Callable[[ProbeJob], Probe]
 class ProbeProcess:
     """A `Probe` in a process of its own."""
 
-    def __init__(self, job: ProbeJob) -> None:
-        """Start the process, which opens the engine at once."""
-        agent_end, probe_end = socket.socketpair()
-        with probe_end:
-            channel = probe_end.fileno()
-            module = [sys.executable, "-P", "-m", "edge_agent.engines.selection.probe_main"]
-            self._process = subprocess.Popen(  # noqa: S603  # our own module
-                [*module, str(channel), str(os.getpid())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=[channel],
-                start_new_session=True,  # A terminal's signals are for the agent.
-            )
-        self._channel: Connection[bytes, bytes] = Connection(agent_end.detach())
-        self._send(job)
+    def __init__(self, job: ProbeJob, limits: ProcessLimits = _NO_LIMITS) -> None:
+        """Start the process, which opens the engine at once.
+
+        Raises:
+            OSError: no process can be started.
+        """
+        self._process = EngineProcess("edge_agent.engines.selection.probe_worker:serve", limits)
+        self._process.send(asdict(job))
+
+    @property
+    def pid(self) -> int:
+        """Return the process's id."""
+        return self._process.pid
+
+    @property
+    def peak_bytes(self) -> int:
+        """See `Probe.peak_bytes`."""
+        return self._process.peak_bytes
 
     def opened(self, until: float) -> ProbeReady:
         """See `Probe.opened`."""
-        return ProbeReady(**self._receive(max(0.0, until - time.monotonic()), "get ready"))
+        limit_s = max(0.0, until - time.monotonic())
+        return ProbeReady(**self._process.receive(limit_s, "get ready"))
 
     def time(self, timing: TimingRequest, limit_s: float) -> float:
         """See `Probe.time`."""
-        self._send(timing)
-        return float(self._receive(limit_s, "answer")["ms"])
+        self._process.send(asdict(timing))
+        return float(self._process.receive(limit_s, "answer")["ms"])
 
     def end(self) -> None:
         """See `Probe.end`."""
-        self._process.kill()
-        self._process.wait(_END_LIMIT_S)
-        self._channel.close()
-
-    def _send(self, message: ProbeJob | TimingRequest) -> None:
-        with suppress(OSError):  # The process has ended; `_receive` reports that.
-            self._channel.send_bytes(json.dumps(asdict(message)).encode())
-
-    def _receive(self, limit_s: float, act: str) -> dict[str, Any]:
-        try:
-            if not self._channel.poll(limit_s):
-                self._process.kill()
-                raise ProbeFailed(f"did not {act} in time", lasting=False)
-            answer: dict[str, Any] = json.loads(self._channel.recv_bytes(_MAX_MESSAGE_BYTES))
-        except (EOFError, OSError):
-            raise self._ended() from None
-        if "error" in answer:
-            raise ProbeFailed(f"failed: {answer['error']}")
-        return answer
-
-    def _ended(self) -> ProbeFailed:
-        """Describe how the process ended. SIGKILL may mean too little memory and is not lasting."""
-        try:
-            status = self._process.wait(_END_LIMIT_S)
-        except subprocess.TimeoutExpired:
-            return ProbeFailed("closed its channel", lasting=False)
-        if status >= 0:
-            return ProbeFailed(f"ended its process with status {status}")
-        name = signal.Signals(-status).name
-        return ProbeFailed(f"crashed its process ({name})", lasting=name != "SIGKILL")
+        self._process.end()

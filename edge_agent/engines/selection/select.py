@@ -8,14 +8,10 @@ with the others. `core.engine_selection` decides. See docs/decisions/0031-engine
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
-from edge_agent.core.engine_selection import BatchPolicy, BenchmarkResult, NoEngineAgrees
+from edge_agent.core.engine_selection import NoEngineAgrees
 from edge_agent.engines.bundle import Bundle
-from edge_agent.engines.hardware import Hardware
-from edge_agent.engines.runtimes.factory import runtime_version
 from edge_agent.engines.selection.benchmark import (
     DEFAULT_BUDGET,
     BenchmarkBudget,
@@ -23,26 +19,16 @@ from edge_agent.engines.selection.benchmark import (
     benchmark_candidates,
 )
 from edge_agent.engines.selection.cache import CachedSelection, SelectionCache, SelectionKey
-from edge_agent.engines.selection.probe import ProbeFactory, ProbeJob, ProbeProcess
-from edge_agent.errors import BundleInvalid, ConfigInvalid, EngineFailed
-from hilum.manifest import EngineVariant
-
-AUTO: Final = "auto"
-
-
-@dataclass(frozen=True, slots=True)
-class EngineSelection:
-    """The selected variant, how images are given to it, and why.
-
-    `measured` holds every candidate in the bundle's order. `is_cached` is True if all of this was
-    measured at an earlier start.
-    """
-
-    variant: EngineVariant
-    reason: str
-    measured: tuple[BenchmarkResult, ...]
-    batch: BatchPolicy
-    is_cached: bool
+from edge_agent.engines.selection.candidates import (
+    AUTO,
+    SELECTIONS,
+    EngineSelection,
+    build_job,
+    build_key,
+    find_candidates,
+)
+from edge_agent.engines.selection.probe import ProbeFactory, ProbeProcess
+from edge_agent.errors import EngineFailed
 
 
 def select_engine(
@@ -77,31 +63,15 @@ def select_engine(
         EngineFailed: no candidate agrees with the golden cases; the message names each one's
             problem.
     """
-    candidates = _find_candidates(bundle, wanted, without)
-    key = SelectionKey(
-        hardware=Hardware.detect(),
-        runtimes={c.runtime: runtime_version(c.runtime) or "" for c in candidates},
-        bundle_digest=bundle.digest,
-        candidates=tuple(candidate.name for candidate in candidates),
-        wanted=wanted,
-        threads=threads,
-    )
-    cache = SelectionCache.open(cache_dir / "selections")
+    candidates = find_candidates(bundle, wanted, without)
+    key = build_key(bundle, candidates, wanted, threads)
+    cache = SelectionCache.open(cache_dir / SELECTIONS)
     if cached := cache.load(key):
         variant = bundle.variant(cached.variant)
         return EngineSelection(
             variant, cached.reason, cached.measured, cached.batch, is_cached=True
         )
-    jobs = [
-        ProbeJob(
-            str(bundle.path.absolute()),
-            bundle.digest,
-            variant.name,
-            threads,
-            str(cache_dir.absolute()),
-        )
-        for variant in candidates
-    ]
+    jobs = [build_job(bundle, variant, cache_dir, threads) for variant in candidates]
     cores = threads or key.hardware.cores
     try:
         found = benchmark_candidates(
@@ -130,26 +100,3 @@ def _to_cached(found: BenchmarkReport, key: SelectionKey) -> CachedSelection:
         max_batch=found.batch.max_batch,
         parallel_requests=found.batch.parallel_requests,
     )
-
-
-def _find_candidates(bundle: Bundle, wanted: str, without: Collection[str]) -> list[EngineVariant]:
-    manifest = bundle.manifest
-    runnable = [
-        variant
-        for variant in manifest.engines
-        if variant.name not in without and runtime_version(variant.runtime) is not None
-    ]
-    if not runnable:
-        raise BundleInvalid(
-            f"the bundle {manifest.name} {manifest.version} has no engine that runs on this machine"
-        )
-    chosen = [variant for variant in runnable if wanted in {AUTO, variant.name}]
-    if not chosen:
-        raise ConfigInvalid(
-            f"the bundle {manifest.name} {manifest.version} has no engine {wanted!r} "
-            "that runs on this machine",
-            hint=f"Set engine.variant to {AUTO} or to one of: "
-            + ", ".join(variant.name for variant in runnable)
-            + ".",
-        )
-    return chosen

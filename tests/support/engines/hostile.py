@@ -5,6 +5,7 @@ A `ProbeJob` names `open_engine` of this module as its opener. The variant's nam
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -44,8 +45,40 @@ def open_engine(bundle: Bundle, variant: EngineVariant, **options: Any) -> Engin
         case "crashes-later":
             return _LateFailure(open_real(bundle, variant, **options), os.abort)
         case "reports":
-            Path(bundle.path.with_suffix(".nice")).write_text(str(os.nice(0)), encoding="ascii")
+            engine = open_real(bundle, variant, **options)
+            _report(bundle)
+            return engine
+        case "eats":
+            _eat_memory()
     return open_real(bundle, variant, **options)
+
+
+def read_report(bundle: Bundle) -> dict[str, Any]:
+    """Return the report of a process that opened the variant `reports`."""
+    report: dict[str, Any] = json.loads(_report_path(bundle).read_text(encoding="ascii"))
+    return report
+
+
+def _report(bundle: Bundle) -> None:
+    """Write the process's niceness, and the scheduling policy of each of its threads."""
+    threads = [int(thread.name) for thread in Path("/proc/self/task").iterdir()]
+    report = {
+        "niceness": os.nice(0),
+        "policies": [os.sched_getscheduler(thread) for thread in threads],
+        "oom_score_adj": int(Path("/proc/self/oom_score_adj").read_text(encoding="ascii")),
+    }
+    _report_path(bundle).write_text(json.dumps(report), encoding="ascii")
+
+
+def _report_path(bundle: Bundle) -> Path:
+    return bundle.path.with_suffix(".json")
+
+
+def _eat_memory() -> None:
+    """Fill 1 GiB and keep it until the process is killed."""
+    eaten = [b"x" * (16 << 20) for _ in range(64)]
+    signal.pause()
+    del eaten
 
 
 class _LateFailure:

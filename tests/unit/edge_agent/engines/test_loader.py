@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from edge_agent.engines import loader
 from edge_agent.engines.base import Engine
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.golden import GoldenSet
-from edge_agent.engines.loader import LoadOptions, load_model, self_test
+from edge_agent.engines.loader import InService, LoadOptions, load_model, self_test
 from edge_agent.engines.model import LoadedModel
-from edge_agent.engines.selection.select import EngineSelection
+from edge_agent.engines.selection import in_service
+from edge_agent.engines.selection.candidates import EngineSelection
 from edge_agent.errors import BundleInvalid, ConfigInvalid, EngineFailed
 from hilum.manifest import EngineVariant
 from tests.support.agents.tagged import SIDE, write_toy_bundle
@@ -160,3 +162,75 @@ def test_another_engine_replaces_a_gpu_that_fails_at_a_later_start(
         assert len(opened) == 2
         for wrong in opened:
             assert "closed" in self_test(model_of(bundle_for_gpu, wrong)).problem
+
+
+ROOT = Path(__file__).parents[4]
+BOUNDS = InService(memory_bytes=2 << 30, open_s=240.0)
+
+
+@pytest.mark.slow
+def test_in_service_a_model_is_opened_after_a_process_of_its_own_has_tested_it(
+    toy: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    model = load_model(toy, LoadOptions(tmp_path / "cache", threads=1, in_service=BOUNDS))
+    assert self_test(model).passed
+    assert model.reason.startswith("measured in service, in processor time: ")
+    assert model.batch_policy == ONE_AT_A_TIME
+    model.close()
+    # One compiled model: that of the process, which this one has loaded.
+    assert len(list((tmp_path / "cache" / "compiled").iterdir())) == 1
+    assert list((tmp_path / "cache" / "selections").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_in_service_a_content_check_that_refuses_golden_cases_is_not_opened_in_the_agent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(loader, "open_engine", lambda *_, **__: pytest.fail("opened in the agent"))
+    bundle = Bundle.open(bundle_with_content_check(tmp_path / "a.bundle", refuses=True))
+    with pytest.raises(EngineFailed, match="mass: refused as not_a_chest"):
+        load_model(bundle, LoadOptions(tmp_path / "cache", threads=1, in_service=BOUNDS))
+
+
+@pytest.fixture
+def tested_in_service(toy: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the toy's variant selected in service; its process held 100 MiB."""
+    selection = EngineSelection(
+        toy.variant(VARIANT), "a test", (), ONE_AT_A_TIME, is_cached=False, peak_bytes=100 << 20
+    )
+    monkeypatch.setattr(loader, "select_in_service", lambda *_, **__: selection)
+
+
+@pytest.mark.usefixtures("tested_in_service")
+def test_in_service_opening_that_hangs_is_abandoned_and_the_late_model_is_closed(
+    toy: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_open, was_closed = threading.Event(), threading.Event()
+
+    class LateEngine(FakeEngine):
+        def close(self) -> None:
+            was_closed.set()
+
+    def open_engine(*_: object, **__: object) -> Engine:
+        assert may_open.wait(60)
+        return LateEngine(SIDE, SIDE, name=VARIANT)
+
+    monkeypatch.setattr(loader, "open_engine", open_engine)
+    bounds = InService(memory_bytes=1 << 20, open_s=0.01)
+    with pytest.raises(EngineFailed, match=r"openvino-fp32 did not open within 0\.01 s"):
+        load_model(toy, LoadOptions(tmp_path / "cache", in_service=bounds))
+    assert not was_closed.is_set()
+    may_open.set()
+    assert was_closed.wait(60)
+
+
+@pytest.mark.usefixtures("tested_in_service")
+def test_in_service_a_model_is_not_opened_without_the_memory_that_its_process_held(
+    toy: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(in_service, "available_memory_bytes", lambda: 99 << 20)
+    monkeypatch.setattr(loader, "open_engine", lambda *_, **__: pytest.fail("opened"))
+    with pytest.raises(EngineFailed, match="openvino-fp32 may need 100 MiB of memory, of which 99"):
+        load_model(toy, LoadOptions(tmp_path / "cache", in_service=BOUNDS))

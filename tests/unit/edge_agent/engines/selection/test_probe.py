@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -14,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from edge_agent.engines.bundle import Bundle
-from edge_agent.engines.selection.probe import ProbeFailed, ProbeJob, ProbeProcess, TimingRequest
+from edge_agent.engines.engine_process import EngineProcessFailed, ProcessLimits
+from edge_agent.engines.selection.probe import ProbeJob, ProbeProcess, TimingRequest
 from tests.support.engines import hostile
 from tests.support.engines.variants import ORT, bundle_with, variant
 
@@ -23,9 +25,10 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[5]
 COMMANDS = (
     "illegal", "killed", "exits", "hangs", "refuses", "breaks", "blind", "hangs-later",
-    "crashes-later", "reports",
+    "crashes-later", "reports", "eats",
 )  # fmt: skip
 WAIT_S = 120.0
+NO_LIMITS = ProcessLimits()
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +38,7 @@ def sound_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return bundle_with(path, variant("openvino-fp32"), variant(ORT), *misbehaving)
 
 
-StartProbe = Callable[[str], ProbeProcess]
+StartProbe = Callable[..., ProbeProcess]
 
 
 @pytest.fixture
@@ -46,7 +49,7 @@ def start_probe(
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     started = []
 
-    def start(name: str, **changes: object) -> ProbeProcess:
+    def start(name: str, limits: ProcessLimits = NO_LIMITS, **changes: object) -> ProbeProcess:
         job = ProbeJob(
             bundle=str(sound_bundle.path),
             digest=sound_bundle.digest,
@@ -55,13 +58,13 @@ def start_probe(
             cache_dir=str(tmp_path / "cache"),
             opener=hostile.PATH,
         )
-        started.append(ProbeProcess(replace(job, **changes)))
+        started.append(ProbeProcess(replace(job, **changes), limits))
         return started[-1]
 
     yield start
     for probe in started:
         probe.end()
-        assert probe._process.returncode is not None
+        assert probe._process.exit_status is not None
 
 
 def deadline() -> float:
@@ -81,8 +84,41 @@ def test_a_probe_has_a_lower_priority_than_the_agent(
     start_probe: StartProbe, sound_bundle: Bundle
 ) -> None:
     start_probe("openvino-reports").opened(deadline())
-    niceness = int(sound_bundle.path.with_suffix(".nice").read_text(encoding="ascii"))
-    assert niceness == min(19, os.nice(0) + 5)
+    report = hostile.read_report(sound_bundle)
+    assert report["niceness"] == min(19, os.nice(0) + 5)
+    assert report["oom_score_adj"] == 1000
+
+
+def test_every_thread_of_an_idle_probe_has_idle_priority(
+    start_probe: StartProbe, sound_bundle: Bundle
+) -> None:
+    """Also the threads of libraries, which inherit the priority of the thread that starts them."""
+    start_probe("openvino-reports", ProcessLimits(is_idle=True), threads=2).opened(deadline())
+    report = hostile.read_report(sound_bundle)
+    assert len(report["policies"]) > 1
+    assert set(report["policies"]) == {os.SCHED_IDLE}
+
+
+def test_a_probe_that_needs_more_memory_than_it_may_is_killed(start_probe: StartProbe) -> None:
+    probe = start_probe("openvino-eats", ProcessLimits(memory_bytes=300 << 20))
+    with pytest.raises(EngineProcessFailed, match=r"^needs more than 300 MiB$") as failed:
+        probe.opened(deadline())
+    assert not failed.value.lasting
+    os.waitid(os.P_PID, probe.pid, os.WEXITED | os.WNOWAIT)
+    assert probe._process.exit_status == -signal.SIGKILL
+
+
+def test_the_peak_of_the_memory_is_measured(start_probe: StartProbe) -> None:
+    limits = ProcessLimits(memory_bytes=2 << 30)
+    probe = start_probe("openvino-fp32", limits)
+    assert probe.opened(deadline()).problems == ""
+    assert 20 << 20 < probe.peak_bytes < 2 << 30
+
+
+def test_the_processor_time_of_a_request_can_be_measured(start_probe: StartProbe) -> None:
+    probe = start_probe("openvino-fp32")
+    probe.opened(deadline())
+    assert probe.time(TimingRequest(0, clock="cpu"), WAIT_S) > 0
 
 
 def test_wrong_findings_are_reported_with_their_case(start_probe: StartProbe) -> None:
@@ -103,18 +139,18 @@ def test_wrong_findings_are_reported_with_their_case(start_probe: StartProbe) ->
 def test_a_failure_is_reported_in_words(
     start_probe: StartProbe, command: str, message: str, lasting: bool
 ) -> None:
-    with pytest.raises(ProbeFailed, match=message) as failed:
+    with pytest.raises(EngineProcessFailed, match=message) as failed:
         start_probe(f"openvino-{command}").opened(deadline())
     assert failed.value.lasting is lasting
 
 
 def test_a_probe_that_hangs_is_killed_at_its_deadline(start_probe: StartProbe) -> None:
     probe = start_probe("openvino-hangs")
-    with pytest.raises(ProbeFailed, match="did not get ready in time") as failed:
+    with pytest.raises(EngineProcessFailed, match="did not get ready in time") as failed:
         probe.opened(time.monotonic())
     assert not failed.value.lasting
-    probe._process.wait(WAIT_S)
-    with pytest.raises(ProbeFailed):
+    os.waitid(os.P_PID, probe.pid, os.WEXITED | os.WNOWAIT)
+    with pytest.raises(EngineProcessFailed):
         probe.time(TimingRequest(0), WAIT_S)
 
 
@@ -130,12 +166,12 @@ def test_a_failure_during_timing_is_reported(
 ) -> None:
     probe = start_probe(f"openvino-{command}")
     assert probe.opened(deadline()).problems == ""
-    with pytest.raises(ProbeFailed, match=message):
+    with pytest.raises(EngineProcessFailed, match=message):
         probe.time(TimingRequest(0), limit_s)
 
 
 def test_a_bundle_that_was_replaced_meanwhile_is_not_opened(start_probe: StartProbe) -> None:
-    with pytest.raises(ProbeFailed, match="the bundle's file was replaced"):
+    with pytest.raises(EngineProcessFailed, match="the bundle's file was replaced"):
         start_probe(ORT, digest="0" * 64).opened(deadline())
 
 
@@ -143,7 +179,7 @@ AGENT = """
 import os, signal, sys
 from edge_agent.engines.selection.probe import ProbeJob, ProbeProcess
 probe = ProbeProcess(ProbeJob(*sys.argv[1:4], 1, sys.argv[4], opener=sys.argv[5]))
-print(probe._process.pid, flush=True)
+print(probe.pid, flush=True)
 signal.pause()
 """
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +13,23 @@ import pytest
 
 from edge_agent.core.engine_selection import BatchPolicy
 from edge_agent.engines.bundle import Bundle
+from edge_agent.engines.engine_process import EngineProcessFailed
 from edge_agent.engines.hardware import Hardware
 from edge_agent.engines.runtimes.factory import open_engine
-from edge_agent.engines.selection import select as module
+from edge_agent.engines.selection import candidates as candidates_module
 from edge_agent.engines.selection.benchmark import BenchmarkBudget
+from edge_agent.engines.selection.candidates import AUTO, EngineSelection
 from edge_agent.engines.selection.probe import (
     Probe,
-    ProbeFailed,
     ProbeJob,
     ProbeProcess,
     ProbeReady,
     TimingRequest,
 )
-from edge_agent.engines.selection.select import AUTO, EngineSelection, select_engine
+from edge_agent.engines.selection.select import select_engine
 from edge_agent.errors import BundleInvalid, ConfigInvalid, EngineFailed
 from tests.support.engines import hostile
+from tests.support.engines.candidates import FakeCandidates
 from tests.support.engines.variants import (
     ORT,
     bundle_with,
@@ -41,50 +42,6 @@ ROOT = Path(__file__).parents[5]
 INT8, FP32 = "openvino-int8", "openvino-fp32"
 MACHINE = Hardware("AMD EPYC", 2, ("avx2",), "")
 BUDGET = BenchmarkBudget(rounds=5)
-
-Time = Callable[[ProbeJob, TimingRequest], float]
-
-
-@dataclass
-class FakeCandidates:
-    """Fake candidates by variant; `times` gives milliseconds or raises."""
-
-    times: dict[str, Time | float]
-    problems: dict[str, str] = field(default_factory=dict)
-    refusals: dict[str, Exception] = field(default_factory=dict)
-    max_batch: int = 1
-    started: list[ProbeJob] = field(default_factory=list)
-    running: Counter[ProbeJob] = field(default_factory=Counter)
-    timed: list[tuple[str, TimingRequest]] = field(default_factory=list)
-
-    def start(self, job: ProbeJob) -> Probe:
-        self.started.append(job)
-        if isinstance(refusal := self.refusals.get(job.variant), OSError):
-            raise refusal
-        self.running[job] += 1
-        return FakeProbe(self, job)
-
-
-@dataclass
-class FakeProbe:
-    candidates: FakeCandidates
-    job: ProbeJob
-
-    def opened(self, until: float) -> ProbeReady:
-        if refusal := self.candidates.refusals.get(self.job.variant):
-            raise refusal
-        return ProbeReady(
-            self.candidates.problems.get(self.job.variant, ""), self.candidates.max_batch
-        )
-
-    def time(self, timing: TimingRequest, limit_s: float) -> float:
-        assert self.candidates.running[self.job], "timed after its end"
-        self.candidates.timed.append((self.job.variant, timing))
-        time = self.candidates.times[self.job.variant]
-        return time(self.job, timing) if callable(time) else time * timing.images * timing.calls
-
-    def end(self) -> None:
-        self.candidates.running.pop(self.job, None)
 
 
 @pytest.fixture(scope="module")
@@ -174,13 +131,13 @@ def test_a_candidate_that_disagrees_is_not_timed(bundle: Bundle, tmp_path: Path)
 
 
 def crash(job: ProbeJob, timing: TimingRequest) -> float:
-    raise ProbeFailed("crashed its process (SIGSEGV)")
+    raise EngineProcessFailed("crashed its process (SIGSEGV)")
 
 
 FAILURES: dict[str, dict[str, Any]] = {
     "cannot be started": {"refusals": {FP32: OSError("no memory")}},
-    "crashes while it is opened": {"refusals": {FP32: ProbeFailed("crashed (SIGILL)")}},
-    "hangs while it is opened": {"refusals": {FP32: ProbeFailed("did not", lasting=False)}},
+    "crashes while it is opened": {"refusals": {FP32: EngineProcessFailed("crashed (SIGILL)")}},
+    "hangs while it is opened": {"refusals": {FP32: EngineProcessFailed("did not", lasting=False)}},
     "crashes while it is timed": {"times": {INT8: 9.0, FP32: crash, ORT: 14.0}},
 }
 
@@ -201,7 +158,7 @@ def test_if_no_candidate_agrees_the_error_has_the_reason_of_each(
 ) -> None:
     candidates = usual_candidates()
     candidates.problems = {INT8: "mass: wrong", FP32: "mass: wrong too"}
-    candidates.refusals = {ORT: ProbeFailed("crashed its process (SIGILL)")}
+    candidates.refusals = {ORT: EngineProcessFailed("crashed its process (SIGILL)")}
     with pytest.raises(EngineFailed) as failed:
         select(bundle, tmp_path, candidates)
     assert failed.value.message == (
@@ -243,7 +200,7 @@ def test_another_machine_runtime_or_number_of_threads_is_measured_again(
     assert not select(bundle, tmp_path, usual_candidates()).is_cached
     set_hardware()
     assert select(bundle, tmp_path, usual_candidates()).is_cached
-    monkeypatch.setattr(module, "runtime_version", lambda runtime: "2027.1")
+    monkeypatch.setattr(candidates_module, "runtime_version", lambda runtime: "2027.1")
     assert not select(bundle, tmp_path, usual_candidates()).is_cached
 
 
@@ -259,11 +216,11 @@ def test_after_damage_of_the_cache_engines_are_measured_again(
 
 def test_a_temporary_failure_is_not_cached(bundle: Bundle, tmp_path: Path) -> None:
     busy = usual_candidates()
-    busy.refusals = {FP32: ProbeFailed("did not get ready in time", lasting=False)}
+    busy.refusals = {FP32: EngineProcessFailed("did not get ready in time", lasting=False)}
     assert select(bundle, tmp_path, busy).variant.name == INT8
     assert select(bundle, tmp_path, usual_candidates()).variant.name == FP32
     illegal = usual_candidates()
-    illegal.refusals = {INT8: ProbeFailed("crashed its process (SIGILL)")}
+    illegal.refusals = {INT8: EngineProcessFailed("crashed its process (SIGILL)")}
     other = bundle_with(tmp_path / "b.bundle", variant(INT8), variant(FP32))
     select(other, tmp_path, illegal)
     assert select(other, tmp_path, usual_candidates()).is_cached
@@ -292,10 +249,10 @@ def test_a_variant_that_cannot_run_here_is_no_candidate(
         f"Set engine.variant to {AUTO} or to one of: {INT8}, {FP32}, {ORT}."
     )
     monkeypatch.setattr(
-        module, "runtime_version", lambda name: "1" if name == "onnxruntime" else None
+        candidates_module, "runtime_version", lambda name: "1" if name == "onnxruntime" else None
     )
     assert [it.variant for it in select(bundle, tmp_path, usual_candidates()).measured] == [ORT]
-    monkeypatch.setattr(module, "runtime_version", lambda name: None)
+    monkeypatch.setattr(candidates_module, "runtime_version", lambda name: None)
     with pytest.raises(BundleInvalid, match="no engine that runs on this machine"):
         select(bundle, tmp_path, usual_candidates())
 
@@ -368,7 +325,7 @@ def test_real_engines_are_measured_on_this_machine(
         r"openvino-hangs did not get ready in time; openvino-blind disagrees",
         choice.reason,
     )
-    assert [probe._process.returncode for probe in hanging] == [-9]
+    assert [probe._process.exit_status for probe in hanging] == [-9]
     engine = open_engine(
         bundle, choice.variant, threads=2, cache_dir=tmp_path / "cache", batch=choice.batch
     )
@@ -380,6 +337,7 @@ class TimedOutProbe:
     """A probe whose deadline to get ready has passed."""
 
     probe: Probe
+    peak_bytes: int = 0
 
     def opened(self, until: float) -> ProbeReady:
         return self.probe.opened(0.0)
