@@ -96,11 +96,16 @@ class AccessSettings(_Frozen):
 class AuditSettings(_Frozen):
     """The log of every access. A `folder` of None means `audit` in the state folder.
 
-    It can be switched off only if both ports are for this machine alone.
+    It can be switched off only if both ports are for this machine alone. Exported entries are
+    removed after `retention_days`, if it is set. Beyond `max_bytes` the oldest are removed, whether
+    they were exported or not.
     """
 
     enabled: bool = True
     folder: Path | None = None
+    reserve_entries: Annotated[int, Field(ge=700, le=10_000_000)] = 200_000
+    retention_days: Annotated[int, Field(ge=1, le=36_500)] | None = None
+    max_bytes: Annotated[int, Field(ge=1 << 24, le=1 << 40)] = 2 << 30
 
 
 class DecodeSettings(_Frozen):

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from edge_agent.audit.log import AuditLog
+from edge_agent.audit.log import AuditLimits, AuditLog
+from edge_agent.audit.retention import RetentionRules
 from edge_agent.config import Settings
 from edge_agent.core.authorization import Listener, check_listeners, is_loopback
 from edge_agent.core.request_origin import TrustedHosts, parse_trusted_hosts
@@ -98,7 +99,12 @@ def _check_audit(settings: Settings, listeners: list[Listener]) -> None:
 def _open_audit(settings: Settings) -> AuditLog | None:
     if not settings.audit.enabled:
         return None
-    return AuditLog(settings.audit_dir, utc_now=utc_now)
+    audit = settings.audit
+    limits = AuditLimits(
+        reserve_entries=audit.reserve_entries,
+        retention=RetentionRules(audit.retention_days, audit.max_bytes),
+    )
+    return AuditLog(settings.audit_dir, utc_now=utc_now, limits=limits)
 
 
 def _trusted_hosts(settings: Settings, tls: Tls | None) -> TrustedHosts:

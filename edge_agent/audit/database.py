@@ -74,6 +74,7 @@ class AuditDatabase:
     Attributes:
         base: the end of the chain before the first entry in the database.
         box: the identity of the box whose log it is; empty if none was given yet.
+        exported: the number of entries before the end of the last export that an entry states.
         end: the number after that of the last entry.
         reserved: the number of blank rows.
         first_reserved: the number of the first blank row.
@@ -98,7 +99,7 @@ class AuditDatabase:
         self._connection: sqlite3.Connection | None = None
         self.is_exclusive = False
         self.base, self.box, self.end = base, "", base.count
-        self.first_reserved, self.reserved = base.count, 0
+        self.first_reserved, self.reserved, self.exported = base.count, 0, 0
         self._restore_wal()
         # The descriptor is held while the database is open: closing any descriptor of the file
         # would release the locks that SQLite holds on it (POSIX advisory locks are per process).
@@ -124,12 +125,13 @@ class AuditDatabase:
         """
         return self._find_inodes() != self._inodes
 
-    def append(self, lines: Sequence[bytes], *, box: str = "") -> None:
+    def append(self, lines: Sequence[bytes], *, box: str = "", exported: int = 0) -> None:
         """Write entries into the first reserved rows and make them durable; all of them, or none.
 
         Args:
             lines: the entries; at most as many as there are reserved rows.
             box: the identity of the box to store, if it is not stored yet.
+            exported: the number of exported entries to store, if it is another one now.
 
         Raises:
             DatabaseDamaged: the database is damaged, or a row is not blank.
@@ -143,9 +145,12 @@ class AuditDatabase:
             )
             if cursor.rowcount != len(lines):
                 raise DatabaseDamaged(errno.EUCLEAN, "a row of the audit log is not as reserved")
-            if box:
-                cursor.execute("INSERT OR REPLACE INTO meta VALUES ('box', ?)", (box,))
-        self.box = box or self.box
+            facts = {"box": box, "exported": exported}
+            cursor.executemany(
+                "INSERT OR REPLACE INTO meta VALUES (?, ?)",
+                [(name, value) for name, value in facts.items() if value],
+            )
+        self.box, self.exported = box or self.box, exported or self.exported
         self.end = self.first_reserved = first + len(lines)
         self.reserved -= len(lines)
 
@@ -195,10 +200,13 @@ class AuditDatabase:
             cursor.execute("DELETE FROM entry WHERE seq < ?", (base.count,))
             cursor.execute("UPDATE meta SET value = ? WHERE name = 'base_count'", (base.count,))
             cursor.execute("UPDATE meta SET value = ? WHERE name = 'base_hash'", (base.hash,))
-            cursor.executemany("UPDATE entry SET line = ?2 WHERE seq = ?1", enumerate(lines, first))
+            # Without a reserved row they take the place of those that were removed.
+            cursor.executemany(
+                "INSERT OR REPLACE INTO entry VALUES (?, ?)", enumerate(lines, first)
+            )
         self.base = base
         self.end = self.first_reserved = first + len(lines)
-        self.reserved -= len(lines)
+        self.reserved = max(0, self.reserved - len(lines))
 
     def checkpoint(self) -> bool:
         """Move committed pages into the main file; return whether all were moved."""
@@ -271,7 +279,7 @@ class AuditDatabase:
             self.base = ChainHead(int(meta["base_count"]), str(meta["base_hash"]))
         except (KeyError, ValueError):
             raise DatabaseDamaged(errno.EUCLEAN, "the start of the chain is missing") from None
-        self.box = str(meta.get("box", ""))
+        self.box, self.exported = str(meta.get("box", "")), int(meta.get("exported", 0))
         self.end = self._find_end()
         ((first, last),) = self._execute(
             "SELECT min(seq), max(seq) FROM entry WHERE seq >= ?", self.end

@@ -25,11 +25,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from edge_agent.audit.retention import RetentionRules
 from edge_agent.audit.store import ChainStore
 from edge_agent.core.audit_chain import AuditEvent, DenialTokenBucket, Marker
 from edge_agent.core.authorization import DenialReason
@@ -48,8 +49,9 @@ class AuditLimits:
             requests in flight are still accepted, up to twice as many.
         reserve_entries: number of entries for which space is reserved on the disk; the default
             takes 117 MB.
-        reserve_pause_s: time between two steps of 700 entries while the reserve is made.
-        reserve_retry_s: time until the next step after the disk had no room for one.
+        reserve_pause_s: time between two steps of 700 entries while space is reserved or freed.
+        reserve_retry_s: time until the next look at exports, old entries and the disk's room.
+        retention: when the oldest entries are removed.
         gather_s: time that the first entry waits for others before it is written.
         retry_s: time between a failure and the next attempt to write.
         denials_burst: number of denials in a row that are listed one by one.
@@ -58,6 +60,7 @@ class AuditLimits:
 
     queue_size: int = 4096
     reserve_entries: int = 200_000
+    retention: RetentionRules = field(default_factory=RetentionRules)
     reserve_pause_s: float = 0.25
     reserve_retry_s: float = 30.0
     gather_s: float = 0.05
@@ -75,6 +78,7 @@ class AuditStatus:
         waiting: number of entries that are not durable yet.
         lost: number of entries that were dropped because the queue was full.
         failure: the reason why nothing can be written; None if it can.
+        exported: number of entries before the end of the last export.
         reserved: number of entries for which space is reserved on the disk.
         reserve_wanted: number of entries for which space is to be reserved.
         size_bytes: size of the database.
@@ -84,6 +88,7 @@ class AuditStatus:
     waiting: int
     lost: int
     failure: str | None
+    exported: int = 0
     reserved: int = 0
     reserve_wanted: int = 0
     size_bytes: int = 0
@@ -136,6 +141,7 @@ class AuditLog:
                 folder,
                 box_id=box_id,
                 reserve_entries=self._limits.reserve_entries,
+                retention=self._limits.retention,
                 now=utc_now(),
             )
         except OSError as error:
@@ -193,6 +199,7 @@ class AuditLog:
             waiting=len(self._queue),
             lost=self._lost,
             failure=self._failure,
+            exported=self._store.exported,
             reserved=self._store.reserved,
             reserve_wanted=self._limits.reserve_entries,
             size_bytes=self._store.size_bytes,
@@ -292,12 +299,11 @@ class AuditLog:
                 if batch:
                     self._dequeue(self._store.append(batch))
                 self._store.move_anchor()
+                self._clear_failure()
+                self._keep_up()
             except OSError as error:
                 if not self._wait_to_retry(error):
                     return
-            else:
-                self._clear_failure()
-                self._keep_up()
 
     def _wait_for_batch(self) -> list[tuple[datetime, AuditEvent]] | None:
         """Wait for entries to write; None when the log closes and nothing is left to write.
@@ -317,25 +323,38 @@ class AuditLog:
             return list(itertools.islice(self._queue, self._limits.queue_size))
 
     def _keep_up(self) -> None:
-        """Do the step of the upkeep that is due: reserve space for some more entries."""
+        """Do the step of the upkeep that is due: state exports, remove the oldest, reserve space.
+
+        Raises:
+            OSError: the disk is full or failing.
+        """
         if self._is_closing or time.monotonic() < self._upkeep_at_s:
             return
-        pause_s = self._limits.reserve_retry_s
+        now = self._utc_now()
+        self._upkeep_at_s = time.monotonic() + self._limits.reserve_retry_s
         self._store.leave_exclusive_mode()
-        if self._store.is_reserve_short:
-            has_room = self._store.extend_reserve()
-            if has_room:
-                pause_s = self._limits.reserve_pause_s
-            elif not self._is_short_of_disk:
-                _log.warning(
-                    "the disk has no room for the audit log's reserve",
-                    extra={
-                        "reserved_entries": self._store.reserved,
-                        "wanted_entries": self._limits.reserve_entries,
-                    },
-                )
-            self._is_short_of_disk = not has_room
-        self._upkeep_at_s = time.monotonic() + pause_s
+        self._store.record_export(now)
+        has_more = self._store.remove_oldest(now) or self._extend_reserve()
+        self._store.move_anchor()
+        if has_more:
+            self._upkeep_at_s = time.monotonic() + self._limits.reserve_pause_s
+
+    def _extend_reserve(self) -> bool:
+        """Reserve one more step; return whether there may be another one."""
+        if not self._store.is_reserve_short:
+            self._is_short_of_disk = False
+            return False
+        has_room = self._store.extend_reserve()
+        if not has_room and not self._is_short_of_disk:
+            _log.warning(
+                "the disk has no room for the audit log's reserve",
+                extra={
+                    "reserved_entries": self._store.reserved,
+                    "wanted_entries": self._limits.reserve_entries,
+                },
+            )
+        self._is_short_of_disk = not has_room
+        return has_room
 
     def _dequeue(self, count: int) -> None:
         with self._lock:

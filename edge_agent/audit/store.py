@@ -16,6 +16,8 @@ from typing import Final
 from edge_agent.audit import segments
 from edge_agent.audit.anchor import AnchorFile, read_anchor_file
 from edge_agent.audit.database import DATABASE, STEP_ROWS, AuditDatabase, DatabaseDamaged
+from edge_agent.audit.export_cursor import read_export_cursor
+from edge_agent.audit.retention import RetentionRules, plan_removal
 from edge_agent.core.audit_chain import (
     GENESIS,
     AuditEvent,
@@ -47,13 +49,22 @@ class ChainStore:
         opening_events: events of the recovery and of the opening, to be recorded first.
     """
 
-    def __init__(self, folder: Path, *, box_id: str, reserve_entries: int, now: datetime) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        box_id: str,
+        reserve_entries: int,
+        retention: RetentionRules,
+        now: datetime,
+    ) -> None:
         """Lock the folder and recover the chain.
 
         Args:
             folder: the log's folder, which is made if absent.
             box_id: the box's identity, 32 hexadecimal digits; empty if it has none.
             reserve_entries: the number of entries for which to reserve space.
+            retention: when the oldest entries are removed.
             now: the time, for the names of files that are set aside.
 
         Raises:
@@ -63,6 +74,7 @@ class ChainStore:
         self._folder = folder
         self._box_id = box_id
         self._reserve_entries = reserve_entries
+        self._retention = retention
         self.head = GENESIS
         self._database: AuditDatabase | None = None
         self._anchor: AnchorFile | None = None
@@ -93,6 +105,11 @@ class ChainStore:
         return 0 if self._database is None else self._database.reserved
 
     @property
+    def exported(self) -> int:
+        """The number of entries before the end of the last export that an entry states."""
+        return 0 if self._database is None else self._database.exported
+
+    @property
     def size_bytes(self) -> int:
         """The size of the database's main file."""
         with suppress(OSError):
@@ -115,7 +132,14 @@ class ChainStore:
         """
         now, _ = events[0]
         database = self._usable_database(now)
-        written = events[: self._reserve_rows(database, len(events))]
+        try:
+            count = self._reserve_rows(database, len(events))
+        except OSError:
+            # On a full disk the rows of entries that are due for removal can be used again.
+            if self._remove_step(database, now) is None:
+                raise
+            count = self._reserve_rows(database, len(events))
+        written = events[:count]
         self._commit(database, written)
         return len(written)
 
@@ -147,6 +171,30 @@ class ChainStore:
             return False
         return True
 
+    def record_export(self, now: datetime) -> None:
+        """Append an entry that states an export since the last one that an entry states.
+
+        Raises:
+            OSError: the disk is full or failing; the same call may succeed later.
+        """
+        database, exported = self._database, read_export_cursor(self._folder)
+        if database is None or self._is_suspect or exported is None:
+            return
+        if database.exported < exported.count <= self.head.count:
+            self._reserve_rows(database, 1)
+            event = AuditEvent(Marker.EXPORTED, count=exported.count, digest=exported.hash)
+            self._commit(database, [(now, event)], exported=exported.count)
+
+    def remove_oldest(self, now: datetime) -> bool:
+        """Remove one step of the oldest entries, if the rules say so; return whether it did.
+
+        Raises:
+            OSError: the disk is failing; the same call may succeed later.
+        """
+        if self._database is None or self._is_suspect:
+            return False
+        return self._remove_step(self._database, now) is not None
+
     def leave_exclusive_mode(self) -> None:
         """Let other processes read the log again, once there is room for what that needs."""
         database = self._database
@@ -162,13 +210,37 @@ class ChainStore:
             os.close(self._lock)
             self._lock = None
 
-    def _commit(self, database: AuditDatabase, events: Iterable[TimedEvent]) -> None:
+    def _remove_step(self, database: AuditDatabase, now: datetime) -> ChainHead | None:
+        """Remove one step of the oldest entries, if the rules say so; return the new start."""
+        removal = plan_removal(
+            database,
+            self._retention,
+            exported=read_export_cursor(self._folder),
+            now=now,
+            box_id=self._box_id,
+        )
+        if removal is None:
+            return None
+        line, head = append_entry(self.head, now, removal.event)
+        try:
+            database.remove_before(removal.base, [line])
+        except OSError as error:
+            self._note_failure(error)
+            raise
+        self.head = head
+        self.move_anchor()
+        return removal.base
+
+    def _commit(
+        self, database: AuditDatabase, events: Iterable[TimedEvent], *, exported: int = 0
+    ) -> None:
         head, lines = self.head, []
         for utc, event in events:
             line, head = append_entry(head, utc, event)
             lines.append(line)
         try:
-            database.append(lines, box="" if database.box else self._box_id)
+            box = "" if database.box else self._box_id
+            database.append(lines, box=box, exported=exported)
         except OSError as error:
             self._note_failure(error)
             raise

@@ -22,9 +22,9 @@ from pydicom.uid import UID, ComputedRadiographyImageStorage, ExplicitVRLittleEn
 
 from edge_agent.app.agent import Agent
 from edge_agent.app.models import open_bundle
+from edge_agent.cli.console import open_stderr
 from edge_agent.cli.exit_codes import EXIT_OK, report_errors
 from edge_agent.cli.input_files import UsageError
-from edge_agent.cli.output import open_stderr
 from edge_agent.cli.settings import settings_from_options
 from edge_agent.config import AccessSettings, Settings, TlsSettings
 from edge_agent.engines.bundle import Bundle

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.progress import Progress
 
 from edge_agent.app import models
-from edge_agent.cli import output, remote
+from edge_agent.cli import console, output, remote
 from edge_agent.cli.batch import FileOutcome, detect_files, read_limited, render_overlay
 from edge_agent.cli.exit_codes import EXIT_FAILED, EXIT_OK, report_errors
 from edge_agent.cli.input_files import (
@@ -95,9 +95,9 @@ class _Printer:
     def __init__(self, files: int, *, as_json: bool, one_document: bool) -> None:
         self._as_json = as_json
         self._indent = 2 if one_document else None
-        self._err = output.open_stderr()
+        self._err = console.open_stderr()
         has_bar = files > 1 and self._err.is_terminal
-        self._out = self._err if has_bar and sys.stdout.isatty() else output.open_stdout()
+        self._out = self._err if has_bar and sys.stdout.isatty() else console.open_stdout()
         self.progress = Progress(console=self._err, transient=True, disable=not has_bar)
 
     def print(self, outcome: FileOutcome) -> None:
@@ -107,7 +107,7 @@ class _Printer:
         elif outcome.result:
             output.print_result(self._out, outcome.path, outcome.result)
         if outcome.error:
-            output.print_error(self._err, outcome.error, file=outcome.path)
+            console.print_error(self._err, outcome.error, file=outcome.path)
 
 
 async def _detect_locally(

@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from edge_agent.app.security import utc_now
+from edge_agent.cli.console import open_stderr, open_stdout
 from edge_agent.cli.exit_codes import EXIT_OK, report_errors
-from edge_agent.cli.output import open_stderr, open_stdout
 from edge_agent.cli.settings import settings_from_options
 from edge_agent.core.authorization import Role
 from edge_agent.errors import ConfigInvalid

@@ -295,21 +295,31 @@ def keys_remove(
     raise typer.Exit(remove_command(config=config, file=file, key_id=key_id))
 
 
-audit = typer.Typer(help="Check the log of every access.", no_args_is_help=True)
+audit = typer.Typer(help="Check, show and export the log of every access.", no_args_is_help=True)
 app.add_typer(audit, name="audit")
+
+AuditFolderOption = Annotated[
+    Path | None,
+    typer.Option("--folder", metavar="FOLDER", help="The log, instead of the settings' own."),
+]
 
 
 @audit.command("verify")
 def audit_verify(
-    folder: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="The log, instead of the settings' own.")
-    ] = None,
+    folder: AuditFolderOption = None,
     archived: Annotated[
-        bool, typer.Option("--archived", help="Older segments have been moved elsewhere.")
+        bool, typer.Option("--archived", help="Older entries have been moved elsewhere.")
     ] = False,
+    box: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="The box that must have written it; default: this one."),
+    ] = None,
     config: ConfigOption = None,
 ) -> None:
-    """Check the log's hash chain. The exit status is 1 if an entry was changed or is missing.
+    """Check the log's hash chain, or an export's.
+
+    The exit status is 1 if an entry was changed or is missing, if another box wrote the log, or if
+    nothing states where it ends.
 
     For example:
 
@@ -317,7 +327,50 @@ def audit_verify(
     """
     from edge_agent.cli.audit import verify_command  # noqa: PLC0415  # see the module
 
-    raise typer.Exit(verify_command(config=config, folder=folder, archived=archived))
+    raise typer.Exit(verify_command(config=config, folder=folder, archived=archived, box=box))
+
+
+@audit.command("show")
+def audit_show(
+    last: Annotated[
+        int, typer.Option("--last", metavar="N", min=1, help="The number of entries.")
+    ] = 20,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print each entry as it is, a JSON document.")
+    ] = False,
+    folder: AuditFolderOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Print the last entries, also while the agent runs.
+
+    For example:
+
+        hilum-edge audit show --last 100
+    """
+    from edge_agent.cli.audit import show_command  # noqa: PLC0415  # see the module
+
+    raise typer.Exit(show_command(config=config, folder=folder, last=last, as_json=as_json))
+
+
+@audit.command("export")
+def audit_export(
+    to: Annotated[
+        Path, typer.Option("--to", metavar="FOLDER", help="The folder to write a new file to.")
+    ],
+    folder: AuditFolderOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Write the entries since the last export to a file that can be checked on its own.
+
+    The agent may then remove them from its log (audit.retention_days).
+
+    For example:
+
+        hilum-edge audit export --to /mnt/archive/audit
+    """
+    from edge_agent.cli.audit import export_command  # noqa: PLC0415  # see the module
+
+    raise typer.Exit(export_command(config=config, folder=folder, target=to))
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 from edge_agent.app import models
+from edge_agent.cli.console import open_stdout
 from edge_agent.cli.exit_codes import EXIT_OK, report_errors
-from edge_agent.cli.output import open_stdout, print_model
+from edge_agent.cli.output import print_model
 from edge_agent.cli.settings import settings_from_options
 
 

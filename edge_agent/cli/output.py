@@ -11,21 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from edge_agent.cli.batch import FileOutcome
-from edge_agent.errors import HilumError
 from edge_agent.serving.grpc import converters
 from edge_agent.serving.types import DetectionResult
-from hilum.client import DetectError
 from hilum.v1 import detection_pb2 as pb
-
-
-def open_stdout() -> Console:
-    """Return a console on standard output, for results."""
-    return Console(highlight=False, emoji=False)
-
-
-def open_stderr() -> Console:
-    """Return a console on standard error, for everything that is not a result."""
-    return Console(stderr=True, highlight=False, emoji=False)
 
 
 def outcome_document(outcome: FileOutcome) -> dict[str, Any]:
@@ -82,30 +70,6 @@ def findings_table(response: pb.DetectResponse) -> Table:
             *(f"{value:.0f}" for value in (box.x_min, box.y_min, box.x_max, box.y_max)),
         )
     return table
-
-
-def print_error(
-    console: Console, error: HilumError | DetectError, *, file: Path | None = None
-) -> None:
-    """Print an error's code and message, and its hint below.
-
-    Args:
-        console: where it is printed.
-        error: the error.
-        file: the file that it concerns, if it is one.
-    """
-    subject = f"{escape(str(file))}: " if file else ""
-    console.print(
-        f"[bold red]error[/bold red] {subject}{error.code}: {escape(error.message)}",
-        soft_wrap=True,
-    )
-    if error.hint:
-        console.print(f"  {escape(error.hint)}", soft_wrap=True)
-
-
-def print_usage_error(console: Console, message: str) -> None:
-    """Print what is wrong with the command line."""
-    console.print(f"[bold red]error[/bold red] {escape(message)}", soft_wrap=True)
 
 
 def print_model(console: Console, facts: dict[str, Any]) -> None:

@@ -54,7 +54,7 @@ def small_disk(mount_point: Path, size_bytes: int, *, kind: str = "tmpfs") -> It
     try:
         yield mount_point
     finally:
-        subprocess.run(["umount", mount_point], check=True)
+        subprocess.run(["umount", "--lazy", mount_point], check=True)
 
 
 def fill_disk(folder: Path) -> Path:
