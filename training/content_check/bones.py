@@ -7,6 +7,7 @@ f32 (SIZE, SIZE), about 0 to 1.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -245,52 +246,40 @@ def paint_joint(rng: np.random.Generator) -> Floats:
     return image
 
 
+@dataclass(frozen=True, slots=True)
+class _SideView:
+    """Place of a chest from the side: the middle of the lung, its half axes, in pixels.
+
+    `facing` is 1 if the front is at the right, -1 if it is at the left. `density` is the soft
+    tissue's.
+    """
+
+    facing: int
+    x: float
+    y: float
+    depth: float
+    height: float
+    density: float
+
+
 def paint_lateral_chest(rng: np.random.Generator) -> Floats:
     """Paint a chest from the side: a dark field before a spine, the heart low in front."""
-    facing = rng.choice([-1, 1])
-    x, y = SIZE * rng.uniform(0.45, 0.55), SIZE * rng.uniform(0.42, 0.55)
-    depth, height = SIZE * rng.uniform(0.24, 0.36), SIZE * rng.uniform(0.38, 0.5)
-    yy, xx = primitives.pixel_grid(SHAPE)
-    density = rng.uniform(0.5, 0.7)
-    # Neck, trunk and abdomen reach the image's upper and lower edges, unlike anything in a slice.
-    half = np.interp(
-        yy[:, 0],
-        y + height * np.array([-1.5, -0.9, -0.4, 0.3, 1.0, 1.6]),
-        depth * np.array([rng.uniform(0.5, 1.4), 1.1, 1.3, 1.35, 1.3, rng.uniform(1.1, 1.6)]),
-    ).astype(np.float32)[:, None]
-    across = np.clip((half - np.abs(xx - np.float32(x))) / np.float32(half * 0.35), 0, 1)
-    image = np.asarray(np.sqrt(across), np.float32) * np.float32(density)
-    lung = primitives.ellipse_distance(SHAPE, (x, y), (depth, height), rng.normal(0, 0.08))
-    egg = lung * (1 + 0.25 * (np.float32(y) - yy) / np.float32(height))  # Narrower above.
-    dome = y + height * rng.uniform(0.45, 0.75)
-    floor = np.float32(dome) + (xx - np.float32(x)) * np.float32(-facing * rng.uniform(0.1, 0.5))
-    floor = floor - np.float32(rng.uniform(4, 18)) * np.cos(
-        (xx - np.float32(x)) / np.float32(depth) * 1.5
+    view = _SideView(
+        facing=rng.choice([-1, 1]),
+        x=SIZE * rng.uniform(0.45, 0.55),
+        y=SIZE * rng.uniform(0.42, 0.55),
+        depth=SIZE * rng.uniform(0.24, 0.36),
+        height=SIZE * rng.uniform(0.38, 0.5),
+        density=rng.uniform(0.5, 0.7),
     )
-    above = np.clip((floor - yy) / np.float32(rng.uniform(2, 5)) + 0.5, 0, 1)
-    air = primitives.smooth_mask(egg.astype(np.float32), rng.uniform(0.06, 0.2)) * above
+    image = _draw_trunk(view, rng)
+    air = _draw_air(view, rng)
     image -= air * np.float32(rng.uniform(0.25, 0.45))
-    heart_at = (x + facing * depth * rng.uniform(0.25, 0.5), y + height * rng.uniform(0.25, 0.45))
-    heart = primitives.ellipse_distance(
-        SHAPE, heart_at, (depth * rng.uniform(0.45, 0.65), height * 0.33), facing * 0.5
-    )
-    shade = primitives.smooth_mask(heart, rng.uniform(0.2, 0.6)) * np.float32(rng.uniform(0.4, 0.9))
-    primitives.blend_towards(image, density, shade * air)
-    back = x - facing * depth * rng.uniform(0.75, 1.0)
-    column = _draw_vertebrae(rng, back, SIZE * rng.uniform(0.07, 0.12))
-    fade = np.clip((yy - np.float32(y + 0.3 * height)) / np.float32(-height), -1, 0.6) + 1
-    image += column * np.float32(rng.uniform(0.08, 0.3)) * np.asarray(fade, np.float32) * 0.6
-    slope = rng.uniform(0.2, 0.7)
-    for k in range(9):  # Ribs of both sides, slanting forwards.
-        start = (back, y - height * 0.9 + k * height * 0.19)
-        end = (x + facing * depth * 0.9, start[1] + slope * height * 0.7)
-        rib = primitives.blur(draw_tube(start, end, SIZE * 0.02), 1)
-        image += rib * np.float32(rng.uniform(0.02, 0.12))
-    sternum = (x + facing * depth * 1.0, y - height * 0.5)
-    front = draw_tube(sternum, (x + facing * depth * 1.12, y + height * 0.3), SIZE * 0.035)
-    image += primitives.blur(front, 1.5) * np.float32(rng.uniform(0.05, 0.25))
+    primitives.blend_towards(image, view.density, _draw_heart_shade(view, rng) * air)
+    _add_bones(image, view, rng)
     if rng.random() < 0.6:  # Raised arms over the apices.
-        arm = draw_tube((x, y - height), (x + facing * SIZE * 0.4, -20), SIZE * 0.17)
+        shoulder, hand = (view.x, view.y - view.height), (view.x + view.facing * SIZE * 0.4, -20)
+        arm = draw_tube(shoulder, hand, SIZE * 0.17)
         image += primitives.blur(arm, 4) * np.float32(rng.uniform(0.05, 0.25))
     image += (
         primitives.smooth_noise(SHAPE, rng.uniform(2, 8), rng)
@@ -298,3 +287,63 @@ def paint_lateral_chest(rng: np.random.Generator) -> Floats:
         * np.float32(rng.uniform(0, 0.03))
     )
     return np.asarray(image, np.float32)
+
+
+def _draw_trunk(view: _SideView, rng: np.random.Generator) -> Floats:
+    """Draw neck, trunk and abdomen to the upper and lower edges, unlike anything in a slice."""
+    yy, xx = primitives.pixel_grid(SHAPE)
+    half = np.interp(
+        yy[:, 0],
+        view.y + view.height * np.array([-1.5, -0.9, -0.4, 0.3, 1.0, 1.6]),
+        view.depth * np.array([rng.uniform(0.5, 1.4), 1.1, 1.3, 1.35, 1.3, rng.uniform(1.1, 1.6)]),
+    ).astype(np.float32)[:, None]
+    across = np.clip((half - np.abs(xx - np.float32(view.x))) / np.float32(half * 0.35), 0, 1)
+    return np.asarray(np.sqrt(across), np.float32) * np.float32(view.density)
+
+
+def _draw_air(view: _SideView, rng: np.random.Generator) -> Floats:
+    """Draw the lungs above the diaphragm, 1 inside."""
+    yy, xx = primitives.pixel_grid(SHAPE)
+    x, y = np.float32(view.x), np.float32(view.y)
+    tilt = rng.normal(0, 0.08)
+    lung = primitives.ellipse_distance(SHAPE, (view.x, view.y), (view.depth, view.height), tilt)
+    egg = lung * (1 + 0.25 * (y - yy) / np.float32(view.height))  # Narrower above.
+    dome = view.y + view.height * rng.uniform(0.45, 0.75)
+    floor = np.float32(dome) + (xx - x) * np.float32(-view.facing * rng.uniform(0.1, 0.5))
+    wave = np.float32(rng.uniform(4, 18))
+    floor = floor - wave * np.cos((xx - x) / np.float32(view.depth) * 1.5)
+    above = np.clip((floor - yy) / np.float32(rng.uniform(2, 5)) + 0.5, 0, 1)
+    inside = primitives.smooth_mask(egg.astype(np.float32), rng.uniform(0.06, 0.2))
+    return np.asarray(inside * above)
+
+
+def _draw_heart_shade(view: _SideView, rng: np.random.Generator) -> Floats:
+    """Draw the heart's opacity, low in front."""
+    centre = (
+        view.x + view.facing * view.depth * rng.uniform(0.25, 0.5),
+        view.y + view.height * rng.uniform(0.25, 0.45),
+    )
+    radii = (view.depth * rng.uniform(0.45, 0.65), view.height * 0.33)
+    heart = primitives.ellipse_distance(SHAPE, centre, radii, view.facing * 0.5)
+    return np.asarray(
+        primitives.smooth_mask(heart, rng.uniform(0.2, 0.6)) * np.float32(rng.uniform(0.4, 0.9))
+    )
+
+
+def _add_bones(image: Floats, view: _SideView, rng: np.random.Generator) -> None:
+    """Add the spine, the ribs of both sides and the sternum to the image."""
+    x, y, depth, height, facing = view.x, view.y, view.depth, view.height, view.facing
+    yy, _ = primitives.pixel_grid(SHAPE)
+    back = x - facing * depth * rng.uniform(0.75, 1.0)
+    column = _draw_vertebrae(rng, back, SIZE * rng.uniform(0.07, 0.12))
+    fade = np.clip((yy - np.float32(y + 0.3 * height)) / np.float32(-height), -1, 0.6) + 1
+    image += column * np.float32(rng.uniform(0.08, 0.3)) * np.asarray(fade, np.float32) * 0.6
+    slope = rng.uniform(0.2, 0.7)
+    for k in range(9):  # They slant forwards.
+        start = (back, y - height * 0.9 + k * height * 0.19)
+        end = (x + facing * depth * 0.9, start[1] + slope * height * 0.7)
+        rib = primitives.blur(draw_tube(start, end, SIZE * 0.02), 1)
+        image += rib * np.float32(rng.uniform(0.02, 0.12))
+    sternum = (x + facing * depth * 1.0, y - height * 0.5)
+    front = draw_tube(sternum, (x + facing * depth * 1.12, y + height * 0.3), SIZE * 0.035)
+    image += primitives.blur(front, 1.5) * np.float32(rng.uniform(0.05, 0.25))

@@ -1,8 +1,9 @@
 """Training of the content check: images, cross-validation by patient, thresholds, network.
 
 Thresholds come from cross-validation: every real radiograph is judged, unchanged and augmented, by
-a network that was trained without its patient. They are set beyond all of these probabilities. The
-network that is shipped was trained on every patient.
+a network that was trained without its patient. Those that refuse are set beyond all of these
+probabilities, those that warn beyond the probabilities of the unchanged radiographs. The network
+that is shipped was trained on every patient.
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ from hilum.catalog import BY_SLUG
 from training.errors import TrainingError
 from training.synthetic import primitives
 from training.synthetic.chest import Chest, estimate_frame
-from training.synthetic.lungs import Lung, Lungs, ShapeModel, fit_lungs
+from training.synthetic.lung_fit import fit_lungs
+from training.synthetic.lungs import Lung, Lungs, ShapeModel
 
 _SUFFIXES: Final = {".jpg", ".jpeg", ".png"}
 _STORED: Final = 640

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -131,8 +132,17 @@ def _quantize_openvino(
 def select_calibration_images(
     entries: Sequence[LabelledImage], count: int
 ) -> Sequence[LabelledImage]:
-    """Return the images that INT8 ranges are calibrated on: the first `count` of the split."""
-    return entries[:count]
+    """Return the images that INT8 ranges are calibrated on, in the order of their ids' digests.
+
+    A split is sorted by image id, and ids often begin with a site's or a year's name: the first
+    images of a split may all be of one kind. Digests mix them, and the same split gives the same
+    images everywhere.
+    """
+
+    def digest(entry: LabelledImage) -> bytes:
+        return hashlib.sha256(entry.image_id.encode()).digest()
+
+    return sorted(entries, key=digest)[:count]
 
 
 def check_calibration(config: Config) -> None:

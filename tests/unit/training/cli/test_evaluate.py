@@ -167,6 +167,7 @@ def test_weights_with_points_of_another_split(
     assert set(found.points) == {finding.slug for finding in CATALOG}
 
 
+@pytest.mark.slow
 def test_weights_with_points_for_a_stated_sensitivity(
     run: Said, network: DetectionModel, data: Path, tmp_path: Path
 ) -> None:

@@ -235,6 +235,7 @@ def test_the_same_picture_is_never_on_two_sides(copy: Path, tmp_path: Path) -> N
     assert "near-duplicates in one split" in (out / tables.REPORT).read_text()
 
 
+@pytest.mark.slow
 def test_a_decoder_that_crashes_costs_its_file_only(tmp_path: Path) -> None:
     tasks = [IngestTask(name, tmp_path / name, tmp_path / f"{name}.png", None) for name in "abcd"]
     ingested = list(ingest.ingest_all(tasks, tmp_path / "notes", workers=2, ingest=crash_on_b))
@@ -244,6 +245,7 @@ def test_a_decoder_that_crashes_costs_its_file_only(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_decoder_that_hangs_costs_its_file_only(tmp_path: Path) -> None:
     tasks = [
         IngestTask(name, tmp_path / name, tmp_path / f"{name}.png", None) for name in "abcdefg"

@@ -57,6 +57,7 @@ def check_registry(uri: str, bundle: Bundle, folder: Path) -> None:
     assert next(got.rglob("model-card.md")).read_bytes() == bundle.read("model-card.md")
 
 
+@pytest.mark.slow
 def test_to_a_sqlite_file(bundle: Bundle, tmp_path: Path) -> None:
     check_registry(f"sqlite:///{tmp_path}/runs/mlflow.db", bundle, tmp_path / "got")
 

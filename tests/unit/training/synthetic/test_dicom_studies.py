@@ -17,6 +17,8 @@ from training.errors import TrainingError
 from training.synthetic import box_statistics, dicom_studies, lungs, simulated_readers
 from training.synthetic.generator import SIZE, Generator
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def generator() -> Generator:

@@ -14,6 +14,8 @@ from training.synthetic import backgrounds, box_statistics, lungs, phantom
 from training.synthetic.generator import PAINTERS, SIZE, Generator, Sample
 from training.synthetic.lesions_pleura import paint_pneumothorax
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def generator() -> Generator:

@@ -20,6 +20,7 @@ from training.train.checkpoints import (  # noqa: E402  # torch may be absent
 )
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_checkpoint_of_before(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
     write_tensors({"a": torch.ones(3)}, path)

@@ -59,6 +59,7 @@ def _threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_the_loss_falls(entries: tuple[LabelledImage, ...], tmp_path: Path) -> None:
     losses: list[float] = []
 
@@ -70,6 +71,7 @@ def test_the_loss_falls(entries: tuple[LabelledImage, ...], tmp_path: Path) -> N
     assert np.mean(losses[-4:]) < 0.8 * np.mean(losses[:4])
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_and_ends_with_the_same_weights(
     entries: tuple[LabelledImage, ...], tmp_path: Path
 ) -> None:

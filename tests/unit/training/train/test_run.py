@@ -25,6 +25,7 @@ def frozen(path: Path, **images: tuple[str, ...]) -> None:
     path.write_text(json.dumps(Split(0, images).to_document()), encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_run_stops_when_it_does_not_become_better_and_ships_the_best(tmp_path: Path) -> None:
     config = load_config(
         configured(tmp_path, train={"epochs": 5, "patience": 1, "metric": "map40"})

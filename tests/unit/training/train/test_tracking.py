@@ -23,6 +23,7 @@ def stated(folder: Path, uri: str) -> Config:
     return config
 
 
+@pytest.mark.slow
 def test_a_run_is_recorded_as_it_happens_and_resumed(tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
@@ -52,6 +53,7 @@ def test_a_run_is_recorded_as_it_happens_and_resumed(tmp_path: Path) -> None:
     assert warnings == []
 
 
+@pytest.mark.slow
 def test_a_server_that_is_not_there_is_one_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,6 +70,7 @@ def test_a_server_that_is_not_there_is_one_warning(
     assert [json.loads(line)["map50"] for line in lines] == [0.25, 0.5]
 
 
+@pytest.mark.slow
 def test_metrics_that_could_not_be_sent_are_sent_later(tmp_path: Path) -> None:
     """The database's folder is a file at first."""
     from mlflow import MlflowClient
