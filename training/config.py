@@ -221,13 +221,13 @@ class EvaluateConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _replace_false_positives(cls, stated: Any) -> Any:  # noqa: ANN401 - not yet checked
+    def _replace_false_positives(cls, content: Any) -> Any:  # noqa: ANN401 - not yet checked
         """A sensitivity takes the place of the usual rate of false positives."""
-        if not isinstance(stated, Mapping) or stated.get("sensitivity") is None:
-            return stated
-        if stated.get("false_positives") is not None:
+        if not isinstance(content, Mapping) or content.get("sensitivity") is None:
+            return content
+        if content.get("false_positives") is not None:
             raise ValueError("state false_positives or sensitivity, not both")
-        return {**stated, "false_positives": None}
+        return {**content, "false_positives": None}
 
     @model_validator(mode="after")
     def _check_target(self) -> EvaluateConfig:
@@ -348,15 +348,15 @@ def load_config(path: Path) -> Config:
             message names file and key.
     """
     try:
-        stated = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise TrainingError(f"cannot read {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise TrainingError(f"{path} is not YAML: {error}") from error
-    if not isinstance(stated, dict):
+    if not isinstance(content, dict):
         raise TrainingError(f"{path} has no settings; it should have sections such as `data:`")
     try:
-        return Config.model_validate(stated)
+        return Config.model_validate(content)
     except ValidationError as error:
         raise TrainingError(f"{path}: {'; '.join(_describe_errors(error))}") from error
 

@@ -83,13 +83,13 @@ def load_rules(path: Path) -> Rules:
     """
     try:
         # The base loader reads scalars as text; the safe one would read the key `on` as true.
-        stated = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)  # noqa: S506
+        content = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)  # noqa: S506
     except OSError as error:
         raise TrainingError(f"cannot read the rules {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise TrainingError(f"{path} is not YAML: {error}") from error
     try:
-        return Rules.model_validate(stated)
+        return Rules.model_validate(content)
     except ValidationError as error:
         faults = "; ".join(_describe_fault(fault["loc"], fault["msg"]) for fault in error.errors())
         raise TrainingError(

@@ -32,34 +32,34 @@ class ModelCardData:
     shipped: Sequence[VariantParity]
 
 
-def write_model_card(told: ModelCardData) -> str:
+def write_model_card(card: ModelCardData) -> str:
     """Return the model card as Markdown."""
     parts = (
-        f"# {told.bundle.name} {told.bundle.version}\n\n**{told.bundle.intended_use}**",
-        _what(told),
-        _metrics(told.evaluation),
-        _parity(told),
-        _per_class(told),
-        _subgroups(told.evaluation),
-        _limits(told),
+        f"# {card.bundle.name} {card.bundle.version}\n\n**{card.bundle.intended_use}**",
+        _what(card),
+        _metrics(card.evaluation),
+        _parity(card),
+        _per_class(card),
+        _subgroups(card.evaluation),
+        _limits(card),
     )
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _what(told: ModelCardData) -> str:
-    train, split = told.train, told.evaluation.data
+def _what(card: ModelCardData) -> str:
+    train, split = card.train, card.evaluation.data
     start = train.weights.name if train.weights else "random weights"
     base = f", SHA-256 `{train.weights_sha256}`" if train.weights else ""
     return f"""## What it is
 
 {train.architecture.upper()} ({train.activation}) with one grey input channel of {train.input_size}
-x {train.input_size} pixels, trained from {start}{base} on {told.images:,} images of {told.data}
+x {train.input_size} pixels, trained from {start}{base} on {card.images:,} images of {card.data}
 (seed {train.seed}, at most {train.epochs} epochs). The classes are the 14 findings of VinDr-CXR.
-Made by `{told.bundle.command}`.
+Made by `{card.bundle.command}`.
 
-**This version:** {told.bundle.modifications}
+**This version:** {card.bundle.modifications}
 
-**What it means for those who use it:** {told.bundle.impact}
+**What it means for those who use it:** {card.bundle.impact}
 
 The figures are of the split `{split.split}` ({split.images:,} images, {split.boxes:,} boxes,
 {split.images_without_box:,} images without a finding). It was frozen before the run; its
@@ -87,35 +87,35 @@ def _metrics(evaluation: Evaluation) -> str:
     return "\n".join(lines)
 
 
-def _parity(told: ModelCardData) -> str:
-    bounds = told.parity.bounds
+def _parity(card: ModelCardData) -> str:
+    bounds = card.parity.bounds
     lines = [
         "## What is shipped, beside what was trained",
         "",
-        f"Every engine variant on the same {told.parity.images:,} images as the weights. Declared",
+        f"Every engine variant on the same {card.parity.images:,} images as the weights. Declared",
         f"before the run: mAP@0.5 at most {bounds.map50_drop:g} down, no finding's sensitivity at",
         f"its operating point more than {bounds.sensitivity_drop:g} down. All kept.",
         "",
         "| variant | mAP@0.5 | down by | 95% interval | sensitivity, worst drop | box moved, px |",
         "|---|---|---|---|---|---|",
     ]
-    reference = told.shipped[0].map50.reference
+    reference = card.shipped[0].map50.reference
     lines.append(f"| torch, FP32 | {reference:.3f} | - | - | - | - |")
-    for it in told.shipped:
+    for it in card.shipped:
         shift = it.box_shift
         lines.append(
             f"| {it.name} | {it.map50.variant:.3f} | {it.map50.drop:+.4f} "
             f"| {it.map50.low:+.4f} to {it.map50.high:+.4f} | {_largest(it)} "
             f"| {shift.median_px:.1f}, at worst {shift.worst_px:.1f} |"
         )
-    stood_in = [it.name for it in told.shipped if it.engine.startswith("ONNX Runtime in")]
+    stood_in = [it.name for it in card.shipped if it.engine.startswith("ONNX Runtime in")]
     if stood_in:
         lines += [
             "",
             f"ONNX Runtime computed {', '.join(stood_in)} in TensorRT's place, on the same graph:",
             "no card was asked. Every box that has one asks it, by the golden cases.",
         ]
-    for name, why in told.parity.not_measured.items():
+    for name, why in card.parity.not_measured.items():
         lines += ["", f"Not measured and not shipped: {name} ({why})."]
     return "\n".join(lines)
 
@@ -127,8 +127,8 @@ def _largest(variant: VariantParity) -> str:
     return f"{variant.sensitivity[slug].drop:+.3f} ({slug})"
 
 
-def _per_class(told: ModelCardData) -> str:
-    metrics, first = told.evaluation.metrics, told.shipped[0]
+def _per_class(card: ModelCardData) -> str:
+    metrics, first = card.evaluation.metrics, card.shipped[0]
     lines = [
         "## Per finding",
         "",
@@ -138,7 +138,7 @@ def _per_class(told: ModelCardData) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for finding in CATALOG:
-        facts = told.evaluation.data.classes[finding.slug]
+        facts = card.evaluation.data.classes[finding.slug]
         cells = [
             _value(metrics.get(f"{name}/{finding.slug}"))
             for name in ("ap40", "ap50", "auroc", "sensitivity", "false_positives")
@@ -163,20 +163,20 @@ def _subgroups(evaluation: Evaluation) -> str:
     return "\n".join(lines)
 
 
-def _limits(told: ModelCardData) -> str:
-    return "\n".join(["## Limits", "", *(f"- {limit}" for limit in limits_of(told))])
+def _limits(card: ModelCardData) -> str:
+    return "\n".join(["## Limits", "", *(f"- {limit}" for limit in limits_of(card))])
 
 
-def limits_of(told: ModelCardData) -> tuple[str, ...]:
+def limits_of(card: ModelCardData) -> tuple[str, ...]:
     """Return the limits: as configured, those of every model, and those that the metrics show."""
-    metrics = told.evaluation.metrics
-    absent = [f.name for f in CATALOG if not told.evaluation.data.classes[f.slug].boxes]
+    metrics = card.evaluation.metrics
+    absent = [f.name for f in CATALOG if not card.evaluation.data.classes[f.slug].boxes]
     missed = [
         finding.name
         for finding in CATALOG
         if _below(metrics, f"sensitivity/{finding.slug}") and finding.name not in absent
     ]
-    found = list(told.bundle.limits)
+    found = list(card.bundle.limits)
     found += _LIMITS
     if missed:
         found.append(f"Hardly found at all (sensitivity under {HARDLY:.0%}): {', '.join(missed)}.")

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from training.config import TrainConfig
-from training.train.run_manifest import Library, RunManifest
+from training.train.dependencies import Library
+from training.train.run_manifest import RunManifest
 
 _MODEL, _DATA, _BASE = "model", "dataset", "base-weights"
 _NAMESPACE: Final = uuid.UUID("6f0a4ad4-5a0c-5b52-9f4c-7f8c2a1d3e10")

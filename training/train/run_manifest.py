@@ -8,43 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Callable
-from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from typing import Final, Literal
 
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from training.config import Config, ParityBounds
 from training.data.atomic_files import replace_files
 from training.errors import TrainingError
+from training.train.dependencies import Library, list_libraries
 
 FILE: Final = "run.json"
-_ROOT: Final = ("hilum", "training")
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Library(_Frozen):
-    """An installed distribution.
-
-    Attributes:
-        name, version: as installed.
-        licence: SPDX expression, empty where the distribution states none.
-        needs: names of the other listed distributions that it requires.
-    """
-
-    name: str
-    version: str
-    licence: str = ""
-    needs: tuple[str, ...] = ()
-
-
-class RunManifest(_Frozen):
+class RunManifest(BaseModel):
     """`run.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal[1] = 1
     bounds: ParityBounds
@@ -118,11 +97,11 @@ def load(config: Config) -> RunManifest:
     except ValidationError as error:
         raise TrainingError(f"{path} is not valid: {error.errors()[0]['msg']}") from error
     for name, declared in manifest.bounds.model_dump().items():
-        stated = getattr(config.parity, name)
-        if stated != declared:
+        configured = getattr(config.parity, name)
+        if configured != declared:
             raise TrainingError(
-                f"parity.{name} is {stated:g}, but {declared:g} was declared when the run started "
-                f"({path})",
+                f"parity.{name} is {configured:g}, but {declared:g} was declared when the run "
+                f"started ({path})",
                 hint="State the declared bound again, or start a new run in another `out`.",
             )
     if manifest.split != config.evaluate.split:
@@ -131,52 +110,3 @@ def load(config: Config) -> RunManifest:
             f"when the run started ({path})"
         )
     return manifest
-
-
-def list_libraries(
-    root: tuple[str, str] = _ROOT,
-    find: Callable[[str], Distribution] = distribution,
-) -> tuple[Library, ...]:
-    """List the installed libraries that training needs, direct and indirect, sorted by name.
-
-    Args:
-        root: a distribution and its extra, whose requirements are followed; not listed itself.
-        find: returns an installed distribution by its name.
-    """
-    known: dict[str, tuple[Distribution, set[str]]] = {}
-    seen: set[tuple[str, str]] = set()
-    pending = [root, (root[0], "")]
-    while pending:
-        name, extra = pending.pop()
-        if (name, extra) in seen:
-            continue
-        seen.add((name, extra))
-        try:
-            installed = find(name)
-        except PackageNotFoundError:  # for another platform, or overridden in the lock
-            continue
-        _, needs = known.setdefault(name, (installed, set()))
-        for requirement in map(Requirement, installed.requires or ()):
-            if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
-                continue
-            required = canonicalize_name(requirement.name)
-            needs.add(required)
-            pending += [
-                (required, ""),
-                *((required, extra_name) for extra_name in requirement.extras),
-            ]
-    return tuple(
-        Library(
-            name=name,
-            version=installed.version,
-            licence=_read_licence(installed),
-            needs=tuple(sorted((needs & set(known)) - {name, root[0]})),
-        )
-        for name, (installed, needs) in sorted(known.items())
-        if name != root[0]
-    )
-
-
-def _read_licence(installed: Distribution) -> str:
-    has_licence = "License-Expression" in installed.metadata
-    return str(installed.metadata["License-Expression"]) if has_licence else ""

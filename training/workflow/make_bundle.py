@@ -58,8 +58,8 @@ def check_settings(config: Config) -> None:
     Raises:
         TrainingError: one of them is absent or not what it should be; the message names it.
     """
-    stated = config.bundle
-    for name in stated.variants or ():
+    settings = config.bundle
+    for name in settings.variants or ():
         if name not in VARIANTS:
             raise TrainingError(
                 f"bundle.variants names {name}, which no bundle holds",
@@ -235,10 +235,10 @@ def _provenance(config: Config, card: ModelCardData) -> Provenance:
 
 
 def _change_control(config: Config, card: ModelCardData, declared: RunManifest) -> ChangeControl:
-    said = config.bundle
+    settings = config.bundle
     return ChangeControl(
-        plan=said.plan,
-        modifications=said.modifications,
+        plan=settings.plan,
+        modifications=settings.modifications,
         replaces=_replaced_digest(config),
         protocol=ModificationProtocol(
             data=card.data,
@@ -251,7 +251,7 @@ def _change_control(config: Config, card: ModelCardData, declared: RunManifest) 
             ),
         ),
         results=tuple(_results(card.shipped)),
-        impact=said.impact,
+        impact=settings.impact,
         limits=limits_of(card),
         evidence=(EVALUATION_MEMBER, PARITY_MEMBER, RUN_MEMBER, SETTINGS_MEMBER),
     )

@@ -119,8 +119,8 @@ def load_checked(config: Config) -> tuple[ExportArtifacts, ParityResult]:
 
 def threshold_rule(config: Config) -> ThresholdRule:
     """Return the configured target of the operating points."""
-    stated = config.evaluate
-    return ThresholdRule(stated.false_positives, stated.sensitivity, stated.floor)
+    settings = config.evaluate
+    return ThresholdRule(settings.false_positives, settings.sensitivity, settings.floor)
 
 
 def _check_bounds(result: ParityResult, config: Config) -> None:

@@ -40,7 +40,7 @@ def exportable(folder: Path, network: DetectionModel, **sections: object) -> Pat
     run.mkdir(parents=True)
     torch.save(network.state_dict(), run / "weights.pt")
     _write_set(folder / "set", network)
-    stated: dict[str, object] = {
+    content: dict[str, object] = {
         "out": str(run),
         "data": {"dataset": str(folder / "set")},
         "train": {"input_size": SIZE},
@@ -50,7 +50,7 @@ def exportable(folder: Path, network: DetectionModel, **sections: object) -> Pat
         **sections,
     }
     path = folder / "c.yaml"
-    path.write_text(json.dumps(stated), encoding="utf-8")  # JSON is YAML.
+    path.write_text(json.dumps(content), encoding="utf-8")  # JSON is YAML.
     return path
 
 

@@ -57,7 +57,7 @@ def by_chance(
     rng = np.random.default_rng(seed)
     entries, found = [], []
     for k in range(images):
-        labels, said = [], []
+        labels, findings = [], []
         for _ in range(rng.poisson(1.5)):
             x, y = rng.uniform(0, 400, 2)
             width, height = rng.uniform(20, 100, 2)
@@ -65,7 +65,7 @@ def by_chance(
             labels.append(label)
             if rng.random() < 0.8:
                 shift = rng.normal(0, 6, 4)
-                said.append(
+                findings.append(
                     Finding(
                         label.index,
                         float(rng.beta(4, 2)),
@@ -79,9 +79,9 @@ def by_chance(
             side = rng.uniform(20, 100)
             score = float(np.round(rng.beta(1, 5), 3)) + 1e-3
             index = int(rng.integers(len(CATALOG)))
-            said.append(Finding(index, min(score, 1.0), Box(x, y, x + side, y + side)))
+            findings.append(Finding(index, min(score, 1.0), Box(x, y, x + side, y + side)))
         unknown = frozenset(int(c) for c in np.flatnonzero(rng.random(len(CATALOG)) < hidden))
         facts = {"sex": "F" if rng.random() < 0.5 else "M", "age": str(int(rng.integers(18, 90)))}
         entries.append(entry(*labels, image_id=f"{k:05d}", unknown=unknown, facts=facts))
-        found.append(said)
+        found.append(findings)
     return entries, found

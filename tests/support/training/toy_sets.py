@@ -70,15 +70,15 @@ def stored_set(folder: Path, train: int = 10, valid: int = 3) -> Path:
 
 def configured(folder: Path, **sections: object) -> Path:
     """Write the configuration of a toy run on a data set in `folder`; return the file's path."""
-    stated = {
+    content = {
         "out": str(folder / "run"),
         "data": {"dataset": str(stored_set(folder / "set"))},
         "train": TOY_TRAIN,
         "tracking": {"uri": f"sqlite:///{folder}/mlflow.db"},
     }
     for name, section in sections.items():
-        known = stated.get(name, {})
-        stated[name] = {**known, **section} if isinstance(section, dict) else section
+        known = content.get(name, {})
+        content[name] = {**known, **section} if isinstance(section, dict) else section
     path = folder / "c.yaml"
-    path.write_text(json.dumps(stated), encoding="utf-8")  # JSON is YAML
+    path.write_text(json.dumps(content), encoding="utf-8")  # JSON is YAML
     return path

@@ -1,4 +1,4 @@
-"""A run that went through all steps at toy size, made once for all tests that look at it."""
+"""A run that went through all steps at toy size, made once for all tests that use it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ SHIPPED = ["openvino-int8", "openvino-fp32", "onnxruntime-fp32"]
 
 
 class Trained:
-    """Stands where the training is: puts weights that find something in the run's folder.
+    """A stand-in for the training: puts weights that find something into the run's folder.
 
-    The training itself is tested where it is; a toy that learnt for seconds finds nothing, and what
-    finds nothing cannot become a bundle.
+    The training has tests of its own. A toy that was trained for seconds finds nothing, and a
+    network that finds nothing cannot become a bundle.
     """
 
     def __init__(self, network: DetectionModel) -> None:
@@ -40,11 +40,11 @@ class Trained:
 
 @dataclass(frozen=True)
 class WholeRun:
-    """Where its configuration lies, what came of it, and what was said; tests leave it as it is."""
+    """Its configuration's path, its result and its messages; tests leave it as it is."""
 
     path: Path
     done: run_all.PipelineResult
-    said: list[str]
+    messages: list[str]
     training: Trained
 
 
@@ -65,7 +65,9 @@ def whole_run(folder: Path, network: DetectionModel) -> WholeRun:
         tracking={"uri": f"sqlite:///{folder}/mlflow.db"},
     )
     shutil.rmtree(folder / "run")
-    said: list[str] = []
+    messages: list[str] = []
     training = Trained(network)
-    done = run_all.run_all(load_config(path), training, pictures=PICTURES, on_message=said.append)
-    return WholeRun(path, done, said, training)
+    done = run_all.run_all(
+        load_config(path), training, pictures=PICTURES, on_message=messages.append
+    )
+    return WholeRun(path, done, messages, training)

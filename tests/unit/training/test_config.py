@@ -10,14 +10,16 @@ from training.config import EvaluateConfig, load_config
 from training.errors import TrainingError
 
 
-def stated(tmp_path: Path, text: str) -> Path:
+def write_config(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "c.yaml"
     path.write_text(text, encoding="utf-8")
     return path
 
 
 def test_little_needs_to_be_said(tmp_path: Path) -> None:
-    config = load_config(stated(tmp_path, "data: {dataset: set}\ntrain: {architecture: yolo11s}\n"))
+    config = load_config(
+        write_config(tmp_path, "data: {dataset: set}\ntrain: {architecture: yolo11s}\n")
+    )
     assert config.data.dataset == Path("set")
     assert config.train.architecture == "yolo11s"
     assert config.parity.map50_drop == 0.01
@@ -52,16 +54,16 @@ def test_little_needs_to_be_said(tmp_path: Path) -> None:
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(TrainingError) as caught:
-        load_config(stated(tmp_path, text))
+        load_config(write_config(tmp_path, text))
     assert message in caught.value.message
     assert "c.yaml" in caught.value.message
     assert "secret" not in caught.value.message
 
 
 def test_a_sensitivity_takes_the_place_of_the_usual_rate(tmp_path: Path) -> None:
-    config = load_config(stated(tmp_path, "data: {dataset: a}\nevaluate: {sensitivity: 0.9}"))
+    config = load_config(write_config(tmp_path, "data: {dataset: a}\nevaluate: {sensitivity: 0.9}"))
     assert (config.evaluate.sensitivity, config.evaluate.false_positives) == (0.9, None)
-    again = stated(tmp_path, config.model_dump_json())  # JSON is YAML.
+    again = write_config(tmp_path, config.model_dump_json())  # JSON is YAML.
     assert load_config(again) == config
 
 

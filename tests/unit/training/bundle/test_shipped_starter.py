@@ -47,9 +47,9 @@ def test_the_card_says_what_it_is_not(bundle: Bundle) -> None:
 
 def test_its_card_and_its_evidence_tell_what_int8_costs(bundle: Bundle) -> None:
     card = bundle.read(bundle.manifest.model_card).decode()
-    told = card.split("## What is shipped, beside what was trained")[1]
-    assert "| torch, FP32 |" in told
-    assert "| openvino-int8 |" in told
+    section = card.split("## What is shipped, beside what was trained")[1]
+    assert "| torch, FP32 |" in section
+    assert "| openvino-int8 |" in section
     change = bundle.manifest.change_control
     assert change is not None
     assert change.replaces

@@ -24,9 +24,9 @@ def run(*arguments: str | Path) -> tuple[int, str]:
 
 @pytest.mark.parametrize("command", ["bundle", "publish", "all"])
 def test_help_has_an_example(command: str) -> None:
-    status, said = run(command, "--help")
+    status, output = run(command, "--help")
     assert status == 0
-    assert "Example" in said
+    assert "Example" in output
 
 
 def test_what_is_wrong_is_said_and_the_status_is_not_zero(
@@ -42,9 +42,9 @@ def test_what_is_wrong_is_said_and_the_status_is_not_zero(
         (["publish", "--bundle", tmp_path / "no.bundle", "--to", "sqlite:///x.db"], "no.bundle"),
         (["publish", "--bundle", starter_bundle_path(), "--to", "x.db"], "cannot publish to"),
     ):
-        status, said = run(*arguments)
+        status, output = run(*arguments)
         assert status == 1, arguments
-        assert says in (said + capfd.readouterr().err).replace("\n", ""), arguments
+        assert says in (output + capfd.readouterr().err).replace("\n", ""), arguments
     assert run("publish", "--to", "sqlite:///x.db")[0] == 2
 
 

@@ -56,8 +56,8 @@ def stricter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (engine,) = manifest(members).engines
     points = {finding.slug: 0.85 for finding in CATALOG}
     strict = EngineVariant(**{**engine.model_dump(), "operating_points": points})
-    stated = manifest(members, version="0.0.2", engines=(strict,)).to_bytes()
-    return pack(tmp_path_factory.mktemp("bundle") / "b.bundle", members, stated)
+    manifest_bytes = manifest(members, version="0.0.2", engines=(strict,)).to_bytes()
+    return pack(tmp_path_factory.mktemp("bundle") / "b.bundle", members, manifest_bytes)
 
 
 @pytest.fixture(scope="module")
@@ -101,10 +101,10 @@ class Page(HTMLParser):
 
 
 def test_a_bundle_on_a_split(run: Said, bundle: Path, data: Path, tmp_path: Path) -> None:
-    status, said = run(
+    status, output = run(
         "--bundle", bundle, "--data", data, "--split", "test", "--out", tmp_path, "--resamples", 50
     )
-    assert status == 0, said
+    assert status == 0, output
     found = read(tmp_path)
     assert (found.subject.kind, found.subject.engine) == ("bundle", VARIANT)
     assert (found.data.images, found.data.boxes, found.data.patients) == (4, 3, 4)
@@ -135,11 +135,11 @@ def test_the_page_stands_alone(run: Said, bundle: Path, data: Path, tmp_path: Pa
 def test_beside_a_baseline(
     run: Said, bundle: Path, stricter: Path, data: Path, tmp_path: Path
 ) -> None:
-    status, said = run(
+    status, output = run(
         *("--bundle", bundle, "--baseline", stricter, "--data", data, "--split", "test"),
         *("--out", tmp_path, "--resamples", 50),
     )
-    assert status == 0, said
+    assert status == 0, output
     beside = read(tmp_path).baseline
     assert beside is not None
     assert beside.subject.version == "0.0.2"
@@ -156,11 +156,11 @@ def test_weights_with_points_of_another_split(
 ) -> None:
     weights = tmp_path / "weights.pt"
     torch.save(network.state_dict(), weights)
-    status, said = run(
+    status, output = run(
         *("--weights", weights, "--input-size", 64, "--data", data, "--split", "test"),
         *("--choose-on", "valid", "--out", tmp_path / "out", "--resamples", 20),
     )
-    assert status == 0, said
+    assert status == 0, output
     found = read(tmp_path / "out")
     assert found.subject.kind == "weights"
     assert found.method.points_from.startswith("chosen on valid")
@@ -177,8 +177,8 @@ def test_weights_with_points_for_a_stated_sensitivity(
     usual = (*usual, "--choose-on", "valid", "--resamples", 10)
     points = {}
     for aim in (("--sensitivity", 1), ("--false-positives", 0.05), ()):
-        status, said = run(*usual, *aim, "--out", tmp_path / "out")
-        assert status == 0, said
+        status, output = run(*usual, *aim, "--out", tmp_path / "out")
+        assert status == 0, output
         found = read(tmp_path / "out")
         points[aim] = found.points
         wanted = "a sensitivity of 1 per class" if "--sensitivity" in aim else "at most 0.05 false"
@@ -188,9 +188,9 @@ def test_weights_with_points_for_a_stated_sensitivity(
     assert lowest <= rated[0]
     del points["--sensitivity", 1]["nodule_mass"], points[()]["nodule_mass"]
     assert points["--sensitivity", 1] == points[()]
-    status, said = run(*usual, "--sensitivity", 0.9, "--false-positives", 0.1, "--out", tmp_path)
+    status, output = run(*usual, "--sensitivity", 0.9, "--false-positives", 0.1, "--out", tmp_path)
     assert status == 1
-    assert "points have one target: --false-positives or --sensitivity, not both" in said
+    assert "points have one target: --false-positives or --sensitivity, not both" in output
 
 
 def test_weights_that_went_astray_are_said(
@@ -201,18 +201,18 @@ def test_weights_that_went_astray_are_said(
     state["model.0.conv.weight"][:] = float("nan")
     torch.save(state, weights)
     usual = ("--weights", weights, "--input-size", 64, "--split", data, "--out", tmp_path / "out")
-    status, said = run(*usual)
+    status, output = run(*usual)
     assert status == 1
-    assert "0.png" in said
-    assert "not finite" in said
-    status, said = run(*usual, "--device", "abacus")
+    assert "0.png" in output
+    assert "not finite" in output
+    status, output = run(*usual, "--device", "abacus")
     assert status == 1
-    assert "abacus" in said
+    assert "abacus" in output
 
 
 def test_a_whole_folder_is_a_split_too(run: Said, bundle: Path, data: Path, tmp_path: Path) -> None:
-    status, said = run("--bundle", bundle, "--split", data, "--out", tmp_path, "--resamples", 10)
-    assert status == 0, said
+    status, output = run("--bundle", bundle, "--split", data, "--out", tmp_path, "--resamples", 10)
+    assert status == 0, output
     assert read(tmp_path).data.images == 6
 
 
@@ -226,25 +226,25 @@ def test_the_rule_that_fails_is_named_and_all_is_written(
         "  - {metric: false_positives, at_most: 5}\n"
         "  - {metric: ap50/ild, at_least: 0.1, on: low}\n"
     )
-    status, said = run(
+    status, output = run(
         *("--bundle", bundle, "--data", data, "--split", "test"),
         *("--rules", rules, "--out", tmp_path / "out"),
     )
     assert status == 1
-    assert re.search(r"2 of 3 rules fail: map50 at least 0.99 on value: 0\.75\d* \[", said)
-    assert "ap50/ild at least 0.1 on low: undefined for this set" in said
+    assert re.search(r"2 of 3 rules fail: map50 at least 0.99 on value: 0\.75\d* \[", output)
+    assert "ap50/ild at least 0.1 on low: undefined for this set" in output
     results = read(tmp_path / "out").acceptance
     assert results is not None
     assert [result.passed for result in results] == [False, True, False]
     assert "2 of 3 rules fail" in (tmp_path / "out" / "evaluation.html").read_text()
 
     rules.write_text("rules: [{metric: map50, at_least: 0.1, on: low}]")
-    status, said = run(
+    status, output = run(
         *("--bundle", bundle, "--data", data, "--split", "valid"),
         *("--rules", rules, "--out", tmp_path / "out"),
     )
-    assert status == 0, said
-    assert "all 1 acceptance rules pass" in said
+    assert status == 0, output
+    assert "all 1 acceptance rules pass" in output
 
 
 def test_what_is_wrong_is_said_and_what_was_there_stays(
@@ -280,9 +280,9 @@ def test_what_is_wrong_is_said_and_what_was_there_stays(
         ((*usual, "--rules", rules), "did you mean 'map50'"),
         ((*usual, "--rules", tmp_path / "no.yaml"), "no.yaml"),
     ):
-        status, said = run(*arguments, "--out", out, "--resamples", 10)
+        status, output = run(*arguments, "--out", out, "--resamples", 10)
         assert status == 1, arguments
-        assert says in said, (says, said)
+        assert says in output, (says, output)
         assert [path.name for path in out.iterdir()] == ["evaluation.json"]
         assert (out / "evaluation.json").read_text() == "earlier"
 
@@ -294,12 +294,12 @@ def test_an_image_that_cannot_be_read_ends_it(
         (tmp_path / name).write_bytes((data / name).read_bytes())
     (tmp_path / "images").mkdir()
     cv2.imwrite(str(tmp_path / "images" / "0.png"), np.zeros((96, 96), np.uint8))
-    status, said = run("--bundle", bundle, "--split", tmp_path, "--out", tmp_path / "out")
+    status, output = run("--bundle", bundle, "--split", tmp_path, "--out", tmp_path / "out")
     assert status == 1
-    assert "1.png" in said
+    assert "1.png" in output
 
 
 def test_help_has_an_example(run: Said) -> None:
-    status, said = run("--help")
+    status, output = run("--help")
     assert status == 0
-    assert "Example" in said
+    assert "Example" in output

@@ -47,9 +47,9 @@ def run(*arguments: str | Path) -> tuple[int, str]:
     ],
 )
 def test_every_command_has_help_with_an_example(command: list[str]) -> None:
-    status, said = run(*command, "--help")
+    status, output = run(*command, "--help")
     assert status == 0
-    assert "Example" in said
+    assert "Example" in output
 
 
 def test_help_waits_for_no_library_of_the_commands() -> None:
@@ -87,7 +87,7 @@ def test_what_is_wrong_is_said_and_the_status_is_not_zero(
         (["data", "statistics", "--annotations", tmp_path / "no.csv", "--out", tmp_path], "no.csv"),
         (["data", "lung-shapes", "--masks", tmp_path, "--out", tmp_path / "x"], "at least 50"),
     ):
-        status, said = run(*arguments)
+        status, output = run(*arguments)
         assert status == 1, arguments
-        assert says in (said + capfd.readouterr().err).replace("\n", "")
+        assert says in (output + capfd.readouterr().err).replace("\n", "")
     assert run("synthetic", "--count", "3")[0] == 2

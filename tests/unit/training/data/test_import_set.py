@@ -294,8 +294,8 @@ def test_yolo_is_found_by_ultralytics_from_anywhere(
     for here in (tmp_path, out, Path("/")):
         monkeypatch.chdir(here)
         file = Path(os.path.relpath(out / "data.yaml", here))
-        for stated in (file, file.absolute()):
-            known = check_det_dataset(stated, autodownload=False)
+        for path in (file, file.absolute()):
+            known = check_det_dataset(path, autodownload=False)
             for ours, theirs in (("train", "train"), ("valid", "val"), ("test", "test")):
                 assert Path(known[theirs]) == (out / "images" / ours).resolve()
             assert known["names"] == {finding.index: finding.name for finding in CATALOG}

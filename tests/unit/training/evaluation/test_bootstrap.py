@@ -58,7 +58,7 @@ def test_a_detector_differs_from_itself_by_nothing() -> None:
 
 def test_pairing_tells_a_small_difference_from_chance() -> None:
     entries, found = by_chance(120, seed=2)
-    worse = [said[: -(-len(said) * 4 // 5)] for said in found]
+    worse = [findings[: -(-len(findings) * 4 // 5)] for findings in found]
     counts = draw_resamples(entries, resamples=200)
     paired = estimate_difference(map50(entries, worse), map50(entries, found), counts)
     alone = estimate_interval(map50(entries, found)(counts))

@@ -51,9 +51,11 @@ def test_the_area_is_scikit_learns_on_every_set(seed: int) -> None:
     areas = compute_auroc(images, counts)
     for row, weights in enumerate(counts):
         for k in (NODULE, OPACITY, ANY_FINDING):
-            told = images.is_certain[:, k]
+            certain = images.is_certain[:, k]
             expected = roc_auc_score(
-                images.is_present[told, k], images.scores[told, k], sample_weight=weights[told]
+                images.is_present[certain, k],
+                images.scores[certain, k],
+                sample_weight=weights[certain],
             )
             assert areas[row, k] == pytest.approx(expected)
 

@@ -100,11 +100,11 @@ def test_a_set_drawn_twice_is_the_set_with_each_image_twice() -> None:
     entries, found = by_chance(20, 5)
     times = np.random.default_rng(1).integers(0, 3, len(entries))
     drawn = [
-        (entry(*e.labels, image_id=f"{e.image_id}-{copy}", unknown=e.unknown), said)
-        for e, said, count in zip(entries, found, times, strict=True)
+        (entry(*e.labels, image_id=f"{e.image_id}-{copy}", unknown=e.unknown), findings)
+        for e, findings, count in zip(entries, found, times, strict=True)
         for copy in range(count)
     ]
-    expected = averaged(match_findings([e for e, _ in drawn], [said for _, said in drawn]))
+    expected = averaged(match_findings([e for e, _ in drawn], [findings for _, findings in drawn]))
     matched = match_findings(entries, found)
     ours = average_precision(matched, times[None].astype(float), IOUS)[:, 0]
     np.testing.assert_allclose(ours, expected, atol=1e-3)

@@ -32,7 +32,7 @@ def measured(found: list[list]) -> MeasuredDetector:  # type: ignore[type-arg]
 @pytest.fixture(scope="module")
 def evaluation() -> Evaluation:
     entries, found = by_chance(60, 3)
-    worse = [said[::2] for said in found]
+    worse = [findings[::2] for findings in found]
     return evaluate_detector(entries, measured(found), QUICK, measured(worse))
 
 
@@ -43,9 +43,9 @@ def test_the_document_reads_back_and_holds_no_nan(evaluation: Evaluation) -> Non
 
 
 def test_every_interval_holds_its_value(evaluation: Evaluation) -> None:
-    told = [figure for figure in evaluation.named_metrics().values() if figure is not None]
-    assert len(told) > 200
-    assert all(figure.low <= figure.value <= figure.high for figure in told)
+    figures = [figure for figure in evaluation.named_metrics().values() if figure is not None]
+    assert len(figures) > 200
+    assert all(figure.low <= figure.value <= figure.high for figure in figures)
 
 
 def test_names_are_such_as_mlflow_takes(evaluation: Evaluation) -> None:

@@ -41,10 +41,11 @@ def check_registry(uri: str, bundle: Bundle, folder: Path) -> None:
     assert version.tags["bundle_version"] == bundle.manifest.version
     assert bundle.manifest.intended_use in version.description
     logged = client.get_logged_model(version.source.removeprefix("models:/"))
-    told = {metric.key: metric.value for metric in logged.metrics}
+    logged_metrics = {metric.key: metric.value for metric in logged.metrics}
     metrics = bundle.manifest.provenance.metrics
-    assert {name: round(told[name], 4) for name in metrics} == metrics
-    assert told.keys() > metrics.keys()  # the evaluation inside the bundle has more of them
+    assert {name: round(logged_metrics[name], 4) for name in metrics} == metrics
+    # The evaluation inside the bundle has more of them.
+    assert logged_metrics.keys() > metrics.keys()
     mlflow.set_tracking_uri(uri)
     try:
         got = Path(download_artifacts("models:/hilum@candidate", dst_path=str(folder)))

@@ -7,7 +7,8 @@ from importlib.metadata import version
 
 from training.config import ParityBounds, TrainConfig
 from training.release.sbom import SbomInput, build_sbom
-from training.train.run_manifest import RunManifest, list_libraries
+from training.train.dependencies import list_libraries
+from training.train.run_manifest import RunManifest
 
 RUN_MANIFEST = RunManifest(
     bounds=ParityBounds(),
@@ -42,8 +43,8 @@ def test_it_names_libraries_base_weights_and_the_split() -> None:
     by_ref = {part["bom-ref"]: part for part in content["components"]}
     assert by_ref[f"pkg:pypi/ultralytics@{version('ultralytics')}"]["type"] == "library"
     assert by_ref["base-weights"]["hashes"] == [{"alg": "SHA-256", "content": "3" * 64}]
-    stated = {it["name"]: it["value"] for it in by_ref["dataset"]["properties"]}
-    assert stated == {"hilum:split_digest": "2" * 64}
+    properties = {it["name"]: it["value"] for it in by_ref["dataset"]["properties"]}
+    assert properties == {"hilum:split_digest": "2" * 64}
     depends = {it["ref"]: it["dependsOn"] for it in content["dependencies"]}
     assert set(depends["model"]) == set(by_ref)
 

@@ -140,5 +140,5 @@ def test_weights_of_classes(tmp_path: Path) -> None:
     assert weights[NODULE] == pytest.approx(2.0)  # 3 against 12: the root of a fourth
     assert weights[2] == weights[0] == 1.0
     assert torch.equal(weigh_classes(TOY, entries), EVEN)
-    stated = TOY.model_copy(update={"class_weights": {CATALOG[5].slug: 7.0}})
-    assert weigh_classes(stated, entries).tolist() == [1.0] * 5 + [7.0] + [1.0] * 8
+    weighted = TOY.model_copy(update={"class_weights": {CATALOG[5].slug: 7.0}})
+    assert weigh_classes(weighted, entries).tolist() == [1.0] * 5 + [7.0] + [1.0] * 8

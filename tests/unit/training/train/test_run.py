@@ -66,9 +66,9 @@ def test_splits_are_read_as_frozen_and_an_unknown_image_is_refused(tmp_path: Pat
         load_training_data(config)
     other = tmp_path / "other.json"
     frozen(other, train=("002",), valid=("001",))
-    stated = config.data.model_copy(update={"split_file": other})
+    data = config.data.model_copy(update={"split_file": other})
     assert [
-        e.image_id for e in load_training_data(config.model_copy(update={"data": stated})).train
+        e.image_id for e in load_training_data(config.model_copy(update={"data": data})).train
     ] == ["002"]
 
 

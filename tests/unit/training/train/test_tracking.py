@@ -16,7 +16,7 @@ from training.train.tracking import MlflowTracker, make_run_tags
 pytestmark = pytest.mark.training
 
 
-def stated(folder: Path, uri: str) -> Config:
+def tracked_config(folder: Path, uri: str) -> Config:
     folder.mkdir(exist_ok=True)
     config = load_config(configured(folder, tracking={"uri": uri}))
     config.out.mkdir()
@@ -27,7 +27,7 @@ def stated(folder: Path, uri: str) -> Config:
 def test_a_run_is_recorded_as_it_happens_and_resumed(tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
-    config, warnings = stated(tmp_path, f"sqlite:///{tmp_path}/deep/mlflow.db"), []
+    config, warnings = tracked_config(tmp_path, f"sqlite:///{tmp_path}/deep/mlflow.db"), []
     tracker = MlflowTracker(config, make_run_tags("abc", SINGLE_PROCESS), warnings.append)
     tracker.log_metrics({"map50": 0.25, "loss/box": 1.0}, 0)
     client = MlflowClient(tracking_uri=config.tracking.uri)
@@ -58,7 +58,7 @@ def test_a_server_that_is_not_there_is_one_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    config, warnings = stated(tmp_path, "http://127.0.0.1:9"), []
+    config, warnings = tracked_config(tmp_path, "http://127.0.0.1:9"), []
     tracker = MlflowTracker(config, {}, warnings.append)
     tracker.log_metrics({"map50": 0.25}, 0)
     tracker.log_metrics({"map50": 0.5}, 1)
@@ -75,7 +75,7 @@ def test_metrics_that_could_not_be_sent_are_sent_later(tmp_path: Path) -> None:
     """The database's folder is a file at first."""
     from mlflow import MlflowClient
 
-    config, warnings = stated(tmp_path, f"sqlite:///{tmp_path}/late/mlflow.db"), []
+    config, warnings = tracked_config(tmp_path, f"sqlite:///{tmp_path}/late/mlflow.db"), []
     (tmp_path / "late").write_text("in the way")
     tracker = MlflowTracker(config, {}, warnings.append)
     tracker.log_metrics({"map50": 0.25}, 0)
@@ -94,7 +94,7 @@ def test_a_server_receives_metrics_as_they_are_measured(tmp_path: Path) -> None:
 
     (tmp_path / "server").mkdir()
     with mlflow_server(tmp_path / "server") as uri:
-        config, warnings = stated(tmp_path / "run", uri), []
+        config, warnings = tracked_config(tmp_path / "run", uri), []
         tracker = MlflowTracker(config, make_run_tags("abc", SINGLE_PROCESS), warnings.append)
         tracker.log_metrics({"map50": 0.25}, 0)
         client = MlflowClient(tracking_uri=uri)

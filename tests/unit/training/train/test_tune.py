@@ -27,7 +27,7 @@ DIVERGES = 1.5e30
 """A learning rate after whose first step the loss is not finite."""
 
 
-def stated(
+def tuning_config(
     folder: Path, trials: int, *, epochs: int = 1, space: dict[str, Any] | None = None, **more: Any
 ) -> Config:
     tune = {
@@ -58,7 +58,7 @@ def states(study: optuna.Study) -> list[str]:
 
 @pytest.mark.slow
 def test_a_killed_search_repeats_its_trial_and_goes_on(tmp_path: Path) -> None:
-    config = stated(tmp_path, 2)
+    config = tuning_config(tmp_path, 2)
     # A killed search leaves a trial in the state RUNNING.
     killed = study_of(config).ask()
     sampled = {
@@ -85,7 +85,9 @@ def test_a_killed_search_repeats_its_trial_and_goes_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize("epochs_done", [1, 2])
 def test_metrics_from_before_a_kill_count(tmp_path: Path, epochs_done: int) -> None:
     """Also where it was killed after its last epoch, before the result was reported."""
-    config = stated(tmp_path, 1, epochs=2, space={"learning_rate": {"low": 1e-3, "high": 3e-3}})
+    config = tuning_config(
+        tmp_path, 1, epochs=2, space={"learning_rate": {"low": 1e-3, "high": 3e-3}}
+    )
     sampled = {"learning_rate": study_of(config).ask().suggest_float("learning_rate", 1e-3, 3e-3)}
     out = trial_folder(config, sampled)
 
@@ -116,7 +118,7 @@ def test_metrics_from_before_a_kill_count(tmp_path: Path, epochs_done: int) -> N
 
 @pytest.mark.slow
 def test_a_weak_trial_is_pruned(tmp_path: Path) -> None:
-    config = stated(
+    config = tuning_config(
         tmp_path,
         2,
         epochs=4,
@@ -142,7 +144,7 @@ def test_a_weak_trial_is_pruned(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_trial_whose_loss_is_not_finite_fails_and_the_search_goes_on(tmp_path: Path) -> None:
-    config = stated(tmp_path, 1, space={"learning_rate": {"choices": [DIVERGES, 2e-3]}})
+    config = tuning_config(tmp_path, 1, space={"learning_rate": {"choices": [DIVERGES, 2e-3]}})
     for rate in (DIVERGES, 2e-3):
         study_of(config).enqueue_trial({"learning_rate": rate})
     messages: list[str] = []
@@ -158,7 +160,7 @@ def test_a_trial_whose_loss_is_not_finite_fails_and_the_search_goes_on(tmp_path:
 
 @pytest.mark.slow
 def test_a_search_that_only_fails_ends(tmp_path: Path) -> None:
-    config = stated(tmp_path, 2, space={"learning_rate": {"choices": [DIVERGES]}})
+    config = tuning_config(tmp_path, 2, space={"learning_rate": {"choices": [DIVERGES]}})
     messages: list[str] = []
     with pytest.raises(TrainingError, match="5 trials in a row failed"):
         search(config, SINGLE_PROCESS, on_message=messages.append)
@@ -176,7 +178,7 @@ def test_an_invalid_checkpoint_is_named(tmp_path: Path) -> None:
 def test_two_searches_do_not_share_a_storage(tmp_path: Path) -> None:
     import fcntl
 
-    config = stated(tmp_path, 1)
+    config = tuning_config(tmp_path, 1)
     with (tmp_path / "tune.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(TrainingError, match="another search"):
@@ -184,7 +186,7 @@ def test_two_searches_do_not_share_a_storage(tmp_path: Path) -> None:
 
 
 def test_a_space_with_invalid_values_is_named(tmp_path: Path) -> None:
-    config = stated(tmp_path, 1)
+    config = tuning_config(tmp_path, 1)
     space = {"batch": {"low": -3, "high": -1}}
     tune = config.tune.model_validate({**config.tune.model_dump(), "space": space})
     with pytest.raises(TrainingError, match=r"tune\.space.*batch"):

@@ -43,7 +43,7 @@ RTX = "tensorrt_rtx"
 
 
 @pytest.fixture(scope="module")
-def stated(tmp_path_factory: pytest.TempPathFactory, network: DetectionModel) -> Config:
+def run_config(tmp_path_factory: pytest.TempPathFactory, network: DetectionModel) -> Config:
     """A run whose graphs have been exported, quantized, compiled and proven, in wide bounds."""
     config = load_config(exportable(tmp_path_factory.mktemp("run"), network))
     export_graphs(config)
@@ -62,23 +62,23 @@ def rtx() -> None:
 
 
 @pytest.fixture
-def as_before(stated: Config) -> Iterator[None]:
+def as_before(run_config: Config) -> Iterator[None]:
     """Graphs and proof are put back after a test that changes them."""
     graphs, proof = (
-        artifacts.load_artifacts(stated.out / FOLDER),
-        (stated.out / PARITY).read_bytes(),
+        artifacts.load_artifacts(run_config.out / FOLDER),
+        (run_config.out / PARITY).read_bytes(),
     )
     yield
-    artifacts.save_artifacts(stated.out / FOLDER, graphs)
-    (stated.out / PARITY).write_bytes(proof)
+    artifacts.save_artifacts(run_config.out / FOLDER, graphs)
+    (run_config.out / PARITY).write_bytes(proof)
 
 
 @pytest.fixture
-def fresh(stated: Config, tmp_path: Path) -> Config:
+def fresh(run_config: Config, tmp_path: Path) -> Config:
     """A run with nothing but weights, configured by `c.yaml` beside it."""
-    config = stated.model_copy(update={"out": tmp_path / "run"})
+    config = run_config.model_copy(update={"out": tmp_path / "run"})
     config.out.mkdir()
-    shutil.copy(stated.out / "weights.pt", config.out)
+    shutil.copy(run_config.out / "weights.pt", config.out)
     (tmp_path / "c.yaml").write_text(config.model_dump_json(), encoding="utf-8")  # JSON is YAML.
     return config
 
@@ -92,8 +92,8 @@ def with_export(config: Config, **changes: object) -> Config:
     return config.model_copy(update={"export": config.export.model_copy(update=changes)})
 
 
-def test_each_variant_is_compared_and_the_float_ones_lose_nothing(stated: Config) -> None:
-    result = ParityResult.model_validate_json((stated.out / PARITY).read_bytes())
+def test_each_variant_is_compared_and_the_float_ones_lose_nothing(run_config: Config) -> None:
+    result = ParityResult.model_validate_json((run_config.out / PARITY).read_bytes())
     names = [it.name for it in result.variants]
     assert sorted([*names, *result.not_measured]) == sorted(VARIANTS)
     by_name = {it.name: it for it in result.variants}
@@ -111,10 +111,10 @@ def test_each_variant_is_compared_and_the_float_ones_lose_nothing(stated: Config
 
 
 @pytest.mark.usefixtures("as_before")
-def test_points_are_chosen_for_a_stated_sensitivity(stated: Config) -> None:
-    usual = ParityResult.model_validate_json((stated.out / PARITY).read_bytes())
-    aim = stated.evaluate.model_validate({"resamples": 10, "floor": 0.1, "sensitivity": 0.5})
-    result = parity_check.check_parity(stated.model_copy(update={"evaluate": aim}))
+def test_points_are_chosen_for_a_stated_sensitivity(run_config: Config) -> None:
+    usual = ParityResult.model_validate_json((run_config.out / PARITY).read_bytes())
+    aim = run_config.evaluate.model_validate({"resamples": 10, "floor": 0.1, "sensitivity": 0.5})
+    result = parity_check.check_parity(run_config.model_copy(update={"evaluate": aim}))
     assert result.points_chosen.startswith("on valid, a sensitivity of 0.5 per class")
     assert result.reference_points != usual.reference_points
     assert set(result.reference_points) == set(usual.reference_points)
@@ -122,9 +122,11 @@ def test_points_are_chosen_for_a_stated_sensitivity(stated: Config) -> None:
         assert set(it.points) == set(result.reference_points)
 
 
-def test_proven_graphs_become_a_bundle_that_proves_itself(stated: Config, tmp_path: Path) -> None:
-    made, result = parity_check.load_checked(stated)
-    bundle = write_bundle(tmp_path / "a.bundle", toy_parts(stated, made, result))
+def test_proven_graphs_become_a_bundle_that_proves_itself(
+    run_config: Config, tmp_path: Path
+) -> None:
+    made, result = parity_check.load_checked(run_config)
+    bundle = write_bundle(tmp_path / "a.bundle", toy_parts(run_config, made, result))
     assert Bundle.open(bundle.path).manifest.input.height == SIZE
     if RTX not in find_tensorrt_packages():
         skip_or_fail("tensorrt_rtx is not installed")
@@ -136,9 +138,10 @@ def test_proven_graphs_become_a_bundle_that_proves_itself(stated: Config, tmp_pa
 
 
 @pytest.mark.usefixtures("rtx")
-def test_what_was_compiled_is_int8_where_it_says_so(stated: Config) -> None:
+def test_what_was_compiled_is_int8_where_it_says_so(run_config: Config) -> None:
     seen = {
-        it.variant: it for it in artifacts.load_artifacts(stated.out / FOLDER).manifest.inspections
+        it.variant: it
+        for it in artifacts.load_artifacts(run_config.out / FOLDER).manifest.inspections
     }
     # The one that stays float is the DFL.
     assert seen[TRT_INT8].convolutions == {"Float": 1, "Int8": 87}
@@ -148,12 +151,12 @@ def test_what_was_compiled_is_int8_where_it_says_so(stated: Config) -> None:
 
 @pytest.mark.usefixtures("rtx")
 @pytest.mark.parametrize("path", [CARD_INT8, CARD_FP16])
-def test_only_the_number_of_images_is_open_to_tensorrt(stated: Config, path: str) -> None:
+def test_only_the_number_of_images_is_open_to_tensorrt(run_config: Config, path: str) -> None:
     trt = importlib.import_module(RTX)
     log = trt.Logger(trt.Logger.ERROR)
     network = trt.Builder(log).create_network(0)
     assert trt.OnnxParser(network, log).parse(
-        artifacts.load_artifacts(stated.out / FOLDER).members[path]
+        artifacts.load_artifacts(run_config.out / FOLDER).members[path]
     )
     assert tuple(network.get_input(0).shape) == (-1, 1, SIZE, SIZE)
     images, rows, anchors = network.get_output(0).shape
@@ -162,8 +165,8 @@ def test_only_the_number_of_images_is_open_to_tensorrt(stated: Config, path: str
 
 
 @pytest.mark.usefixtures("rtx", "as_before")
-def test_turing_gets_no_int8_and_the_record_says_why(stated: Config) -> None:
-    made = compile_engines(stated, ["7.5"])
+def test_turing_gets_no_int8_and_the_record_says_why(run_config: Config) -> None:
+    made = compile_engines(run_config, ["7.5"])
     assert made.manifest.targets[TRT_INT8] == ()
     assert made.manifest.targets[TRT_FP16][0].capabilities == ("7.5",)
     (int8,) = (it for it in made.manifest.inspections if it.variant == TRT_INT8)
@@ -172,8 +175,8 @@ def test_turing_gets_no_int8_and_the_record_says_why(stated: Config) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("rtx", "as_before")
-def test_one_engine_is_for_all_cards_that_were_asked_for(stated: Config) -> None:
-    made = compile_engines(stated, ["8.6", "8.9"])
+def test_one_engine_is_for_all_cards_that_were_asked_for(run_config: Config) -> None:
+    made = compile_engines(run_config, ["8.6", "8.9"])
     for name in (TRT_INT8, TRT_FP16):
         (target,) = made.manifest.targets[name]
         assert target.capabilities == ("8.6", "8.9")
@@ -184,33 +187,33 @@ def test_one_engine_is_for_all_cards_that_were_asked_for(stated: Config) -> None
         assert b"accelerators={sm86 sm89 }" in made.members[target.model]
         wanted = 87 if name == TRT_INT8 else 0
         assert {it.convolutions.get("Int8", 0) for it in alone.values()} == {wanted}
-    assert artifacts.load_artifacts(stated.out / FOLDER) == made
+    assert artifacts.load_artifacts(run_config.out / FOLDER) == made
 
 
-def test_torch_computes_where_the_run_was_trained(stated: Config) -> None:
+def test_torch_computes_where_the_run_was_trained(run_config: Config) -> None:
     if torch.cuda.is_available():
         pytest.skip("a card is there: the run would be compared on it")
-    on_card = stated.model_copy(
-        update={"train": stated.train.model_copy(update={"device": "cuda"})}
+    on_card = run_config.model_copy(
+        update={"train": run_config.train.model_copy(update={"device": "cuda"})}
     )
     with pytest.raises(TrainingError, match="needs CUDA device 0"):
         parity_check.check_parity(on_card)
 
 
-def test_a_full_disk_names_the_file_that_is_proven_from(stated: Config) -> None:
-    before = (stated.out / PARITY).read_bytes()
-    listed = sorted((stated.out / FOLDER).rglob("*"))
+def test_a_full_disk_names_the_file_that_is_proven_from(run_config: Config) -> None:
+    before = (run_config.out / PARITY).read_bytes()
+    listed = sorted((run_config.out / FOLDER).rglob("*"))
     with room_for(100_000), pytest.raises(TrainingError, match=r"cannot write .*draft\.bundle: F"):
-        parity_check.check_parity(stated)
-    assert (stated.out / PARITY).read_bytes() == before
-    assert sorted((stated.out / FOLDER).rglob("*")) == listed
+        parity_check.check_parity(run_config)
+    assert (run_config.out / PARITY).read_bytes() == before
+    assert sorted((run_config.out / FOLDER).rglob("*")) == listed
 
 
 @pytest.mark.slow
 def test_accuracy_control_measures_on_the_images_of_its_split(
-    stated: Config, fresh: Config
+    run_config: Config, fresh: Config
 ) -> None:
-    shutil.copytree(stated.out / FOLDER, fresh.out / FOLDER)
+    shutil.copytree(run_config.out / FOLDER, fresh.out / FOLDER)
     with pytest.raises(TrainingError, match="there is no split 'exam'"):
         quantization.quantize_graphs(with_export(fresh, max_drop=0.9, control_on="exam"))
     made = quantization.quantize_graphs(with_export(fresh, max_drop=0.9))
@@ -234,59 +237,63 @@ def test_accuracy_control_measures_on_the_images_of_its_split(
     assert found.drop > 0.02
 
 
-def test_a_bound_that_is_not_kept_names_itself_and_no_bundle_can_be_made(stated: Config) -> None:
-    path = stated.out / PARITY
+def test_a_bound_that_is_not_kept_names_itself_and_no_bundle_can_be_made(
+    run_config: Config,
+) -> None:
+    path = run_config.out / PARITY
     kept = path.read_bytes()
-    strict = bounded(stated, 0.0, 0.0)
+    strict = bounded(run_config, 0.0, 0.0)
     with pytest.raises(TrainingError, match="run against other bounds than are configured"):
         parity_check.load_checked(strict)
-    with pytest.raises(TrainingError, match=r"openvino-int8: .*the bound is 0 \(parity\.") as told:
+    with pytest.raises(
+        TrainingError, match=r"openvino-int8: .*the bound is 0 \(parity\."
+    ) as caught:
         parity_check.check_parity(strict)
-    assert "No bundle is made" in told.value.hint
+    assert "No bundle is made" in caught.value.hint
     assert ParityResult.model_validate_json(path.read_bytes()).problems
     with pytest.raises(TrainingError, match="is not the trained one"):
         parity_check.load_checked(strict)
     path.write_bytes(kept)
 
 
-def test_files_that_changed_or_are_missing_are_noticed(stated: Config) -> None:
-    graph = stated.out / FOLDER / "model.onnx"
+def test_files_that_changed_or_are_missing_are_noticed(run_config: Config) -> None:
+    graph = run_config.out / FOLDER / "model.onnx"
     kept = graph.read_bytes()
     graph.write_bytes(kept[:-1])
     with pytest.raises(TrainingError, match=r"model\.onnx differs from its digest in export\.json"):
-        parity_check.load_checked(stated)
+        parity_check.load_checked(run_config)
     graph.unlink()
     with pytest.raises(TrainingError, match=r"there is no .*model\.onnx"):
-        parity_check.load_checked(stated)
+        parity_check.load_checked(run_config)
     graph.write_bytes(kept)
-    weights = stated.out / "weights.pt"
+    weights = run_config.out / "weights.pt"
     trained = weights.read_bytes()
     weights.write_bytes(trained + b"\0")
     with pytest.raises(TrainingError, match="holds other weights than were exported"):
-        quantization.quantize_graphs(stated)
+        quantization.quantize_graphs(run_config)
     weights.write_bytes(trained)
-    parity_check.load_checked(stated)
+    parity_check.load_checked(run_config)
 
 
 def test_steps_out_of_order_say_which_comes_first(fresh: Config) -> None:
-    with pytest.raises(TrainingError, match=r"no .*export\.json") as told:
+    with pytest.raises(TrainingError, match=r"no .*export\.json") as caught:
         quantization.quantize_graphs(fresh)
-    assert "hilum-train export" in told.value.hint
+    assert "hilum-train export" in caught.value.hint
     with pytest.raises(TrainingError, match=r"no .*export\.json"):
         parity_check.check_parity(fresh)
     (fresh.out / "weights.pt").unlink()
-    with pytest.raises(TrainingError, match="there are no weights") as told:
+    with pytest.raises(TrainingError, match="there are no weights") as caught:
         export_graphs(fresh)
-    assert "hilum-train run" in told.value.hint
+    assert "hilum-train run" in caught.value.hint
 
 
-def test_without_calibration_images_the_message_names_the_setting(stated: Config) -> None:
-    before = (stated.out / FOLDER / artifacts.FILE).read_bytes()
+def test_without_calibration_images_the_message_names_the_setting(run_config: Config) -> None:
+    before = (run_config.out / FOLDER / artifacts.FILE).read_bytes()
     with pytest.raises(TrainingError, match=r"export\.calibration_images is 0"):
-        quantization.quantize_graphs(with_export(stated, calibration_images=0))
+        quantization.quantize_graphs(with_export(run_config, calibration_images=0))
     with pytest.raises(TrainingError, match="there is no split 'calibration'"):
-        quantization.quantize_graphs(with_export(stated, calibrate_on="calibration"))
-    assert (stated.out / FOLDER / artifacts.FILE).read_bytes() == before
+        quantization.quantize_graphs(with_export(run_config, calibrate_on="calibration"))
+    assert (run_config.out / FOLDER / artifacts.FILE).read_bytes() == before
 
 
 def test_commands_end_with_a_status_and_a_sentence(
@@ -304,9 +311,9 @@ def test_commands_end_with_a_status_and_a_sentence(
 
 
 def test_an_unfinished_write_leaves_what_was_there(
-    stated: Config, monkeypatch: pytest.MonkeyPatch
+    run_config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = artifacts.load_artifacts(stated.out / FOLDER)
+    before = artifacts.load_artifacts(run_config.out / FOLDER)
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
@@ -314,6 +321,6 @@ def test_an_unfinished_write_leaves_what_was_there(
     monkeypatch.setattr("edge_agent.system.files.os.fsync", full)
     spoilt = replace(before, members={**before.members, "model.onnx": b"other"})
     with pytest.raises(TrainingError, match=r"cannot write .*: No space left"):
-        artifacts.save_artifacts(stated.out / FOLDER, spoilt)
-    assert artifacts.load_artifacts(stated.out / FOLDER) == before
-    assert list((stated.out / FOLDER).rglob("*.part")) == []
+        artifacts.save_artifacts(run_config.out / FOLDER, spoilt)
+    assert artifacts.load_artifacts(run_config.out / FOLDER) == before
+    assert list((run_config.out / FOLDER).rglob("*.part")) == []

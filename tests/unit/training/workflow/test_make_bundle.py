@@ -98,8 +98,8 @@ def test_settings_name_files_without_their_folders(proven: Path) -> None:
     kept = changed(
         proven, "evaluate", rules=Path("/home/me/rules.yaml"), baseline=Path("/home/me/a.bundle")
     )
-    told = json.loads(make_bundle._settings_json(kept))["evaluate"]
-    assert (told["rules"], told["baseline"]) == ("rules.yaml", "a.bundle")
+    evaluate = json.loads(make_bundle._settings_json(kept))["evaluate"]
+    assert (evaluate["rules"], evaluate["baseline"]) == ("rules.yaml", "a.bundle")
     assert "baseline" not in json.loads(make_bundle._settings_json(load_config(proven)))["evaluate"]
 
 

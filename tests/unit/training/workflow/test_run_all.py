@@ -42,18 +42,18 @@ def path(whole: WholeRun) -> Path:
 
 def again(path: Path, network: DetectionModel, config: Config | None = None) -> list[str]:
     """Run all once more; the names of the steps that were done."""
-    said: list[str] = []
+    messages: list[str] = []
     of = config or load_config(path)
-    run_all.run_all(of, Trained(network), pictures=PICTURES, on_message=said.append)
-    return [line.removesuffix(": done") for line in said if line.endswith(": done")]
+    run_all.run_all(of, Trained(network), pictures=PICTURES, on_message=messages.append)
+    return [line.removesuffix(": done") for line in messages if line.endswith(": done")]
 
 
 @pytest.mark.slow
 def test_all_is_done_once_and_then_no_more(
     path: Path, whole: WholeRun, network: DetectionModel
 ) -> None:
-    done, said, training = whole.done, whole.said, whole.training
-    assert [line for line in said if line.endswith(": done")] == [f"{it}: done" for it in ALL]
+    done, messages, training = whole.done, whole.messages, whole.training
+    assert [line for line in messages if line.endswith(": done")] == [f"{it}: done" for it in ALL]
     assert training.times == 1
     assert (done.published.version, done.published.new) == ("1", True)
     before = done.bundle.path.read_bytes()
@@ -123,14 +123,14 @@ def test_an_empty_split_is_refused_before_anything_is_done(
 
 def elsewhere(path: Path, out: Path, **sections: dict[str, Any]) -> Config:
     """The same configuration with another folder and other values, checked as from a file."""
-    stated = load_config(path).model_dump(mode="json", exclude_unset=True) | {"out": str(out)}
+    settings = load_config(path).model_dump(mode="json", exclude_unset=True) | {"out": str(out)}
     for name, values in sections.items():
-        stated[name] = stated.get(name, {}) | values
-    return Config.model_validate(stated)
+        settings[name] = settings.get(name, {}) | values
+    return Config.model_validate(settings)
 
 
 @pytest.mark.parametrize(
-    ("stated", "says"),
+    ("settings", "says"),
     [
         ({"export": {"calibration_images": 0}}, r"export\.calibration_images is 0"),
         ({"export": {"max_drop": 0.1, "control_on": "exam"}}, "there is no split 'exam'"),
@@ -152,12 +152,12 @@ def elsewhere(path: Path, out: Path, **sections: dict[str, Any]) -> Config:
     ],
 )
 def test_what_must_fail_at_the_end_is_refused_at_the_beginning(
-    whole: WholeRun, network: DetectionModel, tmp_path: Path, stated: dict[str, Any], says: str
+    whole: WholeRun, network: DetectionModel, tmp_path: Path, settings: dict[str, Any], says: str
 ) -> None:
     for name, metric in (("map5", "map5"), ("difference", "difference/map50")):
         rules = f"rules: [{{metric: {metric}, at_least: 0.1}}]"
         (tmp_path / f"{name}.yaml").write_text(rules, encoding="utf-8")
-    text = json.dumps(stated).replace("{tmp}", str(tmp_path))
+    text = json.dumps(settings).replace("{tmp}", str(tmp_path))
     sections = json.loads(text.replace("{bundle}", str(whole.done.bundle.path)))
     training = Trained(network)
     with pytest.raises(HilumError, match=says):
@@ -215,8 +215,8 @@ def test_the_bundle_that_is_replaced_is_the_baseline(
     assert found.subject.compute_device == "cpu"
     assert found.baseline is not None
     assert found.baseline.subject.digest == before.digest
-    stated = config.evaluate.model_copy(update={"baseline": Path("other.bundle")})
-    other = config.model_copy(update={"evaluate": stated})
+    settings = config.evaluate.model_copy(update={"baseline": Path("other.bundle")})
+    other = config.model_copy(update={"evaluate": settings})
     assert stages.baseline_path(other) == Path("other.bundle")
 
 
@@ -259,10 +259,10 @@ def test_without_a_compiler_for_cards_it_is_said_that_there_are_no_engines(
     config = elsewhere(path, tmp_path / "run", export={"capabilities": ["8.9"]})
     config.out.mkdir()
     shutil.copy(load_config(path).out / "weights.pt", config.out)
-    said: list[str] = []
-    made = stages.Pipeline(config, lambda _: None, None, said.append, lambda *_: None).stages()
+    messages: list[str] = []
+    made = stages.Pipeline(config, lambda _: None, None, messages.append, lambda *_: None).stages()
     next(it for it in made if it.name == "export").act()
-    assert said == ["export: no TensorRT engines are compiled: tensorrt_rtx is missing"]
+    assert messages == ["export: no TensorRT engines are compiled: tensorrt_rtx is missing"]
     assert (
         artifacts.load_artifacts(config.out / export.FOLDER).graphs.targets.get(TRT_FP16, ()) == ()
     )

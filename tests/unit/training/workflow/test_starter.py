@@ -80,13 +80,13 @@ def test_what_is_there_is_not_made_again(
 ) -> None:
     before = made.path.read_bytes()
     pictures = {p: p.stat().st_mtime_ns for p in (plan.work / "set" / "images").iterdir()}
-    said: list[str] = []
+    messages: list[str] = []
     training = Trained(learnt)
-    starter.make_starter(plan, training, on_message=said.append)
+    starter.make_starter(plan, training, on_message=messages.append)
     assert training.times == 0
     assert {p: p.stat().st_mtime_ns for p in pictures} == pictures
     assert made.path.read_bytes() == before
-    assert sum(line.endswith("skipped") for line in said) == 5
+    assert sum(line.endswith("skipped") for line in messages) == 5
 
 
 @pytest.mark.slow
@@ -100,8 +100,8 @@ def test_the_parts_are_the_frozen_split(plan: StarterPlan, made: Bundle) -> None
 
 
 def test_the_command_states_all_that_it_takes_to_make_it_again(plan: StarterPlan) -> None:
-    told = {"activation": "hardswish", "learning_rate": 5e-4}
-    other = replace(plan, name="starter-other", train=plan.train.model_copy(update=told))
+    changes = {"activation": "hardswish", "learning_rate": 5e-4}
+    other = replace(plan, name="starter-other", train=plan.train.model_copy(update=changes))
     assert "--activation hardswish" in other.command
     assert "--learning-rate 0.0005 --seed" in other.command
     assert other.command.endswith(" --name starter-other --version 1.2.3")
@@ -119,10 +119,10 @@ def test_credits_name_who_gave_what(tmp_path: Path) -> None:
         "a.png,Hanoi,CC BY 4.0,10.1/x,\nb.png,Hanoi,CC BY 4.0,10.1/x,\nc.png,Rome,CC0,,http://c\n"
         "unused.png,Nowhere,secret,,\n"
     )
-    told = starter._write_credits(tmp_path, ["b.png", "a.png", "c.png"])
-    assert "| Hanoi | CC BY 4.0 | 10.1/x | a.png, b.png |" in told
-    assert "| Rome | CC0 | http://c | c.png |" in told
-    assert "secret" not in told
+    text = starter._write_credits(tmp_path, ["b.png", "a.png", "c.png"])
+    assert "| Hanoi | CC BY 4.0 | 10.1/x | a.png, b.png |" in text
+    assert "| Rome | CC0 | http://c | c.png |" in text
+    assert "secret" not in text
 
 
 def test_without_terms_it_says_so(tmp_path: Path) -> None:

@@ -2,99 +2,25 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from threading import Barrier, Thread
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from edge_agent.engines.base import Engine
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.runtimes.openvino import OpenVinoEngine, OpenVinoOptions
 from edge_agent.errors import BundleInvalid, ConfigInvalid, EngineFailed
 from hilum.manifest import InputSpec
 from tests.support.engines import bundles
+from tests.support.engines.variants import model_outputs, noise
 
 OPTIONS = OpenVinoOptions(threads=1, inference_precision="f32")
 
 
 def engine_of(bundle: Bundle, options: OpenVinoOptions = OPTIONS) -> OpenVinoEngine:
     return OpenVinoEngine(bundle, bundle.variant(bundles.VARIANT), options)
-
-
-def noise(seed: int, count: int = 1) -> NDArray[np.uint8]:
-    rng = np.random.default_rng(seed)
-    return rng.integers(0, 256, (count, 1, bundles.SIZE, bundles.SIZE), dtype=np.uint8)
-
-
-def expected_outputs(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-    outputs = batch.reshape(len(batch), bundles.ROWS, bundles.ANCHORS).astype(np.float32)
-    outputs[:, 4:] /= 255
-    return outputs
-
-
-def test_outputs_are_the_models(bundle: Bundle) -> None:
-    engine: Engine = engine_of(bundle)
-    assert engine.name == bundles.VARIANT
-    assert engine.compute_device.startswith("CPU: ")
-    for count in (1, 3):
-        batch = noise(count, count)
-        outputs = engine.infer(batch)
-        assert outputs.dtype == np.float32
-        np.testing.assert_allclose(outputs, expected_outputs(batch), atol=1e-6)
-
-
-def test_a_batch_need_not_be_contiguous(bundle: Bundle) -> None:
-    wide = np.repeat(noise(4), 2, axis=3)
-    np.testing.assert_allclose(
-        engine_of(bundle).infer(wide[..., ::2]), expected_outputs(wide[..., ::2]), atol=1e-6
-    )
-
-
-def test_outputs_belong_to_the_caller(bundle: Bundle) -> None:
-    engine = engine_of(bundle)
-    first, batch = noise(1), noise(2)
-    kept = engine.infer(first)
-    engine.infer(batch)
-    np.testing.assert_allclose(kept, expected_outputs(first), atol=1e-6)
-    kept[:] = 0
-
-
-@pytest.mark.parametrize("requests", [0, 1, 3])
-def test_many_threads_get_their_own_outputs(bundle: Bundle, requests: int) -> None:
-    engine = engine_of(bundle, replace(OPTIONS, requests=requests))
-    together = Barrier(8)
-
-    def infer(thread: int) -> bool:
-        together.wait()
-        return all(
-            np.allclose(engine.infer(batch), expected_outputs(batch), atol=1e-6)
-            for batch in (noise(100 * thread + k) for k in range(20))
-        )
-
-    with ThreadPoolExecutor(8) as pool:
-        assert all(pool.map(infer, range(8)))
-
-
-WRONG = {
-    "no images": np.zeros((0, 1, 96, 96), np.uint8),
-    "three channels": np.zeros((1, 3, 96, 96), np.uint8),
-    "another size": np.zeros((1, 1, 96, 64), np.uint8),
-    "no batch": np.zeros((1, 96, 96), np.uint8),
-    "floats": np.zeros((1, 1, 96, 96), np.float32),
-}
-
-
-@pytest.mark.parametrize("case", WRONG)
-def test_a_wrong_batch_is_refused_and_the_next_answered(bundle: Bundle, case: str) -> None:
-    engine = engine_of(bundle)
-    with pytest.raises(EngineFailed, match="takes u8"):
-        engine.infer(WRONG[case])
-    np.testing.assert_allclose(engine.infer(noise(1)), expected_outputs(noise(1)), atol=1e-6)
 
 
 def with_model(tmp_path: Path, xml: bytes, weights: bytes) -> Bundle:
@@ -132,34 +58,6 @@ def test_a_variant_of_another_runtime_is_refused(bundle: Bundle) -> None:
         OpenVinoEngine(bundle, foreign, OPTIONS)
 
 
-def test_after_close_every_call_is_an_error(bundle: Bundle) -> None:
-    engine = engine_of(bundle, replace(OPTIONS, requests=2))
-    problems: list[EngineFailed] = []
-    started = Barrier(5)
-
-    def infer() -> None:
-        started.wait()
-        try:
-            while True:
-                np.testing.assert_allclose(
-                    engine.infer(noise(1)), expected_outputs(noise(1)), atol=1e-6
-                )
-        except EngineFailed as error:
-            problems.append(error)
-
-    threads = [Thread(target=infer) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    started.wait()
-    engine.close()
-    for thread in threads:
-        thread.join(timeout=30)
-    assert [error.message for error in problems] == ["openvino-fp32 is closed"] * 4
-    engine.close()
-    with pytest.raises(EngineFailed, match="is closed"):
-        engine.infer(noise(1))
-
-
 def test_a_second_start_loads_the_compiled_model_from_the_cache(
     bundle: Bundle, tmp_path: Path
 ) -> None:
@@ -185,7 +83,7 @@ def test_other_options_or_another_model_have_their_own_entry(
     fainter = engine_of(with_model(tmp_path, xml, scale.tobytes()), cached)
     assert len(list((tmp_path / "cache").iterdir())) == 3
     np.testing.assert_allclose(
-        fainter.infer(noise(3))[:, 4:], expected_outputs(noise(3))[:, 4:] / 2, atol=1e-6
+        fainter.infer(noise(3))[:, 4:], model_outputs(noise(3))[:, 4:] / 2, atol=1e-6
     )
 
 
@@ -203,7 +101,7 @@ def test_a_damaged_cache_entry_is_replaced(bundle: Bundle, tmp_path: Path, damag
     }[damage]
     path.write_bytes(damaged)
     engine = engine_of(bundle, cached)
-    np.testing.assert_allclose(engine.infer(noise(2)), expected_outputs(noise(2)), atol=1e-6)
+    np.testing.assert_allclose(engine.infer(noise(2)), model_outputs(noise(2)), atol=1e-6)
     rewritten = path.read_bytes()
     assert rewritten != damaged
     assert rewritten == with_digest(rewritten[32:])
