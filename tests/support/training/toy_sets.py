@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from hilum.catalog import CATALOG
+from training.config import Config, load_config
 from training.data.dataset import LabelledImage
 from training.data.labels import Label
 from training.data.splits import Split
@@ -82,3 +83,11 @@ def configured(folder: Path, **sections: object) -> Path:
     path = folder / "c.yaml"
     path.write_text(json.dumps(content), encoding="utf-8")  # JSON is YAML
     return path
+
+
+def tracked_config(folder: Path, uri: str) -> Config:
+    """Return the configuration of a toy run that is tracked at an address."""
+    folder.mkdir(exist_ok=True)
+    config = load_config(configured(folder, tracking={"uri": uri}))
+    config.out.mkdir()
+    return config

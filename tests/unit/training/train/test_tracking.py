@@ -7,20 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.training.mlflow_server import mlflow_server
-from tests.support.training.toy_sets import configured
-from training.config import Config, load_config
+from tests.support.training.toy_sets import tracked_config
 from training.train.distributed import SINGLE_PROCESS
 from training.train.tracking import MlflowTracker, make_run_tags
 
 pytestmark = pytest.mark.training
-
-
-def tracked_config(folder: Path, uri: str) -> Config:
-    folder.mkdir(exist_ok=True)
-    config = load_config(configured(folder, tracking={"uri": uri}))
-    config.out.mkdir()
-    return config
 
 
 @pytest.mark.slow
@@ -86,23 +77,3 @@ def test_metrics_that_could_not_be_sent_are_sent_later(tmp_path: Path) -> None:
     (run,) = client.search_runs([client.get_experiment_by_name("hilum").experiment_id])
     history = client.get_metric_history(run.info.run_id, "map50")
     assert [(m.step, m.value) for m in history] == [(0, 0.25), (1, 0.5)]
-
-
-@pytest.mark.slow
-def test_a_server_receives_metrics_as_they_are_measured(tmp_path: Path) -> None:
-    from mlflow import MlflowClient
-
-    (tmp_path / "server").mkdir()
-    with mlflow_server(tmp_path / "server") as uri:
-        config, warnings = tracked_config(tmp_path / "run", uri), []
-        tracker = MlflowTracker(config, make_run_tags("abc", SINGLE_PROCESS), warnings.append)
-        tracker.log_metrics({"map50": 0.25}, 0)
-        client = MlflowClient(tracking_uri=uri)
-        (run,) = client.search_runs([client.get_experiment_by_name("hilum").experiment_id])
-        assert run.data.metrics == {"map50": 0.25}  # before it has ended
-        assert run.data.tags["split_digest"] == "abc"
-        names = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
-        assert names == {"config.json", "environment.json"}
-        tracker.finish("FINISHED")
-        assert client.get_run(run.info.run_id).info.status == "FINISHED"
-    assert warnings == []
