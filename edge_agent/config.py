@@ -93,6 +93,26 @@ class AccessSettings(_Frozen):
     certificate_rules: Path | None = None
 
 
+class AuditSyslogSettings(_Frozen):
+    """The audit record repository that gets every entry as an IHE ATNA message, by TLS.
+
+    Without a `host` none is sent. Without a `ca` the system's certificates count.
+    """
+
+    host: str | None = None
+    port: Annotated[int, Field(ge=1, le=65535)] = 6514
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    site: Annotated[str, Field(pattern=r"^[ -~]{0,64}$")] = ""
+
+    @model_validator(mode="after")
+    def _check_combination(self) -> Self:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key belong together: give both or neither")
+        return self
+
+
 class AuditSettings(_Frozen):
     """The log of every access. A `folder` of None means `audit` in the state folder.
 
@@ -106,6 +126,7 @@ class AuditSettings(_Frozen):
     reserve_entries: Annotated[int, Field(ge=700, le=10_000_000)] = 200_000
     retention_days: Annotated[int, Field(ge=1, le=36_500)] | None = None
     max_bytes: Annotated[int, Field(ge=1 << 24, le=1 << 40)] = 2 << 30
+    syslog: AuditSyslogSettings = AuditSyslogSettings()
 
 
 class DecodeSettings(_Frozen):

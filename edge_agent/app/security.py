@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 from edge_agent.audit.log import AuditLimits, AuditLog
 from edge_agent.audit.retention import RetentionRules
+from edge_agent.audit.syslog import SyslogTarget
 from edge_agent.config import Settings
 from edge_agent.core.authorization import Listener, check_listeners, is_loopback
 from edge_agent.core.request_origin import TrustedHosts, parse_trusted_hosts
@@ -104,7 +105,13 @@ def _open_audit(settings: Settings) -> AuditLog | None:
         reserve_entries=audit.reserve_entries,
         retention=RetentionRules(audit.retention_days, audit.max_bytes),
     )
-    return AuditLog(settings.audit_dir, utc_now=utc_now, limits=limits)
+    target = audit.syslog
+    syslog = None
+    if target.host is not None:
+        syslog = SyslogTarget(
+            target.host, target.port, target.ca, target.certificate, target.key, target.site
+        )
+    return AuditLog(settings.audit_dir, utc_now=utc_now, syslog=syslog, limits=limits)
 
 
 def _trusted_hosts(settings: Settings, tls: Tls | None) -> TrustedHosts:

@@ -32,12 +32,15 @@ from typing import Final
 
 from edge_agent.audit.retention import RetentionRules
 from edge_agent.audit.store import ChainStore
+from edge_agent.audit.syslog import SyslogSender, SyslogTarget
 from edge_agent.core.audit_chain import AuditEvent, DenialTokenBucket, Marker
 from edge_agent.core.authorization import DenialReason
 from edge_agent.errors import AuditUnavailable, ConfigInvalid
 
 _log = logging.getLogger(__name__)
 _REQUEST_DIGITS: Final = 32
+_SEND_LAST_S: Final = 1.0
+"""Time for the last messages to the audit record repository when the log is closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,8 @@ class AuditStatus:
         reserved: number of entries for which space is reserved on the disk.
         reserve_wanted: number of entries for which space is to be reserved.
         size_bytes: size of the database.
+        sent: number of entries before the last one that was sent to the audit record repository.
+        send_failure: the reason why entries cannot be sent; None if they can, or are not to be.
     """
 
     entries: int
@@ -92,6 +97,8 @@ class AuditStatus:
     reserved: int = 0
     reserve_wanted: int = 0
     size_bytes: int = 0
+    sent: int = 0
+    send_failure: str | None = None
 
 
 class AuditLog:
@@ -103,6 +110,7 @@ class AuditLog:
         *,
         utc_now: Callable[[], datetime],
         box_id: str = "",
+        syslog: SyslogTarget | None = None,
         monotonic_s: Callable[[], float] = time.monotonic,
         limits: AuditLimits | None = None,
     ) -> None:
@@ -113,12 +121,15 @@ class AuditLog:
             utc_now: the clock for entries, with a time zone.
             box_id: the box's identity, 32 hexadecimal digits, which the chain holds from now on. A
                 folder with another box's log is set aside. Empty: the log names no box.
+            syslog: the audit record repository to send the entries to; None to send none.
             monotonic_s: the clock for the rate of denials, in seconds.
             limits: sizes, intervals and rates; None for the defaults.
 
         Raises:
-            ConfigInvalid: the folder cannot be used, or another process writes to it.
+            ConfigInvalid: the folder cannot be used, or another process writes to it, or a
+                certificate for the repository cannot be used.
         """
+        self._sender = None if syslog is None else SyslogSender(folder, syslog, box_id=box_id)
         self._utc_now = utc_now
         self._monotonic_s = monotonic_s
         self._limits = limits or AuditLimits()
@@ -154,6 +165,8 @@ class AuditLog:
         self._open_chain()
         self._thread = threading.Thread(target=self._run, name="audit-log", daemon=True)
         self._thread.start()
+        if self._sender is not None:
+            self._sender.start()
 
     def require(self) -> None:
         """Require that an access can be logged; call it before the access is granted.
@@ -203,6 +216,8 @@ class AuditLog:
             reserved=self._store.reserved,
             reserve_wanted=self._limits.reserve_entries,
             size_bytes=self._store.size_bytes,
+            sent=0 if self._sender is None else self._sender.sent,
+            send_failure=None if self._sender is None else self._sender.failure,
         )
 
     def flush(self, timeout_s: float | None = None) -> bool:
@@ -239,6 +254,8 @@ class AuditLog:
         if self._thread.is_alive():
             _log.error("the audit log's disk hangs", extra={"unwritten_entries": len(self._queue)})
             return len(self._queue)
+        if self._sender is not None:
+            self._sender.stop(_SEND_LAST_S)
         self._store.close()
         head = self._store.head
         _log.info("audit log closed", extra={"entries": head.count, "hash": head.hash})

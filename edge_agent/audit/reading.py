@@ -22,6 +22,9 @@ from edge_agent.core.audit_chain import ChainHead
 
 _PORTION: Final = 2000
 _TIMEOUT_S: Final = 1.0
+_NEEDS_COPY: Final = frozenset(
+    {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY}
+)
 
 
 class DatabaseReader:
@@ -32,15 +35,23 @@ class DatabaseReader:
         box: the identity of the box that wrote the log; empty if it has none.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, may_copy: bool = True) -> None:
         """Open the database.
+
+        Args:
+            path: its main file.
+            may_copy: read a copy if the database cannot be read in place. Not in the process that
+                writes it: closing the copied file would release the locks that SQLite holds on it.
 
         Raises:
             DatabaseDamaged: the file is not an audit log's database, or is damaged.
             OSError: the file cannot be read.
         """
         self._resources = contextlib.ExitStack()
-        path.open("rb").close()  # SQLite names no reason for a file that cannot be opened.
+        self._may_copy = may_copy
+        path.stat()  # SQLite names no reason for a file that cannot be opened.
+        if not os.access(path, os.R_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         try:
             with translate_errors():
                 self._connection = self._connect(path)
@@ -86,18 +97,19 @@ class DatabaseReader:
         try:
             return self._open(path)
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR):
+            if not self._may_copy or error.sqlite_errorcode & 0xFF not in _NEEDS_COPY:
                 raise
-        # The write-ahead log's index cannot be made: the folder is read-only, or the disk is full.
+        # The write-ahead log's index cannot be made, because the folder is read-only or the disk is
+        # full, or the power failed while the database was made.
         folder = Path(self._resources.enter_context(tempfile.TemporaryDirectory()))
-        for suffix in ("", "-wal"):
+        for suffix in ("", "-wal", "-journal"):
             source = path.with_name(path.name + suffix)
             if source.exists():
                 shutil.copyfile(source, folder / f"{DATABASE}{suffix}")
-        return self._open(folder / DATABASE)
+        return self._open(folder / DATABASE, mode="rw")
 
-    def _open(self, path: Path) -> sqlite3.Connection:
-        uri = f"file:{quote(os.fspath(path.absolute()))}?mode=ro"
+    def _open(self, path: Path, *, mode: str = "ro") -> sqlite3.Connection:
+        uri = f"file:{quote(os.fspath(path.absolute()))}?mode={mode}"
         connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_TIMEOUT_S)
         try:
             with contextlib.closing(connection.cursor()) as cursor:

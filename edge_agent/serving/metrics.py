@@ -256,3 +256,10 @@ def _audit_metrics(status: AuditStatus) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "hilum_audit_lost_entries", "Entries that found no room; denials or late ones.", status.lost
     )
+    for name, text, value in (
+        ("reserved_entries", "Entries for which the disk has reserved space.", status.reserved),
+        ("reserve_wanted_entries", "Entries for which to reserve space.", status.reserve_wanted),
+        ("exported_entries", "Entries before the end of the last export.", status.exported),
+        ("size_bytes", "Size of the audit log's database, reserve included.", status.size_bytes),
+    ):
+        yield GaugeMetricFamily(f"hilum_audit_{name}", text, value)

@@ -95,7 +95,14 @@ def test_state_is_read_whenever_metrics_are_read() -> None:
                 refusals={Refusal.QUEUE_FULL: 5},
             ),
             audit=lambda: AuditStatus(
-                entries=100, waiting=4, lost=1, failure=str(now["failure"]) or None
+                entries=100,
+                waiting=4,
+                lost=1,
+                failure=str(now["failure"]) or None,
+                exported=60,
+                reserved=5,
+                reserve_wanted=1000,
+                size_bytes=4096,
             ),
             ready=lambda: bool(now["ready"]),
         )
@@ -112,6 +119,10 @@ def test_state_is_read_whenever_metrics_are_read() -> None:
     assert found["hilum_audit_waiting_entries"] == 4
     assert found["hilum_audit_entries_total"] == 100
     assert found["hilum_audit_lost_entries_total"] == 1
+    assert found["hilum_audit_exported_entries"] == 60
+    assert found["hilum_audit_reserved_entries"] == 5
+    assert found["hilum_audit_reserve_wanted_entries"] == 1000
+    assert found["hilum_audit_size_bytes"] == 4096
     now.update(ready=True, queued=0, failure="")
     found = samples(metrics)
     assert found["hilum_ready"] == 1
