@@ -141,10 +141,14 @@ class DecodeSettings(_Frozen):
 
 
 class EngineSettings(_Frozen):
-    """The engine variant that runs, and its number of threads (0 for one per core)."""
+    """The engine variant that runs, and its number of threads (0 for one per core).
+
+    An engine whose batch runs longer than `hang_timeout_s` counts as hanging.
+    """
 
     variant: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")] = "auto"
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    hang_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
 
 
 class LimitSettings(_Frozen):

@@ -7,14 +7,11 @@ import logging
 import os
 import signal
 from collections.abc import Callable
-from typing import Final
 
 from edge_agent.app.agent import Agent
 from edge_agent.app.models import ServiceFactory, load_detection_service
 from edge_agent.config import Settings
-
-CANCEL_TIMEOUT_S: Final = 2.0
-"""For loading a model and running golden cases, when the agent is to stop."""
+from edge_agent.system.systemd import ServiceManager
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +32,7 @@ async def serve(settings: Settings, load: ServiceFactory = load_detection_servic
         OperatorError: the agent cannot listen or its model cannot be loaded.
     """
     stop = asyncio.Event()
-    agent = Agent(settings, load)
+    agent = Agent(settings, load, ServiceManager.from_environment())
     rechecks: set[asyncio.Task[None]] = set()
 
     def start_recheck() -> None:
@@ -53,14 +50,12 @@ async def serve(settings: Settings, load: ServiceFactory = load_detection_servic
             loading.result()
         await stop_requested
     finally:
-        loading.cancel()
-        _, unfinished = await asyncio.wait({loading, *rechecks}, timeout=CANCEL_TIMEOUT_S)
         is_drained = await agent.stop()
         if not is_drained:
             agent.abandon()
-        if stop.is_set() and (unfinished or not is_drained):
+        if stop.is_set() and (agent.is_busy or not is_drained):
             # The process ends here because the event loop would wait for its threads. Measuring
-            # engines takes minutes, and a thread that hangs never ends.
+            # engines takes minutes, and an engine that hangs never ends.
             os._exit(0 if is_drained else 1)
     return 0
 

@@ -18,7 +18,7 @@ from edge_agent.errors import ConfigInvalid
 from edge_agent.security.api_keys import ApiKeyStore
 from edge_agent.security.authentication import Authenticator
 from edge_agent.security.client_certificates import CertificateRules
-from edge_agent.security.tls import Tls, TlsFiles, load_tls
+from edge_agent.security.tls import ReloadingTls, TlsFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +27,14 @@ class ListenerSecurity:
 
     Attributes:
         grpc, http: authenticate the callers of each port.
-        tls: the server's certificate; None for plain text.
+        tls: the server's certificate, renewed without a restart; None for plain text.
         audit: the log of every access; None if it is switched off.
         trusted_hosts: the names under which browsers may address the HTTP port.
     """
 
     grpc: Authenticator
     http: Authenticator
-    tls: Tls | None
+    tls: ReloadingTls | None
     audit: AuditLog | None
     trusted_hosts: TrustedHosts
 
@@ -44,8 +44,12 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def load_security(settings: Settings) -> ListenerSecurity:
+def load_security(settings: Settings, box_id: str) -> ListenerSecurity:
     """Read all files and open the audit log. Blocks until the log's first entry is on the disk.
+
+    Args:
+        settings: the files, and which listeners there are.
+        box_id: the box's identity, which the audit log names.
 
     Raises:
         ConfigInvalid: a file cannot be used, or other machines could use the agent without TLS and
@@ -63,7 +67,9 @@ def load_security(settings: Settings) -> ListenerSecurity:
     listeners = [grpc.listener] + [http.listener] * settings.http.enabled
     check_listeners(listeners)
     _check_audit(settings, listeners)
-    return ListenerSecurity(grpc, http, tls, _open_audit(settings), _trusted_hosts(settings, tls))
+    return ListenerSecurity(
+        grpc, http, tls, _open_audit(settings, box_id), _trusted_hosts(settings, tls)
+    )
 
 
 def _check_certificate_rules(settings: Settings) -> None:
@@ -82,11 +88,11 @@ def _check_certificate_rules(settings: Settings) -> None:
         )
 
 
-def _load_tls(settings: Settings) -> Tls | None:
+def _load_tls(settings: Settings) -> ReloadingTls | None:
     files = settings.tls
     if files.certificate is None or files.key is None:
         return None
-    return load_tls(TlsFiles(files.certificate, files.key, files.client_ca), utc_now())
+    return ReloadingTls(TlsFiles(files.certificate, files.key, files.client_ca), utc_now)
 
 
 def _check_audit(settings: Settings, listeners: list[Listener]) -> None:
@@ -97,7 +103,7 @@ def _check_audit(settings: Settings, listeners: list[Listener]) -> None:
         )
 
 
-def _open_audit(settings: Settings) -> AuditLog | None:
+def _open_audit(settings: Settings, box_id: str) -> AuditLog | None:
     if not settings.audit.enabled:
         return None
     audit = settings.audit
@@ -111,10 +117,12 @@ def _open_audit(settings: Settings) -> AuditLog | None:
         syslog = SyslogTarget(
             target.host, target.port, target.ca, target.certificate, target.key, target.site
         )
-    return AuditLog(settings.audit_dir, utc_now=utc_now, syslog=syslog, limits=limits)
+    return AuditLog(
+        settings.audit_dir, utc_now=utc_now, box_id=box_id, syslog=syslog, limits=limits
+    )
 
 
-def _trusted_hosts(settings: Settings, tls: Tls | None) -> TrustedHosts:
+def _trusted_hosts(settings: Settings, tls: ReloadingTls | None) -> TrustedHosts:
     http = settings.http
     is_wildcard = http.host in {"", "0.0.0.0", "::"}  # noqa: S104  # no machine's name
     hosts = http.hosts if is_wildcard else (http.host, *http.hosts)

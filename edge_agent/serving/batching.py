@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from edge_agent.core.engine_selection import BatchPolicy
 from edge_agent.errors import NotReady
@@ -22,6 +22,7 @@ from edge_agent.system.deadlines import deadline_exceeded, is_past
 
 Job = TypeVar("Job")
 Outcome = TypeVar("Outcome")
+_T = TypeVar("_T")
 
 
 @dataclass(slots=True, eq=False)
@@ -31,6 +32,20 @@ class _Job(Generic[Job, Outcome]):
     job: Job
     deadline: float | None
     outcome: asyncio.Future[Outcome]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The progress of an executor's threads.
+
+    Attributes:
+        completed: batches and checks that have ended.
+        running_since: when the oldest one that runs was started, on the event loop's clock, in
+            seconds; None if none runs.
+    """
+
+    completed: int
+    running_since: float | None
 
 
 class BatchExecutor(Generic[Job, Outcome]):
@@ -55,6 +70,28 @@ class BatchExecutor(Generic[Job, Outcome]):
         self._pool = ThreadPoolExecutor(policy.parallel_requests, thread_name_prefix="infer")
         self._waiting: deque[_Job[Job, Outcome]] = deque()
         self._is_closed = False
+        self._completed = 0
+        # The oldest comes first.
+        self._running_since: dict[asyncio.Future[Any], float] = {}
+
+    @property
+    def progress(self) -> Progress:
+        """The progress of the threads."""
+        return Progress(self._completed, next(iter(self._running_since.values()), None))
+
+    async def check(self, probe: Callable[[], object]) -> None:
+        """Run a function on one of the threads, as a batch is run; call it while no batch runs.
+
+        Args:
+            probe: blocks; an exception that it raises is raised here.
+
+        Raises:
+            NotReady: the executor is closed.
+        """
+        if self._is_closed:
+            raise _closed()
+        await asyncio.wait({running := self._start(probe, lambda _ended: self._start_batches())})
+        running.result()
 
     async def run(self, job: Job, *, deadline: float | None = None) -> Outcome:
         """Run a job and return its outcome.
@@ -102,10 +139,26 @@ class BatchExecutor(Generic[Job, Outcome]):
 
     def _start_batches(self) -> None:
         while self._free_threads and (batch := self._take_batch()):
-            self._free_threads -= 1
             jobs = [pending.job for pending in batch]
-            running = asyncio.get_running_loop().run_in_executor(self._pool, self._work, jobs)
-            running.add_done_callback(partial(self._finish, batch))
+            self._start(partial(self._work, jobs), partial(self._finish, batch))
+
+    def _start(
+        self, function: Callable[[], _T], on_end: Callable[[asyncio.Future[_T]], None]
+    ) -> asyncio.Future[_T]:
+        """Start a function on a free thread."""
+
+        def end(ended: asyncio.Future[_T]) -> None:
+            self._free_threads += 1
+            self._completed += 1
+            del self._running_since[ended]
+            on_end(ended)
+
+        self._free_threads -= 1
+        loop = asyncio.get_running_loop()
+        running = loop.run_in_executor(self._pool, function)
+        self._running_since[running] = loop.time()
+        running.add_done_callback(end)
+        return running
 
     def _take_batch(self) -> list[_Job[Job, Outcome]]:
         batch: list[_Job[Job, Outcome]] = []
@@ -122,7 +175,6 @@ class BatchExecutor(Generic[Job, Outcome]):
         batch: Sequence[_Job[Job, Outcome]],
         ended: asyncio.Future[Sequence[Outcome | Exception]],
     ) -> None:
-        self._free_threads += 1
         failure = ended.exception()
         outcomes = [failure] * len(batch) if failure else ended.result()
         for pending, outcome in zip(batch, outcomes, strict=True):

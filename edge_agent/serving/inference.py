@@ -93,6 +93,15 @@ def run_inference(
     return [outcomes[index] for index in range(len(jobs))]
 
 
+def infer_blank(model: LoadedModel) -> None:
+    """Run the engine on one black image, to see that it still computes.
+
+    The content check, which would refuse the image, is not run.
+    """
+    size = model.manifest.input
+    model.engine.infer(np.zeros((1, 1, size.height, size.width), np.uint8))
+
+
 def _prepare(model: LoadedModel, job: InferenceJob) -> _ModelInput:
     radiograph, size = job.radiograph, model.manifest.input
     facts, warnings = radiograph.facts, radiograph.warnings

@@ -29,6 +29,7 @@ from edge_agent.audit.log import AuditStatus
 from edge_agent.core.admission import AdmissionStats, Priority, Refusal
 from edge_agent.core.authorization import Action, DenialReason
 from edge_agent.decoding.pool import DecodeStats
+from edge_agent.security.tls import TlsStatus
 from edge_agent.serving.observers import CompletedDetection
 from edge_agent.serving.types import Timings
 from hilum.catalog import CATALOG
@@ -66,6 +67,7 @@ class MetricSources:
     audit: Callable[[], AuditStatus] | None = None
     decoding: Callable[[], DecodeStats] | None = None
     ready: Callable[[], bool] | None = None
+    tls: Callable[[], TlsStatus | None] | None = None
 
 
 class AgentMetrics:
@@ -102,11 +104,6 @@ class AgentMetrics:
             "hilum_model_info",
             "1 for the bundle and engine in use.",
             ("bundle", "engine", "variant"),
-            registry=self.registry,
-        )
-        self._tls_expiry = Gauge(
-            "hilum_tls_not_after_timestamp_seconds",
-            "Expiry of the TLS certificate in use that expires first; 0 without TLS.",
             registry=self.registry,
         )
         self.registry.register(_StateCollector(sources))
@@ -160,10 +157,6 @@ class AgentMetrics:
         labels = (bundle_digest[:_BUNDLE_DIGITS], engine, variant)
         self._model.labels(*(text if _LABEL.fullmatch(text) else "other" for text in labels)).set(1)
 
-    def set_tls_expiry(self, timestamp_s: float) -> None:
-        """Set the first expiry of the TLS certificates, in seconds since 1970."""
-        self._tls_expiry.set(timestamp_s)
-
     def render(self) -> bytes:
         """Return all metrics in Prometheus' text format 0.0.4."""
         return generate_latest(self.registry)
@@ -185,12 +178,27 @@ class _StateCollector(Collector):
             yield GaugeMetricFamily(
                 "hilum_ready", "1 while the agent answers.", value=float(self._sources.ready())
             )
+        if self._sources.tls is not None:
+            yield from _tls_metrics(self._sources.tls())
         if self._sources.admission is not None:
             yield from _admission_metrics(self._sources.admission())
         if self._sources.audit is not None:
             yield from _audit_metrics(self._sources.audit())
         if self._sources.decoding is not None:
             yield from _decoding_metrics(self._sources.decoding())
+
+
+def _tls_metrics(status: TlsStatus | None) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "hilum_tls_not_after_timestamp_seconds",
+        "Expiry of the TLS certificate in use that expires first; 0 without TLS.",
+        value=status.not_after.timestamp() if status else 0.0,
+    )
+    yield GaugeMetricFamily(
+        "hilum_tls_files_rejected",
+        "1 while the TLS files on disk cannot be used, so that the previous ones stay in force.",
+        value=float(status is not None and status.problem is not None),
+    )
 
 
 def _admission_metrics(stats: AdmissionStats) -> Iterator[Metric]:

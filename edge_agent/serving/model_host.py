@@ -15,8 +15,8 @@ from typing import Final
 
 from edge_agent.engines.model import LoadedModel
 from edge_agent.errors import NotReady, UnknownModel
-from edge_agent.serving.batching import BatchExecutor
-from edge_agent.serving.inference import ImageResult, InferenceJob, run_inference
+from edge_agent.serving.batching import BatchExecutor, Progress
+from edge_agent.serving.inference import ImageResult, InferenceJob, infer_blank, run_inference
 
 RETIRE_TIMEOUT_S: Final = 60.0
 """For the requests in flight when their model is replaced; jobs that still wait then fail."""
@@ -44,6 +44,11 @@ class ServedModel:
         return self.model.manifest.name
 
     @property
+    def progress(self) -> Progress:
+        """Return the progress of the threads that run the engine."""
+        return self.executor.progress
+
+    @property
     def leases(self) -> int:
         """Return the number of requests that hold this model now."""
         return self._leases
@@ -53,6 +58,15 @@ class ServedModel:
         """Return the number of images that its engine takes at once."""
         policy = self.model.batch_policy
         return policy.parallel_requests * policy.max_batch
+
+    async def check_engine(self) -> None:
+        """Run the engine on a blank image, on a thread of the executor; call it while it is idle.
+
+        Raises:
+            EngineFailed: the engine computed no output.
+            NotReady: the model is closed.
+        """
+        await self.executor.check(partial(infer_blank, self.model))
 
     @contextmanager
     def lease(self) -> Iterator[ServedModel]:

@@ -78,6 +78,15 @@ def _require_permissions(
         )
 
 
+def read_stamp(path: Path) -> tuple[int, ...]:
+    """Return numbers that change with the file; empty if it is absent."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
 class ReloadingFile(Generic[T]):
     """A value loaded from a file, and loaded again when the file changes.
 
@@ -100,7 +109,7 @@ class ReloadingFile(Generic[T]):
         self._path = path
         self._load = load
         self._gone = gone
-        self._stamp = self._read_stamp()
+        self._stamp = read_stamp(self._path)
         self._value = load(path)
         self._problem: str | None = None
 
@@ -112,7 +121,7 @@ class ReloadingFile(Generic[T]):
 
     def get(self) -> T:
         """Return the value in force; costs one `stat` if the file has not changed."""
-        stamp = self._read_stamp()
+        stamp = read_stamp(self._path)
         if stamp != self._stamp:
             self._stamp = stamp
             self._reload(stamp)
@@ -135,10 +144,3 @@ class ReloadingFile(Generic[T]):
             )
         else:
             _log.info("reloaded a changed file", extra={"file": self._path})
-
-    def _read_stamp(self) -> tuple[int, ...]:
-        try:
-            status = self._path.stat()
-        except OSError:
-            return ()
-        return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)

@@ -217,8 +217,8 @@ async def campaign(
         run = Campaign(agent, chance, tally)
         numbers = _number_requests(run, requests, kill_every, kill_all_every)
         await _all_clients(run, numbers, clients)
-        assert agent._service
-        pipeline = agent._service
+        pipeline = agent.detection
+        assert pipeline
         await eventually(lambda: in_flight(pipeline) == 0)
         # Whatever has happened, all tags are answered correctly afterwards.
         await _each_once(run)

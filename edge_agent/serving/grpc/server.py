@@ -9,7 +9,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from edge_agent.errors import ConfigInvalid
-from edge_agent.security.tls import Tls, make_grpc_credentials
+from edge_agent.security.tls import ReloadingTls, make_grpc_credentials
 from edge_agent.serving.grpc.access import GrpcAccessControl
 from edge_agent.serving.grpc.health import HealthServicer
 from edge_agent.serving.grpc.interceptor import AuthInterceptor
@@ -34,7 +34,7 @@ class GrpcServer:
         *,
         address: str,
         max_image_bytes: int,
-        tls: Tls | None = None,
+        tls: ReloadingTls | None = None,
     ) -> None:
         """Create the server, which needs a running event loop.
 
@@ -44,10 +44,11 @@ class GrpcServer:
             access: decides who may call which method.
             address: `host:port`.
             max_image_bytes: the size of the largest image; larger messages are refused.
-            tls: the server's certificate; None for plain text.
+            tls: the server's certificate, renewed while it listens; None for plain text.
         """
         self._detector = detector
         self._address = address
+        self._port = 0
         self._tls = tls
         server = grpc.aio.server(
             interceptors=[AuthInterceptor(access)],
@@ -64,8 +65,13 @@ class GrpcServer:
         reflection.enable_server_reflection((SERVICE, health_name, reflection.SERVICE_NAME), server)
         self._server: grpc.aio.Server | None = server
 
-    async def start(self) -> int:
-        """Listen, and return the port.
+    @property
+    def port(self) -> int:
+        """The port; 0 before `start`."""
+        return self._port
+
+    async def start(self) -> None:
+        """Listen.
 
         Raises:
             ConfigInvalid: the address cannot be listened on.
@@ -75,9 +81,9 @@ class GrpcServer:
             raise RuntimeError("the server has been stopped")
         try:
             if self._tls is None:
-                port = server.add_insecure_port(self._address)
+                self._port = server.add_insecure_port(self._address)
             else:
-                port = server.add_secure_port(self._address, make_grpc_credentials(self._tls))
+                self._port = server.add_secure_port(self._address, make_grpc_credentials(self._tls))
         except RuntimeError:
             raise ConfigInvalid(
                 f"The agent cannot listen on {self._address}: "
@@ -85,10 +91,12 @@ class GrpcServer:
                 hint="Stop the program that listens there, or choose another port with --port.",
             ) from None
         await server.start()
-        return port
 
     async def drain(self) -> None:
-        """Accept no more detection requests, and return when those in flight are answered."""
+        """End idle streams, and return when all requests that were accepted are answered.
+
+        The agent's life cycle refuses new ones meanwhile; the server keeps listening for them.
+        """
         await self._detector.drain()
 
     async def stop(self) -> None:

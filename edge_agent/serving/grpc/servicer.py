@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 from edge_agent.core.authorization import Action
-from edge_agent.errors import HilumError, NotReady
+from edge_agent.core.lifecycle import Lifecycle
+from edge_agent.errors import HilumError
 from edge_agent.serving.detection import DetectionService
 from edge_agent.serving.error_boundary import as_hilum_error
 from edge_agent.serving.grpc import converters
@@ -28,6 +29,7 @@ class DetectorServicer:
         self,
         get_service: Callable[[], DetectionService],
         access: GrpcAccessControl,
+        lifecycle: Lifecycle,
         *,
         stream_concurrency: int,
     ) -> None:
@@ -36,16 +38,18 @@ class DetectorServicer:
         Args:
             get_service: returns the detection service to use now; raises NotReady if there is none.
             access: authorizes each request.
+            lifecycle: the agent's; while it drains, new requests are refused.
             stream_concurrency: requests of one stream that are processed at a time.
         """
         self._get_service = get_service
         self._access = access
+        self._lifecycle = lifecycle
         self._stream_concurrency = stream_concurrency
         self._calls = CallTracker()
         self._stopping = asyncio.Event()
 
     async def drain(self) -> None:
-        """Refuse new requests, end idle streams, and return when all responses are sent."""
+        """End idle streams, and return when all requests that were accepted are answered."""
         self._stopping.set()
         await self._calls.wait_idle()
 
@@ -55,7 +59,7 @@ class DetectorServicer:
         context: ServicerContext,
     ) -> pb.DetectResponse:
         """Detect findings on one study image."""
-        self._calls.track(context)
+        self._track(context)
         try:
             return await self._detect(request, context)
         except Exception as error:  # noqa: BLE001  # the boundary: every failure gets a code
@@ -67,16 +71,19 @@ class DetectorServicer:
         context: ServicerContext,
     ) -> None:
         """Detect findings on many study images; responses come in the order they finish."""
-        self._calls.track(context)
+        self._track(context)
         try:
             self._access.check(context, Action.DETECT)
+            self._lifecycle.require_open()
         except HilumError as error:
             await abort(context, error)
         stream = DetectionStream(
             lambda message: self._detect(message, context), context, self._stream_concurrency
         )
-        if not await stream.run(self._stopping):
-            await abort(context, _stopping_error())
+        is_complete = await stream.run(self._stopping)
+        stopping = self._lifecycle.error()
+        if not is_complete and stopping is not None:
+            await abort(context, stopping)
 
     async def GetModel(  # noqa: N802  # the contract's name
         self,
@@ -86,6 +93,7 @@ class DetectorServicer:
         """Return the facts about the model in use and its engine."""
         try:
             with self._access.authorize(context, Action.MODEL):
+                self._lifecycle.require_open()
                 return self._describe_model(request)
         except Exception as error:  # noqa: BLE001  # the boundary: every failure gets a code
             await abort(context, as_hilum_error(error))
@@ -105,8 +113,7 @@ class DetectorServicer:
         request_id = message.request_id or uuid.uuid4().hex
         with self._access.authorize(context, Action.DETECT) as access:
             access.request_id = request_id
-            if self._stopping.is_set():
-                raise _stopping_error()
+            self._lifecycle.require_open()
             remaining_s = context.time_remaining()
             now = asyncio.get_running_loop().time()
             request = converters.to_detection_request(
@@ -118,6 +125,7 @@ class DetectorServicer:
             access.bundle_digest = result.bundle_digest
         return converters.to_detect_response(result)
 
-
-def _stopping_error() -> NotReady:
-    return NotReady("The agent is stopping.", hint="Send the request to another agent, or later.")
+    def _track(self, context: ServicerContext) -> None:
+        """Count a call that is accepted; callers that try again must not prolong the drain."""
+        if not self._lifecycle.is_draining:
+            self._calls.track(context)

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from edge_agent.core.admission import ByteBudget
+from edge_agent.core.lifecycle import Lifecycle
 from edge_agent.core.request_origin import TrustedHosts
 from edge_agent.errors import HilumError
 from edge_agent.serving.http.access import AccessControl, make_validation_handler
@@ -57,7 +58,7 @@ def create_http_app(
     get_service: Callable[[], Detector],
     renderer: Callable[[], ImageRenderer],
     model_info: Callable[[str], ModelInfo],
-    readiness: Callable[[], str],
+    lifecycle: Lifecycle,
     metrics: Callable[[], bytes],
     access: AccessControl,
     trusted_hosts: TrustedHosts,
@@ -70,7 +71,7 @@ def create_http_app(
         renderer: returns the renderer to use now; raises NotReady if there is none.
         model_info: returns the facts about the model of a name, the default for an empty one;
             raises NotReady or UnknownModel if there is none.
-        readiness: returns why the agent is not ready, or an empty string if it is.
+        lifecycle: the agent's; says whether requests are accepted and will be answered.
         metrics: returns all metrics in Prometheus' text format 0.0.4.
         access: authorizes each request before its body is read.
         trusted_hosts: the hosts and origins that requests may name.
@@ -102,7 +103,7 @@ def create_http_app(
             get_service=get_service,
             renderer=renderer,
             model_info=model_info,
-            readiness=readiness,
+            lifecycle=lifecycle,
             metrics=metrics,
             access=access,
             limits=limits,

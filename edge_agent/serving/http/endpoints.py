@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Coroutine
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Protocol, TypeVar
 
@@ -15,7 +15,9 @@ from starlette.requests import ClientDisconnect
 
 from edge_agent.core.admission import ByteBudget, Priority
 from edge_agent.core.authorization import Action
-from edge_agent.errors import InvalidRequest, NotReady
+from edge_agent.core.lifecycle import Lifecycle
+from edge_agent.errors import InvalidRequest
+from edge_agent.serving.access_control import AccessRecord
 from edge_agent.serving.detection import Detect
 from edge_agent.serving.error_boundary import as_hilum_error
 from edge_agent.serving.http.access import AccessControl
@@ -89,7 +91,7 @@ class Endpoints:
         renderer: returns the renderer to use now; raises NotReady if there is none.
         model_info: returns the facts about the model of a name, the default for an empty one;
             raises NotReady or UnknownModel if there is none.
-        readiness: returns why the agent is not ready, or an empty string if it is.
+        lifecycle: the agent's; says whether requests are accepted and will be answered.
         metrics: returns all metrics in Prometheus' text format 0.0.4.
         access: authorizes each request before its body is read.
         limits: the limits of uploads.
@@ -99,7 +101,7 @@ class Endpoints:
     get_service: Callable[[], Detector]
     renderer: Callable[[], ImageRenderer]
     model_info: Callable[[str], ModelInfo]
-    readiness: Callable[[], str]
+    lifecycle: Lifecycle
     metrics: Callable[[], bytes]
     access: AccessControl
     limits: HttpLimits
@@ -108,7 +110,7 @@ class Endpoints:
     async def predict(self, request: Request, query: Annotated[Options, Query()]) -> Response:
         """Detect findings on one study image."""
         async with (
-            self.access.authorize(request, Action.DETECT) as access,
+            self._accept(request) as access,
             receive_form(request, self._form_limits(max_files=1), self.budget) as form,
         ):
             options = _merge_options(query, form)
@@ -126,7 +128,7 @@ class Endpoints:
         """
         form_limits = self._form_limits(max_files=self.limits.max_batch_files)
         async with (
-            self.access.authorize(request, Action.DETECT) as access,
+            self._accept(request) as access,
             receive_form(request, form_limits, self.budget) as form,
         ):
             options = _merge_options(query, form)
@@ -162,7 +164,7 @@ class Endpoints:
     async def render(self, request: Request) -> Response:
         """Draw one study image."""
         async with (
-            self.access.authorize(request, Action.DETECT),
+            self._accept(request),
             receive_form(request, self._form_limits(max_files=1), self.budget) as form,
         ):
             image = self._take_image(_get_files(form, "file")[0])
@@ -174,6 +176,7 @@ class Endpoints:
     ) -> Response:
         """Return the facts about the model in use and its engine."""
         async with self.access.authorize(request, Action.MODEL):
+            self.lifecycle.require_open()
             return _to_json(self.model_info(model))
 
     async def get_health(self, request: Request) -> Response:
@@ -184,15 +187,26 @@ class Endpoints:
     async def get_readiness(self, request: Request) -> Response:
         """Answer if requests will be answered; 503 with the reason if they will not."""
         async with self.access.authorize(request, Action.HEALTH):
-            reason = self.readiness()
-            if reason:
-                raise NotReady(reason)
+            error = self.lifecycle.error()
+            if error is not None:
+                raise error
             return _to_json(Status(status="ready"))
 
     async def get_metrics(self, request: Request) -> Response:
         """Return all metrics."""
         async with self.access.authorize(request, Action.METRICS):
             return Response(self.metrics(), headers={"Content-Type": PROMETHEUS})
+
+    @asynccontextmanager
+    async def _accept(self, request: Request) -> AsyncIterator[AccessRecord]:
+        """Authorize a request with an image, before its body is read.
+
+        A request that was accepted before the agent began to stop is answered, even if its upload
+        ends later.
+        """
+        async with self.access.authorize(request, Action.DETECT) as access:
+            self.lifecycle.require_open()
+            yield access
 
     def _form_limits(self, *, max_files: int) -> FormLimits:
         limits = self.limits

@@ -13,7 +13,7 @@ import pytest
 
 from edge_agent.core.request_origin import parse_trusted_hosts
 from edge_agent.errors import ConfigInvalid
-from edge_agent.security.tls import TlsFiles, load_tls
+from edge_agent.security.tls import ReloadingTls, TlsFiles
 from edge_agent.serving.http.endpoints import HttpLimits
 from edge_agent.serving.http.server import HttpServer
 from tests.support.agents.certificates import Authority
@@ -134,19 +134,21 @@ async def test_a_caller_that_disconnects_leaves_the_queue() -> None:
     await service.close()
 
 
-async def test_stop_finishes_running_requests() -> None:
+async def test_the_drain_finishes_running_requests() -> None:
     latch = Latch()
     service = fake_pipeline(settings(), None, FakeEngine(SIDE, SIDE, before=latch))
     server = HttpServer(http_app(service), host="127.0.0.1", port=0)
-    origin = f"http://127.0.0.1:{await server.start()}"
-    async with httpx.AsyncClient(base_url=origin) as client:
+    await server.start()
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}") as client:
         posted = asyncio.ensure_future(client.post("/predict", **file_form(tagged_png(200))))
         await latch.wait_for_arrival(200)
-        stopping = asyncio.ensure_future(server.stop())
+        draining = asyncio.ensure_future(server.drain())
         await asyncio.sleep(0)
+        assert not draining.done()
         latch.release(200)
         assert (await posted).status_code == 200
-        await stopping
+        await draining
+        await server.stop()
         with pytest.raises(httpx.ConnectError):
             await client.get("/healthz")
     await service.close()
@@ -162,11 +164,12 @@ async def test_a_port_in_use_is_a_configuration_error(caplog: pytest.LogCaptureF
 async def test_tls_is_used_if_configured(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     issued = authority.server()
-    tls = load_tls(TlsFiles(issued.certificate, issued.key), datetime.now(UTC))
+    tls = ReloadingTls(TlsFiles(issued.certificate, issued.key), lambda: datetime.now(UTC))
     server = HttpServer(
         http_app(trusted_hosts=parse_trusted_hosts("https")), host="127.0.0.1", port=0, tls=tls
     )
-    origin = f"https://127.0.0.1:{await server.start()}"
+    await server.start()
+    origin = f"https://127.0.0.1:{server.port}"
     trusted = ssl.create_default_context(cafile=authority.certificate)
     async with httpx.AsyncClient(base_url=origin, verify=trusted) as client:
         own = {"Origin": origin}

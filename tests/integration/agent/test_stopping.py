@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,7 @@ from tests.support.system.ports import free_port
 
 pytestmark = pytest.mark.slow
 
+STOPPING = "The agent is stopping."
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
@@ -147,28 +147,22 @@ async def test_an_agent_that_failed_its_self_test_answers_no_request_while_it_st
     await agent.start()
     await agent.load()
     upload = httpx.Request("POST", f"{agent.page}predict", files={"file": tagged_png(150)})
-    lines = [b"POST /predict HTTP/1.1", b"Connection: close"]
+    lines = [b"POST /predict HTTP/1.1", b"Expect: 100-continue"]
     lines += [name + b": " + value for name, value in upload.headers.raw]
     reader, writer = await asyncio.open_connection("127.0.0.1", agent.http_port)
     body = upload.read()
-    writer.write(b"\r\n".join(lines) + b"\r\n\r\n" + body[:100])
-    await writer.drain()
+    writer.write(b"\r\n".join(lines) + b"\r\n\r\n")
+    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100 ")
+    writer.write(body[:100])
     stopping = asyncio.create_task(agent.stop())
-    await eventually(lambda: not _accepts(agent.http_port))
+    async with httpx.AsyncClient(base_url=agent.page) as http:
+        assert (await http.get("/readyz")).json()["error"]["message"] == STOPPING
     writer.write(body[100:])
     answer = (await reader.read()).decode()
     assert answer.startswith("HTTP/1.1 503")
     assert '"not_ready"' in answer
     writer.close()
     assert await stopping
-
-
-def _accepts(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=5).close()
-    except ConnectionRefusedError:
-        return False
-    return True
 
 
 HANGS = """
@@ -184,14 +178,18 @@ def hang(batch):
 def load(settings, decoder):
     return fake_pipeline(settings, decoder, FakeEngine(SIDE, SIDE, before=hang))
 
-agent_settings = settings(grpc={"port": int(sys.argv[1])}, drain_timeout_s=0.2)
+agent_settings = settings(
+    grpc={"port": int(sys.argv[1])}, drain_timeout_s=0.2, state_dir=sys.argv[2]
+)
 sys.exit(100 + asyncio.run(serve(agent_settings, load)))
 """
 
 
-async def test_hanging_work_does_not_keep_the_process_from_exiting() -> None:
+async def test_hanging_work_does_not_keep_the_process_from_exiting(tmp_path: Path) -> None:
     port = free_port()
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", HANGS, str(port))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", HANGS, str(port), str(tmp_path / "state")
+    )
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         await wait_until_serving(channel)
         with pytest.raises(grpc.aio.AioRpcError):

@@ -25,7 +25,12 @@ from edge_agent.security.authentication import (
     read_http_credentials,
 )
 from edge_agent.security.client_certificates import CertificateRules
-from edge_agent.security.tls import Tls, TlsFiles, load_tls, make_grpc_credentials, make_uvicorn_tls
+from edge_agent.security.tls import (
+    ReloadingTls,
+    TlsFiles,
+    make_grpc_credentials,
+    make_uvicorn_tls,
+)
 from tests.support.agents.audit_logs import read_entries
 from tests.support.agents.certificates import NOW, Authority, Issued
 
@@ -50,9 +55,10 @@ class Site:
         self.log_folder = folder / "audit"
         self.log = AuditLog(self.log_folder, utc_now=utc_now)
 
-    def tls(self, *, mutual: bool) -> Tls:
+    def tls(self, *, mutual: bool) -> ReloadingTls:
         client_ca = self.authority.certificate if mutual else None
-        return load_tls(TlsFiles(self.server.certificate, self.server.key, client_ca), utc_now())
+        files = TlsFiles(self.server.certificate, self.server.key, client_ca)
+        return ReloadingTls(files, utc_now)
 
     def authenticator(self, name: str, *, mutual: bool = False) -> Authenticator:
         authenticator = Authenticator(

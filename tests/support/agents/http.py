@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Protocol
 
 import httpx
@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from edge_agent.core.findings import BOX_ROWS
+from edge_agent.core.lifecycle import Lifecycle
 from edge_agent.core.request_origin import parse_trusted_hosts
 from edge_agent.decoding.decoder import ThreadDecoder
 from edge_agent.engines.base import Pixels, RawOutputs
@@ -69,6 +70,13 @@ class DetectorWithModel(Detector, Protocol):
     host: ModelHost
 
 
+def serving_lifecycle() -> Lifecycle:
+    """Return the life cycle of an agent that serves."""
+    lifecycle = Lifecycle()
+    lifecycle.loaded()
+    return lifecycle
+
+
 def http_app(service: DetectorWithModel | None = None, /, **changes: Any) -> FastAPI:
     """Return an application that needs no key; `changes` go to `create_http_app`."""
     serving = service or fake_pipeline(settings())
@@ -77,7 +85,7 @@ def http_app(service: DetectorWithModel | None = None, /, **changes: Any) -> Fas
         "get_service": lambda: serving,
         "renderer": lambda: renderer,
         "model_info": lambda name: to_model_info(serving.host.find(name).model),
-        "readiness": lambda: "",
+        "lifecycle": serving_lifecycle(),
         "metrics": lambda: b"# TYPE up gauge\nup 1\n",
         "access": HttpAccessControl(Authenticator("HTTP", "127.0.0.1", tls=False)),
         "trusted_hosts": parse_trusted_hosts("http"),
@@ -98,11 +106,14 @@ async def caller(app: FastAPI, **headers: str) -> AsyncIterator[httpx.AsyncClien
 @asynccontextmanager
 async def serve_app(app: ASGIApp) -> AsyncIterator[str]:
     """Serve the application on a real port; yields its origin."""
-    server = HttpServer(app, host="127.0.0.1", port=0, drain_timeout_s=5)
-    port = await server.start()
+    server = HttpServer(app, host="127.0.0.1", port=0)
+    await server.start()
     try:
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{server.port}"
     finally:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(5):
+                await server.drain()
         await server.stop()
 
 

@@ -8,10 +8,12 @@ response shows which request it belongs to.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import hashlib
 import logging
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,6 +23,7 @@ import zipfile
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +133,17 @@ class Latch:
             self._open[tag].set()
 
 
+@cache
+def _state_folder() -> str:
+    """Return a state folder for the agents of this process, which is removed at its end."""
+    folder = tempfile.mkdtemp(prefix="hilum-state-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 def settings(**nested: Any) -> Settings:
     """Return settings of an agent: gRPC on a free port, decoding in threads, no audit log."""
+    nested.setdefault("state_dir", _state_folder())
     nested["grpc"] = {"port": 0} | nested.get("grpc", {})
     nested["http"] = {"enabled": False, "port": 0} | nested.get("http", {})
     nested["audit"] = {"enabled": False} | nested.get("audit", {})

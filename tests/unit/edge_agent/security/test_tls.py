@@ -1,3 +1,4 @@
+import contextlib
 import ssl
 from datetime import timedelta
 from pathlib import Path
@@ -6,7 +7,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from edge_agent.errors import ConfigInvalid
-from edge_agent.security.tls import Tls, TlsFiles, load_tls, make_ssl_context
+from edge_agent.security.tls import (
+    ReloadingTls,
+    Tls,
+    TlsFiles,
+    load_tls,
+    make_reloading_ssl_context,
+    make_ssl_context,
+)
 from hilum.codes import ErrorCode
 from tests.support.agents.certificates import DAY, NOW, Authority, Issued, write_key
 
@@ -81,17 +89,20 @@ def test_another_certificates_key_is_refused(server: Issued, authority: Authorit
         (60 * DAY, "has expired on"),
     ],
 )
-def test_certificates_that_are_not_valid_now_are_refused(
+def test_certificates_that_are_not_valid_now_are_loaded_and_reported(
     server: Issued, after: timedelta, text: str
 ) -> None:
-    assert text in refused(server, after=after)
-    load(server, after=29 * DAY)
+    (problem,) = load(server, after=after).date_problems
+    assert text in problem
+    assert "clock" in problem
+    assert load(server, after=29 * DAY).date_problems == ()
 
 
-def test_an_expired_ca_is_refused(authority: Authority) -> None:
+def test_an_expired_ca_is_loaded_and_reported(authority: Authority) -> None:
     lasting = authority.server(end=NOW + 1000 * DAY)
-    assert "clients' CA" in refused(lasting, authority.certificate, after=500 * DAY)
-    load(lasting, after=500 * DAY)
+    (problem,) = load(lasting, authority.certificate, after=500 * DAY).date_problems
+    assert "clients' CA" in problem
+    assert load(lasting, after=500 * DAY).date_problems == ()
 
 
 @pytest.mark.parametrize("content", [b"", b"nothing", b"\x30\x82\x01\x00"])
@@ -180,3 +191,111 @@ def test_der_is_not_pem(server: Issued) -> None:
     der = ssl.PEM_cert_to_DER_cert(server.certificate_pem.decode())
     server.certificate.write_bytes(der)
     assert "PEM" in refused(server)
+
+
+class TestRenewal:
+    """Renewing replaces the files one after the other while the agent runs."""
+
+    @pytest.fixture
+    def files(self, server: Issued, authority: Authority) -> TlsFiles:
+        return TlsFiles(server.certificate, server.key, authority.certificate)
+
+    @pytest.fixture
+    def tls(self, files: TlsFiles) -> ReloadingTls:
+        return ReloadingTls(files, lambda: NOW)
+
+    def test_a_renewed_set_is_in_force_when_all_of_it_fits(
+        self, files: TlsFiles, tls: ReloadingTls, authority: Authority
+    ) -> None:
+        old, renewed = tls.get(), authority.server(end=NOW + 60 * DAY)
+        assert tls.get() is old
+        files.certificate.write_bytes(renewed.certificate_pem)
+        assert tls.get() is old, "the old key does not belong to the new certificate"
+        assert "does not belong to" in (tls.status.problem or "")
+        assert tls.status.not_after == NOW + 30 * DAY
+        files.key.write_bytes(renewed.key_pem)
+        assert tls.get().certificate == renewed.certificate_pem
+        assert (tls.status.problem, tls.status.not_after) == (None, NOW + 60 * DAY)
+
+    @pytest.mark.parametrize("damage", [b"", b"half a key", None])
+    def test_a_damaged_set_leaves_the_old_one_in_force_and_is_logged_once(
+        self,
+        files: TlsFiles,
+        tls: ReloadingTls,
+        damage: bytes | None,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        old, key = tls.get(), files.key.read_bytes()
+        if damage is None:
+            files.key.unlink()
+        else:
+            files.key.write_bytes(damage)
+        for _ in range(3):
+            assert tls.get() is old
+        files.certificate.touch()
+        assert tls.get() is old
+        assert tls.status.problem is not None
+        (line,) = [it for it in caplog.records if "previous ones stay in force" in it.message]
+        assert vars(line)["problem"] == tls.status.problem
+        write_pem(files.key, key)
+        assert tls.get().key == key
+        assert tls.status.problem is None
+
+    def test_a_new_clients_ca_is_in_force(
+        self, files: TlsFiles, tls: ReloadingTls, tmp_path: Path
+    ) -> None:
+        assert files.client_ca is not None
+        other = Authority(tmp_path, "other-ca")
+        both = files.client_ca.read_bytes() + other.certificate.read_bytes()
+        files.client_ca.write_bytes(both)
+        assert tls.get().client_ca == both
+
+    def test_a_renewed_set_that_is_not_valid_yet_is_in_force_and_logged(
+        self,
+        files: TlsFiles,
+        tls: ReloadingTls,
+        authority: Authority,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        renewed = authority.server(start=NOW + DAY)
+        files.certificate.write_bytes(renewed.certificate_pem)
+        files.key.write_bytes(renewed.key_pem)
+        assert tls.get().certificate == renewed.certificate_pem
+        assert "a certificate is not valid now" in caplog.messages
+
+    def test_a_wrong_set_at_the_start_is_refused(self, files: TlsFiles) -> None:
+        files.key.write_bytes(b"half a key")
+        with pytest.raises(ConfigInvalid, match="no private key in PEM"):
+            ReloadingTls(files, lambda: NOW)
+
+    @pytest.mark.parametrize("name", ["localhost", None])
+    def test_the_next_handshake_uses_the_renewed_set(
+        self, files: TlsFiles, tls: ReloadingTls, authority: Authority, name: str | None
+    ) -> None:
+        """A client that connects by address sends no server name."""
+        context = make_reloading_ssl_context(tls)
+        renewed = authority.server(end=NOW + 60 * DAY)
+        assert served_certificate(context, authority, name) == files.certificate.read_text()
+        files.certificate.write_bytes(renewed.certificate_pem)
+        files.key.write_bytes(renewed.key_pem)
+        assert served_certificate(context, authority, name) == renewed.certificate_pem.decode()
+
+
+def write_pem(path: Path, data: bytes) -> None:
+    """Write a private file."""
+    path.touch(mode=0o600)
+    path.write_bytes(data)
+
+
+def served_certificate(server: ssl.SSLContext, authority: Authority, name: str | None) -> str:
+    """Return the certificate, in PEM, that a client gets which names the server or does not."""
+    client = ssl.create_default_context(cafile=authority.certificate)
+    client.check_hostname = name is not None
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    caller = client.wrap_bio(down, up, server_hostname=name)
+    for end in (caller, server.wrap_bio(up, down, server_side=True), caller):
+        with contextlib.suppress(ssl.SSLWantReadError):
+            end.do_handshake()
+    der = caller.getpeercert(binary_form=True)
+    assert der is not None
+    return ssl.DER_cert_to_PEM_cert(der)

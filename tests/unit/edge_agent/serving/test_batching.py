@@ -171,3 +171,51 @@ async def test_a_job_cancelled_as_soon_as_it_starts_is_finished() -> None:
         await asyncio.wait([first, second])
         assert second.cancelled()
     assert work.batches == [[1], [2]]
+
+
+async def test_progress_counts_batches_and_names_the_oldest_that_runs() -> None:
+    work = Work()
+    async with executor(work, parallel=2) as batches:
+        assert (batches.progress.completed, batches.progress.running_since) == (0, None)
+        before = asyncio.get_running_loop().time()
+        first = asyncio.create_task(batches.run(1))
+        await started(work, 1)
+        since = batches.progress.running_since
+        assert since is not None
+        assert before <= since <= asyncio.get_running_loop().time()
+        second = asyncio.create_task(batches.run(2))
+        await started(work, 2)
+        assert batches.progress.running_since == since
+        work.open.set()
+        await asyncio.gather(first, second)
+        assert (batches.progress.completed, batches.progress.running_since) == (2, None)
+
+
+async def test_a_check_runs_on_a_thread_of_the_batches() -> None:
+    work = Work()
+    go_on = threading.Event()
+    async with executor(work) as batches:
+        checking = asyncio.create_task(batches.check(lambda: go_on.wait(30)))
+        await eventually(lambda: batches.progress.running_since is not None)
+        job = asyncio.create_task(batches.run(1))
+        await asyncio.sleep(0)
+        assert not work.batches
+        go_on.set()
+        await checking
+        work.open.set()
+        assert await job == 2
+        assert batches.progress.completed == 2
+
+
+async def test_a_check_raises_what_its_function_raises() -> None:
+    def fail() -> None:
+        raise ValueError("broken")
+
+    work = Work()
+    work.open.set()
+    async with executor(work) as batches:
+        with pytest.raises(ValueError, match="broken"):
+            await batches.check(fail)
+        assert await batches.run(1) == 2
+    with pytest.raises(NotReady):
+        await batches.check(fail)

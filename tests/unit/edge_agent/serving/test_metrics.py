@@ -1,4 +1,5 @@
 import threading
+from datetime import UTC, datetime
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -7,6 +8,7 @@ from edge_agent.audit.log import AuditStatus
 from edge_agent.core.admission import AdmissionStats, Priority, Refusal, State
 from edge_agent.core.authorization import Action, DenialReason
 from edge_agent.decoding.pool import DecodeStats
+from edge_agent.security.tls import TlsStatus
 from edge_agent.serving.metrics import AgentMetrics, MetricSources, Transport
 from edge_agent.serving.types import Timings
 from hilum.codes import ErrorCode
@@ -161,7 +163,12 @@ def test_counts_of_many_threads_add_up() -> None:
     assert found["hilum_stage_seconds_count{stage=total}"] == 2000
 
 
-def test_the_tls_expiry_is_a_metric() -> None:
-    metrics = AgentMetrics()
-    metrics.set_tls_expiry(1.8e9)
-    assert samples(metrics)["hilum_tls_not_after_timestamp_seconds"] == 1.8e9
+def test_the_tls_expiry_and_rejected_files_are_metrics() -> None:
+    expiry = datetime.fromtimestamp(1.8e9, UTC)
+    status: TlsStatus | None = None
+    metrics = AgentMetrics(MetricSources(tls=lambda: status))
+    assert samples(metrics)["hilum_tls_not_after_timestamp_seconds"] == 0
+    for problem, rejected in ((None, 0), ("The key does not fit.", 1)):
+        status = TlsStatus(expiry, problem)
+        assert samples(metrics)["hilum_tls_not_after_timestamp_seconds"] == 1.8e9
+        assert samples(metrics)["hilum_tls_files_rejected"] == rejected

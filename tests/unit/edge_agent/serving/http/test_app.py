@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from edge_agent.core.admission import Priority
+from edge_agent.core.lifecycle import Lifecycle
 from edge_agent.errors import EngineFailed, NotReady, Overloaded
 from edge_agent.serving.detection import Detect
 from edge_agent.serving.http.endpoints import HttpLimits
@@ -230,7 +231,7 @@ class TestFailures:
             raise NotReady("The agent is loading its model.")
 
         app = http_app(
-            get_service=not_yet, renderer=not_yet, model_info=not_yet, readiness=lambda: "loading"
+            get_service=not_yet, renderer=not_yet, model_info=not_yet, lifecycle=Lifecycle()
         )
         async with caller(app) as client:
             for request in (
@@ -238,11 +239,13 @@ class TestFailures:
                 client.post("/predict/batch", **file_form(tagged_png(TAG), "files")),
                 client.post("/render", **file_form(tagged_png(TAG))),
                 client.get("/model"),
-                client.get("/readyz"),
             ):
                 answer = await request
                 assert error_of(answer, 503)["code"] == "not_ready"
                 assert answer.headers["retry-after"] == "1"
+            readiness = await client.get("/readyz")
+            assert error_of(readiness, 503)["code"] == "not_ready"
+            assert readiness.headers["retry-after"] == "2"
             assert (await client.get("/healthz")).json() == {"status": "ok"}
 
     @pytest.mark.parametrize(
