@@ -53,6 +53,20 @@ _PRAGMAS: Final = (
     "secure_delete = OFF",  # Freed pages would be written again, all of them.
     "temp_store = MEMORY",
 )
+_DAMAGE: Final = frozenset(
+    {
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOTADB,
+        # All statements are fixed, and the file is writable. So these mean that the header, the
+        # schema or the rows are not as they were made.
+        sqlite3.SQLITE_ERROR,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_SCHEMA,
+        sqlite3.SQLITE_TOOBIG,
+        sqlite3.SQLITE_CONSTRAINT,
+        sqlite3.SQLITE_MISMATCH,
+    }
+)
 _NO_ROOM_FOR_INDEX: Final = frozenset(
     {
         sqlite3.SQLITE_FULL,
@@ -218,7 +232,7 @@ class AuditDatabase:
         """Return an entry; None if it is not in the database."""
         with translate_errors():
             rows = self._execute("SELECT line FROM entry WHERE seq = ? AND seq < ?", seq, self.end)
-        return bytes(rows[0][0]) if rows else None
+        return as_bytes(rows[0][0]) if rows else None
 
     def close(self) -> None:
         """Close the database and keep the blocks of its write-ahead log."""
@@ -277,9 +291,10 @@ class AuditDatabase:
         meta = dict(self._execute("SELECT name, value FROM meta"))
         try:
             self.base = ChainHead(int(meta["base_count"]), str(meta["base_hash"]))
-        except (KeyError, ValueError):
+            self.exported = int(meta.get("exported", 0))
+        except (KeyError, ValueError, TypeError):
             raise DatabaseDamaged(errno.EUCLEAN, "the start of the chain is missing") from None
-        self.box, self.exported = str(meta.get("box", "")), int(meta.get("exported", 0))
+        self.box = str(meta.get("box", ""))
         self.end = self._find_end()
         ((first, last),) = self._execute(
             "SELECT min(seq), max(seq) FROM entry WHERE seq >= ?", self.end
@@ -379,6 +394,11 @@ class AuditDatabase:
         return ()
 
 
+def as_bytes(line: object) -> bytes:
+    """Return a row's line, which in a damaged database may be of any type."""
+    return line if isinstance(line, bytes) else str(line).encode(errors="replace")
+
+
 @contextlib.contextmanager
 def translate_errors() -> Iterator[None]:
     """Raise SQLite's errors as `OSError`, with the reason of a full disk as its number."""
@@ -386,7 +406,7 @@ def translate_errors() -> Iterator[None]:
         yield
     except sqlite3.DatabaseError as error:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        if code in _DAMAGE:
             raise DatabaseDamaged(errno.EUCLEAN, str(error)) from error
         if code == sqlite3.SQLITE_FULL:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error

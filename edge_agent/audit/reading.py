@@ -17,7 +17,13 @@ from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import quote
 
-from edge_agent.audit.database import APPLICATION_ID, DATABASE, DatabaseDamaged, translate_errors
+from edge_agent.audit.database import (
+    APPLICATION_ID,
+    DATABASE,
+    DatabaseDamaged,
+    as_bytes,
+    translate_errors,
+)
 from edge_agent.core.audit_chain import ChainHead
 
 _PORTION: Final = 2000
@@ -81,7 +87,7 @@ class DatabaseReader:
                     _PORTION,
                 )
             for seq, line in rows:
-                data = line if isinstance(line, bytes) else str(line).encode()
+                data = as_bytes(line)
                 if data.startswith(b"\0"):
                     return  # The first reserved row.
                 yield seq, data

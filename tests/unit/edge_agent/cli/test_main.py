@@ -69,7 +69,18 @@ def test_help_lists_the_commands() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["serve", "detect", "model", "bench", "keys add", "keys list", "keys remove", "audit verify"],
+    [
+        "serve",
+        "detect",
+        "model",
+        "bench",
+        "keys add",
+        "keys list",
+        "keys remove",
+        "audit verify",
+        "audit show",
+        "audit export",
+    ],
 )
 def test_help_of_every_command_has_examples_one_to_a_line(command: str) -> None:
     help_text = hilum_edge(*command.split(), "--help")
