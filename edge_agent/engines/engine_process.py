@@ -24,6 +24,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Final
 
 from edge_agent.system.memory import peak_memory_bytes
+from edge_agent.system.processes import cpu_time_s
 
 MAX_ANSWER_BYTES: Final = 1 << 20
 _END_LIMIT_S: Final = 5.0
@@ -74,6 +75,9 @@ class EngineProcess:
         self._limits = limits
         self.peak_bytes = 0
         """The most memory that the process has held at its last reading."""
+        self.cpu_s = 0.0
+        """The processor time that the process has used, at its last reading."""
+        self._failure: EngineProcessFailed | None = None
         agent_end, process_end = socket.socketpair()
         for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):  # socket(7)
             agent_end.setsockopt(
@@ -128,15 +132,18 @@ class EngineProcess:
 
         Raises:
             EngineProcessFailed: the process answered with an error or not at all, ended, or needs
-                more memory than it may.
+                more memory than it may. After any but an error that it answered, it has ended,
+                and each further call raises the same.
         """
+        if self._failure is not None:
+            raise EngineProcessFailed(str(self._failure), lasting=self._failure.lasting)
         until = time.monotonic() + limit_s
         try:
             while not self._channel.poll(min(_WATCH_S, max(0.0, until - time.monotonic()))):
-                self._check_memory()
+                self._watch()
                 if time.monotonic() >= until:
                     raise self._give_up(f"did not {action} in time")
-            self._check_memory()
+            self._watch()
             answer: dict[str, Any] = json.loads(self._channel.recv_bytes(MAX_ANSWER_BYTES))
         except BlockingIOError:
             raise self._give_up(f"did not {action} in time") from None
@@ -159,17 +166,18 @@ class EngineProcess:
         """Kill the process. May be called by any thread; `receive` reports it."""
         self._process.kill()
 
-    def _check_memory(self) -> None:
-        limit_bytes = self._limits.memory_bytes
-        if limit_bytes is None:
-            return
+    def _watch(self) -> None:
+        """Read what the process has used, and kill it if that is too much."""
         self.peak_bytes = max(self.peak_bytes, peak_memory_bytes(self._process.pid))
-        if self.peak_bytes > limit_bytes:
+        self.cpu_s = cpu_time_s(self._process.pid) or self.cpu_s
+        limit_bytes = self._limits.memory_bytes
+        if limit_bytes is not None and self.peak_bytes > limit_bytes:
             raise self._give_up(f"needs more than {limit_bytes // _MIB} MiB")
 
     def _give_up(self, problem: str) -> EngineProcessFailed:
         self._process.kill()
-        return EngineProcessFailed(problem, lasting=False)
+        self._failure = EngineProcessFailed(problem, lasting=False)
+        return self._failure
 
     def _describe_end(self) -> EngineProcessFailed:
         """Describe how the process ended. SIGKILL may mean too little memory and is not lasting."""
@@ -178,6 +186,9 @@ class EngineProcess:
         except subprocess.TimeoutExpired:
             return self._give_up("closed its channel")
         if status >= 0:
-            return EngineProcessFailed(f"ended its process with status {status}")
-        name = signal.Signals(-status).name
-        return EngineProcessFailed(f"crashed its process ({name})", lasting=name != "SIGKILL")
+            self._failure = EngineProcessFailed(f"ended its process with status {status}")
+        else:
+            name = signal.Signals(-status).name
+            lasting = name != "SIGKILL"
+            self._failure = EngineProcessFailed(f"crashed its process ({name})", lasting=lasting)
+        return self._failure

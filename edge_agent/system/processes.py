@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -57,6 +58,17 @@ def be_killed_first_without_memory() -> None:
     """Have the kernel end this process before others when the machine runs out of memory."""
     with suppress(OSError):  # There is no /proc in some sandboxes, and then no such killing.
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+
+
+def cpu_time_s(pid: int) -> float | None:
+    """Return the processor time in seconds of all threads of a process; None if it has ended."""
+    clock = ctypes.c_int()
+    if _libc.clock_getcpuclockid(pid, ctypes.byref(clock)) != 0:
+        return None
+    try:
+        return time.clock_gettime(clock.value)
+    except OSError:  # It has ended since.
+        return None
 
 
 def process_tree(pid: int) -> list[int]:

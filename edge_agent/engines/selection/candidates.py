@@ -31,7 +31,7 @@ class EngineSelection:
         measured: every candidate that was tried, in the order of the trials.
         batch: how images are given to the engine.
         is_cached: True if all of this was measured at an earlier start.
-        peak_bytes: the most memory that the variant's probe held; 0 if it was not watched.
+        peak_bytes: the most memory that the variant's probe held; 0 if it was not tried today.
     """
 
     variant: EngineVariant

@@ -76,7 +76,7 @@ class Probe(Protocol):
 
     @property
     def peak_bytes(self) -> int:
-        """The most memory that the candidate has held; 0 if it is not watched."""
+        """The most memory that the candidate has held."""
         ...
 
     def opened(self, until: float) -> ProbeReady:

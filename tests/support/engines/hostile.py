@@ -9,8 +9,9 @@ import json
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from edge_agent.engines.base import Engine, Pixels
 from edge_agent.engines.bundle import Bundle
@@ -25,32 +26,45 @@ PATH = "tests.support.engines.hostile:open_engine"
 
 def open_engine(bundle: Bundle, variant: EngineVariant, **options: Any) -> Engine:
     """Open a real engine, unless the variant's name is a command to misbehave."""
-    match variant.name.removeprefix("openvino-"):
-        case "illegal":
-            os.kill(os.getpid(), signal.SIGILL)
-        case "killed":
-            os.kill(os.getpid(), signal.SIGKILL)
-        case "exits":
-            os._exit(7)
-        case "hangs":
-            signal.pause()
-        case "refuses":
-            raise EngineFailed("an unknown instruction set")
-        case "breaks":
-            raise LookupError("a library's own words")
-        case "blind":
-            return FakeEngine(bundles.SIZE, bundles.SIZE, name=variant.name)
-        case "hangs-later":
-            return _LateFailure(open_real(bundle, variant, **options), signal.pause)
-        case "crashes-later":
-            return _LateFailure(open_real(bundle, variant, **options), os.abort)
-        case "reports":
-            engine = open_real(bundle, variant, **options)
-            _report(bundle)
-            return engine
-        case "eats":
-            _eat_memory()
-    return open_real(bundle, variant, **options)
+    command = variant.name.removeprefix("openvino-")
+    if command == "blind":
+        return FakeEngine(bundles.SIZE, bundles.SIZE, name=variant.name)
+    if act := _ON_OPENING.get(command):
+        act()
+    engine = open_real(bundle, variant, **options)
+    if command == "reports":
+        _report(bundle)
+    if act := _AFTER_GOLDEN_CASES.get(command):
+        return _LateFailure(engine, act)
+    return engine
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def _eat_memory() -> None:
+    """Fill 1 GiB and keep it until the process is killed."""
+    eaten = [b"x" * (16 << 20) for _ in range(64)]
+    signal.pause()
+    del eaten
+
+
+_ON_OPENING: Final[dict[str, Callable[[], object]]] = {
+    "illegal": lambda: os.kill(os.getpid(), signal.SIGILL),
+    "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "exits": lambda: os._exit(7),
+    "hangs": signal.pause,
+    "refuses": lambda: _raise(EngineFailed("an unknown instruction set")),
+    "breaks": lambda: _raise(LookupError("a library's own words")),
+    "eats": _eat_memory,
+}
+_AFTER_GOLDEN_CASES: Final[dict[str, Callable[[], object]]] = {
+    "hangs-later": signal.pause,
+    "crashes-later": os.abort,
+    "eats-later": _eat_memory,
+    "fails-later": lambda: _raise(EngineFailed("an error of the runtime")),
+}
 
 
 def read_report(bundle: Bundle) -> dict[str, Any]:
@@ -60,11 +74,9 @@ def read_report(bundle: Bundle) -> dict[str, Any]:
 
 
 def _report(bundle: Bundle) -> None:
-    """Write the process's niceness, and the scheduling policy of each of its threads."""
-    threads = [int(thread.name) for thread in Path("/proc/self/task").iterdir()]
+    """Write the process's niceness, and how soon the kernel kills it without memory."""
     report = {
         "niceness": os.nice(0),
-        "policies": [os.sched_getscheduler(thread) for thread in threads],
         "oom_score_adj": int(Path("/proc/self/oom_score_adj").read_text(encoding="ascii")),
     }
     _report_path(bundle).write_text(json.dumps(report), encoding="ascii")
@@ -72,13 +84,6 @@ def _report(bundle: Bundle) -> None:
 
 def _report_path(bundle: Bundle) -> Path:
     return bundle.path.with_suffix(".json")
-
-
-def _eat_memory() -> None:
-    """Fill 1 GiB and keep it until the process is killed."""
-    eaten = [b"x" * (16 << 20) for _ in range(64)]
-    signal.pause()
-    del eaten
 
 
 class _LateFailure:

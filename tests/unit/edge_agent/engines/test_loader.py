@@ -24,6 +24,7 @@ from tests.support.agents.tagged import SIDE, write_toy_bundle
 from tests.support.engines.bundles import VARIANT
 from tests.support.engines.content_checks import bundle_with_content_check
 from tests.support.engines.fake_engine import FakeEngine
+from tests.support.engines.priority import run_at_normal_priority
 from tests.support.engines.variants import bundle_with, variant
 
 
@@ -173,6 +174,7 @@ def test_in_service_a_model_is_opened_after_a_process_of_its_own_has_tested_it(
     toy: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    run_at_normal_priority(monkeypatch)
     model = load_model(toy, LoadOptions(tmp_path / "cache", threads=1, in_service=BOUNDS))
     assert self_test(model).passed
     assert model.reason.startswith("measured in service, in processor time: ")
@@ -188,6 +190,7 @@ def test_in_service_a_content_check_that_refuses_golden_cases_is_not_opened_in_t
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    run_at_normal_priority(monkeypatch)
     monkeypatch.setattr(loader, "open_engine", lambda *_, **__: pytest.fail("opened in the agent"))
     bundle = Bundle.open(bundle_with_content_check(tmp_path / "a.bundle", refuses=True))
     with pytest.raises(EngineFailed, match="mass: refused as not_a_chest"):

@@ -25,11 +25,12 @@ from edge_agent.engines.selection.select import select_engine
 from edge_agent.errors import ConfigInvalid, EngineFailed
 from tests.support.engines import hostile
 from tests.support.engines.candidates import FakeCandidates
+from tests.support.engines.priority import run_at_normal_priority
 from tests.support.engines.variants import ORT, bundle_with, variant
 
 ROOT = Path(__file__).parents[5]
 INT8, FP32 = "openvino-int8", "openvino-fp32"
-BOUNDS = InService(memory_bytes=1 << 30, open_s=60.0)
+BOUNDS = InService(memory_bytes=1 << 30, open_s=300.0)
 
 
 @pytest.fixture(scope="module")
@@ -160,8 +161,8 @@ def test_real_candidates_that_hang_crash_eat_memory_or_are_wrong_cost_only_thems
     names = ["hangs", "illegal", "eats", "blind", "refuses", "exits"]
     variants = [variant(f"openvino-{name}") for name in names]
     bundle = bundle_with(tmp_path / "a.bundle", *variants, variant(FP32))
-    bounds = InService(memory_bytes=400 << 20, open_s=60.0)
-    limits = ProcessLimits(is_idle=True, memory_bytes=bounds.memory_bytes)
+    bounds = InService(memory_bytes=400 << 20, open_s=300.0)
+    limits = ProcessLimits(memory_bytes=bounds.memory_bytes)
     started: list[ProbeProcess] = []
 
     def start(job: ProbeJob) -> Probe:
@@ -199,7 +200,8 @@ def test_two_selections_at_once_do_not_disturb_each_other(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    bounds = InService(memory_bytes=1 << 30, open_s=120.0)
+    run_at_normal_priority(monkeypatch)
+    bounds = InService(memory_bytes=1 << 30, open_s=300.0)
     with ThreadPoolExecutor(2) as executor:
         both = [
             executor.submit(select_in_service, bundle, tmp_path, 1, bounds=bounds, wanted=wanted)

@@ -89,16 +89,6 @@ def test_a_probe_has_a_lower_priority_than_the_agent(
     assert report["oom_score_adj"] == 1000
 
 
-def test_every_thread_of_an_idle_probe_has_idle_priority(
-    start_probe: StartProbe, sound_bundle: Bundle
-) -> None:
-    """Also the threads of libraries, which inherit the priority of the thread that starts them."""
-    start_probe("openvino-reports", ProcessLimits(is_idle=True), threads=2).opened(deadline())
-    report = hostile.read_report(sound_bundle)
-    assert len(report["policies"]) > 1
-    assert set(report["policies"]) == {os.SCHED_IDLE}
-
-
 def test_a_probe_that_needs_more_memory_than_it_may_is_killed(start_probe: StartProbe) -> None:
     probe = start_probe("openvino-eats", ProcessLimits(memory_bytes=300 << 20))
     with pytest.raises(EngineProcessFailed, match=r"^needs more than 300 MiB$") as failed:
