@@ -28,7 +28,8 @@ from edge_agent.system.processes import cpu_time_s
 
 MAX_ANSWER_BYTES: Final = 1 << 20
 _END_LIMIT_S: Final = 5.0
-_TRANSFER_LIMIT_S: Final = 10.0
+_TRANSFER_LIMIT_S: Final = 60.0
+"""Seconds for a message to be read. An idle process on a busy machine may need many."""
 _WATCH_S: Final = 0.05
 """Seconds between two readings of the memory. A thread can fill about 100 MB in that time."""
 _MIB: Final = 1 << 20
@@ -114,11 +115,14 @@ class EngineProcess:
             message: values for JSON.
             payload: bytes that are sent after the message.
         """
-        # The process has ended, or does not read. `receive` reports either.
-        with suppress(OSError):
+        try:
             self._channel.send_bytes(json.dumps(message).encode())
             if payload is not None:
                 self._channel.send_bytes(payload)
+        except BlockingIOError:
+            self._give_up("did not read a request in time")
+        except OSError:
+            pass  # It has ended; `receive` finds out how.
 
     def receive(self, limit_s: float, action: str) -> dict[str, Any]:
         """Wait for the answer to the last request.

@@ -46,14 +46,15 @@ class ShadowOptions:
         variant: the name of the engine variant; `AUTO` takes the first in the bundle that runs on
             a processor and reproduces the golden cases.
         open_s: seconds that a variant has to open and to run its golden cases.
-        detect_s: seconds that the process has for one image.
+        detect_s: seconds that the process has for one image. On a busy machine it waits for most of
+            them, because its priority is idle.
     """
 
     cache_dir: Path
     memory_bytes: int
     variant: str = AUTO
     open_s: float = 300.0
-    detect_s: float = 60.0
+    detect_s: float = 300.0
 
 
 class ShadowModel:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from edge_agent.engines import engine_process
 from edge_agent.engines.engine_process import EngineProcess, EngineProcessFailed, ProcessLimits
 from edge_agent.system import processes
 from edge_agent.system.processes import cpu_time_s, run_at_idle_priority
@@ -71,6 +72,17 @@ def test_an_answer_that_is_not_understood_ends_the_process(start: Start) -> None
             process.receive(WAIT_S, "answer")
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     assert process.exit_status == -signal.SIGKILL
+
+
+def test_a_process_that_does_not_read_is_killed(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_process, "_TRANSFER_LIMIT_S", 1.0)
+    process = start("answer_nonsense")
+    os.kill(process.pid, signal.SIGSTOP)
+    process.send({}, bytes(8 << 20))
+    with pytest.raises(EngineProcessFailed, match="did not read a request in time"):
+        process.receive(WAIT_S, "answer")
 
 
 def test_the_processor_time_and_the_memory_are_read_with_each_answer(start: Start) -> None:

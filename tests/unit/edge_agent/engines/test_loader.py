@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from edge_agent.core.engine_selection import ONE_AT_A_TIME
 from edge_agent.engines import loader
 from edge_agent.engines.base import Engine
-from edge_agent.engines.bundle import Bundle
+from edge_agent.engines.bundle import Bundle, starter_bundle_path
 from edge_agent.engines.golden import GoldenSet
 from edge_agent.engines.loader import InService, LoadOptions, load_model, self_test
 from edge_agent.engines.model import LoadedModel
@@ -183,6 +184,24 @@ def test_in_service_a_model_is_opened_after_a_process_of_its_own_has_tested_it(
     # One compiled model: that of the process, which this one has loaded.
     assert len(list((tmp_path / "cache" / "compiled").iterdir())) == 1
     assert list((tmp_path / "cache" / "selections").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_in_service_the_starter_is_loaded_beside_another_model(
+    toy: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    run_at_normal_priority(monkeypatch)
+    serving = load_model(toy, LoadOptions(tmp_path / "cache", threads=1))
+    options = LoadOptions(tmp_path / "cache", VARIANT, threads=1, in_service=BOUNDS)
+    candidate = load_model(Bundle.open(starter_bundle_path()), options)
+    assert self_test(candidate).passed
+    assert self_test(serving).passed
+    too_little = replace(options, in_service=replace(BOUNDS, memory_bytes=32 << 20))
+    with pytest.raises(EngineFailed, match="needs more than 32 MiB"):
+        load_model(toy, too_little)
+    candidate.close()
+    serving.close()
 
 
 @pytest.mark.slow
