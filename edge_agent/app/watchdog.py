@@ -74,6 +74,7 @@ class Watchdog(BackgroundTask):
         self._interval_s = min(interval_s, (manager.watchdog_s or 2 * interval_s) / 2)
         # What each engine had completed at the last check.
         self._completed: dict[WatchedEngine, int] = {}
+        self._logged: set[str] = set()
         self._probes: set[asyncio.Task[None]] = set()
 
     async def stop(self) -> None:
@@ -95,9 +96,15 @@ class Watchdog(BackgroundTask):
         problems = [(engine, problem) for engine, problem in found if problem]
         if problems:
             for engine, problem in problems:
-                _log.error("an engine does not work", extra={"model": engine.name, "why": problem})
+                if problem not in self._logged:
+                    values = {"model": engine.name, "why": problem}
+                    _log.error("an engine does not work", extra=values)
+            self._logged = {problem for _, problem in problems}
             self._lifecycle.fail(Component.ENGINE, " ".join(problem for _, problem in problems))
             return
+        if self._logged:
+            _log.warning("all engines work again")
+        self._logged = set()
         self._lifecycle.recover(Component.ENGINE)
         self._manager.notify(WATCHDOG=1)
 

@@ -141,7 +141,7 @@ def _load_box_id(path: Path) -> str:
         ) from None
     if not _BOX_ID.fullmatch(data):
         raise ConfigInvalid(
-            f"The box's id {path} is damaged: it has 32 hexadecimal digits.",
+            f"The box's id {path} is damaged: it should be 32 hexadecimal digits.",
             hint=f"Restore it from a backup; or give this box a new identity: rm {path}",
         )
     return data.decode().strip()

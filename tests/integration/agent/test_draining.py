@@ -125,6 +125,7 @@ async def test_an_upload_that_began_before_the_stop_is_answered() -> None:
     writer.write(body[100:])
     answer = await reader.read()
     assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"\r\nconnection: close\r\n" in answer.lower()
     assert b'"nodule_mass"' in answer or b'"predictions":[{' in answer
     writer.close()
     assert await stopping

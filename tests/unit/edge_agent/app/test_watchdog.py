@@ -105,7 +105,9 @@ async def test_a_batch_may_run_for_as_long_as_the_limit_says(box: Box) -> None:
 
 
 @pytest.mark.parametrize("hang_timeout_s", [0.0])
-async def test_an_engine_that_hangs_is_unhealthy_until_its_batch_ends(box: Box) -> None:
+async def test_an_engine_that_hangs_is_unhealthy_until_its_batch_ends(
+    box: Box, caplog: pytest.LogCaptureFixture
+) -> None:
     box.go_on.clear()
     checking = asyncio.create_task(box.engine.check_engine())
     await eventually(lambda: bool(box.batches))
@@ -113,10 +115,12 @@ async def test_an_engine_that_hangs_is_unhealthy_until_its_batch_ends(box: Box) 
         assert not await box.check()
         assert "The engine hangs" in box.lifecycle.reason
     assert len(box.batches) == 1, "an engine that hangs is given nothing more"
+    assert caplog.messages == ["an engine does not work"], "it is logged once"
     box.go_on.set()
     await checking
     assert await box.check()
     assert box.lifecycle.is_ready
+    assert caplog.messages[1:] == ["all engines work again"]
 
 
 async def test_an_engine_that_fails_on_a_blank_image_is_unhealthy_until_it_does_not(
