@@ -25,7 +25,7 @@ OWN_SCHEME: Final = "99HILUM"
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Who reports: the box's identity or name, and the site's name, which may be empty."""
+    """The source of messages: the box's identity or name, and the site's name, if any."""
 
     box: str
     site: str = ""
@@ -84,7 +84,7 @@ def build_message(fields: Mapping[str, object], source: Source) -> bytes:
 
     Args:
         fields: the entry's fields.
-        source: who reports it.
+        source: the box that reports it.
 
     Returns:
         An XML document in UTF-8.

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from edge_agent.audit.database import DATABASE
-from edge_agent.audit.export_cursor import move_export_cursor, read_export_cursor
+from edge_agent.audit.export_cursor import EXPORT_CURSOR, move_export_cursor, read_export_cursor
 from edge_agent.audit.reading import DatabaseReader
 from edge_agent.audit.segments import (
     Anchor,
@@ -63,11 +63,13 @@ def export(folder: Path, target: Path) -> ExportResult:
         ExportFailed: the chain is broken, or the target has another log's export.
         OSError: a file cannot be read or written; no file is left behind.
     """
-    with lock_file(folder / ".export.lock"):
-        start = _find_start(folder, read_export_cursor(folder))
+    # The cursor itself is locked: on a full disk there may be no room for another file.
+    with lock_file(folder / EXPORT_CURSOR):
         target.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _check_target(target, start)
+        start = _find_start(folder, target, read_export_cursor(folder))
         path = segment_path(target, start.count)
+        if path.exists():
+            raise ExportFailed(f"{path} exists already")
         part = path.with_name(f".{path.name}.part")
         try:
             head, size_bytes = _write_file(part, _read_entries(folder, start.count), start)
@@ -82,29 +84,30 @@ def export(folder: Path, target: Path) -> ExportResult:
         return ExportResult(path, start.count, head)
 
 
-def _find_start(folder: Path, cursor: ChainHead | None) -> ChainHead:
-    """Return the place after the last export, or the start of what there is."""
+def _find_start(folder: Path, target: Path, cursor: ChainHead | None) -> ChainHead:
+    """Return the place after the last export, or the start of what there is.
+
+    An export whose cursor could not be moved is continued, too: the target's anchor names its end.
+    """
     start = GENESIS
     if not list_segments(folder):
         with DatabaseReader(folder / DATABASE) as reader:
             start = reader.base
-    if cursor is None or cursor.count < start.count:
-        return start
-    return cursor
-
-
-def _check_target(target: Path, start: ChainHead) -> None:
+    if cursor is not None and cursor.count > start.count:
+        start = cursor
     try:
         anchor = read_anchor(target)
     except ValueError:
         raise ExportFailed(f"the anchor in {target} is damaged") from None
-    if anchor is not None and anchor.head != start and anchor.head.count >= start.count:
+    if anchor is None or anchor.head.count < start.count or anchor.head == start:
+        return start
+    line = next(_read_entries(folder, anchor.head.count - 1), b"")
+    heads = parse_entry(line)
+    if heads is None or heads[1] != anchor.head:
         raise ExportFailed(
-            f"{target} has another log's export, or a later one: it ends with entry "
-            f"{anchor.head.count - 1}, and this one begins with entry {start.count}"
+            f"{target} has another log's export: the log has another entry {anchor.head.count - 1}"
         )
-    if segment_path(target, start.count).exists():
-        raise ExportFailed(f"{segment_path(target, start.count)} exists already")
+    return anchor.head
 
 
 def _read_entries(folder: Path, start: int) -> Iterator[bytes]:

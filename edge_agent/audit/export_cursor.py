@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from edge_agent.audit.anchor import AnchorFile, read_anchor_file
-from edge_agent.core.audit_chain import ChainHead
+from edge_agent.core.audit_chain import GENESIS, ChainHead
 
 EXPORT_CURSOR: Final = "export.cursor"
 
@@ -23,6 +23,16 @@ def read_export_cursor(folder: Path) -> ChainHead | None:
         return read_anchor_file(folder / EXPORT_CURSOR)
     except (OSError, ValueError):
         return None
+
+
+def make_export_cursor(folder: Path) -> None:
+    """Make the cursor if it is absent, so that an export needs no room on the log's disk.
+
+    Raises:
+        OSError: the disk is full or failing.
+    """
+    if not (folder / EXPORT_CURSOR).exists():
+        AnchorFile(folder / EXPORT_CURSOR, GENESIS).close()
 
 
 def move_export_cursor(folder: Path, head: ChainHead) -> None:

@@ -349,7 +349,7 @@ class AuditLog:
             return
         now = self._utc_now()
         self._upkeep_at_s = time.monotonic() + self._limits.reserve_retry_s
-        self._store.leave_exclusive_mode()
+        self._store.leave_exclusive_mode(now)
         self._store.record_export(now)
         has_more = self._store.remove_oldest(now) or self._extend_reserve()
         self._store.move_anchor()

@@ -1,4 +1,4 @@
-"""Which of the oldest entries may be removed, so that the log's size stays bounded.
+"""The rules by which the oldest entries are removed, so that the log's size stays bounded.
 
 Entries are removed in the order of the chain, in steps. An entry of the chain says so each time: it
 holds the number of entries before the first one that is kept, and the hash of the last one that was
@@ -26,7 +26,7 @@ ENTRY_BYTES: Final = 4096 // 7
 
 @dataclass(frozen=True, slots=True)
 class RetentionRules:
-    """When entries are removed.
+    """The rules for the removal of entries.
 
     Attributes:
         days: exported entries are removed after this many days; None keeps them.

@@ -1,4 +1,4 @@
-"""Files of the audit log: segments, the anchor, and recovery after a power cut.
+"""Segments: the files of exports, and of logs that releases before the database wrote.
 
 `audit-<first entry, 12 digits>.jsonl` are the segments; one chain runs through all of them.
 `anchor.json` holds the end of the chain when it was last made durable, so that a truncation

@@ -16,7 +16,7 @@ from typing import Final
 from edge_agent.audit import segments
 from edge_agent.audit.anchor import AnchorFile, read_anchor_file
 from edge_agent.audit.database import DATABASE, STEP_ROWS, AuditDatabase, DatabaseDamaged
-from edge_agent.audit.export_cursor import read_export_cursor
+from edge_agent.audit.export_cursor import make_export_cursor, read_export_cursor
 from edge_agent.audit.retention import RetentionRules, plan_removal
 from edge_agent.core.audit_chain import (
     GENESIS,
@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 ANCHOR: Final = "audit.anchor"
 LOCK: Final = ".lock"
 _REQUEST_KEY: Final = "request-id.key"
-_ROOM_FOR_READERS: Final = 1 << 20
+_ROOM_FOR_READERS: Final = 128 << 10
 _RESERVE_STEPS: Final = (STEP_ROWS, STEP_ROWS // 10)
 
 TimedEvent = tuple[datetime, AuditEvent]
@@ -84,6 +84,8 @@ class ChainStore:
         try:
             self.request_key = _load_request_key(folder)
             opened = AuditEvent(Marker.OPENED, box=box_id)
+            with suppress(OSError):
+                make_export_cursor(folder)
             self.opening_events = (*self._recover(now, known=None), opened)
         except BaseException:
             self.close()
@@ -195,12 +197,19 @@ class ChainStore:
             return False
         return self._remove_step(self._database, now) is not None
 
-    def leave_exclusive_mode(self) -> None:
-        """Let other processes read the log again, once there is room for what that needs."""
+    def leave_exclusive_mode(self, now: datetime) -> None:
+        """Let other processes read the log again, once there is room for what that needs.
+
+        Raises:
+            OSError: the disk is failing; the same call may succeed later.
+        """
         database = self._database
-        if database is not None and database.is_exclusive:
-            disk = os.statvfs(self._folder)
-            self._is_suspect = disk.f_bavail * disk.f_frsize >= _ROOM_FOR_READERS
+        if database is None or not database.is_exclusive:
+            return
+        disk = os.statvfs(self._folder)
+        if disk.f_bavail * disk.f_frsize >= _ROOM_FOR_READERS:
+            self._is_suspect = True
+            self._usable_database(now)
 
     def close(self) -> None:
         """Close the files and release the folder's lock."""
@@ -323,6 +332,10 @@ class ChainStore:
             database = AuditDatabase(self._folder, self.head)
         self._database = database
         self._is_suspect = self._is_damaged = False
+        if database.is_exclusive:
+            _log.warning(
+                "the disk is full: until there is room, only the agent can read the audit log"
+            )
         return markers
 
     def _read_anchor(self) -> ChainHead | None:

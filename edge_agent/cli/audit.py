@@ -99,6 +99,8 @@ def export_command(*, config: Path | None, folder: Path | None, target: Path) ->
     except FileNotFoundError:
         raise _no_log(path) from None
     except OSError as error:
+        if _is_locked(error):
+            raise _unreadable(path, error) from None
         raise ConfigInvalid(
             f"The audit log {path} cannot be exported to {target}: {error.strerror or error}.",
             hint="Name a folder with room, as a user who may read the log, such as the agent's.",
@@ -131,14 +133,17 @@ def _no_log(path: Path) -> ConfigInvalid:
 
 
 def _unreadable(path: Path, error: OSError) -> ConfigInvalid:
-    reason = error.strerror or str(error)
-    if "locked" in reason:
+    if _is_locked(error):
         return ConfigInvalid(
             f"The audit log {path} is in use by the agent alone, because the disk was full when it "
             f"started.",
             hint="Make room on the disk; within a minute the agent lets others read the log.",
         )
     return ConfigInvalid(
-        f"The audit log {path} cannot be read: {reason}.",
+        f"The audit log {path} cannot be read: {error.strerror or error}.",
         hint="Run this as a user who may read it, such as the agent's own.",
     )
+
+
+def _is_locked(error: OSError) -> bool:
+    return "locked" in (error.strerror or "")

@@ -7,8 +7,7 @@ computer forensics', 1999, without their per-entry keys: see docs/decisions/0011
 
 The fields answer the questions of an audit record in IHE ATNA (DICOM PS3.15 A.5): who (`actor`,
 `role`), what (`action`), when (`utc`), on what (`request`, `bundle`) and with what result
-(`outcome`). The format is not the RFC 3881 XML of that profile, and messages are not sent to an
-audit record repository.
+(`outcome`). `edge_agent.audit.atna` writes them in the XML of that profile.
 
 No field takes free text: actors come from the operator's own files; everything else is an
 enumeration, a number or hexadecimal digits. So an entry cannot contain patient data.
