@@ -20,7 +20,7 @@ from training.bundle.layout import (
     ONNX_INT8,
 )
 from training.bundle.variants import ModelFiles
-from training.config import Config
+from training.config import Config, ExportConfig
 from training.data.dataset import LabelledImage
 from training.errors import TrainingError
 from training.evaluation.metrics import mean_average_precision
@@ -48,6 +48,8 @@ from training.workflow.run_inputs import check_same_weights, read_split, to_inpu
 if TYPE_CHECKING:
     from training.export.int8 import Infer
 
+    Metric = Callable[[Infer, Sequence[LabelledImage]], float]
+
 
 def quantize_graphs(
     config: Config, on_progress: ProgressCallback = ignore_progress
@@ -62,13 +64,17 @@ def quantize_graphs(
     settings = config.export
     entries, digest = read_split(config, settings.calibrate_on)
     check_calibration(config)
+    # Read before the export, which takes seconds, so that an absent split is reported at once.
+    checked = () if settings.max_drop is None else read_split(config, settings.control_on)[0]
     images = [
         to_input(entry, exported.manifest.input)[0]
         for entry in select_calibration_images(entries, settings.calibration_images)
     ]
     on_progress("quantize", 0, 3)
     onnx = _float_onnx(config, exported)
-    int8, calibration = _quantize_openvino(config, exported.manifest, onnx, images, digest)
+    record = Calibration(split=settings.calibrate_on, split_digest=digest, images=len(images))
+    metric = _map50_metric(exported.manifest)
+    int8, calibration = _quantize_openvino(settings, onnx, images, record, (checked, metric))
     on_progress("quantize", 1, 3)
     qdq = quantize_onnx(onnx, images)
     on_progress("quantize", 2, 3)
@@ -90,18 +96,19 @@ def quantize_graphs(
 
 
 def _quantize_openvino(
-    config: Config,
-    manifest: ExportManifest,
+    settings: ExportConfig,
     onnx: bytes,
     images: Sequence[NDArray[np.uint8]],
-    split_digest: str,
+    record: Calibration,
+    control: tuple[Sequence[LabelledImage], Metric],
 ) -> tuple[ov.Model, Calibration]:
-    """Return the INT8 graph for OpenVINO and the record of its calibration."""
+    """Return the INT8 graph for OpenVINO, and `record` with what accuracy control found.
+
+    `control` are the images and the metric of accuracy control.
+    """
     # NNCF takes seconds to import; every other stage does without it.
     from training.export.int8 import quantize, quantize_with_accuracy_control  # noqa: PLC0415
 
-    settings = config.export
-    record = Calibration(split=settings.calibrate_on, split_digest=split_digest, images=len(images))
     graph = convert_to_openvino(onnx)
     if settings.max_drop is None:
         int8 = quantize(
@@ -111,12 +118,10 @@ def _quantize_openvino(
             symmetric=settings.symmetric,
         )
         return int8, record
-    checked, _ = read_split(config, settings.control_on)
     controlled = quantize_with_accuracy_control(
         graph,
         images,
-        checked,
-        _map50_metric(manifest),
+        *control,
         settings.max_drop,
         fast_bias_correction=settings.fast_bias_correction,
         symmetric=settings.symmetric,
@@ -166,7 +171,7 @@ def _float_onnx(config: Config, exported: ExportArtifacts) -> bytes:
     return export_onnx(load_model(path, config.train.architecture), spec.height, spec.width)
 
 
-def _map50_metric(manifest: ExportManifest) -> Callable[[Infer, Sequence[LabelledImage]], float]:
+def _map50_metric(manifest: ExportManifest) -> Metric:
     """mAP@0.5 of whatever runs the graph, through the clinic's own letterbox and findings."""
     floors = [manifest.head.score_floor] * len(CATALOG)
 

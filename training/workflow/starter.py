@@ -83,6 +83,7 @@ class StarterPlan:
     train_images: int = 4800
     held_out_images: int = 1000
     calibration_images: int = 300
+    fast_bias_correction: bool | None = None
     workers: int = 2
     content_check: Path | None = None
     replaces: Path | None = None
@@ -120,7 +121,10 @@ class StarterPlan:
             # Without an IR of its own OpenVINO reads the ONNX graph: half the file, and its first
             # start alone is slower.
             export=ExportConfig(
-                calibration_images=self.calibration_images, float_ir=False, capabilities=()
+                calibration_images=self.calibration_images,
+                fast_bias_correction=self.fast_bias_correction,
+                float_ir=False,
+                capabilities=(),
             ),
             parity=self.bounds,
             bundle=BundleConfig(

@@ -1,26 +1,37 @@
-"""All steps at toy size: once, again with nothing to do, and from where it was stopped."""
+"""All steps at toy size: once, again with nothing to do, and from where it was stopped.
+
+The tests of the bundle that comes of them are in this file too, because the tests of a file run in
+one process, and the run takes half a minute of processor time.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
+from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.runtimes.tensorrt_runtime import find_tensorrt_packages
 from edge_agent.errors import EngineFailed, HilumError
+from hilum.catalog import CATALOG
 from tests.conftest import skip_or_fail
-from tests.support.training.whole_runs import PICTURES, Trained, WholeRun
+from tests.support.system.disks import room_for
+from tests.support.training.whole_runs import PICTURES, SHIPPED, Trained, WholeRun
 from training.bundle.variants import TRT_FP16
 from training.config import Config, load_config
 from training.data import splits
 from training.errors import TrainingError
+from training.evaluation.parity import ParityResult
 from training.evaluation.results import Evaluation
 from training.export import artifacts
-from training.workflow import export, run_all, stages
+from training.release.publish import metrics_of
+from training.train import run_manifest
+from training.workflow import export, make_bundle, parity_check, run_all, stages
 
 if TYPE_CHECKING:
     from ultralytics.nn.tasks import DetectionModel
@@ -48,7 +59,6 @@ def again(path: Path, network: DetectionModel, config: Config | None = None) -> 
     return [line.removesuffix(": done") for line in messages if line.endswith(": done")]
 
 
-@pytest.mark.slow
 def test_all_is_done_once_and_then_no_more(
     path: Path, whole: WholeRun, network: DetectionModel
 ) -> None:
@@ -61,7 +71,6 @@ def test_all_is_done_once_and_then_no_more(
     assert done.bundle.path.read_bytes() == before
 
 
-@pytest.mark.slow
 def test_only_what_rests_on_a_change_is_done_again(
     path: Path, whole: WholeRun, network: DetectionModel
 ) -> None:
@@ -74,7 +83,6 @@ def test_only_what_rests_on_a_change_is_done_again(
     assert again(path, network) == ["evaluate"]
 
 
-@pytest.mark.slow
 def test_a_step_that_fails_keeps_those_before_it(
     path: Path,
     whole: WholeRun,
@@ -193,7 +201,6 @@ def test_pictures_that_are_not_there_are_missed_at_the_beginning(
     assert training.times == 0
 
 
-@pytest.mark.slow
 def test_the_bundle_that_is_replaced_is_the_baseline(
     path: Path, whole: WholeRun, tmp_path: Path
 ) -> None:
@@ -251,14 +258,15 @@ def test_what_compiles_for_cards_counts_only_where_that_is_wanted(
     assert [it.get("tensorrt_rtx") for it in with_it] == [None, "1.7.1", "1.8"]
 
 
-@pytest.mark.slow
 def test_without_a_compiler_for_cards_it_is_said_that_there_are_no_engines(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The graphs are those of the run, so that only the engines are missing."""
     monkeypatch.setattr(stages, "find_tensorrt_packages", dict)
+    for module, function in (("export", "export_graphs"), ("quantization", "quantize_graphs")):
+        monkeypatch.setattr(f"training.workflow.{module}.{function}", lambda *_: None)
     config = elsewhere(path, tmp_path / "run", export={"capabilities": ["8.9"]})
-    config.out.mkdir()
-    shutil.copy(load_config(path).out / "weights.pt", config.out)
+    shutil.copytree(load_config(path).out, config.out)
     messages: list[str] = []
     made = stages.Pipeline(config, lambda _: None, None, messages.append, lambda *_: None).stages()
     next(it for it in made if it.name == "export").act()
@@ -279,3 +287,130 @@ def test_weights_are_measured_where_they_were_trained(path: Path, tmp_path: Path
 def test_the_example_that_newcomers_run_is_a_configuration() -> None:
     example = Path(__file__).parents[4] / "docs" / "examples" / "toy.yaml"
     assert load_config(example).bundle.name == "toy"
+
+
+@pytest.fixture
+def bundle(whole: WholeRun) -> Bundle:
+    return whole.done.bundle
+
+
+def changed(path: Path, section: str, **values: object) -> Config:
+    """The same configuration, but for these values."""
+    config = load_config(path)
+    settings = getattr(config, section).model_copy(update=values)
+    return config.model_copy(update={section: settings})
+
+
+def test_the_same_run_gives_the_same_bytes(path: Path, bundle: Bundle) -> None:
+    before = bundle.path.read_bytes()
+    again = make_bundle.make_bundle(load_config(path), PICTURES)
+    assert again.path.read_bytes() == before
+    assert again.digest == bundle.digest
+
+
+def test_it_says_what_changed_what_was_declared_and_what_came_of_it(
+    path: Path, bundle: Bundle
+) -> None:
+    config, change = load_config(path), bundle.manifest.change_control
+    assert change is not None
+    declared = {bound.name: bound.at_most for bound in change.protocol.bounds}
+    assert declared == config.parity.model_dump()
+    assert change.protocol.declared == run_manifest.load(config).digest
+    assert change.modifications == "First version."
+    assert "Knows no patient." in change.limits
+    assert [engine.name for engine in bundle.manifest.engines] == SHIPPED
+    parity = ParityResult.model_validate_json(bundle.read(make_bundle.PARITY_MEMBER))
+    measured = {it.name: it for it in parity.variants}
+    for result in change.results:
+        if result.bound == "map50_drop":
+            assert result.value == measured[result.variant].map50.drop
+    assert {it.box_shift.worst_image for it in parity.variants} == {""}
+    for engine in bundle.manifest.engines:
+        assert engine.operating_points == measured[engine.name].points
+
+
+def test_card_and_list_of_parts_are_of_this_very_model(path: Path, bundle: Bundle) -> None:
+    card = bundle.read("model-card.md").decode()
+    evaluation = Evaluation.model_validate_json(bundle.read(make_bundle.EVALUATION_MEMBER))
+    map50 = evaluation.metrics["map50"]
+    assert map50 is not None
+    assert f"| mAP@0.5 | {map50.value:.3f} | {map50.low:.3f} to {map50.high:.3f} |" in card
+    assert all(f"| {finding.name} |" in card for finding in CATALOG)
+    assert all(f"| {name} |" in card for name in ["torch, FP32", *SHIPPED])
+    parts = json.loads(bundle.read("sbom.cdx.json"))
+    assert parts["metadata"]["component"]["version"] == "1.2.3"
+    assert parts["metadata"]["component"]["hashes"][0]["content"] == evaluation.subject.digest
+    assert metrics_of(bundle)["map50"] == map50.value
+
+
+def test_nothing_in_it_tells_where_it_was_made(path: Path, bundle: Bundle) -> None:
+    with zipfile.ZipFile(bundle.path) as archive:
+        for name in archive.namelist():
+            assert str(path.parent).encode() not in archive.read(name), name
+
+
+def test_settings_name_files_without_their_folders(path: Path) -> None:
+    kept = changed(
+        path, "evaluate", rules=Path("/home/me/rules.yaml"), baseline=Path("/home/me/a.bundle")
+    )
+    evaluate = json.loads(make_bundle._settings_json(kept))["evaluate"]
+    assert (evaluate["rules"], evaluate["baseline"]) == ("rules.yaml", "a.bundle")
+    assert "baseline" not in json.loads(make_bundle._settings_json(load_config(path)))["evaluate"]
+
+
+def test_outside_the_declared_bounds_there_is_no_bundle(path: Path) -> None:
+    config = load_config(path)
+    proof = config.out / parity_check.PARITY
+    before = proof.read_bytes()
+    content = json.loads(before)
+    content["variants"][0]["problems"] = ["openvino-int8: mAP@0.5 is 0.0500 down"]
+    try:
+        proof.write_text(json.dumps(content), encoding="utf-8")
+        with pytest.raises(TrainingError, match=r"mAP@0\.5 is 0\.0500 down"):
+            make_bundle.make_bundle(changed(path, "bundle", version="2.0.0"))
+    finally:
+        proof.write_bytes(before)
+    assert not (config.out / "toy-2.0.0.bundle").exists()
+
+
+def test_bounds_cannot_be_moved_after_the_run_began(path: Path) -> None:
+    config = load_config(path)
+    moved = config.parity.model_copy(update={"map50_drop": 0.5})
+    with pytest.raises(TrainingError, match=r"parity\.map50_drop is 0\.5, but 1 was declared"):
+        run_manifest.load(config.model_copy(update={"parity": moved}))
+    with pytest.raises(TrainingError, match="other bounds"):
+        make_bundle.make_bundle(config.model_copy(update={"parity": moved}))
+
+
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [
+        (run_manifest.FILE, "which a run writes when it starts"),
+        (parity_check.PARITY, "no result of parity"),
+        ("evaluation/evaluation.json", "no evaluation"),
+    ],
+)
+def test_what_is_missing_is_named(path: Path, file: str, says: str) -> None:
+    config = load_config(path)
+    present, aside = config.out / file, config.out / "aside"
+    present.rename(aside)
+    try:
+        with pytest.raises(TrainingError, match=says):
+            make_bundle.make_bundle(config)
+    finally:
+        aside.rename(present)
+
+
+def test_a_variant_that_was_not_measured_is_not_shipped(path: Path) -> None:
+    with pytest.raises(TrainingError, match="names tensorrt-int9, which was not measured"):
+        make_bundle.make_bundle(changed(path, "bundle", variants=("tensorrt-int9",)))
+
+
+def test_a_full_disk_leaves_the_bundle_that_was_there(path: Path, bundle: Bundle) -> None:
+    before = bundle.path.read_bytes()
+    listed = sorted(bundle.path.parent.iterdir())
+    room = len(before) // 2
+    with room_for(room), pytest.raises(TrainingError, match=r"cannot write .*toy-1\.2\.3\.bundle"):
+        make_bundle.make_bundle(changed(path, "bundle", modifications="Another one."), PICTURES)
+    assert bundle.path.read_bytes() == before
+    assert sorted(bundle.path.parent.iterdir()) == listed

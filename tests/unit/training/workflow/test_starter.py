@@ -39,6 +39,7 @@ def toy(folder: Path) -> StarterPlan:
         train_images=6,
         held_out_images=4,
         calibration_images=4,
+        fast_bias_correction=True,
         workers=1,
         train=TrainConfig(input_size=SIZE, small_size=SIZE),
         evaluate=EvaluateConfig(resamples=10),
@@ -62,7 +63,6 @@ def made(plan: StarterPlan, learnt: DetectionModel) -> Bundle:
     return starter.make_starter(plan, Trained(learnt))
 
 
-@pytest.mark.slow
 def test_the_bundle_says_what_it_was_made_of(plan: StarterPlan, made: Bundle) -> None:
     assert made.path == plan.out / "starter-1.2.3.bundle"
     assert {it.name for it in made.manifest.engines} >= set(SHIPPED)
@@ -74,7 +74,6 @@ def test_the_bundle_says_what_it_was_made_of(plan: StarterPlan, made: Bundle) ->
     assert "VinDr-CXR's" in card.split("## Credits")[1]
 
 
-@pytest.mark.slow
 def test_what_is_there_is_not_made_again(
     plan: StarterPlan, made: Bundle, learnt: DetectionModel
 ) -> None:
@@ -89,7 +88,6 @@ def test_what_is_there_is_not_made_again(
     assert sum(line.endswith("skipped") for line in messages) == 5
 
 
-@pytest.mark.slow
 def test_the_parts_are_the_frozen_split(plan: StarterPlan, made: Bundle) -> None:
     assert made
     sizes = {name: len(ids) for name, ids in splits.load_split(plan.work / "set").images.items()}
