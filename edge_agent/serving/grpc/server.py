@@ -18,6 +18,8 @@ from hilum.v1 import detection_pb2_grpc
 
 ENVELOPE_BYTES: Final = 1 << 16
 """Room in a message for everything but the image."""
+_REFUSED_TIMEOUT_S: Final = 0.5
+"""For calls that were refused during the drain, and others that are still open after it."""
 
 
 class GrpcServer:
@@ -100,8 +102,11 @@ class GrpcServer:
         await self._detector.drain()
 
     async def stop(self) -> None:
-        """Stop listening and cancel what is left. A second call does nothing."""
+        """Stop listening, let refused calls get their status, and cancel what is left.
+
+        A second call does nothing.
+        """
         if self._server is not None:
             # gRPC's server must be freed before its event loop is closed.
             server, self._server = self._server, None
-            await server.stop(None)
+            await server.stop(_REFUSED_TIMEOUT_S)
