@@ -140,7 +140,10 @@ class ReloadingTls:
         self._tls = self._load()
 
     def get(self) -> Tls:
-        """Return the set in force; costs one `stat` a file if none has changed."""
+        """Return the set in force; costs one `stat` a file if none has changed.
+
+        Files that cannot be used are read each time, which takes about a millisecond.
+        """
         with self._lock:
             stamps = self._read_stamps()
             if stamps != self._stamps:
@@ -170,6 +173,9 @@ class ReloadingTls:
                     extra={"problem": error.message},
                 )
             self._problem = error.message
+            # Tried again at the next handshake, because the cause may be of this process alone,
+            # such as too many open files.
+            self._stamps = ()
         else:
             self._problem = None
             not_after = self._tls.not_after.isoformat()
@@ -256,7 +262,8 @@ def make_reloading_ssl_context(tls: ReloadingTls) -> ssl.SSLContext:
         nonlocal used, newest
         current = tls.get()
         if current is not used:
-            newest, used = make_ssl_context(current), current
+            with contextlib.suppress(ConfigInvalid):  # The next handshake tries again.
+                newest, used = make_ssl_context(current), current
         connection.context = newest
 
     context.sni_callback = use_newest

@@ -1,4 +1,6 @@
 import contextlib
+import errno
+import os
 import ssl
 from datetime import timedelta
 from pathlib import Path
@@ -239,6 +241,25 @@ class TestRenewal:
         assert vars(line)["problem"] == tls.status.problem
         write_pem(files.key, key)
         assert tls.get().key == key
+        assert tls.status.problem is None
+
+    def test_a_set_that_could_not_be_read_once_is_tried_again(
+        self,
+        files: TlsFiles,
+        tls: ReloadingTls,
+        authority: Authority,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        def fail(name: str, flags: int) -> int:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        renewed = authority.server()
+        files.certificate.write_bytes(renewed.certificate_pem)
+        files.key.write_bytes(renewed.key_pem)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "memfd_create", fail)
+            assert tls.get().certificate != renewed.certificate_pem
+        assert tls.get().certificate == renewed.certificate_pem
         assert tls.status.problem is None
 
     def test_a_new_clients_ca_is_in_force(
