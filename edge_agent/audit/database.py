@@ -35,16 +35,19 @@ ROW_BYTES: Final = 568
 """Length of a reserved row. Seven fill a page of 4096 bytes; the longest entry has about 540."""
 STEP_ROWS: Final = 700
 """Rows that are reserved or removed in one transaction: 100 pages, a twentieth of the WAL."""
-_PAGE_BYTES: Final = 4096
+PAGE_BYTES: Final = 4096
 _ROWS_PER_PAGE: Final = 7
 _WAL_BYTES: Final = 8 << 20  # 2,036 pages of 4096 bytes, each with a header of 24.
 _CHECKPOINT_PAGES: Final = 500
 _KEPT_WAL: Final = ".audit.db-wal.kept"
 APPLICATION_ID: Final = 0x48415544  # "HAUD"
 _FORMAT: Final = 1
+_MAGIC: Final = b"SQLite format 3\0"
+_WAL_FORMAT: Final = b"\2\2"  # Write and read versions: WAL (SQLite's file format, section 1.3.3).
+_WAL_MAGIC: Final = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
 _BUSY_TIMEOUT_S: Final = 2.0
 _PRAGMAS: Final = (
-    f"page_size = {_PAGE_BYTES}",
+    f"page_size = {PAGE_BYTES}",
     "auto_vacuum = NONE",
     "journal_mode = WAL",
     "synchronous = FULL",
@@ -120,6 +123,7 @@ class AuditDatabase:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         self._descriptor = os.open(self._path, flags, 0o600)
         try:
+            self._check_header()
             with translate_errors():
                 self._connect()
                 self._load()
@@ -183,7 +187,7 @@ class AuditDatabase:
             free_pages, pages = self._pragma("freelist_count"), self._pragma("page_count")
         new_pages = count // _ROWS_PER_PAGE + 4 - free_pages  # 4: rounding, inner pages of the tree
         if new_pages > 0:
-            os.posix_fallocate(self._descriptor, 0, (pages + new_pages) * _PAGE_BYTES)
+            os.posix_fallocate(self._descriptor, 0, (pages + new_pages) * PAGE_BYTES)
         with self._transaction() as cursor:
             cursor.executemany(
                 f"INSERT INTO entry VALUES (?, zeroblob({ROW_BYTES}))",  # noqa: S608  # a constant
@@ -261,6 +265,18 @@ class AuditDatabase:
             os.close(descriptor)
         self._kept_wal.rename(self._wal)
         fsync_folder(self._folder)
+
+    def _check_header(self) -> None:
+        """Refuse a damaged main file before SQLite opens it and deletes the write-ahead log.
+
+        SQLite does so if the main file has no whole page, or does not say that it has such a log.
+        """
+        journal = self._path.with_name(f"{DATABASE}-journal")
+        if has_frames(self._wal) and not journal.exists():
+            header = os.pread(self._descriptor, 20, 0)
+            size_bytes = os.fstat(self._descriptor).st_size
+            if size_bytes < PAGE_BYTES or header[:16] != _MAGIC or header[18:20] != _WAL_FORMAT:
+                raise DatabaseDamaged(errno.EUCLEAN, "the header is damaged")
 
     def _connect(self) -> None:
         try:
@@ -392,6 +408,15 @@ class AuditDatabase:
         with contextlib.suppress(FileNotFoundError):
             return self._path.stat().st_ino, self._wal.stat().st_ino
         return ()
+
+
+def has_frames(wal: Path) -> bool:
+    """Return whether a write-ahead log has content that SQLite would read (its header's magic)."""
+    try:
+        with wal.open("rb") as file:
+            return file.read(4) in _WAL_MAGIC
+    except FileNotFoundError:
+        return False
 
 
 def as_bytes(line: object) -> bytes:

@@ -20,6 +20,7 @@ from urllib.parse import quote
 from edge_agent.audit.database import (
     APPLICATION_ID,
     DATABASE,
+    PAGE_BYTES,
     DatabaseDamaged,
     as_bytes,
     translate_errors,
@@ -55,7 +56,10 @@ class DatabaseReader:
         """
         self._resources = contextlib.ExitStack()
         self._may_copy = may_copy
-        path.stat()  # SQLite names no reason for a file that cannot be opened.
+        # SQLite names no reason for a file that cannot be opened, and deletes the write-ahead log
+        # of one that has no whole page.
+        if path.stat().st_size < PAGE_BYTES:
+            raise DatabaseDamaged(errno.EUCLEAN, "the file is truncated")
         if not os.access(path, os.R_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         try:

@@ -15,7 +15,13 @@ from typing import Final
 
 from edge_agent.audit import segments
 from edge_agent.audit.anchor import AnchorFile, read_anchor_file
-from edge_agent.audit.database import DATABASE, STEP_ROWS, AuditDatabase, DatabaseDamaged
+from edge_agent.audit.database import (
+    DATABASE,
+    STEP_ROWS,
+    AuditDatabase,
+    DatabaseDamaged,
+    has_frames,
+)
 from edge_agent.audit.export_cursor import make_export_cursor, read_export_cursor
 from edge_agent.audit.retention import RetentionRules, plan_removal
 from edge_agent.core.audit_chain import (
@@ -34,6 +40,7 @@ _log = logging.getLogger(__name__)
 ANCHOR: Final = "audit.anchor"
 LOCK: Final = ".lock"
 _REQUEST_KEY: Final = "request-id.key"
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _ROOM_FOR_READERS: Final = 128 << 10
 _RESERVE_STEPS: Final = (STEP_ROWS, STEP_ROWS // 10)
 
@@ -78,6 +85,8 @@ class ChainStore:
         self.head = GENESIS
         self._database: AuditDatabase | None = None
         self._anchor: AnchorFile | None = None
+        self._is_recovered = False  # `head` is the end of the durable chain.
+        self._set_aside: list[AuditEvent] = []  # What was set aside and is not recorded yet.
         self._is_suspect = False  # The last commit failed: the database is opened again.
         self._is_damaged = False  # The database is to be set aside.
         self._lock: int | None = _lock_folder(folder)
@@ -86,7 +95,7 @@ class ChainStore:
             opened = AuditEvent(Marker.OPENED, box=box_id)
             with suppress(OSError):
                 make_export_cursor(folder)
-            self.opening_events = (*self._recover(now, known=None), opened)
+            self.opening_events = (*self._recover_if_room(now), opened)
         except BaseException:
             self.close()
             raise
@@ -258,7 +267,7 @@ class ChainStore:
     def _note_failure(self, error: OSError) -> None:
         """Have the database set aside if it is damaged, and opened again if it may be."""
         self._is_damaged = isinstance(error, DatabaseDamaged)
-        self._is_suspect = error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        self._is_suspect = error.errno not in _NO_ROOM
 
     def _usable_database(self, now: datetime) -> AuditDatabase:
         """Return the open database; open it again if it failed or if its files were removed."""
@@ -272,7 +281,7 @@ class ChainStore:
                 with suppress(OSError):
                     database.checkpoint()  # If only the write-ahead log was removed.
         self._close_database()
-        markers = self._recover(now, known=self.head)
+        markers = self._recover(now, known=self.head if self._is_recovered else None)
         database = self._database
         if database is None:
             raise OSError("the audit log is closed")
@@ -299,6 +308,16 @@ class ChainStore:
 
     # --- recovery ---
 
+    def _recover_if_room(self, now: datetime) -> list[AuditEvent]:
+        """Recover the chain; on a full disk leave it to the first attempt to write an entry."""
+        try:
+            return self._recover(now, known=None)
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            _log.exception("the disk has no room for the audit log's database", exc_info=error)
+            return []
+
     def _recover(self, now: datetime, *, known: ChainHead | None) -> list[AuditEvent]:
         """Open the database, and find the end of the chain; return events to record.
 
@@ -306,37 +325,53 @@ class ChainStore:
         they were durable, the chain continues from the anchor, so that the gap stays visible.
         """
         durable = known or self._read_anchor()
-        markers = []
         if self._is_damaged:
-            markers.append(self._set_aside_damaged(now, durable))
-        database = None
-        if _has_content(self._folder / DATABASE):
-            try:
-                database = AuditDatabase(self._folder, GENESIS)
-                if database.box and self._box_id and database.box != self._box_id:
-                    database.close()
-                    markers.append(self._set_aside_other_box(now, database.end))
-                    database = durable = None
-                else:
-                    self.head, gap = _find_head(database, durable)
-                    markers += gap
-            except DatabaseDamaged as error:
-                _log.error("the audit log's database is damaged", extra={"reason": str(error)})
-                if database is not None:
-                    database.close()
-                    database = None
-                markers.append(self._set_aside_damaged(now, durable))
+            self._set_aside_damaged(now, durable)
+        database: AuditDatabase | None = None
+        try:
+            database, gap = self._open_database(durable)
+        except DatabaseDamaged as error:
+            _log.error("the audit log's database is damaged", extra={"reason": str(error)})
+            self._set_aside_damaged(now, durable)
+        if database is not None and self._box_id not in ("", database.box or self._box_id):
+            database.close()
+            self._set_aside_other_box(now, database.end)
+            database = durable = None
         if database is None:
             self.head, gap = self._find_start(durable)
-            markers += gap
             database = AuditDatabase(self._folder, self.head)
         self._database = database
         self._is_suspect = self._is_damaged = False
+        self._is_recovered = True
         if database.is_exclusive:
             _log.warning(
                 "the disk is full: until there is room, only the agent can read the audit log"
             )
+        markers, self._set_aside = [*self._set_aside, *gap], []
         return markers
+
+    def _open_database(
+        self, durable: ChainHead | None
+    ) -> tuple[AuditDatabase | None, list[AuditEvent]]:
+        """Open the database and find the chain's end in it; None if there is no database.
+
+        Raises:
+            DatabaseDamaged: it cannot be used.
+            OSError: the disk is full or failing.
+        """
+        if not _has_content(self._folder / DATABASE):
+            if has_frames(self._folder / f"{DATABASE}-wal"):
+                raise DatabaseDamaged(errno.EUCLEAN, "the main file is missing or empty")
+            return None, []
+        database = AuditDatabase(self._folder, GENESIS)
+        if self._box_id not in ("", database.box or self._box_id):
+            return database, []
+        try:
+            self.head, gap = _find_head(database, durable)
+        except BaseException:
+            database.close()
+            raise
+        return database, gap
 
     def _read_anchor(self) -> ChainHead | None:
         try:
@@ -353,8 +388,8 @@ class ChainStore:
             return durable, [*markers, AuditEvent(Marker.ENTRIES_MISSING, count=missing)]
         return head, markers
 
-    def _set_aside_damaged(self, now: datetime, durable: ChainHead | None) -> AuditEvent:
-        """Rename the database and its write-ahead log, which needs no room; return the event."""
+    def _set_aside_damaged(self, now: datetime, durable: ChainHead | None) -> None:
+        """Rename the database and its write-ahead log, which needs no room on the disk."""
         name = f"{DATABASE}.damaged-{_timestamp(now)}"
         for suffix in ("", "-wal"):
             with suppress(FileNotFoundError):
@@ -363,10 +398,11 @@ class ChainStore:
         fsync_folder(self._folder)
         self._is_damaged = False
         _log.error("the audit log's database was set aside", extra={"file": name})
-        return AuditEvent(Marker.DAMAGED, count=0 if durable is None else durable.count)
+        count = 0 if durable is None else durable.count
+        self._set_aside.append(AuditEvent(Marker.DAMAGED, count=count))
 
-    def _set_aside_other_box(self, now: datetime, entries: int) -> AuditEvent:
-        """Move another box's log to a folder of its own; return the event."""
+    def _set_aside_other_box(self, now: datetime, entries: int) -> None:
+        """Move another box's log to a folder of its own."""
         aside = self._folder / f"other-box-{_timestamp(now)}"
         aside.mkdir(mode=0o700)
         for path in list(self._folder.iterdir()):
@@ -375,7 +411,7 @@ class ChainStore:
         fsync_folder(aside)
         fsync_folder(self._folder)
         _log.error("another box's audit log was set aside", extra={"folder": str(aside)})
-        return AuditEvent(Marker.OTHER_BOX, count=entries)
+        self._set_aside.append(AuditEvent(Marker.OTHER_BOX, count=entries))
 
     def _close_database(self) -> None:
         if self._database is not None:

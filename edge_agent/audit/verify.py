@@ -143,8 +143,9 @@ def _broken_anchor(file: str, error: ValueError) -> AuditVerdict:
 
 
 def _list_set_aside(folder: Path) -> tuple[str, ...]:
-    patterns = (f"{DATABASE}.damaged-*Z", "other-box-*Z")
-    return tuple(sorted(path.name for pattern in patterns for path in folder.glob(pattern)))
+    patterns = (f"{DATABASE}.damaged-*", "other-box-*Z")
+    found = (path.name for pattern in patterns for path in folder.glob(pattern))
+    return tuple(sorted({name.removesuffix("-wal") for name in found}))
 
 
 class _Verifier:

@@ -189,7 +189,8 @@ def test_a_removed_file_of_the_open_log_is_replaced(
     detect(log, 2)
     assert log.close() == 0
     if name == DATABASE:
-        assert actions(folder) == ["log_entries_missing", "detect", "log_closed"]
+        markers = ["log_damaged", "log_entries_missing"]  # The write-ahead log was set aside.
+        assert actions(folder) == [*markers, "detect", "log_closed"]
         assert "entries 0 to 1 are missing before it" in verify(folder).describe()
     else:  # Its entries are in the main file, or were moved there.
         assert actions(folder) == ["log_opened", "detect", "detect", "log_closed"]
@@ -621,6 +622,44 @@ def test_the_log_opens_on_a_full_disk_after_the_reserve_was_used_up_and_refuses(
     log.require()
     assert log.close() == 0
     assert verify(disk / "audit").is_intact
+
+
+@pytest.mark.parametrize("damage", [b"", b"text", bytes(8192), b"SQLite format 3\0" + bytes(9000)])
+def test_a_damaged_database_keeps_the_entries_in_its_write_ahead_log(
+    folder: Path, damage: bytes
+) -> None:
+    opens = f"{OPENS_A_LOG}os.kill(os.getpid(), signal.SIGKILL)"
+    subprocess.run([sys.executable, "-c", opens, folder], check=False)
+    wal = (folder / f"{DATABASE}-wal").read_bytes()
+    assert b"log_opened" in wal
+    (folder / DATABASE).write_bytes(damage)
+    assert not verify(folder).is_intact
+    assert (folder / f"{DATABASE}-wal").read_bytes() == wal
+    log = AuditLog(folder, utc_now=utc_now, limits=AuditLimits(reserve_entries=0))
+    log.close()
+    assert actions(folder)[0] == "log_damaged"
+    (kept,) = folder.glob("audit.db.damaged-*-wal")
+    assert kept.read_bytes() == wal
+
+
+def test_a_damaged_database_on_a_full_disk_refuses_until_there_is_room(disk: Path) -> None:
+    opens = f"{OPENS_A_LOG}os.kill(os.getpid(), signal.SIGKILL)"
+    subprocess.run([sys.executable, "-c", opens, disk / "audit"], check=False)
+    (disk / "audit" / DATABASE).write_text("This is no database. " * 1000)
+    ballast = fill_disk(disk)
+    log = open_on(disk)
+    with pytest.raises(AuditUnavailable, match="No space left"):
+        log.require()
+    ballast.unlink()
+    assert log.flush(30)
+    log.require()
+    assert log.close() == 0
+    assert actions(disk / "audit") == [
+        "log_damaged",
+        "log_entries_missing",
+        "log_opened",
+        "log_closed",
+    ]
 
 
 def test_the_reserve_is_extended_when_the_disk_has_room_again(disk: Path) -> None:
