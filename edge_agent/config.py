@@ -12,7 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -35,6 +42,9 @@ def _default_cache_dir() -> Path:
 def _default_state_dir() -> Path:
     base = Path(os.environ.get("XDG_STATE_HOME", ""))
     return (base if base.is_absolute() else Path.home() / ".local/state") / "hilum"
+
+
+ModelPlace = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=64)]
 
 
 class _Frozen(BaseModel):
@@ -144,11 +154,16 @@ class EngineSettings(_Frozen):
     """The engine variant that runs, and its number of threads (0 for one per core).
 
     An engine whose batch runs longer than `hang_timeout_s` counts as hanging.
+
+    While the agent serves, a bundle that is activated may hold `change_memory_bytes` and take
+    `change_timeout_s` to open.
     """
 
     variant: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")] = "auto"
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     hang_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
+    change_memory_bytes: Annotated[int, Field(ge=1 << 26, le=1 << 40)] = 2 << 30
+    change_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 300.0
 
 
 class LimitSettings(_Frozen):
@@ -171,6 +186,7 @@ class Settings(BaseSettings):
     )
 
     bundle: Path | None = None  # None means the starter that comes with the package.
+    models: dict[ModelPlace, Path] = {}  # Further bundles, which requests ask for by name.
     cache_dir: Path = Field(default_factory=_default_cache_dir)
     state_dir: Path = Field(default_factory=_default_state_dir)
     drain_timeout_s: Annotated[float, Field(ge=0, le=3600)] = 20.0
@@ -182,6 +198,18 @@ class Settings(BaseSettings):
     decode: DecodeSettings = DecodeSettings()
     engine: EngineSettings = EngineSettings()
     limits: LimitSettings = LimitSettings()
+
+    @field_validator("models")
+    @classmethod
+    def _check_places(cls, models: dict[str, Path]) -> dict[str, Path]:
+        if "default" in models:
+            raise ValueError("the default model is set by bundle")
+        return models
+
+    @property
+    def socket(self) -> Path:
+        """Return the socket over which the agent's user changes the running agent."""
+        return self.state_dir / "agent.sock"
 
     @property
     def audit_dir(self) -> Path:

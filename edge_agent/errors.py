@@ -94,6 +94,13 @@ class DeadlineExceeded(TryLater):
     default_hint = "Allow more time, or send fewer images at once."
 
 
+class ChangeInProgress(TryLater):
+    """Another change of the served models has not ended."""
+
+    default_code = ErrorCode.CHANGE_IN_PROGRESS
+    default_hint = "Wait until it has ended; `hilum-edge model list` shows its step."
+
+
 class OperatorError(HilumError):
     """The operator of this agent must act."""
 

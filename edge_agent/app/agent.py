@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import logging
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Final
 
 from edge_agent.app.audit_monitor import AuditMonitor
 from edge_agent.app.listeners import AccessControls, make_grpc_server, make_http_server
+from edge_agent.app.model_manager import ModelManager
 from edge_agent.app.model_service import ModelService
 from edge_agent.app.models import ServiceFactory, build_decoder, load_detection_service
 from edge_agent.app.security import ListenerSecurity, load_security
@@ -22,11 +24,15 @@ from edge_agent.core.admission import Admission, AdmissionPolicy, AdmissionStats
 from edge_agent.core.lifecycle import Lifecycle
 from edge_agent.decoding.decoder import SandboxedDecoder
 from edge_agent.engines.model import LoadedModel
+from edge_agent.errors import HilumError
 from edge_agent.security.tls import TlsStatus
 from edge_agent.serving.detection import DetectionService
+from edge_agent.serving.grpc.control_server import ControlServer
 from edge_agent.serving.grpc.health import HealthServicer
+from edge_agent.serving.grpc.model_control import ModelControlServicer
 from edge_agent.serving.grpc.servicer import SERVICE
 from edge_agent.serving.metrics import AgentMetrics, MetricSources
+from edge_agent.serving.model_host import ServedModel
 from edge_agent.system.malloc import reuse_freed_memory, trim_heap_periodically
 from edge_agent.system.state_folder import StateFolder
 from edge_agent.system.systemd import ServiceManager
@@ -67,6 +73,7 @@ class Agent:
             on_load=self._observe_detections,
             on_serving=self._log_serving,
         )
+        self._changes = ModelManager(settings, lambda: self.detection, on_active=self._note_active)
         self._metrics = AgentMetrics(self._metric_sources())
         self._health = HealthServicer(self._lifecycle, "", SERVICE)
         self._running = AsyncExitStack()
@@ -96,7 +103,7 @@ class Agent:
     @property
     def is_busy(self) -> bool:
         """True while a model is loaded or tested; after `stop`, if a thread does not end."""
-        return self._models.is_busy
+        return self._models.is_busy or self._changes.is_busy
 
     async def start(self) -> None:
         """Listen. Until `load` has finished, every request is answered with NotReady.
@@ -126,8 +133,9 @@ class Agent:
             await start_service(running, AuditMonitor(security.audit, self._lifecycle))
         running.push_async_callback(self._decoder.close)
         await start_service(running, self._models)
+        running.push_async_callback(self._changes.stop)
         watchdog = Watchdog(
-            lambda: self.detection.host.models if self.detection else (),
+            self._served_models,
             self._lifecycle,
             self._manager,
             hang_timeout_s=settings.engine.hang_timeout_s,
@@ -135,6 +143,8 @@ class Agent:
         await start_service(running, watchdog)
         await start_service(running, BackgroundTask(trim_heap_periodically, "trim heap"))
         self._access = access = AccessControls(security, self._metrics)
+        control = ModelControlServicer(self._changes)
+        await start_service(running, ControlServer(control, access.socket, state.socket))
         grpc_server = make_grpc_server(
             settings,
             security.tls,
@@ -142,6 +152,7 @@ class Agent:
             lifecycle=self._lifecycle,
             get_detection=self._models.require,
             health=self._health,
+            control=control,
         )
         await self._listen(grpc_server)
         self.port = grpc_server.port
@@ -171,8 +182,22 @@ class Agent:
         """
         await self._models.load()
 
-    async def recheck(self) -> None:
-        """Run the self-test again beside the requests in flight; serve or stop serving by it."""
+    async def recheck(self, bundle: Path | None = None) -> None:
+        """Take a bundle that was changed in the settings or on the disk; else test again.
+
+        The self-tests run beside the requests in flight; the agent serves or stops serving by them.
+        A bundle that cannot be used is logged, and the old model answers.
+
+        Args:
+            bundle: the bundle that the settings name now.
+        """
+        if self.detection is not None and self._lifecycle.is_ready:
+            try:
+                if await self._changes.take_configured(bundle):
+                    return
+            except HilumError as error:
+                _log.error("the bundle was not changed", extra={"why": error.message})
+                return
         await self._models.recheck()
 
     async def stop(self) -> bool:
@@ -213,9 +238,11 @@ class Agent:
             self._security.audit.close(AUDIT_CLOSE_TIMEOUT_S)
 
     def _observe_detections(self, detection: DetectionService) -> None:
-        model = detection.model
         detection.observers.add(self._metrics)
-        self._metrics.set_model(model.digest, model.engine.name, model.variant.name)
+
+    def _note_active(self, model: LoadedModel) -> None:
+        self._lifecycle.loaded()
+        self._log_serving(model)
 
     def _log_serving(self, model: LoadedModel) -> None:
         values = {
@@ -237,7 +264,12 @@ class Agent:
             decoding=decoder.stats if isinstance(decoder, SandboxedDecoder) else None,
             ready=lambda: self._lifecycle.is_ready,
             tls=self._tls_status,
+            models=lambda: [served.model for served in self._served_models()],
+            model_changes=lambda: self._changes.outcomes,
         )
+
+    def _served_models(self) -> tuple[ServedModel, ...]:
+        return self.detection.host.models if self.detection else ()
 
     def _admission_stats(self) -> AdmissionStats:
         if self.detection is None:

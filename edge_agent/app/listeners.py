@@ -10,10 +10,12 @@ from edge_agent.app.security import ListenerSecurity
 from edge_agent.config import Settings
 from edge_agent.core.lifecycle import Lifecycle
 from edge_agent.decoding.decoder import Decoder
+from edge_agent.security.authentication import LocalAuthenticator
 from edge_agent.security.tls import ReloadingTls
 from edge_agent.serving.detection import DetectionService
 from edge_agent.serving.grpc.access import GrpcAccessControl
 from edge_agent.serving.grpc.health import HealthServicer
+from edge_agent.serving.grpc.model_control import ModelControlServicer
 from edge_agent.serving.grpc.server import GrpcServer
 from edge_agent.serving.grpc.servicer import DetectorServicer
 from edge_agent.serving.http.access import HttpAccessControl
@@ -35,6 +37,9 @@ class AccessControls:
         self.http = HttpAccessControl(
             security.http, security.audit, partial(metrics.count_request, Transport.HTTP)
         )
+        self.socket = GrpcAccessControl(
+            LocalAuthenticator(), security.audit, partial(metrics.count_request, Transport.GRPC)
+        )
 
     def record_abandoned(self) -> None:
         """Log every running access as `not_ready`, before the process exits without waiting."""
@@ -50,6 +55,7 @@ def make_grpc_server(
     lifecycle: Lifecycle,
     get_detection: Callable[[], DetectionService],
     health: HealthServicer,
+    control: ModelControlServicer,
 ) -> GrpcServer:
     """Build the gRPC server, which does not listen yet.
 
@@ -60,6 +66,7 @@ def make_grpc_server(
         lifecycle: the agent's.
         get_detection: returns the detection service to use now; raises NotReady if there is none.
         health: answers health checks.
+        control: changes the models.
     """
     detector = DetectorServicer(
         get_detection, access, lifecycle, stream_concurrency=settings.grpc.stream_concurrency
@@ -67,6 +74,7 @@ def make_grpc_server(
     return GrpcServer(
         detector,
         health,
+        control,
         access,
         address=settings.grpc.address,
         max_image_bytes=settings.limits.max_image_bytes,

@@ -101,7 +101,7 @@ class ModelService:
         if self._detection is None:
             await self.load()
         else:
-            await self._run(self._test_again(self._detection.model))
+            await self._run(self._test_again(self._detection))
 
     async def stop(self) -> None:
         """Cancel loading and testing, and close the model.
@@ -136,23 +136,31 @@ class ModelService:
                 return
             self._detection = detection
             self._on_load(detection)
-            report = await asyncio.to_thread(self_test, detection.model)
-            if not report.passed:
-                self._fail(report.problem)
+            if problem := await _find_problem(detection):
+                self._fail(problem)
                 return
             self._lifecycle.loaded()
             if self._lifecycle.is_ready:
                 self._on_serving(detection.model)
 
-    async def _test_again(self, model: LoadedModel) -> None:
+    async def _test_again(self, detection: DetectionService) -> None:
         async with self._loading:
-            report = await asyncio.to_thread(self_test, model)
-            if report.passed:
-                self._lifecycle.recover(Component.MODEL)
+            problem = await _find_problem(detection)
+            if problem:
+                self._fail(problem)
             else:
-                self._fail(report.problem)
-            _log.info("golden cases run", extra={"passed": report.passed})
+                self._lifecycle.recover(Component.MODEL)
+            _log.info("golden cases run", extra={"passed": not problem})
 
     def _fail(self, problem: str) -> None:
         _log.error("not serving", extra={"why": problem})
         self._lifecycle.fail(Component.MODEL, problem)
+
+
+async def _find_problem(detection: DetectionService) -> str:
+    """Run the golden cases of every served model; return the first problem, or an empty string."""
+    for served in detection.host.models:
+        report = await asyncio.to_thread(self_test, served.model)
+        if not report.passed:
+            return report.problem
+    return ""

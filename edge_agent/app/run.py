@@ -11,19 +11,27 @@ from collections.abc import Callable
 from edge_agent.app.agent import Agent
 from edge_agent.app.models import ServiceFactory, load_detection_service
 from edge_agent.config import Settings
+from edge_agent.errors import HilumError
 from edge_agent.system.systemd import ServiceManager
 
 _log = logging.getLogger(__name__)
 
 
-async def serve(settings: Settings, load: ServiceFactory = load_detection_service) -> int:
+async def serve(
+    settings: Settings,
+    load: ServiceFactory = load_detection_service,
+    reload_settings: Callable[[], Settings] | None = None,
+) -> int:
     """Run the agent until SIGTERM or SIGINT; a second signal ends the process at once.
 
-    SIGHUP runs the golden cases again.
+    On SIGHUP the agent takes the bundle in the settings if that is another one; otherwise it runs
+    the golden cases again.
 
     Args:
         settings: the agent's settings.
         load: loads the model.
+        reload_settings: reads the settings again on SIGHUP; None for the same ones. Only the bundle
+            is taken from them.
 
     Returns:
         The process's exit status, 0. If work in flight was lost, the process ends here with 1.
@@ -36,7 +44,12 @@ async def serve(settings: Settings, load: ServiceFactory = load_detection_servic
     rechecks: set[asyncio.Task[None]] = set()
 
     def start_recheck() -> None:
-        task = asyncio.create_task(agent.recheck())
+        try:
+            bundle = (reload_settings() if reload_settings else settings).bundle
+        except HilumError as error:
+            _log.error("the settings cannot be read again", extra={"why": error.message})
+            return
+        task = asyncio.create_task(agent.recheck(bundle))
         rechecks.add(task)
         task.add_done_callback(rechecks.discard)
 

@@ -38,6 +38,12 @@ BundleOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print a JSON document.")]
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model", metavar="NAME", help="The served model that it concerns, if not the default."
+    ),
+]
 KeyFileOption = Annotated[
     Path | None,
     typer.Option("--file", metavar="FILE", help="The key file, instead of access.keys."),
@@ -87,8 +93,8 @@ def serve(
     """Serve over gRPC and HTTP, with a page for browsers, until SIGTERM or Ctrl-C.
 
     The health service reports SERVING once the model is loaded and tested. On a first signal the
-    agent finishes the requests in flight; on a second it ends at once. On SIGHUP it runs the
-    bundle's golden cases again.
+    agent finishes the requests in flight; on a second it ends at once. On SIGHUP it takes the
+    bundle in the settings if that was changed, and otherwise runs the golden cases again.
 
     Options override the environment, and the environment overrides the settings file.
 
@@ -189,25 +195,6 @@ def detect(
 
 
 @app.command()
-def model(
-    bundle: BundleOption = None,
-    as_json: JsonOption = False,
-    config: ConfigOption = None,
-) -> None:
-    """Show a bundle's version, digest, engines, operating points and origin.
-
-    For example:
-
-        hilum-edge model
-
-        hilum-edge model --bundle chest-2.1.0.bundle --json
-    """
-    from edge_agent.cli.model import model_command  # noqa: PLC0415  # see the module
-
-    raise typer.Exit(model_command(bundle=bundle, as_json=as_json, config=config))
-
-
-@app.command()
 def bench(
     image: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Measure with this study image.")
@@ -231,6 +218,79 @@ def bench(
         config=config, bundle=bundle, image=image, as_json=as_json, output=output
     )
     raise typer.Exit(status)
+
+
+model = typer.Typer(
+    help="Show a bundle, and change the models of a running agent.", no_args_is_help=True
+)
+app.add_typer(model, name="model")
+
+
+@model.command("show")
+def model_show(
+    bundle: BundleOption = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Show a bundle's version, digest, engines, operating points and origin.
+
+    For example:
+
+        hilum-edge model show
+
+        hilum-edge model show --bundle chest-2.1.0.bundle --json
+    """
+    from edge_agent.cli.model import show_command  # noqa: PLC0415  # see the module
+
+    raise typer.Exit(show_command(bundle=bundle, as_json=as_json, config=config))
+
+
+@model.command("list")
+def model_list(as_json: JsonOption = False, config: ConfigOption = None) -> None:
+    """List the models that the running agent serves, and what a revert would activate.
+
+    For example:
+
+        hilum-edge model list --config /etc/hilum/edge.toml
+    """
+    from edge_agent.cli.model_control import list_command  # noqa: PLC0415  # see the module
+
+    raise typer.Exit(list_command(config=config, as_json=as_json))
+
+
+@model.command("activate")
+def model_activate(
+    bundle: Annotated[Path, typer.Argument(metavar="FILE", help="The bundle that is to answer.")],
+    replaces: ModelOption = "",
+    config: ConfigOption = None,
+) -> None:
+    """Let the running agent answer with another bundle, without a pause.
+
+    The bundle is copied, opened and tested beside the model that answers. Requests in flight keep
+    their model. If the golden cases fail, also after the change, the old model answers. The exit
+    status is then 1. The bundle stays active after a restart, until another one is activated or
+    set in the settings.
+
+    For example:
+
+        hilum-edge model activate /srv/bundles/chest-2.1.0.bundle
+    """
+    from edge_agent.cli.model_control import activate_command  # noqa: PLC0415  # see the module
+
+    raise typer.Exit(activate_command(bundle=bundle, model=replaces, config=config))
+
+
+@model.command("revert")
+def model_revert(replaces: ModelOption = "", config: ConfigOption = None) -> None:
+    """Let the running agent answer with the bundle that was active before.
+
+    For example:
+
+        hilum-edge model revert
+    """
+    from edge_agent.cli.model_control import revert_command  # noqa: PLC0415  # see the module
+
+    raise typer.Exit(revert_command(model=replaces, config=config))
 
 
 keys = typer.Typer(help="Manage API keys, which clients of this agent need.", no_args_is_help=True)

@@ -1,24 +1,22 @@
-"""`hilum-edge model`: show a bundle."""
+"""`hilum-edge model show`: show a bundle."""
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 
 from edge_agent.app import models
 from edge_agent.cli.console import open_stdout
 from edge_agent.cli.exit_codes import EXIT_OK, report_errors
-from edge_agent.cli.output import print_model
+from edge_agent.cli.output import print_document, print_model
 from edge_agent.cli.settings import settings_from_options
 
 
 @report_errors
-def model_command(*, bundle: Path | None, as_json: bool, config: Path | None) -> int:
+def show_command(*, bundle: Path | None, as_json: bool, config: Path | None) -> int:
     """Show a bundle's description as a table or as JSON; return the exit status."""
     facts = models.describe_bundle(settings_from_options(config, bundle))
     if as_json:
-        sys.stdout.write(json.dumps(facts, indent=2) + "\n")
+        print_document(facts)
     else:
         print_model(open_stdout(), facts)
     return EXIT_OK

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,11 @@ def outcome_document(outcome: FileOutcome) -> dict[str, Any]:
         message = pb.Error(code=error.code, message=error.message, hint=error.hint)
         document["error"] = converters.to_json(message)
     return document
+
+
+def print_document(document: object) -> None:
+    """Write a document as indented JSON to standard output."""
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")
 
 
 def print_result(console: Console, path: Path, result: DetectionResult) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 
 from edge_agent.app.run import serve
@@ -15,5 +16,5 @@ def serve_command(
     *, config: Path | None, port: int | None, http_port: int | None, bundle: Path | None
 ) -> int:
     """Answer over gRPC and HTTP until a signal stops the agent; return the exit status."""
-    settings = settings_from_options(config, bundle, port=port, http_port=http_port)
-    return asyncio.run(serve(settings))
+    load = partial(settings_from_options, config, bundle, port=port, http_port=http_port)
+    return asyncio.run(serve(load(), reload_settings=load))

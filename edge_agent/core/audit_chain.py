@@ -30,7 +30,7 @@ ACTOR_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9 ._=,+@:/*-]{0,127}$"
 """The form of a client certificate's name in the log."""
 
 _ACTOR: Final = re.compile(
-    r"agent|unknown|loopback|key:[0-9a-f]{10}|cert:" + ACTOR_NAME[1:-1], re.ASCII
+    r"agent|unknown|loopback|local|key:[0-9a-f]{10}|cert:" + ACTOR_NAME[1:-1], re.ASCII
 )
 _REQUEST: Final = re.compile(r"[0-9a-f]{0,64}", re.ASCII)
 _BUNDLE: Final = re.compile(r"[0-9a-f]{0,16}", re.ASCII)
@@ -72,7 +72,8 @@ class AuditEvent:
     Attributes:
         action: the requested action, or the log's event.
         outcome: `ok`, the reason for the denial, or the error's code.
-        actor: the caller: `key:<id>`, `cert:<name>`, `loopback`, `unknown`, or `agent` itself.
+        actor: the caller: `key:<id>`, `cert:<name>`, `loopback`, `local` (the agent's
+            user over its socket), `unknown`, or `agent` itself.
         role: the caller's role; None where the caller is unknown.
         request: digest of the request's id in hexadecimal digits; never the id itself, which
             callers may have taken from the patient's record.

@@ -110,6 +110,9 @@ AuthResult = Principal | Denied
 # Any program on the box can connect over loopback, so such a caller is not the box's operator.
 LOOPBACK: Final = Principal("loopback", Role.CLINIC)
 
+LOCAL: Final = Principal("local", Role.ADMIN)
+"""A program of the agent's own user or of root, which the socket's permissions let in."""
+
 
 @dataclass(frozen=True, slots=True)
 class Listener:

@@ -14,6 +14,7 @@ from typing import Final
 from urllib.parse import unquote
 
 from edge_agent.core.authorization import (
+    LOCAL,
     Action,
     AuthResult,
     DenialReason,
@@ -43,6 +44,14 @@ class ClientCredentials:
     key: str | None = field(default=None, repr=False)
     certificate: bytes | None = field(default=None, repr=False)
     is_forwarded: bool = False
+
+
+class LocalAuthenticator:
+    """Authenticates callers of a socket that only this user and root can open, as `admin`."""
+
+    def decide(self, _action: Action, _caller: ClientCredentials) -> AuthResult:
+        """Return the principal of the agent's own user."""
+        return LOCAL
 
 
 class Authenticator:

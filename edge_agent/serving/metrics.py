@@ -8,7 +8,7 @@ one process, as in tests, do not share counts.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Final
@@ -16,7 +16,6 @@ from typing import Final
 from prometheus_client import (
     CollectorRegistry,
     Counter,
-    Gauge,
     Histogram,
     ProcessCollector,
     generate_latest,
@@ -28,7 +27,9 @@ from prometheus_client.registry import Collector
 from edge_agent.audit.log import AuditStatus
 from edge_agent.core.admission import AdmissionStats, Priority, Refusal
 from edge_agent.core.authorization import Action, DenialReason
+from edge_agent.core.model_change import FINAL, Step
 from edge_agent.decoding.pool import DecodeStats
+from edge_agent.engines.model import LoadedModel
 from edge_agent.security.tls import TlsStatus
 from edge_agent.serving.observers import CompletedDetection
 from edge_agent.serving.types import Timings
@@ -68,6 +69,8 @@ class MetricSources:
     decoding: Callable[[], DecodeStats] | None = None
     ready: Callable[[], bool] | None = None
     tls: Callable[[], TlsStatus | None] | None = None
+    models: Callable[[], Iterable[LoadedModel]] | None = None
+    model_changes: Callable[[], Mapping[Step, int]] | None = None
 
 
 class AgentMetrics:
@@ -98,12 +101,6 @@ class AgentMetrics:
             "hilum_image_warnings",
             "Warnings of answered study images, by code.",
             ("code",),
-            registry=self.registry,
-        )
-        self._model = Gauge(
-            "hilum_model_info",
-            "1 for the bundle and engine in use.",
-            ("bundle", "engine", "variant"),
             registry=self.registry,
         )
         self.registry.register(_StateCollector(sources))
@@ -151,12 +148,6 @@ class AgentMetrics:
             spent_s = getattr(timings, stage.name) / 1e3
             self._stages.labels(stage.name.removesuffix("_ms")).observe(spent_s)
 
-    def set_model(self, bundle_digest: str, engine: str, variant: str) -> None:
-        """Set the bundle digest, the engine and its variant that answer from now on."""
-        self._model.clear()
-        labels = (bundle_digest[:_BUNDLE_DIGITS], engine, variant)
-        self._model.labels(*(text if _LABEL.fullmatch(text) else "other" for text in labels)).set(1)
-
     def render(self) -> bytes:
         """Return all metrics in Prometheus' text format 0.0.4."""
         return generate_latest(self.registry)
@@ -180,6 +171,10 @@ class _StateCollector(Collector):
             )
         if self._sources.tls is not None:
             yield from _tls_metrics(self._sources.tls())
+        if self._sources.models is not None:
+            yield from _model_metrics(self._sources.models())
+        if self._sources.model_changes is not None:
+            yield from _change_metrics(self._sources.model_changes())
         if self._sources.admission is not None:
             yield from _admission_metrics(self._sources.admission())
         if self._sources.audit is not None:
@@ -199,6 +194,34 @@ def _tls_metrics(status: TlsStatus | None) -> Iterator[Metric]:
         "1 while the TLS files on disk cannot be used, so that the previous ones stay in force.",
         value=float(status is not None and status.problem is not None),
     )
+
+
+def _model_metrics(models: Iterable[LoadedModel]) -> Iterator[Metric]:
+    served = GaugeMetricFamily(
+        "hilum_model_info",
+        "1 for each served model, its bundle and the engine in use.",
+        labels=("model", "bundle", "engine", "variant"),
+    )
+    for model in models:
+        labels = (
+            model.manifest.name,
+            model.digest[:_BUNDLE_DIGITS],
+            model.engine.name,
+            model.variant.name,
+        )
+        served.add_metric([text if _LABEL.fullmatch(text) else "other" for text in labels], 1)
+    yield served
+
+
+def _change_metrics(changes: Mapping[Step, int]) -> Iterator[Metric]:
+    counted = CounterMetricFamily(
+        "hilum_model_changes",
+        "Changes of the served models by how they ended.",
+        labels=("outcome",),
+    )
+    for step in sorted(FINAL):
+        counted.add_metric((step,), changes.get(step, 0))
+    yield counted
 
 
 def _admission_metrics(stats: AdmissionStats) -> Iterator[Metric]:

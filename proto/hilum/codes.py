@@ -34,6 +34,7 @@ class ErrorCode(StrEnum):
     OVERLOADED = "overloaded"
     DEADLINE_EXCEEDED = "deadline_exceeded"
     NOT_READY = "not_ready"
+    CHANGE_IN_PROGRESS = "change_in_progress"
     # The agent's machine is at fault: its operator must act.
     DECODER_FAILED = "decoder_failed"
     ENGINE_FAILED = "engine_failed"

@@ -1,4 +1,4 @@
-"""The gRPC server: detection, health checks and reflection on one port."""
+"""The gRPC server: detection, control of the models, health checks, reflection on one port."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from edge_agent.security.tls import ReloadingTls, make_grpc_credentials
 from edge_agent.serving.grpc.access import GrpcAccessControl
 from edge_agent.serving.grpc.health import HealthServicer
 from edge_agent.serving.grpc.interceptor import AuthInterceptor
+from edge_agent.serving.grpc.model_control import SERVICE as CONTROL_SERVICE
+from edge_agent.serving.grpc.model_control import ModelControlServicer
 from edge_agent.serving.grpc.servicer import SERVICE, DetectorServicer
-from hilum.v1 import detection_pb2_grpc
+from hilum.v1 import detection_pb2_grpc, model_control_pb2_grpc
 
 ENVELOPE_BYTES: Final = 1 << 16
 """Room in a message for everything but the image."""
@@ -23,7 +25,7 @@ _REFUSED_TIMEOUT_S: Final = 0.5
 
 
 class GrpcServer:
-    """Serves `hilum.v1.Detector`, `grpc.health.v1.Health` and reflection.
+    """Serves `hilum.v1.Detector`, `hilum.v1.ModelControl`, health checks and reflection.
 
     Port 0 lets the system choose a free one.
     """
@@ -32,6 +34,7 @@ class GrpcServer:
         self,
         detector: DetectorServicer,
         health: HealthServicer,
+        control: ModelControlServicer,
         access: GrpcAccessControl,
         *,
         address: str,
@@ -43,6 +46,7 @@ class GrpcServer:
         Args:
             detector: answers detection requests.
             health: answers health checks.
+            control: changes the models, for callers of the role `admin`.
             access: decides who may call which method.
             address: `host:port`.
             max_image_bytes: the size of the largest image; larger messages are refused.
@@ -63,8 +67,10 @@ class GrpcServer:
         )
         detection_pb2_grpc.add_DetectorServicer_to_server(detector, server)
         health_pb2_grpc.add_HealthServicer_to_server(health, server)
+        model_control_pb2_grpc.add_ModelControlServicer_to_server(control, server)
         health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-        reflection.enable_server_reflection((SERVICE, health_name, reflection.SERVICE_NAME), server)
+        names = (SERVICE, CONTROL_SERVICE, health_name, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
         self._server: grpc.aio.Server | None = server
 
     @property

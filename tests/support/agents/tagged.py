@@ -265,20 +265,30 @@ async def eventually(condition: Callable[[], bool], within_s: float = 30) -> Non
             await asyncio.sleep(0.005)
 
 
-def write_toy_bundle(path: Path) -> Path:
-    """Write a bundle whose model reports a nodule with the brightest pixel as its score."""
-    pixels = ops.parameter([1, 1, SIDE, SIDE], np.uint8, name="pixels")
+def write_toy_bundle(
+    path: Path, *, side: int = SIDE, golden_score: float = 1.0, **changes: Any
+) -> Path:
+    """Write a bundle whose model reports a nodule with the brightest pixel as its score.
+
+    Args:
+        path: where to write it.
+        side: height and width of the model's input.
+        golden_score: the recorded score; the model does not reproduce any but 1.
+        changes: fields of the manifest.
+    """
+    pixels = ops.parameter([1, 1, side, side], np.uint8, name="pixels")
     grey = ops.divide(ops.convert(pixels, np.float32), np.float32(255))
     brightest = ops.reduce_max(grey, np.array([1, 2, 3]), keep_dims=False)
     only = np.zeros((1, 4 + len(CATALOG), 16), np.float32)
     only[0, 4 + SLUGS.index("nodule_mass"), 0] = 1
     box = np.zeros_like(only)
-    box[0, :4, 0] = SIDE / 2, SIDE / 2, SIDE / 4, SIDE / 4
+    box[0, :4, 0] = side / 2, side / 2, side / 4, side / 4
     outputs = ops.add(ops.multiply(ops.unsqueeze(ops.unsqueeze(brightest, 1), 2), only), box)
     xml = path.with_suffix(".xml")
     ov.serialize(ov.Model([outputs], [pixels], "toy"), xml)
-    case = paint(SIDE, SIDE, 255, (0, 0, SIDE, SIDE))
-    finding = {"finding": "nodule_mass", "score": 1.0, "box": (48, 48, 80, 80)}
+    case = paint(side, side, 255, (0, 0, side, side))
+    corners = tuple(round(side * share) for share in (0.375, 0.375, 0.625, 0.625))
+    finding = {"finding": "nodule_mass", "score": golden_score, "box": corners}
     golden = GoldenCases.model_validate(
         {
             "tolerances": {"openvino-fp32": {"score": 0.01, "min_iou": 0.9}},
@@ -302,7 +312,8 @@ def write_toy_bundle(path: Path) -> Path:
         name: {"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
         for name, data in members.items()
     }
-    members["manifest.json"] = manifest("openvino-fp32", files=listed).to_bytes()
+    fields = {"files": listed, "input": {"height": side, "width": side}} | changes
+    members["manifest.json"] = manifest("openvino-fp32", **fields).to_bytes()
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in members.items():
             archive.writestr(name, data)

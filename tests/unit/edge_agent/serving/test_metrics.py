@@ -7,11 +7,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from edge_agent.audit.log import AuditStatus
 from edge_agent.core.admission import AdmissionStats, Priority, Refusal, State
 from edge_agent.core.authorization import Action, DenialReason
+from edge_agent.core.model_change import Step
 from edge_agent.decoding.pool import DecodeStats
+from edge_agent.engines.model import LoadedModel
 from edge_agent.security.tls import TlsStatus
 from edge_agent.serving.metrics import AgentMetrics, MetricSources, Transport
-from edge_agent.serving.types import Timings
+from edge_agent.serving.types import DetectionRequest, Timings
+from hilum.catalog import CATALOG
 from hilum.codes import ErrorCode
+from tests.support.agents.tagged import SIDE, fake_pipeline, manifest, settings, tagged_png
+from tests.support.engines.fake_engine import FakeEngine
 
 TIMINGS = Timings(decode_ms=12, queue_ms=0.5, infer_ms=80, postprocess_ms=1, total_ms=94)
 
@@ -61,21 +66,53 @@ def test_decode_workers_are_counted_as_the_pool_counts_them() -> None:
     assert found["hilum_decode_failures_total{reason=exited}"] == 0
 
 
-def test_one_model_is_in_use_at_a_time() -> None:
-    metrics = AgentMetrics()
-    metrics.set_model("c0ffee" * 10, "openvino", "int8")
-    metrics.set_model("decaf0" * 10, "onnxruntime", "fp32")
+def loaded(name: str = "toy", digest: str = "decaf0" * 10, variant: str = "fake") -> LoadedModel:
+    declared = manifest(name=name)
+    engine = FakeEngine(SIDE, SIDE, name=variant)
+    chosen = declared.engines[0].model_copy(update={"name": variant})
+    return LoadedModel(declared, digest, chosen, engine, "a test")
+
+
+def test_the_served_models_are_those_of_the_moment() -> None:
+    served = [loaded(digest="c0ffee" * 10)]
+    metrics = AgentMetrics(MetricSources(models=lambda: served))
+    samples(metrics)
+    served[:] = [loaded(), loaded("other")]
     found = {name: value for name, value in samples(metrics).items() if "model_info" in name}
     assert found == {
-        "hilum_model_info{bundle=decaf0decaf0,engine=onnxruntime,variant=fp32}": 1,
+        "hilum_model_info{bundle=decaf0decaf0,engine=fake,model=toy,variant=fake}": 1,
+        "hilum_model_info{bundle=decaf0decaf0,engine=fake,model=other,variant=fake}": 1,
     }
 
 
 @pytest.mark.parametrize("text", ["", "Doe^Jane", "a b", "x" * 65, "a\nb", "é", '"'])
 def test_labels_take_no_free_text(text: str) -> None:
+    metrics = AgentMetrics(MetricSources(models=lambda: [loaded(variant=text)]))
+    found = samples(metrics)
+    assert found["hilum_model_info{bundle=decaf0decaf0,engine=other,model=toy,variant=other}"] == 1
+
+
+def test_changes_are_counted_by_how_they_ended() -> None:
+    metrics = AgentMetrics(MetricSources(model_changes=lambda: {Step.ACTIVE: 2}))
+    found = samples(metrics)
+    assert found["hilum_model_changes_total{outcome=active}"] == 2
+    assert found["hilum_model_changes_total{outcome=reverted}"] == 0
+
+
+async def test_findings_are_counted_at_their_operating_points_whatever_the_caller_asked() -> None:
     metrics = AgentMetrics()
-    metrics.set_model("00", text, text)
-    assert samples(metrics)["hilum_model_info{bundle=00,engine=other,variant=other}"] == 1
+    service = fake_pipeline(settings())
+    service.observers.add(metrics)
+    for tag, threshold in ((200, 0.9), (201, None)):
+        request = DetectionRequest(f"{tag}", tagged_png(tag), score_threshold=threshold)
+        await service.detect(request)
+    await service.observers.flush()
+    found = samples(metrics)
+    slugs = [CATALOG[tag % 14].slug for tag in (200, 201)]
+    assert [found[f"hilum_findings_total{{finding={slug}}}"] for slug in slugs] == [1, 1]
+    assert found["hilum_image_warnings_total{code=unknown_view}"] == 2
+    assert found["hilum_stage_seconds_count{stage=total}"] == 2
+    await service.close()
 
 
 def test_a_label_outside_its_enumeration_is_an_error() -> None:

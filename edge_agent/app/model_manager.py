@@ -1,0 +1,394 @@
+"""Changes the models of a running agent: activate, revert, shadow, and bundles changed on the disk.
+
+The steps and what ends them are in `core.model_change`, the durable copies in `update.slots`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from edge_agent.app.models import load_options, open_bundle
+from edge_agent.config import Settings
+from edge_agent.core.model_change import ModelChange, Progress, Step, find_incompatibility
+from edge_agent.engines.bundle import Bundle
+from edge_agent.engines.loader import InService, LoadOptions, load_model, self_test
+from edge_agent.engines.model import LoadedModel, SelfTestReport
+from edge_agent.errors import (
+    BundleInvalid,
+    ChangeInProgress,
+    EngineFailed,
+    HilumError,
+    InvalidRequest,
+    NotReady,
+)
+from edge_agent.serving.detection import DetectionService
+from edge_agent.serving.model_control import ServedModelStatus
+from edge_agent.serving.model_host import ServedModel
+from edge_agent.update.slots import DEFAULT, Location, ModelSlots, SlotRecord
+
+OnProgress = Callable[[Progress], None]
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+_SELF_TEST_TIMEOUT_S: Final = 120.0
+"""For the golden cases beside requests; an engine that hangs takes longer."""
+
+
+def _ignore(_progress: Progress) -> None:
+    """Report no progress."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """What a change is to activate: a verified bundle and the record it is based on.
+
+    `location` is where the bundle is already; None means that it has to be staged first.
+    """
+
+    bundle: Bundle
+    record: SlotRecord
+    location: Location | None = None
+
+
+class ModelManager:
+    """Carries out one change at a time. Belongs to the event loop; loading runs in threads."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        get_detection: Callable[[], DetectionService | None],
+        *,
+        on_active: Callable[[LoadedModel], None],
+        load: Callable[[Bundle, LoadOptions], LoadedModel] = load_model,
+    ) -> None:
+        """Create a manager.
+
+        Args:
+            settings: name the configured bundles, the state folder and the bounds.
+            get_detection: returns the detection service, or None while no model is loaded.
+            on_active: called with each model that became active.
+            load: loads a bundle's model; blocks.
+        """
+        self._settings = settings
+        self._get_detection = get_detection
+        self._on_active = on_active
+        self._load = load
+        self._changing = asyncio.Lock()
+        self._change: ModelChange | None = None
+        self._changed_name = ""
+        self._outcomes: Counter[Step] = Counter()
+        self._threads: set[asyncio.Future[Any]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    # --- queries ----------------------------------------------------------------------------
+
+    @property
+    def is_busy(self) -> bool:
+        """True while a thread loads or tests a model."""
+        return bool(self._threads)
+
+    @property
+    def outcomes(self) -> Mapping[Step, int]:
+        """The number of changes since the start by their final step, for metrics."""
+        return self._outcomes
+
+    async def list_models(self) -> list[ServedModelStatus]:
+        """Return the state of each served model, the default first.
+
+        Raises:
+            NotReady: no model is loaded.
+        """
+        detection = self._require_detection()
+        return [await self._describe(served) for served in detection.host.models]
+
+    # --- changes ----------------------------------------------------------------------------
+
+    async def activate(
+        self, path: Path, name: str = "", on_progress: OnProgress = _ignore
+    ) -> Progress:
+        """Answer with another bundle from now on, in place of the served model of this name.
+
+        Args:
+            path: the bundle; it is copied into the state folder, unless it is there already.
+            name: the served model to replace; empty means the default.
+            on_progress: called with each step.
+
+        Returns:
+            The final step: `ACTIVE`, or with the reason `FAILED` or `REVERTED`. In both of these
+            the old model answers.
+
+        Raises:
+            ChangeInProgress: another change has not ended.
+            NotReady, UnknownModel: there is no such model to replace.
+        """
+        served, slots = self._find(name)
+
+        async def find_target() -> _Target:
+            bundle = await self._run_in_thread(lambda: Bundle.open(path))
+            record = await self._load_record(slots)
+            return _Target(bundle, record)
+
+        return await self._run_change(served, slots, find_target, on_progress)
+
+    async def revert(self, name: str = "", on_progress: OnProgress = _ignore) -> Progress:
+        """Answer with the bundle that was active before; arguments and result as `activate`'s."""
+        served, slots = self._find(name)
+
+        async def find_target() -> _Target:
+            record = await self._load_record(slots)
+            if record.previous is None:
+                raise InvalidRequest(
+                    "There is no earlier bundle to go back to.",
+                    hint="Activate the bundle that is to answer.",
+                )
+            location = record.previous
+            open_configured = partial(open_bundle, self._settings, slots.name)
+            bundle = await self._run_in_thread(lambda: slots.open(location, open_configured))
+            return _Target(bundle, record, location)
+
+        return await self._run_change(served, slots, find_target, on_progress)
+
+    async def take_configured(
+        self, path: Path | None = None, on_progress: OnProgress = _ignore
+    ) -> bool:
+        """Activate the bundle in the settings if it is another one than at the last change.
+
+        Args:
+            path: the default model's bundle in the settings, which may have been changed; None
+                means the same file as before.
+            on_progress: called with each step.
+
+        Returns:
+            True if the bundle was another one; the outcome is logged and counted.
+
+        Raises:
+            BundleInvalid: the bundle in the settings cannot be opened. The old model answers.
+            ChangeInProgress: another change has not ended.
+        """
+        if path is not None:
+            self._settings = self._settings.model_copy(update={"bundle": path})
+        has_changed = False
+        for served in self._require_detection().host.models:
+            has_changed |= await self._take_configured(served.name, on_progress)
+        return has_changed
+
+    async def _take_configured(self, name: str, on_progress: OnProgress) -> bool:
+        served, slots = self._find(name)
+        configured = await self._run_in_thread(lambda: open_bundle(self._settings, slots.name))
+        record = await self._load_record(slots)
+        if served.model.digest in {configured.digest, record.active.digest}:
+            return False
+
+        async def find_target() -> _Target:
+            return _Target(configured, record, record.active)
+
+        await self._run_change(served, slots, find_target, on_progress)
+        return True
+
+    async def stop(self) -> None:
+        """Cancel the change in progress. The model that answers stays."""
+        tasks = set(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- the steps --------------------------------------------------------------------------
+
+    async def _run_change(
+        self,
+        served: ServedModel,
+        slots: ModelSlots,
+        find_target: Callable[[], Coroutine[Any, Any, _Target]],
+        on_progress: OnProgress,
+    ) -> Progress:
+        """Run a change as a task that `stop` cancels and that a caller who leaves does not."""
+        if self._changing.locked():
+            raise ChangeInProgress("Another change of the models has not ended.")
+        steps = self._change_model(served, slots, find_target, on_progress)
+        task = asyncio.create_task(steps, name="change of models")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
+
+    async def _change_model(
+        self,
+        old: ServedModel,
+        slots: ModelSlots,
+        find_target: Callable[[], Coroutine[Any, Any, _Target]],
+        on_progress: OnProgress,
+    ) -> Progress:
+        async with self._changing:
+            change = ModelChange()
+            self._change, self._changed_name = change, old.name
+
+            def move(step: Step, reason: str = "") -> None:
+                on_progress(change.move(step, reason))
+
+            on_progress(change.history[0])
+            try:
+                retired = await self._carry_out(old, slots, await find_target(), move)
+            except HilumError as error:
+                on_progress(change.end(error.message))
+                retired = None
+            finally:
+                self._change = None
+            final = change.history[-1]
+            self._outcomes[final.step] += 1
+            log = _log.info if final.step is Step.ACTIVE else _log.error
+            log("change of models", extra={"outcome": final.step, "why": final.reason})
+            if retired is not None:
+                await retired.retire()
+            return final
+
+    async def _carry_out(
+        self,
+        old: ServedModel,
+        slots: ModelSlots,
+        target: _Target,
+        move: Callable[[Step, str], None],
+    ) -> ServedModel | None:
+        """Go through the steps; return the model that no longer answers.
+
+        Raises:
+            HilumError: a step failed; the old model answers.
+        """
+        if target.bundle.digest == old.model.digest:
+            move(Step.ACTIVE, "this bundle answers already")
+            return None
+        if problem := find_incompatibility(old.model.manifest, target.bundle.manifest):
+            raise BundleInvalid(problem, hint="Set it as the bundle in the settings and restart.")
+        move(Step.LOADING, "")
+        location, bundle = await self._stage(slots, target)
+        model = await self._run_in_thread(
+            lambda: self._load(bundle, self._options()), on_late=lambda late: late.close()
+        )
+        new = ServedModel(model)
+        try:
+            move(Step.TESTING, model.reason)
+            await self._require_self_test(model)
+            self._replace(old, new)
+        except BaseException:
+            await new.close()
+            raise
+        try:
+            move(Step.SWITCHED, "")
+            await self._require_self_test(model)
+            await self._run_in_thread(lambda: slots.activate(location, target.record))
+        except BaseException:
+            self._replace(new, old)
+            self._retire_later(new)
+            raise
+        self._on_active(model)
+        move(Step.ACTIVE, model.reason)
+        return old
+
+    async def _stage(self, slots: ModelSlots, target: _Target) -> tuple[Location, Bundle]:
+        if target.location is not None:
+            return target.location, target.bundle
+        return await self._run_in_thread(lambda: slots.stage(target.bundle, target.record))
+
+    async def _require_self_test(self, model: LoadedModel) -> None:
+        """Run the golden cases on a model.
+
+        Raises:
+            EngineFailed: it does not pass, or not in time.
+        """
+        try:
+            async with asyncio.timeout(_SELF_TEST_TIMEOUT_S):
+                report: SelfTestReport = await self._run_in_thread(lambda: self_test(model))
+        except TimeoutError:
+            raise EngineFailed("the golden cases did not end in time; the engine hangs") from None
+        if not report.passed:
+            raise EngineFailed(report.problem)
+
+    def _replace(self, old: ServedModel, new: ServedModel) -> None:
+        try:
+            self._require_detection().host.replace(old, new)
+        except ValueError as error:
+            raise BundleInvalid(
+                f"{error}", hint="Give each served model a bundle of another name."
+            ) from None
+
+    def _retire_later(self, served: ServedModel) -> None:
+        task = asyncio.create_task(served.retire(), name="retire a model")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- helpers ----------------------------------------------------------------------------
+
+    def _options(self) -> LoadOptions:
+        engine = self._settings.engine
+        return load_options(
+            self._settings,
+            in_service=InService(
+                memory_bytes=engine.change_memory_bytes, open_s=engine.change_timeout_s
+            ),
+        )
+
+    def _require_detection(self) -> DetectionService:
+        detection = self._get_detection()
+        if detection is None:
+            raise NotReady("The agent has no model yet.")
+        return detection
+
+    def _find(self, name: str) -> tuple[ServedModel, ModelSlots]:
+        """Return the served model of this name and its slots."""
+        host = self._require_detection().host
+        served = host.find(name)
+        places = [DEFAULT, *self._settings.models]
+        place = places[host.models.index(served)]
+        return served, ModelSlots(self._settings.state_dir / "slots", place)
+
+    async def _load_record(self, slots: ModelSlots) -> SlotRecord:
+        open_configured = partial(open_bundle, self._settings, slots.name)
+        return await self._run_in_thread(lambda: slots.load(open_configured))
+
+    async def _describe(self, served: ServedModel) -> ServedModelStatus:
+        _, slots = self._find(served.name)
+        previous = ""
+        with suppress(HilumError):  # The bundle in the settings may have been removed.
+            record = await self._load_record(slots)
+            previous = record.previous.digest if record.previous else ""
+        model = served.model
+        change = self._change if self._changed_name == served.name else None
+        return ServedModelStatus(
+            name=served.name,
+            version=model.manifest.version,
+            bundle_digest=model.digest,
+            engine=model.engine.name,
+            engine_reason=model.reason,
+            previous_digest=previous,
+            change_step=change.step if change else "",
+        )
+
+    async def _run_in_thread(
+        self, function: Callable[[], T], on_late: Callable[[T], None] | None = None
+    ) -> T:
+        """Run a blocking function. If cancelled, leave at once; the thread ends when it can.
+
+        Args:
+            function: blocks.
+            on_late: called with a result that comes after the cancellation.
+        """
+        future = asyncio.get_running_loop().run_in_executor(None, function)
+        self._threads.add(future)
+        future.add_done_callback(self._threads.discard)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            future.add_done_callback(lambda late: _end_late(late, on_late))
+            raise
+
+
+def _end_late(late: asyncio.Future[T], on_late: Callable[[T], None] | None) -> None:
+    if late.cancelled() or late.exception() is not None or on_late is None:
+        return
+    on_late(late.result())
