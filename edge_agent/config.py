@@ -155,8 +155,9 @@ class EngineSettings(_Frozen):
 
     An engine whose batch runs longer than `hang_timeout_s` counts as hanging.
 
-    While the agent serves, a bundle that is activated may hold `change_memory_bytes` and take
-    `change_timeout_s` to open.
+    While the agent serves, a bundle that is activated or becomes a shadow may hold
+    `change_memory_bytes` and take `change_timeout_s` to open. A shadow may use `shadow_cpu_share`
+    of one core.
     """
 
     variant: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")] = "auto"
@@ -164,6 +165,7 @@ class EngineSettings(_Frozen):
     hang_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
     change_memory_bytes: Annotated[int, Field(ge=1 << 26, le=1 << 40)] = 2 << 30
     change_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 300.0
+    shadow_cpu_share: Annotated[float, Field(gt=0, le=1)] = 0.1
 
 
 class LimitSettings(_Frozen):

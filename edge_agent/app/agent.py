@@ -266,6 +266,8 @@ class Agent:
             tls=self._tls_status,
             models=lambda: [served.model for served in self._served_models()],
             model_changes=lambda: self._changes.outcomes,
+            shadows=self._changes.shadows.statuses,
+            observers_dropped=lambda: self.detection.observers.dropped if self.detection else 0,
         )
 
     def _served_models(self) -> tuple[ServedModel, ...]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from edge_agent.app.models import load_options, open_bundle
+from edge_agent.app.shadows import Shadows
 from edge_agent.config import Settings
 from edge_agent.core.model_change import ModelChange, Progress, Step, find_incompatibility
 from edge_agent.engines.bundle import Bundle
@@ -87,6 +88,7 @@ class ModelManager:
         self._outcomes: Counter[Step] = Counter()
         self._threads: set[asyncio.Future[Any]] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._shadows = Shadows(settings, get_detection)
 
     # --- queries ----------------------------------------------------------------------------
 
@@ -99,6 +101,11 @@ class ModelManager:
     def outcomes(self) -> Mapping[Step, int]:
         """The number of changes since the start by their final step, for metrics."""
         return self._outcomes
+
+    @property
+    def shadows(self) -> Shadows:
+        """The shadow models."""
+        return self._shadows
 
     async def list_models(self) -> list[ServedModelStatus]:
         """Return the state of each served model, the default first.
@@ -193,12 +200,37 @@ class ModelManager:
         await self._run_change(served, slots, find_target, on_progress)
         return True
 
+    async def set_shadow(self, path: Path | None, name: str = "") -> ServedModelStatus:
+        """Run another bundle beside a served model, or none.
+
+        Args:
+            path: the bundle; None ends the shadow.
+            name: the served model; empty means the default.
+
+        Returns:
+            The served model's state.
+
+        Raises:
+            BundleInvalid, EngineFailed: the bundle cannot run here; there is no shadow then.
+            NotReady, UnknownModel: there is no such model.
+        """
+        served, _ = self._find(name)
+        if path is None:
+            await self._shadows.end(served.name)
+        else:
+            bundle = await self._run_in_thread(lambda: Bundle.open(path))
+            if problem := find_incompatibility(served.model.manifest, bundle.manifest):
+                raise BundleInvalid(problem, hint="A shadow has the findings of its model.")
+            await self._shadows.begin(served.name, bundle)
+        return await self._describe(served)
+
     async def stop(self) -> None:
-        """Cancel the change in progress. The model that answers stays."""
+        """Cancel the change in progress and end the shadows. The model that answers stays."""
         tasks = set(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._shadows.stop()
 
     # --- the steps --------------------------------------------------------------------------
 
@@ -286,6 +318,7 @@ class ModelManager:
             self._replace(new, old)
             self._retire_later(new)
             raise
+        await self._shadows.end(old.name)  # It was compared with the model that has left.
         self._on_active(model)
         move(Step.ACTIVE, model.reason)
         return old
@@ -366,6 +399,7 @@ class ModelManager:
             engine=model.engine.name,
             engine_reason=model.reason,
             previous_digest=previous,
+            shadow=self._shadows.status(served.name),
             change_step=change.step if change else "",
         )
 

@@ -293,6 +293,34 @@ def model_revert(replaces: ModelOption = "", config: ConfigOption = None) -> Non
     raise typer.Exit(revert_command(model=replaces, config=config))
 
 
+@model.command("shadow")
+def model_shadow(
+    bundle: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="The bundle to run beside it.")
+    ] = None,
+    *,
+    off: Annotated[bool, typer.Option("--off", help="End the shadow.")] = False,
+    beside: ModelOption = "",
+    config: ConfigOption = None,
+) -> None:
+    """Run another bundle beside the served model, on images that were answered.
+
+    Its findings are compared with the served model's, counted, and never sent to anybody. It
+    computes only when the machine is idle. `model list --json` and /metrics show the agreement.
+
+    For example:
+
+        hilum-edge model shadow /srv/bundles/chest-2.2.0.bundle
+
+        hilum-edge model shadow --off
+    """
+    from edge_agent.cli.model_control import shadow_command  # noqa: PLC0415  # see the module
+
+    if (bundle is None) != off:
+        raise typer.BadParameter("give a bundle, or --off", param_hint="FILE")
+    raise typer.Exit(shadow_command(bundle=bundle, model=beside, config=config))
+
+
 keys = typer.Typer(help="Manage API keys, which clients of this agent need.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
 

@@ -1,4 +1,4 @@
-"""`hilum-edge model list`, `activate`, `revert`: ask a running agent to change its models."""
+"""`hilum-edge model list|activate|revert|shadow`: ask a running agent to change its models."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def list_command(*, config: Path | None, as_json: bool) -> int:
     if as_json:
         print_document(converters.to_json(answer))
         return EXIT_OK
-    table = Table("model", "version", "digest", "engine", "previous", "change", box=None)
+    table = Table("model", "version", "digest", "engine", "previous", "shadow", "change", box=None)
     for model in answer.models:
         cells = (
             model.name,
@@ -45,6 +45,7 @@ def list_command(*, config: Path | None, as_json: bool) -> int:
             model.bundle_digest[:_DIGITS],
             model.engine,
             model.previous_digest[:_DIGITS],
+            model.shadow_digest[:_DIGITS],
             model.change_step,
         )
         table.add_row(*map(escape, cells))
@@ -67,6 +68,21 @@ def revert_command(*, model: str, config: Path | None) -> int:
         return _follow(
             stub.RevertModel(pb.RevertModelRequest(model=model), timeout=_CHANGE_TIMEOUT_S)
         )
+
+
+@report_errors
+def shadow_command(*, bundle: Path | None, model: str, config: Path | None) -> int:
+    """Begin or end a shadow; return the exit status."""
+    path = "" if bundle is None else str(bundle.absolute())
+    with _connect(config) as stub:
+        answer = stub.SetShadow(
+            pb.SetShadowRequest(bundle=path, model=model), timeout=_CHANGE_TIMEOUT_S
+        )
+    shadow = f"{answer.shadow_name} {answer.shadow_version}"
+    beside = f"{answer.name} {answer.version}"
+    message = f"{shadow} runs beside {beside}" if bundle else f"{beside} has no shadow"
+    open_stderr().print(escape(message), soft_wrap=True)
+    return EXIT_OK
 
 
 def _follow(steps: Iterator[pb.ModelChangeProgress]) -> int:

@@ -23,6 +23,7 @@ from edge_agent.serving.stage_timer import StageTimer
 from edge_agent.serving.types import DetectionRequest, DetectionResult
 from edge_agent.system.deadlines import acquire_before, deadline_exceeded, is_past
 from hilum.codes import ErrorCode
+from hilum.manifest import InputSpec
 
 MAX_REQUEST_ID: Final = 128
 
@@ -149,6 +150,22 @@ class DetectionService:
         if self._after_answer is not None:
             self._after_answer(request, radiograph, completed)
         return completed.result
+
+    async def decode_when_idle(
+        self, request: DetectionRequest, size: InputSpec
+    ) -> Radiograph | None:
+        """Decode an image that was answered, for a model of another input size.
+
+        Returns:
+            The radiograph; None while a request waits or runs, because that one comes first.
+
+        Raises:
+            StudyImageRefused, DecoderFailed: as `detect`.
+        """
+        if not self.is_idle or self._decode_limit.locked():
+            return None
+        async with self._decode_limit:
+            return await self._decoder.decode(request.image, (size.height, size.width))
 
     @contextmanager
     def pin(self, name: str = "") -> Iterator[Detect]:

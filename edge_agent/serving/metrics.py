@@ -31,6 +31,7 @@ from edge_agent.core.model_change import FINAL, Step
 from edge_agent.decoding.pool import DecodeStats
 from edge_agent.engines.model import LoadedModel
 from edge_agent.security.tls import TlsStatus
+from edge_agent.serving.model_control import ShadowStatus
 from edge_agent.serving.observers import CompletedDetection
 from edge_agent.serving.types import Timings
 from hilum.catalog import CATALOG
@@ -71,6 +72,8 @@ class MetricSources:
     tls: Callable[[], TlsStatus | None] | None = None
     models: Callable[[], Iterable[LoadedModel]] | None = None
     model_changes: Callable[[], Mapping[Step, int]] | None = None
+    shadows: Callable[[], Mapping[str, ShadowStatus]] | None = None
+    observers_dropped: Callable[[], int] | None = None
 
 
 class AgentMetrics:
@@ -175,6 +178,14 @@ class _StateCollector(Collector):
             yield from _model_metrics(self._sources.models())
         if self._sources.model_changes is not None:
             yield from _change_metrics(self._sources.model_changes())
+        if self._sources.shadows is not None:
+            yield from _shadow_metrics(self._sources.shadows())
+        if self._sources.observers_dropped is not None:
+            yield CounterMetricFamily(
+                "hilum_observer_dropped_outcomes",
+                "Outcomes of detections that observers did not get, because too many waited.",
+                self._sources.observers_dropped(),
+            )
         if self._sources.admission is not None:
             yield from _admission_metrics(self._sources.admission())
         if self._sources.audit is not None:
@@ -211,6 +222,38 @@ def _model_metrics(models: Iterable[LoadedModel]) -> Iterator[Metric]:
         )
         served.add_metric([text if _LABEL.fullmatch(text) else "other" for text in labels], 1)
     yield served
+
+
+def _shadow_metrics(shadows: Mapping[str, ShadowStatus]) -> Iterator[Metric]:
+    images = CounterMetricFamily(
+        "hilum_shadow_images",
+        "Answered images by what the shadow did with them.",
+        labels=("bundle", "outcome"),
+    )
+    findings = CounterMetricFamily(
+        "hilum_shadow_findings",
+        "Findings of the served model and its shadow, by which of them has the finding.",
+        labels=("bundle", "finding", "outcome"),
+    )
+    differences = CounterMetricFamily(
+        "hilum_shadow_score_difference",
+        "Sum of the absolute score differences of findings that both models have.",
+        labels=("bundle", "finding"),
+    )
+    for shadow in shadows.values():
+        bundle, agreement = shadow.bundle_digest[:_BUNDLE_DIGITS], shadow.agreement
+        images.add_metric((bundle, "compared"), agreement.images)
+        images.add_metric((bundle, "agreed"), agreement.images_agreeing)
+        images.add_metric((bundle, "skipped"), shadow.skipped)
+        images.add_metric((bundle, "failed"), shadow.failed)
+        for index, counts in sorted(agreement.by_class.items()):
+            slug = CATALOG[index].slug
+            for outcome in ("matched", "active_only", "shadow_only"):
+                findings.add_metric((bundle, slug, outcome), getattr(counts, outcome))
+            differences.add_metric((bundle, slug), counts.difference_abs_sum)
+    yield images
+    yield findings
+    yield differences
 
 
 def _change_metrics(changes: Mapping[Step, int]) -> Iterator[Metric]:

@@ -12,7 +12,8 @@ from edge_agent.errors import InvalidRequest
 from edge_agent.serving.error_boundary import as_hilum_error
 from edge_agent.serving.grpc.call_tracker import ServicerContext
 from edge_agent.serving.grpc.errors import abort
-from edge_agent.serving.model_control import ModelController, ServedModelStatus
+from edge_agent.serving.model_control import ModelController, ServedModelStatus, ShadowStatus
+from hilum.catalog import CATALOG
 from hilum.v1 import model_control_pb2 as pb
 
 SERVICE: Final = "hilum.v1.ModelControl"
@@ -60,6 +61,17 @@ class ModelControlServicer:
         async for progress in _send_steps(revert, context):
             yield progress
 
+    async def SetShadow(  # noqa: N802  # the contract's name
+        self, request: pb.SetShadowRequest, context: ServicerContext
+    ) -> pb.ServedModelStatus:
+        """Run another bundle beside a served model, or end that."""
+        try:
+            path = _to_path(request.bundle) if request.bundle else None
+            model = await self._controller.set_shadow(path, request.model)
+        except Exception as error:  # noqa: BLE001  # the boundary: every failure gets a code
+            await abort(context, as_hilum_error(error))
+        return _to_message(model)
+
 
 async def _send_steps(
     change: _Change, context: ServicerContext
@@ -96,7 +108,7 @@ def _to_path(text: str) -> Path:
 
 
 def _to_message(model: ServedModelStatus) -> pb.ServedModelStatus:
-    return pb.ServedModelStatus(
+    message = pb.ServedModelStatus(
         name=model.name,
         version=model.version,
         bundle_digest=model.bundle_digest,
@@ -104,4 +116,28 @@ def _to_message(model: ServedModelStatus) -> pb.ServedModelStatus:
         engine_reason=model.engine_reason,
         previous_digest=model.previous_digest,
         change_step=model.change_step,
+    )
+    if (shadow := model.shadow) is not None:
+        message.shadow_name = shadow.name
+        message.shadow_version = shadow.version
+        message.shadow_digest = shadow.bundle_digest
+        message.shadow_agreement.CopyFrom(_to_agreement(shadow))
+    return message
+
+
+def _to_agreement(shadow: ShadowStatus) -> pb.ShadowAgreement:
+    return pb.ShadowAgreement(
+        images=shadow.agreement.images,
+        skipped=shadow.skipped,
+        failed=shadow.failed,
+        findings=[
+            pb.FindingAgreement(
+                slug=CATALOG[index].slug,
+                matched=counts.matched,
+                active_only=counts.active_only,
+                shadow_only=counts.shadow_only,
+                mean_score_difference=counts.difference_sum / max(1, counts.matched),
+            )
+            for index, counts in sorted(shadow.agreement.by_class.items())
+        ],
     )
