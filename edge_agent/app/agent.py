@@ -181,6 +181,7 @@ class Agent:
             CancelledError: the agent stops.
         """
         await self._models.load()
+        await self._changes.note_configured()
 
     async def recheck(self, bundle: Path | None = None) -> None:
         """Take a bundle that was changed in the settings or on the disk; else test again.

@@ -39,6 +39,8 @@ OnProgress = Callable[[Progress], None]
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
+_CANCEL_TIMEOUT_S: Final = 2.0
+"""For threads that read or load a bundle, when the agent is to stop."""
 _SELF_TEST_TIMEOUT_S: Final = 120.0
 """For the golden cases beside requests; an engine that hangs takes longer."""
 
@@ -86,6 +88,7 @@ class ModelManager:
         self._change: ModelChange | None = None
         self._changed_name = ""
         self._outcomes: Counter[Step] = Counter()
+        self._configured: dict[str, str] = {}  # Digests of the settings' bundles when last read.
         self._threads: set[asyncio.Future[Any]] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._shadows = Shadows(settings, get_detection)
@@ -163,10 +166,16 @@ class ModelManager:
 
         return await self._run_change(served, slots, find_target, on_progress)
 
+    async def note_configured(self) -> None:
+        """Remember the bundles in the settings; call it when the models have been loaded."""
+        for place in (DEFAULT, *self._settings.models):
+            with suppress(BundleInvalid):  # It may have been removed after another was activated.
+                self._configured[place] = (await self._open_configured(place)).digest
+
     async def take_configured(
         self, path: Path | None = None, on_progress: OnProgress = _ignore
     ) -> bool:
-        """Activate the bundle in the settings if it is another one than at the last change.
+        """Activate the bundle in the settings if it is another one than before.
 
         Args:
             path: the default model's bundle in the settings, which may have been changed; None
@@ -189,15 +198,16 @@ class ModelManager:
 
     async def _take_configured(self, name: str, on_progress: OnProgress) -> bool:
         served, slots = self._find(name)
-        configured = await self._run_in_thread(lambda: open_bundle(self._settings, slots.name))
-        record = await self._load_record(slots)
-        if served.model.digest in {configured.digest, record.active.digest}:
+        configured = await self._open_configured(slots.name)
+        if configured.digest == self._configured.get(slots.name):
             return False
+        record = await self._load_record(slots)
 
         async def find_target() -> _Target:
             return _Target(configured, record, record.active)
 
         await self._run_change(served, slots, find_target, on_progress)
+        self._configured[slots.name] = configured.digest
         return True
 
     async def set_shadow(self, path: Path | None, name: str = "") -> ServedModelStatus:
@@ -231,6 +241,8 @@ class ModelManager:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._shadows.stop()
+        if self._threads:
+            await asyncio.wait(set(self._threads), timeout=_CANCEL_TIMEOUT_S)
 
     # --- the steps --------------------------------------------------------------------------
 
@@ -379,6 +391,9 @@ class ModelManager:
         places = [DEFAULT, *self._settings.models]
         place = places[host.models.index(served)]
         return served, ModelSlots(self._settings.state_dir / "slots", place)
+
+    async def _open_configured(self, place: str) -> Bundle:
+        return await self._run_in_thread(lambda: open_bundle(self._settings, place))
 
     async def _load_record(self, slots: ModelSlots) -> SlotRecord:
         open_configured = partial(open_bundle, self._settings, slots.name)

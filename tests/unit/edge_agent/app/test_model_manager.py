@@ -280,6 +280,7 @@ async def test_a_caller_that_leaves_does_not_end_the_change(box: Box) -> None:
 
 async def test_a_bundle_exchanged_on_the_disk_is_taken_when_asked(box: Box) -> None:
     manager = box.start()
+    await manager.note_configured()
     assert not await manager.take_configured()
     configured = box.folder / "configured.bundle"
     shutil.copyfile(box.bundle("2.0.0"), configured)
@@ -295,6 +296,7 @@ async def test_an_activated_bundle_is_not_replaced_by_an_unchanged_configured_on
     box: Box,
 ) -> None:
     manager, new = box.start(), box.bundle("1.0.0")
+    await manager.note_configured()
     await manager.activate(new)
     assert not await manager.take_configured()
     assert await box.detect() == digest_of(new)
