@@ -44,7 +44,6 @@ from tests.support.engines.fake_engine import FakeEngine, paint
 CELL = 8
 ACROSS = SIDE // CELL
 TAGS = ACROSS**2
-MAY_FAIL = {"decoder_failed", "overloaded", "deadline_exceeded", "not_ready"}
 
 
 @dataclass
@@ -71,6 +70,9 @@ def tag_at(x_min: float, y_min: float) -> int:
 
 class Campaign:
     """The requests and faults that one agent is exposed to."""
+
+    may_fail = frozenset({"decoder_failed", "overloaded", "deadline_exceeded", "not_ready"})
+    """Codes of errors that intact files may get."""
 
     def __init__(self, agent: Agent, chance: random.Random, tally: Tally) -> None:
         self.agent = agent
@@ -106,7 +108,7 @@ class Campaign:
 
     def check_failure(self, code: str, intact: bool, tag: int) -> None:
         """Check that a failure is an expected one."""
-        self.count(code, code in MAY_FAIL or not intact, tag)
+        self.count(code, code in self.may_fail or not intact, tag)
 
     def count(self, end: str, is_correct: bool, tag: int) -> None:
         """Count an outcome."""
@@ -186,6 +188,10 @@ class Campaign:
         if "error" in body:
             self.check_failure(body["error"]["code"], intact, tag)
             return
+        self.check_body(tag, request, body)
+
+    def check_body(self, tag: int, request: pb.DetectRequest, body: dict[str, Any]) -> None:
+        """Check that a response over HTTP belongs to its request."""
         boxes = [tag_at(it["box"]["x_min"], it["box"]["y_min"]) for it in body["predictions"]]
         is_correct = boxes == [tag] and body["request_id"] == request.request_id
         self.count("answered", is_correct, tag)
@@ -216,7 +222,7 @@ async def campaign(
         await agent.load()
         run = Campaign(agent, chance, tally)
         numbers = _number_requests(run, requests, kill_every, kill_all_every)
-        await _all_clients(run, numbers, clients)
+        await run_clients(run, numbers, clients)
         pipeline = agent.detection
         assert pipeline
         await eventually(lambda: in_flight(pipeline) == 0)
@@ -240,7 +246,8 @@ def _number_requests(
         yield number
 
 
-async def _all_clients(run: Campaign, numbers: Iterator[int], clients: int) -> None:
+async def run_clients(run: Campaign, numbers: Iterator[int], clients: int) -> None:
+    """Send the numbered requests with this many clients at once."""
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(
             httpx.AsyncClient(base_url=run.agent.page, timeout=120)

@@ -34,6 +34,7 @@ from tests.support.agents.tagged import (
     tagged_png,
     write_toy_bundle,
 )
+from tests.support.engines.priority import run_at_normal_priority
 from tests.support.system.disks import room_for
 
 
@@ -79,7 +80,8 @@ class Box:
 
 
 @pytest.fixture
-async def box(tmp_path: Path) -> AsyncIterator[Box]:
+async def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Box]:
+    run_at_normal_priority(monkeypatch)
     state = tmp_path / "state"
     for place in ("a", "b"):
         (state / "slots" / place).mkdir(parents=True, mode=0o700)
