@@ -12,7 +12,16 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
-BENCHES = ("imaging", "engines", "content_check", "serving", "throughput", "footprint", "targets")
+BENCHES = (
+    "imaging",
+    "engines",
+    "content_check",
+    "serving",
+    "throughput",
+    "swap",
+    "footprint",
+    "targets",
+)
 ON_REQUEST = ("int8",)
 LIBRARIES = (
     "numpy",
