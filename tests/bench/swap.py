@@ -77,9 +77,8 @@ def run() -> None:
         print(f"| {key} | {len(times)} | {statistics.median(times):.1f} | {_p99(times):.1f} |")
     medians = [statistics.median(times) for times in spent.values()]
     ratio = _p99(spent["change"]) / _p99(spent["no change"])
-    print(
-        f"\np99 during a change over p99 without: {ratio:.2f}; median: {medians[1] / medians[0]:.2f}"
-    )
+    share = medians[1] / medians[0]
+    print(f"\nWith a change over without one: p99 {ratio:.2f}, median {share:.2f}")
 
 
 def _within(spent: list[tuple[float, float]], intervals: list[tuple[float, float]]) -> list[float]:
