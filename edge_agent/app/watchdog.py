@@ -13,7 +13,7 @@ from edge_agent.errors import HilumError, NotReady
 from edge_agent.serving.batching import Progress
 from edge_agent.system.systemd import ServiceManager
 
-INTERVAL_S: Final = 10.0
+INTERVAL_S: Final = 20.0
 """Between two checks, if the service manager asks for no shorter interval."""
 _PROBE_TIMEOUT_S: Final = 1.0
 """A check waits so long for its own inference; a later check reads how it ended."""

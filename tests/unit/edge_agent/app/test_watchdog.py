@@ -139,5 +139,5 @@ def test_checks_are_twice_as_frequent_as_the_manager_asks() -> None:
         manager = ServiceManager("/nowhere", watchdog_s)
         return Watchdog(tuple, Lifecycle(), manager, hang_timeout_s=1)._interval_s
 
-    assert interval_s(None) == interval_s(60) == 10
+    assert interval_s(None) == interval_s(60) == 20
     assert interval_s(6) == 3
