@@ -242,8 +242,10 @@ class Agent:
         detection.observers.add(self._metrics)
 
     def _note_active(self, model: LoadedModel) -> None:
-        self._lifecycle.loaded()
         self._log_serving(model)
+        if not self._lifecycle.is_ready:
+            # Only the golden cases of all served models show whether the fault is gone.
+            self._models.recheck_later()
 
     def _log_serving(self, model: LoadedModel) -> None:
         values = {

@@ -84,21 +84,22 @@ class ModelManager:
         self._get_detection = get_detection
         self._on_active = on_active
         self._load = load
-        self._changing = asyncio.Lock()
+        self._is_changing = False
         self._change: ModelChange | None = None
         self._changed_name = ""
         self._outcomes: Counter[Step] = Counter()
         self._configured: dict[str, str] = {}  # Digests of the settings' bundles when last read.
         self._threads: set[asyncio.Future[Any]] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._retiring: set[asyncio.Task[bool]] = set()
         self._shadows = Shadows(settings, get_detection)
 
     # --- queries ----------------------------------------------------------------------------
 
     @property
     def is_busy(self) -> bool:
-        """True while a thread loads or tests a model."""
-        return bool(self._threads)
+        """True while a thread loads or tests a model, or a replaced model is not closed."""
+        return bool(self._threads or self._retiring)
 
     @property
     def outcomes(self) -> Mapping[Step, int]:
@@ -116,8 +117,11 @@ class ModelManager:
         Raises:
             NotReady: no model is loaded.
         """
-        detection = self._require_detection()
-        return [await self._describe(served) for served in detection.host.models]
+        host = self._require_detection().host
+        return [
+            await self._describe(served, self._slots(index))
+            for index, served in enumerate(host.models)
+        ]
 
     # --- changes ----------------------------------------------------------------------------
 
@@ -224,7 +228,7 @@ class ModelManager:
             BundleInvalid, EngineFailed: the bundle cannot run here; there is no shadow then.
             NotReady, UnknownModel: there is no such model.
         """
-        served, _ = self._find(name)
+        served, slots = self._find(name)
         if path is None:
             await self._shadows.end(served.name)
         else:
@@ -232,7 +236,7 @@ class ModelManager:
             if problem := find_incompatibility(served.model.manifest, bundle.manifest):
                 raise BundleInvalid(problem, hint="A shadow has the findings of its model.")
             await self._shadows.begin(served.name, bundle)
-        return await self._describe(served)
+        return await self._describe(served, slots)
 
     async def stop(self) -> None:
         """Cancel the change in progress and end the shadows. The model that answers stays."""
@@ -241,8 +245,8 @@ class ModelManager:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._shadows.stop()
-        if self._threads:
-            await asyncio.wait(set(self._threads), timeout=_CANCEL_TIMEOUT_S)
+        if ending := {*self._threads, *self._retiring}:
+            await asyncio.wait(ending, timeout=_CANCEL_TIMEOUT_S)
 
     # --- the steps --------------------------------------------------------------------------
 
@@ -254,8 +258,9 @@ class ModelManager:
         on_progress: OnProgress,
     ) -> Progress:
         """Run a change as a task that `stop` cancels and that a caller who leaves does not."""
-        if self._changing.locked():
+        if self._is_changing:
             raise ChangeInProgress("Another change of the models has not ended.")
+        self._is_changing = True
         steps = self._change_model(served, slots, find_target, on_progress)
         task = asyncio.create_task(steps, name="change of models")
         self._tasks.add(task)
@@ -269,28 +274,24 @@ class ModelManager:
         find_target: Callable[[], Coroutine[Any, Any, _Target]],
         on_progress: OnProgress,
     ) -> Progress:
-        async with self._changing:
-            change = ModelChange()
-            self._change, self._changed_name = change, old.name
+        change = ModelChange()
+        self._change, self._changed_name = change, old.name
 
-            def move(step: Step, reason: str = "") -> None:
-                on_progress(change.move(step, reason))
+        def move(step: Step, reason: str = "") -> None:
+            on_progress(change.move(step, reason))
 
+        try:
             on_progress(change.history[0])
-            try:
-                retired = await self._carry_out(old, slots, await find_target(), move)
-            except HilumError as error:
-                on_progress(change.end(error.message))
-                retired = None
-            finally:
-                self._change = None
-            final = change.history[-1]
-            self._outcomes[final.step] += 1
-            log = _log.info if final.step is Step.ACTIVE else _log.error
-            log("change of models", extra={"outcome": final.step, "why": final.reason})
-            if retired is not None:
-                await retired.retire()
-            return final
+            await self._carry_out(old, slots, await find_target(), move)
+        except HilumError as error:
+            on_progress(change.end(error.message))
+        finally:
+            self._change, self._is_changing = None, False
+        final = change.history[-1]
+        self._outcomes[final.step] += 1
+        log = _log.info if final.step is Step.ACTIVE else _log.error
+        log("change of models", extra={"outcome": final.step, "why": final.reason})
+        return final
 
     async def _carry_out(
         self,
@@ -298,42 +299,55 @@ class ModelManager:
         slots: ModelSlots,
         target: _Target,
         move: Callable[[Step, str], None],
-    ) -> ServedModel | None:
-        """Go through the steps; return the model that no longer answers.
+    ) -> None:
+        """Go through the steps. The model that no longer answers is closed afterwards.
 
         Raises:
             HilumError: a step failed; the old model answers.
         """
+        record, known = target.record, target.location
         if target.bundle.digest == old.model.digest:
+            if known is not None:
+                await self._run_in_thread(lambda: slots.activate(known, record))
             move(Step.ACTIVE, "this bundle answers already")
-            return None
+            return
         if problem := find_incompatibility(old.model.manifest, target.bundle.manifest):
             raise BundleInvalid(problem, hint="Set it as the bundle in the settings and restart.")
         move(Step.LOADING, "")
-        location, bundle = await self._stage(slots, target)
-        model = await self._run_in_thread(
-            lambda: self._load(bundle, self._options()), on_late=lambda late: late.close()
-        )
-        new = ServedModel(model)
         try:
-            move(Step.TESTING, model.reason)
-            await self._require_self_test(model)
-            self._replace(old, new)
-        except BaseException:
-            await new.close()
-            raise
-        try:
-            move(Step.SWITCHED, "")
-            await self._require_self_test(model)
-            await self._run_in_thread(lambda: slots.activate(location, target.record))
-        except BaseException:
-            self._replace(new, old)
-            self._retire_later(new)
-            raise
+            location, bundle = await self._stage(slots, target)
+            model = await self._run_in_thread(
+                lambda: self._load(bundle, self._options()), on_late=lambda late: late.close()
+            )
+            new = ServedModel(model)
+            await self._switch(old, new, move)
+            try:
+                await self._require_self_test(model)
+                await self._run_in_thread(lambda: slots.activate(location, record))
+            except BaseException:
+                self._replace(new, old)
+                self._retire_later(new)
+                raise
+        finally:
+            # A change that is cancelled may still read the staged bundle in its thread.
+            slots.discard()
+        self._retire_later(old)
         await self._shadows.end(old.name)  # It was compared with the model that has left.
         self._on_active(model)
         move(Step.ACTIVE, model.reason)
-        return old
+
+    async def _switch(
+        self, old: ServedModel, new: ServedModel, move: Callable[[Step, str], None]
+    ) -> None:
+        """Test a model and let it answer; if that fails, close it and raise."""
+        try:
+            move(Step.TESTING, new.model.reason)
+            await self._require_self_test(new.model)
+            self._replace(old, new)
+            move(Step.SWITCHED, "")
+        except BaseException:
+            self._retire_later(new)
+            raise
 
     async def _stage(self, slots: ModelSlots, target: _Target) -> tuple[Location, Bundle]:
         if target.location is not None:
@@ -364,8 +378,8 @@ class ModelManager:
 
     def _retire_later(self, served: ServedModel) -> None:
         task = asyncio.create_task(served.retire(), name="retire a model")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
 
     # --- helpers ----------------------------------------------------------------------------
 
@@ -388,9 +402,12 @@ class ModelManager:
         """Return the served model of this name and its slots."""
         host = self._require_detection().host
         served = host.find(name)
-        places = [DEFAULT, *self._settings.models]
-        place = places[host.models.index(served)]
-        return served, ModelSlots(self._settings.state_dir / "slots", place)
+        return served, self._slots(host.models.index(served))
+
+    def _slots(self, index: int) -> ModelSlots:
+        """Return the slots of a served model; the host has the models in the settings' order."""
+        place = [DEFAULT, *self._settings.models][index]
+        return ModelSlots(self._settings.state_dir / "slots", place)
 
     async def _open_configured(self, place: str) -> Bundle:
         return await self._run_in_thread(lambda: open_bundle(self._settings, place))
@@ -399,8 +416,7 @@ class ModelManager:
         open_configured = partial(open_bundle, self._settings, slots.name)
         return await self._run_in_thread(lambda: slots.load(open_configured))
 
-    async def _describe(self, served: ServedModel) -> ServedModelStatus:
-        _, slots = self._find(served.name)
+    async def _describe(self, served: ServedModel, slots: ModelSlots) -> ServedModelStatus:
         previous = ""
         with suppress(HilumError):  # The bundle in the settings may have been removed.
             record = await self._load_record(slots)

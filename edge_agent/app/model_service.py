@@ -103,6 +103,12 @@ class ModelService:
         else:
             await self._run(self._test_again(self._detection))
 
+    def recheck_later(self) -> None:
+        """Run `recheck` in a task that `stop` cancels."""
+        task = asyncio.create_task(self.recheck())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     async def stop(self) -> None:
         """Cancel loading and testing, and close the model.
 

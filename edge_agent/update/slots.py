@@ -14,6 +14,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -114,7 +115,8 @@ class ModelSlots:
     def stage(self, bundle: Bundle, record: SlotRecord) -> tuple[Location, Bundle]:
         """Copy a bundle durably into the slot that is not active.
 
-        Nothing is copied if the bundle is the configured one, or is in a slot already.
+        Nothing is copied if the bundle is the configured one, or is in a slot already. The slot's
+        earlier bundle, to which a revert goes back, stays until the new one is activated.
 
         Args:
             bundle: the verified bundle.
@@ -133,27 +135,30 @@ class ModelSlots:
             if known is not None and known.digest == bundle.digest:
                 return known, bundle
         place: Literal["a", "b"] = "b" if record.active.place == "a" else "a"
-        target = self._slot_path(place)
-        temporary = target.with_name(f".{target.name}.part")
+        staged = self._staged_path(place)
         try:
-            shutil.copyfile(bundle.path, temporary)
-            _fsync(temporary)
-            temporary.chmod(0o600)
-            temporary.replace(target)
-            fsync_folder(target.parent)
+            return Location(place=place, digest=bundle.digest), _copy(bundle, staged)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            self.discard()
             raise ConfigInvalid(
-                f"The bundle cannot be copied into {target.parent}: {error.strerror}.",
+                f"The bundle cannot be copied into {staged.parent}: {error.strerror}.",
                 hint="Make room on the disk of the state folder, then activate it again.",
             ) from None
-        copied = Bundle.open(target)
-        if copied.digest != bundle.digest:
-            raise BundleInvalid(f"{bundle.path} changed while it was copied")
-        return Location(place=place, digest=copied.digest), copied
+        except BundleInvalid:
+            self.discard()
+            raise
+
+    def discard(self) -> None:
+        """Remove staged bundles that were not activated; a full or broken disk is ignored."""
+        for place in ("a", "b"):
+            with suppress(OSError):
+                self._staged_path(place).unlink(missing_ok=True)
 
     def activate(self, location: Location, record: SlotRecord) -> SlotRecord:
         """Record a location as the active one, durably, and the active one as the previous.
+
+        A staged bundle takes its slot first. A crash before the record is written leaves the active
+        bundle as it was, and no bundle to go back to.
 
         Raises:
             ConfigInvalid: the record cannot be written. The old one still counts.
@@ -164,6 +169,7 @@ class ModelSlots:
         if changed == self._read():
             return changed
         try:
+            self._keep_staged(location)
             replace_file(self._record_path, changed.model_dump_json(indent=2).encode(), mode=0o600)
         except OSError as error:
             raise ConfigInvalid(
@@ -171,6 +177,14 @@ class ModelSlots:
                 hint="Make room on the disk of the state folder, then activate the bundle again.",
             ) from None
         return changed
+
+    def _keep_staged(self, location: Location) -> None:
+        if location.place == CONFIGURED:
+            return
+        staged, slot = self._staged_path(location.place), self._slot_path(location.place)
+        if staged.exists():
+            staged.replace(slot)
+            fsync_folder(slot.parent)
 
     def _read(self) -> SlotRecord | None:
         try:
@@ -188,6 +202,20 @@ class ModelSlots:
 
     def _slot_path(self, place: str) -> Path:
         return self.folder / place / f"{self.name}.bundle"
+
+    def _staged_path(self, place: str) -> Path:
+        return self.folder / place / f".{self.name}.bundle.part"
+
+
+def _copy(bundle: Bundle, target: Path) -> Bundle:
+    """Copy a bundle durably, and return it opened from there; OSError if the disk is full."""
+    shutil.copyfile(bundle.path, target)
+    target.chmod(0o600)
+    _fsync(target)
+    copied = Bundle.open(target)
+    if copied.digest != bundle.digest:
+        raise BundleInvalid(f"{bundle.path} changed while it was copied")
+    return copied
 
 
 def _fsync(path: Path) -> None:

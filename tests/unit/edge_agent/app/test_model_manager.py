@@ -168,6 +168,29 @@ async def test_a_bundle_that_cannot_be_used_leaves_the_old_model_and_gives_the_r
     assert box.digest == before
 
 
+async def test_a_failed_change_does_not_cost_the_bundle_to_go_back_to(box: Box) -> None:
+    manager, first, second = box.start(), box.bundle("1.0.0"), box.bundle("1.1.0")
+    await manager.activate(first)
+    await manager.activate(second)
+    wrong = box.bundle("1.2.0", golden_score=0.5)
+    assert (await manager.activate(wrong)).step is Step.FAILED
+    assert (await manager.revert()).step is Step.ACTIVE
+    assert await box.detect() == digest_of(first)
+    left = sorted(path.name for path in (box.settings.state_dir / "slots").glob("?/*"))
+    assert left == ["default.bundle", "default.bundle"]
+
+
+async def test_of_two_changes_at_once_one_is_refused(box: Box) -> None:
+    manager = box.start()
+    outcomes = await asyncio.gather(
+        manager.activate(box.bundle("1.0.0")),
+        manager.activate(box.bundle("2.0.0")),
+        return_exceptions=True,
+    )
+    assert isinstance(outcomes[1], ChangeInProgress)
+    assert await box.detect() == digest_of(box.folder / "1.0.0.bundle")
+
+
 async def test_golden_cases_that_fail_after_the_change_take_it_back(
     box: Box, monkeypatch: pytest.MonkeyPatch
 ) -> None:
