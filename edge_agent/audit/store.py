@@ -86,7 +86,7 @@ class ChainStore:
         self._database: AuditDatabase | None = None
         self._anchor: AnchorFile | None = None
         self._is_recovered = False  # `head` is the end of the durable chain.
-        self._set_aside: list[AuditEvent] = []  # What was set aside and is not recorded yet.
+        self._unrecorded: list[AuditEvent] = []  # Events of recoveries that are to be recorded.
         self._is_suspect = False  # The last commit failed: the database is opened again.
         self._is_damaged = False  # The database is to be set aside.
         self._lock: int | None = _lock_folder(folder)
@@ -95,7 +95,11 @@ class ChainStore:
             opened = AuditEvent(Marker.OPENED, box=box_id)
             with suppress(OSError):
                 make_export_cursor(folder)
-            self.opening_events = (*self._recover_if_room(now), opened)
+            self._recover_if_room(now)
+            self.opening_events: tuple[AuditEvent, ...] = (opened,)
+            if self._is_recovered:
+                self.opening_events = (*self._unrecorded, opened)
+                self._unrecorded = []
         except BaseException:
             self.close()
             raise
@@ -273,20 +277,17 @@ class ChainStore:
         """Return the open database; open it again if it failed or if its files were removed."""
         database = self._database
         is_replaced = database is not None and database.is_replaced
-        if database is not None and not (is_replaced or self._is_suspect or self._is_damaged):
-            return database
-        if is_replaced:
-            _log.error("a file of the open audit log was removed", extra={"folder": self._folder})
-            if database is not None:
+        if database is None or is_replaced or self._is_suspect or self._is_damaged:
+            if database is not None and is_replaced:
+                _log.error("a file of the open audit log was removed")
                 with suppress(OSError):
                     database.checkpoint()  # If only the write-ahead log was removed.
-        self._close_database()
-        markers = self._recover(now, known=self.head if self._is_recovered else None)
-        database = self._database
-        if database is None:
-            raise OSError("the audit log is closed")
-        if markers and self._reserve_rows(database, len(markers)) >= len(markers):
-            self._commit(database, [(now, marker) for marker in markers])
+            self._close_database()
+            database = self._recover(now, known=self.head if self._is_recovered else None)
+        while self._unrecorded:
+            count = self._reserve_rows(database, len(self._unrecorded))
+            self._commit(database, [(now, marker) for marker in self._unrecorded[:count]])
+            del self._unrecorded[:count]
         return database
 
     def _reserve_rows(self, database: AuditDatabase, count: int) -> int:
@@ -308,18 +309,17 @@ class ChainStore:
 
     # --- recovery ---
 
-    def _recover_if_room(self, now: datetime) -> list[AuditEvent]:
+    def _recover_if_room(self, now: datetime) -> None:
         """Recover the chain; on a full disk leave it to the first attempt to write an entry."""
         try:
-            return self._recover(now, known=None)
+            self._recover(now, known=None)
         except OSError as error:
             if error.errno not in _NO_ROOM:
                 raise
             _log.exception("the disk has no room for the audit log's database", exc_info=error)
-            return []
 
-    def _recover(self, now: datetime, *, known: ChainHead | None) -> list[AuditEvent]:
-        """Open the database, and find the end of the chain; return events to record.
+    def _recover(self, now: datetime, *, known: ChainHead | None) -> AuditDatabase:
+        """Open the database, and find the end of the chain; note events to record.
 
         Only the end is checked; `audit.verify` checks the rest. If entries are missing although
         they were durable, the chain continues from the anchor, so that the gap stays visible.
@@ -347,8 +347,8 @@ class ChainStore:
             _log.warning(
                 "the disk is full: until there is room, only the agent can read the audit log"
             )
-        markers, self._set_aside = [*self._set_aside, *gap], []
-        return markers
+        self._unrecorded += gap
+        return database
 
     def _open_database(
         self, durable: ChainHead | None
@@ -399,7 +399,7 @@ class ChainStore:
         self._is_damaged = False
         _log.error("the audit log's database was set aside", extra={"file": name})
         count = 0 if durable is None else durable.count
-        self._set_aside.append(AuditEvent(Marker.DAMAGED, count=count))
+        self._unrecorded.append(AuditEvent(Marker.DAMAGED, count=count))
 
     def _set_aside_other_box(self, now: datetime, entries: int) -> None:
         """Move another box's log to a folder of its own."""
@@ -411,7 +411,7 @@ class ChainStore:
         fsync_folder(aside)
         fsync_folder(self._folder)
         _log.error("another box's audit log was set aside", extra={"folder": str(aside)})
-        self._set_aside.append(AuditEvent(Marker.OTHER_BOX, count=entries))
+        self._unrecorded.append(AuditEvent(Marker.OTHER_BOX, count=entries))
 
     def _close_database(self) -> None:
         if self._database is not None:
