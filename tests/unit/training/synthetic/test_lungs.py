@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.system.disks import room_for
 from training.errors import TrainingError
-from training.synthetic import lungs, phantom
+from training.synthetic import lung_fit, lungs, phantom
 
 
 def overlap(one: np.ndarray, other: np.ndarray) -> float:
@@ -43,7 +43,7 @@ def test_lungs_of_a_painted_chest_are_found() -> None:
     model = lungs.load_shape_model()
     painted = phantom.paint_chest(512, model, np.random.default_rng(4))
     pixels = np.clip(painted.pixels * 255, 0, 255).astype(np.uint8)
-    found, score = lungs.fit_lungs(pixels, model, np.random.default_rng(0))
+    found, score = lung_fit.fit_lungs(pixels, model, np.random.default_rng(0))
     assert score > 0.5
     assert overlap(found.mask((512, 512)), painted.lungs.mask((512, 512))) > 0.7
 
