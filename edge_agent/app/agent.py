@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Final
 
 from edge_agent.app.audit_monitor import AuditMonitor
@@ -183,22 +182,25 @@ class Agent:
         await self._models.load()
         await self._changes.note_configured()
 
-    async def recheck(self, bundle: Path | None = None) -> None:
+    async def recheck(self, settings: Settings | None = None) -> None:
         """Take a bundle that was changed in the settings or on the disk; else test again.
 
         The self-tests run beside the requests in flight; the agent serves or stops serving by them.
         A bundle that cannot be used is logged, and the old model answers.
 
         Args:
-            bundle: the bundle that the settings name now.
+            settings: the settings, read again; only their bundle is taken.
         """
-        if self.detection is not None and self._lifecycle.is_ready:
+        if settings is not None:
+            self._changes.configure(settings.bundle)
+        if not (
+            self.detection is None or self._lifecycle.is_starting or self._lifecycle.is_draining
+        ):
             try:
-                if await self._changes.take_configured(bundle):
+                if await self._changes.take_configured():
                     return
             except HilumError as error:
                 _log.error("the bundle was not changed", extra={"why": error.message})
-                return
         await self._models.recheck()
 
     async def stop(self) -> bool:
@@ -240,6 +242,10 @@ class Agent:
 
     def _observe_detections(self, detection: DetectionService) -> None:
         detection.observers.add(self._metrics)
+
+    def _detection_after_start(self) -> DetectionService | None:
+        """Return the detection service once its models have been tested."""
+        return None if self._lifecycle.is_starting else self.detection
 
     def _note_active(self, model: LoadedModel) -> None:
         self._log_serving(model)

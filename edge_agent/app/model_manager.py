@@ -31,9 +31,10 @@ from edge_agent.errors import (
     NotReady,
 )
 from edge_agent.serving.detection import DetectionService
+from edge_agent.serving.error_boundary import as_hilum_error
 from edge_agent.serving.model_control import ServedModelStatus
 from edge_agent.serving.model_host import ServedModel
-from edge_agent.update.slots import DEFAULT, Location, ModelSlots, SlotRecord
+from edge_agent.update.slots import CONFIGURED, DEFAULT, Location, ModelSlots, SlotRecord
 
 OnProgress = Callable[[Progress], None]
 T = TypeVar("T")
@@ -92,14 +93,19 @@ class ModelManager:
         self._threads: set[asyncio.Future[Any]] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._retiring: set[asyncio.Task[bool]] = set()
+        self._has_given_up = False
+        self._has_noted = False
         self._shadows = Shadows(settings, get_detection)
 
     # --- queries ----------------------------------------------------------------------------
 
     @property
     def is_busy(self) -> bool:
-        """True while a thread loads or tests a model, or a replaced model is not closed."""
-        return bool(self._threads or self._retiring)
+        """True while a thread loads or tests a model, or a replaced model is not closed.
+
+        It stays true if an engine that hangs was given up, because its thread still runs.
+        """
+        return bool(self._threads or self._retiring) or self._has_given_up
 
     @property
     def outcomes(self) -> Mapping[Step, int]:
@@ -175,43 +181,47 @@ class ModelManager:
         for place in (DEFAULT, *self._settings.models):
             with suppress(BundleInvalid):  # It may have been removed after another was activated.
                 self._configured[place] = (await self._open_configured(place)).digest
+        self._has_noted = True
 
-    async def take_configured(
-        self, path: Path | None = None, on_progress: OnProgress = _ignore
-    ) -> bool:
-        """Activate the bundle in the settings if it is another one than before.
+    def configure(self, bundle: Path | None) -> None:
+        """Set the default model's bundle, as the settings name it now; None means the starter."""
+        self._settings = self._settings.model_copy(update={"bundle": bundle})
+
+    async def take_configured(self, on_progress: OnProgress = _ignore) -> bool:
+        """Activate the bundles in the settings that are others than before.
 
         Args:
-            path: the default model's bundle in the settings, which may have been changed; None
-                means the same file as before.
             on_progress: called with each step.
 
         Returns:
-            True if the bundle was another one; the outcome is logged and counted.
+            True if a bundle was another one; the outcome is logged and counted.
 
         Raises:
-            BundleInvalid: the bundle in the settings cannot be opened. The old model answers.
+            BundleInvalid: a bundle in the settings cannot be opened. The old model answers.
             ChangeInProgress: another change has not ended.
         """
-        if path is not None:
-            self._settings = self._settings.model_copy(update={"bundle": path})
         has_changed = False
-        for served in self._require_detection().host.models:
-            has_changed |= await self._take_configured(served.name, on_progress)
+        if self._has_noted:
+            for index in range(len(self._require_detection().host.models)):
+                has_changed |= await self._take_configured(index, on_progress)
         return has_changed
 
-    async def _take_configured(self, name: str, on_progress: OnProgress) -> bool:
-        served, slots = self._find(name)
+    async def _take_configured(self, index: int, on_progress: OnProgress) -> bool:
+        slots = self._slots(index)
         configured = await self._open_configured(slots.name)
-        if configured.digest == self._configured.get(slots.name):
-            return False
         record = await self._load_record(slots)
+        served = self._require_detection().host.models[index]
+        noted = self._configured.get(slots.name, record.configured_digest)
+        if configured.digest in {noted, served.model.digest}:
+            return False
+        location = Location(place=CONFIGURED, digest=configured.digest)
 
         async def find_target() -> _Target:
-            return _Target(configured, record, record.active)
+            return _Target(configured, record, location)
 
-        await self._run_change(served, slots, find_target, on_progress)
-        self._configured[slots.name] = configured.digest
+        final = await self._run_change(served, slots, find_target, on_progress)
+        if final.step is Step.ACTIVE:
+            self._configured[slots.name] = configured.digest
         return True
 
     async def set_shadow(self, path: Path | None, name: str = "") -> ServedModelStatus:
@@ -235,7 +245,7 @@ class ModelManager:
             bundle = await self._run_in_thread(lambda: Bundle.open(path))
             if problem := find_incompatibility(served.model.manifest, bundle.manifest):
                 raise BundleInvalid(problem, hint="A shadow has the findings of its model.")
-            await self._shadows.begin(served.name, bundle)
+            await self._shadows.begin(served, bundle)
         return await self._describe(served, slots)
 
     async def stop(self) -> None:
@@ -283,8 +293,8 @@ class ModelManager:
         try:
             on_progress(change.history[0])
             await self._carry_out(old, slots, await find_target(), move)
-        except HilumError as error:
-            on_progress(change.end(error.message))
+        except Exception as error:  # noqa: BLE001  # the boundary: every change has an outcome
+            on_progress(change.end(as_hilum_error(error).message))
         finally:
             self._change, self._is_changing = None, False
         final = change.history[-1]
@@ -332,9 +342,9 @@ class ModelManager:
             # A change that is cancelled may still read the staged bundle in its thread.
             slots.discard()
         self._retire_later(old)
-        await self._shadows.end(old.name)  # It was compared with the model that has left.
         self._on_active(model)
         move(Step.ACTIVE, model.reason)
+        await self._shadows.end(old.name)  # It was compared with the model that has left.
 
     async def _switch(
         self, old: ServedModel, new: ServedModel, move: Callable[[Step, str], None]
@@ -352,7 +362,10 @@ class ModelManager:
     async def _stage(self, slots: ModelSlots, target: _Target) -> tuple[Location, Bundle]:
         if target.location is not None:
             return target.location, target.bundle
-        return await self._run_in_thread(lambda: slots.stage(target.bundle, target.record))
+        open_configured = partial(open_bundle, self._settings, slots.name)
+        return await self._run_in_thread(
+            lambda: slots.stage(target.bundle, target.record, open_configured)
+        )
 
     async def _require_self_test(self, model: LoadedModel) -> None:
         """Run the golden cases on a model.
@@ -379,7 +392,12 @@ class ModelManager:
     def _retire_later(self, served: ServedModel) -> None:
         task = asyncio.create_task(served.retire(), name="retire a model")
         self._retiring.add(task)
-        task.add_done_callback(self._retiring.discard)
+        task.add_done_callback(self._end_retiring)
+
+    def _end_retiring(self, task: asyncio.Task[bool]) -> None:
+        self._retiring.discard(task)
+        if task.cancelled() or task.exception() is not None or not task.result():
+            self._has_given_up = True
 
     # --- helpers ----------------------------------------------------------------------------
 

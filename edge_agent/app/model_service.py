@@ -164,9 +164,13 @@ class ModelService:
 
 
 async def _find_problem(detection: DetectionService) -> str:
-    """Run the golden cases of every served model; return the first problem, or an empty string."""
+    """Run the golden cases of every served model; return the first problem, or an empty string.
+
+    A model that is replaced meanwhile does not count, because it answers no more.
+    """
     for served in detection.host.models:
-        report = await asyncio.to_thread(self_test, served.model)
-        if not report.passed:
+        with served.lease():  # Its engine is not closed during the test.
+            report = await asyncio.to_thread(self_test, served.model)
+        if not report.passed and served in detection.host.models:
             return report.problem
     return ""

@@ -45,11 +45,11 @@ async def serve(
 
     def start_recheck() -> None:
         try:
-            bundle = (reload_settings() if reload_settings else settings).bundle
+            changed = reload_settings() if reload_settings else settings
         except HilumError as error:
             _log.error("the settings cannot be read again", extra={"why": error.message})
             return
-        task = asyncio.create_task(agent.recheck(bundle))
+        task = asyncio.create_task(agent.recheck(changed))
         rechecks.add(task)
         task.add_done_callback(rechecks.discard)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from edge_agent.config import Settings
@@ -9,8 +10,10 @@ from edge_agent.core.cpu_budget import CpuBudget
 from edge_agent.core.radiograph import Radiograph
 from edge_agent.engines.bundle import Bundle
 from edge_agent.engines.shadow_process import ShadowModel, ShadowOptions
+from edge_agent.errors import NotReady
 from edge_agent.serving.detection import DetectionService
 from edge_agent.serving.model_control import ShadowStatus
+from edge_agent.serving.model_host import ServedModel
 from edge_agent.serving.observers import CompletedDetection
 from edge_agent.serving.shadow import Shadow
 from edge_agent.serving.types import DetectionRequest
@@ -31,6 +34,7 @@ class Shadows:
         self._settings = settings
         self._get_detection = get_detection
         self._by_model: dict[str, Shadow] = {}
+        self._changing = asyncio.Lock()
 
     def status(self, model: str) -> ShadowStatus | None:
         """Return the state of the shadow beside a served model; None if it has none."""
@@ -41,12 +45,13 @@ class Shadows:
         """Return the state of every shadow, by the served model's name."""
         return {model: shadow.status for model, shadow in self._by_model.items()}
 
-    async def begin(self, model: str, bundle: Bundle) -> None:
+    async def begin(self, served: ServedModel, bundle: Bundle) -> None:
         """Run a bundle beside a served model, in place of its earlier shadow.
 
         Raises:
             BundleInvalid, ConfigInvalid, EngineFailed: the bundle cannot run here. An earlier
                 shadow goes on.
+            NotReady: the served model was replaced meanwhile.
         """
         engine = self._settings.engine
         options = ShadowOptions(
@@ -54,19 +59,23 @@ class Shadows:
             engine.change_memory_bytes,
             open_s=engine.change_timeout_s,
         )
-        opened = await ShadowModel.open(bundle, options)
-        await self.end(model)
-        detection = self._get_detection()
-        if detection is None:
-            await opened.close()
-            return
-        self._by_model[model] = Shadow(
-            opened, CpuBudget(engine.shadow_cpu_share), detection.decode_when_idle
-        )
-        detection.after_answer(self._offer)
+        async with self._changing:
+            opened = await ShadowModel.open(bundle, options)
+            detection = self._get_detection()
+            if detection is None or served not in detection.host.models:
+                await opened.close()
+                raise NotReady("The model that the shadow was for was replaced.")
+            await self._end(served.name)
+            budget = CpuBudget(engine.shadow_cpu_share)
+            self._by_model[served.name] = Shadow(opened, budget, detection.decode_when_idle)
+            detection.after_answer(self._offer)
 
     async def end(self, model: str) -> None:
         """End the shadow of a served model, if it has one."""
+        async with self._changing:
+            await self._end(model)
+
+    async def _end(self, model: str) -> None:
         shadow = self._by_model.pop(model, None)
         if shadow is not None:
             await shadow.close()
@@ -74,7 +83,7 @@ class Shadows:
     async def stop(self) -> None:
         """End all shadows."""
         for model in list(self._by_model):
-            await self.end(model)
+            await self._end(model)
 
     def _offer(
         self, request: DetectionRequest, radiograph: Radiograph, completed: CompletedDetection

@@ -93,7 +93,9 @@ class Watchdog(BackgroundTask):
         engines = tuple(self._get_engines())
         found = [(engine, await self._find_problem(engine)) for engine in engines]
         self._completed = {engine: engine.progress.completed for engine in engines}
-        problems = [(engine, problem) for engine, problem in found if problem]
+        # An engine that was replaced during the check answers no more.
+        present = set(self._get_engines())
+        problems = [(engine, why) for engine, why in found if why and engine in present]
         if problems:
             for engine, problem in problems:
                 if problem not in self._logged:

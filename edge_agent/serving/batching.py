@@ -80,7 +80,7 @@ class BatchExecutor(Generic[Job, Outcome]):
         return Progress(self._completed, next(iter(self._running_since.values()), None))
 
     async def check(self, probe: Callable[[], object]) -> None:
-        """Run a function on one of the threads, as a batch is run; call it while no batch runs.
+        """Run a function on one of the threads, as a batch is run; do nothing if none is free.
 
         Args:
             probe: blocks; an exception that it raises is raised here.
@@ -90,6 +90,8 @@ class BatchExecutor(Generic[Job, Outcome]):
         """
         if self._is_closed:
             raise _closed()
+        if self._free_threads <= 0:
+            return  # Batches have come meanwhile; their progress shows whether the engine works.
         await asyncio.wait({running := self._start(probe, lambda _ended: self._start_batches())})
         running.result()
 
@@ -138,7 +140,7 @@ class BatchExecutor(Generic[Job, Outcome]):
             pending.outcome.set_exception(deadline_exceeded())
 
     def _start_batches(self) -> None:
-        while self._free_threads and (batch := self._take_batch()):
+        while self._free_threads > 0 and (batch := self._take_batch()):
             jobs = [pending.job for pending in batch]
             self._start(partial(self._work, jobs), partial(self._finish, batch))
 

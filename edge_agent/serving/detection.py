@@ -16,6 +16,7 @@ from edge_agent.decoding.decoder import Decoder
 from edge_agent.engines.model import LoadedModel
 from edge_agent.errors import HilumError, InvalidRequest
 from edge_agent.serving.admission import AdmissionQueue
+from edge_agent.serving.error_boundary import as_hilum_error
 from edge_agent.serving.inference import ImageResult, InferenceJob
 from edge_agent.serving.model_host import ModelHost, ServedModel
 from edge_agent.serving.observers import CompletedDetection, DetectionObserver, ObserverQueue
@@ -147,9 +148,19 @@ class DetectionService:
             self.observers.failed(ErrorCode.INTERNAL, digest)
             raise
         self.observers.completed(completed)
-        if self._after_answer is not None:
-            self._after_answer(request, radiograph, completed)
+        self._pass_on(request, radiograph, completed)
         return completed.result
+
+    def _pass_on(
+        self, request: DetectionRequest, radiograph: Radiograph, completed: CompletedDetection
+    ) -> None:
+        """Call back with an answered image; a failure there does not cost the answer."""
+        if self._after_answer is None:
+            return
+        try:
+            self._after_answer(request, radiograph, completed)
+        except Exception as error:  # noqa: BLE001  # the answer is made
+            as_hilum_error(error)  # Logs its type and place.
 
     async def decode_when_idle(
         self, request: DetectionRequest, size: InputSpec

@@ -129,10 +129,11 @@ class Shadow:
             findings = await self._model.detect(prepared, radiograph.facts)
             self._count(completed, findings)
             self._failed_in_a_row = 0
-        except HilumError as error:
+        except Exception as error:  # noqa: BLE001  # no failure of a shadow concerns anybody else
             self._failed += 1
             self._failed_in_a_row += 1
-            _log.warning("the shadow failed on an image", extra={"why": error.message})
+            why = error.message if isinstance(error, HilumError) else type(error).__name__
+            _log.warning("the shadow failed on an image", extra={"why": why})
             if self._failed_in_a_row == MAX_FAILURES:
                 _log.error("the shadow gets no more images", extra={"failures": MAX_FAILURES})
         finally:

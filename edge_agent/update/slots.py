@@ -112,15 +112,18 @@ class ModelSlots:
             )
         return bundle
 
-    def stage(self, bundle: Bundle, record: SlotRecord) -> tuple[Location, Bundle]:
-        """Copy a bundle durably into the slot that is not active.
+    def stage(
+        self, bundle: Bundle, record: SlotRecord, open_configured: Callable[[], Bundle]
+    ) -> tuple[Location, Bundle]:
+        """Copy a bundle durably beside the slot that is not active.
 
-        Nothing is copied if the bundle is the configured one, or is in a slot already. The slot's
-        earlier bundle, to which a revert goes back, stays until the new one is activated.
+        Nothing is copied if the bundle is the configured one, or is whole in a slot already. The
+        slot's earlier bundle, to which a revert goes back, stays until the new one is activated.
 
         Args:
             bundle: the verified bundle.
             record: the present record, which says which slot must stay as it is.
+            open_configured: opens the bundle in the settings.
 
         Returns:
             The location, and the bundle opened from there.
@@ -129,12 +132,12 @@ class ModelSlots:
             ConfigInvalid: the disk is full, or the folder cannot be written to.
             BundleInvalid: the file changed while it was copied.
         """
-        if bundle.digest == record.configured_digest:
-            return Location(place=CONFIGURED, digest=bundle.digest), bundle
-        for known in (record.active, record.previous):
+        configured = Location(place=CONFIGURED, digest=record.configured_digest)
+        for known in (configured, record.active, record.previous):
             if known is not None and known.digest == bundle.digest:
-                return known, bundle
-        place: Literal["a", "b"] = "b" if record.active.place == "a" else "a"
+                with suppress(BundleInvalid):  # It is damaged or gone, and is copied again.
+                    return known, self.open(known, open_configured)
+        place = _choose_slot(record)
         staged = self._staged_path(place)
         try:
             return Location(place=place, digest=bundle.digest), _copy(bundle, staged)
@@ -205,6 +208,14 @@ class ModelSlots:
 
     def _staged_path(self, place: str) -> Path:
         return self.folder / place / f".{self.name}.bundle.part"
+
+
+def _choose_slot(record: SlotRecord) -> Literal["a", "b"]:
+    """Return the slot that is free, or else the one that is not active."""
+    taken = {record.active.place} | ({record.previous.place} if record.previous else set())
+    if "a" not in taken:
+        return "a"
+    return "b" if "b" not in taken or record.active.place == "a" else "a"
 
 
 def _copy(bundle: Bundle, target: Path) -> Bundle:

@@ -27,7 +27,7 @@ def bundle(folder: Path, version: str) -> Bundle:
 
 def activate(slots: ModelSlots, configured: Bundle, new: Bundle) -> Location:
     record = slots.load(lambda: configured)
-    location, staged = slots.stage(new, record)
+    location, staged = slots.stage(new, record, lambda: configured)
     assert staged.digest == new.digest
     slots.activate(location, record)
     return location
@@ -76,7 +76,31 @@ def test_a_revert_needs_no_copy_because_the_previous_bundle_is_still_there(
     reverted = slots.activate(record.previous, record)
     assert slots.open(reverted.active, lambda: configured).digest == first.digest
     assert reverted.previous == record.active
-    assert slots.stage(second, reverted)[0] == record.active
+    assert slots.stage(second, reverted, lambda: configured)[0] == record.active
+
+
+def test_a_damaged_slot_is_written_again(slots: ModelSlots, tmp_path: Path) -> None:
+    configured, new = bundle(tmp_path, "1.0.0"), bundle(tmp_path, "1.1.0")
+    location = activate(slots, configured, new)
+    (slots.folder / location.place / "default.bundle").write_bytes(b"damaged")
+    again = activate(slots, configured, new)
+    assert again.place != location.place
+    record = slots.load(lambda: configured)
+    assert slots.open(record.active, lambda: configured).digest == new.digest
+
+
+def test_a_bundle_that_is_not_activated_leaves_the_previous_one(
+    slots: ModelSlots, tmp_path: Path
+) -> None:
+    configured, first = bundle(tmp_path, "1.0.0"), bundle(tmp_path, "1.1.0")
+    for new in (first, bundle(tmp_path, "1.2.0")):
+        activate(slots, configured, new)
+    record = slots.load(lambda: configured)
+    slots.stage(bundle(tmp_path, "1.3.0"), record, lambda: configured)
+    slots.discard()
+    assert record.previous is not None
+    assert slots.open(record.previous, lambda: configured).digest == first.digest
+    assert not list(slots.folder.glob("?/.*"))
 
 
 def test_another_bundle_in_the_settings_ends_what_was_activated(
@@ -135,7 +159,7 @@ def test_a_full_disk_leaves_slot_and_record_as_they_were(slots: ModelSlots, tmp_
     record = slots.load(lambda: configured)
     with room_for(100):
         with pytest.raises(ConfigInvalid, match="cannot be copied"):
-            slots.stage(second, record)
+            slots.stage(second, record, lambda: configured)
         assert record.previous is not None
         with pytest.raises(ConfigInvalid, match="cannot be written"):
             slots.activate(record.previous, record)
