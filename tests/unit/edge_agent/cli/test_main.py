@@ -72,7 +72,11 @@ def test_help_lists_the_commands() -> None:
     [
         "serve",
         "detect",
-        "model",
+        "model show",
+        "model list",
+        "model activate",
+        "model revert",
+        "model shadow",
         "bench",
         "keys add",
         "keys list",
@@ -261,17 +265,17 @@ def test_a_machine_that_fails_the_golden_cases_returns_no_findings(tmp_path: Pat
 
 
 def test_a_missing_bundle_is_reported() -> None:
-    result = hilum_edge("model", "--bundle", "absent.bundle")
+    result = hilum_edge("model", "show", "--bundle", "absent.bundle")
     assert result.exit_code == 1
     assert "absent.bundle cannot be read: No such file or directory" in result.stderr
 
 
 def test_model_describes_a_bundle(toy: Path) -> None:
-    result = hilum_edge("model")
+    result = hilum_edge("model", "show")
     assert result.exit_code == 0
     for text in ("toy", "0.0.1", "openvino-fp32", "Tests only.", "pulmonary_fibrosis"):
         assert text in result.stdout
-    facts = json.loads(hilum_edge("model", "--json", "--bundle", toy).stdout)
+    facts = json.loads(hilum_edge("model", "show", "--json", "--bundle", toy).stdout)
     assert facts["operating_points"]["openvino-fp32"]["ild"] == 0.25
     assert facts["file"] == str(toy)
     assert len(facts["digest"]) == 64
@@ -282,7 +286,7 @@ def test_an_unforeseen_failure_prints_no_traceback(monkeypatch: pytest.MonkeyPat
         raise KeyError("Doe^Jane")
 
     monkeypatch.setattr("edge_agent.app.models.describe_bundle", fail)
-    result = hilum_edge("model")
+    result = hilum_edge("model", "show")
     assert result.exit_code == 1
     assert "internal" in result.stderr
     assert "Doe" not in result.stderr
