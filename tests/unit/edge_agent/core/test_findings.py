@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from edge_agent.core import findings as findings_module
 from edge_agent.core.findings import (
     MAX_CANDIDATES,
     Box,
@@ -180,6 +181,15 @@ def test_a_selection_of_candidates_equals_decoding_with_the_thresholds(
     assert select_findings(candidates, head, thresholds) == decode_findings(
         raw, WHOLE, head, thresholds
     )
+
+
+@given(crowded_outputs())
+def test_many_boxes_are_suppressed_as_few_are(raw: NDArray[np.float32]) -> None:
+    """A table of all overlaps, which few boxes get, keeps the same boxes as row after row."""
+    few = decode_candidates(raw, WHOLE, HEAD)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(findings_module, "_MAX_TABLE", 0)
+        assert decode_candidates(raw, WHOLE, HEAD) == few
 
 
 def test_candidates_that_were_cut_select_nothing() -> None:
