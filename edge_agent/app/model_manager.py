@@ -318,7 +318,7 @@ class ModelManager:
         record, known = target.record, target.location
         if target.bundle.digest == old.model.digest:
             if known is not None:
-                await self._run_in_thread(lambda: slots.activate(known, record))
+                await self._record(slots, known, record, old)
             move(Step.ACTIVE, "this bundle answers already")
             return
         if problem := find_incompatibility(old.model.manifest, target.bundle.manifest):
@@ -333,7 +333,7 @@ class ModelManager:
             await self._switch(old, new, move)
             try:
                 await self._require_self_test(model)
-                await self._run_in_thread(lambda: slots.activate(location, record))
+                await self._record(slots, location, record, old)
             except BaseException:
                 self._replace(new, old)
                 self._retire_later(new)
@@ -358,6 +358,12 @@ class ModelManager:
         except BaseException:
             self._retire_later(new)
             raise
+
+    async def _record(
+        self, slots: ModelSlots, location: Location, record: SlotRecord, old: ServedModel
+    ) -> None:
+        serving = old.model.digest
+        await self._run_in_thread(lambda: slots.activate(location, record, serving=serving))
 
     async def _stage(self, slots: ModelSlots, target: _Target) -> tuple[Location, Bundle]:
         if target.location is not None:

@@ -157,18 +157,34 @@ class ModelSlots:
             with suppress(OSError):
                 self._staged_path(place).unlink(missing_ok=True)
 
-    def activate(self, location: Location, record: SlotRecord) -> SlotRecord:
+    def activate(
+        self, location: Location, record: SlotRecord, *, serving: str | None = None
+    ) -> SlotRecord:
         """Record a location as the active one, durably, and the active one as the previous.
 
         A staged bundle takes its slot first. A crash before the record is written leaves the active
         bundle as it was, and no bundle to go back to.
+
+        Args:
+            location: of the bundle that answers from now on.
+            record: the present record.
+            serving: the digest of the bundle that answered until now, where that may be another
+                than the record's active one: after a fallback, or a change of the settings. Only a
+                bundle that has answered is recorded as the previous one.
+
+        Returns:
+            The record that counts from now on.
 
         Raises:
             ConfigInvalid: the record cannot be written. The old one still counts.
         """
         changed = record
         if location != record.active:
-            changed = record.model_copy(update={"active": location, "previous": record.active})
+            answered = record.active.digest if serving is None else serving
+            known = (record.active, record.previous)
+            previous = next((at for at in known if at and at.digest == answered), None)
+            previous = None if previous == location else previous
+            changed = record.model_copy(update={"active": location, "previous": previous})
         if changed == self._read():
             return changed
         try:

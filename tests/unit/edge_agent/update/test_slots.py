@@ -79,6 +79,20 @@ def test_a_revert_needs_no_copy_because_the_previous_bundle_is_still_there(
     assert slots.stage(second, reverted, lambda: configured)[0] == record.active
 
 
+def test_only_a_bundle_that_has_answered_is_one_to_go_back_to(
+    slots: ModelSlots, tmp_path: Path
+) -> None:
+    configured, first = bundle(tmp_path, "1.0.0"), bundle(tmp_path, "1.1.0")
+    activate(slots, configured, first)
+    record = slots.load(lambda: configured)
+    location, _ = slots.stage(bundle(tmp_path, "1.2.0"), record, lambda: configured)
+    # The agent fell back to the configured bundle, because the active one was damaged.
+    changed = slots.activate(location, record, serving=configured.digest)
+    assert changed.previous is not None
+    assert changed.previous.digest == configured.digest
+    assert slots.activate(location, record, serving="f" * 64).previous is None
+
+
 def test_a_damaged_slot_is_written_again(slots: ModelSlots, tmp_path: Path) -> None:
     configured, new = bundle(tmp_path, "1.0.0"), bundle(tmp_path, "1.1.0")
     location = activate(slots, configured, new)
