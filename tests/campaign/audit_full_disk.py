@@ -71,6 +71,8 @@ def campaign(
         small_disk(Path(work) / "disk", disk_bytes, kind=kind) as disk,
     ):
         environment = {
+            # One box: with another box's identity its log would be set aside at each start.
+            "HILUM_EDGE__STATE_DIR": str(Path(work) / "state"),
             "HILUM_EDGE__AUDIT__FOLDER": str(disk / "audit"),
             "HILUM_EDGE__AUDIT__RESERVE_ENTRIES": str(reserve_entries),
         }
