@@ -26,6 +26,8 @@ from tests.support.agents.tagged import (
 )
 from tests.support.engines.priority import run_at_normal_priority
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 async def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Agent]:

@@ -37,6 +37,8 @@ from tests.support.agents.tagged import (
 from tests.support.engines.priority import run_at_normal_priority
 from tests.support.system.disks import room_for
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass
 class Box:
