@@ -72,7 +72,9 @@ class Agent:
             on_load=self._observe_detections,
             on_serving=self._log_serving,
         )
-        self._changes = ModelManager(settings, lambda: self.detection, on_active=self._note_active)
+        self._changes = ModelManager(
+            settings, self._detection_after_start, on_active=self._note_active
+        )
         self._metrics = AgentMetrics(self._metric_sources())
         self._health = HealthServicer(self._lifecycle, "", SERVICE)
         self._running = AsyncExitStack()
@@ -193,9 +195,7 @@ class Agent:
         """
         if settings is not None:
             self._changes.configure(settings.bundle)
-        if not (
-            self.detection is None or self._lifecycle.is_starting or self._lifecycle.is_draining
-        ):
+        if self._detection_after_start() is not None and not self._lifecycle.is_draining:
             try:
                 if await self._changes.take_configured():
                     return

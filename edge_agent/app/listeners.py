@@ -43,8 +43,8 @@ class AccessControls:
 
     def record_abandoned(self) -> None:
         """Log every running access as `not_ready`, before the process exits without waiting."""
-        self.grpc.record_abandoned()
-        self.http.record_abandoned()
+        for access in (self.grpc, self.http, self.socket):
+            access.record_abandoned()
 
 
 def make_grpc_server(

@@ -170,8 +170,8 @@ class ModelManager:
                     hint="Activate the bundle that is to answer.",
                 )
             location = record.previous
-            open_configured = partial(open_bundle, self._settings, slots.name)
-            bundle = await self._run_in_thread(lambda: slots.open(location, open_configured))
+            opener = self._configured_opener(slots.name)
+            bundle = await self._run_in_thread(lambda: slots.open(location, opener))
             return _Target(bundle, record, location)
 
         return await self._run_change(served, slots, find_target, on_progress)
@@ -368,10 +368,8 @@ class ModelManager:
     async def _stage(self, slots: ModelSlots, target: _Target) -> tuple[Location, Bundle]:
         if target.location is not None:
             return target.location, target.bundle
-        open_configured = partial(open_bundle, self._settings, slots.name)
-        return await self._run_in_thread(
-            lambda: slots.stage(target.bundle, target.record, open_configured)
-        )
+        opener = self._configured_opener(slots.name)
+        return await self._run_in_thread(lambda: slots.stage(target.bundle, target.record, opener))
 
     async def _require_self_test(self, model: LoadedModel) -> None:
         """Run the golden cases on a model.
@@ -433,12 +431,16 @@ class ModelManager:
         place = [DEFAULT, *self._settings.models][index]
         return ModelSlots(self._settings.state_dir / "slots", place)
 
+    def _configured_opener(self, place: str) -> Callable[[], Bundle]:
+        """Return a function that opens the bundle that the settings name for a place."""
+        return partial(open_bundle, self._settings, place)
+
     async def _open_configured(self, place: str) -> Bundle:
-        return await self._run_in_thread(lambda: open_bundle(self._settings, place))
+        return await self._run_in_thread(self._configured_opener(place))
 
     async def _load_record(self, slots: ModelSlots) -> SlotRecord:
-        open_configured = partial(open_bundle, self._settings, slots.name)
-        return await self._run_in_thread(lambda: slots.load(open_configured))
+        opener = self._configured_opener(slots.name)
+        return await self._run_in_thread(lambda: slots.load(opener))
 
     async def _describe(self, served: ServedModel, slots: ModelSlots) -> ServedModelStatus:
         previous = ""

@@ -7,7 +7,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from typing import Any, Final
 
 from edge_agent.config import Settings
@@ -67,7 +67,7 @@ def load_active_model(settings: Settings, place: str = DEFAULT) -> LoadedModel:
         BundleInvalid, ConfigInvalid, EngineFailed: no bundle can be loaded.
     """
     slots = ModelSlots(settings.state_dir / "slots", place)
-    open_configured = partial(open_bundle, settings, place)
+    open_configured = cache(partial(open_bundle, settings, place))  # Reads and hashes all of it.
     record = slots.load(open_configured)
     configured = Location(place=CONFIGURED, digest=record.configured_digest)
     candidates = dict.fromkeys((record.active, record.previous or configured, configured))

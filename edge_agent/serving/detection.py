@@ -110,7 +110,8 @@ class DetectionService:
         Args:
             request: the image and the options.
             pinned: a model that the caller holds a lease of; it answers whatever has replaced it.
-                None means the model that has the requested name once the request is admitted.
+                None means the model that the request names, as it is when the request arrives; or
+                else the default, as it is when the request is admitted.
 
         Raises:
             InvalidRequest: an option is out of its range.
@@ -124,9 +125,11 @@ class DetectionService:
         digest = ""
         try:
             validate_request(request)
-            self.host.find(request.model)  # so that no request waits for a model that is unknown
             timer = StageTimer()
             async with AsyncExitStack() as stack:
+                if pinned is None and request.model:
+                    # Replaced by a model of another name, it still answers those that asked for it.
+                    pinned = stack.enter_context(self.host.lease(request.model))
                 with timer.measure("queue"):
                     await stack.enter_async_context(
                         self._admission.admit(
@@ -135,8 +138,7 @@ class DetectionService:
                             encoded_bytes=len(request.image),
                         )
                     )
-                lease = pinned.lease() if pinned else self.host.lease(request.model)
-                served = stack.enter_context(lease)
+                served = stack.enter_context(pinned.lease() if pinned else self.host.lease())
                 digest = served.model.digest
                 radiograph = await self._decode(served.model, request, timer)
                 image_result = await self._infer(served, request, radiograph, timer)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,12 +13,14 @@ import pytest
 from edge_agent.app.agent import Agent
 from edge_agent.app.models import load_detection_service
 from edge_agent.engines.bundle import Bundle
+from edge_agent.errors import NotReady
 from hilum.v1 import detection_pb2 as detection_pb
 from hilum.v1 import model_control_pb2 as pb
 from hilum.v1.detection_pb2_grpc import DetectorStub
 from hilum.v1.model_control_pb2_grpc import ModelControlStub
 from tests.support.agents.tagged import (
     SIDE,
+    fake_pipeline,
     hilum_error,
     open_channel,
     running_agent,
@@ -143,3 +147,26 @@ async def test_the_socket_is_for_the_agents_user_only(agent: Agent, tmp_path: Pa
     assert (tmp_path / "s" / "agent.sock").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "s").stat().st_mode & 0o777 == 0o700
     assert agent.detection
+
+
+async def test_no_model_is_changed_before_the_golden_cases_of_the_start_have_passed() -> None:
+    testing, release = threading.Event(), threading.Event()
+
+    def find_problem() -> str:
+        testing.set()
+        assert release.wait(60)
+        return ""
+
+    agent = Agent(
+        settings(), lambda made, decoder: fake_pipeline(made, decoder, find_problem=find_problem)
+    )
+    await agent.start()
+    loading = asyncio.create_task(agent.load())
+    assert await asyncio.to_thread(testing.wait, 60)
+    assert agent.detection is not None
+    with pytest.raises(NotReady):
+        await agent._changes.activate(Path("/any.bundle"))
+    release.set()
+    await loading
+    assert len(await agent._changes.list_models()) == 1
+    assert await agent.stop()

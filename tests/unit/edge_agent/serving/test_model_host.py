@@ -105,6 +105,30 @@ async def test_a_pinned_model_answers_although_it_was_replaced() -> None:
     await detection.close()
 
 
+async def test_requests_that_name_a_model_get_it_although_its_successor_has_another_name() -> None:
+    latch = Latch()
+    host = ModelHost([model("old", before=latch)])
+    detection = service(host)
+    old = host.find()
+    running = asyncio.create_task(detection.detect(request(150, model="old")))
+    await latch.wait_for_arrival(150)
+    # Enough to wait in the queue, which admits four of them at a time.
+    waiting = [
+        asyncio.create_task(detection.detect(request(tag, model="old"))) for tag in range(151, 160)
+    ]
+    await eventually(lambda: in_flight(detection) == 10)
+    with detection.pin("old") as detect:
+        host.replace(old, ServedModel(model("new", digest="b" * 64)))
+        latch.release(*range(150, 161))
+        pinned = await detect(request(160, model="old"))
+    answers = await asyncio.gather(running, *waiting)
+    assert {answer.bundle_digest for answer in (*answers, pinned)} == {"a" * 64}
+    with pytest.raises(UnknownModel):
+        await detection.detect(request(161, model="old"))
+    assert await old.retire()
+    await detection.close()
+
+
 async def test_a_retirement_that_times_out_fails_what_still_waits() -> None:
     latch = Latch()
     host = ModelHost([model(before=latch)])
